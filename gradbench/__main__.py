@@ -1,0 +1,5 @@
+"""``python -m gradbench``: the command line."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,123 @@
+"""The CPU: synchronous, its allocator counted through the profiler's memory events."""
+
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import torch
+from torch.autograd.profiler import profile
+
+from ..records import Fact
+from . import Ledger, Unreadable, Window
+
+T = TypeVar("T")
+
+NO_RESERVE: Final = "the CPU allocator keeps no reserve of its own: what it frees goes to malloc"
+
+
+class CPU:
+    """The host's processor."""
+
+    name = "cpu"
+    start: Literal["fork", "spawn"] = "fork"
+    batch_ns = 100_000  # far below the scheduler's slice: most batches escape preemption
+
+    def check(self) -> None:
+        """Do nothing: there is always a CPU."""
+
+    def prepare(self) -> None:
+        """Do nothing: threads and cores are set by whoever starts the process."""
+
+    def synchronize(self) -> None:
+        """Return at once: CPU operators are done when they return."""
+
+    def ledger(self) -> Ledger:
+        """Return a fresh account, proved on one allocation of known size.
+
+        The profiler's events are torch's private matter; should another version change them,
+        this raises `Unreadable` instead of reporting what it cannot know.
+        """
+        ledger = ProfilerLedger()
+        try:
+            probe, window = ledger.observe(lambda: torch.empty(1024, dtype=torch.uint8))
+            grown = window.peak_bytes - window.before_bytes
+            del probe
+        except AttributeError as error:
+            raise Unreadable(f"torch {torch.__version__}: no memory events ({error})") from error
+        if grown != 1024:
+            raise Unreadable(f"torch {torch.__version__}: 1024 bytes were counted as {grown}")
+        return ProfilerLedger()
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        """Recognise torch's words for a malloc that failed, and Python's."""
+        return isinstance(error, MemoryError) or "not enough memory" in str(error)
+
+    def describe(self) -> Mapping[str, Fact]:
+        """Return model name, vector instructions and frequency governor."""
+        return {
+            "cpu": _cpu_model(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "cpu_governor": _read(
+                Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            ),
+        }
+
+
+class ProfilerLedger:
+    """A running balance of the profiler's memory events.
+
+    torch keeps the size of every block that was allocated under any profiler of the process, so
+    a block may be freed in a later window than it came from, and the balance stays exact.
+    """
+
+    def __init__(self) -> None:
+        self._live_bytes = 0
+
+    def observe(self, function: Callable[[], T]) -> tuple[T, Window]:
+        """Run the function under the profiler and post its allocations."""
+        profiler = profile(profile_memory=True)
+        profiler.__enter__()
+        try:
+            result = function()
+        finally:
+            profiler.__exit__(None, None, None)
+            before = self._live_bytes
+            peak, self._live_bytes = balance(before, _cpu_memory_events(profiler))
+        return result, Window(before, peak, Unreadable(NO_RESERVE))
+
+
+def balance(live_bytes: int, changes: Iterable[int]) -> tuple[int, int]:
+    """Return the peak and the end of a running sum that starts at ``live_bytes``."""
+    peak_bytes = live_bytes
+    for change in changes:
+        live_bytes += change
+        peak_bytes = max(peak_bytes, live_bytes)
+    return peak_bytes, live_bytes
+
+
+def _cpu_memory_events(profiler: profile) -> list[int]:
+    results: Any = profiler.kineto_results  # untyped in torch
+    host = torch.autograd.DeviceType.CPU
+    events = [
+        event
+        for event in results.events()
+        if event.name() == "[memory]" and event.device_type() == host
+    ]
+    return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except OSError as error:
+        return f"unknown: {error.strerror} ({path})"

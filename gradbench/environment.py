@@ -1,0 +1,100 @@
+"""The facts about software and machine that decide whether two runs may be compared."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+
+import psutil
+import torch
+
+from . import devices
+from .errors import DeviceUnavailable
+from .plan import PROTOCOL
+from .records import Environment, Fact
+
+FINGERPRINT = ("host", "cpu", "cores", "gpu", "torch", "protocol")
+"""Facts that must agree before a run may be continued."""
+
+
+def capture(device_names: Iterable[str]) -> Environment:
+    """Return the facts of this process and of the named devices.
+
+    Call it in a process that ends soon: asking a GPU for its name makes a context on it.
+    """
+    facts: dict[str, Fact] = {
+        "protocol": PROTOCOL,
+        "gradbench": _version("torch-gradbench"),
+        **_git(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_git": torch.version.git_version,
+        "torch_debug": torch.version.debug,
+        "blas": _blas(),
+        "numpy": _version("numpy"),
+        "pytest_benchmark": _version("pytest-benchmark"),
+        "os": platform.platform(),
+        "host": platform.node(),
+        "cores": len(os.sched_getaffinity(0)),
+        "cores_physical": psutil.cpu_count(logical=False) or "unknown: psutil cannot tell",
+        "memory_bytes": psutil.virtual_memory().total,
+        "load_before": round(psutil.getloadavg()[0], 2),
+    }
+    for name in sorted(device_names):
+        device = devices.find(name)
+        try:
+            device.check()
+        except DeviceUnavailable as reason:
+            facts[name] = f"unavailable: {reason}"
+            continue
+        device.prepare()
+        prefix = "" if ":" not in name else f"{name} "
+        facts |= {prefix + fact: value for fact, value in device.describe().items()}
+    return Environment(facts=facts)
+
+
+def mismatch(first: Mapping[str, Fact], second: Mapping[str, Fact]) -> str | None:
+    """Return in words how two environments differ in their fingerprint, or None if they agree."""
+    different = [
+        f"{name} was {first.get(name, 'not recorded')!r}, is {second.get(name, 'not there')!r}"
+        for name in FINGERPRINT
+        if first.get(name) != second.get(name)
+    ]
+    return "; ".join(different) or None
+
+
+def busy_cores(seconds: float) -> float:
+    """Return how many cores others kept busy, watched for that long."""
+    count = psutil.cpu_count() or 1
+    return psutil.cpu_percent(interval=seconds) / 100 * count
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return f"unknown: {distribution} is not installed"
+
+
+def _blas() -> str:
+    for word in ("BLAS_INFO", "LAPACK_INFO"):
+        _, found, rest = torch.__config__.show().partition(f"{word}=")
+        if found:
+            return rest.partition(",")[0]
+    return "unknown: torch does not say"
+
+
+def _git() -> dict[str, Fact]:
+    def git(*arguments: str) -> str:
+        answer = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+        )
+        return answer.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return {"git_commit": commit, "git_dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        why = "unknown: no git commit in the working directory"
+        return {"git_commit": why, "git_dirty": why}

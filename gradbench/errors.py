@@ -1,0 +1,39 @@
+"""The errors a user can cause; anything else is a bug and keeps its traceback."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class GradbenchError(Exception):
+    """Base of every error gradbench raises on purpose: one line, with the remedy."""
+
+
+class UnknownName(GradbenchError):
+    """A name that no catalogue knows; carries ``axis`` and ``name`` for whoever can say where."""
+
+    def __init__(self, axis: str, name: str, known: Iterable[str]) -> None:
+        self.axis, self.name = axis, name
+        known = sorted(known)
+        close = get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+        super().__init__(f"unknown {axis.replace('_', ' ')} {name!r}: {hint}")
+
+
+class Impossible(GradbenchError):
+    """Axis values that contradict one another, or an axis value no axis can have."""
+
+
+class DeviceUnavailable(GradbenchError):
+    """A device that exists as a name, but not on this machine."""
+
+
+class BadConfig(GradbenchError):
+    """A configuration file that cannot be used; the message names file, line and key."""
+
+
+class BadModel(GradbenchError):
+    """A model of the user's that cannot be found, called or sent to another process."""
+
+
+class StoreError(GradbenchError):
+    """A results folder or a run in it that cannot be written or read."""

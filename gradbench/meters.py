@@ -1,0 +1,146 @@
+"""The instruments: what each reads, in which unit, and in which kind of process."""
+
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+from torch import Tensor
+
+from .devices import Unreadable, Window
+from .records import Unit
+from .workloads import Step
+
+Pass = Literal["time", "memory", "process"]
+"""The passes over a block: timed rounds, exact counts, and one process per cell for its RSS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """A figure's name and unit, the pass that reads it, and whether it repeats to the byte."""
+
+    name: str
+    unit: Unit
+    read_in: Pass
+    exact: bool
+    about: str
+
+
+METERS: Final[Mapping[str, Meter]] = {
+    meter.name: meter
+    for meter in (
+        Meter("step_time", "ns", "time", False, "wall time of one step, from interleaved rounds"),
+        Meter(
+            "peak_allocated",
+            "bytes",
+            "memory",
+            True,
+            "most bytes that tensors held at once during a step, what was there before included",
+        ),
+        Meter(
+            "peak_transient",
+            "bytes",
+            "memory",
+            True,
+            "the part of peak_allocated that the step added to what was there before it",
+        ),
+        Meter(
+            "peak_reserved",
+            "bytes",
+            "memory",
+            False,
+            "most bytes that the caching allocator had taken from the driver (CUDA)",
+        ),
+        Meter(
+            "saved_for_backward",
+            "bytes",
+            "memory",
+            True,
+            "bytes that autograd kept for backward, beyond parameters, buffers and the batch",
+        ),
+        Meter(
+            "peak_rss",
+            "bytes",
+            "process",
+            False,
+            "the kernel's high-water mark of the process's resident memory (VmHWM)",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """The clock around a batch of steps."""
+
+    synchronize: Callable[[], None]
+    clock_ns: Callable[[], int]
+
+    def read(self, step: Step, iterations: int) -> int:
+        """Return the nanoseconds that ``iterations`` steps took, their device work included.
+
+        The loop costs about 3 ns a step (FINDINGS: ``range`` and a counter cost more).
+        """
+        repeats = itertools.repeat(None, iterations)
+        synchronize, clock_ns = self.synchronize, self.clock_ns
+        synchronize()
+        start_ns = clock_ns()
+        for _ in repeats:
+            step()
+        synchronize()
+        return clock_ns() - start_ns
+
+
+def allocator_figures(window: Window) -> dict[str, int | Unreadable]:
+    """Return the figures that one window of a ledger holds, by meter."""
+    return {
+        "peak_allocated": window.peak_bytes,
+        "peak_transient": window.peak_bytes - window.before_bytes,
+        "peak_reserved": window.reserved_bytes,
+    }
+
+
+def saved_for_backward(step: Step, resident: Sequence[Tensor]) -> int:
+    """Return the bytes of distinct storages that autograd saved during one step.
+
+    Storages of ``resident`` tensors are left out: they would be there without a graph. The
+    packed tensors are held until the end, or a reused address would merge two storages.
+    """
+    apart = {tensor.untyped_storage().data_ptr() for tensor in resident}
+    held: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept = tensor.detach()  # a node that saves its own output would hold itself for ever
+        held.append(kept)
+        return kept
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed):
+        step()
+    sizes = {
+        storage.data_ptr(): storage.nbytes()
+        for storage in (tensor.untyped_storage() for tensor in held)
+    }
+    return sum(size for address, size in sizes.items() if address not in apart)
+
+
+def peak_rss(step: Step, *, steps: int, process: Path = Path("/proc/self")) -> int:
+    """Return the process's resident high-water mark over some steps, reset before them.
+
+    Polling would miss short peaks and ``ru_maxrss`` is inherited from the parent, so the only
+    source is the kernel's own mark (proc(5): ``clear_refs``, value 5). Raise `Unreadable`
+    where the kernel has none.
+    """
+    try:
+        (process / "clear_refs").write_text("5")
+        for _ in range(steps):
+            step()
+        status = (process / "status").read_text("utf-8")
+    except OSError as error:
+        raise Unreadable(f"no resettable high-water mark: {error}") from error
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    if found is None:
+        raise Unreadable("the kernel reports no VmHWM")
+    return int(found[1]) * 1024

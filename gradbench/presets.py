@@ -1,0 +1,78 @@
+"""Ready-made experiments, by name."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from .matrix import WORKLOADS, Cell, Matrix, unique
+from .plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """Several matrices measured as one, and how hard."""
+
+    about: str
+    matrices: tuple[Matrix, ...]
+    plan: Plan
+
+    def __iter__(self) -> Iterator[Cell]:
+        return iter(unique(cell for matrix in self.matrices for cell in matrix))
+
+
+PRESETS: Final[Mapping[str, Experiment]] = {
+    "tiny": Experiment(
+        about="every room once, for CI: under a minute on two cores",
+        matrices=(
+            Matrix(models=["mlp_tiny"], workloads=WORKLOADS, batch_sizes=[8]),
+            Matrix(models=["cnn_small"], workloads=["inference", "training"], batch_sizes=[2]),
+        ),
+        plan=Plan(budget_s=0.5, warmup_s=0.05, limit_s=60),
+    ),
+    "quick": Experiment(
+        about="every model and workload at sizes a laptop can bear: under five minutes",
+        matrices=(
+            Matrix(models=["mlp_tiny"], workloads=WORKLOADS, batch_sizes=[1]),
+            Matrix(models=["mlp_deep"], workloads=WORKLOADS, batch_sizes=[32]),
+            Matrix(models=["mlp_deep"], batch_sizes=[1, 128, 512]),
+            Matrix(models=["mlp_wide"], workloads=["inference", "training"], batch_sizes=[32]),
+            Matrix(models=["cnn_small"], workloads=WORKLOADS, batch_sizes=[8]),
+            Matrix(models=["cnn_small"], batch_sizes=[1, 32]),
+            Matrix(models=["resnet18_32"], workloads=["inference", "training"], batch_sizes=[4]),
+        ),
+        plan=Plan(),
+    ),
+    "full": Experiment(
+        about="every axis: sizes, dtypes, memory formats, threads and torch.compile; hours on a CPU",
+        matrices=(
+            Matrix(
+                models=["mlp_tiny", "mlp_deep", "mlp_wide", "cnn_small", "resnet18_32"],
+                workloads=WORKLOADS,
+                batch_sizes=[1, 8, 32, 128, 512],
+            ),
+            Matrix(models=["resnet18_224"], workloads=WORKLOADS, batch_sizes=[1, 8, 32]),
+            Matrix(
+                models=["mlp_deep", "mlp_wide", "cnn_small", "resnet18_32"],
+                workloads=["inference", "training"],
+                dtypes=["bfloat16", "float16"],
+            ),
+            Matrix(
+                models=["cnn_small", "resnet18_32", "resnet18_224"],
+                workloads=["inference", "training"],
+                batch_sizes=[8],
+                memory_formats=["channels_last"],
+            ),
+            Matrix(
+                models=["mlp_wide", "resnet18_32"],
+                workloads=["inference", "training"],
+                threads=[2, 4],
+            ),
+            Matrix(
+                models=["mlp_tiny", "mlp_deep", "cnn_small"],
+                workloads=["inference", "training"],
+                compile=["on"],
+            ),
+        ),
+        plan=Plan(budget_s=10.0, min_rounds=20, limit_s=1800),
+    ),
+}

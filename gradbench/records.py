@@ -1,0 +1,80 @@
+"""What a run consists of: plain records that pass from the bench to the desk."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .matrix import Cell
+
+Unit = Literal["ns", "bytes"]
+Fact = str | int | float | bool
+Cause = Literal[
+    "cannot_train",  # torch refused to train in a mode that records nothing
+    "impossible",  # the axis values contradict one another
+    "unavailable",  # the device, or cores enough, are not here
+    "unreadable",  # the meter has nothing to read on this device
+    "out_of_memory",
+    "crashed",  # the process died
+    "timed_out",  # the process was killed at its time limit
+    "failed",  # any other exception, in the step's own words
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """First record of a run: what it set out to do, so that it can be resumed."""
+
+    protocol: int
+    started: str  # UTC, ISO 8601
+    command: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    meters: tuple[str, ...]
+    plan: Mapping[str, float]
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # import path -> shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The facts that decide whether two runs may be compared. A fact that could not be read
+    says ``unknown: ...``."""
+
+    facts: Mapping[str, Fact]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What one meter read for one cell.
+
+    ``values[i]`` is round ``i`` in ``unit``, as a total over ``iterations`` steps; divide to get
+    a step's. Cells of one block were visited once in every round, so equal indices are pairs.
+    """
+
+    cell: Cell
+    meter: str
+    unit: Unit
+    values: tuple[int, ...]
+    iterations: int
+    exact: bool  # does it repeat to the byte? then one round is all there is to know
+    notes: Mapping[str, Fact] = field(default_factory=dict)  # load, faults, why timing stopped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """Why one meter has no number for one cell."""
+
+    cell: Cell
+    meter: str
+    cause: Cause
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """Last record of a run that came to its end: where its wall time went."""
+
+    seconds: Mapping[str, float]
+    load_after: float
+
+
+Outcome = Measurement | Skipped
+Record = Started | Environment | Measurement | Skipped | Ended

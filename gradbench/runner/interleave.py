@@ -1,0 +1,153 @@
+"""The timed rounds: warm up, calibrate, visit every arm once a round in a fresh order, stop."""
+
+import gc
+import math
+import random
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from ..meters import StepTime
+from ..plan import Plan
+from ..workloads import Step
+
+SHORT_STEP_NS: Final = 1_000_000  # below it the finer precision is asked for
+STEADY: Final = 0.05  # warm-up ends when each arm's times change by less
+CHECK_EVERY: Final = 1.25  # precision is looked at when rounds have grown by this factor
+Z: Final = statistics.NormalDist().inv_cdf(0.975)
+
+
+class Arm(Protocol):
+    """One side of the comparison: a step, and the context to hold while stepping."""
+
+    @property
+    def step(self) -> Step:
+        """The work."""
+
+    def held(self) -> AbstractContextManager[object]:
+        """The mode, entered once per visit, outside the timed window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """Raw times: ``batch_ns[arm][round]`` in ns over ``iterations`` steps."""
+
+    batch_ns: list[list[int]]
+    iterations: int
+    stopped: Literal["precision", "budget", "rounds"]
+    precision: float  # relative half-width reached by the least certain arm
+
+
+def warm_up(arms: Sequence[Arm], clock: StepTime, *, plan: Plan, rng: random.Random) -> list[float]:
+    """Step every arm until its times are steady; return each arm's typical step in ns."""
+    seen: list[list[int]] = [[] for _ in arms]
+    start_ns = clock.clock_ns()
+    while True:
+        for index in rng.sample(range(len(arms)), len(arms)):
+            with arms[index].held():
+                seen[index].append(clock.read(arms[index].step, 1))
+        elapsed_s = (clock.clock_ns() - start_ns) / 1e9
+        rounds = len(seen[0])
+        if rounds >= 6 and elapsed_s >= plan.warmup_s and all(map(_steady, seen)):
+            break
+        if rounds >= 3 and elapsed_s >= 5 * plan.warmup_s:
+            break
+    return [statistics.median(times[-max(3, len(times) // 3) :]) for times in seen]
+
+
+def _steady(times: Sequence[int]) -> bool:
+    third = max(2, len(times) // 3)
+    before, now = min(times[-2 * third : -third]), min(times[-third:])
+    return abs(now - before) <= STEADY * before
+
+
+def calibrate(step_ns: float, batch_ns: int) -> int:
+    """Return the steps in a batch of about ``batch_ns``: one if a step is that long, else 3 up."""
+    if step_ns >= batch_ns:
+        return 1
+    return max(3, math.ceil(batch_ns / max(step_ns, 1.0)))
+
+
+def interleave(
+    arms: Sequence[Arm],
+    clock: StepTime,
+    *,
+    iterations: int,
+    step_ns: float,
+    plan: Plan,
+    rng: random.Random,
+) -> Rounds:
+    """Visit every arm once a round, in a freshly shuffled order, until precise or out of budget.
+
+    One untimed step follows each switch, for caches and branch predictors belong to the arm
+    that ran before; the garbage collector rests.
+    """
+    batch_ns: list[list[int]] = [[] for _ in arms]
+    target = plan.precision_short if step_ns < SHORT_STEP_NS else plan.precision_long
+    order = list(range(len(arms)))
+    next_check = plan.min_rounds
+    budget_ns = plan.budget_s * 1e9
+    stopped: Literal["precision", "budget", "rounds"]
+    with collector_resting():
+        start_ns = clock.clock_ns()
+        while True:
+            rng.shuffle(order)
+            for index in order:
+                arm = arms[index]
+                with arm.held():
+                    arm.step()
+                    batch_ns[index].append(clock.read(arm.step, iterations))
+            rounds = len(batch_ns[0])
+            if rounds < plan.min_rounds:
+                continue
+            if clock.clock_ns() - start_ns >= budget_ns:
+                stopped = "budget"
+                break
+            if rounds >= plan.max_rounds:
+                stopped = "rounds"
+                break
+            if rounds >= next_check:
+                if precision(batch_ns) <= target:
+                    stopped = "precision"
+                    break
+                next_check = math.ceil(rounds * CHECK_EVERY)
+    return Rounds(batch_ns, iterations, stopped, precision(batch_ns))
+
+
+def precision(batch_ns: Sequence[Sequence[int]]) -> float:
+    """Return the widest relative half-width of any arm's ratio to the first arm.
+
+    It is half the distance between the order statistics n/2 -+ z*sqrt(n)/2 of the paired log
+    ratios (the normal approximation of the binomial interval, David & Nagaraja 2003, section
+    7.1); with one arm, of the logs themselves. It only decides when to stop: what is reported
+    is computed from the rounds, exactly.
+    """
+    logs = [[math.log(max(value, 1)) for value in values] for values in batch_ns]
+    if len(logs) == 1:
+        return _half_width(logs[0])
+    return max(
+        _half_width([a - b for a, b in zip(arm, logs[0], strict=True)]) for arm in logs[1:]
+    )
+
+
+def _half_width(values: Sequence[float]) -> float:
+    ordered, n = sorted(values), len(values)
+    low = max(0, math.floor(n / 2 - Z * math.sqrt(n) / 2) - 1)
+    return math.expm1((ordered[n - 1 - low] - ordered[low]) / 2)
+
+
+@contextmanager
+def collector_resting() -> Iterator[None]:
+    """Collect garbage, then keep the collector from running inside."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+

@@ -1,0 +1,208 @@
+"""A loaded parent process that runs each job in a fresh fork of itself.
+
+Settings of malloc must stand in the environment before a process starts, torch takes more than
+a second to import, and a measurement must not inherit another's heap. So one process per kind
+is started with its settings, imports torch, runs nothing, and forks for every job.
+"""
+
+import contextlib
+import gc
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Final, Literal
+
+import torch
+
+Kind = Literal["time", "memory"]
+
+# glibc: in the time kind large tensors come from the heap and stay there, or history decides
+# whether a step pays for page faults; in the memory kind freed tensors go back to the kernel,
+# so that resident memory follows what is live (mallopt(3)).
+_MALLOC: Final[Mapping[Kind, Mapping[str, str]]] = {
+    "time": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)},
+    "memory": {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)},
+}
+# No thread pools before the fork, and no second source of variation after it.
+_COMMON: Final[Mapping[str, str]] = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    "PYTHONFAULTHANDLER": "1",
+}
+
+
+class Died(Exception):
+    """A job's process ended without finishing; the message says how."""
+
+    def __init__(self, cause: Literal["crashed", "timed_out", "out_of_memory"], why: str) -> None:
+        self.cause: Literal["crashed", "timed_out", "out_of_memory"] = cause
+        super().__init__(why)
+
+
+class JobError(Exception):
+    """A job raised: gradbench's bug, with the traceback from the other process."""
+
+
+class Nursery:
+    """One loaded parent of a kind, started at once and used for any number of jobs."""
+
+    def __init__(self, kind: Kind) -> None:
+        ours, theirs = socket.socketpair()
+        environment = {**os.environ, **_COMMON, **_MALLOC[kind]}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"import {__name__} as n; n.main({theirs.fileno()})"],
+            env=environment | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the door; closing the socket ends this one
+        )
+        theirs.close()
+        self._control = Connection(ours.detach())
+
+    def run(
+        self, function: Callable[..., Iterator[object]], *arguments: object, limit_s: float
+    ) -> Iterator[object]:
+        """Yield what the generator yields in its own process; raise `Died` or `JobError`."""
+        job = pickle.dumps((function, arguments))
+        over = False
+        try:
+            self._control.send((job, limit_s))
+            while not over:
+                kind, content = self._control.recv()
+                over = kind != "item"
+                if kind == "item":
+                    yield pickle.loads(content)
+                elif kind == "raised":
+                    raise JobError(content)
+                elif kind == "died":
+                    raise Died(*content)
+        except (EOFError, ConnectionError) as error:
+            raise Died("crashed", "the parent of the measuring processes is gone") from error
+        finally:
+            if not over:  # nobody listens any more: what it still sends must not meet the next job
+                self.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can take another job."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """End it and whatever job it runs."""
+        self._control.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def serve(control: Connection) -> None:
+    """Take jobs until the other side closes."""
+    while True:
+        try:
+            job, limit_s = control.recv()
+        except (EOFError, ConnectionError):
+            return
+        gc.collect()
+        gc.freeze()  # the child's collector must not touch, and so copy, the parent's pages
+        if not _relay(control, job, limit_s):
+            return
+
+
+def _relay(control: Connection, job: bytes, limit_s: float) -> bool:
+    """Fork for one job and pass on what it sends; return whether the other side still listens."""
+    context = get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+    with tempfile.TemporaryFile() as log, contextlib.closing(reader):
+        child = context.Process(target=_work, args=(job, writer, log.fileno()))
+        child.start()
+        writer.close()
+        deadline = time.monotonic() + limit_s
+        last: tuple[str, object] | None = None
+        try:
+            while last is None:
+                ready = wait([reader, control], timeout=max(0.0, deadline - time.monotonic()))
+                if control in ready:
+                    return False  # closed: nothing else is sent while a job runs
+                if not ready:
+                    last = ("died", ("timed_out", f"killed at its time limit of {limit_s:g} s"))
+                    break
+                try:
+                    message = reader.recv()
+                except (EOFError, OSError):
+                    child.join()
+                    death = _cause_of_death(child.exitcode, _last_words(log.fileno()))
+                    last = ("died", death)
+                else:
+                    if message[0] == "item":
+                        control.send(message)
+                    else:
+                        last = message
+            _kill(child)
+            child.join()
+            control.send(last)  # only now may the next job come
+            return True
+        except ConnectionError:
+            return False
+        finally:
+            _kill(child)
+            child.join()
+
+
+def _work(job: bytes, writer: Connection, log: int) -> None:
+    os.setsid()  # a group of its own, so that whatever it starts can be killed with it
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    try:
+        function, arguments = pickle.loads(job)
+        for item in function(*arguments):
+            writer.send(("item", pickle.dumps(item)))
+    except BaseException:  # noqa: BLE001 # whatever it is, the other process must see it
+        writer.send(("raised", traceback.format_exc()))
+    else:
+        writer.send(("done", b""))
+
+
+def _kill(child: BaseProcess) -> None:
+    if child.pid is not None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
+    child.kill()
+
+
+def _cause_of_death(code: int | None, last_words: str) -> tuple[str, str]:
+    words = f" ({last_words})" if last_words else ""
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        if -code == signal.SIGKILL:
+            return "out_of_memory", f"killed by {name}, as the kernel does when memory runs out"
+        return "crashed", f"killed by {name}{words}"
+    return "crashed", f"ended with exit status {code} before it was done{words}"
+
+
+def _last_words(log: int) -> str:
+    lines = os.pread(log, 65536, 0).decode(errors="replace").splitlines()
+    told = [line for line in lines if line.strip() and not line.startswith("USDT:")]
+    return told[0].strip() if told else ""
+
+
+def main(descriptor: int) -> None:
+    """Load what every job needs, then serve the socket that this process inherited.
+
+    Importing this package has loaded torch. The first optimizer of a process imports 800 modules
+    more, which takes longer than many a block: one is made here, and nothing is computed.
+    """
+    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    serve(Connection(descriptor))

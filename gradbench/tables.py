@@ -1,0 +1,163 @@
+"""Runs as pandas frames: every round, every outcome, and every mode against a reference."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from . import estimates
+from .estimates import Estimate
+from .matrix import AXES, GRAD_MODES, Cell
+from .records import Measurement, Skipped
+from .store import Run
+
+
+def _runs(runs: Run | Iterable[Run]) -> list[Run]:
+    return [runs] if isinstance(runs, Run) else list(runs)
+
+
+def rounds(runs: Run | Iterable[Run]) -> pd.DataFrame:
+    """Return one row per run, cell, meter and round.
+
+    Columns: ``run``, the axes, ``meter``, ``unit``, ``round``, ``value`` (per step, in unit),
+    ``iterations`` (steps in the round's batch). Outcomes without a number are not here: see
+    `summary`.
+    """
+    parts = [
+        pd.DataFrame(
+            {
+                "run": run.name,
+                **outcome.cell.axes(),
+                "meter": outcome.meter,
+                "unit": outcome.unit,
+                "round": np.arange(len(outcome.values)),
+                "value": per_step(outcome),
+                "iterations": outcome.iterations,
+            }
+        )
+        for run in _runs(runs)
+        for outcome in run.outcomes
+        if isinstance(outcome, Measurement)
+    ]
+    columns = ["run", *AXES, "meter", "unit", "round", "value", "iterations"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def summary(runs: Run | Iterable[Run]) -> pd.DataFrame:
+    """Return one row per run, cell and meter: a number with its interval, or a reason.
+
+    Columns: ``run``, the axes, ``meter``, ``unit``, ``value``, ``low``, ``high`` (per step),
+    ``rounds``, ``exact``, ``samples_per_s`` (of ``step_time``), ``cause``, ``reason``. Where
+    ``reason`` is not empty there is no number, and pandas shows NaN.
+    """
+    rows = []
+    for run in _runs(runs):
+        for outcome in run.outcomes:
+            row: dict[str, object] = {"run": run.name, **outcome.cell.axes(), "meter": outcome.meter}
+            if isinstance(outcome, Skipped):
+                row |= {"rounds": 0, "exact": False, "cause": outcome.cause}
+                row |= {"reason": outcome.reason}
+            else:
+                figure = estimate(outcome)
+                row |= {
+                    "unit": outcome.unit,
+                    "value": figure.point,
+                    "low": figure.low,
+                    "high": figure.high,
+                    "rounds": figure.rounds,
+                    "exact": figure.exact,
+                    "cause": "",
+                    "reason": "",
+                }
+                if outcome.meter == "step_time":
+                    row["samples_per_s"] = outcome.cell.batch_size / figure.point * 1e9
+            rows.append(row)
+    columns = ["run", *AXES, "meter", "unit", "value", "low", "high", "rounds", "exact"]
+    columns += ["samples_per_s", "cause", "reason"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def changes(
+    runs: Run | Iterable[Run],
+    *,
+    reference: str = GRAD_MODES[0],
+    meters: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Return each mode's ratio to the reference mode, block by block.
+
+    Columns: ``run``, the axes (``grad_mode`` is the candidate), ``meter``, ``reference``,
+    ``ratio``, ``low``, ``high``, ``rounds``, ``exact``, ``detectable`` (see
+    `Estimate.detectable`). Below 1 is faster or smaller. Pairs with a side that was not measured,
+    or that both are 0 bytes, have no row.
+    """
+    rows = []
+    for run in _runs(runs):
+        measured = {(o.cell, o.meter): o for o in run.outcomes if isinstance(o, Measurement)}
+        for (cell, meter), outcome in measured.items():
+            other = measured.get((at(cell, reference), meter))
+            if other is None or cell.grad_mode == reference or (meters and meter not in meters):
+                continue
+            change = ratio(outcome, other)
+            if change is None:
+                continue
+            rows.append(
+                {
+                    "run": run.name,
+                    **cell.axes(),
+                    "meter": meter,
+                    "reference": reference,
+                    "ratio": change.point,
+                    "low": change.low,
+                    "high": change.high,
+                    "rounds": change.rounds,
+                    "exact": change.exact,
+                    "detectable": change.detectable,
+                }
+            )
+    columns = ["run", *AXES, "meter", "reference", "ratio", "low", "high", "rounds", "exact"]
+    return pd.DataFrame(rows, columns=[*columns, "detectable"])
+
+
+def per_step(measurement: Measurement) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    """Return the rounds (rounds,) in the meter's unit per step."""
+    return np.asarray(measurement.values, dtype=np.float64) / measurement.iterations
+
+
+def estimate(measurement: Measurement) -> Estimate:
+    """Return a measurement's median with its interval; exact figures have no width."""
+    if measurement.exact:
+        return estimates.exact(float(measurement.values[0]))
+    return estimates.median(per_step(measurement))
+
+
+def ratio(candidate: Measurement, reference: Measurement) -> Estimate | None:
+    """Return candidate / reference with its interval, or None if the reference is 0 bytes."""
+    if min(reference.values) <= 0 or min(candidate.values) < 0:
+        return None
+    if candidate.exact:
+        return estimates.exact(candidate.values[0] / reference.values[0])
+    return estimates.paired_ratio(per_step(candidate), per_step(reference))
+
+
+def control(run: Run, cell: Cell) -> Estimate | None:
+    """Return the block's A/A control, ``global_off`` / ``no_grad``: the same flag, truly 1."""
+    sides = [
+        next(
+            (
+                outcome
+                for outcome in run.outcomes
+                if isinstance(outcome, Measurement)
+                and outcome.meter == "step_time"
+                and outcome.cell == at(cell, mode)
+            ),
+            None,
+        )
+        for mode in ("global_off", "no_grad")
+    ]
+    candidate, reference = sides
+    return ratio(candidate, reference) if candidate and reference else None
+
+
+def at(cell: Cell, grad_mode: str) -> Cell:
+    """Return the cell of the same block under another grad mode."""
+    return Cell(**{**cell.axes(), "grad_mode": grad_mode})  # type: ignore[arg-type] # axes by name
