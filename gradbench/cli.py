@@ -73,7 +73,10 @@ class Request:
         def option(name: str, type_: object, default: object, text: str) -> inspect.Parameter:
             info = typer.Option(f"--{name.replace('_', '-')}", help=text, rich_help_panel="Matrix")
             return inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_, info]
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=default,
+                annotation=Annotated[type_, info],
             )
 
         presets = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
@@ -104,9 +107,7 @@ class Request:
             batch, *shape = parse_input(self._input)
             inputs = {path: tuple(shape) for path in paths}
             selections["batch_size"] = selections["batch_size"] or [str(batch)]
-        choice = choose(
-            preset=self._preset, file=self.config, selections=selections, plan=plan
-        )
+        choice = choose(preset=self._preset, file=self.config, selections=selections, plan=plan)
         cells = list(choice.cells)
         if self.config is None and not selections["device"]:
             cells = select(cells, "device", devices.available())
@@ -162,7 +163,9 @@ def list_cells(request: Request) -> None:
     for cell in cells:
         why = runner.obstacle(cell, models)
         skipped += why is not None
-        out.print(escape(str(cell)) + (f"  [dim]skipped here: {escape(why[1])}[/dim]" if why else ""))
+        out.print(
+            escape(str(cell)) + (f"  [dim]skipped here: {escape(why[1])}[/dim]" if why else "")
+        )
     out.print(f"{len(cells)} cells in {len(by_block(cells))} blocks, {skipped} skipped here")
 
 
@@ -208,7 +211,11 @@ def run(
         writer, cut = store.create(), None
     else:
         writer, cut = store.resume(resume)
-        cells, meters, inputs = list(cut.started.cells), cut.started.meters, cut.started.inputs
+        cells, meters, inputs = (
+            list(cut.started.cells),
+            list(cut.started.meters),
+            dict(cut.started.inputs),
+        )
         chosen = Plan(**cut.started.plan)  # type: ignore[arg-type] # numbers by name, as written
         models = _models_of(cut)
         if cut.dropped:
@@ -341,7 +348,7 @@ def _models_of(cut: "Run") -> dict[str, "Model"]:
     for cell in cut.started.cells:
         if cell.model not in models:
             raise BadModel(
-                f"model {cell.model!r} was given in Python: resume there, with run(..., resumed=run)"
+                f"model {cell.model!r} was given in Python: resume there, run(..., resumed=run)"
             )
     return models
 
@@ -368,16 +375,16 @@ def _conclude(path: Path, reports: Path, reference: str) -> None:
 
 
 def _print_run(run: "Run", reference: str) -> None:
-    from . import terminal
+    from . import terminal, words
 
     Console(highlight=False, width=None if out.is_terminal else 140).print(
         terminal.run_table(run, reference=reference)
     )
-    for reason in terminal.reasons(run):
+    for reason in words.reasons(run):
         out.print(f"[dim]{escape(reason)}[/dim]")
     if run.dropped:
         err.print(f"[yellow]{escape(run.dropped)}[/yellow]")
-    out.print(f"[dim]{escape(terminal.spent(run))}[/dim]")
+    out.print(f"[dim]{escape(words.spent(run))}[/dim]")
 
 
 def _check_reference(name: str) -> None:

@@ -31,7 +31,7 @@ def choose(
     preset: str = "quick",
     file: Path | None = None,
     selections: Mapping[str, Sequence[str]] | None = None,
-    plan: Mapping[str, float] | None = None,
+    plan: Mapping[str, Any] | None = None,
 ) -> Choice:
     """Return what a preset, or a file instead of one, and options on top of it ask for.
 
@@ -149,5 +149,6 @@ def _at(path: Path, text: str, key: str, *, table: int = 0) -> str:
 def _no_key(key: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = get_close_matches(key, known, n=1)
-    return f"no such key: did you mean {close[0]!r}?" if close else f"no such key: {', '.join(known)}"
-
+    return (
+        f"no such key: did you mean {close[0]!r}?" if close else f"no such key: {', '.join(known)}"
+    )

@@ -116,7 +116,9 @@ class Matrix:
                 raise Impossible(f"{field.name} takes a list of values, not {values!r}")
             if not values:
                 raise Impossible(f"{field.name} is empty: name at least one value")
-        list(self)  # a wrong value is found here, where it was written, not when cells are asked for
+        list(
+            self
+        )  # a wrong value is found here, where it was written, not when cells are asked for
 
     def __iter__(self) -> Iterator[Cell]:
         axes = {axis: getattr(self, name) for name, axis in AXIS_OF.items()}

@@ -1,6 +1,7 @@
 """The models, and the batches they eat."""
 
 import importlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +48,7 @@ def mean_square(output: Tensor, _target: Tensor) -> Tensor:
 def mlp(*widths: int) -> nn.Sequential:
     """Return linear layers between ``widths``, a ReLU after each but the last."""
     layers: list[nn.Module] = []
-    for wide, narrow in zip(widths[:-1], widths[1:], strict=True):
+    for wide, narrow in itertools.pairwise(widths):
         layers += [nn.Linear(wide, narrow), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

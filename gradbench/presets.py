@@ -43,7 +43,7 @@ PRESETS: Final[Mapping[str, Experiment]] = {
         plan=Plan(),
     ),
     "full": Experiment(
-        about="every axis: sizes, dtypes, memory formats, threads and torch.compile; hours on a CPU",
+        about="every axis, dtypes, formats, threads and torch.compile too: hours on a CPU",
         matrices=(
             Matrix(
                 models=["mlp_tiny", "mlp_deep", "mlp_wide", "cnn_small", "resnet18_32"],

@@ -181,8 +181,11 @@ class Store:
             _lock(file, path)
             writer = Writer(path, file)
             for record in run.records:
-                outcome = isinstance(record, Measurement | Skipped)
-                if not outcome or (record.cell, record.meter) in run.done:
+                partial = (
+                    isinstance(record, Measurement | Skipped)
+                    and (record.cell, record.meter) not in run.done
+                )
+                if not partial:
                     writer.write(record)
             os.fsync(file.fileno())
             draft.replace(path)
@@ -193,7 +196,9 @@ class Store:
         path = Path(name)
         if path.is_file():
             return path
-        names = {found.name.removesuffix(PART).removesuffix(SEALED): found for found in self._files()}
+        names = {
+            found.name.removesuffix(PART).removesuffix(SEALED): found for found in self._files()
+        }
         if name == "latest" and names:
             return names[max(names)]
         wanted = path.name.removesuffix(PART).removesuffix(SEALED)
@@ -278,14 +283,15 @@ def _read_part(content: bytes, path: Path) -> tuple[list[Record], str]:
     read = 0
     for number, line in enumerate(content.splitlines(keepends=True), 1):
         try:
-            if not line.endswith(b"\n"):
-                raise ValueError("cut")
-            row = json.loads(line)
+            row = json.loads(line if line.endswith(b"\n") else b"")  # cut, be it at a brace
             if row.get("kind") != "sealed":  # sealed, and then not renamed
                 records.append(_record(row, path))
         except (ValueError, TypeError, KeyError):
             rest = len(content) - read
-            return records, f"{path.name}: dropped {rest} bytes from line {number} on: cut or damaged"
+            return (
+                records,
+                f"{path.name}: dropped {rest} bytes from line {number} on: cut or damaged",
+            )
         read += len(line)
     return records, ""
 
@@ -300,22 +306,27 @@ def _plain(record: Record) -> dict[str, Any]:
 def _record(row: dict[str, Any], path: Path) -> Record:
     schema = row.pop("schema", SCHEMA)
     if schema > SCHEMA:
-        raise StoreError(f"{str(path)!r} has schema {schema}, this gradbench reads {SCHEMA}: upgrade")
-    kind = _KINDS[row.pop("kind")]
+        raise StoreError(
+            f"{str(path)!r} has schema {schema}, this gradbench reads {SCHEMA}: upgrade"
+        )
+    kind: Any = _KINDS[row.pop("kind")]
     if "cell" in row:
         row["cell"] = _cell(row["cell"], path)
     if kind is Started:
         row["cells"] = tuple(_cell(cell, path) for cell in row["cells"])
         row["inputs"] = {model: tuple(shape) for model, shape in row["inputs"].items()}
     known = {field.name for field in fields(kind)}
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in known})
+    record: Record = kind(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in known}
+    )
+    return record
 
 
 def _cell(axes: Mapping[str, Any], path: Path) -> Cell:
     unknown = sorted(axes.keys() - set(AXES))
     if unknown:
         raise StoreError(
-            f"{str(path)!r} has axes that this gradbench does not know ({', '.join(unknown)}): upgrade"
+            f"{str(path)!r} has axes unknown to this gradbench, {', '.join(unknown)}: upgrade"
         )
     return Cell(**axes)
 

@@ -1,6 +1,7 @@
 """Runs as pandas frames: every round, every outcome, and every mode against a reference."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,11 @@ def summary(runs: Run | Iterable[Run]) -> pd.DataFrame:
     rows = []
     for run in _runs(runs):
         for outcome in run.outcomes:
-            row: dict[str, object] = {"run": run.name, **outcome.cell.axes(), "meter": outcome.meter}
+            row: dict[str, object] = {
+                "run": run.name,
+                **outcome.cell.axes(),
+                "meter": outcome.meter,
+            }
             if isinstance(outcome, Skipped):
                 row |= {"rounds": 0, "exact": False, "cause": outcome.cause}
                 row |= {"reason": outcome.reason}
@@ -158,6 +163,12 @@ def control(run: Run, cell: Cell) -> Estimate | None:
     return ratio(candidate, reference) if candidate and reference else None
 
 
+def noise(run: Run, cell: Cell) -> float:
+    """Return the noise floor of a cell's block, from its A/A control where it has one."""
+    found = control(run, cell)
+    return estimates.noise_floor(found) if found else estimates.SYSTEMATIC
+
+
 def at(cell: Cell, grad_mode: str) -> Cell:
     """Return the cell of the same block under another grad mode."""
-    return Cell(**{**cell.axes(), "grad_mode": grad_mode})  # type: ignore[arg-type] # axes by name
+    return replace(cell, grad_mode=grad_mode)

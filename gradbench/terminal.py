@@ -1,10 +1,8 @@
 """A run as a table for the terminal; the doors print it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -48,11 +46,11 @@ def run_table(run: Run, *, reference: str) -> Table:
     have = {(outcome.cell, outcome.meter): outcome for outcome in run.outcomes}
     for block, cells in by_block(run.started.cells).items():
         table.add_section()
-        floor = tables.control(run, cells[0])
-        noise = f"  A/A {units.interval(floor.low, floor.high)}" if floor else ""
-        table.add_row(Text(f"{block}", style="bold"), Text(noise, style="dim"))
+        control = tables.control(run, cells[0])
+        words = f"A/A {units.interval(control.low, control.high)}" if control else ""
+        table.add_row(Text(str(block), style="bold"), Text(words, style="dim"))
         for cell in cells:
-            line = _line(cell, have, reference, _floor(run, cells[0]))
+            line = _line(cell, have, reference, tables.noise(run, cells[0]))
             table.add_row(
                 f"  {line.label}",
                 line.time,
@@ -65,40 +63,7 @@ def run_table(run: Run, *, reference: str) -> Table:
     return table
 
 
-def reasons(run: Run) -> Iterator[str]:
-    """Yield each reason for a missing number once, with the cells it holds for."""
-    grouped: dict[tuple[str, str], list[str]] = {}
-    for outcome in run.outcomes:
-        if isinstance(outcome, Skipped) and outcome.cause != "unreadable":
-            cells = grouped.setdefault((outcome.cause, outcome.reason), [])
-            if str(outcome.cell) not in cells:
-                cells.append(str(outcome.cell))
-    for (cause, reason), cells in grouped.items():
-        many = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
-        yield f"{cause.replace('_', ' ')}: {', '.join(cells[:3])}{many}: {reason}"
-
-
-def spent(run: Run) -> str:
-    """Return in a sentence where the wall time went."""
-    if run.ended is None:
-        return "the run did not come to its end"
-    seconds = run.ended.seconds
-    total = sum(seconds.values())
-    parts = ", ".join(f"{phase} {value:.1f} s" for phase, value in seconds.items())
-    share = seconds.get("harness", 0.0) / total if total else 0.0
-    return f"{total:.1f} s: {parts} (harness {share:.0%})"
-
-
-def _floor(run: Run, cell: Cell) -> float:
-    from .estimates import SYSTEMATIC, noise_floor
-
-    control = tables.control(run, cell)
-    return noise_floor(control) if control else SYSTEMATIC
-
-
-def _line(
-    cell: Cell, have: dict[tuple[Cell, str], Outcome], reference: str, floor: float
-) -> Line:
+def _line(cell: Cell, have: dict[tuple[Cell, str], Outcome], reference: str, floor: float) -> Line:
     time, peak, saved = (
         have.get((cell, meter)) for meter in ("step_time", "peak_transient", "saved_for_backward")
     )
@@ -121,7 +86,7 @@ def _value(outcome: Outcome | None) -> Text:
     if outcome is None:
         return Text("not measured", style="dim")
     if isinstance(outcome, Skipped):
-        return Text(escape(outcome.cause.replace("_", " ")), style="dim")
+        return Text(outcome.cause.replace("_", " "), style="dim")
     return Text(units.quantity(tables.estimate(outcome).point, outcome.unit))
 
 

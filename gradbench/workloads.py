@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import Impossible
-from .modes import GradMode
+from .modes import MODES, GradMode
 
 Step = Callable[[], object]
 
@@ -126,3 +126,8 @@ WORKLOADS: Final[Mapping[str, Workload]] = {
         Workload("frozen_backbone", frozen_backbone, mode_inside=True, splits_head=True),
     )
 }
+
+
+def must_fail(workload: str, grad_mode: str) -> bool:
+    """Return whether the step runs backward() where nothing is recorded."""
+    return WORKLOADS[workload].needs_graph and not MODES[grad_mode].records

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined] # re-exported
 from torch.autograd.profiler import profile
 
 from ..records import Fact
@@ -75,15 +76,14 @@ class ProfilerLedger:
         self._live_bytes = 0
 
     def observe(self, function: Callable[[], T]) -> tuple[T, Window]:
-        """Run the function under the profiler and post its allocations."""
-        profiler = profile(profile_memory=True)
-        profiler.__enter__()
-        try:
+        """Run the function under the profiler and post its allocations.
+
+        A function that raises ends the account: what it allocated is not posted.
+        """
+        before = self._live_bytes
+        with profile(profile_memory=True) as profiler:
             result = function()
-        finally:
-            profiler.__exit__(None, None, None)
-            before = self._live_bytes
-            peak, self._live_bytes = balance(before, _cpu_memory_events(profiler))
+        peak, self._live_bytes = balance(before, _cpu_memory_events(profiler))
         return result, Window(before, peak, Unreadable(NO_RESERVE))
 
 
@@ -98,7 +98,7 @@ def balance(live_bytes: int, changes: Iterable[int]) -> tuple[int, int]:
 
 def _cpu_memory_events(profiler: profile) -> list[int]:
     results: Any = profiler.kineto_results  # untyped in torch
-    host = torch.autograd.DeviceType.CPU
+    host = DeviceType.CPU
     events = [
         event
         for event in results.events()

@@ -61,7 +61,7 @@ class CUDA:
     def describe(self) -> Mapping[str, Fact]:
         """Return the GPU's name and size, and the versions beneath torch."""
         properties = torch.cuda.get_device_properties(self._device())
-        cudnn = torch.backends.cudnn.version()
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call] # torch leaves it untyped
         return {
             "gpu": properties.name,
             "gpu_memory_bytes": properties.total_memory,

@@ -1,4 +1,4 @@
-"""Runs in, one HTML file out."""
-from pathlib import Path
-def write(runs, path):
-    path.parent.mkdir(parents=True, exist_ok=True); path.write_text("x"); return path
+"""Runs in, one self-contained HTML file out; it renders without torch."""
+
+from .figures import FIGURES as FIGURES
+from .page import render as render, write as write

@@ -31,7 +31,7 @@ from .block import (
     process_cells,
     time_block,
 )
-from .nursery import Died, Kind, Nursery
+from .nursery import Died, JobError, Kind, Nursery
 
 DEFAULT_METERS: Final = tuple(METERS)
 WATCH_S: Final = 0.3  # how long others are watched before a multi-threaded block
@@ -79,7 +79,8 @@ class Bench:
         self._seconds: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        for kind in {_JOBS[METERS[name].read_in][0] for name in self._meters} | {"time"}:
+        kinds: set[Kind] = {"time", *(_JOBS[METERS[name].read_in][0] for name in self._meters)}
+        for kind in kinds:
             self._nurseries[kind] = Nursery(kind)
         return self
 
@@ -159,7 +160,8 @@ class Bench:
         self, cells: Sequence[Cell], doing: Pass, names: Sequence[str], *, fresh: bool
     ) -> list[Outcome]:
         """Run a pass; when its process dies, leave out the cell it died on and run it again."""
-        left, outcomes = list(cells), []
+        left = list(cells)
+        outcomes: list[Outcome] = []
         for _ in range(MAX_DEATHS):
             found: list[Outcome] = []
             trying: Cell | None = None
@@ -174,6 +176,8 @@ class Bench:
                             self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
                         case Measurement() | Skipped():
                             found.append(message)
+            except JobError as bug:
+                return outcomes + _complete(found, left, names, "failed", f"gradbench: {bug}")
             except Died as death:
                 if trying is None or measured or death.cause == "timed_out" or len(left) == 1:
                     return outcomes + _complete(found, left, names, death.cause, str(death))

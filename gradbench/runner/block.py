@@ -21,8 +21,10 @@ from ..models import Model
 from ..modes import MODES, GradMode
 from ..plan import Plan
 from ..records import Cause, Environment, Measurement, Outcome, Skipped
-from ..workloads import WORKLOADS, Step, Subject, Workload
+from ..workloads import WORKLOADS, Step, Subject, Workload, must_fail
 from .interleave import calibrate, interleave, warm_up
+
+Refusal = tuple[Cause, str]
 
 TRIAL_STEPS = 2
 FAULT_STEPS = 10
@@ -81,17 +83,20 @@ def capture_environment(device_names: Sequence[str]) -> Iterator[Message]:
 def time_block(cells: Sequence[Cell], model: Model, plan: Plan) -> Iterator[Message]:
     """Yield the interleaved step times of a block's cells."""
     watch, device = Stopwatch(), _settle(cells[0])
-    subject = build(cells[0], model, seed=plan.seed)
+    subject = try_to_build(cells[0], model, device, seed=plan.seed)
     yield watch.lap("build")
+    if not isinstance(subject, Subject):
+        yield from (_skip(cell, "step_time", subject) for cell in cells)
+        return
     arms = []
     for cell in cells:
         yield Trying(cell)
         arm = make_arm(cell, subject)
-        refusal = attempt(arm, device, TRIAL_STEPS)
-        if refusal is None:
+        refused = attempt(arm, device, TRIAL_STEPS)
+        if refused is None:
             arms.append(arm)
         else:
-            yield _skip(cell, "step_time", refusal)
+            yield _skip(cell, "step_time", refused)
     if not arms:
         yield watch.lap("warm-up")
         return
@@ -101,9 +106,7 @@ def time_block(cells: Sequence[Cell], model: Model, plan: Plan) -> Iterator[Mess
     iterations = calibrate(typical, device.batch_ns)
     yield watch.lap("warm-up")
     before, load = resource.getrusage(resource.RUSAGE_SELF), psutil.getloadavg()[0]
-    rounds = interleave(
-        arms, clock, iterations=iterations, step_ns=typical, plan=plan, rng=rng
-    )
+    rounds = interleave(arms, clock, iterations=iterations, step_ns=typical, plan=plan, rng=rng)
     after = resource.getrusage(resource.RUSAGE_SELF)
     yield watch.lap("timing")
     for arm, values in zip(arms, rounds.batch_ns, strict=True):
@@ -136,23 +139,24 @@ def memory_block(cells: Sequence[Cell], model: Model, plan: Plan) -> Iterator[Me
             for name in names:
                 yield _skip(cell, name, ("unreadable", str(reason)))
         return
-    subject, _ = ledger.observe(partial(build, cells[0], model, seed=plan.seed))
+    subject, _ = ledger.observe(partial(try_to_build, cells[0], model, device, seed=plan.seed))
     yield watch.lap("build")
+    if not isinstance(subject, Subject):
+        yield from (_skip(cell, name, subject) for cell in cells for name in names)
+        return
     for cell in cells:
         yield Trying(cell)
         arm, _ = ledger.observe(partial(make_arm, cell, subject))
-        refusal, _ = ledger.observe(partial(attempt, arm, device, TRIAL_STEPS))
-        if refusal is not None:
+        refused, _ = ledger.observe(partial(attempt, arm, device, TRIAL_STEPS))
+        if refused is not None:
             for name in names:
-                yield _skip(cell, name, refusal)
+                yield _skip(cell, name, refused)
             continue
         ledger.observe(subject.clear_gradients)
         _, window = ledger.observe(partial(steps, arm, 1))
         figures = meters.allocator_figures(window)
         with arm.held():
-            saved, _ = ledger.observe(
-                partial(_saved_bytes, arm.step, subject.resident())
-            )
+            saved, _ = ledger.observe(partial(_saved_bytes, arm.step, subject.resident()))
         ledger.observe(subject.clear_gradients)
         for name, figure in (figures | {"saved_for_backward": saved}).items():
             yield _outcome(cell, name, figure)
@@ -162,14 +166,17 @@ def memory_block(cells: Sequence[Cell], model: Model, plan: Plan) -> Iterator[Me
 def process_cells(cells: Sequence[Cell], model: Model, plan: Plan) -> Iterator[Message]:
     """Yield the resident high-water mark of the cells, one after the other in this process."""
     watch, device = Stopwatch(), _settle(cells[0])
-    subject = build(cells[0], model, seed=plan.seed)
+    subject = try_to_build(cells[0], model, device, seed=plan.seed)
     yield watch.lap("build")
+    if not isinstance(subject, Subject):
+        yield from (_skip(cell, "peak_rss", subject) for cell in cells)
+        return
     for cell in cells:
         yield Trying(cell)
         arm = make_arm(cell, subject)
-        refusal = attempt(arm, device, TRIAL_STEPS)
-        if refusal is not None:
-            yield _skip(cell, "peak_rss", refusal)
+        refused = attempt(arm, device, TRIAL_STEPS)
+        if refused is not None:
+            yield _skip(cell, "peak_rss", refused)
             continue
         subject.clear_gradients()
         with arm.held():
@@ -216,20 +223,30 @@ def steps(arm: CellArm, count: int) -> None:
             arm.step()
 
 
-def attempt(arm: CellArm, device: Device, count: int) -> tuple[Cause, str] | None:
+def try_to_build(cell: Cell, model: Model, device: Device, *, seed: int) -> Subject | Refusal:
+    """Build the subject, or return why that is impossible."""
+    try:
+        return build(cell, model, seed=seed)
+    except Exception as error:  # noqa: BLE001 # a user's factory may raise anything
+        return refusal(error, device)
+
+
+def attempt(arm: CellArm, device: Device, count: int) -> Refusal | None:
     """Step a few times; return why that is impossible, in torch's words, or None."""
     try:
         steps(arm, count)
         device.synchronize()
     except Exception as error:  # noqa: BLE001 # a step may raise anything: it is the outcome
-        words = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-        if device.out_of_memory(error):
-            return "out_of_memory", words
-        tried_to_train = arm.workload.needs_graph and not arm.mode.records
-        if tried_to_train and isinstance(error, RuntimeError):
+        if isinstance(error, RuntimeError) and must_fail(arm.workload.name, arm.mode.name):
             return "cannot_train", str(error)
-        return "failed", words
+        return refusal(error, device)
     return None
+
+
+def refusal(error: Exception, device: Device) -> Refusal:
+    """Return an exception as a cause and one line of words."""
+    words = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    return ("out_of_memory" if device.out_of_memory(error) else "failed"), words
 
 
 def minor_faults(arm: CellArm) -> float:
@@ -268,8 +285,6 @@ def _outcome(cell: Cell, name: str, figure: int | Unreadable) -> Outcome:
     )
 
 
-def _skip(cell: Cell, meter: str, refusal: tuple[Cause, str]) -> Skipped:
-    cause, reason = refusal
+def _skip(cell: Cell, meter: str, why: Refusal) -> Skipped:
+    cause, reason = why
     return Skipped(cell=cell, meter=meter, cause=cause, reason=reason)
-
-

@@ -127,9 +127,7 @@ def precision(batch_ns: Sequence[Sequence[int]]) -> float:
     logs = [[math.log(max(value, 1)) for value in values] for values in batch_ns]
     if len(logs) == 1:
         return _half_width(logs[0])
-    return max(
-        _half_width([a - b for a, b in zip(arm, logs[0], strict=True)]) for arm in logs[1:]
-    )
+    return max(_half_width([a - b for a, b in zip(arm, logs[0], strict=True)]) for arm in logs[1:])
 
 
 def _half_width(values: Sequence[float]) -> float:
@@ -149,5 +147,3 @@ def collector_resting() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-

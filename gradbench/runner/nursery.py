@@ -51,7 +51,7 @@ class Died(Exception):
 
 
 class JobError(Exception):
-    """A job raised: gradbench's bug, with the traceback from the other process."""
+    """A job raised, which it should not: the message is the traceback from the other process."""
 
 
 class Nursery:

@@ -1,0 +1,28 @@
+"""Every grad mode, for every cell of the chosen matrix: one test a cell, one function a workload.
+
+Run with ``pytest --benchmark-only`` from the root; ``--gradbench-preset`` chooses the matrix.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.mark.gradbench("inference")
+def test_inference(gradbench_cell: object, gradbench: Callable[[], None]) -> None:
+    gradbench()
+
+
+@pytest.mark.gradbench("training")
+def test_training(gradbench_cell: object, gradbench: Callable[[], None]) -> None:
+    gradbench()
+
+
+@pytest.mark.gradbench("training_reenabled")
+def test_training_reenabled(gradbench_cell: object, gradbench: Callable[[], None]) -> None:
+    gradbench()
+
+
+@pytest.mark.gradbench("frozen_backbone")
+def test_frozen_backbone(gradbench_cell: object, gradbench: Callable[[], None]) -> None:
+    gradbench()

@@ -1,0 +1,331 @@
+"""pytest's door: one test per cell, pytest-benchmark's statistics from our interleaved rounds."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from .config import choose, locate
+from .errors import GradbenchError, UnknownName
+from .matrix import GRAD_MODES, Block, Cell, by_block, select
+from .plan import Plan
+from .presets import PRESETS
+from .records import Measurement, Outcome, Skipped
+
+if TYPE_CHECKING:
+    from .runner import Bench
+    from .store import Run, Writer
+
+FIXTURE: Final = "gradbench_cell"
+
+
+class CannotTrain(Exception):
+    """torch refused to train in a mode that records nothing; the message is torch's."""
+
+
+class StepFailed(Exception):
+    """A cell's step raised, crashed or hung; the message says how."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that say what to measure and where to put it."""
+    group = parser.getgroup("gradbench", "gradbench: PyTorch's grad modes")
+    group.addoption(
+        "--gradbench-preset",
+        metavar="NAME",
+        default="quick",
+        help=f"What to measure: {', '.join(PRESETS)}. Default: %(default)s.",
+    )
+    group.addoption(
+        "--gradbench-config", metavar="FILE", type=Path, help="A TOML file instead of a preset."
+    )
+    group.addoption(
+        "--gradbench-device",
+        metavar="NAME",
+        action="append",
+        help="cpu, cuda, cuda:N; may be repeated. Default: cpu, and cuda where there is one.",
+    )
+    group.addoption(
+        "--gradbench-budget", metavar="SECONDS", type=float, help="Seconds of timing for a block."
+    )
+    group.addoption(
+        "--gradbench-results", metavar="DIR", type=Path, help="Default: results/ in the root."
+    )
+    group.addoption(
+        "--gradbench-reports", metavar="DIR", type=Path, help="Default: reports/ in the root."
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line(
+        "markers",
+        "gradbench(workload): run the test once for every cell of the chosen matrix that has this "
+        f"workload; the cell comes as the fixture {FIXTURE}.",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a marked test its cells, under readable ids."""
+    marker = metafunc.definition.get_closest_marker("gradbench")
+    if marker is None:
+        return
+    if FIXTURE not in metafunc.fixturenames:
+        raise pytest.UsageError(f"{metafunc.definition.nodeid}: ask for the fixture {FIXTURE}")
+    workload = marker.kwargs.get("workload", marker.args[0] if marker.args else None)
+    session = _session(metafunc.config)
+    cells = [c for c in session.by_name.values() if workload in (None, c.workload)]
+    # Strings, or pytest-benchmark's JSON says UNSERIALIZABLE.
+    metafunc.parametrize(
+        FIXTURE, [str(cell) for cell in cells], ids=[cell.id for cell in cells], indirect=True
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group by block, let recorded rounds be replayed, expect training to fail where it must."""
+    cells = {item: cell for item in items if (cell := _cell_of(item)) is not None}
+    if not cells:
+        return
+    from .workloads import must_fail
+
+    for item, cell in cells.items():
+        item.add_marker(pytest.mark.benchmark(group=str(cell.block), timer=Replay()))
+        if must_fail(cell.workload, cell.grad_mode):
+            item.add_marker(
+                pytest.mark.xfail(
+                    strict=True, raises=CannotTrain, reason=f"no graph under {cell.grad_mode}"
+                )
+            )
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note which cells are left to measure: a block is what ``-k`` and friends leave of it."""
+    cells = [cell for cell in map(_cell_of, session.items) if cell is not None]
+    if cells:
+        _session(session.config).selected = by_block(cells)
+
+
+@pytest.fixture
+def gradbench_cell(request: pytest.FixtureRequest) -> Cell:
+    """Return the cell that the test is run for."""
+    return _session(request.config).by_name[request.param]
+
+
+@pytest.fixture
+def gradbench(
+    gradbench_cell: Cell, benchmark: Any, request: pytest.FixtureRequest
+) -> Callable[[], None]:
+    """Return a function that measures the cell and hands its rounds to pytest-benchmark.
+
+    The first cell of a block to be called measures the whole block, for its modes are
+    interleaved. Where pytest-benchmark is disabled, the step is run once in its own process and
+    nothing is recorded.
+    """
+
+    def measure() -> None:
+        session = _session(request.config)
+        if benchmark.disabled:
+            refusal = session.try_once(gradbench_cell)
+            if refusal is not None:
+                _give_up(gradbench_cell, refusal)
+            benchmark.pedantic(_nothing)
+            return
+        outcomes = session.outcomes(gradbench_cell)
+        timed = outcomes["step_time"]
+        if isinstance(timed, Skipped):
+            _give_up(gradbench_cell, timed)
+            return
+        timer = request.node.get_closest_marker("benchmark").kwargs["timer"]
+        timer.load(timed)
+        benchmark.extra_info |= extra_info(gradbench_cell, outcomes)
+        benchmark.pedantic(_nothing, rounds=len(timed.values), iterations=timed.iterations)
+
+    return measure
+
+
+class Replay:
+    """A timer that tells recorded rounds instead of the time.
+
+    pytest-benchmark reads its timer before and after each round; the differences that it sees
+    are then the ns of our interleaved rounds, and its statistics are those of our records.
+    """
+
+    __name__ = "gradbench.interleaved_rounds"
+
+    def __init__(self) -> None:
+        self._readings: Iterator[float] = iter(())
+
+    def load(self, measurement: Measurement) -> None:
+        """Queue a measurement's rounds."""
+        self._readings = (
+            reading for batch_ns in measurement.values for reading in (0.0, batch_ns / 1e9)
+        )
+
+    def __call__(self) -> float:
+        """Return the next reading, in seconds."""
+        return next(self._readings, 0.0)
+
+
+def extra_info(cell: Cell, outcomes: Mapping[str, Outcome]) -> dict[str, str | int | float]:
+    """Return axes, throughput and every other meter as plain numbers, or reasons as strings."""
+    info: dict[str, str | int | float] = {**cell.axes()}
+    for name, outcome in outcomes.items():
+        if isinstance(outcome, Skipped):
+            info[name] = f"{outcome.cause}: {outcome.reason}"
+        elif name == "step_time":
+            per_step = sorted(value / outcome.iterations for value in outcome.values)
+            info["samples_per_s"] = cell.batch_size / per_step[len(per_step) // 2] * 1e9
+        else:
+            info[name] = outcome.values[0]
+    return info
+
+
+@dataclass
+class Session:
+    """What one pytest session measures, and what it has measured."""
+
+    by_name: dict[str, Cell]
+    plan: Plan
+    results: Path
+    reports: Path
+    selected: dict[Block, list[Cell]] = field(default_factory=dict)
+    path: Path | None = None
+    page: Path | None = None
+    _bench: "Bench | None" = None
+    _writer: "Writer | None" = None
+    _found: dict[Cell, dict[str, Outcome]] = field(default_factory=dict)
+
+    def outcomes(self, cell: Cell) -> Mapping[str, Outcome]:
+        """Return the cell's outcomes; measure its whole block on first need."""
+        if cell not in self._found:
+            bench, writer = self._open()
+            for outcomes in bench.measure(self.selected[cell.block]):
+                for outcome in outcomes:
+                    writer.write(outcome)
+                    self._found.setdefault(outcome.cell, {})[outcome.meter] = outcome
+        return self._found[cell]
+
+    def try_once(self, cell: Cell) -> Skipped | None:
+        """Run a cell's step in its own process and return why that is impossible, if it is."""
+        from . import runner
+
+        with runner.Bench(plan=self.plan, meters=["saved_for_backward"]) as bench:
+            ((outcome,),) = bench.measure([cell])
+        if isinstance(outcome, Skipped) and outcome.cause != "unreadable":
+            return outcome
+        return None
+
+    def close(self) -> "Run | None":
+        """Seal the run and write its page, if anything was measured."""
+        if self._bench is None or self._writer is None:
+            return None
+        from .report import write
+        from .store import load
+
+        self._writer.write(self._bench.ended())
+        self._bench.__exit__(None, None, None)
+        with self._writer:
+            self.path = self._writer.seal()
+        run = load(self.path)
+        self.page = write([run], self.reports / f"{run.name}.html")
+        return run
+
+    def _open(self) -> "tuple[Bench, Writer]":
+        if self._bench is None or self._writer is None:
+            from . import runner
+            from .store import Store
+
+            self._writer = Store(self.results).create()
+            self._bench = runner.Bench(plan=self.plan).__enter__()
+            cells = [cell for members in self.selected.values() for cell in members]
+            meters = runner.DEFAULT_METERS
+            self._writer.write(runner.started(cells, plan=self.plan, meters=meters, inputs={}))
+            self._writer.write(self._bench.environment(cell.device for cell in cells))
+        return self._bench, self._writer
+
+
+_SESSION: Final = pytest.StashKey[Session]()
+_RUN: Final = pytest.StashKey["Run"]()
+
+
+def _session(config: pytest.Config) -> Session:
+    if _SESSION not in config.stash:
+        file: Path | None = config.getoption("gradbench_config")
+        budget = config.getoption("gradbench_budget")
+        selections = {"device": config.getoption("gradbench_device") or []}
+        try:
+            choice = choose(
+                preset=config.getoption("gradbench_preset"),
+                file=file,
+                selections=selections,
+                plan={"budget_s": budget} if budget is not None else {},
+            )
+            from . import devices, runner
+
+            cells = list(choice.cells)
+            if file is None and not selections["device"]:
+                cells = select(cells, "device", devices.available())
+            runner.check(cells)
+        except GradbenchError as error:
+            where = locate(file, error) if file and isinstance(error, UnknownName) else ""
+            raise pytest.UsageError(f"gradbench: {where}{error}") from None
+        config.stash[_SESSION] = Session(
+            by_name={str(cell): cell for cell in cells},
+            plan=choice.plan,
+            results=config.getoption("gradbench_results") or config.rootpath / "results",
+            reports=config.getoption("gradbench_reports") or config.rootpath / "reports",
+        )
+    return config.stash[_SESSION]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Seal the records and write the page."""
+    if _SESSION in session.config.stash:
+        run = session.config.stash[_SESSION].close()
+        if run is not None:
+            session.config.stash[_RUN] = run
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print each mode's ratio with its interval, and where records and page are."""
+    if _RUN not in config.stash:
+        return
+    from rich.console import Console
+
+    from . import terminal, words
+
+    run, session = config.stash[_RUN], config.stash[_SESSION]
+    terminalreporter.section("gradbench")
+    buffer = StringIO()
+    console = Console(
+        file=buffer, width=140, force_terminal=terminalreporter.hasmarkup, highlight=False
+    )
+    console.print(terminal.run_table(run, reference=GRAD_MODES[0]))
+    for line in [*buffer.getvalue().splitlines(), *words.reasons(run), words.spent(run)]:
+        terminalreporter.write_line(line)
+    terminalreporter.write_line(f"records  {session.path}")
+    terminalreporter.write_line(f"page     {session.page}")
+
+
+def _cell_of(item: pytest.Item) -> Cell | None:
+    callspec = getattr(item, "callspec", None)
+    name = callspec.params.get(FIXTURE) if callspec is not None else None
+    return _session(item.config).by_name[name] if isinstance(name, str) else None
+
+
+def _give_up(cell: Cell, why: Skipped) -> None:
+    if why.cause == "cannot_train":
+        raise CannotTrain(why.reason)
+    if why.cause in ("impossible", "unavailable", "unreadable"):
+        pytest.skip(f"{cell}: {why.reason}")
+    raise StepFailed(f"{cell}: {why.cause.replace('_', ' ')}: {why.reason}")
+
+
+def _nothing() -> None:
+    """What pytest-benchmark runs while it is told recorded times."""

@@ -1,0 +1,30 @@
+"""A run in sentences: what has no number and why, and where the time went."""
+
+from collections.abc import Iterator
+
+from .records import Skipped
+from .store import Run
+
+
+def reasons(run: Run) -> Iterator[str]:
+    """Yield each reason for a missing number once, with the cells it holds for."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for outcome in run.outcomes:
+        if isinstance(outcome, Skipped) and outcome.cause != "unreadable":
+            cells = grouped.setdefault((outcome.cause, outcome.reason), [])
+            if str(outcome.cell) not in cells:
+                cells.append(str(outcome.cell))
+    for (cause, reason), cells in grouped.items():
+        many = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
+        yield f"{cause.replace('_', ' ')}: {', '.join(cells[:3])}{many}: {reason}"
+
+
+def spent(run: Run) -> str:
+    """Return in a sentence where the wall time went."""
+    if run.ended is None:
+        return "the run did not come to its end"
+    seconds = run.ended.seconds
+    total = sum(seconds.values())
+    parts = ", ".join(f"{phase} {value:.1f} s" for phase, value in seconds.items())
+    share = seconds.get("harness", 0.0) / total if total else 0.0
+    return f"{total:.1f} s: {parts} (harness {share:.0%})"
