@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from .config import choose, locate, parse_input
-from .errors import BadModel, GradbenchError, UnknownName
+from .errors import BadModel, GradbenchError, StoreError, UnknownName
 from .matrix import GRAD_MODES, Cell, by_block, select
 from .plan import Plan
 from .presets import PRESETS
@@ -202,6 +203,7 @@ def run(
 
     store = Store(results)
     _check_reference(reference)
+    _check_writable(reports)
     plan = {"budget_s": budget, "limit_s": limit, "seed": seed}
     given = {key: value for key, value in plan.items() if value is not None}
     if resume is None:
@@ -377,8 +379,9 @@ def _conclude(path: Path, reports: Path, reference: str) -> None:
 def _print_run(run: "Run", reference: str) -> None:
     from . import terminal, words
 
-    Console(highlight=False, width=None if out.is_terminal else 140).print(
-        terminal.run_table(run, reference=reference)
+    width = out.width if out.is_terminal else terminal.WIDE
+    Console(highlight=False, width=width).print(
+        terminal.run_tables(run, reference=reference, width=width)
     )
     for reason in words.reasons(run):
         out.print(f"[dim]{escape(reason)}[/dim]")
@@ -390,6 +393,18 @@ def _print_run(run: "Run", reference: str) -> None:
 def _check_reference(name: str) -> None:
     if name not in GRAD_MODES:
         raise UnknownName("grad_mode", name, GRAD_MODES)
+
+
+def _check_writable(folder: Path) -> None:
+    """Find out before measuring, not after, that the page cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StoreError(
+            f"cannot write pages in {str(folder)!r}: {error.strerror}; choose another with --reports"
+        ) from error
 
 
 def _split(values: Sequence[str] | None) -> list[str]:

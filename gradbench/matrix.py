@@ -158,5 +158,5 @@ def select(cells: Iterable[Cell], axis: str, values: Sequence[str | int]) -> lis
     chosen = [cell for cell in cells if getattr(cell, axis) in values]
     for value in values:
         if value not in present:
-            chosen += [replace(cell, **{axis: value}) for cell in cells]
+            chosen += [Cell(**{**cell.axes(), axis: value}) for cell in cells]  # type: ignore[arg-type] # checked by Cell
     return unique(chosen)

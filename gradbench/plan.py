@@ -17,7 +17,7 @@ class Plan:
     block's first mode: ``precision_short`` for steps under 1 ms, ``precision_long`` above.
     """
 
-    budget_s: float = 2.5  # timing of one block, all modes together
+    budget_s: float = 5.0  # timing of one block, all modes together
     precision_short: float = 0.0025
     precision_long: float = 0.005
     min_rounds: int = 12

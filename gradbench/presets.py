@@ -27,7 +27,7 @@ PRESETS: Final[Mapping[str, Experiment]] = {
             Matrix(models=["mlp_tiny"], workloads=WORKLOADS, batch_sizes=[8]),
             Matrix(models=["cnn_small"], workloads=["inference", "training"], batch_sizes=[2]),
         ),
-        plan=Plan(budget_s=0.5, warmup_s=0.05, limit_s=60),
+        plan=Plan(budget_s=1.0, warmup_s=0.1, limit_s=60),
     ),
     "quick": Experiment(
         about="every model and workload at sizes a laptop can bear: under five minutes",
@@ -40,7 +40,7 @@ PRESETS: Final[Mapping[str, Experiment]] = {
             Matrix(models=["cnn_small"], batch_sizes=[1, 32]),
             Matrix(models=["resnet18_32"], workloads=["inference", "training"], batch_sizes=[4]),
         ),
-        plan=Plan(),
+        plan=Plan(budget_s=6.0),
     ),
     "full": Experiment(
         about="every axis, dtypes, formats, threads and torch.compile too: hours on a CPU",

@@ -226,10 +226,14 @@ class Session:
         from .report import write
         from .store import load
 
-        self._writer.write(self._bench.ended())
+        ended = self._bench.ended()
         self._bench.__exit__(None, None, None)
         with self._writer:
-            self.path = self._writer.seal()
+            if all(cell in self._found for cells in self.selected.values() for cell in cells):
+                self._writer.write(ended)
+                self.path = self._writer.seal()
+            else:  # stopped on the way: a part file can be resumed
+                self.path = self._writer.path
         run = load(self.path)
         self.page = write([run], self.reports / f"{run.name}.html")
         return run
@@ -303,12 +307,15 @@ def pytest_terminal_summary(
     run, session = config.stash[_RUN], config.stash[_SESSION]
     terminalreporter.section("gradbench")
     buffer = StringIO()
-    console = Console(
-        file=buffer, width=140, force_terminal=terminalreporter.hasmarkup, highlight=False
-    )
-    console.print(terminal.run_table(run, reference=GRAD_MODES[0]))
+    colour = terminalreporter.hasmarkup
+    console = Console(file=buffer, width=terminal.WIDE, force_terminal=colour, highlight=False)
+    console.print(terminal.run_tables(run, reference=GRAD_MODES[0]))
     for line in [*buffer.getvalue().splitlines(), *words.reasons(run), words.spent(run)]:
         terminalreporter.write_line(line)
+    if not run.sealed:
+        terminalreporter.write_line(
+            f"cut short; go on with: gradbench run --resume {run.name} --results {session.results}"
+        )
     terminalreporter.write_line(f"records  {session.path}")
     terminalreporter.write_line(f"page     {session.page}")
 

@@ -89,18 +89,18 @@ class Run:
 
 
 class Writer:
-    """An open part file that this process alone writes; use it as a context manager.
+    """An open part file, ``path``, that this process alone writes; use it as a context manager.
 
     Leaving it without `seal` keeps the part file, to be resumed.
     """
 
     def __init__(self, path: Path, file: IO[str]) -> None:
-        self._path, self._file = path, file
+        self.path, self._file = path, file
 
     @property
     def name(self) -> str:
         """The run's name."""
-        return self._path.name.removesuffix(PART)
+        return self.path.name.removesuffix(PART)
 
     def write(self, record: Record) -> None:
         """Append one record and hand it to the operating system."""
@@ -109,7 +109,7 @@ class Writer:
     def seal(self) -> Path:
         """Add count and hash, rename the part file, and return the run's file."""
         self._file.flush()
-        content = self._path.read_bytes()
+        content = self.path.read_bytes()
         seal = {
             "kind": "sealed",
             "records": content.count(b"\n"),
@@ -117,8 +117,8 @@ class Writer:
         }
         print(json.dumps(seal), file=self._file, flush=True)
         os.fsync(self._file.fileno())
-        final = self._path.with_name(self.name + SEALED)
-        self._path.rename(final)
+        final = self.path.with_name(self.name + SEALED)
+        self.path.rename(final)
         self._file.close()
         return final
 

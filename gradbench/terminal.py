@@ -1,85 +1,73 @@
-"""A run as a table for the terminal; the doors print it."""
+"""A run as tables for the terminal; the doors print them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Final
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from . import tables, units
-from .matrix import Cell, by_block
+from .matrix import Block, Cell, by_block
 from .records import Measurement, Outcome, Skipped
 from .store import Run
 
-FASTER: Final = "green"
-SLOWER: Final = "red"
+BETTER: Final = "green"
+WORSE: Final = "red"
+WIDE: Final = 104
+"""Columns of a terminal from which on every column of the table fits."""
+
+Outcomes = Mapping[tuple[Cell, str], Outcome]
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One cell's row."""
+def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType:
+    """Return a table a block: step time and memory with their ratios to the reference mode.
 
-    label: str
-    time: Text
-    time_ratio: Text
-    throughput: str
-    peak: str
-    peak_ratio: Text
-    saved: str
-
-
-def run_table(run: Run, *, reference: str) -> Table:
-    """Return one row per cell: step time and peak memory with their ratios to the reference.
-
-    A ratio whose interval excludes 1 by more than the block's noise floor is coloured.
+    A ratio is coloured when its interval excludes 1 by more than the block's noise floor. Below
+    `WIDE` columns, throughput and bytes saved for backward are left out.
     """
-    table = Table(
-        title=f"run {run.name}",
-        caption=f"x: ratio to {reference} with 95 % interval; below 1 is faster or smaller. "
-        "Memory is what the step adds to what was there before it.",
-        title_justify="left",
-        caption_justify="left",
-    )
-    table.add_column("cell", no_wrap=True)
-    for heading in ("step time", "x", "throughput", "memory", "x", "saved"):
-        table.add_column(heading, justify="right", no_wrap=True)
     have = {(outcome.cell, outcome.meter): outcome for outcome in run.outcomes}
-    for block, cells in by_block(run.started.cells).items():
-        table.add_section()
-        control = tables.control(run, cells[0])
-        words = f"A/A {units.interval(control.low, control.high)}" if control else ""
-        table.add_row(Text(str(block), style="bold"), Text(words, style="dim"))
-        for cell in cells:
-            line = _line(cell, have, reference, tables.noise(run, cells[0]))
-            table.add_row(
-                f"  {line.label}",
-                line.time,
-                line.time_ratio,
-                line.throughput,
-                line.peak,
-                line.peak_ratio,
-                line.saved,
-            )
+    blocks = by_block(run.started.cells)
+    shown = [
+        _block_table(run, block, cells, have, reference=reference, wide=width >= WIDE)
+        for block, cells in blocks.items()
+    ]
+    legend = Text(
+        f"× is the ratio to {reference}, with its 95 % interval: below 1 is faster or smaller.\n"
+        "memory is what the step adds to what was there before it.",
+        style="dim",
+    )
+    return Group(Text(f"run {run.name}", style="bold"), *shown, legend)
+
+
+def _block_table(
+    run: Run, block: Block, cells: list[Cell], have: Outcomes, *, reference: str, wide: bool
+) -> Table:
+    control = tables.control(run, cells[0])
+    title = Text(f"\n{block}", style="bold")
+    if control is not None:
+        title.append(f"  A/A control {units.interval(control.low, control.high)}", style="dim")
+    table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
+    table.add_column("", min_width=15)
+    for heading, least in (("step time", 12), ("×", 22), ("memory", 12), ("×", 6)):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=least)
+    if wide:
+        for heading, least in (("saved", 12), ("throughput", 11)):
+            table.add_column(heading, justify="right", no_wrap=True, min_width=least)
+    floor = tables.noise(run, cells[0])
+    for cell in cells:
+        time = have.get((cell, "step_time"))
+        row = [
+            Text(f"  {cell.grad_mode}"),
+            _value(time),
+            _ratio(cell, have, "step_time", reference, floor),
+            _value(have.get((cell, "peak_transient"))),
+            _ratio(cell, have, "peak_transient", reference, 0.0),
+        ]
+        if wide:
+            row += [_value(have.get((cell, "saved_for_backward"))), _throughput(cell, time)]
+        table.add_row(*row)
     return table
-
-
-def _line(cell: Cell, have: dict[tuple[Cell, str], Outcome], reference: str, floor: float) -> Line:
-    time, peak, saved = (
-        have.get((cell, meter)) for meter in ("step_time", "peak_transient", "saved_for_backward")
-    )
-    return Line(
-        label=cell.grad_mode,
-        time=_value(time),
-        time_ratio=_ratio(cell, have, "step_time", reference, floor),
-        throughput=(
-            units.rate(cell.batch_size / tables.estimate(time).point * 1e9)
-            if isinstance(time, Measurement)
-            else ""
-        ),
-        peak=_value(peak).plain,
-        peak_ratio=_ratio(cell, have, "peak_transient", reference, 0.0),
-        saved=_value(saved).plain,
-    )
 
 
 def _value(outcome: Outcome | None) -> Text:
@@ -90,13 +78,13 @@ def _value(outcome: Outcome | None) -> Text:
     return Text(units.quantity(tables.estimate(outcome).point, outcome.unit))
 
 
-def _ratio(
-    cell: Cell,
-    have: dict[tuple[Cell, str], Outcome],
-    meter: str,
-    reference: str,
-    floor: float,
-) -> Text:
+def _throughput(cell: Cell, time: Outcome | None) -> Text:
+    if not isinstance(time, Measurement):
+        return Text("")
+    return Text(units.rate(cell.batch_size / tables.estimate(time).point * 1e9))
+
+
+def _ratio(cell: Cell, have: Outcomes, meter: str, reference: str, floor: float) -> Text:
     ours, theirs = have.get((cell, meter)), have.get((tables.at(cell, reference), meter))
     if not (isinstance(ours, Measurement) and isinstance(theirs, Measurement)):
         return Text("")
@@ -108,9 +96,5 @@ def _ratio(
     words = units.factor(change.point)
     if not change.exact:
         words += f" {units.interval(change.low, change.high)}"
-    style = ""
-    if change.high < 1 - floor:
-        style = FASTER
-    elif change.low > 1 + floor:
-        style = SLOWER
-    return Text(words, style=style)
+    better, worse = change.high < 1 - floor, change.low > 1 + floor
+    return Text(words, style=BETTER if better else WORSE if worse else "")
