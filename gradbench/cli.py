@@ -403,7 +403,7 @@ def _check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise StoreError(
-            f"cannot write pages in {str(folder)!r}: {error.strerror}; choose another with --reports"
+            f"cannot write pages in {str(folder)!r}: {error.strerror}; use --reports"
         ) from error
 
 

@@ -28,10 +28,12 @@ def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType
     """
     have = {(outcome.cell, outcome.meter): outcome for outcome in run.outcomes}
     blocks = by_block(run.started.cells)
-    shown = [
-        _block_table(run, block, cells, have, reference=reference, wide=width >= WIDE)
-        for block, cells in blocks.items()
-    ]
+    shown: list[RenderableType] = []
+    for block, cells in blocks.items():
+        shown += [
+            _title(run, block, cells),
+            _block_table(run, cells, have, reference=reference, wide=width >= WIDE),
+        ]
     legend = Text(
         f"× is the ratio to {reference}, with its 95 % interval: below 1 is faster or smaller.\n"
         "memory is what the step adds to what was there before it.",
@@ -40,14 +42,18 @@ def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType
     return Group(Text(f"run {run.name}", style="bold"), *shown, legend)
 
 
-def _block_table(
-    run: Run, block: Block, cells: list[Cell], have: Outcomes, *, reference: str, wide: bool
-) -> Table:
+def _title(run: Run, block: Block, cells: list[Cell]) -> Text:
     control = tables.control(run, cells[0])
     title = Text(f"\n{block}", style="bold")
     if control is not None:
         title.append(f"  A/A control {units.interval(control.low, control.high)}", style="dim")
-    table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
+    return title
+
+
+def _block_table(
+    run: Run, cells: list[Cell], have: Outcomes, *, reference: str, wide: bool
+) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("", min_width=15)
     for heading, least in (("step time", 12), ("×", 22), ("memory", 12), ("×", 6)):
         table.add_column(heading, justify="right", no_wrap=True, min_width=least)
