@@ -52,7 +52,7 @@ class CPU:
 
     def out_of_memory(self, error: BaseException) -> bool:
         """Recognise torch's words for a malloc that failed, and Python's."""
-        return isinstance(error, MemoryError) or "not enough memory" in str(error)
+        return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
     def describe(self) -> Mapping[str, Fact]:
         """Return model name, vector instructions and frequency governor."""

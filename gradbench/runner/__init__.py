@@ -79,7 +79,7 @@ class Bench:
         self._seconds: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        kinds: set[Kind] = {"time", *(_JOBS[METERS[name].read_in][0] for name in self._meters)}
+        kinds: set[Kind] = {_JOBS[METERS[name].read_in][0] for name in self._meters}
         for kind in kinds:
             self._nurseries[kind] = Nursery(kind)
         return self
@@ -95,7 +95,7 @@ class Bench:
 
     def environment(self, device_names: Iterable[str]) -> Environment:
         """Return the facts, captured in a process that then ends."""
-        (captured,) = self._nurseries["time"].run(
+        (captured,) = next(iter(self._nurseries.values())).run(
             capture_environment, sorted(set(device_names)), limit_s=self._plan.limit_s
         )
         assert isinstance(captured, Environment)

@@ -87,7 +87,7 @@ class Nursery:
                     raise JobError(content)
                 elif kind == "died":
                     raise Died(*content)
-        except (EOFError, ConnectionError) as error:
+        except (EOFError, OSError) as error:
             raise Died("crashed", "the parent of the measuring processes is gone") from error
         finally:
             if not over:  # nobody listens any more: what it still sends must not meet the next job

@@ -1,0 +1,120 @@
+"""Records and runs made by hand: small, and every number in them chosen."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from gradbench.matrix import GRAD_MODES, Cell
+from gradbench.plan import PROTOCOL
+from gradbench.records import Ended, Environment, Measurement, Outcome, Record, Skipped, Started
+from gradbench.store import Run
+
+TORCH_SAYS = "element 0 of tensors does not require grad and does not have a grad_fn"
+
+
+def cell(grad_mode: str = "global_on", **axes) -> Cell:
+    return Cell(
+        **{"model": "mlp_tiny", "workload": "inference", "grad_mode": grad_mode, "batch_size": 8}
+        | axes
+    )
+
+
+def block(modes: Sequence[str] = GRAD_MODES, **axes) -> list[Cell]:
+    return [cell(mode, **axes) for mode in modes]
+
+
+def started(cells: Iterable[Cell], *, meters: Sequence[str] = ("step_time",), **fields) -> Started:
+    return Started(
+        **{
+            "protocol": PROTOCOL,
+            "started": "2026-01-02T03:04:05+00:00",
+            "command": ("gradbench", "run"),
+            "cells": tuple(cells),
+            "meters": tuple(meters),
+            "plan": {"budget_s": 1.0, "seed": 0},
+        }
+        | fields
+    )
+
+
+def environment(**facts) -> Environment:
+    return Environment(facts={"torch": "2.13.0", "cores": 2, "turbo": False, "load": 0.25} | facts)
+
+
+def timed(cell: Cell, values: Sequence[int], *, iterations: int = 1, **notes) -> Measurement:
+    return Measurement(
+        cell=cell,
+        meter="step_time",
+        unit="ns",
+        values=tuple(values),
+        iterations=iterations,
+        exact=False,
+        notes=notes,
+    )
+
+
+def counted(cell: Cell, size: int, *, meter: str = "peak_transient") -> Measurement:
+    return Measurement(
+        cell=cell, meter=meter, unit="bytes", values=(size,), iterations=1, exact=True
+    )
+
+
+def skipped(
+    cell: Cell,
+    *,
+    meter: str = "step_time",
+    cause: str = "cannot_train",
+    reason: str = TORCH_SAYS,
+) -> Skipped:
+    return Skipped(cell=cell, meter=meter, cause=cause, reason=reason)
+
+
+def ended(**seconds: float) -> Ended:
+    return Ended(seconds=seconds or {"timing": 3.0, "harness": 1.0}, load_after=0.5)
+
+
+def run(outcomes: Iterable[Outcome], *, name: str = "20260102T030405Z-abcd", **fields) -> Run:
+    """Return a sealed run of these outcomes; its design is just what they hold."""
+    outcomes = tuple(outcomes)
+    first = started(
+        dict.fromkeys(o.cell for o in outcomes),
+        meters=tuple(dict.fromkeys(o.meter for o in outcomes)),
+    )
+    return run_of([first, environment(), *outcomes, ended()], name=name, **fields)
+
+
+def run_of(records: Iterable[Record], *, name: str = "20260102T030405Z-abcd", **fields) -> Run:
+    return Run(**{"name": name, "records": tuple(records), "sealed": True} | fields)
+
+
+def measured_block(
+    modes: Sequence[str] = GRAD_MODES,
+    *,
+    step_ns: Mapping[str, int] | None = None,
+    rounds: int = 12,
+    iterations: int = 10,
+    **axes,
+) -> list[Outcome]:
+    """Return a time and a memory outcome for each mode of one block.
+
+    A round is slower than the one before by 1 % in every mode alike, so ratios have no spread.
+    """
+    step_ns = {"global_on": 2000, "global_off": 1500, "no_grad": 1500, "inference_mode": 1000} | (
+        dict(step_ns or {})
+    )
+    outcomes: list[Outcome] = []
+    for member in block(modes, **axes):
+        base = step_ns[member.grad_mode] * iterations
+        values = [base * (100 + number) // 100 for number in range(rounds)]
+        outcomes += [
+            timed(member, values, iterations=iterations, load=0.1),
+            counted(member, 4096 if member.grad_mode == "global_on" else 1024),
+        ]
+    return outcomes
+
+
+def refused_block(reason: str = TORCH_SAYS, **axes) -> list[Outcome]:
+    """Return a training block that no mode could run."""
+    return [
+        skipped(member, meter=meter, reason=reason)
+        for member in block(**{"workload": "training"} | axes)
+        for meter in ("step_time", "peak_transient")
+    ]

@@ -1,0 +1,77 @@
+"""What the tests ask measuring processes to do; importable there."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def count(upto: int) -> Iterator[int]:
+    yield from range(upto)
+
+
+def threads_and_malloc() -> Iterator[tuple[int, str]]:
+    status = Path("/proc/self/status").read_text("utf-8")
+    threads = int(status.split("Threads:")[1].split()[0])
+    yield threads, os.environ.get("MALLOC_MMAP_MAX_", "unset")
+
+
+def segfault() -> Iterator[int]:
+    yield 1
+    ctypes.string_at(0)
+
+
+def kill_self() -> Iterator[int]:
+    yield 1
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def exit_early() -> Iterator[int]:
+    yield 1
+    sys.stderr.write("the last words\n")
+    sys.stderr.flush()
+    os._exit(3)
+
+
+def hang() -> Iterator[int]:
+    yield os.getpid()
+    time.sleep(600)
+
+
+def fail() -> Iterator[int]:
+    yield 1
+    raise ValueError("a bug")
+
+
+class Net(nn.Module):
+    """A linear layer that misbehaves on demand, by grad mode."""
+
+    def __init__(self, when: str = "") -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.when = when
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.when == "crash under inference_mode" and torch.is_inference_mode_enabled():
+            ctypes.string_at(0)
+        if self.when == "raise under no grad" and not torch.is_grad_enabled():
+            raise ValueError("not like this")
+        if self.when == "hang":
+            time.sleep(600)
+        if self.when == "out of memory":
+            torch.empty(2**50)
+        return self.layer(x)
+
+
+def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(size, 4), torch.randint(3, (size,))
+
+
+def refuse_to_build() -> nn.Module:
+    raise RuntimeError("no weights here")
