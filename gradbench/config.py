@@ -38,7 +38,7 @@ def choose(
     ``selections`` maps an axis to the values given for it (see `select`), ``plan`` a field of
     `Plan` to its value. Raise a `GradbenchError` for whatever cannot be.
     """
-    if preset not in PRESETS:
+    if file is None and preset not in PRESETS:
         raise UnknownName("preset", preset, PRESETS)
     experiment = read(file) if file is not None else PRESETS[preset]
     cells = list(experiment)
@@ -80,7 +80,7 @@ def read(path: Path) -> Experiment:
     known = {"about", "matrix", "plan"}
     for key in tree:
         if key not in known:
-            raise BadConfig(_at(path, text, key) + _no_key(key, known))
+            raise BadConfig(_at(path, text, key, header="") + _no_key(key, known))
     tables = tree.get("matrix", [])
     if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
         raise BadConfig(f"{path}: no [[matrix]] table: it needs at least one")
@@ -96,6 +96,8 @@ def locate(path: Path, error: UnknownName) -> str:
     """Return ``file, line N, key: `` for a name that a catalogue did not know, or ''."""
     text = path.read_text("utf-8")
     for number_, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith("#"):
+            continue
         if f'"{error.name}"' in line or f"'{error.name}'" in line:
             key = line.partition("=")[0].strip() if "=" in line else error.axis
             return f"{path}, line {number_}, {key}: "
@@ -104,7 +106,7 @@ def locate(path: Path, error: UnknownName) -> str:
 
 def _matrix(path: Path, text: str, index: int, table: Mapping[str, Any]) -> Matrix:
     for key, value in table.items():
-        where = _at(path, text, key, table=index)
+        where = _at(path, text, key, header="[[matrix]]", table=index)
         if key not in AXIS_OF:
             raise BadConfig(where + _no_key(key, AXIS_OF))
         try:  # one axis at a time, so that the complaint can name its line
@@ -118,10 +120,12 @@ def _matrix(path: Path, text: str, index: int, table: Mapping[str, Any]) -> Matr
 
 def _plan(path: Path, text: str, table: object) -> Plan:
     if not isinstance(table, dict):
-        raise BadConfig(f"{_at(path, text, 'plan')}a [plan] table is needed, not {table!r}")
+        raise BadConfig(
+            f"{_at(path, text, 'plan', header='')}a [plan] table is needed, not {table!r}"
+        )
     known = [field.name for field in fields(Plan)]
     for key, value in table.items():
-        where = _at(path, text, key)
+        where = _at(path, text, key, header="[plan]")
         if key not in known:
             raise BadConfig(where + _no_key(key, known))
         try:
@@ -131,19 +135,24 @@ def _plan(path: Path, text: str, table: object) -> Plan:
     return Plan(**table)
 
 
-def _at(path: Path, text: str, key: str, *, table: int = 0) -> str:
-    """Return ``file, line N, key: ``; the line is the key's in the matrix table of that index."""
-    seen = -1
-    fallback = ""
-    pattern = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[=\]]""")
+def _at(path: Path, text: str, key: str, *, header: str, table: int = 0) -> str:
+    """Return ``file, line N, key: `` for a key of the table of that header and index.
+
+    A key at the top has the header ``""``, and may be a table's header itself.
+    """
+    here, seen = "", -1
+    pattern = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*=""")
     for line_number, line in enumerate(text.splitlines(), 1):
-        seen += line.strip().startswith("[[matrix]]")
-        if pattern.match(line):
-            where = f"{path}, line {line_number}, {key}: "
-            if seen >= table:
+        where = f"{path}, line {line_number}, {key}: "
+        found = re.match(r"\s*(\[\[?)\s*([\w-]+)\s*(\]\]?)\s*(#.*)?$", line)
+        if found:
+            here = "".join(found.groups()[:3])
+            seen += here == header
+            if not header and found[2] == key:
                 return where
-            fallback = where
-    return fallback or f"{path}, {key}: "
+        elif here == header and (not header or seen == table) and pattern.match(line):
+            return where
+    return f"{path}, {key}: "
 
 
 def _no_key(key: str, known: Iterable[str]) -> str:

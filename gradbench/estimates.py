@@ -57,7 +57,7 @@ def median(values: Floats, *, confidence: float = 0.95) -> Estimate:
     """Return the median of ``values`` (rounds,) and its order-statistic interval.
 
     The interval is [x(k), x(n+1-k)] with the largest k for which the binomial tails leave out
-    at most 1 - confidence; it holds for any continuous distribution (David & Nagaraja 2003,
+    less than 1 - confidence; it holds for any continuous distribution (David & Nagaraja 2003,
     Order Statistics, section 7.1). Fewer than six rounds cannot carry 95 %: then it spans all of
     them and ``confidence`` says what that is worth. Raise ValueError without rounds.
     """

@@ -44,6 +44,9 @@ class Cell:
         for axis, known in CLOSED_AXES.items():
             if getattr(self, axis) not in known:
                 raise UnknownName(axis, str(getattr(self, axis)), known)
+        for axis in ("model", "device"):
+            if not isinstance(getattr(self, axis), str):
+                raise Impossible(f"{axis} must be a name, not {getattr(self, axis)!r}")
         for axis in ("batch_size", "threads"):
             value = getattr(self, axis)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -79,6 +82,14 @@ class Block:
     @property
     def setting(self) -> str:
         """Readable name without the workload: ``cpu-mlp_deep-b32-bfloat16-t2``."""
+        return self._setting(f"b{self.cell.batch_size}")
+
+    @property
+    def family(self) -> str:
+        """The block's name without its batch size, which blocks of one curve share."""
+        return f"{self.cell.workload}[{self._setting()}]"
+
+    def _setting(self, *batch: str) -> str:
         cell = self.cell
         extras = [
             *([cell.dtype] if cell.dtype != "float32" else []),
@@ -86,7 +97,7 @@ class Block:
             *([cell.memory_format] if cell.memory_format != "contiguous" else []),
             *(["compiled"] if cell.compile == "on" else []),
         ]
-        return "-".join([cell.device, cell.model, f"b{cell.batch_size}", *extras])
+        return "-".join([cell.device, cell.model, *batch, *extras])
 
     def __str__(self) -> str:
         return f"{self.cell.workload}[{self.setting}]"
@@ -116,9 +127,8 @@ class Matrix:
                 raise Impossible(f"{field.name} takes a list of values, not {values!r}")
             if not values:
                 raise Impossible(f"{field.name} is empty: name at least one value")
-        list(
-            self
-        )  # a wrong value is found here, where it was written, not when cells are asked for
+        for _ in self:  # a wrong value is found here, where it was written
+            pass
 
     def __iter__(self) -> Iterator[Cell]:
         axes = {axis: getattr(self, name) for name, axis in AXIS_OF.items()}

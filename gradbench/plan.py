@@ -31,7 +31,11 @@ class Plan:
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise Impossible(f"{field.name} must be a number, not {value!r}")
-            if field.name != "seed" and value <= 0:
+            if field.name != "seed" and not value > 0:
                 raise Impossible(f"{field.name} must be above 0, not {value!r}")
             if field.type is int and not isinstance(value, int):
                 raise Impossible(f"{field.name} must be a whole number, not {value!r}")
+        if self.min_rounds > self.max_rounds:
+            raise Impossible(
+                f"min_rounds {self.min_rounds} exceeds max_rounds {self.max_rounds}: lower one"
+            )

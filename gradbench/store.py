@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
-from .errors import StoreError
+from .errors import GradbenchError, StoreError
 from .matrix import AXES, Block, Cell, by_block
 from .records import Ended, Environment, Measurement, Outcome, Record, Skipped, Started
 
@@ -142,14 +142,16 @@ class Store:
 
     def create(self) -> Writer:
         """Open a new run of its own name; raise `StoreError` where it cannot be written."""
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         path = self.folder / f"{stamp}-{secrets.token_hex(2)}{PART}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if path.with_name(path.name.removesuffix(PART) + SEALED).exists():
+                return self.create()
             file = path.open("x", encoding="utf-8", newline="\n")
-        except FileExistsError:
-            return self.create()
         except OSError as error:
+            if isinstance(error, FileExistsError) and self.folder.is_dir():
+                return self.create()
             raise StoreError(
                 f"cannot write results in {str(self.folder)!r}: {error.strerror}; "
                 "choose another folder with --results"
@@ -172,9 +174,11 @@ class Store:
         """
         path = self.find(name)
         if not path.name.endswith(PART):
-            raise StoreError(f"run {name!r} is complete: there is nothing to resume")
+            raise StoreError(f"run {name!r} is complete: only a run cut short can be resumed")
         with path.open("r+", encoding="utf-8") as old:
             _lock(old, path)
+            if not os.path.samestat(os.fstat(old.fileno()), path.stat()):
+                raise StoreError(f"{path.name} is being written by another process")
             run = load(path)
             draft = path.with_name(path.name + ".new")
             file = draft.open("w", encoding="utf-8", newline="\n")
@@ -196,6 +200,8 @@ class Store:
         path = Path(name)
         if path.is_file():
             return path
+        if path.parent != Path():
+            raise StoreError(f"no run in {name!r}: there is no such file")
         names = {
             found.name.removesuffix(PART).removesuffix(SEALED): found for found in self._files()
         }
@@ -275,7 +281,12 @@ def _read_sealed(content: bytes, path: Path) -> list[Record]:
         intact = False
     if not intact:
         raise BrokenSeal(f"{str(path)!r} is not what was sealed: its count or hash is wrong")
-    return [_record(json.loads(line), path) for line in body.splitlines()]
+    try:
+        return [_record(json.loads(line), path) for line in body.splitlines()]
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(
+            f"{str(path)!r} holds what this gradbench does not know, {error}: upgrade"
+        ) from error
 
 
 def _read_part(content: bytes, path: Path) -> tuple[list[Record], str]:
@@ -284,7 +295,7 @@ def _read_part(content: bytes, path: Path) -> tuple[list[Record], str]:
     for number, line in enumerate(content.splitlines(keepends=True), 1):
         try:
             row = json.loads(line if line.endswith(b"\n") else b"")  # cut, be it at a brace
-            if row.get("kind") != "sealed":  # sealed, and then not renamed
+            if row["kind"] != "sealed":  # sealed, and then not renamed
                 records.append(_record(row, path))
         except (ValueError, TypeError, KeyError):
             rest = len(content) - read
@@ -328,7 +339,10 @@ def _cell(axes: Mapping[str, Any], path: Path) -> Cell:
         raise StoreError(
             f"{str(path)!r} has axes unknown to this gradbench, {', '.join(unknown)}: upgrade"
         )
-    return Cell(**axes)
+    try:
+        return Cell(**axes)
+    except GradbenchError as error:
+        raise StoreError(f"{str(path)!r}: {error}; or upgrade") from error
 
 
 def _lock(file: IO[str], path: Path) -> None:

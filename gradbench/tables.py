@@ -131,7 +131,7 @@ def per_step(measurement: Measurement) -> "np.ndarray[tuple[int], np.dtype[np.fl
 def estimate(measurement: Measurement) -> Estimate:
     """Return a measurement's median with its interval; exact figures have no width."""
     if measurement.exact:
-        return estimates.exact(float(measurement.values[0]))
+        return estimates.exact(float(per_step(measurement)[0]))
     return estimates.median(per_step(measurement))
 
 
@@ -140,7 +140,9 @@ def ratio(candidate: Measurement, reference: Measurement) -> Estimate | None:
     if min(reference.values) <= 0 or min(candidate.values) < 0:
         return None
     if candidate.exact:
-        return estimates.exact(candidate.values[0] / reference.values[0])
+        return estimates.exact(float(per_step(candidate)[0] / per_step(reference)[0]))
+    if min(candidate.values) == 0:
+        return None
     return estimates.paired_ratio(per_step(candidate), per_step(reference))
 
 

@@ -7,19 +7,19 @@ _BYTES: Final = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def digits(value: float) -> str:
-    """Return three significant digits, without an exponent below a million."""
+    """Return three significant digits; numbers from 100 up are written out, with commas."""
     if value == 0:
         return "0"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     text = f"{value:.3g}"
-    return text if "e" not in text else f"{value:.3e}"
+    return text if "e" not in text else f"{value:.2e}"
 
 
 def duration(nanoseconds: float) -> str:
     """Return ``1.23 ms`` for 1_230_000."""
     for scale, unit in _TIMES:
-        if abs(nanoseconds) >= scale:
+        if abs(nanoseconds) >= scale * 0.9995:
             return f"{digits(nanoseconds / scale)} {unit}"
     return f"{digits(nanoseconds)} ns"
 
@@ -27,7 +27,7 @@ def duration(nanoseconds: float) -> str:
 def size(number: float) -> str:
     """Return ``1.5 MiB`` for 1_572_864, and bytes below 1 KiB."""
     for scale, unit in _BYTES:
-        if abs(number) >= scale:
+        if abs(number) >= scale * 0.9995:
             return f"{digits(number / scale)} {unit}"
     return f"{number:,.0f} B"
 
@@ -38,16 +38,16 @@ def quantity(value: float, unit: str) -> str:
 
 
 def rate(per_second: float) -> str:
-    """Return ``12,300 /s``, or thousands and millions as k and M."""
+    """Return ``12.3 k/s`` for 12_300: thousands and millions as k and M."""
     for scale, prefix in ((1e6, " M"), (1e3, " k")):
-        if per_second >= scale:
+        if per_second >= scale * 0.9995:
             return f"{digits(per_second / scale)}{prefix}/s"
     return f"{digits(per_second)} /s"
 
 
 def factor(ratio: float) -> str:
     """Return a ratio with enough digits to tell it from 1: ``0.987``, ``1.034``, ``16.5``."""
-    return f"{ratio:.3f}" if abs(ratio) < 10 else digits(ratio)
+    return f"{ratio:.3f}" if 0.1 <= abs(ratio) < 10 or ratio == 0 else digits(ratio)
 
 
 def interval(low: float, high: float) -> str:

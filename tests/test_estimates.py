@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from gradbench.estimates import SYSTEMATIC, Estimate, exact, median, noise_floor, paired_ratio
 
-SIMULATIONS = 800
+SIMULATIONS = 700
 DISTRIBUTIONS = {  # draws, all positive, and their median
     "normal": (lambda rng, shape: rng.normal(10, 1, shape), 10.0),
     "lognormal": (lambda rng, shape: rng.lognormal(2, 1, shape), math.exp(2)),
@@ -112,7 +112,8 @@ def test_order_does_not_matter_to_a_ratio_while_pairs_stay_pairs(sides, random):
 
 def test_what_pairs_with_what_does_matter_to_a_ratio():
     one, other = np.array([1.0, 2.0, 4.0]), np.array([2.0, 4.0, 8.0])
-    assert paired_ratio(one, other).low == paired_ratio(one, other).high == pytest.approx(0.5)
+    paired = paired_ratio(one, other)
+    assert (paired.low, paired.high) == pytest.approx((0.5, 0.5))
     assert paired_ratio(one, other[::-1]).high > 1
 
 

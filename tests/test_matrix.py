@@ -158,6 +158,11 @@ def test_selecting_some_that_are_there_and_some_that_are_not_keeps_and_adds():
     ]
 
 
+def test_a_value_that_some_cells_have_is_not_given_to_the_others():
+    small, large = cell(model="a", batch_size=1), cell(model="b", batch_size=8)
+    assert select([small, large], "batch_size", [8]) == [large]
+
+
 def test_selecting_repeats_no_cell():
     cells = list(Matrix(models=["a"], batch_sizes=[1, 2, 4]))
     chosen = select(cells, "batch_size", [64, 64])
@@ -206,7 +211,6 @@ def test_a_value_that_no_axis_can_have_is_refused_where_it_is_written(axes, said
     assert said in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="Cell does not ask that model and device be text")
 @pytest.mark.parametrize("axes", [{"models": [3]}, {"models": [["a"]]}, {"devices": [0]}])
 def test_a_model_or_device_that_is_not_a_name_is_refused(axes):
     with pytest.raises(Impossible):

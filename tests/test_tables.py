@@ -147,14 +147,10 @@ def inexact_bytes(cell, *values, iterations=1, exact=False):
     )
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="ratio lets 0 through to the log when it is not exact"
-)
 def test_a_candidate_of_0_bytes_that_is_not_exact_is_no_error():
     changes(run([inexact_bytes(ON, 64), inexact_bytes(NO_GRAD, 0)]))
 
 
-@pytest.mark.xfail(strict=True, reason="estimate and ratio forget the iterations of exact figures")
 def test_exact_figures_too_are_divided_by_their_iterations():
     on, off = (
         inexact_bytes(ON, 64, iterations=2, exact=True),

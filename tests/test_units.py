@@ -63,12 +63,10 @@ def test_digits_are_read_without_an_exponent(value):
     assert re.fullmatch(r"[\d,]+(\.\d+)?", digits(value))
 
 
-@pytest.mark.xfail(strict=True, reason="digits writes four digits where it needs an exponent")
 def test_small_numbers_have_three_digits_too():
     assert digits(0.000012345) == "1.23e-05"
 
 
-@pytest.mark.xfail(strict=True, reason="the unit is chosen before the number is rounded")
 @pytest.mark.parametrize(
     ("function", "value", "text"),
     [
@@ -81,6 +79,5 @@ def test_what_rounds_to_a_thousand_is_one_of_the_next_unit(function, value, text
     assert function(value) == text
 
 
-@pytest.mark.xfail(strict=True, reason="factor has three decimals, not three digits")
 def test_a_small_factor_is_not_nothing():
     assert float(factor(0.0004)) == 0.0004

@@ -5,7 +5,6 @@ Ink is drawn in `INK` and grids in `GRID`, which the page turns into its own the
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 from typing import Any, Final
 
@@ -45,6 +44,7 @@ STYLE: Final[Mapping[str, object]] = {
     "legend.labelcolor": INK,
     "svg.fonttype": "none",
     "text.color": INK,
+    "text.parse_math": False,  # a name may hold dollars
     "xtick.color": INK,
     "ytick.color": INK,
     "ytick.left": False,
@@ -68,12 +68,12 @@ def time_ratios(run: Run, *, reference: str = GRAD_MODES[0]) -> Figure | None:
         for cells in by_block(run.started.cells).values()
         if sum((cell, "step_time") in have for cell in cells) > 1
         and (tables.at(cells[0], reference), "step_time") in have
-    ][:MANY]
+    ]
     if not blocks:
         return None
-    figure, axes = _rows(blocks)
+    shown, figure, axes = _rows(blocks)
     axes.axvline(1, color=INK, linewidth=0.8)
-    for top, cells in _places(blocks):
+    for top, cells in _places(shown):
         control = tables.control(run, cells[0])
         if control is not None:
             floor = noise_floor(control)
@@ -114,15 +114,15 @@ def peak_memory(run: Run) -> Figure | None:
         cells
         for cells in by_block(run.started.cells).values()
         if any((cell, "peak_transient") in have for cell in cells)
-    ][:MANY]
+    ]
     if not blocks:
         return None
-    figure, axes = _rows(blocks)
+    shown, figure, axes = _rows(blocks)
     axes.set_xscale("log", base=2)
-    for top, cells in _places(blocks):
+    for top, cells in _places(shown):
         for row, cell in enumerate(cells):
             if (cell, "peak_transient") in have:
-                value = have[cell, "peak_transient"].values[0]
+                value = tables.estimate(have[cell, "peak_transient"]).point
                 axes.plot(max(value, 1), top + row, **_look(cell.grad_mode))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.size(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -139,13 +139,13 @@ def throughput(run: Run) -> Figure | None:
     have = _measured(run)
     timed = [cell for cell in run.started.cells if (cell, "step_time") in have]
 
-    def series(cell: Cell) -> str:
-        return str(replace(cell, batch_size=1).block)
+    def family(cell: Cell) -> str:
+        return cell.block.family
 
     panels = [
-        (name.replace("-b1", "", 1), members)
+        (name, members)
         for name, members in (
-            (name, list(group)) for name, group in groupby(sorted(timed, key=series), key=series)
+            (name, list(group)) for name, group in groupby(sorted(timed, key=family), key=family)
         )
         if len({cell.batch_size for cell in members}) > 1
     ]
@@ -164,7 +164,7 @@ def throughput(run: Run) -> Figure | None:
             steps = [tables.estimate(have[cell, "step_time"]).point for cell in cells]
             rates = [size / step * 1e9 for size, step in zip(sizes, steps, strict=True)]
             axes.plot(sizes, rates, **_look(mode) | {"linestyle": "-", "linewidth": 1.2})
-        axes.set(xscale="log", yscale="log", title=name, xlabel="batch size")
+        axes.set(xscale="log", yscale="log", title=_short(name), xlabel="batch size")
         axes.set_ylabel("samples/s")
         axes.title.set_fontsize(10)
         axes.grid(axis="y")
@@ -211,7 +211,9 @@ def _places(blocks: Sequence[Sequence[Cell]]) -> list[tuple[int, Sequence[Cell]]
     return places
 
 
-def _rows(blocks: Sequence[Sequence[Cell]]) -> tuple[Figure, Axes]:
+def _rows(every: Sequence[Sequence[Cell]]) -> tuple[Sequence[Sequence[Cell]], Figure, Axes]:
+    """Return the blocks to draw, `MANY` at most, and a figure with a group of rows for each."""
+    blocks = every[:MANY]
     places = _places(blocks)
     height = sum(len(cells) + 1 for cells in blocks)
     figure = Figure(figsize=(WIDTH, 1.2 + ROW * height), layout="constrained")
@@ -219,9 +221,19 @@ def _rows(blocks: Sequence[Sequence[Cell]]) -> tuple[Figure, Axes]:
     axes.set_ylim(height - 0.5, -1)
     axes.set_yticks(
         [top + (len(cells) - 1) / 2 for top, cells in places],
-        [str(cells[0].block) for _, cells in places],
+        [_short(str(cells[0].block)) for _, cells in places],
     )
-    return figure, axes
+    if len(blocks) < len(every):
+        axes.set_title(
+            f"the first {len(blocks)} of the {len(every)} blocks; the table has them all"
+        )
+    return blocks, figure, axes
+
+
+def _short(name: str, most: int = 44) -> str:
+    """Return a name with its middle left out where it is long; the table has it whole."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 
 
 def _legend(figure: Figure, modes: Sequence[str]) -> None:

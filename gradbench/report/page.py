@@ -86,7 +86,7 @@ def render(runs: Run | Sequence[Run]) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2").render(
-        runs=[_section(run) for run in runs],
+        runs=[_section(run, f"run{number}") for number, run in enumerate(runs)],
         version=__version__,
         colours=COLOURS,
         bright=BRIGHT,
@@ -99,7 +99,7 @@ def write(runs: Run | Sequence[Run], path: Path) -> Path:
     html = render(runs)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(html, "utf-8")
+        path.write_text(html, "utf-8", errors="backslashreplace")
     except OSError as error:
         raise StoreError(f"cannot write the page {str(path)!r}: {error.strerror}") from error
     return path
@@ -112,7 +112,7 @@ def answer(run: Run) -> list[str]:
     sentences = []
     for device in sorted({block.cell.device for block in blocks}):
         cells = [block.cell for block in blocks if block.cell.device == device]
-        memory, times = (
+        memory, durations = (
             [
                 change.point
                 for cell in cells
@@ -122,14 +122,15 @@ def answer(run: Run) -> list[str]:
             for meter in ("peak_transient", "step_time")
         )
         if memory:
-            least, most = units.digits(1 / max(memory)), units.digits(1 / min(memory))
-            times_less = least if least == most else f"{least} to {most}"
+            least, most = units.factor(min(memory)), units.factor(max(memory))
+            times = least if least == most else f"{least} to {most}"
             sentences.append(
-                f"On {device}, an inference step under no_grad or inference_mode adds "
-                f"{times_less} times less memory than under global_on."
+                f"On {device}, an inference step under no_grad or inference_mode adds {times} "
+                "times the memory that it adds under global_on."
             )
-        if times:
-            sentences.append(f"It takes {min(times):.2f} to {max(times):.2f} times as long.")
+        if durations:
+            fastest, slowest = min(durations), max(durations)
+            sentences.append(f"It takes {fastest:.2f} to {slowest:.2f} times as long.")
         controls = [c for cell in cells if (c := tables.control(run, cell)) is not None]
         if controls:
             off = max(abs(control.point - 1) for control in controls)
@@ -151,14 +152,15 @@ def _change(
     return tables.ratio(sides[0], sides[1])
 
 
-def _section(run: Run) -> dict[str, object]:
+def _section(run: Run, mark: str) -> dict[str, object]:
     figures = [
-        (name, *CAPTIONS[name], _svg(figure, salt=f"{run.name}-{name}"))
+        (name, *CAPTIONS[name], _svg(figure, salt=f"{mark}-{name}"))
         for name, draw in FIGURES.items()
         if (figure := styled(draw, run)) is not None
     ]
     return {
         "name": run.name,
+        "mark": mark,
         "started": run.started.started,
         "command": " ".join(run.started.command),
         "sealed": run.sealed,
@@ -275,7 +277,7 @@ def _spaced(cause: str) -> str:
 def _svg(figure: Figure, *, salt: str) -> Markup:
     """Return the figure as inline SVG in the page's own colours, its ids apart from others'."""
     buffer = StringIO()
-    with mpl.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
+    with mpl.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none", "text.parse_math": False}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -287,6 +289,6 @@ def _svg(figure: Figure, *, salt: str) -> Markup:
     for mode, colour in COLOURS.items():
         svg = svg.replace(colour.lower(), f"var(--{mode})")
     prefix = re.sub(r"\W", "-", salt)
-    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'(<[a-zA-Z][^<>]*?\s)id="', rf'\g<1>id="{prefix}-', svg)
     svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     return Markup(svg)  # noqa: S704 # matplotlib escapes the text that it draws
