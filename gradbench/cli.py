@@ -55,6 +55,9 @@ _AXES: Final[Mapping[str, str]] = {
     "threads": "Threads within an operator.",
     "memory_format": "contiguous, or channels_last for images.",
     "compile": "off, on: through torch.compile.",
+    "entry": "held: the mode entered once around many steps; per_call: in each step.",
+    "malloc": "pinned: timed processes keep freed memory; system: as users have it.",
+    "l2": "hot, cold: a GPU's cache between steps.",
 }
 
 

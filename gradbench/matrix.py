@@ -12,6 +12,9 @@ WORKLOADS: Final = ("inference", "training", "training_reenabled", "frozen_backb
 DTYPES: Final = ("float32", "bfloat16", "float16")
 MEMORY_FORMATS: Final = ("contiguous", "channels_last")
 COMPILE: Final = ("off", "on")
+ENTRIES: Final = ("held", "per_call")
+MALLOCS: Final = ("pinned", "system")
+L2: Final = ("hot", "cold")
 
 # Axes whose values are known without asking a catalogue that needs torch.
 CLOSED_AXES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -20,6 +23,9 @@ CLOSED_AXES: Final[Mapping[str, tuple[str, ...]]] = {
     "dtype": DTYPES,
     "memory_format": MEMORY_FORMATS,
     "compile": COMPILE,
+    "entry": ENTRIES,
+    "malloc": MALLOCS,
+    "l2": L2,
 }
 
 
@@ -39,6 +45,9 @@ class Cell:
     threads: int = 1
     memory_format: str = "contiguous"
     compile: str = "off"
+    entry: str = "held"  # is the mode entered once around many steps, or in each?
+    malloc: str = "pinned"  # do timed processes keep freed memory, or as the system does?
+    l2: str = "hot"  # of a GPU: does a step find the last one's data in its cache?
 
     def __post_init__(self) -> None:
         for axis, known in CLOSED_AXES.items():
@@ -60,6 +69,11 @@ class Cell:
     def block(self) -> "Block":
         """What this cell shares with the cells it is interleaved with."""
         return Block(replace(self, grad_mode=GRAD_MODES[0]))
+
+    @property
+    def holds_mode(self) -> bool:
+        """Whether steps run inside a mode that was entered before, or enter it themselves."""
+        return self.entry == "held" and self.workload != "frozen_backbone"
 
     @property
     def id(self) -> str:
@@ -96,6 +110,9 @@ class Block:
             *([f"t{cell.threads}"] if cell.threads != 1 else []),
             *([cell.memory_format] if cell.memory_format != "contiguous" else []),
             *(["compiled"] if cell.compile == "on" else []),
+            *([cell.entry] if cell.entry != "held" else []),
+            *(["system_malloc"] if cell.malloc == "system" else []),
+            *(["cold_l2"] if cell.l2 == "cold" else []),
         ]
         return "-".join([cell.device, cell.model, *batch, *extras])
 
@@ -119,6 +136,9 @@ class Matrix:
     threads: Sequence[int] = (1,)
     memory_formats: Sequence[str] = ("contiguous",)
     compile: Sequence[str] = ("off",)
+    entries: Sequence[str] = ("held",)
+    mallocs: Sequence[str] = ("pinned",)
+    l2: Sequence[str] = ("hot",)
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -147,7 +147,13 @@ def ratio(candidate: Measurement, reference: Measurement) -> Estimate | None:
 
 
 def control(run: Run, cell: Cell) -> Estimate | None:
-    """Return the block's A/A control, ``global_off`` / ``no_grad``: the same flag, truly 1."""
+    """Return the block's A/A control, ``global_off`` / ``no_grad``: the same flag, truly 1.
+
+    None where a side was not timed, or where steps enter their mode themselves: entering
+    ``no_grad`` costs a microsecond or two more than calling ``set_grad_enabled``.
+    """
+    if not cell.holds_mode:
+        return None
     sides = [
         next(
             (

@@ -41,6 +41,7 @@ batch_sizes = [1]
 budget_s = 0.05
 warmup_s = 0.02
 """
+LEAN = ("-p", "no:hypothesispytest", "-p", "no:cacheprovider")  # a second a session
 USAGE_ERROR = pytest.ExitCode.USAGE_ERROR
 known_bug = partial(pytest.mark.xfail, strict=True, raises=AssertionError)
 
@@ -96,7 +97,7 @@ class Real:
 def session(folder: Path, *options: str) -> Real:
     furnish(folder)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-v", "--gradbench-config=matrix.toml", *options],
+        [sys.executable, "-m", "pytest", *LEAN, "-v", "--gradbench-config=matrix.toml", *options],
         cwd=folder,
         env=os.environ | {"COLUMNS": "300"},
         capture_output=True,
@@ -286,7 +287,7 @@ def test_without_benchmarks_neither_torch_nor_pandas_is_imported(pytester):
             assert {"torch", "pandas", "matplotlib"} & set(sys.modules) == set()
         """
     )
-    pytester.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=1)
+    pytester.runpytest_subprocess(*LEAN).assert_outcomes(passed=1)
 
 
 # A scripted bench
@@ -345,7 +346,7 @@ def scripted(pytester, bench, monkeypatch):
     furnish(pytester.path)
 
     def run(*options: str) -> pytest.RunResult:
-        return pytester.runpytest_inprocess("--gradbench-config=matrix.toml", "-v", *options)
+        return pytester.runpytest_inprocess(*LEAN, "--gradbench-config=matrix.toml", "-v", *options)
 
     return run
 
@@ -500,7 +501,7 @@ def test_the_marker_chooses_cells_by_workload(marker, ids, pytester, scripted):
         def test_mine(gradbench_cell): ...
         """
     )
-    result = scripted("--collect-only", "-q", str(path))
+    result = scripted("--collect-only", "-qq", str(path))
     assert [line.partition("::")[2] for line in result.outlines if "::" in line] == ids
 
 
@@ -554,7 +555,7 @@ collecting = known_bug(
 def test_a_typo_costs_one_line_and_exit_status_4(options, words, pytester, bench):
     furnish(pytester.path)
     (pytester.path / "typo.toml").write_text('[[matrix]]\nmodels = ["mlp_tny"]\n', "utf-8")
-    assert words in usage_error(pytester.runpytest_inprocess(*options))
+    assert words in usage_error(pytester.runpytest_inprocess(*LEAN, *options))
     assert bench.asked == []
 
 
@@ -620,7 +621,7 @@ def checkout(pytester):
 
     def collect(*options: str) -> set[str]:
         result = pytester.runpytest_inprocess(
-            "--collect-only", "-q", "--gradbench-preset=tiny", *options
+            *LEAN, "--collect-only", "-q", "--gradbench-preset=tiny", *options
         )
         assert result.ret == pytest.ExitCode.OK
         return {line.partition("/")[0] for line in result.outlines if "::" in line}

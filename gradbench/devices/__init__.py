@@ -52,6 +52,10 @@ class Device(Protocol):
     def batch_ns(self) -> int:
         """How long one timed batch should last."""
 
+    @property
+    def l2(self) -> tuple[str, ...]:
+        """Values of the axis ``l2`` that can be had here."""
+
     def check(self) -> None:
         """Raise `DeviceUnavailable` where the device is not on this machine."""
 

@@ -22,6 +22,7 @@ class CPU:
 
     name = "cpu"
     start: Literal["fork", "spawn"] = "fork"
+    l2 = ("hot",)
     batch_ns = 100_000  # far below the scheduler's slice: most batches escape preemption
 
     def check(self) -> None:

@@ -29,6 +29,11 @@ class CUDA:
         """Long against the 10 us or so that a synchronization takes."""
         return 1_000_000
 
+    @property
+    def l2(self) -> tuple[str, ...]:
+        """Both: the cache can be overwritten between steps."""
+        return ("hot", "cold")
+
     def check(self) -> None:
         """Raise `DeviceUnavailable` without a CUDA build, a driver or this index."""
         if torch.version.cuda is None:

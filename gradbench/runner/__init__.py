@@ -38,10 +38,10 @@ WATCH_S: Final = 0.3  # how long others are watched before a multi-threaded bloc
 SPARE_CORES: Final = 0.25  # how much of a core they may take all the same
 MAX_DEATHS: Final = 4  # of one block's processes, each leaving out the cell that was tried last
 
-_JOBS: Final[Mapping[Pass, tuple[Kind, Callable[..., Iterator[object]]]]] = {
-    "time": ("time", time_block),
-    "memory": ("memory", memory_block),
-    "process": ("memory", process_cells),
+_JOBS: Final[Mapping[Pass, Callable[..., Iterator[object]]]] = {
+    "time": time_block,
+    "memory": memory_block,
+    "process": process_cells,
 }
 
 
@@ -79,7 +79,7 @@ class Bench:
         self._seconds: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        kinds: set[Kind] = {_JOBS[METERS[name].read_in][0] for name in self._meters}
+        kinds: set[Kind] = {_kind(METERS[name].read_in, malloc="pinned") for name in self._meters}
         for kind in kinds:
             self._nurseries[kind] = Nursery(kind)
         return self
@@ -189,12 +189,17 @@ class Bench:
         return outcomes + _skip_all(left, names, "crashed", "the block's other cells kept dying")
 
     def _stream(self, cells: Sequence[Cell], doing: Pass, *, fresh: bool) -> Iterator[object]:
-        kind, job = _JOBS[doing]
+        kind = _kind(doing, malloc=cells[0].malloc)
         model = portable(cells[0].model, self._models[cells[0].model])
         nursery = self._nursery(kind, fresh=fresh)
         try:
             yield from nursery.run(
-                _with_model, job, list(cells), model, self._plan, limit_s=self._plan.limit_s
+                _with_model,
+                _JOBS[doing],
+                list(cells),
+                model,
+                self._plan,
+                limit_s=self._plan.limit_s,
             )
         finally:
             if fresh:
@@ -203,10 +208,12 @@ class Bench:
     def _nursery(self, kind: Kind, *, fresh: bool) -> Nursery:
         if fresh:
             return Nursery(kind)
-        if not self._nurseries[kind].alive:
-            self._nurseries[kind].close()
-            self._nurseries[kind] = Nursery(kind)
-        return self._nurseries[kind]
+        nursery = self._nurseries.get(kind)
+        if nursery is None or not nursery.alive:
+            if nursery is not None:
+                nursery.close()
+            nursery = self._nurseries[kind] = Nursery(kind)
+        return nursery
 
 
 def run(
@@ -292,22 +299,45 @@ def check(
 
 def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, str] | None:
     """Return why a cell cannot run here, as far as can be told without running it."""
+    device, model, cores = devices.find(cell.device), models[cell.model], _cores()
     try:
-        devices.find(cell.device).check()
+        device.check()
     except DeviceUnavailable as reason:
         return "unavailable", str(reason)
-    model = models[cell.model]
-    if cell.memory_format == "channels_last" and _dimensions(model) != 4:
-        return "impossible", (
-            f"channels_last needs images (B, C, H, W): {cell.model} takes "
-            f"{_dimensions(model)}-dimensional input"
-        )
-    if WORKLOADS[cell.workload].splits_head and model.head is None:
-        return "impossible", f"{cell.workload} trains a head, and {cell.model} names none"
-    cores = len(os.sched_getaffinity(0))
     if cell.threads > cores:
         return "unavailable", f"{cell.threads} threads, but this process may use {cores} cores"
-    return None
+    inside = WORKLOADS[cell.workload].mode_inside
+    dimensions = _dimensions(model)
+    contradictions = (
+        (
+            cell.l2 not in device.l2,
+            f"{cell.device} has no cache that a step could be kept from: l2=hot",
+        ),
+        (
+            inside and cell.entry == "per_call",
+            f"{cell.workload} enters its mode in each step as it is: entry=held",
+        ),
+        (
+            cell.memory_format == "channels_last" and dimensions != 4,
+            f"channels_last needs images (B, C, H, W): {cell.model} takes {dimensions}-dimensional "
+            "input",
+        ),
+        (
+            WORKLOADS[cell.workload].splits_head and model.head is None,
+            f"{cell.workload} trains a head, and {cell.model} names none",
+        ),
+    )
+    return next((("impossible", why) for holds, why in contradictions if holds), None)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _kind(doing: Pass, *, malloc: str) -> Kind:
+    if doing != "time":
+        return "memory"
+    return "time" if malloc == "pinned" else "system"
 
 
 @cache
@@ -346,7 +376,7 @@ def _with_model(
 def _crowded(threads: int) -> str | None:
     if threads == 1:
         return None
-    cores = len(os.sched_getaffinity(0))
+    cores = _cores()
     busy = environment.busy_cores(WATCH_S)
     if busy + threads <= cores + SPARE_CORES:
         return None

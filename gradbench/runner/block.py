@@ -5,7 +5,7 @@ import random
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -59,7 +59,7 @@ class CellArm:
 
     def held(self) -> AbstractContextManager[object]:
         """Return the context to hold around steps."""
-        return self.workload.held(self.mode)
+        return nullcontext() if self.cell.entry == "per_call" else self.workload.held(self.mode)
 
 
 @dataclass(slots=True)
@@ -213,7 +213,21 @@ def build(cell: Cell, model: Model, *, seed: int) -> Subject:
 def make_arm(cell: Cell, subject: Subject) -> CellArm:
     """Return the cell's step over the shared subject."""
     workload, mode = WORKLOADS[cell.workload], MODES[cell.grad_mode]
-    return CellArm(cell, workload.prepare(subject, mode), mode, workload)
+    step = workload.prepare(subject, mode)
+    if cell.entry == "per_call":
+        step = entering(mode, step)
+    return CellArm(cell, step, mode, workload)
+
+
+def entering(mode: GradMode, step: Step) -> Step:
+    """Return a step that enters the mode itself, as code does that holds no mode around it."""
+    enter = mode.enter
+
+    def entered() -> None:
+        with enter():
+            step()
+
+    return entered
 
 
 def steps(arm: CellArm, count: int) -> None:

@@ -24,13 +24,14 @@ from typing import Final, Literal
 
 import torch
 
-Kind = Literal["time", "memory"]
+Kind = Literal["time", "system", "memory"]
 
 # glibc: in the time kind large tensors come from the heap and stay there, or history decides
-# whether a step pays for page faults; in the memory kind freed tensors go back to the kernel,
-# so that resident memory follows what is live (mallopt(3)).
+# whether a step pays for page faults, as it does in the system kind; in the memory kind freed
+# tensors go back to the kernel, so that resident memory follows what is live (mallopt(3)).
 _MALLOC: Final[Mapping[Kind, Mapping[str, str]]] = {
     "time": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)},
+    "system": {},
     "memory": {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)},
 }
 # No thread pools before the fork, and no second source of variation after it.
