@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from . import verdicts
 from .config import choose, locate, parse_input
 from .errors import BadModel, GradbenchError, StoreError, UnknownName
 from .matrix import GRAD_MODES, Cell, by_block, select
@@ -21,12 +22,17 @@ from .plan import Plan
 from .presets import PRESETS
 
 if TYPE_CHECKING:
+    from rich.status import Status
+
     from .models import Model
     from .runner import Progress
     from .store import Run, Store, Writer
 
 USAGE: Final = 2
 INTERRUPTED: Final = 130
+SPOILT: Final = 1
+WATCH_S: Final = 1.0
+SELFCHECK: Final = "selfcheck.json"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -281,7 +287,8 @@ def report(
         loaded = [load(store.find(name)) for name in run_names or ["latest"]]
         for dropped in filter(None, (one.dropped for one in loaded)):
             err.print(f"[yellow]{escape(dropped)}[/yellow]")
-        out.print(escape(str(write(loaded, output))))
+        checks = verdicts.load(results / SELFCHECK)
+        out.print(escape(str(write(loaded, output, checks=checks))))
 
 
 @app.command()
@@ -300,19 +307,74 @@ def runs(*, results: Results = Path("results")) -> None:
 
 
 @app.command()
-def env(*, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+def env(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what would spoil a run; exit 1 if anything would.")
+    ] = False,
+) -> None:
     """Print the facts that decide whether two runs may be compared."""
     with one_line_errors():
         from . import devices
-        from .environment import capture
+        from .environment import capture, watch
 
-        facts = capture(devices.available()).facts
+        facts = {**capture(devices.available()).facts, **(watch(WATCH_S) if check else {})}
+        if check:
+            from .diagnosis import before_a_run
+
+            found = before_a_run(facts)
+            for finding in found:
+                out.print(f"{finding.name}: {finding.sentence}: {finding.remedy}")
+            out.print("nothing here would spoil a run" if not found else "")
+            raise typer.Exit(SPOILT if found else 0)
         if as_json:
             print(json.dumps(dict(facts), indent=2))
             return
         width = max(map(len, facts))
         for name, value in facts.items():
             out.print(f"{name:{width}}  {escape(str(value))}")
+
+
+@app.command()
+def selfcheck(
+    *,
+    thorough: Annotated[
+        bool, typer.Option(help="Hundreds of trials: more than half an hour.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    results: Results = Path("results"),
+) -> None:
+    """Prove on this machine that the measuring can be believed, in under two minutes.
+
+    Equal arms must come out equal, work of known size must be found, memory must match
+    arithmetic. The answers are saved in results/selfcheck.json and shown on every page.
+    """
+    with one_line_errors():
+        _check_writable(results)
+        from . import selfcheck as checking
+
+        effort = checking.THOROUGH if thorough else checking.QUICK
+        with err.status("loading torch") as status:
+            found, facts = checking.run(effort, say=lambda words: _progress(status, words))
+        path = results / SELFCHECK
+        checking.save(found, facts, path)
+        if as_json:
+            print(path.read_text("utf-8"))
+            return
+        from . import terminal
+
+        out.print(terminal.check_table(found))
+        where = f"{facts['cpu']}, {facts['cores']} cores, torch {facts['torch']}"
+        out.print(f"{where}, load {facts['load_before']} before, {facts['load_after']} after")
+        out.print(f"saved    {escape(str(path))}")
+
+
+def _progress(status: "Status", words: str) -> None:
+    if err.is_terminal:
+        status.update(escape(words))
+    else:
+        print(words, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -375,7 +437,8 @@ def _conclude(path: Path, reports: Path, reference: str) -> None:
 
     finished = load(path)
     _print_run(finished, reference)
-    page = write([finished], reports / f"{finished.name}.html")
+    checks = verdicts.load(path.parent / SELFCHECK)
+    page = write([finished], reports / f"{finished.name}.html", checks=checks)
     out.print(f"records  {escape(str(path))}\npage     {escape(str(page))}")
 
 
@@ -388,6 +451,8 @@ def _print_run(run: "Run", reference: str) -> None:
     )
     for reason in words.reasons(run):
         out.print(f"[dim]{escape(reason)}[/dim]")
+    for finding in words.findings(run):
+        out.print(f"[yellow]{escape(finding)}[/yellow]")
     if run.dropped:
         err.print(f"[yellow]{escape(run.dropped)}[/yellow]")
     out.print(f"[dim]{escape(words.spent(run))}[/dim]")

@@ -34,13 +34,13 @@ class Symptom:
 
 def spread(measurement: Measurement) -> float:
     """Return the 90th percentile of the rounds over their median."""
-    values = _per_step(measurement)
+    values = measurement.per_step()
     return float(np.quantile(values, 0.9) / np.median(values))
 
 
 def drift(measurement: Measurement) -> float:
     """Return how far the median of the last third of rounds is from that of the first, relative."""
-    values = _per_step(measurement)
+    values = measurement.per_step()
     third = max(1, len(values) // 3)
     return abs(float(np.median(values[-third:]) / np.median(values[:third])) - 1)
 
@@ -55,10 +55,10 @@ def _note(name: str) -> Callable[[Measurement], float | None]:
 
 SYMPTOMS: Final = (
     Symptom(
-        "load",
-        1.0,
-        _note("others_per_core"),
-        "others wanted {value:.1f} cores for each that this machine has",
+        "other work",
+        0.5,
+        _note("others_busy_cores"),
+        "other processes kept {value:.1f} cores busy",
         "stop other work, or measure where there is none",
     ),
     Symptom(
@@ -120,13 +120,12 @@ def diagnose(measurement: Measurement) -> list[Finding]:
 
 
 def before_a_run(facts: Mapping[str, Fact]) -> list[Finding]:
-    """Return what will spoil a run on a machine with these facts (see `environment.capture`)."""
+    """Return what will spoil a run here, from `environment.capture` and `environment.watch`."""
     found = []
-    cores, load = facts.get("cores"), facts.get("load_before")
-    if isinstance(cores, int) and isinstance(load, int | float) and load > cores / 2:
-        found.append(
-            Finding("load", f"the load is {load:.1f} on {cores} cores", "stop other work first")
-        )
+    busy = facts.get("others_busy_cores")
+    if isinstance(busy, int | float) and busy > 0.5:
+        sentence = f"other processes keep {busy:.1f} of {facts.get('cores')} cores busy"
+        found.append(Finding("other work", sentence, "stop it first, or expect wider intervals"))
     governor = str(facts.get("cpu_governor", ""))
     if governor in ("powersave", "ondemand", "conservative", "schedutil"):
         found.append(
@@ -157,7 +156,3 @@ def before_a_run(facts: Mapping[str, Fact]) -> list[Finding]:
             )
         )
     return found
-
-
-def _per_step(measurement: Measurement) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    return np.asarray(measurement.values, dtype=np.float64) / measurement.iterations

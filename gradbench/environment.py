@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 
@@ -62,6 +63,16 @@ def mismatch(first: Mapping[str, Fact], second: Mapping[str, Fact]) -> str | Non
         if first.get(name) != second.get(name)
     ]
     return "; ".join(different) or None
+
+
+def watch(seconds: float) -> dict[str, Fact]:
+    """Return what others do to this machine, watched for that long."""
+    before, start = psutil.cpu_times(), time.monotonic()
+    busy = busy_cores(seconds)
+    elapsed_s = time.monotonic() - start
+    steal = getattr(psutil.cpu_times(), "steal", 0.0) - getattr(before, "steal", 0.0)
+    share = steal / elapsed_s / (psutil.cpu_count() or 1)
+    return {"others_busy_cores": round(busy, 2), "steal": round(share, 4), "nice": os.nice(0)}
 
 
 def busy_cores(seconds: float) -> float:

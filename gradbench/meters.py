@@ -10,7 +10,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-from .devices import Unreadable, Window
+from .devices import Unreadable, Window, nothing
 from .records import Unit
 from .workloads import Step
 
@@ -33,6 +33,22 @@ METERS: Final[Mapping[str, Meter]] = {
     meter.name: meter
     for meter in (
         Meter("step_time", "ns", "time", False, "wall time of one step, from interleaved rounds"),
+        Meter("latency", "ns", "time", False, "wall time of single calls, for its percentiles"),
+        Meter(
+            "host_time",
+            "ns",
+            "time",
+            False,
+            "the host's part of a step: time to enqueue it, nothing waited for (CUDA)",
+        ),
+        Meter(
+            "device_time",
+            "ns",
+            "time",
+            False,
+            "the device's part of a step: CUDA events around work that was enqueued before",
+        ),
+        Meter("energy", "uJ", "time", False, "what the whole board used for one step (NVML)"),
         Meter(
             "peak_allocated",
             "bytes",
@@ -78,6 +94,7 @@ class StepTime:
 
     synchronize: Callable[[], None]
     clock_ns: Callable[[], int]
+    flush: Callable[[], object] = nothing  # keeps the batch from what the last one left in caches
 
     def read(self, step: Step, iterations: int) -> int:
         """Return the nanoseconds that ``iterations`` steps took, their device work included.
@@ -86,6 +103,7 @@ class StepTime:
         """
         repeats = itertools.repeat(None, iterations)
         synchronize, clock_ns = self.synchronize, self.clock_ns
+        self.flush()
         synchronize()
         start_ns = clock_ns()
         for _ in repeats:

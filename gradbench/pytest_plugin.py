@@ -1,5 +1,6 @@
 """pytest's door: one test per cell, pytest-benchmark's statistics from our interleaved rounds."""
 
+import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
@@ -142,7 +143,8 @@ def gradbench(
         timer = request.node.get_closest_marker("benchmark").kwargs["timer"]
         timer.load(timed)
         benchmark.extra_info |= extra_info(gradbench_cell, outcomes)
-        benchmark.pedantic(_nothing, rounds=len(timed.values), iterations=timed.iterations)
+        iterations = timed.iterations if isinstance(timed.iterations, int) else 1
+        benchmark.pedantic(_nothing, rounds=len(timed.values), iterations=iterations)
 
     return measure
 
@@ -161,9 +163,9 @@ class Replay:
 
     def load(self, measurement: Measurement) -> None:
         """Queue a measurement's rounds."""
-        self._readings = (
-            reading for batch_ns in measurement.values for reading in (0.0, batch_ns / 1e9)
-        )
+        alike = isinstance(measurement.iterations, int)
+        rounds_ns = measurement.values if alike else measurement.per_step()
+        self._readings = (reading for ns in rounds_ns for reading in (0.0, ns / 1e9))
 
     def __call__(self) -> float:
         """Return the next reading, in seconds."""
@@ -177,10 +179,14 @@ def extra_info(cell: Cell, outcomes: Mapping[str, Outcome]) -> dict[str, str | i
         if isinstance(outcome, Skipped):
             info[name] = f"{outcome.cause}: {outcome.reason}"
         elif name == "step_time":
-            per_step = sorted(value / outcome.iterations for value in outcome.values)
-            info["samples_per_s"] = cell.batch_size / per_step[len(per_step) // 2] * 1e9
-        else:
+            info["samples_per_s"] = cell.batch_size / statistics.median(outcome.per_step()) * 1e9
+        elif name == "latency":
+            centiles = statistics.quantiles(outcome.values, n=100, method="inclusive")
+            info |= {f"latency_p{p}": centiles[p - 1] for p in (50, 90, 99)}
+        elif outcome.unit == "bytes":
             info[name] = outcome.values[0]
+        else:  # rounds over many steps
+            info[name] = statistics.median(outcome.per_step())
     return info
 
 

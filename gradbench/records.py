@@ -6,7 +6,7 @@ from typing import Literal
 
 from .matrix import Cell
 
-Unit = Literal["ns", "bytes"]
+Unit = Literal["ns", "bytes", "uJ"]
 Fact = str | int | float | bool
 Cause = Literal[
     "cannot_train",  # torch refused to train in a mode that records nothing
@@ -45,17 +45,24 @@ class Environment:
 class Measurement:
     """What one meter read for one cell.
 
-    ``values[i]`` is round ``i`` in ``unit``, as a total over ``iterations`` steps; divide to get
-    a step's. Cells of one block were visited once in every round, so equal indices are pairs.
+    ``values[i]`` is round ``i`` in ``unit``, as a total over ``iterations`` steps (one number for
+    all rounds, or one each where the machine changed on the way); divide to get a step's. Cells
+    of one block were visited once in every round, so equal indices are pairs.
     """
 
     cell: Cell
     meter: str
     unit: Unit
     values: tuple[int, ...]
-    iterations: int
+    iterations: int | tuple[int, ...]
     exact: bool  # does it repeat to the byte? then one round is all there is to know
     notes: Mapping[str, Fact] = field(default_factory=dict)  # load, faults, why timing stopped
+
+    def per_step(self) -> list[float]:
+        """Return the rounds in ``unit`` per step."""
+        if isinstance(self.iterations, int):
+            return [value / self.iterations for value in self.values]
+        return [value / count for value, count in zip(self.values, self.iterations, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ def rounds(runs: Run | Iterable[Run]) -> pd.DataFrame:
                 "unit": outcome.unit,
                 "round": np.arange(len(outcome.values)),
                 "value": per_step(outcome),
-                "iterations": outcome.iterations,
+                "iterations": np.broadcast_to(outcome.iterations, len(outcome.values)),
             }
         )
         for run in _runs(runs)
@@ -123,9 +123,9 @@ def changes(
     return pd.DataFrame(rows, columns=[*columns, "detectable"])
 
 
-def per_step(measurement: Measurement) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+def per_step(measurement: Measurement) -> estimates.Floats:
     """Return the rounds (rounds,) in the meter's unit per step."""
-    return np.asarray(measurement.values, dtype=np.float64) / measurement.iterations
+    return np.asarray(measurement.per_step(), dtype=np.float64)
 
 
 def estimate(measurement: Measurement) -> Estimate:

@@ -1,6 +1,6 @@
 """A run as tables for the terminal; the doors print them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -11,6 +11,7 @@ from . import tables, units
 from .matrix import Block, Cell, by_block
 from .records import Measurement, Outcome, Skipped
 from .store import Run
+from .verdicts import Check
 
 BETTER: Final = "green"
 WORSE: Final = "red"
@@ -40,6 +41,23 @@ def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType
         style="dim",
     )
     return Group(Text(f"run {run.name}", style="bold"), *shown, legend)
+
+
+def check_table(checks: Sequence[Check]) -> Table:
+    """Return what a self-check found, a row a figure; a miss is red."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in ("figure", "value", "target", "", ""):
+        table.add_column(heading, overflow="fold")
+    for check in checks:
+        style = {True: BETTER, False: WORSE, None: ""}[check.passed]
+        table.add_row(
+            check.name,
+            Text(check.words, justify="right"),
+            check.target,
+            Text(check.verdict, style=style),
+            Text(check.detail, style="dim"),
+        )
+    return table
 
 
 def _title(run: Run, block: Block, cells: list[Cell]) -> Text:

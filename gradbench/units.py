@@ -3,6 +3,7 @@
 from typing import Final
 
 _TIMES: Final = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns"))
+_ENERGIES: Final = ((1e9, "kJ"), (1e6, "J"), (1e3, "mJ"), (1.0, "µJ"))
 _BYTES: Final = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
@@ -32,9 +33,17 @@ def size(number: float) -> str:
     return f"{number:,.0f} B"
 
 
+def energy(microjoules: float) -> str:
+    """Return ``1.23 mJ`` for 1_230."""
+    for scale, unit in _ENERGIES:
+        if abs(microjoules) >= scale * 0.9995:
+            return f"{digits(microjoules / scale)} {unit}"
+    return f"{digits(microjoules)} µJ"
+
+
 def quantity(value: float, unit: str) -> str:
-    """Return a value in ``ns`` or ``bytes`` with the unit that suits it."""
-    return duration(value) if unit == "ns" else size(value)
+    """Return a value in ``ns``, ``bytes`` or ``uJ`` with the unit that suits it."""
+    return {"ns": duration, "bytes": size, "uJ": energy}[unit](value)
 
 
 def rate(per_second: float) -> str:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from .records import Skipped
+from .diagnosis import diagnose
+from .records import Measurement, Skipped
 from .store import Run
 
 
@@ -17,6 +18,28 @@ def reasons(run: Run) -> Iterator[str]:
     for (cause, reason), cells in grouped.items():
         many = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
         yield f"{cause.replace('_', ' ')}: {', '.join(cells[:3])}{many}: {reason}"
+
+
+def findings(run: Run) -> list[str]:
+    """Return what may have spoilt timed figures, each once, with the blocks it was seen in."""
+    seen: dict[tuple[str, str], dict[str, str]] = {}
+    for outcome in run.outcomes:
+        if isinstance(outcome, Measurement) and outcome.meter == "step_time":
+            for finding in diagnose(outcome):
+                blocks = seen.setdefault((finding.name, finding.remedy), {})
+                blocks.setdefault(str(outcome.cell.block), finding.sentence)
+    lines = []
+    for (name, remedy), blocks in seen.items():
+        (block, sentence), *more = blocks.items()
+        rest = (
+            f" and {len(more)} more blocks"
+            if len(more) > 1
+            else " and 1 more block"
+            if more
+            else ""
+        )
+        lines.append(f"{name}: {sentence} in {block}{rest}; {remedy}")
+    return lines
 
 
 def spent(run: Run) -> str:

@@ -24,11 +24,21 @@ def clock():
     return FakeClock()
 
 
-def measure(sides, clock, *, plan=PLAN, iterations=3, step_ns=1000.0, synchronize=lambda: None):
+def measure(
+    sides,
+    clock,
+    *,
+    plan=PLAN,
+    iterations=3,
+    step_ns=1000.0,
+    target_ns=3000,
+    synchronize=lambda: None,
+):
     return interleave(
         sides,
         StepTime(synchronize, clock),
         iterations=iterations,
+        target_ns=target_ns,
         step_ns=step_ns,
         plan=plan,
         rng=random.Random(0),
@@ -138,8 +148,38 @@ def test_warm_up_gives_up_at_five_times_its_least(clock):
 
 def test_precision_is_the_widest_half_width_against_the_first_arm():
     steady, scattered = [100] * 50, [90, 110] * 25
-    assert precision([steady, steady]) == 0
-    assert precision([steady, steady, scattered]) == pytest.approx(0.1, abs=0.02)
+    one = [1] * 50
+    assert precision([steady, steady], one) == 0
+    assert precision([steady, steady, scattered], one) == pytest.approx(0.1, abs=0.02)
+
+
+def test_precision_of_a_lone_arm_is_of_steps_not_of_batches():
+    assert precision([[100, 200] * 25], [1, 2] * 25) == 0
+
+
+def test_batches_are_counted_anew_when_the_machine_changes(clock):
+    """Steps become three times as long after the 60th round; a batch holds a third from then on."""
+    noise = random.Random(5)
+
+    def cost(n):
+        return noise.randint(9_000, 11_000) * (1 if n < 2 * 60 * 11 else 3)
+
+    log = []
+    sides = [FakeArm(name, clock, cost, log) for name in ("a", "b")]
+    plan = Plan(budget_s=10, min_rounds=12, max_rounds=300, precision_short=1e-9)
+    rounds = measure(sides, clock, iterations=10, step_ns=10_000, target_ns=100_000, plan=plan)
+    assert rounds.iterations[:50] == [10] * 50
+    assert rounds.iterations[-1] == 4
+    assert sorted(set(rounds.iterations)) == [4, 10]
+    per_step = [ns / n for ns, n in zip(rounds.batch_ns[0], rounds.iterations, strict=True)]
+    assert max(per_step) < 4 * min(per_step)
+
+
+def test_batches_stay_as_they_are_while_the_machine_does(clock):
+    noise = random.Random(6)
+    sides = [FakeArm(name, clock, lambda _: noise.randint(7, 13), []) for name in ("a", "b")]
+    rounds = measure(sides, clock, iterations=300, target_ns=3000, plan=PLAN)
+    assert set(rounds.iterations) == {300}
 
 
 def test_the_collector_rests_inside_and_comes_back_after():

@@ -5,7 +5,7 @@ import re
 import pytest
 from hypothesis import given, strategies as st
 
-from gradbench.units import digits, duration, factor, interval, quantity, rate, size
+from gradbench.units import digits, duration, energy, factor, interval, quantity, rate, size
 
 
 def case(function, *pairs):
@@ -27,6 +27,8 @@ def case(function, *pairs):
         *case(
             size, (1_572_864, "1.5 MiB"), (3 * 2**30, "3 GiB"), (2**41, "2 TiB"), (-2048, "-2 KiB")
         ),
+        *case(energy, (0, "0 µJ"), (999, "999 µJ"), (1230, "1.23 mJ"), (4.5e6, "4.5 J")),
+        *case(energy, (2e9, "2 kJ")),
         *case(rate, (0, "0 /s"), (12, "12 /s"), (12_300, "12.3 k/s"), (1.5e7, "15 M/s")),
         *case(
             factor, (1, "1.000"), (0.987, "0.987"), (1.0342, "1.034"), (16.54, "16.5"), (250, "250")
@@ -41,7 +43,7 @@ def test_an_interval_reads_as_its_ends():
     assert interval(0.981, 12.34) == "[0.981, 12.3]"
 
 
-@pytest.mark.parametrize(("unit", "text"), [("ns", "2.05 µs"), ("bytes", "2 KiB")])
+@pytest.mark.parametrize(("unit", "text"), [("ns", "2.05 µs"), ("bytes", "2 KiB"), ("uJ", "2.05 mJ")])
 def test_a_quantity_has_its_unit_s_words(unit, text):
     assert quantity(2048, unit) == text
 

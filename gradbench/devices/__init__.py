@@ -4,7 +4,7 @@ Each backend is one file, imported only when its name is asked for.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, TypeVar
 
 from ..errors import DeviceUnavailable, UnknownName
@@ -24,6 +24,56 @@ class Window:
     before_bytes: int  # live when it began
     peak_bytes: int  # most that was live at once, ``before_bytes`` included
     reserved_bytes: int | Unreadable  # most that the allocator had taken from the driver
+
+
+class HostClock(Protocol):
+    """Times what the host does for some steps, without waiting for the device."""
+
+    def read(self, step: Callable[[], object], iterations: int) -> int:
+        """Return the nanoseconds that the host took to enqueue ``iterations`` steps.
+
+        It starts with nothing queued, for a full queue would make the host wait for the device,
+        and synchronizes nowhere inside.
+        """
+
+
+class DeviceClock(Protocol):
+    """Times what the device does for some steps, without the gaps in which it waits for work."""
+
+    def read(self, step: Callable[[], object], iterations: int, *, hold_ns: int) -> int | None:
+        """Return the nanoseconds that the device worked on ``iterations`` steps.
+
+        It is held back for ``hold_ns`` while they are enqueued. None where that was too short:
+        then the reading would hold gaps, and is not one.
+        """
+
+
+class Monitor(Protocol):
+    """Looks at the device's own sensors while it is timed."""
+
+    def sample(self) -> None:
+        """Look, unless the last look is recent. Call it outside timed windows only."""
+
+    def notes(self) -> Mapping[str, Fact]:
+        """Return what was seen, as notes of a measurement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unwatched:
+    """The monitor of a device without sensors to look at; its notes may say why."""
+
+    said: Mapping[str, Fact] = field(default_factory=dict)
+
+    def sample(self) -> None:
+        """Do nothing."""
+
+    def notes(self) -> Mapping[str, Fact]:
+        """Return the reason, if there is one to tell."""
+        return self.said
+
+
+def nothing() -> None:
+    """Do nothing: a hook for those who need none."""
 
 
 class Ledger(Protocol):
@@ -67,6 +117,21 @@ class Device(Protocol):
 
     def ledger(self) -> Ledger:
         """Return a fresh account; raise `Unreadable` where allocations cannot be counted."""
+
+    def l2_flusher(self, l2: str) -> Callable[[], object]:
+        """Return what to call before each timed batch for this value of the axis ``l2``."""
+
+    def host_clock(self) -> HostClock:
+        """Return a fresh clock; raise `Unreadable` where host and device do not part."""
+
+    def device_clock(self) -> DeviceClock:
+        """Return a fresh clock; raise `Unreadable` where the device cannot be held back."""
+
+    def energy_counter(self) -> Callable[[], int]:
+        """Return a function that reads a running total in uJ; raise `Unreadable` without one."""
+
+    def monitor(self) -> Monitor:
+        """Return a fresh monitor of the sensors; without sensors one that says so."""
 
     def out_of_memory(self, error: BaseException) -> bool:
         """Say whether the error is the device's way to report that memory ran out."""

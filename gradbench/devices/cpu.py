@@ -10,11 +10,22 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined] # re-exporte
 from torch.autograd.profiler import profile
 
 from ..records import Fact
-from . import Ledger, Unreadable, Window
+from . import (
+    DeviceClock,
+    HostClock,
+    Ledger,
+    Monitor,
+    Unreadable,
+    Unwatched,
+    Window,
+    nothing,
+)
 
 T = TypeVar("T")
 
 NO_RESERVE: Final = "the CPU allocator keeps no reserve of its own: what it frees goes to malloc"
+NO_QUEUE: Final = "on the CPU an operator is done when its call returns: step_time is all there is"
+NO_COUNTER: Final = "the CPU's energy counters cover whole sockets and are for root: none is read"
 
 
 class CPU:
@@ -50,6 +61,26 @@ class CPU:
         if grown != 1024:
             raise Unreadable(f"torch {torch.__version__}: 1024 bytes were counted as {grown}")
         return ProfilerLedger()
+
+    def l2_flusher(self, l2: str) -> Callable[[], object]:  # noqa: ARG002 # only "hot" is had here
+        """Return a function that does nothing: a step finds what the last one left."""
+        return nothing
+
+    def host_clock(self) -> HostClock:
+        """Raise `Unreadable`: to enqueue an operator is to run it."""
+        raise Unreadable(NO_QUEUE)
+
+    def device_clock(self) -> DeviceClock:
+        """Raise `Unreadable`: there is no device beside the host."""
+        raise Unreadable(NO_QUEUE)
+
+    def energy_counter(self) -> Callable[[], int]:
+        """Raise `Unreadable`: RAPL counts more than this process, and not for everyone."""
+        raise Unreadable(NO_COUNTER)
+
+    def monitor(self) -> Monitor:
+        """Return a monitor that sees nothing and has nothing to say."""
+        return Unwatched()
 
     def out_of_memory(self, error: BaseException) -> bool:
         """Recognise torch's words for a malloc that failed, and Python's."""

@@ -1,16 +1,22 @@
 """CUDA: everything in gradbench that says ``torch.cuda``."""
 
+import itertools
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 import torch
 
 from ..errors import DeviceUnavailable
 from ..records import Fact
-from . import Ledger, Window
+from . import DeviceClock, HostClock, Ledger, Monitor, Unreadable, Window, nothing, nvml
 
 T = TypeVar("T")
+
+L2_UNKNOWN: Final = 128 * 2**20  # at least that of any GPU when this was written
+PROBE_CYCLES: Final = 10_000_000  # a few ms of holding back, to learn how fast its clock ticks
+FASTEST_GHZ: Final = 100.0  # no clock ticks faster: a hold that ends sooner is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +65,55 @@ class CUDA:
         """Return the caching allocator's own counters."""
         return AllocatorLedger(self.name)
 
+    def l2_flusher(self, l2: str) -> Callable[[], object]:
+        """Return what overwrites twice the L2, by a buffer allocated now; for ``hot`` nothing.
+
+        The same is done by nvbench and by Triton's ``do_bench``.
+        """
+        if l2 == "hot":
+            return nothing
+        size = getattr(self._properties(), "L2_cache_size", 0) or L2_UNKNOWN
+        buffer = torch.empty(2 * size, dtype=torch.uint8, device=self._device())
+        return buffer.zero_
+
+    def host_clock(self) -> HostClock:
+        """Return a clock around the host's calls."""
+        return EnqueueClock(self.synchronize)
+
+    def device_clock(self) -> DeviceClock:
+        """Return a pair of events, and a stream that can be held back.
+
+        ``torch.cuda._sleep`` is private, and torch has no public way to do this: when it goes
+        away, or no longer holds the stream back, this raises `Unreadable` with the reason.
+        """
+        sleep = getattr(torch.cuda, "_sleep", None)
+        if sleep is None:
+            raise Unreadable(f"torch {torch.__version__} has no torch.cuda._sleep to hold it back")
+        return HeldClock.calibrated(self.synchronize, sleep)
+
+    def energy_counter(self) -> Callable[[], int]:
+        """Return the driver's total for the board, which NVML counts in mJ since it was loaded."""
+        return nvml.energy_counter(self._gpu())
+
+    def monitor(self) -> Monitor:
+        """Return a monitor of the SM clock and of what slows it down."""
+        return nvml.monitor(self._gpu)
+
     def out_of_memory(self, error: BaseException) -> bool:
         """Recognise torch's own class for it."""
         return isinstance(error, torch.cuda.OutOfMemoryError)
 
     def describe(self) -> Mapping[str, Fact]:
         """Return the GPU's name and size, and the versions beneath torch."""
-        properties = torch.cuda.get_device_properties(self._device())
+        properties = self._properties()
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call] # torch leaves it untyped
         return {
             "gpu": properties.name,
             "gpu_memory_bytes": properties.total_memory,
             "gpu_capability": f"{properties.major}.{properties.minor}",
-            "gpu_driver": _driver(),
+            "gpu_l2_bytes": getattr(properties, "L2_cache_size", 0)
+            or "unknown: torch does not say",
+            "gpu_driver": nvml.driver(),
             "cuda": torch.version.cuda or "unknown: torch was built without CUDA",
             "cudnn": cudnn if cudnn is not None else "unknown: torch was built without cuDNN",
             "tf32": torch.backends.cuda.matmul.allow_tf32,
@@ -81,6 +123,96 @@ class CUDA:
     def _device(self) -> torch.device:
         device = torch.device(self.name)
         return device if device.index is not None else torch.device("cuda", 0)
+
+    def _properties(self) -> Any:
+        return torch.cuda.get_device_properties(self._device())
+
+    def _gpu(self) -> nvml.Gpu:
+        """Return NVML's handle of this device; raise `Unreadable` without one.
+
+        By what it is, never by its index: NVML counts all GPUs of the machine in PCI order,
+        while torch counts those in ``CUDA_VISIBLE_DEVICES``, fastest first unless told otherwise.
+        """
+        properties = self._properties()
+        parts = [f"pci_{part}_id" for part in ("domain", "bus", "device")]
+        pci = ""
+        if all(hasattr(properties, part) for part in parts):
+            domain, bus, slot = (int(getattr(properties, part)) for part in parts)
+            pci = f"{domain:08x}:{bus:02x}:{slot:02x}.0"
+        return nvml.find(uuid=str(getattr(properties, "uuid", "")), pci=pci)
+
+
+@dataclass(frozen=True, slots=True)
+class EnqueueClock:
+    """The host's clock around its calls, the device drained before."""
+
+    synchronize: Callable[[], None]
+    clock_ns: Callable[[], int] = time.perf_counter_ns
+
+    def read(self, step: Callable[[], object], iterations: int) -> int:
+        """Return the nanoseconds that the host took; the device is drained after them too."""
+        repeats = itertools.repeat(None, iterations)
+        clock_ns = self.clock_ns
+        self.synchronize()
+        start_ns = clock_ns()
+        for _ in repeats:
+            step()
+        elapsed_ns = clock_ns() - start_ns
+        self.synchronize()
+        return elapsed_ns
+
+
+@dataclass(frozen=True, slots=True)
+class HeldClock:
+    """Two CUDA events around steps that were all enqueued before the first of them ran."""
+
+    synchronize: Callable[[], None]
+    sleep: Callable[[int], None]  # enqueues a kernel that spins for so many cycles
+    start: torch.cuda.Event
+    end: torch.cuda.Event
+    cycles_per_ns: float
+
+    @classmethod
+    def calibrated(cls, synchronize: Callable[[], None], sleep: Callable[[int], None]) -> Self:
+        """Return a clock with events that exist already, and a known length of a cycle.
+
+        Raise `Unreadable` when a sleep of 10 million cycles does not take the time they need.
+        """
+        start, end = (_event() for _ in range(2))
+        try:
+            for _ in range(2):  # the first loads the kernel and makes the driver's events
+                synchronize()
+                start.record()
+                sleep(PROBE_CYCLES)
+                end.record()
+                synchronize()
+        except AttributeError as error:
+            raise Unreadable(f"torch {torch.__version__}: {error}") from error
+        elapsed_ns = start.elapsed_time(end) * 1e6
+        if elapsed_ns <= PROBE_CYCLES / FASTEST_GHZ:
+            raise Unreadable(
+                f"torch {torch.__version__}: torch.cuda._sleep held the stream back for "
+                f"{elapsed_ns:.0f} ns instead of {PROBE_CYCLES} cycles"
+            )
+        return cls(synchronize, sleep, start, end, PROBE_CYCLES / elapsed_ns)
+
+    def read(self, step: Callable[[], object], iterations: int, *, hold_ns: int) -> int | None:
+        """Return the nanoseconds between the events, to about 500 (``cudaEventElapsedTime``).
+
+        When the first event has already happened by the time that all is enqueued, the device
+        was not held back for long enough.
+        """
+        repeats = itertools.repeat(None, iterations)
+        start, end = self.start, self.end
+        self.synchronize()
+        self.sleep(int(hold_ns * self.cycles_per_ns))
+        start.record()
+        for _ in repeats:
+            step()
+        end.record()
+        held = not start.query()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        self.synchronize()
+        return round(start.elapsed_time(end) * 1e6) if held else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +235,5 @@ class AllocatorLedger:
         )
 
 
-def _driver() -> str:
-    try:
-        import pynvml
-    except ImportError:
-        return "unknown: install nvidia-ml-py to record the driver's version"
-    try:
-        pynvml.nvmlInit()
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    except pynvml.NVMLError as error:
-        return f"unknown: {error}"
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call] # torch leaves it untyped

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,6 +19,7 @@ from ..estimates import Estimate
 from ..matrix import Block, Cell, by_block
 from ..records import Fact, Measurement, Outcome, Skipped
 from ..store import Run
+from ..verdicts import Check
 from .figures import BRIGHT, COLOURS, FIGURES, GRID, INK, styled
 
 REFERENCES: Final = ("global_on", "no_grad")
@@ -70,10 +71,13 @@ class Group:
     rows: tuple[Row, ...]
 
 
-def render(runs: Run | Sequence[Run]) -> str:
+Checks = tuple[Sequence[Check], Mapping[str, Any]]
+
+
+def render(runs: Run | Sequence[Run], *, checks: Checks | None = None) -> str:
     """Return one self-contained HTML page about one or more runs.
 
-    Raise `StoreError` without a run.
+    ``checks`` is what a self-check found and where (`gradbench.verdicts.load`). Raise `StoreError` without a run.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
@@ -91,12 +95,14 @@ def render(runs: Run | Sequence[Run]) -> str:
         colours=COLOURS,
         bright=BRIGHT,
         references=REFERENCES,
+        checks=checks[0] if checks else (),
+        checked=checks[1] if checks else {},
     )
 
 
-def write(runs: Run | Sequence[Run], path: Path) -> Path:
+def write(runs: Run | Sequence[Run], path: Path, *, checks: Checks | None = None) -> Path:
     """Write the page; raise `StoreError` where that cannot be."""
-    html = render(runs)
+    html = render(runs, checks=checks)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(html, "utf-8", errors="backslashreplace")
@@ -171,6 +177,7 @@ def _section(run: Run, mark: str) -> dict[str, object]:
         "groups": list(_groups(run)),
         "reasons": list(words.reasons(run)),
         "unreadable": _unreadable(run),
+        "findings": words.findings(run),
         "spent": words.spent(run),
         "facts": _facts(run),
     }

@@ -121,14 +121,14 @@ class Bench:
         possible = [cell for cell in cells if why_not[cell] is None]
         for doing, names in wanted.items():
             say(doing)
-            outcomes = self._read(possible, doing) if possible else []
+            outcomes = self._read(possible, doing, names) if possible else []
             outcomes += [
                 Skipped(cell=cell, meter=name, cause=refusal[0], reason=refusal[1])
                 for cell, refusal in why_not.items()
                 if refusal is not None
                 for name in names
             ]
-            yield [outcome for outcome in outcomes if outcome.meter in names]
+            yield outcomes
 
     def ended(self) -> Ended:
         """Return where the wall time went since this bench was made."""
@@ -142,8 +142,7 @@ class Bench:
             load_after=round(psutil.getloadavg()[0], 2),
         )
 
-    def _read(self, cells: list[Cell], doing: Pass) -> list[Outcome]:
-        names = [meter.name for meter in METERS.values() if meter.read_in == doing]
+    def _read(self, cells: list[Cell], doing: Pass, names: Sequence[str]) -> list[Outcome]:
         device = devices.find(cells[0].device)
         crowded = _crowded(cells[0].threads) if doing == "time" else None
         if crowded is not None:
@@ -167,7 +166,7 @@ class Bench:
             trying: Cell | None = None
             measured = False
             try:
-                for message in self._stream(left, doing, fresh=fresh):
+                for message in self._stream(left, doing, names, fresh=fresh):
                     match message:
                         case Trying(cell):
                             trying = cell
@@ -188,7 +187,9 @@ class Bench:
                 return outcomes + _complete(found, left, names, "failed", "no outcome was sent")
         return outcomes + _skip_all(left, names, "crashed", "the block's other cells kept dying")
 
-    def _stream(self, cells: Sequence[Cell], doing: Pass, *, fresh: bool) -> Iterator[object]:
+    def _stream(
+        self, cells: Sequence[Cell], doing: Pass, names: Sequence[str], *, fresh: bool
+    ) -> Iterator[object]:
         kind = _kind(doing, malloc=cells[0].malloc)
         model = portable(cells[0].model, self._models[cells[0].model])
         nursery = self._nursery(kind, fresh=fresh)
@@ -199,6 +200,7 @@ class Bench:
                 list(cells),
                 model,
                 self._plan,
+                tuple(names),
                 limit_s=self._plan.limit_s,
             )
         finally:
@@ -368,9 +370,13 @@ def portable(name: str, model: Model) -> bytes:
 
 
 def _with_model(
-    job: Callable[..., Iterator[object]], cells: Sequence[Cell], model: bytes, plan: Plan
+    job: Callable[..., Iterator[object]],
+    cells: Sequence[Cell],
+    model: bytes,
+    plan: Plan,
+    wanted: Sequence[str],
 ) -> Iterator[object]:
-    yield from job(cells, pickle.loads(model), plan)
+    yield from job(cells, pickle.loads(model), plan, wanted)
 
 
 def _crowded(threads: int) -> str | None:

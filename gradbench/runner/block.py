@@ -4,12 +4,11 @@ import os
 import random
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-import psutil
 import torch
 from torch import Tensor, nn
 
@@ -20,14 +19,18 @@ from ..meters import METERS, StepTime
 from ..models import Model
 from ..modes import MODES, GradMode
 from ..plan import Plan
-from ..records import Cause, Environment, Measurement, Outcome, Skipped
+from ..records import Cause, Environment, Fact, Measurement, Outcome, Skipped
 from ..workloads import WORKLOADS, Step, Subject, Workload, must_fail
+from .clocks import Figure, read_clocks
 from .interleave import calibrate, interleave, warm_up
+from .surroundings import Surroundings
 
 Refusal = tuple[Cause, str]
 
 TRIAL_STEPS = 2
 FAULT_STEPS = 10
+LATENCY_SHARE = 0.2  # of a block's budget
+NEVER = 1e-12  # a precision that is not reached: single calls are counted out by the budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +83,16 @@ def capture_environment(device_names: Sequence[str]) -> Iterator[Message]:
     yield environment.capture(device_names)
 
 
-def time_block(cells: Sequence[Cell], model: Model, plan: Plan) -> Iterator[Message]:
-    """Yield the interleaved step times of a block's cells."""
-    watch, device = Stopwatch(), _settle(cells[0])
+def time_block(
+    cells: Sequence[Cell], model: Model, plan: Plan, wanted: Collection[str]
+) -> Iterator[Message]:
+    """Yield the interleaved times of a block's cells: of batches, and of single calls."""
+    watch, device = Stopwatch(), settle(cells[0])
+    flush = device.l2_flusher(cells[0].l2)  # its buffer first: it's the model that may not fit
     subject = try_to_build(cells[0], model, device, seed=plan.seed)
     yield watch.lap("build")
     if not isinstance(subject, Subject):
-        yield from (_skip(cell, "step_time", subject) for cell in cells)
+        yield from (_skip(cell, name, subject) for cell in cells for name in wanted)
         return
     arms = []
     for cell in cells:
@@ -96,60 +102,157 @@ def time_block(cells: Sequence[Cell], model: Model, plan: Plan) -> Iterator[Mess
         if refused is None:
             arms.append(arm)
         else:
-            yield _skip(cell, "step_time", refused)
+            yield from (_skip(cell, name, refused) for name in wanted)
     if not arms:
         yield watch.lap("warm-up")
         return
-    clock = StepTime(device.synchronize, time.perf_counter_ns)
+    clock = StepTime(device.synchronize, time.perf_counter_ns, flush)
     rng = random.Random(f"{plan.seed} {cells[0].block}")
     typical = min(warm_up(arms, clock, plan=plan, rng=rng))
-    iterations = calibrate(typical, device.batch_ns)
     yield watch.lap("warm-up")
-    before, load = resource.getrusage(resource.RUSAGE_SELF), psutil.getloadavg()[0]
-    rounds = interleave(arms, clock, iterations=iterations, step_ns=typical, plan=plan, rng=rng)
-    after = resource.getrusage(resource.RUSAGE_SELF)
+    splits = read_clocks(
+        arms,
+        device,
+        wanted,
+        flush=flush,
+        iterations=calibrate(typical, batch_target(cells[0], device)),
+        step_ns=typical,
+        plan=plan,
+        rng=rng,
+    )
+    for arm, split in zip(arms, splits, strict=True):
+        yield from _further(arm, split.figures)
+    if "step_time" in wanted:
+        bounds = [split.notes for split in splits]
+        yield from step_times(arms, clock, device, bounds, typical_ns=typical, plan=plan, rng=rng)
     yield watch.lap("timing")
-    for arm, values in zip(arms, rounds.batch_ns, strict=True):
-        yield Measurement(
-            cell=arm.cell,
-            meter="step_time",
-            unit=METERS["step_time"].unit,
-            values=tuple(values),
-            iterations=iterations,
-            exact=METERS["step_time"].exact,
-            notes={
+    if "latency" in wanted:
+        yield from latencies(arms, clock, device, typical_ns=typical, plan=plan, rng=rng)
+        yield watch.lap("latency")
+
+
+def step_times(
+    arms: Sequence[CellArm],
+    clock: StepTime,
+    device: Device,
+    bounds: Sequence[Mapping[str, Fact]],
+    *,
+    typical_ns: float,
+    plan: Plan,
+    rng: random.Random,
+) -> Iterator[Message]:
+    """Yield each arm's batches, with what bounds and what may have spoilt them as notes."""
+    monitor, target_ns = device.monitor(), batch_target(arms[0].cell, device)
+    with Surroundings() as surroundings:
+        rounds = interleave(
+            arms,
+            clock,
+            iterations=calibrate(typical_ns, target_ns),
+            target_ns=target_ns,
+            step_ns=typical_ns,
+            plan=plan,
+            rng=rng,
+            between=monitor.sample,
+        )
+    batches = len(arms) * len(rounds.iterations)
+    for arm, values, bound in zip(arms, rounds.batch_ns, bounds, strict=True):
+        yield _timed(
+            arm,
+            "step_time",
+            values,
+            rounds.iterations,
+            {
                 "stopped_by": rounds.stopped,
                 "half_width": round(rounds.precision, 6),
-                "load": round(load, 2),
-                "involuntary_switches": after.ru_nivcsw - before.ru_nivcsw,
                 "minor_faults_per_step": minor_faults(arm),
+                **surroundings.notes(batches),
+                **monitor.notes(),
+                **bound,
             },
         )
-    yield watch.lap("timing")
 
 
-def memory_block(cells: Sequence[Cell], model: Model, plan: Plan) -> Iterator[Message]:
+def latencies(
+    arms: Sequence[CellArm],
+    clock: StepTime,
+    device: Device,
+    *,
+    typical_ns: float,
+    plan: Plan,
+    rng: random.Random,
+) -> Iterator[Message]:
+    """Yield each arm's single calls, interleaved; a share of the budget, as many as it holds."""
+    budget_s = plan.budget_s * LATENCY_SHARE
+    single = replace(plan, budget_s=budget_s, precision_short=NEVER, precision_long=NEVER)
+    rounds = interleave(
+        arms,
+        clock,
+        iterations=1,
+        target_ns=device.batch_ns,
+        step_ns=typical_ns,
+        plan=single,
+        rng=rng,
+        recalibrating=False,
+    )
+    for arm, values in zip(arms, rounds.batch_ns, strict=True):
+        yield _timed(arm, "latency", values, rounds.iterations, {})
+
+
+def batch_target(cell: Cell, device: Device) -> int:
+    """Return the length of a batch in ns; 0, a single step, where it must find a cold cache."""
+    return device.batch_ns if cell.l2 == "hot" else 0
+
+
+def _further(arm: CellArm, figures: Mapping[str, Figure]) -> Iterator[Outcome]:
+    for name, figure in figures.items():
+        if isinstance(figure, Unreadable):
+            yield _skip(arm.cell, name, ("unreadable", str(figure)))
+        else:
+            yield _timed(arm, name, figure.values, figure.iterations, figure.notes)
+
+
+def _timed(
+    arm: CellArm,
+    name: str,
+    values: Sequence[int],
+    iterations: Sequence[int],
+    notes: Mapping[str, Fact],
+) -> Measurement:
+    alike = len(set(iterations)) == 1
+    return Measurement(
+        cell=arm.cell,
+        meter=name,
+        unit=METERS[name].unit,
+        values=tuple(values),
+        iterations=iterations[0] if alike else tuple(iterations),
+        exact=METERS[name].exact,
+        notes=dict(notes),
+    )
+
+
+def memory_block(
+    cells: Sequence[Cell], model: Model, plan: Plan, wanted: Collection[str]
+) -> Iterator[Message]:
     """Yield the exact figures of a block's cells: allocator peaks, bytes saved for backward."""
-    watch, device = Stopwatch(), _settle(cells[0])
-    names = [meter.name for meter in METERS.values() if meter.read_in == "memory"]
+    watch, device = Stopwatch(), settle(cells[0])
     try:
         ledger = device.ledger()
     except Unreadable as reason:
         for cell in cells:
-            for name in names:
+            for name in wanted:
                 yield _skip(cell, name, ("unreadable", str(reason)))
         return
     subject, _ = ledger.observe(partial(try_to_build, cells[0], model, device, seed=plan.seed))
     yield watch.lap("build")
     if not isinstance(subject, Subject):
-        yield from (_skip(cell, name, subject) for cell in cells for name in names)
+        yield from (_skip(cell, name, subject) for cell in cells for name in wanted)
         return
     for cell in cells:
         yield Trying(cell)
         arm, _ = ledger.observe(partial(make_arm, cell, subject))
         refused, _ = ledger.observe(partial(attempt, arm, device, TRIAL_STEPS))
         if refused is not None:
-            for name in names:
+            for name in wanted:
                 yield _skip(cell, name, refused)
             continue
         ledger.observe(subject.clear_gradients)
@@ -159,24 +262,27 @@ def memory_block(cells: Sequence[Cell], model: Model, plan: Plan) -> Iterator[Me
             saved, _ = ledger.observe(partial(_saved_bytes, arm.step, subject.resident()))
         ledger.observe(subject.clear_gradients)
         for name, figure in (figures | {"saved_for_backward": saved}).items():
-            yield _outcome(cell, name, figure)
+            if name in wanted:
+                yield _outcome(cell, name, figure)
     yield watch.lap("memory passes")
 
 
-def process_cells(cells: Sequence[Cell], model: Model, plan: Plan) -> Iterator[Message]:
+def process_cells(
+    cells: Sequence[Cell], model: Model, plan: Plan, wanted: Collection[str]
+) -> Iterator[Message]:
     """Yield the resident high-water mark of the cells, one after the other in this process."""
-    watch, device = Stopwatch(), _settle(cells[0])
+    watch, device = Stopwatch(), settle(cells[0])
     subject = try_to_build(cells[0], model, device, seed=plan.seed)
     yield watch.lap("build")
     if not isinstance(subject, Subject):
-        yield from (_skip(cell, "peak_rss", subject) for cell in cells)
+        yield from (_skip(cell, name, subject) for cell in cells for name in wanted)
         return
     for cell in cells:
         yield Trying(cell)
         arm = make_arm(cell, subject)
         refused = attempt(arm, device, TRIAL_STEPS)
         if refused is not None:
-            yield _skip(cell, "peak_rss", refused)
+            yield from (_skip(cell, name, refused) for name in wanted)
             continue
         subject.clear_gradients()
         with arm.held():
@@ -280,7 +386,7 @@ def _saved_bytes(step: Step, resident: Sequence[Tensor]) -> int | Unreadable:
         return Unreadable(f"saved-tensor hooks do not work here: {type(error).__name__}: {error}")
 
 
-def _settle(cell: Cell) -> Device:
+def settle(cell: Cell) -> Device:
     """Fix threads, cores and backend settings of this process."""
     torch.set_num_threads(cell.threads)
     cores = sorted(os.sched_getaffinity(0))

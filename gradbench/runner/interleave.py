@@ -4,11 +4,12 @@ import gc
 import math
 import random
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+from ..devices import nothing
 from ..meters import StepTime
 from ..plan import Plan
 from ..workloads import Step
@@ -16,6 +17,7 @@ from ..workloads import Step
 SHORT_STEP_NS: Final = 1_000_000  # below it the finer precision is asked for
 STEADY: Final = 0.05  # warm-up ends when each arm's times change by less
 CHECK_EVERY: Final = 1.25  # precision is looked at when rounds have grown by this factor
+LOOK_BACK: Final = 50  # rounds between two looks at how long batches last
 Z: Final = statistics.NormalDist().inv_cdf(0.975)
 
 
@@ -32,10 +34,10 @@ class Arm(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """Raw times: ``batch_ns[arm][round]`` in ns over ``iterations`` steps."""
+    """Raw times: ``batch_ns[arm][round]`` in ns over ``iterations[round]`` steps."""
 
     batch_ns: list[list[int]]
-    iterations: int
+    iterations: list[int]
     stopped: Literal["precision", "budget", "rounds"]
     precision: float  # relative half-width reached by the least certain arm
 
@@ -75,16 +77,23 @@ def interleave(
     clock: StepTime,
     *,
     iterations: int,
+    target_ns: int,
     step_ns: float,
     plan: Plan,
     rng: random.Random,
+    recalibrating: bool = True,
+    between: Callable[[], object] = nothing,
 ) -> Rounds:
     """Visit every arm once a round, in a freshly shuffled order, until precise or out of budget.
 
     One untimed step follows each switch, for caches and branch predictors belong to the arm
-    that ran before; the garbage collector rests.
+    that ran before; the garbage collector rests. When the machine has become so much faster or
+    slower that the fastest arm's batches last twice or half their ``target_ns``, the steps in a
+    batch are counted anew: a round's arms always have the same. ``between`` is called before
+    each round.
     """
     batch_ns: list[list[int]] = [[] for _ in arms]
+    steps: list[int] = []
     target = plan.precision_short if step_ns < SHORT_STEP_NS else plan.precision_long
     order = list(range(len(arms)))
     next_check = plan.min_rounds
@@ -93,13 +102,17 @@ def interleave(
     with collector_resting():
         start_ns = clock.clock_ns()
         while True:
+            between()
             rng.shuffle(order)
             for index in order:
                 arm = arms[index]
                 with arm.held():
                     arm.step()
                     batch_ns[index].append(clock.read(arm.step, iterations))
-            rounds = len(batch_ns[0])
+            steps.append(iterations)
+            rounds = len(steps)
+            if recalibrating and rounds % LOOK_BACK == 0:
+                iterations = recalibrate(batch_ns, steps, target_ns)
             if rounds < plan.min_rounds:
                 continue
             if clock.clock_ns() - start_ns >= budget_ns:
@@ -109,14 +122,25 @@ def interleave(
                 stopped = "rounds"
                 break
             if rounds >= next_check:
-                if precision(batch_ns) <= target:
+                if precision(batch_ns, steps) <= target:
                     stopped = "precision"
                     break
                 next_check = math.ceil(rounds * CHECK_EVERY)
-    return Rounds(batch_ns, iterations, stopped, precision(batch_ns))
+    return Rounds(batch_ns, steps, stopped, precision(batch_ns, steps))
 
 
-def precision(batch_ns: Sequence[Sequence[int]]) -> float:
+def recalibrate(batch_ns: Sequence[Sequence[int]], steps: Sequence[int], target_ns: int) -> int:
+    """Return the steps of the next batches: as now, unless these have drifted from the target."""
+    now = steps[-1]
+    if any(count != now for count in steps[-LOOK_BACK:]):
+        return now  # counted anew within these rounds: look again when all are alike
+    fastest = min(statistics.median(arm[-LOOK_BACK:]) for arm in batch_ns)
+    if target_ns / 2 <= fastest <= target_ns * 2:
+        return now
+    return calibrate(fastest / now, target_ns)
+
+
+def precision(batch_ns: Sequence[Sequence[int]], steps: Sequence[int]) -> float:
     """Return the widest relative half-width of any arm's ratio to the first arm.
 
     It is half the distance between the order statistics n/2 -+ z*sqrt(n)/2 of the paired log
@@ -124,7 +148,10 @@ def precision(batch_ns: Sequence[Sequence[int]]) -> float:
     7.1); with one arm, of the logs themselves. It only decides when to stop: what is reported
     is computed from the rounds, exactly.
     """
-    logs = [[math.log(max(value, 1)) for value in values] for values in batch_ns]
+    logs = [
+        [math.log(max(value, 1) / count) for value, count in zip(values, steps, strict=True)]
+        for values in batch_ns
+    ]
     if len(logs) == 1:
         return _half_width(logs[0])
     return max(_half_width([a - b for a, b in zip(arm, logs[0], strict=True)]) for arm in logs[1:])

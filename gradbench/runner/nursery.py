@@ -20,10 +20,11 @@ from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import torch
 
+T = TypeVar("T")
 Kind = Literal["time", "system", "memory"]
 
 # glibc: in the time kind large tensors come from the heap and stay there, or history decides
@@ -72,8 +73,8 @@ class Nursery:
         self._control = Connection(ours.detach())
 
     def run(
-        self, function: Callable[..., Iterator[object]], *arguments: object, limit_s: float
-    ) -> Iterator[object]:
+        self, function: Callable[..., Iterator[T]], *arguments: object, limit_s: float
+    ) -> Iterator[T]:
         """Yield what the generator yields in its own process; raise `Died` or `JobError`."""
         job = pickle.dumps((function, arguments))
         over = False
