@@ -2,12 +2,12 @@
 
 import inspect
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -16,10 +16,11 @@ from rich.markup import escape
 
 from . import verdicts
 from .config import choose, locate, parse_input
-from .errors import BadModel, GradbenchError, StoreError, UnknownName
+from .errors import BadModel, GradbenchError, Impossible, UnknownName
 from .matrix import GRAD_MODES, Cell, by_block, select
 from .plan import Plan
 from .presets import PRESETS
+from .store import check_writable
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -75,6 +76,9 @@ class Request:
         self._preset: str = options["preset"]
         self._input: str | None = options["input"]
         self._selections = {axis: _split(options[axis]) for axis in _AXES}
+        self.given = [
+            f"--{name.replace('_', '-')}" for name in ("config", "input", *_AXES) if options[name]
+        ] + (["--preset"] if self._preset != "quick" else [])
 
     @staticmethod
     def parameters() -> list[inspect.Parameter]:
@@ -176,7 +180,9 @@ def list_cells(request: Request) -> None:
         out.print(
             escape(str(cell)) + (f"  [dim]skipped here: {escape(why[1])}[/dim]" if why else "")
         )
-    out.print(f"{len(cells)} cells in {len(by_block(cells))} blocks, {skipped} skipped here")
+    blocks = len(by_block(cells))
+    many = f"{blocks} block{'s' * (blocks != 1)}"
+    out.print(f"{len(cells)} cells in {many}, {skipped} skipped here")
 
 
 @app.command(
@@ -212,13 +218,21 @@ def run(
 
     store = Store(results)
     _check_reference(reference)
-    _check_writable(reports)
     plan = {"budget_s": budget, "limit_s": limit, "seed": seed}
     given = {key: value for key, value in plan.items() if value is not None}
+    if resume is not None:
+        ignored = [
+            *request.given,
+            *(f"--{name[:-2] if name.endswith('_s') else name}" for name in given),
+        ]
+        ignored += ["--meter"] if meter else []
+        if ignored:
+            raise Impossible(f"a resumed run goes on as it began: leave out {', '.join(ignored)}")
     if resume is None:
         cells, chosen, models, inputs = request.cells(given)
         meters = _split(meter) or list(runner.DEFAULT_METERS)
         runner.check(cells, models, meters)
+        check_writable(reports, "--reports")
         writer, cut = store.create(), None
     else:
         writer, cut = store.resume(resume)
@@ -295,12 +309,21 @@ def report(
 def runs(*, results: Results = Path("results")) -> None:
     """List the runs in results/, and what is amiss with any."""
     with one_line_errors():
-        from .store import Store
+        from .store import Store, being_written
 
-        found, amiss = Store(results).load_all()
+        store = Store(results)
+        found, amiss = store.load_all()
+        if not found and not amiss:
+            err.print(f"no runs in {escape(repr(str(results)))}")
+        where = "" if results == Path("results") else f" --results {shlex.quote(str(results))}"
         for one in found:
             total = len(by_block(one.started.cells))
-            state = "complete" if one.sealed else f"cut short: gradbench run --resume {one.name}"
+            if one.sealed:
+                state = "complete"
+            elif being_written(store.find(one.name)):
+                state = "still going"
+            else:
+                state = f"cut short: gradbench run --resume {one.name}{where}"
             out.print(f"{one.name}  {total - len(one.unfinished())} of {total} blocks  {state}")
         for complaint in amiss:
             err.print(f"[yellow]{escape(complaint)}[/yellow]")
@@ -351,7 +374,7 @@ def selfcheck(
     arithmetic. The answers are saved in results/selfcheck.json and shown on every page.
     """
     with one_line_errors():
-        _check_writable(results)
+        check_writable(results, "--results")
         from . import selfcheck as checking
 
         effort = checking.THOROUGH if thorough else checking.QUICK
@@ -364,7 +387,8 @@ def selfcheck(
             return
         from . import terminal
 
-        out.print(terminal.check_table(found))
+        width = out.width if out.is_terminal else terminal.WIDE + 40
+        Console(highlight=False, width=width).print(terminal.check_table(found))
         where = f"{facts['cpu']}, {facts['cores']} cores, torch {facts['torch']}"
         out.print(f"{where}, load {facts['load_before']} before, {facts['load_after']} after")
         out.print(f"saved    {escape(str(path))}")
@@ -427,7 +451,8 @@ def _say_what_is_kept(store: "Store", writer: "Writer") -> None:
     total = len(by_block(kept.started.cells))
     err.print(
         f"stopped: {total - len(kept.unfinished())} of {total} blocks are kept; "
-        f"go on with: gradbench run --resume {writer.name} --results {store.folder}"
+        f"go on with: gradbench run --resume {writer.name} "
+        f"--results {shlex.quote(str(store.folder))}"
     )
 
 
@@ -461,18 +486,6 @@ def _print_run(run: "Run", reference: str) -> None:
 def _check_reference(name: str) -> None:
     if name not in GRAD_MODES:
         raise UnknownName("grad_mode", name, GRAD_MODES)
-
-
-def _check_writable(folder: Path) -> None:
-    """Find out before measuring, not after, that the page cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise StoreError(
-            f"cannot write pages in {str(folder)!r}: {error.strerror}; use --reports"
-        ) from error
 
 
 def _split(values: Sequence[str] | None) -> list[str]:

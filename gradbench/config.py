@@ -95,11 +95,13 @@ def read(path: Path) -> Experiment:
 def locate(path: Path, error: UnknownName) -> str:
     """Return ``file, line N, key: `` for a name that a catalogue did not know, or ''."""
     text = path.read_text("utf-8")
+    key = error.axis
     for number_, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("#"):
             continue
+        if "=" in line:
+            key = line.partition("=")[0].strip()
         if f'"{error.name}"' in line or f"'{error.name}'" in line:
-            key = line.partition("=")[0].strip() if "=" in line else error.axis
             return f"{path}, line {number_}, {key}: "
     return ""
 

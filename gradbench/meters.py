@@ -14,8 +14,9 @@ from .devices import Unreadable, Window, nothing
 from .records import Unit
 from .workloads import Step
 
-Pass = Literal["time", "memory", "process"]
-"""The passes over a block: timed rounds, exact counts, and one process per cell for its RSS."""
+Pass = Literal["time", "memory", "process", "instructions"]
+"""The passes over a block: timed rounds, exact counts, one process per cell for its RSS, and one
+process of the block under valgrind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Meter:
     read_in: Pass
     exact: bool
     about: str
+    default: bool = True  # is it read when nobody names meters?
 
 
 METERS: Final[Mapping[str, Meter]] = {
@@ -83,6 +85,14 @@ METERS: Final[Mapping[str, Meter]] = {
             "process",
             False,
             "the kernel's high-water mark of the process's resident memory (VmHWM)",
+        ),
+        Meter(
+            "instructions",
+            "instructions",
+            "instructions",
+            True,
+            "instructions that the host runs for one step, counted by valgrind's callgrind",
+            default=False,
         ),
     )
 }

@@ -172,6 +172,10 @@ def resolve(path: str) -> Callable[[], nn.Module]:
             target = getattr(target, name)
     except (ImportError, AttributeError) as error:
         raise BadModel(f"model {path!r} cannot be imported: {error}") from error
+    except Exception as error:  # a user's module may raise anything
+        raise BadModel(
+            f"model {path!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     if not callable(target):
         raise BadModel(f"model {path!r} is {type(target).__name__}, not a factory to be called")
     return target

@@ -1,5 +1,6 @@
 """pytest's door: one test per cell, pytest-benchmark's statistics from our interleaved rounds."""
 
+import shlex
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,10 +12,11 @@ import pytest
 
 from .config import choose, locate
 from .errors import GradbenchError, UnknownName
-from .matrix import GRAD_MODES, Block, Cell, by_block, select
+from .matrix import GRAD_MODES, WORKLOADS, Block, Cell, by_block, select
 from .plan import Plan
 from .presets import PRESETS
 from .records import Measurement, Outcome, Skipped
+from .store import check_writable
 
 if TYPE_CHECKING:
     from .runner import Bench
@@ -71,23 +73,37 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a marked test its cells, under readable ids."""
-    marker = metafunc.definition.get_closest_marker("gradbench")
+    marker, name = metafunc.definition.get_closest_marker("gradbench"), metafunc.definition.nodeid
     if marker is None:
+        if FIXTURE in metafunc.fixturenames:
+            raise pytest.Collector.CollectError(f"{name}: {FIXTURE} needs @pytest.mark.gradbench")
         return
     if FIXTURE not in metafunc.fixturenames:
-        raise pytest.UsageError(f"{metafunc.definition.nodeid}: ask for the fixture {FIXTURE}")
+        raise pytest.Collector.CollectError(f"{name}: ask for the fixture {FIXTURE}")
     workload = marker.kwargs.get("workload", marker.args[0] if marker.args else None)
-    session = _session(metafunc.config)
+    if workload is not None and workload not in WORKLOADS:
+        unknown = UnknownName("workload", workload, WORKLOADS)
+        raise pytest.Collector.CollectError(f"{name}: {unknown}")
+    try:
+        session = _session(metafunc.config)
+    except pytest.UsageError as error:  # here pytest would show a traceback: raise it afterwards
+        metafunc.config.stash[_REFUSAL] = error
+        return
     cells = [c for c in session.by_name.values() if workload in (None, c.workload)]
     # Strings, or pytest-benchmark's JSON says UNSERIALIZABLE.
     metafunc.parametrize(
-        FIXTURE, [str(cell) for cell in cells], ids=[cell.id for cell in cells], indirect=True
+        FIXTURE,
+        [str(cell) for cell in cells],
+        ids=[f"{c.workload}-{c.id}" if workload is None else c.id for c in cells],
+        indirect=True,
     )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group by block, let recorded rounds be replayed, expect training to fail where it must."""
+    if items and _REFUSAL in items[0].config.stash:
+        raise items[0].config.stash[_REFUSAL]
     cells = {item: cell for item in items if (cell := _cell_of(item)) is not None}
     if not cells:
         return
@@ -95,7 +111,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     for item, cell in cells.items():
         item.add_marker(pytest.mark.benchmark(group=str(cell.block), timer=Replay()))
-        if must_fail(cell.workload, cell.grad_mode):
+        if "gradbench" in getattr(item, "fixturenames", ()) and must_fail(
+            cell.workload, cell.grad_mode
+        ):
             item.add_marker(
                 pytest.mark.xfail(
                     strict=True, raises=CannotTrain, reason=f"no graph under {cell.grad_mode}"
@@ -106,8 +124,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Note which cells are left to measure: a block is what ``-k`` and friends leave of it."""
     cells = [cell for cell in map(_cell_of, session.items) if cell is not None]
-    if cells:
-        _session(session.config).selected = by_block(cells)
+    if not cells:
+        return
+    ours = _session(session.config)
+    ours.selected = by_block(cells)
+    option = session.config.getoption
+    if not (option("collectonly") or option("benchmark_skip") or option("benchmark_disable")):
+        try:
+            check_writable(ours.results, "--gradbench-results")
+            check_writable(ours.reports, "--gradbench-reports")
+        except GradbenchError as error:
+            raise pytest.UsageError(f"gradbench: {error}") from None
 
 
 @pytest.fixture
@@ -202,6 +229,7 @@ class Session:
     path: Path | None = None
     page: Path | None = None
     _bench: "Bench | None" = None
+    _trials: "Bench | None" = None
     _writer: "Writer | None" = None
     _found: dict[Cell, dict[str, Outcome]] = field(default_factory=dict)
 
@@ -219,14 +247,17 @@ class Session:
         """Run a cell's step in its own process and return why that is impossible, if it is."""
         from . import runner
 
-        with runner.Bench(plan=self.plan, meters=["saved_for_backward"]) as bench:
-            ((outcome,),) = bench.measure([cell])
+        if self._trials is None:
+            self._trials = runner.Bench(plan=self.plan, meters=["saved_for_backward"]).__enter__()
+        ((outcome,),) = self._trials.measure([cell])
         if isinstance(outcome, Skipped) and outcome.cause != "unreadable":
             return outcome
         return None
 
     def close(self) -> "Run | None":
         """Seal the run and write its page, if anything was measured."""
+        if self._trials is not None:
+            self._trials.__exit__(None, None, None)
         if self._bench is None or self._writer is None:
             return None
         from .report import write
@@ -259,6 +290,7 @@ class Session:
 
 
 _SESSION: Final = pytest.StashKey[Session]()
+_REFUSAL: Final = pytest.StashKey[pytest.UsageError]()
 _RUN: Final = pytest.StashKey["Run"]()
 
 
@@ -320,7 +352,8 @@ def pytest_terminal_summary(
         terminalreporter.write_line(line)
     if not run.sealed:
         terminalreporter.write_line(
-            f"cut short; go on with: gradbench run --resume {run.name} --results {session.results}"
+            f"cut short; go on with: gradbench run --resume {run.name} "
+            f"--results {shlex.quote(str(session.results))}"
         )
     terminalreporter.write_line(f"records  {session.path}")
     terminalreporter.write_line(f"page     {session.page}")

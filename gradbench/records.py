@@ -6,7 +6,7 @@ from typing import Literal
 
 from .matrix import Cell
 
-Unit = Literal["ns", "bytes", "uJ"]
+Unit = Literal["ns", "bytes", "uJ", "instructions"]
 Fact = str | int | float | bool
 Cause = Literal[
     "cannot_train",  # torch refused to train in a mode that records nothing

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
@@ -343,6 +344,28 @@ def _cell(axes: Mapping[str, Any], path: Path) -> Cell:
         return Cell(**axes)
     except GradbenchError as error:
         raise StoreError(f"{str(path)!r}: {error}; or upgrade") from error
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Find out before measuring, not after; the complaint names the option to choose another."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StoreError(
+            f"cannot write in {str(folder)!r}: {error.strerror}; choose another with {option}"
+        ) from error
+
+
+def being_written(path: Path) -> bool:
+    """Return whether a writer holds the part file right now."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def _lock(file: IO[str], path: Path) -> None:

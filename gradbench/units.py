@@ -4,6 +4,7 @@ from typing import Final
 
 _TIMES: Final = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns"))
 _ENERGIES: Final = ((1e9, "kJ"), (1e6, "J"), (1e3, "mJ"), (1.0, "µJ"))
+_COUNTS: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _BYTES: Final = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
@@ -41,9 +42,17 @@ def energy(microjoules: float) -> str:
     return f"{digits(microjoules)} µJ"
 
 
+def count(number: float) -> str:
+    """Return ``1.23 M`` for 1_230_000: thousands, millions and so on as k, M, G, T."""
+    for scale, prefix in _COUNTS:
+        if abs(number) >= scale * 0.9995:
+            return f"{digits(number / scale)} {prefix}"
+    return digits(number)
+
+
 def quantity(value: float, unit: str) -> str:
-    """Return a value in ``ns``, ``bytes`` or ``uJ`` with the unit that suits it."""
-    return {"ns": duration, "bytes": size, "uJ": energy}[unit](value)
+    """Return a value in one of the records' units with the prefix that suits it."""
+    return {"ns": duration, "bytes": size, "uJ": energy, "instructions": count}[unit](value)
 
 
 def rate(per_second: float) -> str:

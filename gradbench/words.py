@@ -49,5 +49,6 @@ def spent(run: Run) -> str:
     seconds = run.ended.seconds
     total = sum(seconds.values())
     parts = ", ".join(f"{phase} {value:.1f} s" for phase, value in seconds.items())
-    share = seconds.get("harness", 0.0) / total if total else 0.0
-    return f"{total:.1f} s: {parts} (harness {share:.0%})"
+    own = seconds.get("harness", 0.0) + seconds.get("process starts", 0.0)
+    share = own / total if total else 0.0
+    return f"{total:.1f} s: {parts}; the harness's own share {share:.0%}, process starts included"

@@ -43,7 +43,6 @@ warmup_s = 0.02
 """
 LEAN = ("-p", "no:hypothesispytest", "-p", "no:cacheprovider")  # a second a session
 USAGE_ERROR = pytest.ExitCode.USAGE_ERROR
-known_bug = partial(pytest.mark.xfail, strict=True, raises=AssertionError)
 
 
 def name_of(mode: str, workload: str = "inference") -> str:
@@ -201,7 +200,7 @@ def test_the_summary_has_ratios_and_says_where_things_are(real):
         assert any(word.startswith("[") for word in row)  # the ratio's interval
     assert f"records  {real.folder}/results/{real.run.name}.jsonl\n" in summary
     assert f"page     {real.folder}/reports/{real.run.name}.html\n" in summary
-    assert "(harness " in summary
+    assert "the harness's own share" in summary
 
 
 @needs_pygal
@@ -399,7 +398,6 @@ def test_k_measures_only_the_cells_it_leaves(scripted, bench):
     ]
 
 
-@known_bug(reason="extra_info takes the upper of the two middle rounds, tables their mean")
 def test_throughput_is_the_median_steps_as_in_the_table(scripted, pytester):
     scripted("-k", "test_inference and no_grad", "--benchmark-json=out.json")
     (benchmark,) = json.loads((pytester.path / "out.json").read_text("utf-8"))["benchmarks"]
@@ -463,7 +461,6 @@ def test_a_device_option_moves_the_matrix(scripted):
     assert "cpu-" not in result.stdout.str()
 
 
-@known_bug(reason="Session.try_once makes a Bench for every cell: torch is loaded anew each time")
 def test_with_benchmarks_disabled_measuring_parents_are_started_once(scripted, bench):
     scripted("--benchmark-disable", "-k", "test_inference")
     assert bench.asked == [[cell(mode, batch_size=1)] for mode in GRAD_MODES]
@@ -488,7 +485,6 @@ TRAINING = [name_of(mode, "mine") for mode in GRAD_MODES]
                 for workload in ("inference", "training")
                 for mode in GRAD_MODES
             ],
-            marks=known_bug(reason="workloads are told apart by a number: global_on0, global_on1"),
         ),
     ],
 )
@@ -505,7 +501,6 @@ def test_the_marker_chooses_cells_by_workload(marker, ids, pytester, scripted):
     assert [line.partition("::")[2] for line in result.outlines if "::" in line] == ids
 
 
-@known_bug(reason="every test that has the cell is expected to fail, be it measured or not")
 def test_a_test_that_has_the_cell_and_does_not_measure_may_pass(pytester, scripted):
     path = pytester.makepyfile(
         """
@@ -531,13 +526,6 @@ def usage_error(result: pytest.RunResult) -> str:
     return line
 
 
-collecting = known_bug(
-    reason="UsageError is raised while collecting, where pytest takes it for a broken test file: "
-    "a traceback and exit status 2"
-)
-
-
-@collecting
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -563,23 +551,12 @@ def test_a_typo_costs_one_line_and_exit_status_4(options, words, pytester, bench
     ("mark", "arguments", "words"),
     [
         pytest.param(
-            "@pytest.mark.gradbench('inference')",
-            "benchmark",
-            "ask for the fixture gradbench_cell",
-            marks=collecting,
+            "@pytest.mark.gradbench('inference')", "benchmark", "ask for the fixture gradbench_cell"
         ),
         pytest.param(
-            "@pytest.mark.gradbench('infer')",
-            "gradbench_cell",
-            "did you mean 'inference'?",
-            marks=known_bug(reason="an unknown workload is an empty parameter set: a silent skip"),
+            "@pytest.mark.gradbench('infer')", "gradbench_cell", "did you mean 'inference'?"
         ),
-        pytest.param(
-            "",
-            "gradbench",
-            "pytest.mark.gradbench",
-            marks=known_bug(reason="gradbench_cell without the marker: SubRequest has no param"),
-        ),
+        pytest.param("", "gradbench", "pytest.mark.gradbench"),
     ],
     ids=["no fixture", "unknown workload", "no marker"],
 )
@@ -593,7 +570,6 @@ def test_a_test_that_asks_wrongly_is_told_what_is_missing(
     assert not any(" in _hookexec" in line for line in result.outlines)
 
 
-@known_bug(reason="the plugin never tries its folders before measuring; sessionfinish then breaks")
 @pytest.mark.parametrize("option", ["--gradbench-results", "--gradbench-reports"])
 def test_a_folder_that_cannot_be_written_is_found_before_measuring(
     option, scripted, bench, pytester
@@ -629,17 +605,11 @@ def checkout(pytester):
     return collect
 
 
-as_testpaths = known_bug(
-    reason="pytest never asks pytest_ignore_collect about its arguments, and testpaths are such: "
-    "plain pytest in the root measures the quick preset"
-)
-
-
 @pytest.mark.parametrize(
     ("options", "collected"),
     [
-        pytest.param([], {"tests"}, marks=as_testpaths),
-        pytest.param(["--benchmark-only"], {"benchmarks"}, marks=as_testpaths),
+        pytest.param([], {"tests"}),
+        pytest.param(["--benchmark-only"], {"benchmarks"}),
         (["tests"], {"tests"}),
         (["benchmarks"], {"benchmarks"}),
         (["benchmarks/test_grad_modes.py"], {"benchmarks"}),

@@ -43,7 +43,9 @@ def test_an_interval_reads_as_its_ends():
     assert interval(0.981, 12.34) == "[0.981, 12.3]"
 
 
-@pytest.mark.parametrize(("unit", "text"), [("ns", "2.05 µs"), ("bytes", "2 KiB"), ("uJ", "2.05 mJ")])
+@pytest.mark.parametrize(
+    ("unit", "text"), [("ns", "2.05 µs"), ("bytes", "2 KiB"), ("uJ", "2.05 mJ")]
+)
 def test_a_quantity_has_its_unit_s_words(unit, text):
     assert quantity(2048, unit) == text
 

@@ -133,6 +133,9 @@ class Device(Protocol):
     def monitor(self) -> Monitor:
         """Return a fresh monitor of the sensors; without sensors one that says so."""
 
+    def check_valgrind(self) -> None:
+        """Raise `Unreadable` where a process that uses the device cannot run under valgrind."""
+
     def out_of_memory(self, error: BaseException) -> bool:
         """Say whether the error is the device's way to report that memory ran out."""
 

@@ -99,6 +99,10 @@ class CUDA:
         """Return a monitor of the SM clock and of what slows it down."""
         return nvml.monitor(self._gpu)
 
+    def check_valgrind(self) -> None:
+        """Raise `Unreadable`: the driver's calls into the kernel are unknown to valgrind."""
+        raise Unreadable("CUDA does not run under valgrind, which counts the host's instructions")
+
     def out_of_memory(self, error: BaseException) -> bool:
         """Recognise torch's own class for it."""
         return isinstance(error, torch.cuda.OutOfMemoryError)

@@ -77,7 +77,8 @@ Checks = tuple[Sequence[Check], Mapping[str, Any]]
 def render(runs: Run | Sequence[Run], *, checks: Checks | None = None) -> str:
     """Return one self-contained HTML page about one or more runs.
 
-    ``checks`` is what a self-check found and where (`gradbench.verdicts.load`). Raise `StoreError` without a run.
+    ``checks`` is what a self-check found and where (`gradbench.verdicts.load`). Raise `StoreError`
+    without a run.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:

@@ -31,9 +31,10 @@ from .block import (
     process_cells,
     time_block,
 )
+from .instructions import count_block
 from .nursery import Died, JobError, Kind, Nursery
 
-DEFAULT_METERS: Final = tuple(METERS)
+DEFAULT_METERS: Final = tuple(meter.name for meter in METERS.values() if meter.default)
 WATCH_S: Final = 0.3  # how long others are watched before a multi-threaded block
 SPARE_CORES: Final = 0.25  # how much of a core they may take all the same
 MAX_DEATHS: Final = 4  # of one block's processes, each leaving out the cell that was tried last
@@ -142,6 +143,9 @@ class Bench:
             load_after=round(psutil.getloadavg()[0], 2),
         )
 
+    def _add(self, phase: str, seconds: float) -> None:
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + max(0.0, seconds)
+
     def _read(self, cells: list[Cell], doing: Pass, names: Sequence[str]) -> list[Outcome]:
         device = devices.find(cells[0].device)
         crowded = _crowded(cells[0].threads) if doing == "time" else None
@@ -172,7 +176,7 @@ class Bench:
                             trying = cell
                         case Spent(phase, seconds):
                             measured = phase not in ("build",)
-                            self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
+                            self._add(phase, seconds)
                         case Measurement() | Skipped():
                             found.append(message)
             except JobError as bug:
@@ -190,11 +194,15 @@ class Bench:
     def _stream(
         self, cells: Sequence[Cell], doing: Pass, names: Sequence[str], *, fresh: bool
     ) -> Iterator[object]:
-        kind = _kind(doing, malloc=cells[0].malloc)
         model = portable(cells[0].model, self._models[cells[0].model])
+        if doing == "instructions":  # valgrind wants a process from its first instruction on
+            yield from count_block(cells, model, self._plan)
+            return
+        kind = _kind(doing, malloc=cells[0].malloc)
+        asked = time.perf_counter()
         nursery = self._nursery(kind, fresh=fresh)
         try:
-            yield from nursery.run(
+            messages = nursery.run(
                 _with_model,
                 _JOBS[doing],
                 list(cells),
@@ -203,6 +211,12 @@ class Bench:
                 tuple(names),
                 limit_s=self._plan.limit_s,
             )
+            started = False
+            for message in messages:
+                if not started and isinstance(message, Spent):
+                    started = True
+                    self._add("process starts", time.perf_counter() - asked - message.seconds)
+                yield message
         finally:
             if fresh:
                 nursery.close()

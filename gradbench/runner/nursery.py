@@ -44,6 +44,11 @@ _COMMON: Final[Mapping[str, str]] = {
 }
 
 
+def settings(kind: Kind) -> dict[str, str]:
+    """Return the environment variables that a measuring process of the kind starts with."""
+    return {**_COMMON, **_MALLOC[kind]}
+
+
 class Died(Exception):
     """A job's process ended without finishing; the message says how."""
 
@@ -61,7 +66,7 @@ class Nursery:
 
     def __init__(self, kind: Kind) -> None:
         ours, theirs = socket.socketpair()
-        environment = {**os.environ, **_COMMON, **_MALLOC[kind]}
+        environment = {**os.environ, **settings(kind)}
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"import {__name__} as n; n.main({theirs.fileno()})"],
             env=environment | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
