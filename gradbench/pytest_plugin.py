@@ -209,10 +209,10 @@ def extra_info(cell: Cell, outcomes: Mapping[str, Outcome]) -> dict[str, str | i
             info["samples_per_s"] = cell.batch_size / statistics.median(outcome.per_step()) * 1e9
         elif name == "latency":
             centiles = statistics.quantiles(outcome.values, n=100, method="inclusive")
-            info |= {f"latency_p{p}": centiles[p - 1] for p in (50, 90, 99)}
-        elif outcome.unit == "bytes":
+            info |= {f"latency_p{p}_ns": centiles[p - 1] for p in (50, 90, 99)}
+        elif len(outcome.values) == 1 and outcome.iterations == 1:
             info[name] = outcome.values[0]
-        else:  # rounds over many steps
+        else:
             info[name] = statistics.median(outcome.per_step())
     return info
 

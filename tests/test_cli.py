@@ -132,7 +132,7 @@ def test_help_has_an_option_for_every_axis(gradbench):
 def test_list_shows_every_cell_by_its_id_and_counts_them(gradbench):
     *cells, count = gradbench("list", *ONE_BLOCK).stdout.splitlines()
     assert cells == [str(member) for member in block()]
-    assert count == "4 cells in 1 blocks, 0 skipped here"
+    assert count == "4 cells in 1 block, 0 skipped here"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_list_shows_every_cell_by_its_id_and_counts_them(gradbench):
 )
 def test_list_says_why_a_cell_would_be_skipped_here(options, setting, why, gradbench):
     *cells, count = gradbench("list", *ONE_BLOCK, *options).stdout.splitlines()
-    assert count == "4 cells in 1 blocks, 4 skipped here"
+    assert count == "4 cells in 1 block, 4 skipped here"
     for line, member in zip(cells, block(), strict=True):
         name, reason = line.split("  skipped here: ")
         assert name == f"inference[{setting}-{member.grad_mode}]"

@@ -23,8 +23,8 @@ from builders import cell, counted, ended, environment, skipped, timed
 # An inner session in this process must find these loaded: torch and numpy load only once.
 from gradbench import report, runner, terminal, words
 from gradbench.matrix import GRAD_MODES, Cell
-from gradbench.meters import METERS
 from gradbench.records import Measurement, Outcome, Skipped
+from gradbench.runner import DEFAULT_METERS
 from gradbench.store import PART, SEALED, Run, load
 
 pytest_plugins = ["pytester"]
@@ -157,8 +157,10 @@ def test_extra_info_carries_axes_throughput_and_every_other_meter(mode, real):
     assert cell(mode, batch_size=1).axes().items() <= info.items()
     per_step_s = [v / outcomes["step_time"].iterations / 1e9 for v in outcomes["step_time"].values]
     assert 1 / max(per_step_s) <= info["samples_per_s"] <= 1 / min(per_step_s)
-    assert set(outcomes) == set(METERS)
-    for meter in set(METERS) - {"step_time"}:
+    assert set(outcomes) == set(DEFAULT_METERS)
+    single = outcomes["latency"].values
+    assert min(single) <= info["latency_p50_ns"] <= info["latency_p99_ns"] <= max(single)
+    for meter in set(DEFAULT_METERS) - {"step_time", "latency"}:
         if isinstance(outcomes[meter], Skipped):
             assert info[meter] == f"unreadable: {outcomes[meter].reason}"
         else:
@@ -186,7 +188,7 @@ def test_a_blocks_modes_are_one_group(real):
 def test_a_session_leaves_one_sealed_run_with_every_outcome_and_one_page(real):
     assert real.run.sealed
     assert real.run.unfinished() == []
-    assert len(real.run.outcomes) == 2 * len(GRAD_MODES) * len(METERS)
+    assert len(real.run.outcomes) == 2 * len(GRAD_MODES) * len(DEFAULT_METERS)
     (page,) = (real.folder / "reports").iterdir()
     assert page.name == f"{real.run.name}.html"
     assert real.run.name in page.read_text("utf-8")

@@ -12,10 +12,9 @@ import gradbench
 from gradbench import Matrix, Measurement, Plan, Skipped
 from gradbench.errors import BadModel, DeviceUnavailable, StoreError, UnknownName
 from gradbench.matrix import GRAD_MODES, Cell
-from gradbench.meters import METERS
 from gradbench.models import MODELS, Model
 from gradbench.records import Ended, Environment, Started
-from gradbench.runner import Bench, check, obstacle, portable, run
+from gradbench.runner import DEFAULT_METERS, Bench, check, obstacle, portable, run
 from gradbench.runner.nursery import Died
 
 PLAN = Plan(budget_s=0.05, warmup_s=0.01, limit_s=60)
@@ -64,7 +63,7 @@ def test_every_cell_and_meter_has_exactly_one_outcome(records):
     cells, found = records
     pairs = [(o.cell, o.meter) for o in outcomes(found)]
     assert len(pairs) == len(set(pairs))
-    assert set(pairs) == {(cell, meter) for cell in cells for meter in METERS}
+    assert set(pairs) == {(cell, meter) for cell in cells for meter in DEFAULT_METERS}
 
 
 def test_a_run_says_what_it_does_first_and_where_its_time_went_last(records):

@@ -67,7 +67,8 @@ def count_block(cells: Sequence[Cell], model: bytes, plan: Plan) -> Iterator[Mes
         yield from (_skip(cell, ("unreadable", str(reason))) for cell in cells)
         return
     with tempfile.TemporaryDirectory(prefix="gradbench-") as name:
-        folder, kind = Path(name), "time" if cells[0].malloc == "pinned" else "system"
+        folder = Path(name)
+        kind: Kind = "time" if cells[0].malloc == "pinned" else "system"
         job = pickle.dumps((list(cells), model, plan))
         end = _run(command, folder, job, environment=_environment(kind), limit_s=plan.limit_s)
         counts, told = callgrind.read_dumps(folder), _read_told(folder)
