@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 
@@ -30,8 +30,8 @@ from .nursery import Kind, settings
 
 METER: Final = METERS["instructions"]
 WARM_UP_STEPS: Final = 20  # CPython specialises code that has run eight times (PEP 659)
-SETTLING_STEPS: Final = 3  # after the mode was entered and counting began
-COUNTED_STEPS: Final = 11  # odd, so that the median is a count
+SETTLING_ROUNDS: Final = 3  # after counting began
+COUNTED_ROUNDS: Final = 11  # odd, so that the median is a count
 TOLD: Final = "told.jsonl"
 LOG: Final = "log"
 
@@ -87,9 +87,9 @@ def outcome(
     """
     if index in told.refused:
         return _skip(cell, told.refused[index])
-    steps = counts.get(_named(index, "step"), ())[-COUNTED_STEPS:]
-    empty = counts.get(_named(index, "empty"), ())[-COUNTED_STEPS:]
-    if min(len(steps), len(empty)) < COUNTED_STEPS:
+    steps = counts.get(_named(index, "step"), ())[-COUNTED_ROUNDS:]
+    empty = counts.get(_named(index, "empty"), ())[-COUNTED_ROUNDS:]
+    if min(len(steps), len(empty)) < COUNTED_ROUNDS:
         return _skip(cell, ("unreadable", f"the process under valgrind {end}"))
     overhead = median_low(empty)
     return Measurement(
@@ -147,17 +147,38 @@ def count(
             tell({"cell": index, "refused": refused})
     gc.collect()
     gc.disable()
+    counters = [Counter.of(arm, index, ask) for index, arm in arms.items()]
     ask.start()
-    for index, arm in arms.items():
-        count_steps(arm, index, ask)
+    for _ in range(SETTLING_ROUNDS + COUNTED_ROUNDS):
+        for counter in counters:
+            counter.visit()
 
 
-def count_steps(arm: CellArm, index: int, ask: callgrind.Requests) -> None:
-    """Dump the counts of single steps and, in the same way, of none, turn and turn about."""
-    step, zero = arm.step, ask.zero
-    dump_step, dump_empty = ask.dump(_named(index, "step")), ask.dump(_named(index, "empty"))
-    with arm.held():
-        for _ in range(SETTLING_STEPS + COUNTED_STEPS):
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """An arm, and the requests around its steps."""
+
+    arm: CellArm
+    zero: Callable[[], object]
+    dump_step: Callable[[], object]
+    dump_empty: Callable[[], object]
+
+    @classmethod
+    def of(cls, arm: CellArm, index: int, ask: callgrind.Requests) -> Self:
+        """Return the counter of the arm at a place in its block."""
+        step, empty = (ask.dump(_named(index, what)) for what in ("step", "empty"))
+        return cls(arm, ask.zero, step, empty)
+
+    def visit(self) -> None:
+        """Enter the mode, step once uncounted, then count one step, and nothing the same way."""
+        step, zero, dump_step, dump_empty = (
+            self.arm.step,
+            self.zero,
+            self.dump_step,
+            self.dump_empty,
+        )
+        with self.arm.held():
+            step()
             zero()
             step()
             dump_step()
