@@ -40,7 +40,8 @@ class Estimate:
         """Smallest relative change that would have been seen four times in five.
 
         Half-width times (z(0.975) + z(0.8)) / z(0.975), the usual power calculation for a
-        normal estimator (Cohen 1988, section 2.4), and never below `SYSTEMATIC`.
+        normal estimator (Cohen 1988, section 2.4), and never below `SYSTEMATIC`. Of
+        `process_interval` over five processes it is a little short: seen 77 times in 100.
         """
         if self.exact:
             return 0.0
@@ -56,21 +57,40 @@ def exact(value: float) -> Estimate:
 def median(values: Floats, *, confidence: float = 0.95) -> Estimate:
     """Return the median of ``values`` (rounds,) and its order-statistic interval.
 
-    The interval is [x(k), x(n+1-k)] with the largest k for which the binomial tails leave out
-    less than 1 - confidence; it holds for any continuous distribution (David & Nagaraja 2003,
-    Order Statistics, section 7.1). Fewer than six rounds cannot carry 95 %: then it spans all of
-    them and ``confidence`` says what that is worth. Raise ValueError without rounds.
+    See `low_quantile`. Fewer than six rounds cannot carry 95 %: then it spans all of them and
+    ``confidence`` says what that is worth. Raise ValueError without rounds.
+    """
+    return low_quantile(values, q=0.5, confidence=confidence)
+
+
+def low_quantile(values: Floats, q: float = 0.1, *, confidence: float = 0.95) -> Estimate:
+    """Return the ``q`` quantile of ``values`` (rounds,) and its order-statistic interval.
+
+    Preemption only ever adds time, so between processes a low quantile holds stiller than the
+    median. The interval is [x(l), x(u)] with the largest l and the smallest u for which a
+    binomial(n, q) leaves out at most half of 1 - confidence on each side; it holds for any
+    continuous distribution (David & Nagaraja 2003, Order Statistics, section 7.1). The point
+    lies between its neighbours in rank (Hyndman & Fan 1996, type 7).
+
+    Few rounds have no such l (q = 0.1 at 95 % takes 36): then the interval begins at the least of
+    them, and ``confidence`` says what that is worth. Raise ValueError without rounds, or for a
+    ``q`` outside of (0, 1).
     """
     n = len(values)
     if n == 0:
         raise ValueError("no rounds: there is nothing to estimate")
+    if not 0 < q < 1:
+        raise ValueError(f"a quantile lies between 0 and 1, not at {q!r}")
     ordered = np.sort(values)
-    k = max(1, int(stats.binom.ppf((1 - confidence) / 2, n, 0.5)))
+    tail = (1 - confidence) / 2
+    lower = max(1, int(stats.binom.ppf(tail, n, q)))
+    upper = min(n, int(stats.binom.isf(tail, n, q)) + 1)
+    inside = stats.binom.cdf(upper - 1, n, q) - stats.binom.cdf(lower - 1, n, q)
     return Estimate(
-        point=float(np.median(ordered)),
-        low=float(ordered[k - 1]),
-        high=float(ordered[n - k]),
-        confidence=float(1 - 2 * stats.binom.cdf(k - 1, n, 0.5)),
+        point=float(np.quantile(ordered, q)),
+        low=float(ordered[lower - 1]),
+        high=float(ordered[upper - 1]),
+        confidence=float(inside),
         rounds=n,
     )
 
@@ -82,11 +102,7 @@ def paired_ratio(candidate: Floats, reference: Floats, *, confidence: float = 0.
     sides of a round share cancels. Raise ValueError when the sides differ in length or a time is
     not positive.
     """
-    if len(candidate) != len(reference):
-        raise ValueError(f"rounds do not pair: {len(candidate)} against {len(reference)}")
-    if min(candidate.min(initial=1.0), reference.min(initial=1.0)) <= 0:
-        raise ValueError("times must be positive")
-    logs = median(np.log(candidate) - np.log(reference), confidence=confidence)
+    logs = median(_log_ratios(candidate, reference), confidence=confidence)
     return Estimate(
         point=math.exp(logs.point),
         low=math.exp(logs.low),
@@ -96,6 +112,76 @@ def paired_ratio(candidate: Floats, reference: Floats, *, confidence: float = 0.
     )
 
 
+def p_value(candidate: Floats, reference: Floats) -> float:
+    """Return the p-value of the median of candidate / reference over rounds (rounds,) being 1.
+
+    The exact two-sided sign test (Conover 1999, Practical Nonparametric Statistics, section
+    3.4). Pairs that are equal count against both sides, so that p is at most 1 - confidence just
+    where the interval of `paired_ratio` leaves out 1. Raise ValueError as that does, and without
+    rounds.
+    """
+    logs = _log_ratios(candidate, reference)
+    n = len(logs)
+    if n == 0:
+        raise ValueError("no rounds: there is nothing to test")
+    fewer = min(int((logs <= 0).sum()), int((logs >= 0).sum()), n // 2)
+    return float(stats.binomtest(fewer, n).pvalue)
+
+
+def process_interval(values: Floats, *, confidence: float = 0.95) -> Estimate:
+    """Return the geometric mean of ``values`` (processes,) with Student's t interval of the logs.
+
+    One number per process or, of a comparison, one ratio per pair of processes: rounds of one
+    process share its luck in where things lie, so the process is what is replicated (Kalibera &
+    Jones 2013, Rigorous Benchmarking in Reasonable Time). Logs make the reciprocal's interval
+    the interval's reciprocal. Raise ValueError for fewer than two, or one that is not positive.
+    """
+    n = len(values)
+    if n < 2:
+        raise ValueError(f"{n} processes: their spread takes two at least")
+    if values.min() <= 0:
+        raise ValueError("values must be positive")
+    logs = np.sort(np.log(values))  # sorted: their sum must not depend on the order they came in
+    point = float(logs.mean())
+    error = float(logs.std(ddof=1)) / math.sqrt(n)
+    half = float(stats.t.isf((1 - confidence) / 2, n - 1)) * error
+    return Estimate(
+        point=math.exp(point),
+        low=math.exp(point - half),
+        high=math.exp(point + half),
+        confidence=confidence,
+        rounds=n,
+    )
+
+
+def holm(p_values: Floats) -> Floats:
+    """Return p-values (tests,) adjusted for their number, to be compared with alpha as they are.
+
+    The chance of even one false alarm among all of them is then at most alpha, however they
+    depend on one another (Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure).
+    Raise ValueError for one outside of [0, 1].
+    """
+    p_values = _checked(p_values)
+    order = np.argsort(p_values)
+    steps = p_values[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def benjamini_hochberg(p_values: Floats) -> Floats:
+    """Return p-values (tests,) adjusted for their number, to be compared with alpha as they are.
+
+    Of the alarms, a share of at most alpha is then expected to be false, for tests that are
+    independent or depend positively (Benjamini & Hochberg 1995, Controlling the False Discovery
+    Rate): more alarms than `holm`, and more false ones. Raise ValueError for one outside of [0, 1].
+    """
+    p_values = _checked(p_values)
+    if len(p_values) == 0:
+        return p_values
+    return np.asarray(stats.false_discovery_control(p_values, method="bh"), dtype=np.float64)
+
+
 def noise_floor(control: Estimate) -> float:
     """Return the relative difference that an A/A control does not rule out, `SYSTEMATIC` at least.
 
@@ -103,3 +189,19 @@ def noise_floor(control: Estimate) -> float:
     away from 1 is noise.
     """
     return max(SYSTEMATIC, abs(math.log(control.low)), abs(math.log(control.high)))
+
+
+def _log_ratios(candidate: Floats, reference: Floats) -> Floats:
+    if len(candidate) != len(reference):
+        raise ValueError(f"rounds do not pair: {len(candidate)} against {len(reference)}")
+    if min(candidate.min(initial=1.0), reference.min(initial=1.0)) <= 0:
+        raise ValueError("times must be positive")
+    return np.asarray(np.log(candidate) - np.log(reference), dtype=np.float64)
+
+
+def _checked(p_values: Floats) -> Floats:
+    p_values = np.asarray(p_values, dtype=np.float64)
+    wrong = p_values[~((p_values >= 0) & (p_values <= 1))]
+    if len(wrong):
+        raise ValueError(f"a p-value lies between 0 and 1: {float(wrong[0])!r} does not")
+    return p_values

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,8 @@ from .estimates import Estimate
 from .matrix import AXES, GRAD_MODES, Cell
 from .records import Measurement, Skipped
 from .store import Run
+
+PERCENTILES: Final = (0.5, 0.9, 0.99)
 
 
 def _runs(runs: Run | Iterable[Run]) -> list[Run]:
@@ -45,26 +48,24 @@ def rounds(runs: Run | Iterable[Run]) -> pd.DataFrame:
 
 
 def summary(runs: Run | Iterable[Run]) -> pd.DataFrame:
-    """Return one row per run, cell and meter: a number with its interval, or a reason.
+    """Return one row per run, cell and figure: a number with its interval, or a reason.
 
     Columns: ``run``, the axes, ``meter``, ``unit``, ``value``, ``low``, ``high`` (per step),
-    ``rounds``, ``exact``, ``samples_per_s`` (of ``step_time``), ``cause``, ``reason``. Where
-    ``reason`` is not empty there is no number, and pandas shows NaN.
+    ``rounds``, ``exact``, ``samples_per_s``, ``samples_per_s_low`` and ``samples_per_s_high`` (of
+    ``step_time``), ``cause``, ``reason``. The meter ``latency`` has a row for each percentile of
+    `figures`. Where ``reason`` is not empty there is no number, and pandas shows NaN.
     """
     rows = []
     for run in _runs(runs):
         for outcome in run.outcomes:
-            row: dict[str, object] = {
-                "run": run.name,
-                **outcome.cell.axes(),
-                "meter": outcome.meter,
-            }
+            key: dict[str, object] = {"run": run.name, **outcome.cell.axes()}
             if isinstance(outcome, Skipped):
-                row |= {"rounds": 0, "exact": False, "cause": outcome.cause}
-                row |= {"reason": outcome.reason}
-            else:
-                figure = estimate(outcome)
-                row |= {
+                why = {"rounds": 0, "exact": False, "cause": outcome.cause}
+                rows.append(key | {"meter": outcome.meter} | why | {"reason": outcome.reason})
+                continue
+            for name, figure in figures(outcome).items():
+                row = key | {
+                    "meter": name,
                     "unit": outcome.unit,
                     "value": figure.point,
                     "low": figure.low,
@@ -74,11 +75,16 @@ def summary(runs: Run | Iterable[Run]) -> pd.DataFrame:
                     "cause": "",
                     "reason": "",
                 }
-                if outcome.meter == "step_time":
-                    row["samples_per_s"] = outcome.cell.batch_size / figure.point * 1e9
-            rows.append(row)
+                if name == "step_time":
+                    rate = throughput(outcome)
+                    row |= {
+                        "samples_per_s": rate.point,
+                        "samples_per_s_low": rate.low,
+                        "samples_per_s_high": rate.high,
+                    }
+                rows.append(row)
     columns = ["run", *AXES, "meter", "unit", "value", "low", "high", "rounds", "exact"]
-    columns += ["samples_per_s", "cause", "reason"]
+    columns += ["samples_per_s", "samples_per_s_low", "samples_per_s_high", "cause", "reason"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -133,6 +139,31 @@ def estimate(measurement: Measurement) -> Estimate:
     if measurement.exact:
         return estimates.exact(float(per_step(measurement)[0]))
     return estimates.median(per_step(measurement))
+
+
+def figures(measurement: Measurement) -> dict[str, Estimate]:
+    """Return the figures that a measurement stands for: percentiles of ``latency``, else itself.
+
+    A percentile of single calls has the interval of its order statistics; the 99th of fewer than
+    a few hundred calls says little, and its ``confidence`` says so.
+    """
+    if measurement.meter != "latency":
+        return {measurement.meter: estimate(measurement)}
+    calls = per_step(measurement)
+    return {f"latency_p{round(q * 100)}": estimates.low_quantile(calls, q=q) for q in PERCENTILES}
+
+
+def throughput(measurement: Measurement) -> Estimate:
+    """Return samples per second, with the interval of the step time it comes from."""
+    step_ns = estimate(measurement)
+    samples = measurement.cell.batch_size * 1e9
+    return Estimate(
+        point=samples / step_ns.point,
+        low=samples / step_ns.high,
+        high=samples / step_ns.low,
+        confidence=step_ns.confidence,
+        rounds=step_ns.rounds,
+    )
 
 
 def ratio(candidate: Measurement, reference: Measurement) -> Estimate | None:

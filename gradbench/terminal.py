@@ -89,7 +89,7 @@ def _block_table(
             _ratio(cell, have, "peak_transient", reference, 0.0),
         ]
         if wide:
-            row += [_value(have.get((cell, "saved_for_backward"))), _throughput(cell, time)]
+            row += [_value(have.get((cell, "saved_for_backward"))), _throughput(time)]
         table.add_row(*row)
     return table
 
@@ -102,10 +102,10 @@ def _value(outcome: Outcome | None) -> Text:
     return Text(units.quantity(tables.estimate(outcome).point, outcome.unit))
 
 
-def _throughput(cell: Cell, time: Outcome | None) -> Text:
+def _throughput(time: Outcome | None) -> Text:
     if not isinstance(time, Measurement):
         return Text("")
-    return Text(units.rate(cell.batch_size / tables.estimate(time).point * 1e9))
+    return Text(units.rate(tables.throughput(time).point))
 
 
 def _ratio(cell: Cell, have: Outcomes, meter: str, reference: str, floor: float) -> Text:

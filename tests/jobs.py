@@ -75,3 +75,33 @@ def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def refuse_to_build() -> nn.Module:
     raise RuntimeError("no weights here")
+
+
+def raises_under_no_grad() -> nn.Module:
+    return Net("raise under no grad")
+
+
+class FakeRequests:
+    """Writes the dumps that callgrind would, with chosen counts: an arm's steps cost more."""
+
+    def __init__(self) -> None:
+        self.start = self.zero = lambda: None
+        self._written = 0
+
+    def dump(self, name: str):
+        index, what = name.split()
+        total = 7 + (1000 * (int(index) + 1) if what == "step" else 0)
+
+        def write() -> None:
+            self._written += 1
+            text = f"desc: Trigger: Client Request: {name}\ntotals: {total}\n"
+            Path(f"dump.{self._written}").write_text(text, "utf-8")
+
+        return write
+
+
+def count_with_fake_requests() -> None:
+    from gradbench.runner import callgrind, instructions
+
+    callgrind.Requests = FakeRequests
+    instructions.main()

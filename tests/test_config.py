@@ -275,7 +275,7 @@ def test_a_folder_is_no_configuration(tmp_path):
     [
         ("mlp_tiny", "line 8, models: "),
         ("shop.nets:tower", "line 8, models: "),
-        ("channels_last", "line 16, model: "),  # an array over lines: the axis it is known by
+        ("channels_last", "line 16, memory_formats: "),  # an array over lines
         ("nobody", ""),
         ("mlp_tin", ""),
     ],

@@ -216,11 +216,8 @@ def _row(cell: Cell, have: Mapping[tuple[Cell, str], Outcome], floor: float) -> 
         return Row(cell.grad_mode, (), f"{what}: {first.reason}")
     values = [_value(time)]
     values += [_ratio(cell, have, "step_time", name, floor) for name in REFERENCES]
-    values.append(
-        Value(units.rate(cell.batch_size / tables.estimate(time).point * 1e9))
-        if isinstance(time, Measurement)
-        else Value("")
-    )
+    values.append(_throughput(time))
+    values.append(_tail(outcomes.get("latency")))
     values.append(_value(outcomes.get("peak_transient")))
     values += [_ratio(cell, have, "peak_transient", name, 0.0) for name in REFERENCES]
     values += [
@@ -228,6 +225,26 @@ def _row(cell: Cell, have: Mapping[tuple[Cell, str], Outcome], floor: float) -> 
         for meter in ("saved_for_backward", "peak_allocated", "peak_rss")
     ]
     return Row(cell.grad_mode, tuple(values))
+
+
+def _throughput(time: Outcome | None) -> Value:
+    if not isinstance(time, Measurement):
+        return Value("")
+    rate = tables.throughput(time)
+    return Value(units.rate(rate.point), f"{units.rate(rate.low)} to {units.rate(rate.high)}")
+
+
+def _tail(latency: Outcome | None) -> Value:
+    if not isinstance(latency, Measurement):
+        return _value(latency)
+    figures = tables.figures(latency)
+    told = ", ".join(
+        f"{name.removeprefix('latency_')} {units.duration(figure.point)} "
+        f"({units.duration(figure.low)} to {units.duration(figure.high)})"
+        for name, figure in figures.items()
+    )
+    calls = len(latency.values)
+    return Value(units.duration(figures["latency_p99"].point), f"{calls} single calls: {told}")
 
 
 def _value(outcome: Outcome | None) -> Value:
