@@ -195,7 +195,9 @@ def list_cells(request: Request) -> None:
 def run(
     request: Request,
     *,
-    meter: Annotated[list[str] | None, typer.Option(help="Meters. Without it: all but instructions.")] = None,
+    meter: Annotated[
+        list[str] | None, typer.Option(help="Meters. Without it: all but instructions.")
+    ] = None,
     budget: Annotated[float | None, typer.Option(help="Seconds of timing for a block.")] = None,
     limit: Annotated[
         float | None, typer.Option(help="Seconds after which a block's process is killed.")

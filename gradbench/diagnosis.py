@@ -79,8 +79,8 @@ SYMPTOMS: Final = (
         "page faults",
         1.0,
         _note("minor_faults_per_step"),
-        "a step took {value:.0f} page faults: it pays for memory that the allocator gave back",
-        "use malloc=pinned, unless that is the question",
+        "a step took {value:.0f} page faults: it pays for memory that is new to it",
+        "expected with malloc=system; with pinned, warm up longer (warmup_s)",
     ),
     Symptom(
         "spread",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import torch
 
@@ -21,6 +21,7 @@ from .. import devices
 from ..devices import Unreadable
 from ..matrix import Cell
 from ..meters import METERS
+from ..models import Model
 from ..plan import Plan
 from ..records import Measurement, Outcome, Skipped
 from ..workloads import Subject
@@ -124,7 +125,7 @@ def main() -> None:
 
 def count(
     cells: Sequence[Cell],
-    model: Any,
+    model: Model,
     plan: Plan,
     *,
     ask: callgrind.Requests,
