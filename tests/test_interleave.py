@@ -125,7 +125,17 @@ def test_a_lone_arm_stops_on_the_precision_of_its_own_time(clock):
 
 @pytest.mark.parametrize(
     ("step_ns", "iterations"),
-    [(30_000, 4), (100, 1000), (60_000, 3), (99_999, 3), (100_000, 1), (5e6, 1), (0, 100_000)],
+    [
+        (30_000, 4),
+        (100, 1000),
+        (60_000, 3),
+        (99_999, 3),
+        (100_000, 3),
+        (999_999, 3),
+        (1e6, 1),
+        (5e6, 1),
+        (0, 100_000),
+    ],
 )
 def test_a_batch_lasts_about_its_target_and_holds_three_steps_unless_one_is_enough(
     step_ns, iterations

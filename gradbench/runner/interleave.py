@@ -68,8 +68,8 @@ def _steady(times: Sequence[int]) -> bool:
 def calibrate(step_ns: float, batch_ns: int) -> int:
     """Return the steps in a batch of about ``batch_ns``: three at least, but one of a long step.
 
-    What a switch of modes leaves in the caches is not gone after one untimed step of 100 us: with
-    one timed step after it, ``global_off`` / ``no_grad`` came out 0.1 % below 1. Three dilute it.
+    What a switch of modes leaves in the caches may outlast the one untimed step: three timed steps
+    dilute it. A step of 1 ms and more needs no diluting, and three would near the scheduler's slice.
     """
     if batch_ns == 0 or step_ns >= SHORT_STEP_NS:
         return 1
