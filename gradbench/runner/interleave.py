@@ -69,7 +69,8 @@ def calibrate(step_ns: float, batch_ns: int) -> int:
     """Return the steps in a batch of about ``batch_ns``: three at least, but one of a long step.
 
     What a switch of modes leaves in the caches may outlast the one untimed step: three timed steps
-    dilute it. A step of 1 ms and more needs no diluting, and three would near the scheduler's slice.
+    dilute it. A step of 1 ms and more needs none of that, and three would near the scheduler's
+    slice.
     """
     if batch_ns == 0 or step_ns >= SHORT_STEP_NS:
         return 1
