@@ -46,6 +46,7 @@ class Subject:
     trial_s: float
     equal: int  # A/A trials
     injected: dict[float, int] = field(default_factory=dict)  # fraction of work -> trials
+    half_width: float | None = None  # the target, if this subject has one
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +80,17 @@ QUICK: Final = Effort(
 )
 THOROUGH: Final = Effort(
     subjects=(
-        Subject("tiny MLP", TINY, 1.0, 200, {0.005: 60, 0.01: 20, 0.02: 20, 0.05: 20}),
-        Subject("wide MLP", WIDE, 1.5, 200, {0.05: 20}),
-        Subject("small CNN", CNN, 1.5, 200, {}),
-        Subject("small CNN, 8 s", CNN, 8.0, 0, {0.02: 40}),
+        Subject("tiny MLP", TINY, 0.5, 200),
+        Subject("tiny MLP", TINY, 1.0, 0, {0.005: 40, 0.01: 12, 0.05: 12}, half_width=0.001),
+        Subject("wide MLP", WIDE, 1.0, 200),
+        Subject("small CNN", CNN, 1.0, 200),
+        Subject("small CNN", CNN, 8.0, 0, {0.02: 24}, half_width=0.01),
     ),
-    neighbour=(Subject("tiny MLP", TINY, 0.5, 200), Subject("small CNN", CNN, 1.0, 100)),
-    peers=20,
+    neighbour=(Subject("tiny MLP", TINY, 0.3, 200), Subject("small CNN", CNN, 0.8, 100)),
+    peers=12,
     processes=16,
-    turns=20,
-    bias_s=20.0,
+    turns=12,
+    bias_s=12.0,
 )
 
 
@@ -195,10 +197,24 @@ def _trials(nursery: Nursery, subject: Subject, where: str) -> Iterator[Check]:
             ratios.setdefault(trial.injected, []).append(judge(trial))
         seed += 1
     for injected, found in sorted(ratios.items()):
-        yield from _told(subject, summarise(injected, found), where)
+        yield _told(subject, summarise(injected, found), where)
+    widths = [ratio.half_width for found in ratios.values() for ratio in found]
+    yield _width(subject, widths, where)
 
 
-def _told(subject: Subject, outcome: Outcome, where: str) -> Iterator[Check]:
+def _width(subject: Subject, widths: Sequence[float], where: str) -> Check:
+    target, width = subject.half_width, statistics.median(widths)
+    return Check(
+        f"half-width: {subject.name}, {subject.trial_s:g} s{where}",
+        width,
+        "share",
+        f"median over {len(widths)} trials",
+        f"<= {target:.1%}" if target is not None else "",
+        width <= target if target is not None else None,
+    )
+
+
+def _told(subject: Subject, outcome: Outcome, where: str) -> Check:
     share = outcome.detected / outcome.trials
     low, high = stats.binomtest(outcome.detected, outcome.trials).proportion_ci(method="wilson")
     name = f"{subject.name}, {subject.trial_s:g} s{where}"
@@ -207,7 +223,7 @@ def _told(subject: Subject, outcome: Outcome, where: str) -> Iterator[Check]:
         f"[{low:.1%}, {high:.1%}]; half-width {outcome.half_width:.2%}"
     )
     if outcome.injected == 0:
-        yield Check(
+        return Check(
             f"A/A false alarms: {name}",
             share,
             "share",
@@ -215,10 +231,8 @@ def _told(subject: Subject, outcome: Outcome, where: str) -> Iterator[Check]:
             target="2-7 % (nominal 5 %)",
             passed=0.02 <= share <= 0.07 if outcome.trials >= ENOUGH else bool(low <= 0.07),
         )
-        yield Check(f"half-width: {name}", outcome.half_width, "share", "median over A/A trials")
-        return
     off = outcome.estimate - outcome.injected
-    yield Check(
+    return Check(
         f"+{outcome.injected:.1%} detected: {name}",
         share,
         "share",

@@ -56,7 +56,7 @@ class Workload:
 
     def held(self, mode: GradMode) -> AbstractContextManager[object]:
         """Return the context that the caller holds around steps."""
-        return nullcontext() if self.mode_inside else mode.enter()
+        return nullcontext() if self.mode_inside else mode.hold()
 
 
 def inference(subject: Subject, _mode: GradMode) -> Step:

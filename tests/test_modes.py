@@ -22,22 +22,33 @@ def test_the_catalogue_has_the_modes_that_the_matrix_knows():
     assert tuple(MODES) == GRAD_MODES
 
 
+@pytest.mark.parametrize("way", ["enter", "hold"])
 @pytest.mark.parametrize("name", GRAD_MODES)
-def test_a_mode_sets_its_two_bits(name):
-    with MODES[name].enter():
+def test_a_mode_sets_its_two_bits_entered_or_held(name, way):
+    with getattr(MODES[name], way)():
         assert bits() == BITS[name]
 
 
+@pytest.mark.parametrize("way", ["enter", "hold"])
 @pytest.mark.parametrize("name", GRAD_MODES)
 @pytest.mark.parametrize("ambient", [True, False])
-def test_a_mode_restores_what_was_there_even_after_an_exception(name, ambient):
+def test_a_mode_restores_what_was_there_even_after_an_exception(name, ambient, way):
+    context = getattr(MODES[name], way)
     with torch.set_grad_enabled(ambient):
-        with MODES[name].enter():
+        with context():
             pass
         assert bits() == (ambient, False)
-        with pytest.raises(ZeroDivisionError), MODES[name].enter():
+        with pytest.raises(ZeroDivisionError), context():
             raise ZeroDivisionError
         assert bits() == (ambient, False)
+
+
+def test_held_modes_of_one_flag_are_entered_alike_and_entered_ones_by_their_own_construct():
+    """The A/A control: held, global_off and no_grad are the same call."""
+    off, no_grad = MODES["global_off"].hold(), MODES["no_grad"].hold()
+    assert type(off) is type(no_grad)
+    assert isinstance(MODES["no_grad"].enter(), torch.no_grad)
+    assert isinstance(MODES["inference_mode"].enter(), torch.inference_mode)
 
 
 @pytest.mark.parametrize("name", GRAD_MODES)

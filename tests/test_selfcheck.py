@@ -24,7 +24,7 @@ SAME, MORE = estimate(0.99, 1.0, 1.01), estimate(1.01, 1.02, 1.03)
 
 def told(injected, ratios):
     outcome = summarise(injected, ratios)
-    return list(selfcheck._told(SUBJECT, outcome, ""))
+    return selfcheck._told(SUBJECT, outcome, "")
 
 
 def test_a_trial_is_judged_by_the_ratio_of_variant_to_base():
@@ -52,17 +52,25 @@ def test_a_summary_counts_intervals_that_exclude_1():
     ],
 )
 def test_false_alarms_are_held_against_the_nominal_share(false_alarms, trials, passed):
-    alarm, width = told(0.0, [MORE] * false_alarms + [SAME] * (trials - false_alarms))
+    alarm = told(0.0, [MORE] * false_alarms + [SAME] * (trials - false_alarms))
     assert alarm.passed is passed
     assert alarm.value == false_alarms / trials
-    assert width.passed is None
 
 
 @pytest.mark.parametrize(("injected", "passed"), [(0.02, False), (0.005, False), (0.01, None)])
 def test_a_missed_target_is_called_missed_and_no_target_is_no_verdict(injected, passed):
-    (check,) = told(injected, [SAME] * 10 + [MORE] * 10)
+    check = told(injected, [SAME] * 10 + [MORE] * 10)
     assert check.passed is passed
     assert "off by" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("target", "width", "passed"), [(None, 0.5, None), (0.01, 0.009, True), (0.01, 0.011, False)]
+)
+def test_a_half_width_is_held_against_its_target_where_it_has_one(target, width, passed):
+    subject = Subject("net", selfcheck.TINY, 1.0, 200, half_width=target)
+    check = selfcheck._width(subject, [width] * 9, "")
+    assert (check.value, check.passed) == (width, passed)
 
 
 def test_welch_tells_samples_apart_and_not_from_themselves():

@@ -1,0 +1,86 @@
+"""Ask whether a held ``torch.no_grad`` object slows steps beside the same flag set by a call.
+
+Why `GradMode.hold` is what it is: with the object on one side, the ratio of two modes that set the
+same flag leaves 1, and follows the object when the sides are swapped.
+
+    python tools/held_object.py --blocks 10
+"""
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from gradbench import Cell, Plan, estimates
+from gradbench.meters import StepTime
+from gradbench.models import MODELS
+from gradbench.modes import MODES, GradMode
+from gradbench.runner import block
+from gradbench.runner.interleave import calibrate, interleave, warm_up
+from gradbench.runner.nursery import Nursery
+
+CALL = MODES["no_grad"]
+OBJECT = replace(CALL, hold=torch.no_grad)
+PAIRS = {
+    "call / object": (CALL, OBJECT),
+    "object / call": (OBJECT, CALL),
+    "call / call": (CALL, CALL),
+    "object / object": (OBJECT, OBJECT),
+}
+
+
+def sides(pair: str, seed: int, budget_s: float) -> Iterator[list[list[int]]]:
+    """Yield the batches of the tiny MLP's step under both ways to hold the mode."""
+    cell = Cell(model="mlp_tiny", workload="inference", grad_mode="no_grad", batch_size=1)
+    device = block.settle(cell)
+    subject = block.build(cell, MODELS[cell.model], seed=seed)
+    modes: tuple[GradMode, GradMode] = PAIRS[pair]
+    arms = [replace(block.make_arm(cell, subject), mode=mode) for mode in modes]
+    clock = StepTime(device.synchronize, time.perf_counter_ns)
+    rng = random.Random(seed)
+    plan = Plan(budget_s=budget_s, precision_short=1e-9, max_rounds=1_000_000)
+    step_ns = min(warm_up(arms, clock, plan=plan, rng=rng))
+    yield interleave(
+        arms,
+        clock,
+        iterations=calibrate(step_ns, device.batch_ns),
+        target_ns=device.batch_ns,
+        step_ns=step_ns,
+        plan=plan,
+        rng=rng,
+        recalibrating=False,
+    ).batch_ns
+
+
+def main() -> None:
+    import held_object  # by its name, so that other processes can import the job
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--blocks", type=int, default=10)
+    parser.add_argument("--budget", type=float, default=2.0)
+    given = parser.parse_args()
+    nursery = Nursery("time")
+    for pair in PAIRS:
+        ratios = []
+        for seed in range(given.blocks):
+            (batch_ns,) = nursery.run(held_object.sides, pair, seed, given.budget, limit_s=600)
+            candidate, reference = (np.array(side, dtype=np.float64) for side in batch_ns)
+            ratios.append(estimates.paired_ratio(candidate, reference))
+        points = [ratio.point for ratio in ratios]
+        held = sum(ratio.low <= 1 <= ratio.high for ratio in ratios)
+        error = statistics.stdev(points) / len(points) ** 0.5
+        print(
+            f"{pair:16} mean {statistics.mean(points):.5f} +- {error:.5f}"
+            f"  the interval holds 1 in {held} of {len(points)}",
+            flush=True,
+        )
+    nursery.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Write docs/selfcheck.md from a saved self-check.
+
+gradbench selfcheck --thorough && python tools/selfcheck_doc.py results/selfcheck.json
+"""
+
+import sys
+from pathlib import Path
+
+from gradbench import verdicts
+
+TEXT = """\
+# Can it tell? The self-check
+
+`gradbench selfcheck` holds the measuring against answers that are known, on the machine it runs on:
+
+- **Equal arms** must come out equal. A step is compared with itself, many times; a 95 % interval
+  should exclude 1 in about 5 % of the trials, not more.
+- **Injected work** must be found. An empty loop of known cost follows the step on one side.
+- **Memory** must match arithmetic, to the byte.
+- The timing loop's own cost, what interleaving does to a ratio against long separate blocks, what
+  `torch.utils.benchmark.Timer` says of the same step, and how far identical processes differ, with
+  malloc pinned and not.
+- The same questions, asked of Timer and of pytest-benchmark as they are used: two runs, one after
+  the other.
+
+It takes under two minutes; `--thorough` takes more than a quarter of an hour and runs nightly
+(`.github/workflows/nightly.yml`). Answers go to `results/selfcheck.json` and onto every page.
+
+## What it found
+
+Printed by `gradbench selfcheck --thorough`, written here by `tools/selfcheck_doc.py`:
+{where}.
+
+| figure | value | target | | detail |
+| --- | ---: | --- | --- | --- |
+{rows}
+
+A figure without a target is shown for comparison. A missed target is called missed.
+"""
+
+
+def main() -> None:
+    saved = verdicts.load(Path(sys.argv[1]))
+    if saved is None:
+        sys.exit(f"{sys.argv[1]!r} is no self-check: run gradbench selfcheck first")
+    checks, facts = saved
+    where = (
+        f"{facts['cpu']}, {facts['cores']} cores, {facts['cpu_capability']}, torch {facts['torch']}, "
+        f"Python {facts['python']}, load {facts['load_before']} before and {facts['load_after']} "
+        f"after, {facts['when']}"
+    )
+    rows = "\n".join(
+        f"| {check.name} | {check.words} | {check.target} | {check.verdict} | {check.detail} |"
+        for check in checks
+    )
+    Path("docs/selfcheck.md").write_text(TEXT.format(where=where, rows=rows), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
