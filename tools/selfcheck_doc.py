@@ -45,7 +45,7 @@ def main() -> None:
         sys.exit(f"{sys.argv[1]!r} is no self-check: run gradbench selfcheck first")
     checks, facts = saved
     where = (
-        f"{facts['cpu']}, {facts['cores']} cores, {facts['cpu_capability']}, torch {facts['torch']}, "
+        f"{facts['cpu']}, {facts['cores']} cores, torch {facts['torch']}, "
         f"Python {facts['python']}, load {facts['load_before']} before and {facts['load_after']} "
         f"after, {facts['when']}"
     )
