@@ -212,9 +212,9 @@ def test_rss_without_a_resettable_mark_is_unreadable(tmp_path):
 
 def test_rss_sees_a_short_peak_that_polling_would_miss():
     def spike():
-        torch.ones(16 * 2**20, dtype=torch.uint8)
+        torch.ones(64 * 2**20, dtype=torch.uint8)  # beyond what malloc ever keeps for itself
 
     quiet = read(["mlp_tiny"], meters=("peak_rss",))["no_grad", "peak_rss"]
     assert isinstance(quiet, Measurement)
     low = peak_rss(lambda: None, steps=1)
-    assert peak_rss(spike, steps=1) >= low + 15 * 2**20
+    assert peak_rss(spike, steps=1) >= low + 60 * 2**20
