@@ -80,17 +80,17 @@ QUICK: Final = Effort(
 )
 THOROUGH: Final = Effort(
     subjects=(
-        Subject("tiny MLP", TINY, 0.5, 200),
-        Subject("tiny MLP", TINY, 1.0, 0, {0.005: 40, 0.01: 12, 0.05: 12}, half_width=0.001),
-        Subject("wide MLP", WIDE, 1.0, 200),
-        Subject("small CNN", CNN, 1.0, 200),
-        Subject("small CNN", CNN, 8.0, 0, {0.02: 24}, half_width=0.01),
+        Subject("tiny MLP", TINY, 0.4, 200),
+        Subject("tiny MLP", TINY, 1.0, 0, {0.005: 40, 0.01: 8, 0.05: 8}, half_width=0.001),
+        Subject("wide MLP", WIDE, 0.6, 200),
+        Subject("small CNN", CNN, 0.6, 200),
+        Subject("small CNN", CNN, 8.0, 0, {0.02: 20}, half_width=0.01),
     ),
-    neighbour=(Subject("tiny MLP", TINY, 0.3, 200), Subject("small CNN", CNN, 0.8, 100)),
-    peers=12,
-    processes=16,
-    turns=12,
-    bias_s=12.0,
+    neighbour=(Subject("tiny MLP", TINY, 0.25, 200), Subject("small CNN", CNN, 0.6, 80)),
+    peers=10,
+    processes=12,
+    turns=10,
+    bias_s=8.0,
 )
 
 

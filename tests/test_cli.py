@@ -538,7 +538,7 @@ def stop(*arguments: object, folder: Path, outcomes: int, by: signal.Signals) ->
         stderr=subprocess.STDOUT,
         text=True,
         # A suite that was started in the background hands on an ignored SIGINT.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 # no threads
     ) as process:
         main = psutil.Process(process.pid)
 
