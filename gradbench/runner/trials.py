@@ -26,6 +26,9 @@ from .interleave import Rounds, calibrate, interleave, warm_up
 PAD_SIZES: Final = (100, 20_000)
 """Iterations of the two loops from which the cost of an iteration is known."""
 
+BASE_PAD: Final = 10
+"""Iterations that follow the step on both sides: what a loop costs beside its turns cancels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -38,14 +41,13 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Pad:
-    """Work of known size: an empty loop in C, ``fixed_ns + each_ns * n``."""
+    """Work of known size: turns of an empty loop in C, ``each_ns`` long."""
 
-    fixed_ns: float
     each_ns: float
 
     def iterations(self, target_ns: float) -> int:
-        """Return how many iterations take ``target_ns``."""
-        return max(0, round((target_ns - self.fixed_ns) / self.each_ns))
+        """Return how many turns more take ``target_ns`` more."""
+        return round(target_ns / self.each_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +78,12 @@ def measure_pad(clock_ns: Callable[[], int], *, repeats: int = 300) -> Pad:
             times.append(clock_ns() - start_ns)
         medians.append(statistics.median(times))
     each_ns = max((medians[1] - medians[0]) / (PAD_SIZES[1] - PAD_SIZES[0]), 1e-3)
-    return Pad(max(0.0, medians[0] - each_ns * PAD_SIZES[0]), each_ns)
+    return Pad(each_ns)
 
 
-def padded(arm: CellArm, iterations: int) -> PaddedArm | CellArm:
-    """Return the arm with that much waste after each step; with none, the arm itself."""
-    if iterations == 0:
-        return arm
-    step = arm.step
+def padded(arm: CellArm, extra: int) -> PaddedArm:
+    """Return the arm with `BASE_PAD` turns of waste after each step, and ``extra`` more."""
+    step, iterations = arm.step, BASE_PAD + extra
 
     def longer() -> None:
         step()
@@ -102,10 +102,12 @@ class Prepared:
     typical_ns: float
     rng: random.Random
 
-    def pair(self, variant: PaddedArm | CellArm, plan: Plan) -> Rounds:
-        """Return the interleaved rounds of the arm and a variant of it."""
+    def pair(self, extra: int, plan: Plan) -> Rounds:
+        """Return the interleaved rounds of the arm and of itself with ``extra`` turns of waste."""
+        base = padded(self.arm, 0)
+        variant = padded(self.arm, extra) if extra else base
         return interleave(
-            [self.arm, variant],
+            [base, variant],
             self.clock,
             iterations=calibrate(self.typical_ns, self.device.batch_ns),
             target_ns=self.device.batch_ns,
@@ -135,7 +137,7 @@ def compare_with_itself(
     for _ in range(count):
         for injected in bench.rng.sample(list(injections), len(injections)):
             iterations = pad.iterations(injected * typical_ns) if injected else 0
-            rounds = bench.pair(padded(bench.arm, iterations), plan)
+            rounds = bench.pair(iterations, plan)
             yield Trial(injected, rounds.batch_ns, rounds.iterations)
             base = [n / k for n, k in zip(rounds.batch_ns[0], rounds.iterations, strict=True)]
             typical_ns = statistics.median(base)
@@ -224,7 +226,7 @@ def timer_trials(
         for injected in injections:
             iterations = pad.iterations(injected * bench.typical_ns) if injected else 0
             sides = []
-            for side in (bench.arm, padded(bench.arm, iterations)):
+            for side in (padded(bench.arm, 0), padded(bench.arm, iterations)):
                 with side.held():
                     timer = Timer("step()", globals={"step": side.step})
                     sides.append(timer.blocked_autorange(min_run_time=plan.budget_s / 2).times)
