@@ -29,7 +29,7 @@ It takes under two minutes; `--thorough` takes more than a quarter of an hour an
 ## What it found
 
 Printed by `gradbench selfcheck --thorough`, written here by `tools/selfcheck_doc.py`:
-{where}.
+{where}.{note}
 
 | figure | value | target | | detail |
 | --- | ---: | --- | --- | --- |
@@ -53,7 +53,8 @@ def main() -> None:
         f"| {check.name} | {check.words} | {check.target} | {check.verdict} | {check.detail} |"
         for check in checks
     )
-    Path("docs/selfcheck.md").write_text(TEXT.format(where=where, rows=rows), "utf-8")
+    note = "".join(f"\n\n{words}" for words in sys.argv[2:])
+    Path("docs/selfcheck.md").write_text(TEXT.format(where=where, rows=rows, note=note), "utf-8")
 
 
 if __name__ == "__main__":
