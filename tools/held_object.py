@@ -1,7 +1,7 @@
 """Ask whether a held ``torch.no_grad`` object slows steps beside the same flag set by a call.
 
-Why `GradMode.hold` is what it is: both sides set the same flag, so every ratio should be 1. Where it
-is not, and is turned over when the sides are swapped, it is the object's doing.
+Why `GradMode.hold` is what it is: both sides set the same flag, so every ratio should be 1. Where
+it is not, and is turned over when the sides are swapped, it is the object's doing.
 
     python tools/held_object.py --blocks 10
 """
