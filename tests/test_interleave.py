@@ -150,10 +150,13 @@ def test_warm_up_goes_on_while_times_still_fall(clock):
 
 
 def test_warm_up_gives_up_at_five_times_its_least(clock):
-    noise = random.Random(4)
-    sides = [FakeArm("a", clock, lambda _: noise.choice([10_000, 90_000, 400_000]), [])]
+    """Every step takes 5 us longer than the one before: never steady."""
+    sides = [FakeArm("a", clock, lambda n: 10_000 + 5_000 * n, log := [])]
     warm_up(sides, StepTime(lambda: None, clock), plan=PLAN, rng=random.Random(0))
-    assert clock.now_ns <= 5 * PLAN.warmup_s * 1e9 + 400_000 or len(sides[0].log) < 20
+    steps = sum(entry == "a" for entry in log)
+    last_ns = 10_000 + 5_000 * len(log)
+    assert steps > 6
+    assert 5e6 <= clock.now_ns <= 5e6 + last_ns
 
 
 def test_precision_is_the_widest_half_width_against_the_first_arm():

@@ -2,7 +2,6 @@
 
 import json
 import random
-import statistics
 
 import pytest
 
@@ -152,6 +151,5 @@ def test_a_small_self_check_runs_end_to_end_and_memory_matches_arithmetic(tmp_pa
     (detected,) = [check for name, check in by_name.items() if name.startswith("+5.0% detected")]
     assert "of 2 intervals" in detected.detail
     assert any("neighbour" in name for name in by_name)
-    assert facts["load_after"] >= 0
+    assert {"cpu", "cores", "torch", "load_before", "load_after", "when"} <= facts.keys()
     assert len(said) >= 7
-    assert statistics.fmean(check.value for check in checks) >= 0

@@ -175,7 +175,7 @@ class Bench:
                         case Trying(cell):
                             trying = cell
                         case Spent(phase, seconds):
-                            measured = phase not in ("build",)
+                            measured = phase != "build"
                             self._add(phase, seconds)
                         case Measurement() | Skipped():
                             found.append(message)
