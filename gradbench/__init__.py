@@ -8,6 +8,7 @@ from .matrix import Cell as Cell, Matrix as Matrix
 from .plan import Plan as Plan
 from .presets import PRESETS as PRESETS
 from .records import (
+    Breakdown as Breakdown,
     Ended as Ended,
     Environment as Environment,
     Measurement as Measurement,

@@ -15,6 +15,7 @@ COMPILE: Final = ("off", "on")
 ENTRIES: Final = ("held", "per_call")
 MALLOCS: Final = ("pinned", "system")
 L2: Final = ("hot", "cold")
+OPTIMIZERS: Final = ("sgd", "sgd_momentum", "adamw")
 
 # Axes whose values are known without asking a catalogue that needs torch.
 CLOSED_AXES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -26,6 +27,7 @@ CLOSED_AXES: Final[Mapping[str, tuple[str, ...]]] = {
     "entry": ENTRIES,
     "malloc": MALLOCS,
     "l2": L2,
+    "optimizer": OPTIMIZERS,
 }
 
 
@@ -48,6 +50,7 @@ class Cell:
     entry: str = "held"  # is the mode entered once around many steps, or in each?
     malloc: str = "pinned"  # do timed processes keep freed memory, or as the system does?
     l2: str = "hot"  # of a GPU: does a step find the last one's data in its cache?
+    optimizer: str = "sgd"  # of workloads that train: what keeps state beside the parameters
 
     def __post_init__(self) -> None:
         for axis, known in CLOSED_AXES.items():
@@ -113,6 +116,7 @@ class Block:
             *([cell.entry] if cell.entry != "held" else []),
             *(["system_malloc"] if cell.malloc == "system" else []),
             *(["cold_l2"] if cell.l2 == "cold" else []),
+            *([cell.optimizer] if cell.optimizer != "sgd" else []),
         ]
         return "-".join([cell.device, cell.model, *batch, *extras])
 
@@ -139,6 +143,7 @@ class Matrix:
     entries: Sequence[str] = ("held",)
     mallocs: Sequence[str] = ("pinned",)
     l2: Sequence[str] = ("hot",)
+    optimizers: Sequence[str] = ("sgd",)
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-import torch
 from torch import Tensor
 
 from .devices import Unreadable, Window, nothing
 from .records import Unit
+from .saved import SavedTensors
 from .workloads import Step
 
 Pass = Literal["time", "memory", "process", "instructions"]
@@ -134,24 +134,11 @@ def allocator_figures(window: Window) -> dict[str, int | Unreadable]:
 def saved_for_backward(step: Step, resident: Sequence[Tensor]) -> int:
     """Return the bytes of distinct storages that autograd saved during one step.
 
-    Storages of ``resident`` tensors are left out: they would be there without a graph. The
-    packed tensors are held until the end, or a reused address would merge two storages.
+    Storages of ``resident`` tensors are left out: they would be there without a graph.
     """
-    apart = {tensor.untyped_storage().data_ptr() for tensor in resident}
-    held: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept = tensor.detach()  # a node that saves its own output would hold itself for ever
-        held.append(kept)
-        return kept
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed):
+    with SavedTensors(apart=resident) as saved:
         step()
-    sizes = {
-        storage.data_ptr(): storage.nbytes()
-        for storage in (tensor.untyped_storage() for tensor in held)
-    }
-    return sum(size for address, size in sizes.items() if address not in apart)
+    return saved.nbytes
 
 
 def peak_rss(step: Step, *, steps: int, process: Path = Path("/proc/self")) -> int:

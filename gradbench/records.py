@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from .matrix import Cell
 
@@ -65,6 +65,41 @@ class Measurement:
         return [value / count for value, count in zip(self.values, self.iterations, strict=True)]
 
 
+PARTS: Final = (
+    "parameters",
+    "buffers",
+    "inputs",
+    "gradients",
+    "optimizer_state",
+    "saved",  # for backward
+    "other",  # live activations that nobody saved, and temporaries
+    "unknown",  # what no tensor accounts for: workspaces, an allocator's rounding
+)
+"""What live bytes are for, in the order in which they are drawn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breakdown:
+    """What the peak of one cell's step is made of, and how the step gets there.
+
+    ``parts`` sums to what ``peak_allocated`` reads: bytes at the moment of the peak by `PARTS`;
+    ``first_parts`` is the same of the very first step. ``timeline[part][i]`` is the bytes of a
+    part at moment ``i`` of the step, thinned, with every phase's highest moment kept;
+    ``phases[i]`` is the phase of that moment: prepare, forward, loss, backward, optimizer.
+    ``modules`` has the bytes saved for backward by the path of the module that had them saved,
+    the ten largest, largest first.
+    """
+
+    cell: Cell
+    parts: Mapping[str, int]
+    first_parts: Mapping[str, int]
+    timeline: Mapping[str, tuple[int, ...]]
+    phases: tuple[str, ...]
+    modules: Mapping[str, int]
+    rounding_bytes: int = 0  # of ``parts``, what the allocator added to round sizes up
+    meter: str = "breakdown"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
     """Why one meter has no number for one cell."""
@@ -84,4 +119,4 @@ class Ended:
 
 
 Outcome = Measurement | Skipped
-Record = Started | Environment | Measurement | Skipped | Ended
+Record = Started | Environment | Measurement | Breakdown | Skipped | Ended

@@ -21,6 +21,7 @@ import psutil
 from scipy import stats
 
 from . import estimates, runner
+from .checks import Check
 from .environment import capture
 from .estimates import Estimate
 from .matrix import GRAD_MODES, Cell, Matrix
@@ -29,7 +30,6 @@ from .plan import Plan
 from .records import Measurement
 from .runner import trials
 from .runner.nursery import Kind, Nursery
-from .verdicts import Check
 
 LIMIT_S: Final = 7200.0
 HOSTILE_MIB: Final = 64

@@ -21,7 +21,16 @@ from typing import IO, Any, Final, Self
 
 from .errors import GradbenchError, StoreError
 from .matrix import AXES, Block, Cell, by_block
-from .records import Ended, Environment, Measurement, Outcome, Record, Skipped, Started
+from .records import (
+    Breakdown,
+    Ended,
+    Environment,
+    Measurement,
+    Outcome,
+    Record,
+    Skipped,
+    Started,
+)
 
 SCHEMA: Final = 1
 SEALED: Final = ".jsonl"
@@ -32,6 +41,7 @@ _KINDS: Final[Mapping[str, type[Record]]] = {
     "started": Started,
     "environment": Environment,
     "measurement": Measurement,
+    "breakdown": Breakdown,
     "skipped": Skipped,
     "ended": Ended,
 }
@@ -64,6 +74,11 @@ class Run:
         return tuple(r for r in self.records if isinstance(r, Measurement | Skipped))
 
     @cached_property
+    def breakdowns(self) -> Mapping[Cell, Breakdown]:
+        """What each cell's peak is made of, where that was read."""
+        return {r.cell: r for r in self.records if isinstance(r, Breakdown)}
+
+    @cached_property
     def ended(self) -> Ended | None:
         """Where the wall time went, if the run came to its end."""
         return next((r for r in reversed(self.records) if isinstance(r, Ended)), None)
@@ -71,7 +86,7 @@ class Run:
     @cached_property
     def done(self) -> frozenset[tuple[Cell, str]]:
         """The (cell, meter) pairs read for every cell of their block."""
-        have = {(outcome.cell, outcome.meter) for outcome in self.outcomes}
+        have = {(r.cell, r.meter) for r in (*self.outcomes, *self.breakdowns.values())}
         return frozenset(
             (cell, meter)
             for members in by_block(self.started.cells).values()
@@ -187,7 +202,7 @@ class Store:
             writer = Writer(path, file)
             for record in run.records:
                 partial = (
-                    isinstance(record, Measurement | Skipped)
+                    isinstance(record, Measurement | Breakdown | Skipped)
                     and (record.cell, record.meter) not in run.done
                 )
                 if not partial:
@@ -324,6 +339,8 @@ def _record(row: dict[str, Any], path: Path) -> Record:
     kind: Any = _KINDS[row.pop("kind")]
     if "cell" in row:
         row["cell"] = _cell(row["cell"], path)
+    if kind is Breakdown:
+        row["timeline"] = {part: tuple(line) for part, line in row["timeline"].items()}
     if kind is Started:
         row["cells"] = tuple(_cell(cell, path) for cell in row["cells"])
         row["inputs"] = {model: tuple(shape) for model, shape in row["inputs"].items()}

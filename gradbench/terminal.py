@@ -8,10 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from . import tables, units
+from .checks import Check
 from .matrix import Block, Cell, by_block
 from .records import Measurement, Outcome, Skipped
 from .store import Run
-from .verdicts import Check
 
 BETTER: Final = "green"
 WORSE: Final = "red"

@@ -1,45 +1,44 @@
-"""What a self-check found: plain figures against their targets."""
+"""From a change's interval to one of four words."""
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from enum import StrEnum
+from typing import Final
 
+from .estimates import Estimate
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One figure; ``passed`` is None where there is no target."""
-
-    name: str
-    value: float
-    unit: str  # "share", "points", "ns", "bytes"
-    detail: str
-    target: str = ""
-    passed: bool | None = None
-
-    @property
-    def words(self) -> str:
-        """The value in its unit."""
-        match self.unit:
-            case "share":
-                return f"{self.value:.2%}" if self.value < 0.1 else f"{self.value:.0%}"
-            case "points":
-                return f"{self.value * 100:.2f} points"
-            case "bytes":
-                return f"{self.value:,.0f} B"
-            case _:
-                return f"{self.value:.1f} {self.unit}"
-
-    @property
-    def verdict(self) -> str:
-        """``met``, ``missed``, or nothing to be held against."""
-        return {True: "met", False: "missed", None: ""}[self.passed]
+TOLERANCE: Final = 0.01
+"""Relative change below which two sides count as the same, unless the noise floor is higher."""
 
 
-def load(path: Path) -> tuple[list[Check], dict[str, Any]] | None:
-    """Return the checks and the environment of a saved self-check, or None where there is none."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        return [Check(**row) for row in content["checks"]], content["facts"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+class Verdict(StrEnum):
+    """What an interval says about a change."""
+
+    BETTER = "better"
+    SAME = "same"
+    WORSE = "worse"
+    INCONCLUSIVE = "inconclusive"
+
+
+def judge(
+    change: Estimate,
+    *,
+    floor: float = 0.0,
+    tolerance: float = TOLERANCE,
+    higher_is_better: bool = False,
+) -> Verdict:
+    """Return the verdict on a ratio candidate / reference.
+
+    ``floor`` is the relative effect that equal arms show here (the noise floor; 0 for exact
+    figures), ``tolerance`` the largest change that does not matter. The verdict is ``better`` or
+    ``worse`` when the whole interval lies beyond the floor on one side of 1, ``same`` when it lies
+    within the larger of floor and tolerance around 1 (equivalence, not absence of evidence), and
+    ``inconclusive`` when it does neither. An exact figure that differs at all beyond the floor is
+    better or worse.
+    """
+    if change.high < 1 - floor:
+        return Verdict.WORSE if higher_is_better else Verdict.BETTER
+    if change.low > 1 + floor:
+        return Verdict.BETTER if higher_is_better else Verdict.WORSE
+    margin = max(floor, tolerance)
+    if 1 - margin <= change.low and change.high <= 1 + margin:
+        return Verdict.SAME
+    return Verdict.INCONCLUSIVE

@@ -1,6 +1,6 @@
 """What one step does: predict, learn, learn in spite of the mode, or learn on frozen features."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +14,15 @@ from .modes import MODES, GradMode
 
 Step = Callable[[], object]
 
+Optimizers = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
 # So small that the weights stay where they are: step 10,000 costs what step 1 did.
 LEARNING_RATE: Final = 1e-6
+OPTIMIZERS: Final[Mapping[str, Optimizers]] = {
+    "sgd": partial(torch.optim.SGD, lr=LEARNING_RATE),
+    "sgd_momentum": partial(torch.optim.SGD, lr=LEARNING_RATE, momentum=0.9),
+    "adamw": partial(torch.optim.AdamW, lr=LEARNING_RATE),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,7 @@ class Subject:
     y: Tensor
     loss: Callable[[Tensor, Tensor], Tensor]
     head: nn.Module | None = None  # taken out of the module, which then yields features
+    optimizer: Optimizers = OPTIMIZERS["sgd"]
 
     def clear_gradients(self) -> None:
         """Drop the gradients, so that what a step adds is counted from the same start."""
@@ -53,6 +61,7 @@ class Workload:
     needs_graph: bool = False  # backward() runs where the mode rules
     mode_inside: bool = False  # the step enters the mode itself: the caller must not hold it
     splits_head: bool = False  # the model's head is trained apart from the rest
+    optimizes: bool = True  # the step ends with an optimizer's
 
     def held(self, mode: GradMode) -> AbstractContextManager[object]:
         """Return the context that the caller holds around steps."""
@@ -66,9 +75,9 @@ def inference(subject: Subject, _mode: GradMode) -> Step:
 
 
 def training(subject: Subject, _mode: GradMode) -> Step:
-    """Forward in ``train()``, loss, backward and an SGD step, wherever the caller stands."""
+    """Forward in ``train()``, loss, backward and an optimizer step, wherever the caller stands."""
     subject.module.train()
-    optimizer = torch.optim.SGD(subject.module.parameters(), lr=LEARNING_RATE)
+    optimizer = subject.optimizer(subject.module.parameters())
     forward, x, y, loss = subject.forward, subject.x, subject.y, subject.loss
 
     def step() -> None:
@@ -101,7 +110,7 @@ def frozen_backbone(subject: Subject, mode: GradMode) -> Step:
     head = subject.head
     subject.module.eval()
     head.train()
-    optimizer = torch.optim.SGD(head.parameters(), lr=LEARNING_RATE)
+    optimizer = subject.optimizer(head.parameters())
     enter, forward, x, y, loss = mode.enter, subject.forward, subject.x, subject.y, subject.loss
     clear = subject.clear_gradients
 
@@ -120,7 +129,7 @@ def frozen_backbone(subject: Subject, mode: GradMode) -> Step:
 WORKLOADS: Final[Mapping[str, Workload]] = {
     workload.name: workload
     for workload in (
-        Workload("inference", inference),
+        Workload("inference", inference, optimizes=False),
         Workload("training", training, needs_graph=True),
         Workload("training_reenabled", training_reenabled),
         Workload("frozen_backbone", frozen_backbone, mode_inside=True, splits_head=True),

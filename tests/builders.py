@@ -4,7 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gradbench.matrix import GRAD_MODES, Cell
 from gradbench.plan import PROTOCOL
-from gradbench.records import Ended, Environment, Measurement, Outcome, Record, Skipped, Started
+from gradbench.records import (
+    PARTS,
+    Breakdown,
+    Ended,
+    Environment,
+    Measurement,
+    Outcome,
+    Record,
+    Skipped,
+    Started,
+)
 from gradbench.store import Run
 
 TORCH_SAYS = "element 0 of tensors does not require grad and does not have a grad_fn"
@@ -54,6 +64,19 @@ def timed(cell: Cell, values: Sequence[int], *, iterations: int = 1, **notes) ->
 def counted(cell: Cell, size: int, *, meter: str = "peak_transient") -> Measurement:
     return Measurement(
         cell=cell, meter=meter, unit="bytes", values=(size,), iterations=1, exact=True
+    )
+
+
+def broken_down(cell: Cell, **parts: int) -> Breakdown:
+    """Return a breakdown of a step that rises to these parts in ``forward`` and falls again."""
+    peak = dict.fromkeys(PARTS, 0) | parts
+    return Breakdown(
+        cell=cell,
+        parts=peak,
+        first_parts=peak,
+        timeline={part: (0, size, size // 2) for part, size in peak.items()},
+        phases=("prepare", "forward", "backward"),
+        modules={"0": parts.get("saved", 0)},
     )
 
 

@@ -5,11 +5,11 @@ import random
 
 import pytest
 
-from gradbench import selfcheck, verdicts
+from gradbench import checks as saved_checks, selfcheck
+from gradbench.checks import Check
 from gradbench.estimates import Estimate
 from gradbench.runner.trials import Pad, Trial, measure_pad, padded, waste
 from gradbench.selfcheck import Subject, differ, judge, summarise
-from gradbench.verdicts import Check
 
 SUBJECT = Subject("net", selfcheck.TINY, 1.0, 200)
 
@@ -116,7 +116,7 @@ def test_checks_survive_being_saved_and_words_have_units(tmp_path):
         Check("e", 0.5, "share", "v"),
     ]
     selfcheck.save(checks, {"cpu": "a chip"}, tmp_path / "deep" / "check.json")
-    assert verdicts.load(tmp_path / "deep" / "check.json") == (checks, {"cpu": "a chip"})
+    assert saved_checks.load(tmp_path / "deep" / "check.json") == (checks, {"cpu": "a chip"})
     assert [check.words for check in checks] == ["3.12%", "3.3 ns", "0.10 points", "2,048 B", "50%"]
     assert [check.verdict for check in checks] == ["met", "", "met", "missed", ""]
 
@@ -124,8 +124,8 @@ def test_checks_survive_being_saved_and_words_have_units(tmp_path):
 @pytest.mark.parametrize("content", ["", "{}", '{"checks": [{"odd": 1}], "facts": {}}', "[1]"])
 def test_a_file_that_is_no_self_check_is_none(tmp_path, content):
     (tmp_path / "check.json").write_text(content)
-    assert verdicts.load(tmp_path / "check.json") is None
-    assert verdicts.load(tmp_path / "nothing.json") is None
+    assert saved_checks.load(tmp_path / "check.json") is None
+    assert saved_checks.load(tmp_path / "nothing.json") is None
 
 
 def test_a_small_self_check_runs_end_to_end_and_memory_matches_arithmetic(tmp_path):

@@ -10,7 +10,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from builders import block, cell, counted, ended, environment, run_of, skipped, started, timed
+from builders import (
+    block,
+    broken_down,
+    cell,
+    counted,
+    ended,
+    environment,
+    run_of,
+    skipped,
+    started,
+    timed,
+)
 from hypothesis import given, settings, strategies as st
 
 from gradbench import store as store_module
@@ -30,6 +41,7 @@ RECORDS = (
     *(timed(c, [10**15, 1, 7], iterations=3, load=0.5, stopped="precision") for c in CELLS),
     *(counted(c, 2**50) for c in CELLS[:-1]),
     skipped(CELLS[-1], meter="peak_transient", cause="out_of_memory", reason="no\nroom"),
+    broken_down(CELLS[0], saved=2**40, other=1),
     ended(timing=1.5),
 )
 
@@ -120,7 +132,8 @@ def test_a_run_gives_its_parts_by_name(store):
     run = store.save(RECORDS)
     assert run.started == RECORDS[0]
     assert run.environment == RECORDS[1]
-    assert run.outcomes == RECORDS[2:-1]
+    assert run.outcomes == RECORDS[2:-2]
+    assert run.breakdowns == {CELLS[0]: RECORDS[-2]}
     assert run.ended == RECORDS[-1]
     assert run.unfinished() == []
     assert len(run.done) == 2 * len(CELLS)

@@ -6,7 +6,7 @@ gradbench selfcheck --thorough && python tools/selfcheck_doc.py results/selfchec
 import sys
 from pathlib import Path
 
-from gradbench import verdicts
+from gradbench import checks
 
 TEXT = """\
 # Can it tell? The self-check
@@ -40,10 +40,10 @@ A figure without a target is shown for comparison. A missed target is called mis
 
 
 def main() -> None:
-    saved = verdicts.load(Path(sys.argv[1]))
+    saved = checks.load(Path(sys.argv[1]))
     if saved is None:
         sys.exit(f"{sys.argv[1]!r} is no self-check: run gradbench selfcheck first")
-    checks, facts = saved
+    found, facts = saved
     where = (
         f"{facts['cpu']}, {facts['cores']} cores, torch {facts['torch']}, "
         f"Python {facts['python']}, load {facts['load_before']} before and {facts['load_after']} "
@@ -51,7 +51,7 @@ def main() -> None:
     )
     rows = "\n".join(
         f"| {check.name} | {check.words} | {check.target} | {check.verdict} | {check.detail} |"
-        for check in checks
+        for check in found
     )
     note = "".join(f"\n\n{words}" for words in sys.argv[2:])
     Path("docs/selfcheck.md").write_text(TEXT.format(where=where, rows=rows, note=note), "utf-8")

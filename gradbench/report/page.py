@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 
 from .. import tables, units, words
 from .._version import __version__
+from ..checks import Check
 from ..errors import StoreError
 from ..estimates import Estimate
 from ..matrix import Block, Cell, by_block
 from ..records import Fact, Measurement, Outcome, Skipped
 from ..store import Run
-from ..verdicts import Check
 from .figures import BRIGHT, COLOURS, FIGURES, GRID, INK, styled
 
 REFERENCES: Final = ("global_on", "no_grad")
@@ -77,7 +77,7 @@ Checks = tuple[Sequence[Check], Mapping[str, Any]]
 def render(runs: Run | Sequence[Run], *, checks: Checks | None = None) -> str:
     """Return one self-contained HTML page about one or more runs.
 
-    ``checks`` is what a self-check found and where (`gradbench.verdicts.load`). Raise `StoreError`
+    ``checks`` is what a self-check found and where (`gradbench.checks.load`). Raise `StoreError`
     without a run.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)

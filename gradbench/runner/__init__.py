@@ -334,6 +334,10 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
             f"{cell.workload} enters its mode in each step as it is: entry=held",
         ),
         (
+            cell.optimizer != "sgd" and not WORKLOADS[cell.workload].optimizes,
+            f"{cell.workload} makes no optimizer step: optimizer=sgd",
+        ),
+        (
             cell.memory_format == "channels_last" and dimensions != 4,
             f"channels_last needs images (B, C, H, W): {cell.model} takes {dimensions}-dimensional "
             "input",

@@ -20,7 +20,7 @@ from ..models import Model
 from ..modes import MODES, GradMode
 from ..plan import Plan
 from ..records import Cause, Environment, Fact, Measurement, Outcome, Skipped
-from ..workloads import WORKLOADS, Step, Subject, Workload, must_fail
+from ..workloads import OPTIMIZERS, WORKLOADS, Step, Subject, Workload, must_fail
 from .clocks import Figure, read_clocks
 from .interleave import calibrate, interleave, warm_up
 from .surroundings import Surroundings
@@ -313,7 +313,7 @@ def build(cell: Cell, model: Model, *, seed: int) -> Subject:
     forward: Callable[[Tensor], Tensor] = module
     if cell.compile == "on":
         forward = torch.compile(module)
-    return Subject(module, forward, x, y, model.loss, head)
+    return Subject(module, forward, x, y, model.loss, head, OPTIMIZERS[cell.optimizer])
 
 
 def make_arm(cell: Cell, subject: Subject) -> CellArm:

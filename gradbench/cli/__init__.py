@@ -1,0 +1,11 @@
+"""The command line: parse, call, print, return a status; one module a group of commands."""
+
+from . import measure, read, machine  # isort: skip # the order of commands in --help
+from .app import INTERRUPTED, USAGE, app
+
+__all__ = ["INTERRUPTED", "USAGE", "app", "machine", "main", "measure", "read"]
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="gradbench")

@@ -1,0 +1,68 @@
+"""What every command shares: the application, its consoles, its errors, its common options."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ..config import locate
+from ..errors import GradbenchError, UnknownName
+from ..matrix import GRAD_MODES
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+USAGE: Final = 2
+INTERRUPTED: Final = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="What PyTorch's grad modes cost, in memory and in time, on your model and your machine.",
+    epilog="Start with [bold]gradbench run --preset tiny[/bold], under a minute. "
+    "Also: [bold]pytest --benchmark-only[/bold] in a checkout, or [bold]import gradbench[/bold].",
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(highlight=False, soft_wrap=True, stderr=True)
+
+Results = Annotated[Path, typer.Option(help="Folder of runs.")]
+Reports = Annotated[Path, typer.Option(help="Folder of pages.")]
+Reference = Annotated[str, typer.Option(help="Grad mode that the table's ratios are taken to.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name, its beginning, path or latest.")]
+
+
+@contextmanager
+def one_line_errors(config: Path | None = None) -> Iterator[None]:
+    """Turn errors of the user's into one line and exit status 2."""
+    try:
+        yield
+    except GradbenchError as error:
+        where = locate(config, error) if config and isinstance(error, UnknownName) else ""
+        err.print(f"[red]gradbench:[/red] {escape(where + str(error))}")
+        raise typer.Exit(USAGE) from None
+
+
+def say(status: "Status", words: str) -> None:
+    """Show what is being done: in place, or a line each where nobody looks."""
+    if err.is_terminal:
+        status.update(escape(words))
+    else:
+        print(words, file=sys.stderr, flush=True)
+
+
+def check_reference(name: str) -> None:
+    """Raise `UnknownName` unless it is a grad mode."""
+    if name not in GRAD_MODES:
+        raise UnknownName("grad_mode", name, GRAD_MODES)
+
+
+def split(values: Sequence[str] | None) -> list[str]:
+    """Return the values of an option that may be given several times, or once with commas."""
+    return [part.strip() for value in values or () for part in value.split(",") if part.strip()]

@@ -1,0 +1,81 @@
+"""Commands about the machine: ``env`` states its facts, ``selfcheck`` proves the measuring."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from .. import checks
+from ..store import check_writable
+from .app import Results, app, err, one_line_errors, out, say
+
+SPOILT: Final = 1
+WATCH_S: Final = 1.0
+
+
+@app.command()
+def env(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what would spoil a run; exit 1 if anything would.")
+    ] = False,
+) -> None:
+    """Print the facts that decide whether two runs may be compared."""
+    with one_line_errors():
+        from .. import devices
+        from ..environment import capture, watch
+
+        facts = {**capture(devices.available()).facts, **(watch(WATCH_S) if check else {})}
+        if check:
+            from ..diagnosis import before_a_run
+
+            found = before_a_run(facts)
+            for finding in found:
+                out.print(f"{finding.name}: {finding.sentence}: {finding.remedy}")
+            out.print("nothing here would spoil a run" if not found else "")
+            raise typer.Exit(SPOILT if found else 0)
+        if as_json:
+            print(json.dumps(dict(facts), indent=2))
+            return
+        width = max(map(len, facts))
+        for name, value in facts.items():
+            out.print(f"{name:{width}}  {escape(str(value))}")
+
+
+@app.command()
+def selfcheck(
+    *,
+    thorough: Annotated[
+        bool, typer.Option(help="Hundreds of trials: more than half an hour.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    results: Results = Path("results"),
+) -> None:
+    """Prove on this machine that the measuring can be believed, in under two minutes.
+
+    Equal arms must come out equal, work of known size must be found, memory must match
+    arithmetic. The answers are saved in results/selfcheck.json and shown on every page.
+    """
+    with one_line_errors():
+        check_writable(results, "--results")
+        from .. import selfcheck as checking
+
+        effort = checking.THOROUGH if thorough else checking.QUICK
+        with err.status("loading torch") as status:
+            found, facts = checking.run(effort, say=lambda words: say(status, words))
+        path = results / checks.FILE
+        checking.save(found, facts, path)
+        if as_json:
+            print(path.read_text("utf-8"))
+            return
+        from .. import terminal
+
+        width = out.width if out.is_terminal else terminal.WIDE + 40
+        Console(highlight=False, width=width).print(terminal.check_table(found))
+        where = f"{facts['cpu']}, {facts['cores']} cores, torch {facts['torch']}"
+        out.print(f"{where}, load {facts['load_before']} before, {facts['load_after']} after")
+        out.print(f"saved    {escape(str(path))}")

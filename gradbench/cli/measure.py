@@ -1,0 +1,194 @@
+"""Commands that measure: ``list`` says what, ``run`` does it."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from .. import checks
+from ..errors import BadModel, Impossible
+from ..matrix import GRAD_MODES, by_block
+from ..plan import Plan
+from ..store import check_writable
+from .app import INTERRUPTED, Reference, Reports, Results, app, check_reference, err, out, split
+from .printing import print_run
+from .request import Request, own_models, takes_request
+
+if TYPE_CHECKING:
+    from ..models import Model
+    from ..runner import Progress
+    from ..store import Run, Store, Writer
+
+
+@app.command("list")
+@takes_request
+def list_cells(request: Request) -> None:
+    """Show the cells a run would measure, and why any would be skipped here."""
+    cells, _, models, _ = request.cells({})
+    from .. import runner
+
+    runner.check(cells, models)
+    skipped = 0
+    for cell in cells:
+        why = runner.obstacle(cell, models)
+        skipped += why is not None
+        out.print(
+            escape(str(cell)) + (f"  [dim]skipped here: {escape(why[1])}[/dim]" if why else "")
+        )
+    blocks = len(by_block(cells))
+    many = f"{blocks} block{'s' * (blocks != 1)}"
+    out.print(f"{len(cells)} cells in {many}, {skipped} skipped here")
+
+
+@app.command(
+    epilog="Examples: [bold]gradbench run[/bold]  |  "
+    "[bold]gradbench run --preset tiny --model mlp_deep --batch-size 1,32[/bold]  |  "
+    "[bold]gradbench run --model mypkg.nets:make --input 8,3,224,224[/bold]  |  "
+    "[bold]gradbench run --resume latest[/bold]"
+)
+@takes_request
+def run(
+    request: Request,
+    *,
+    meter: Annotated[
+        list[str] | None, typer.Option(help="Meters. Without it: all but instructions.")
+    ] = None,
+    budget: Annotated[float | None, typer.Option(help="Seconds of timing for a block.")] = None,
+    limit: Annotated[
+        float | None, typer.Option(help="Seconds after which a block's process is killed.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, inputs and order.")] = None,
+    results: Results = Path("results"),
+    reports: Reports = Path("reports"),
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with a run that was cut short.")
+    ] = None,
+    reference: Reference = GRAD_MODES[0],
+) -> None:
+    """Measure: records into results/, a page into reports/, a table here.
+
+    Options narrow a preset to the values it has and widen it by values it lacks; give one several
+    times, or values with commas. Ctrl-C keeps what is finished.
+    """
+    from .. import runner
+    from ..store import Store
+
+    store = Store(results)
+    check_reference(reference)
+    plan = {"budget_s": budget, "limit_s": limit, "seed": seed}
+    given = {key: value for key, value in plan.items() if value is not None}
+    if resume is not None:
+        ignored = [
+            *request.given,
+            *(f"--{name[:-2] if name.endswith('_s') else name}" for name in given),
+        ]
+        ignored += ["--meter"] if meter else []
+        if ignored:
+            raise Impossible(f"a resumed run goes on as it began: leave out {', '.join(ignored)}")
+    if resume is None:
+        cells, chosen, models, inputs = request.cells(given)
+        meters = split(meter) or list(runner.DEFAULT_METERS)
+        runner.check(cells, models, meters)
+        check_writable(reports, "--reports")
+        writer, cut = store.create(), None
+    else:
+        writer, cut = store.resume(resume)
+        cells, meters, inputs = (
+            list(cut.started.cells),
+            list(cut.started.meters),
+            dict(cut.started.inputs),
+        )
+        chosen = Plan(**cut.started.plan)  # type: ignore[arg-type] # numbers by name, as written
+        models = _models_of(cut)
+        if cut.dropped:
+            err.print(f"[yellow]{escape(cut.dropped)}[/yellow]")
+    with writer:
+        try:
+            with progress(len(cells)) as listener:
+                records = runner.run(
+                    cells,
+                    plan=chosen,
+                    models=models,
+                    meters=meters,
+                    inputs=inputs,
+                    progress=listener,
+                    resumed=cut,
+                )
+                for record in records:
+                    writer.write(record)
+        except KeyboardInterrupt:
+            _say_what_is_kept(store, writer)
+            raise typer.Exit(INTERRUPTED) from None
+        path = writer.seal()
+    _conclude(path, reports, reference)
+
+
+@contextmanager
+def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
+    """Show a bar with what is running; where nobody looks, a line per block instead."""
+    from rich import progress as bars
+
+    bar = bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        refresh_per_second=2,  # drawing takes time from what is measured
+        disable=not err.is_terminal,
+    )
+    task = bar.add_task(f"{cells} cells: loading torch", total=None)
+    said: list[str] = []
+
+    def listen(event: "Progress") -> None:
+        block = str(event.block)
+        if err.is_terminal:
+            words = f"{escape(block)} {event.doing}"
+            bar.update(task, description=words, completed=event.done, total=event.total)
+        elif block not in said:
+            said.append(block)
+            print(f"[{event.done + 1}/{event.total}] {block}", file=sys.stderr, flush=True)
+
+    with bar:
+        yield listen
+
+
+def _models_of(cut: "Run") -> dict[str, "Model"]:
+    from ..models import MODELS
+
+    models = {**MODELS, **own_models(cut.started.inputs)}
+    for cell in cut.started.cells:
+        if cell.model not in models:
+            raise BadModel(
+                f"model {cell.model!r} was given in Python: resume there, run(..., resumed=run)"
+            )
+    return models
+
+
+def _say_what_is_kept(store: "Store", writer: "Writer") -> None:
+    from ..store import load
+
+    kept = load(store.find(writer.name))
+    total = len(by_block(kept.started.cells))
+    err.print(
+        f"stopped: {total - len(kept.unfinished())} of {total} blocks are kept; "
+        f"go on with: gradbench run --resume {writer.name} "
+        f"--results {shlex.quote(str(store.folder))}"
+    )
+
+
+def _conclude(path: Path, reports: Path, reference: str) -> None:
+    from ..report import write
+    from ..store import load
+
+    finished = load(path)
+    print_run(finished, reference)
+    found = checks.load(path.parent / checks.FILE)
+    page = write([finished], reports / f"{finished.name}.html", checks=found)
+    out.print(f"records  {escape(str(path))}\npage     {escape(str(page))}")

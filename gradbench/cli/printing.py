@@ -1,0 +1,28 @@
+"""A run as the terminal shows it."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from .app import err, out
+
+if TYPE_CHECKING:
+    from ..store import Run
+
+
+def print_run(run: "Run", reference: str) -> None:
+    """Print a run's table, what has no number, what may have spoilt figures, where time went."""
+    from .. import terminal, words
+
+    width = out.width if out.is_terminal else terminal.WIDE
+    Console(highlight=False, width=width).print(
+        terminal.run_tables(run, reference=reference, width=width)
+    )
+    for reason in words.reasons(run):
+        out.print(f"[dim]{escape(reason)}[/dim]")
+    for finding in words.findings(run):
+        out.print(f"[yellow]{escape(finding)}[/yellow]")
+    if run.dropped:
+        err.print(f"[yellow]{escape(run.dropped)}[/yellow]")
+    out.print(f"[dim]{escape(words.spent(run))}[/dim]")

@@ -1,0 +1,76 @@
+"""Commands that read what was recorded: ``show``, ``report``, ``runs``."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from .. import checks
+from ..matrix import GRAD_MODES, by_block
+from .app import Reference, Results, RunName, app, check_reference, err, one_line_errors, out
+from .printing import print_run
+
+
+@app.command()
+def show(
+    run_name: RunName = "latest",
+    *,
+    results: Results = Path("results"),
+    reference: Reference = GRAD_MODES[0],
+) -> None:
+    """Print a run's table."""
+    with one_line_errors():
+        from ..store import Store, load
+
+        check_reference(reference)
+        print_run(load(Store(results).find(run_name)), reference)
+
+
+@app.command(epilog="Example: [bold]gradbench report latest -o page.html[/bold]")
+def report(
+    run_names: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN...", help="Without any: the latest.")
+    ] = None,
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path(
+        "reports/report.html"
+    ),
+    results: Results = Path("results"),
+) -> None:
+    """Write one self-contained HTML page from one or more runs."""
+    with one_line_errors():
+        from ..report import write
+        from ..store import Store, load
+
+        store = Store(results)
+        loaded = [load(store.find(name)) for name in run_names or ["latest"]]
+        for dropped in filter(None, (one.dropped for one in loaded)):
+            err.print(f"[yellow]{escape(dropped)}[/yellow]")
+        found = checks.load(results / checks.FILE)
+        out.print(escape(str(write(loaded, output, checks=found))))
+
+
+@app.command()
+def runs(*, results: Results = Path("results")) -> None:
+    """List the runs in results/, and what is amiss with any."""
+    with one_line_errors():
+        from ..store import Store, being_written
+
+        store = Store(results)
+        found, amiss = store.load_all()
+        if not found and not amiss:
+            err.print(f"no runs in {escape(repr(str(results)))}")
+        where = "" if results == Path("results") else f" --results {shlex.quote(str(results))}"
+        for one in found:
+            total = len(by_block(one.started.cells))
+            if one.sealed:
+                state = "complete"
+            elif being_written(store.find(one.name)):
+                state = "still going"
+            else:
+                state = f"cut short: gradbench run --resume {one.name}{where}"
+            out.print(f"{one.name}  {total - len(one.unfinished())} of {total} blocks  {state}")
+        for complaint in amiss:
+            err.print(f"[yellow]{escape(complaint)}[/yellow]")

@@ -1,0 +1,122 @@
+"""The options that say what to measure, which several commands share."""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from ..config import choose, parse_input
+from ..errors import BadModel
+from ..matrix import GRAD_MODES, Cell, select
+from ..plan import Plan
+from ..presets import PRESETS
+from .app import one_line_errors, split
+
+if TYPE_CHECKING:
+    from ..models import Model
+
+_AXES: Final[Mapping[str, str]] = {
+    "model": "A built-in model, or your own as package.module:factory (with --input).",
+    "workload": "What a step does: inference, training, training_reenabled, frozen_backbone.",
+    "grad_mode": f"{', '.join(GRAD_MODES)}.",
+    "device": "cpu, cuda, cuda:N. Without it: cpu, and cuda where there is one.",
+    "batch_size": "Samples in a step.",
+    "dtype": "float32, bfloat16, float16.",
+    "threads": "Threads within an operator.",
+    "memory_format": "contiguous, or channels_last for images.",
+    "compile": "off, on: through torch.compile.",
+    "entry": "held: the mode entered once around many steps; per_call: in each step.",
+    "malloc": "pinned: timed processes keep freed memory; system: as users have it.",
+    "l2": "hot, cold: a GPU's cache between steps.",
+    "optimizer": "sgd, sgd_momentum, adamw: of workloads that train.",
+}
+
+
+class Request:
+    """The options that say what to measure, which several commands share."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.config: Path | None = options["config"]
+        self._preset: str = options["preset"]
+        self._input: str | None = options["input"]
+        self._selections = {axis: split(options[axis]) for axis in _AXES}
+        self.given = [
+            f"--{name.replace('_', '-')}" for name in ("config", "input", *_AXES) if options[name]
+        ] + (["--preset"] if self._preset != "quick" else [])
+
+    @staticmethod
+    def parameters() -> list[inspect.Parameter]:
+        """Return the options as the parameters of a function."""
+
+        def option(name: str, type_: object, default: object, text: str) -> inspect.Parameter:
+            info = typer.Option(f"--{name.replace('_', '-')}", help=text, rich_help_panel="Matrix")
+            return inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=default,
+                annotation=Annotated[type_, info],
+            )
+
+        presets = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
+        return [
+            option("preset", str, "quick", f"{presets}."),
+            option("config", Path | None, None, "A TOML file instead of a preset."),
+            *(option(axis, list[str] | None, None, text) for axis, text in _AXES.items()),
+            option("input", str | None, None, "What your own model takes, B first: 8,3,224,224."),
+        ]
+
+    def cells(
+        self, plan: Mapping[str, float]
+    ) -> tuple[list[Cell], Plan, dict[str, "Model"], dict[str, tuple[int, ...]]]:
+        """Return cells, plan, models and the input shapes of the user's own models."""
+        from .. import devices
+        from ..models import MODELS
+
+        paths = [name for name in self._selections["model"] if ":" in name]
+        if bool(paths) != (self._input is not None):
+            raise BadModel(
+                f"model {paths[0]!r} needs --input: its batch size and shape, as in 8,3,224,224"
+                if paths
+                else "--input goes with --model package.module:factory"
+            )
+        inputs: dict[str, tuple[int, ...]] = {}
+        selections = dict(self._selections)
+        if self._input is not None:
+            batch, *shape = parse_input(self._input)
+            inputs = {path: tuple(shape) for path in paths}
+            selections["batch_size"] = selections["batch_size"] or [str(batch)]
+        choice = choose(preset=self._preset, file=self.config, selections=selections, plan=plan)
+        cells = list(choice.cells)
+        if self.config is None and not selections["device"]:
+            cells = select(cells, "device", devices.available())
+        return cells, choice.plan, {**MODELS, **own_models(inputs)}, inputs
+
+
+def own_models(inputs: Mapping[str, tuple[int, ...]]) -> dict[str, "Model"]:
+    """Return the user's models by import path."""
+    from ..models import from_path
+
+    sys.path.insert(0, "")  # where the user stands, as python -m would have it
+    return {path: from_path(path, shape=shape) for path, shape in inputs.items()}
+
+
+def takes_request(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `Request`; it gets them as its first argument."""
+
+    @wraps(command)
+    def wrapper(**options: Any) -> None:
+        shared = {name: options.pop(name) for name in names}
+        request = Request(shared)
+        with one_line_errors(request.config):
+            command(request, **options)
+
+    parameters = Request.parameters()
+    names = [parameter.name for parameter in parameters]
+    own = list(inspect.signature(command).parameters.values())[1:]
+    wrapper.__signature__ = inspect.Signature([*parameters, *own])  # type: ignore[attr-defined] # what typer reads
+    wrapper.__annotations__ = {p.name: p.annotation for p in [*parameters, *own]}
+    return wrapper
