@@ -19,28 +19,44 @@ from .store import Run as Run, Store as Store
 
 if TYPE_CHECKING:
     from .estimates import Estimate as Estimate
+    from .foretold import Fit as Fit, Prediction as Prediction
+    from .memory.predict import Predictor as Predictor
+    from .memory.usage import Usage as Usage, memory_usage as memory_usage
     from .meters import METERS as METERS
     from .models import MODELS as MODELS, Model as Model
     from .modes import MODES as MODES
     from .report import render as render
     from .runner import Progress as Progress, run as run
-    from .tables import changes as changes, rounds as rounds, summary as summary
+    from .tables import (
+        breakdowns as breakdowns,
+        changes as changes,
+        rounds as rounds,
+        scaling as scaling,
+        summary as summary,
+    )
     from .workloads import WORKLOADS as WORKLOADS
 
 # Public name -> the module that has it, for names whose modules import torch or pandas:
 # `import gradbench` costs neither.
 _LAZY = {
     "Estimate": "estimates",
+    "Fit": "foretold",
     "METERS": "meters",
     "MODELS": "models",
     "MODES": "modes",
     "Model": "models",
+    "Prediction": "foretold",
+    "Predictor": "memory.predict",
     "Progress": "runner",
+    "Usage": "memory.usage",
     "WORKLOADS": "workloads",
+    "breakdowns": "tables",
     "changes": "tables",
+    "memory_usage": "memory.usage",
     "render": "report",
     "rounds": "tables",
     "run": "runner",
+    "scaling": "tables",
     "summary": "tables",
 }
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from . import pytest_budget
 from .config import choose, locate
 from .errors import GradbenchError, UnknownName
 from .matrix import GRAD_MODES, WORKLOADS, Block, Cell, by_block, select
 from .plan import Plan
 from .presets import PRESETS
-from .records import Measurement, Outcome, Skipped
+from .records import Breakdown, Measurement, Reading, Skipped
 from .store import check_writable
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
+    """Register the marker, and the budgets' door beside this one."""
+    config.pluginmanager.register(pytest_budget, "gradbench_budget")
     config.addinivalue_line(
         "markers",
         "gradbench(workload): run the test once for every cell of the chosen matrix that has this "
@@ -164,6 +166,7 @@ def gradbench(
             return
         outcomes = session.outcomes(gradbench_cell)
         timed = outcomes["step_time"]
+        assert not isinstance(timed, Breakdown)
         if isinstance(timed, Skipped):
             _give_up(gradbench_cell, timed)
             return
@@ -199,12 +202,14 @@ class Replay:
         return next(self._readings, 0.0)
 
 
-def extra_info(cell: Cell, outcomes: Mapping[str, Outcome]) -> dict[str, str | int | float]:
+def extra_info(cell: Cell, outcomes: Mapping[str, Reading]) -> dict[str, str | int | float]:
     """Return axes, throughput and every other meter as plain numbers, or reasons as strings."""
     info: dict[str, str | int | float] = {**cell.axes()}
     for name, outcome in outcomes.items():
         if isinstance(outcome, Skipped):
             info[name] = f"{outcome.cause}: {outcome.reason}"
+        elif isinstance(outcome, Breakdown):
+            info |= {f"peak_{part}": nbytes for part, nbytes in outcome.parts.items()}
         elif name == "step_time":
             info["samples_per_s"] = cell.batch_size / statistics.median(outcome.per_step()) * 1e9
         elif name == "latency":
@@ -231,9 +236,9 @@ class Session:
     _bench: "Bench | None" = None
     _trials: "Bench | None" = None
     _writer: "Writer | None" = None
-    _found: dict[Cell, dict[str, Outcome]] = field(default_factory=dict)
+    _found: dict[Cell, dict[str, Reading]] = field(default_factory=dict)
 
-    def outcomes(self, cell: Cell) -> Mapping[str, Outcome]:
+    def outcomes(self, cell: Cell) -> Mapping[str, Reading]:
         """Return the cell's outcomes; measure its whole block on first need."""
         if cell not in self._found:
             bench, writer = self._open()

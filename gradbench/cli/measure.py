@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -159,10 +159,10 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
         yield listen
 
 
-def _models_of(cut: "Run") -> dict[str, "Model"]:
+def _models_of(cut: "Run") -> Mapping[str, "Model"]:
     from ..models import MODELS
 
-    models = {**MODELS, **own_models(cut.started.inputs)}
+    models = MODELS | own_models(cut.started.inputs)
     for cell in cut.started.cells:
         if cell.model not in models:
             raise BadModel(

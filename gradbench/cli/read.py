@@ -10,7 +10,7 @@ from rich.markup import escape
 from .. import checks
 from ..matrix import GRAD_MODES, by_block
 from .app import Reference, Results, RunName, app, check_reference, err, one_line_errors, out
-from .printing import print_run
+from .printing import print_run, print_scaling
 
 
 @app.command()
@@ -19,13 +19,19 @@ def show(
     *,
     results: Results = Path("results"),
     reference: Reference = GRAD_MODES[0],
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Peaks over batch size, depth and so on, too.")
+    ] = False,
 ) -> None:
     """Print a run's table."""
     with one_line_errors():
         from ..store import Store, load
 
         check_reference(reference)
-        print_run(load(Store(results).find(run_name)), reference)
+        run = load(Store(results).find(run_name))
+        print_run(run, reference)
+        if scaling:
+            print_scaling(run, reference)
 
 
 @app.command(epilog="Example: [bold]gradbench report latest -o page.html[/bold]")
