@@ -1,0 +1,3 @@
+"""What the modes do, found out by running them."""
+
+from .table import truth_table as truth_table
