@@ -18,29 +18,34 @@ from .records import (
 from .store import Run as Run, Store as Store
 
 if TYPE_CHECKING:
+    from . import semantics as semantics
     from .estimates import Estimate as Estimate
     from .meters import METERS as METERS
     from .models import MODELS as MODELS, Model as Model
     from .modes import MODES as MODES
+    from .observation import Observation as Observation, observe as observe
     from .report import render as render
     from .runner import Progress as Progress, run as run
     from .tables import changes as changes, rounds as rounds, summary as summary
     from .workloads import WORKLOADS as WORKLOADS
 
 # Public name -> the module that has it, for names whose modules import torch or pandas:
-# `import gradbench` costs neither.
+# `import gradbench` costs neither. "" where the name is a package of its own.
 _LAZY = {
     "Estimate": "estimates",
     "METERS": "meters",
     "MODELS": "models",
     "MODES": "modes",
     "Model": "models",
+    "Observation": "observation",
     "Progress": "runner",
     "WORKLOADS": "workloads",
     "changes": "tables",
+    "observe": "observation",
     "render": "report",
     "rounds": "tables",
     "run": "runner",
+    "semantics": "",
     "summary": "tables",
 }
 
@@ -48,7 +53,8 @@ _LAZY = {
 def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    module = import_module(f".{_LAZY[name] or name}", __name__)
+    return getattr(module, name) if _LAZY[name] else module
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,7 @@
 """What the modes were seen to do: truth table, claims, pitfalls and listings as plain data."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,20 @@ class Outcome:
     saved: int = 0  # storages that autograd saved for backward
     saved_bytes: int = 0
     version: int | None = 0  # None: inference tensors have no version counter
+
+    @property
+    def words(self) -> str:
+        """The facts that matter, in a few words."""
+        if self.error:
+            return f"raises: {self.error}"
+        first = self.grad_fn or ("requires grad, no history" if self.requires_grad else "no graph")
+        parts = [
+            first,
+            f"saves {self.saved_bytes} B" if self.saved else "",
+            "inference tensor" if self.inference else "",
+            f"version {self.version}" if self.version else "",
+        ]
+        return ", ".join(filter(None, parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +189,42 @@ def from_json(text: str) -> Behaviour:
     content["listings"] = tuple(ListingSeen(**one) for one in content["listings"])
     content["differences"] = tuple(content["differences"])
     return Behaviour(**content)
+
+
+def counted(seen: Behaviour) -> dict[str, int]:
+    """Return how many claims came to each verdict, those that were not run and failures included."""
+    counts = dict.fromkeys((*VERDICTS, NOT_RUN, RAISED), 0)
+    for claim in seen.claims:
+        counts[claim.verdict] += 1
+    return counts
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Rows of the truth table that came out alike: the state inside, the input, what was seen."""
+
+    grad: bool
+    inference: bool
+    input: str
+    outcomes: tuple[tuple[str, Outcome], ...]  # by operation
+    contexts: int  # how many combinations of ambient, outer and inner
+
+
+def sights(rows: Sequence[Row]) -> list[Sight]:
+    """Return what differs among the rows, each once, by state and input."""
+    found: dict[tuple[bool, bool, str, tuple[tuple[str, Outcome], ...]], int] = {}
+    for row in rows:
+        key = (row.grad, row.inference, row.input, tuple(row.outcomes.items()))
+        found[key] = found.get(key, 0) + 1
+    inputs = list(dict.fromkeys(row.input for row in rows))
+
+    def order(sight: Sight) -> tuple[bool, bool, int]:
+        return sight.inference, not sight.grad, inputs.index(sight.input)
+
+    return sorted((Sight(*key, contexts) for key, contexts in found.items()), key=order)
+
+
+def state_words(state: tuple[bool, bool]) -> str:
+    """Return a state (grad, inference) in words."""
+    grad, inference = state
+    return f"grad {'on' if grad else 'off'}{', inference' if inference else ''}"

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,9 @@ from ..saved import SavedTensors
 from .listings import LISTINGS, Ran, run
 from .proof import Absent, Seen, bits, error_of, judge, leaf
 
-DEPTH = 32
-WIDTH = 64
-BATCH = 64
+DEPTH: Final = 32
+WIDTH: Final = 16  # so small that torch uses one thread: a busy machine is slow to wake a second
+BATCH: Final = 16
 
 
 # --- title, introduction, and what is left out
@@ -87,7 +88,7 @@ def within_a_block() -> Seen:
 
 
 def changes_results() -> Seen:
-    model, batch = _mlp(), torch.ones(2, WIDTH)
+    model, batch = _mlp(), torch.ones(BATCH, WIDTH)
     outputs = []
     for enter in (torch.enable_grad, torch.no_grad, torch.inference_mode):
         with enter():
@@ -178,7 +179,7 @@ def less_memory() -> Seen:
 
 def useful_for_inference() -> Seen:
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(0.5))
-    batch = torch.ones(8, WIDTH)
+    batch = torch.ones(BATCH, WIDTH)
     with torch.no_grad():
         kept = _saved(model, batch)
         alike = torch.equal(model(batch), model(batch))
@@ -193,7 +194,7 @@ def useful_for_inference() -> Seen:
 
 
 def useful_when_pretrained() -> Seen:
-    model, batch = _mlp(), torch.ones(8, WIDTH)
+    model, batch = _mlp(), torch.ones(BATCH, WIDTH)
     loaded = _saved(model, batch)
     with torch.no_grad():
         off = _saved(model, batch)

@@ -9,7 +9,8 @@ import threading
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -131,12 +132,15 @@ def block_in_coroutine() -> Seen:
 
 
 def mode_across_await() -> Seen:
-    return _beside_another_task(_held_across_await)
+    beside, after = _beside_another_task(_held_across_await)
+    return yes(not (beside or after), f"grad in another task of the loop: {beside}; when all are "
+               f"done: {after}")
 
 
 def mode_between_awaits() -> Seen:
-    seen = _beside_another_task(_left_before_await)
-    return yes(seen.answer == "no", seen.words)
+    beside, after = _beside_another_task(_left_before_await)
+    return yes(beside and after, f"grad in another task of the loop: {beside}; when all are done: "
+               f"{after}")
 
 
 async def _held_across_await(wait: asyncio.Event) -> None:
@@ -150,18 +154,20 @@ async def _left_before_await(wait: asyncio.Event) -> None:
     await wait.wait()
 
 
-def _beside_another_task(first: Callable[[asyncio.Event], Any]) -> Seen:
-    async def main() -> bool:
-        wait = asyncio.Event()
-        task = asyncio.create_task(first(wait))
-        await asyncio.sleep(0)
-        on = torch.is_grad_enabled()
-        wait.set()
-        await task
-        return on
+def _beside_another_task(work: Callable[[asyncio.Event], Any]) -> tuple[bool, bool]:
+    """Return grad as a third task reads it beside two that wait, and when they went in turn."""
 
-    on = asyncio.run(main())
-    return yes(not on, f"grad in another task of the same loop: {on}")
+    async def main() -> tuple[bool, bool]:
+        waits = [asyncio.Event(), asyncio.Event()]
+        tasks = [asyncio.create_task(work(wait)) for wait in waits]
+        await asyncio.sleep(0)
+        beside = torch.is_grad_enabled()
+        for wait, task in zip(waits, tasks, strict=True):
+            wait.set()
+            await task
+        return beside, torch.is_grad_enabled()
+
+    return asyncio.run(main())
 
 
 def _batches() -> Iterator[Tensor]:
@@ -284,8 +290,7 @@ def _in_a_new_thread(function: Callable[[], tuple[bool, bool]]) -> tuple[bool, b
 
 
 def spawned_worker_starts_fresh() -> Seen:
-    with torch.inference_mode():
-        forked, spawned = _in_a_worker("fork"), _in_a_worker("spawn")
+    (forked, _), (spawned, _) = _in_a_worker("fork"), _in_a_worker("spawn")
     return yes(
         forked == (False, True) and spawned == (True, False),
         f"grad, inference under inference_mode in a forked worker {forked}, a spawned one {spawned}",
@@ -293,19 +298,24 @@ def spawned_worker_starts_fresh() -> Seen:
 
 
 def spawned_worker_told_the_mode() -> Seen:
-    with torch.inference_mode():
-        spawned = _in_a_worker("spawn", told=True)
-    return yes(spawned == (False, True), f"a spawned worker that is told: {spawned}")
+    _, told = _in_a_worker("spawn")
+    return yes(told == (False, True), f"a spawned worker that enters the mode itself: {told}")
 
 
-def _in_a_worker(start: Literal["fork", "spawn"], *, told: bool = False) -> tuple[bool, bool]:
+Bits = tuple[bool, bool]
+
+
+@cache  # a spawned worker imports torch: one answers for both proofs
+def _in_a_worker(start: Literal["fork", "spawn"]) -> tuple[Bits, Bits]:
+    """Return a worker's bits as it starts under inference_mode, and as it enters that itself."""
     context = multiprocessing.get_context(start)
     reader, writer = context.Pipe(duplex=False)
-    worker = context.Process(target=_report, args=(writer, told))
-    worker.start()
+    with torch.inference_mode():
+        worker = context.Process(target=_report, args=(writer,))
+        worker.start()
     writer.close()
     try:
-        answer: tuple[bool, bool] = reader.recv()
+        answer: tuple[Bits, Bits] = reader.recv()
     except EOFError as error:
         raise Absent(f"a process cannot be started by {start} here") from error
     finally:
@@ -313,12 +323,10 @@ def _in_a_worker(start: Literal["fork", "spawn"], *, told: bool = False) -> tupl
     return answer
 
 
-def _report(writer: Connection, told: bool) -> None:  # noqa: FBT001 # an argument of a process
-    if told:
-        with torch.inference_mode():
-            writer.send(bits())
-    else:
-        writer.send(bits())
+def _report(writer: Connection) -> None:
+    started_with = bits()
+    with torch.inference_mode():
+        writer.send((started_with, bits()))
 
 
 # --- objects and statements
@@ -362,8 +370,6 @@ def left_out_of_order() -> Seen:
 
 
 def left_by_a_stack() -> Seen:
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.no_grad())

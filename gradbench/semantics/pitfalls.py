@@ -43,8 +43,8 @@ PITFALLS: Final = (
     Pitfall(
         id="mode-across-await",
         title="A mode held across await acts on every other task",
-        happens="While one task waits inside no_grad, the others of its loop run with grad off; "
-        "tasks that wait in turn may put back each other's state and leave it wrong for good.",
+        happens="While one task waits inside no_grad, the others of its loop run with grad off; of "
+        "two that overlap, the later puts back what it found and leaves grad off for good.",
         why="The bits belong to the thread, not to the task.",
         cure="Leave the block before awaiting.",
         link=DISABLING,
@@ -234,6 +234,7 @@ PITFALLS: Final = (
         shows=proofs.reentrant_checkpoint,
         cures=proofs.plain_checkpoint,
         silent=True,
+        alone=True,
     ),
     Pitfall(
         id="forward-mode",
@@ -246,6 +247,7 @@ PITFALLS: Final = (
         shows=proofs.forward_mode_goes_on,
         cures=proofs.primal_stops_it,
         silent=True,
+        alone=True,
     ),
     Pitfall(
         id="function-forward",
@@ -374,7 +376,7 @@ PITFALLS: Final = (
         title="detach() does not take the inference mark off",
         happens="Neither does a view or a .to() that changes nothing; later in-place changes and "
         "recorded operations raise.",
-        why="They share the tensor's storage, and with it the mark.",
+        why="They give a view of it, or the very tensor.",
         cure="clone, deepcopy, save and load, a change of dtype or numpy, outside the mode.",
         link=INFERENCE,
         shows=proofs.mark_stays_on,

@@ -34,7 +34,7 @@ class Claim:
     """Something that the article says, in our words, and how it is put to the test.
 
     Without a proof it is not testable, and ``truth`` says why. ``alone`` proofs change more than
-    their thread's grad mode, or fork: each runs in a process of its own.
+    their thread's grad mode, or cost an import: they run in another process.
     """
 
     id: str
@@ -59,7 +59,7 @@ class Pitfall:
     shows: Proof
     cures: Proof
     silent: bool = False  # does it go wrong without an error or a warning?
-    alone: bool = False
+    alone: bool = False  # as of a claim
 
 
 def judge(core: bool, words: str, *, always: bool = True) -> Seen:  # noqa: FBT001 # what was seen, not an option
