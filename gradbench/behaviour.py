@@ -175,7 +175,7 @@ def from_json(text: str) -> Behaviour:
     content: dict[str, Any] = json.loads(text)
     outcomes = [Outcome(**outcome) for outcome in content.pop("outcomes")]
     content["table"] = tuple(
-        Row(*row[:-1], {operation: outcomes[number] for operation, number in row[-1].items()})
+        Row(*(*row[:-1], {operation: outcomes[number] for operation, number in row[-1].items()}))
         for row in content["table"]
     )
     content["transitions"] = tuple(
@@ -192,7 +192,7 @@ def from_json(text: str) -> Behaviour:
 
 
 def counted(seen: Behaviour) -> dict[str, int]:
-    """Return how many claims came to each verdict, those that were not run and failures included."""
+    """Return how many claims came to each verdict, not run and raised included."""
     counts = dict.fromkeys((*VERDICTS, NOT_RUN, RAISED), 0)
     for claim in seen.claims:
         counts[claim.verdict] += 1

@@ -81,7 +81,9 @@ def _silent(_: str) -> None:
 
 
 def _summary(seen: Behaviour) -> None:
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in behaviour.counted(seen).items())
+    counts = ", ".join(
+        f"{count} {verdict}" for verdict, count in behaviour.counted(seen).items() if count
+    )
     biting = [pitfall for pitfall in seen.pitfalls if pitfall.shown == "yes"]
     silent = sum(pitfall.silent for pitfall in biting)
     cured = sum(pitfall.cured == "yes" for pitfall in biting)
@@ -125,9 +127,9 @@ def _table(seen: Behaviour) -> None:
     moves.add_column("from")
     for construct in constructs:
         moves.add_column(construct)
-    for state in states:
-        leads = (behaviour.state_words(after[state, construct]) for construct in constructs)
-        moves.add_row(behaviour.state_words(state), *leads)
+    for before in states:
+        leads = (behaviour.state_words(after[before, construct]) for construct in constructs)
+        moves.add_row(behaviour.state_words(before), *leads)
     does = Table(box=None, header_style="dim", pad_edge=False, title="what operations do there")
     operations = [name for name, _ in behaviour.sights(seen.table)[0].outcomes]
     for heading in ("state", "input", *operations, "combinations"):

@@ -96,8 +96,8 @@ CLAIMS: Final = (
         id="less-memory",
         place="section 1, paragraph 1, sentence 4",
         says="False takes significantly less memory",
-        truth="it grows with depth where parameters require grad; where none does, nothing is saved "
-        "either way",
+        truth="it grows with depth where parameters require grad; where none does, there is "
+        "nothing to save",
         proof=proofs.less_memory,
         about="memory",
         alone=True,

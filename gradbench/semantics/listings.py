@@ -32,7 +32,7 @@ class Ran:
 
 
 def run(source: str) -> Ran:
-    """Run a program here, in a namespace of its own; it may leave the thread's grad mode changed."""
+    """Run a program in a namespace of its own; it may leave this thread's grad mode changed."""
     name, printed = "<listing>", StringIO()
     try:
         with redirect_stdout(printed):
@@ -87,7 +87,7 @@ LISTINGS: Final[Mapping[str, Listing]] = {
                 scaled = weight * 2
                 with torch.no_grad():
                     shift = scaled.mean()  # a number for use below, not part of the graph
-                result = (scaled - shift) * 3  # the path from weight does not lead through the block
+                result = (scaled - shift) * 3  # from weight, not through the block
                 result.sum().backward()  # a scalar: three elements need a gradient argument
                 print(weight.grad)
             """),

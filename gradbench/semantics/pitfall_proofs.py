@@ -9,7 +9,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,7 +22,6 @@ from torch.utils.checkpoint import checkpoint
 
 from .proof import Absent, Seen, bits, error_of, leaf, yes
 
-
 # --- a view made while grad is off
 
 
@@ -32,8 +31,11 @@ def view_loses_gradient() -> Seen:
         view = weight.view(2, 2)
     (view * view).sum().backward()
     lost = view.requires_grad and weight.grad is None
-    return yes(lost, f"the view requires grad: {view.requires_grad}; backward() ran; the weight's "
-               f"gradient: {weight.grad}")
+    return yes(
+        lost,
+        f"the view requires grad: {view.requires_grad}; backward() ran; the weight's "
+        f"gradient: {weight.grad}",
+    )
 
 
 def view_outside_keeps_it() -> Seen:
@@ -118,8 +120,11 @@ async def _first(stream: AsyncIterator[bool]) -> bool:
 
 def decorated_coroutine() -> Seen:
     on, streamed = asyncio.run(_decorated()), asyncio.run(_first(_decorated_stream()))
-    return yes(on and streamed, f"grad inside the decorated coroutine: {on}, inside a decorated "
-               f"async generator: {streamed}")
+    return yes(
+        on and streamed,
+        f"grad inside the decorated coroutine: {on}, inside a decorated "
+        f"async generator: {streamed}",
+    )
 
 
 def block_in_coroutine() -> Seen:
@@ -133,14 +138,17 @@ def block_in_coroutine() -> Seen:
 
 def mode_across_await() -> Seen:
     beside, after = _beside_another_task(_held_across_await)
-    return yes(not (beside or after), f"grad in another task of the loop: {beside}; when all are "
-               f"done: {after}")
+    return yes(
+        not (beside or after),
+        f"grad in another task of the loop: {beside}; when all are done: {after}",
+    )
 
 
 def mode_between_awaits() -> Seen:
     beside, after = _beside_another_task(_left_before_await)
-    return yes(beside and after, f"grad in another task of the loop: {beside}; when all are done: "
-               f"{after}")
+    return yes(
+        beside and after, f"grad in another task of the loop: {beside}; when all are done: {after}"
+    )
 
 
 async def _held_across_await(wait: asyncio.Event) -> None:
@@ -252,10 +260,8 @@ def block_does_not() -> Seen:
 
 
 def _grad_after(function: Callable[[], None]) -> bool:
-    try:
+    with suppress(ZeroDivisionError):
         function()
-    except ZeroDivisionError:
-        pass
     return torch.is_grad_enabled()
 
 
@@ -265,8 +271,9 @@ def _grad_after(function: Callable[[], None]) -> bool:
 def thread_starts_with_grad_on() -> Seen:
     with torch.no_grad():
         inside = _in_a_new_thread(bits)
-    return yes(inside == (True, False), f"grad, inference in a thread started under no_grad: "
-               f"{inside}")
+    return yes(
+        inside == (True, False), f"grad, inference in a thread started under no_grad: {inside}"
+    )
 
 
 def thread_told_the_mode() -> Seen:
@@ -293,7 +300,8 @@ def spawned_worker_starts_fresh() -> Seen:
     (forked, _), (spawned, _) = _in_a_worker("fork"), _in_a_worker("spawn")
     return yes(
         forked == (False, True) and spawned == (True, False),
-        f"grad, inference under inference_mode in a forked worker {forked}, a spawned one {spawned}",
+        f"grad, inference under inference_mode in a forked worker {forked}, in a spawned one "
+        f"{spawned}",
     )
 
 
@@ -308,7 +316,7 @@ Bits = tuple[bool, bool]
 @cache  # a spawned worker imports torch: one answers for both proofs
 def _in_a_worker(start: Literal["fork", "spawn"]) -> tuple[Bits, Bits]:
     """Return a worker's bits as it starts under inference_mode, and as it enters that itself."""
-    context = multiprocessing.get_context(start)
+    context: Any = multiprocessing.get_context(start)  # typed without Process
     reader, writer = context.Pipe(duplex=False)
     with torch.inference_mode():
         worker = context.Process(target=_report, args=(writer,))
@@ -413,8 +421,9 @@ def decorated_method() -> Seen:
 
 def dropout_and_statistics_go_on() -> Seen:
     dropped, moved = _train_time_behaviour(training=True)
-    return yes(dropped and moved, f"under no_grad: dropout drops {dropped}, BatchNorm's mean moves "
-               f"{moved}")
+    return yes(
+        dropped and moved, f"under no_grad: dropout drops {dropped}, BatchNorm's mean moves {moved}"
+    )
 
 
 def eval_stops_them() -> Seen:
@@ -479,8 +488,9 @@ def grad_without_graph() -> Seen:
     loss = (weight**3).sum()
     (derivative,) = torch.autograd.grad(loss, weight)
     untouched = weight.grad is None and not derivative.requires_grad
-    return yes(untouched, f"autograd.grad: recorded {derivative.requires_grad}, .grad "
-               f"{weight.grad}")
+    return yes(
+        untouched, f"autograd.grad: recorded {derivative.requires_grad}, .grad {weight.grad}"
+    )
 
 
 def reentrant_checkpoint() -> Seen:
@@ -561,14 +571,17 @@ def _recorded_in_forward(*, reenable: bool) -> bool:
         def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004 # torch's protocol
             return gradients[0] * 2
 
-    Inner.apply(leaf())  # type: ignore[no-untyped-call] # untyped in torch
+    Inner.apply(leaf())
     return answers[0]
 
 
 def autocast_keeps_cut_weights() -> Seen:
     reached = _gradient_after_autocast(one_region=True)
-    return yes(not reached, f"weight's gradient after a no_grad pass in the same region: "
-               f"{'there' if reached else 'missing'}")
+    return yes(
+        not reached,
+        f"weight's gradient after a no_grad pass in the same region: "
+        f"{'there' if reached else 'missing'}",
+    )
 
 
 def autocast_region_each() -> Seen:
@@ -651,8 +664,10 @@ def _compilations(modes: list[Callable[[], Any]]) -> int:
 
 def entering_each_time() -> Seen:
     apart, together = _python_calls(each=True), _python_calls(each=False)
-    return yes(apart > 4 * together, f"100 additions: {apart} Python calls with a block each, "
-               f"{together} with one around all")
+    return yes(
+        apart > 4 * together,
+        f"100 additions: {apart} Python calls with a block each, {together} with one around all",
+    )
 
 
 def entering_once() -> Seen:
@@ -739,8 +754,10 @@ def change_after_inference() -> Seen:
     error = error_of(lambda: total.div_(2))
     with torch.no_grad():
         off = error_of(lambda: total.div_(2))
-    return yes(bool(error) and bool(off), f"after the block: {error or 'ran'}; under no_grad: "
-               f"{off or 'ran'}")
+    return yes(
+        bool(error) and bool(off),
+        f"after the block: {error or 'ran'}; under no_grad: {off or 'ran'}",
+    )
 
 
 def new_tensor_after_inference() -> Seen:
@@ -757,8 +774,10 @@ def backward_in_inference() -> Seen:
     assert weight.grad is not None
     marked = weight.grad.is_inference()
     error = error_of((weight * weight).sum().backward)
-    return yes(marked and bool(error), f".grad is an inference tensor: {marked}; the next "
-               f"backward(): {error or 'ran'}")
+    return yes(
+        marked and bool(error),
+        f".grad is an inference tensor: {marked}; the next backward(): {error or 'ran'}",
+    )
 
 
 def gradient_set_to_none() -> Seen:
@@ -820,8 +839,10 @@ def fsdp_in_no_grad() -> Seen:
 
         first = error_of(infer)
         later = error_of(lambda: model(batch).sum().backward())
-    return yes(not (first or later), f"under no_grad: {first or 'ran'}; training after it: "
-               f"{later or 'ran'}")
+    return yes(
+        not (first or later),
+        f"under no_grad: {first or 'ran'}; training after it: {later or 'ran'}",
+    )
 
 
 @contextmanager

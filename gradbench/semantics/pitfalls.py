@@ -17,10 +17,10 @@ PITFALLS: Final = (
     # --- silent: no error, no warning
     Pitfall(
         id="view-loses-gradient",
-        title="A view made under no_grad takes gradients and passes none on",
+        title="A view made under no_grad looks trained on, and no gradient arrives",
         happens="It says that it requires grad, what follows is recorded, backward() succeeds, and "
         "the parameter it is a view of gets no gradient.",
-        why="A view shares requires_grad with its base; what connects it to the base is recorded "
+        why="A view says of requires_grad what its base says; what connects the two is recorded "
         "only with grad on.",
         cure="Make the view with grad on, or detach() it where the cut is meant.",
         link=f"{ISSUES}11390",
@@ -242,7 +242,8 @@ PITFALLS: Final = (
         happens="Tangents are computed inside no_grad, and func.grad ignores one around it, but "
         "gives zeros for one inside the function.",
         why="They have levels of their own; only inference mode stops forward mode.",
-        cure="Take the primal to stop a tangent; put the mode inside the function to stop func.grad.",
+        cure="To stop a tangent take the primal; to stop func.grad put the mode inside the "
+        "function.",
         link=f"{DOCS}func.ux_limitations.html",
         shows=proofs.forward_mode_goes_on,
         cures=proofs.primal_stops_it,

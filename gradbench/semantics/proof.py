@@ -62,14 +62,14 @@ class Pitfall:
     alone: bool = False  # as of a claim
 
 
-def judge(core: bool, words: str, *, always: bool = True) -> Seen:  # noqa: FBT001 # what was seen, not an option
+def judge(core: bool, words: str, *, always: bool = True) -> Seen:
     """Return the verdict on a claim: is its core so, and is it so without exception?"""
     if not core:
         return Seen("fails", words)
     return Seen("holds" if always else "holds with a qualification", words)
 
 
-def yes(so: bool, words: str) -> Seen:  # noqa: FBT001 # what was seen, not an option
+def yes(so: bool, words: str) -> Seen:
     """Return whether bad behaviour was seen, or a cure worked."""
     return Seen("yes" if so else "no", words)
 

@@ -66,9 +66,7 @@ INPUTS: Final[Mapping[str, Kind]] = {
 }
 OPERATIONS: Final = ("square", "times weight", "view", "in-place", "factory")
 
-LEAF_CHANGED: Final = (
-    "a leaf Variable that requires grad is being used in an in-place operation"
-)
+LEAF_CHANGED: Final = "a leaf Variable that requires grad is being used in an in-place operation"
 INFERENCE_CHANGED: Final = "Inplace update to inference tensor outside InferenceMode is not allowed"
 INFERENCE_SAVED: Final = "Inference tensors cannot be saved for backward"
 
@@ -85,12 +83,12 @@ def enter(state: State, construct: str, rules: Mapping[str, Rule] = RULES) -> St
 def combinations(
     rules: Mapping[str, Rule] = RULES,
 ) -> Iterator[tuple[bool, str, str, str]]:
-    """Yield every (ambient, outer, inner, input) of the truth table, 2 × 7 × 7 × 5."""
+    """Yield every (ambient, outer, inner, input) of the truth table, 490 in all."""
     yield from product((True, False), rules, rules, INPUTS)
 
 
 def predict(
-    ambient: bool,  # noqa: FBT001 # a value of the table, not an option
+    ambient: bool,  # a value of the table, not an option
     outer: str,
     inner: str,
     given: str,
@@ -186,7 +184,8 @@ def disagreements(rows: Sequence[Row], rules: Mapping[str, Rule] = RULES) -> lis
             f"{where}: {field.name} is {getattr(row, field.name)}, "
             f"not {getattr(expected, field.name)}"
             for field in fields(row)
-            if field.name != "outcomes" and getattr(row, field.name) != getattr(expected, field.name)
+            if field.name != "outcomes"
+            and getattr(row, field.name) != getattr(expected, field.name)
         ]
         found += [
             f"{where}: {operation} gave {row.outcomes.get(operation)}, not {outcome}"

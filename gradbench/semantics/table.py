@@ -84,7 +84,7 @@ def transitions() -> list[Transition]:
     )
 
 
-def execute(ambient: bool, outer: str, inner: str, given: str) -> Row:  # noqa: FBT001 # a value of the table, not an option
+def execute(ambient: bool, outer: str, inner: str, given: str) -> Row:
     """Return what is seen in one combination. It changes this thread's grad mode."""
     torch.set_grad_enabled(ambient)
     outcomes = {}
@@ -150,7 +150,7 @@ _RUN: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
 }
 
 
-def _restored(ambient: bool, outer: str, inner: str, error: Exception | None = None) -> bool:  # noqa: FBT001 # a value of the table, not an option
+def _restored(ambient: bool, outer: str, inner: str, error: Exception | None = None) -> bool:
     torch.set_grad_enabled(ambient)
     before = bits()
     restored = []
@@ -168,7 +168,7 @@ def _restored(ambient: bool, outer: str, inner: str, error: Exception | None = N
     return all([*restored, bits() == before])
 
 
-def _transition(grad: bool, inference: bool, construct: str) -> Transition:  # noqa: FBT001 # a state
+def _transition(grad: bool, inference: bool, construct: str) -> Transition:
     with torch.inference_mode(inference), torch.set_grad_enabled(grad):
         before = bits()
         with CONSTRUCTS[construct]():
