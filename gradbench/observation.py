@@ -88,12 +88,14 @@ class Observation:
 def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Observation:
     """Run a callable once and return what the grad modes did to it.
 
-    Parameters are those of modules that the callable is, is a method of, is a partial of, closes
-    over or is given, and every other leaf that requires grad and that an operation used; a name
-    that is not a module's is its shape and the line that used it first. A parameter is without
-    gradient where no path leads to it from what the call returned and no backward() inside the call
-    reached it. What the call raises is raised, and its entry state put back: so it is after a leak
-    of the grad bit. A leaked inference mode is held by whatever entered it, and cannot be.
+    Parameters are those of modules that the callable is, is a method of, has as an attribute, is a
+    partial of, closes over or is given, and every other leaf that requires grad and that an
+    operation used; a name that is not a module's is its shape and the line that used it first. A
+    parameter is without gradient where no path leads to it from what the call returned and no
+    backward() inside the call reached it.
+
+    What the call raises is raised. The grad bit is put back as it was at entry, leaked or not; an
+    inference mode that leaked is held by whatever entered it, and is left.
 
     Operations are seen through a ``TorchFunctionMode``, so inside compiled code nothing is seen but
     what is saved and what is returned.
@@ -280,6 +282,9 @@ def _modules(
         elif inspect.isfunction(one):
             todo += _closed_over(one)
             todo += [one.__wrapped__] if hasattr(one, "__wrapped__") else []
+        else:
+            attributes = getattr(one, "__dict__", {}).values()
+            todo += [value for value in attributes if isinstance(value, nn.Module)]
     return list(found.values())
 
 
