@@ -148,34 +148,32 @@ def load(path: Path) -> Behaviour | None:
 
 
 def to_json(seen: Behaviour) -> str:
-    """Return one JSON object; the table's rows name their outcomes by number, each written once."""
-    outcomes: dict[Outcome, int] = {}
-    rows = [
-        [
-            *astuple(row)[:-1],
-            {
-                operation: outcomes.setdefault(outcome, len(outcomes))
-                for operation, outcome in row.outcomes.items()
-            },
-        ]
-        for row in seen.table
-    ]
+    """Return one JSON object; rows of the table name their outcomes by number, each written once.
+
+    The last element of a row has a number for each of ``operations``.
+    """
     content = {field.name: getattr(seen, field.name) for field in fields(seen)}
     for name in ("claims", "pitfalls", "listings", "transitions"):
         content[name] = [asdict(one) for one in content[name]]
-    table = ",\n  ".join(json.dumps(row) for row in rows)
+    numbers: dict[Outcome, int] = {}
+    rows = [
+        [*astuple(row)[:-1], [numbers.setdefault(o, len(numbers)) for o in row.outcomes.values()]]
+        for row in seen.table
+    ]
+    content["operations"] = list(seen.table[0].outcomes) if seen.table else []
+    content["outcomes"] = [asdict(outcome) for outcome in numbers]
     content["table"] = []
-    content["outcomes"] = [asdict(outcome) for outcome in outcomes]
-    head = json.dumps(content, indent=1)
-    return head.replace('"table": []', f'"table": [\n  {table}\n ]', 1)
+    table = ",\n  ".join(json.dumps(row) for row in rows)  # a line each
+    return json.dumps(content, indent=1).replace('"table": []', f'"table": [\n  {table}\n ]', 1)
 
 
 def from_json(text: str) -> Behaviour:
     """Return what `to_json` wrote; raise what json and missing keys raise."""
     content: dict[str, Any] = json.loads(text)
     outcomes = [Outcome(**outcome) for outcome in content.pop("outcomes")]
+    operations = content.pop("operations")
     content["table"] = tuple(
-        Row(*(*row[:-1], {operation: outcomes[number] for operation, number in row[-1].items()}))
+        Row(*(*row[:-1], dict(zip(operations, (outcomes[n] for n in row[-1]), strict=True))))
         for row in content["table"]
     )
     content["transitions"] = tuple(

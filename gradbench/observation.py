@@ -69,7 +69,7 @@ class Observation:
         parts = [
             f"entered with {self.entry}{left}",
             f"graph {'built' if self.graph_built else 'not built'}",
-            f"{self.saved} tensors, {self.saved_bytes:,} B saved for backward",
+            f"{self.saved} tensor{'s' * (self.saved != 1)}, {self.saved_bytes:,} B saved",
         ]
         for label, found in (
             (
@@ -117,8 +117,8 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
     finally:
         torch.set_grad_enabled(entry.grad)
     returned = list(tensors(outputs))
-    given = {node for _, tensor in tensors((inputs, options)) if (node := _history(tensor))}
-    built = any(node not in given for _, tensor in returned if (node := _history(tensor)))
+    given = {tensor.grad_fn for _, tensor in tensors((inputs, options))}
+    built = any(tensor.grad_fn not in given for _, tensor in returned if tensor.grad_fn is not None)
     reached = _reached([tensor for _, tensor in returned])
     missing = {
         name: watch.why(tensor)
@@ -176,17 +176,15 @@ class _Watch(TorchFunctionMode):
             self._inference = state.inference
             self.switches.append(Switch(state, users_line()))
         given = [tensor for _, tensor in tensors((args, kwargs or {}))]
-        histories = {node for tensor in given if (node := _history(tensor))}
+        histories = {tensor.grad_fn for tensor in given}
         result = func(*args, **(kwargs or {}))
-        if func is torch._C._set_grad_enabled:
-            if _state() != state:
-                self.switches.append(Switch(_state(), users_line()))
-        elif func not in _LOOKS:
-            made = [tensor for _, tensor in tensors(result)]
-            if made:
-                self._note(given, records=state.grad and not state.inference)
+        if _state() != state:
+            self.switches.append(Switch(_state(), users_line()))
+        made = [tensor for _, tensor in tensors(result)]
+        if made and func not in _LOOKS:
+            self._note(given, records=state.grad and not state.inference)
             self.recorded = self.recorded or any(
-                node not in histories for tensor in made if (node := _history(tensor))
+                tensor.grad_fn not in histories for tensor in made if tensor.grad_fn is not None
             )
         return result
 
@@ -235,11 +233,6 @@ def _state() -> State:
     return State(torch.is_grad_enabled(), torch.is_inference_mode_enabled())
 
 
-def _history(tensor: Tensor) -> Any:
-    with torch._C.DisableTorchFunction():
-        return tensor.grad_fn
-
-
 def _gradient_mark(tensor: Tensor) -> tuple[int, int] | None:
     """Return what changes when a backward() reaches a parameter, or None without a gradient."""
     gradient = tensor.grad
@@ -251,7 +244,7 @@ def _gradient_mark(tensor: Tensor) -> tuple[int, int] | None:
 def _reached(outputs: Sequence[Tensor]) -> set[int]:
     """Return the ids of the leaves that a backward() from the outputs would reach."""
     found = {id(tensor) for tensor in outputs if tensor.requires_grad and tensor.is_leaf}
-    nodes = [node for tensor in outputs if (node := _history(tensor)) is not None]
+    nodes = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
     seen = set(nodes)
     while nodes:
         node = nodes.pop()

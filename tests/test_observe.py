@@ -302,7 +302,7 @@ def test_the_repr_reads_as_a_sentence_and_stays_short():
         switches=(Switch(OFF, "nets.py:12 in forward"),),
     )
     assert repr(seen) == (
-        "Observation(entered with grad on; graph built; 2 tensors, 2,048 B saved for backward; "
+        "Observation(entered with grad on; graph built; 2 tensors, 2,048 B saved; "
         "without gradient: layer0.weight (not used), layer1.weight (not used), layer2.weight "
         "(not used), layer3.weight (not used), layer4.weight (not used) and 2 more; "
         "inference tensors: output[0]; switches: grad off at nets.py:12 in forward)"

@@ -22,15 +22,15 @@ from .pitfalls import PITFALLS
 from .proof import Absent, Claim, Pitfall, Proof, Seen, in_a_thread
 from .record import against, differences, versions_where_shown
 
-LIMIT_S: Final = 120.0
-"""After which a proof in a process of its own is killed."""
+LIMIT_S: Final = 300.0
+"""After which the process of the proofs that run in another is killed."""
 
 Which = Literal["claim", "shows", "cures"]
 Task = tuple[Which, str]
 
 
 def examine(say: Callable[[str], None] = lambda _: None) -> Behaviour:
-    """Return what this torch does, held against what is on record; about ten seconds.
+    """Return what this torch does, held against what is on record.
 
     Each proof runs in a fresh thread, so the caller's grad mode neither matters nor changes; those
     that fork, compile or print run in another process, meanwhile. The caller's random state is
