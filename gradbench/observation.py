@@ -107,7 +107,7 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
         *(buffer for root in roots for buffer in root.buffers()),
         *(tensor for _, tensor in tensors((inputs, options))),
     ]
-    before = {id(tensor): _gradient_mark(tensor) for tensor in parameters.values()}
+    marks = {id(tensor): _gradient_mark(tensor) for tensor in parameters.values()}
     entry = _state()
     watch = _Watch()
     try:
@@ -120,12 +120,14 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
     given = {tensor.grad_fn for _, tensor in tensors((inputs, options))}
     built = any(tensor.grad_fn not in given for _, tensor in returned if tensor.grad_fn is not None)
     reached = _reached([tensor for _, tensor in returned])
+    leaves = {**parameters, **watch.leaves(marks)}
+    marks = {**watch.marks(), **marks}  # of a parameter, the earlier one
     missing = {
         name: watch.why(tensor)
-        for name, tensor in {**parameters, **watch.leaves(before)}.items()
+        for name, tensor in leaves.items()
         if tensor.requires_grad
         and id(tensor) not in reached
-        and before.get(id(tensor)) == _gradient_mark(tensor)
+        and marks[id(tensor)] == _gradient_mark(tensor)
     }
     return Observation(
         entry=entry,
@@ -192,7 +194,7 @@ class _Watch(TorchFunctionMode):
         for tensor in given:
             if tensor.requires_grad and tensor.is_leaf:
                 if id(tensor) not in self._uses:
-                    self._uses[id(tensor)] = _Use(tensor, users_line())
+                    self._uses[id(tensor)] = _Use(tensor, users_line(), _gradient_mark(tensor))
                 self._uses[id(tensor)].recorded |= records
 
     def leaves(self, known: Container[int]) -> dict[str, Tensor]:
@@ -205,6 +207,10 @@ class _Watch(TorchFunctionMode):
             for key, use in self._uses.items()
             if key not in known and use.tensor._base is None
         }
+
+    def marks(self) -> dict[int, tuple[int, int] | None]:
+        """Return the gradient's mark of each leaf when it was first used, by id."""
+        return {key: use.mark for key, use in self._uses.items()}
 
     def why(self, tensor: Tensor) -> str:
         """Return why a parameter gets no gradient."""
@@ -220,6 +226,7 @@ class _Watch(TorchFunctionMode):
 class _Use:
     tensor: Tensor  # held, or its id could be another's
     line: str
+    mark: tuple[int, int] | None  # of its gradient
     recorded: bool = False
 
 

@@ -115,6 +115,10 @@ def test_a_leaf_that_is_no_modules_parameter_is_named_by_shape_and_line():
     assert re.fullmatch(r"\(3,\) test_observe.py:\d+ in <lambda>", name)
     assert why == "used, but nothing that was returned depends on it"
     assert gradbench.observe(lambda: weight * 2).without_gradient == {}
+    weight.grad = torch.ones(3)  # from before: no excuse
+    assert (
+        len(gradbench.observe(lambda factor: (weight * factor).detach(), 2).without_gradient) == 1
+    )
 
 
 def test_a_training_step_that_runs_backward_itself_reaches_its_parameters(batch):
