@@ -18,6 +18,7 @@ from .records import (
 from .store import Run as Run, Store as Store
 
 if TYPE_CHECKING:
+    from . import semantics as semantics
     from .estimates import Estimate as Estimate
     from .foretold import Fit as Fit, Prediction as Prediction
     from .memory.predict import Predictor as Predictor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .meters import METERS as METERS
     from .models import MODELS as MODELS, Model as Model
     from .modes import MODES as MODES
+    from .observation import Observation as Observation, observe as observe
     from .report import render as render
     from .runner import Progress as Progress, run as run
     from .tables import (
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from .workloads import WORKLOADS as WORKLOADS
 
 # Public name -> the module that has it, for names whose modules import torch or pandas:
-# `import gradbench` costs neither.
+# `import gradbench` costs neither. "" where the name is a package of its own.
 _LAZY = {
     "Estimate": "estimates",
     "Fit": "foretold",
@@ -45,6 +47,7 @@ _LAZY = {
     "MODELS": "models",
     "MODES": "modes",
     "Model": "models",
+    "Observation": "observation",
     "Prediction": "foretold",
     "Predictor": "memory.predict",
     "Progress": "runner",
@@ -53,10 +56,12 @@ _LAZY = {
     "breakdowns": "tables",
     "changes": "tables",
     "memory_usage": "memory.usage",
+    "observe": "observation",
     "render": "report",
     "rounds": "tables",
     "run": "runner",
     "scaling": "tables",
+    "semantics": "",
     "summary": "tables",
 }
 
@@ -64,7 +69,8 @@ _LAZY = {
 def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    module = import_module(f".{_LAZY[name] or name}", __name__)
+    return getattr(module, name) if _LAZY[name] else module
 
 
 def __dir__() -> list[str]:

@@ -1,13 +1,17 @@
 """pytest's door for anybody's tests: limits on memory, as a marker and as a fixture."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from . import units
+from .errors import DeviceUnavailable, UnknownName
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from .memory.usage import Usage
 
 MARKER: Final = "memory_budget"
@@ -41,19 +45,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     test, usages = pyfuncitem.obj, []
     from torch import nn
 
-    from .memory.usage import memory_usage
-    from .saved import paths
-
     roots = [value for value in pyfuncitem.funcargs.values() if isinstance(value, nn.Module)]
 
     def measured(**arguments: Any) -> None:
         usages.append(
-            memory_usage(
-                test,
+            _used(
+                partial(test, **arguments),
                 device=marker.kwargs.get("device", "cpu"),
-                leaks_too=limits.get("leaked") is not None,
-                modules=paths(*roots),
-                **arguments,
+                leaks_too="leaked" in limits,
+                roots=roots,
             )
         )
 
@@ -84,23 +84,41 @@ def memory_budget() -> Callable[..., "Usage"]:
         device: str = "cpu",
         kwargs: dict[str, Any] | None = None,
     ) -> "Usage":
-        from .memory.usage import memory_usage
-
         limits = _limits((), {"peak": peak, "saved": saved, "leaked": leaked}, "memory_budget")
-        usage = memory_usage(
-            function, *args, device=device, leaks_too=leaked is not None, **(kwargs or {})
-        )
+        call = partial(function, *args, **(kwargs or {}))
+        usage = _used(call, device=device, leaks_too=leaked is not None)
         _hold(usage, limits)
         return usage
 
     return check
 
 
+def _used(
+    call: Callable[[], object],
+    *,
+    device: str,
+    leaks_too: bool,
+    roots: "Sequence[nn.Module] | None" = None,
+) -> "Usage":
+    """Measure a call; skip the test where the device or its allocator cannot be had."""
+    from .devices import Unreadable
+    from .memory.usage import memory_usage
+    from .saved import paths
+
+    modules = paths(*roots) if roots is not None else None
+    try:
+        return memory_usage(call, device=device, leaks_too=leaks_too, modules=modules)
+    except (DeviceUnavailable, Unreadable) as reason:
+        pytest.skip(f"{MARKER}: {reason}")
+    except UnknownName as mistake:
+        pytest.fail(f"{MARKER}: {mistake}", pytrace=False)
+
+
 def _limits(args: tuple[object, ...], given: Mapping[str, Any], where: str) -> dict[str, int]:
     unknown = sorted(given.keys() - {*LIMITS, "device"})
     if args or unknown:
         wrong = unknown[0] if unknown else args[0]
-        raise pytest.UsageError(f"{where}: {MARKER} has no {wrong!r}: name {', '.join(LIMITS)}")
+        pytest.fail(f"{where}: {MARKER} has no {wrong!r}: name {', '.join(LIMITS)}", pytrace=False)
     limits = {}
     for name in LIMITS:
         limit = given.get(name)
@@ -108,7 +126,7 @@ def _limits(args: tuple[object, ...], given: Mapping[str, Any], where: str) -> d
             if limit is not None:
                 limits[name] = units.parse_size(str(limit))
         except ValueError as error:
-            raise pytest.UsageError(f"{where}: {name}: {error}") from None
+            pytest.fail(f"{where}: {name}: {error}", pytrace=False)
     return limits
 
 
@@ -140,13 +158,14 @@ def _saved(usage: "Usage", limit: int) -> str:
         return ""
     places: dict[str, int] = {}
     for one in usage.saved:
-        place = f"{one.module or 'outside of any module'} ({one.line})" if one.line else one.module
+        place = f"in {one.module}" if one.module else "outside of any module"
+        place += f" ({one.line})" if one.line else ""
         places[place] = places.get(place, 0) + one.nbytes
     ranked = sorted(places.items(), key=lambda item: -item[1])
     graph = "a graph is built here: " if limit == 0 else ""
     return (
         f"{_size(usage.saved_bytes)} saved for backward exceed the limit of {_size(limit)}; {graph}"
-        + "; ".join(f"{_size(nbytes)} in {place}" for place, nbytes in ranked[:TOLD])
+        + "; ".join(f"{_size(nbytes)} {place}" for place, nbytes in ranked[:TOLD])
         + (f"; and {len(ranked) - TOLD} more places" if len(ranked) > TOLD else "")
     )
 

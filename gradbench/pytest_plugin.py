@@ -20,6 +20,7 @@ from .records import Breakdown, Measurement, Reading, Skipped
 from .store import check_writable
 
 if TYPE_CHECKING:
+    from .observation import Observation
     from .runner import Bench
     from .store import Run, Writer
 
@@ -179,6 +180,14 @@ def gradbench(
     return measure
 
 
+@pytest.fixture
+def gradbench_observe() -> Callable[..., "Observation"]:
+    """Return `gradbench.observe`: run a callable once, say what the grad modes did to it."""
+    from .observation import observe
+
+    return observe
+
+
 class Replay:
     """A timer that tells recorded rounds instead of the time.
 
@@ -265,6 +274,7 @@ class Session:
             self._trials.__exit__(None, None, None)
         if self._bench is None or self._writer is None:
             return None
+        from . import behaviour
         from .report import write
         from .store import load
 
@@ -277,7 +287,8 @@ class Session:
             else:  # stopped on the way: a part file can be resumed
                 self.path = self._writer.path
         run = load(self.path)
-        self.page = write([run], self.reports / f"{run.name}.html")
+        seen = behaviour.load(self.results / behaviour.FILE)
+        self.page = write([run], self.reports / f"{run.name}.html", semantics=seen)
         return run
 
     def _open(self) -> "tuple[Bench, Writer]":

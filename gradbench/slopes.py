@@ -18,6 +18,9 @@ KNOBS: Final[Mapping[str, str]] = {
 """Sizes along which peaks are followed, and what one of each is called."""
 
 
+ROUNDING: Final = 1e-9
+"""Rise over all points, relative to the peak, below which there is none."""
+
 CURVED: Final = 0.05
 """Relative distance of a point from its line from which on the line is not believed."""
 
@@ -65,7 +68,11 @@ def fit(cell: Cell, knob: str, points: Mapping[int, int]) -> Line:
     at = sorted(points)
     x = np.array(at, dtype=np.float64)  # (points,)
     y = np.array([points[value] for value in at], dtype=np.float64)  # (points,)
-    slope, intercept = np.polyfit(x, y, 1, w=1 / y)
+    middle = float(np.average(x, weights=1 / y**2))
+    slope, level = np.polyfit(x - middle, y, 1, w=1 / y)  # apart from the middle: well conditioned
+    intercept = level - slope * middle
+    if abs(slope) * (x[-1] - x[0]) < ROUNDING * y.max():
+        slope, intercept = 0.0, float(np.sum(1 / y) / np.sum(1 / y**2))
     off = float(np.max(np.abs(slope * x + intercept - y) / y))
     exponent = float(np.polyfit(np.log(x), np.log(y), 1)[0])
     peaks = tuple(points[value] for value in at)

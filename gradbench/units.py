@@ -1,6 +1,7 @@
 """Numbers with the units people read, three significant digits."""
 
 import re
+from fractions import Fraction
 from typing import Final
 
 _TIMES: Final = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns"))
@@ -66,7 +67,7 @@ def parse_size(text: str) -> int:
     scales |= {unit.lower(): scale for scale, unit in _BYTES}
     if found is None or found[2].lower() not in scales:
         raise ValueError(f"{text!r} is no size: write 80GiB, 1.5MiB, 24GB or a number of bytes")
-    return int(float(found[1]) * scales[found[2].lower()])
+    return int(Fraction(found[1]) * scales[found[2].lower()])
 
 
 def rate(per_second: float) -> str:

@@ -297,16 +297,10 @@ def test_the_search_is_right_on_any_curve_that_never_falls(curve, budget):
         pytest.param(
             "kinked",
             1_001_887,
-            marks=pytest.mark.xfail(
-                strict=True, reason="guesses creep up to a kink from one side: 870 of them"
-            ),
         ),
         pytest.param(
             "late",
             1010,
-            marks=pytest.mark.xfail(
-                strict=True, reason="guesses creep up to a jump from one side: 1983 of them"
-            ),
         ),
     ],
 )

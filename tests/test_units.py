@@ -136,7 +136,6 @@ def test_a_size_that_was_shown_is_read_to_three_digits(number):
     assert parse_size(shown) == pytest.approx(number, rel=0.0051, abs=0.51)
 
 
-@pytest.mark.xfail(strict=True, reason="sizes are read through floating point")
 @pytest.mark.parametrize(("text", "nbytes"), [("1.001 kB", 1001), (f"{2**53 + 1}", 2**53 + 1)])
 def test_a_size_that_is_a_whole_number_of_bytes_is_exact(text, nbytes):
     assert parse_size(text) == nbytes

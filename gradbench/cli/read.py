@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from .. import checks
+from .. import behaviour, checks
 from ..matrix import GRAD_MODES, by_block
 from .app import Reference, Results, RunName, app, check_reference, err, one_line_errors, out
 from .printing import print_run, print_scaling
@@ -55,7 +55,8 @@ def report(
         for dropped in filter(None, (one.dropped for one in loaded)):
             err.print(f"[yellow]{escape(dropped)}[/yellow]")
         found = checks.load(results / checks.FILE)
-        out.print(escape(str(write(loaded, output, checks=found))))
+        seen = behaviour.load(results / behaviour.FILE)
+        out.print(escape(str(write(loaded, output, checks=found, semantics=seen))))
 
 
 @app.command()

@@ -97,8 +97,9 @@ class Predictor:
     def largest(self, cell: Cell, model: Model, budget_bytes: int, *, seed: int = 0) -> Fit:
         """Return the largest batch whose predicted peak fits a budget; raise `Unpredictable`.
 
-        Peaks rise with the batch in straight pieces, so each guess lies where the line through
-        the closest batches that fit and do not meets the budget, and is kept between them.
+        Peaks rise with the batch in straight pieces, so a guess lies where the line through the
+        closest batches that fit and do not meets the budget; where that did not halve what is
+        between them, the next guess does.
         """
         peaks: dict[int, int] = {}
 
@@ -114,17 +115,20 @@ class Predictor:
             fits, over = over, over * 4
             if over > LARGEST_BATCH:
                 return Fit(cell, budget_bytes, fits, peaks[fits], None)
+        halve = False
         while over - fits > 1:
+            between = over - fits
             below = max(fits, 1)  # a batch of 0 cannot be predicted
             slope = (peak(over) - peak(below)) / max(over - below, 1)
             guess = below + int((budget_bytes - peak(below)) // slope) if slope > 0 else 0
-            middle = min(max(guess, fits + 1), over - 1)
+            middle = (fits + over) // 2 if halve else min(max(guess, fits + 1), over - 1)
             if peak(middle) <= budget_bytes:
                 fits = middle
                 if fits + 1 < over and peak(fits + 1) > budget_bytes:
                     over = fits + 1
             else:
                 over = middle
+            halve = not halve and (over - fits) * 2 > between
         return Fit(cell, budget_bytes, fits, peaks.get(fits), peaks[over])
 
     def _carried_on(

@@ -4,6 +4,7 @@ import gc
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,20 +58,24 @@ def memory_usage(
     device: str = "cpu",
     leaks_too: bool = False,
     modules: Mapping[str, nn.Module] | None = None,
-    **kwargs: Any,
 ) -> Usage:
     """Call a function once and return what that did to a device's memory, to the byte.
 
     With ``leaks_too`` it is called twice more, or as often as it takes to name what is left.
     ``modules`` are those whose paths may be named; without it, those found in the function and
-    its arguments. What other Python threads allocate is not seen. Raise `Unreadable` where this
-    torch's allocator cannot be read, and whatever the function raises.
+    its arguments. Keyword arguments go in a `functools.partial`. What other Python threads
+    allocate is not seen.
+
+    Raise `DeviceUnavailable` without that device, `Unreadable` where this torch's allocator cannot
+    be read, and whatever the function raises.
     """
-    ledger = devices.find(device).ledger()
-    known = dict(modules) if modules is not None else paths(*_modules(function, args, kwargs))
+    found = devices.find(device)
+    found.check()
+    ledger = found.ledger()
+    known = dict(modules) if modules is not None else paths(*_modules(function, args))
 
     def call() -> None:
-        function(*args, **kwargs)
+        function(*args)
 
     with Whereabouts(known) as where:
         _, _, entries = ledger.trace(lambda mark: _telling(call, mark, where))
@@ -126,11 +131,14 @@ def _live_after(ledger: Ledger, call: Callable[[], None]) -> int:
     return window.after_bytes
 
 
-def _modules(
-    function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
-) -> list[nn.Module]:
+def _modules(function: Callable[..., object], args: Sequence[object]) -> list[nn.Module]:
     """Return the modules that a function is, is bound to, closes over or is given."""
-    candidates = [function, getattr(function, "__self__", None), *args, *kwargs.values()]
+    candidates: list[object] = [*args]
+    while isinstance(function, partial):
+        candidates += [*function.args, *function.keywords.values()]
+        function = function.func
+    owner = getattr(function, "__self__", None)
+    candidates += [function, owner, *getattr(owner, "__dict__", {}).values()]
     if inspect.isfunction(function):
         candidates += inspect.getclosurevars(function).nonlocals.values()
     return [found for found in candidates if isinstance(found, nn.Module)]

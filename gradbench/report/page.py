@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from .. import tables, units, words
 from .._version import __version__
+from ..behaviour import Behaviour
 from ..checks import Check
 from ..errors import StoreError
 from ..estimates import Estimate
@@ -21,6 +22,7 @@ from ..matrix import Block, Cell, by_block
 from ..records import Fact, Measurement, Outcome, Skipped
 from ..store import Run
 from .figures import BRIGHT, COLOURS, FIGURES, GRID, INK, styled
+from .semantics import section as semantics_section
 
 REFERENCES: Final = ("global_on", "no_grad")
 CAPTIONS: Final[Mapping[str, tuple[str, str]]] = {
@@ -74,11 +76,16 @@ class Group:
 Checks = tuple[Sequence[Check], Mapping[str, Any]]
 
 
-def render(runs: Run | Sequence[Run], *, checks: Checks | None = None) -> str:
+def render(
+    runs: Run | Sequence[Run],
+    *,
+    checks: Checks | None = None,
+    semantics: Behaviour | None = None,
+) -> str:
     """Return one self-contained HTML page about one or more runs.
 
-    ``checks`` is what a self-check found and where (`gradbench.checks.load`). Raise `StoreError`
-    without a run.
+    ``checks`` is what a self-check found and where (`gradbench.checks.load`), ``semantics`` what
+    the modes were seen to do (`gradbench.behaviour.load`). Raise `StoreError` without a run.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
@@ -90,8 +97,11 @@ def render(runs: Run | Sequence[Run], *, checks: Checks | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    sections = [_section(run, f"run{number}") for number, run in enumerate(runs)]
     return environment.get_template("page.html.j2").render(
-        runs=[_section(run, f"run{number}") for number, run in enumerate(runs)],
+        runs=sections,
+        semantics=semantics
+        and semantics_section(semantics, runs, figures=_figures_of_meters(sections[0])),
         version=__version__,
         colours=COLOURS,
         bright=BRIGHT,
@@ -101,9 +111,15 @@ def render(runs: Run | Sequence[Run], *, checks: Checks | None = None) -> str:
     )
 
 
-def write(runs: Run | Sequence[Run], path: Path, *, checks: Checks | None = None) -> Path:
+def write(
+    runs: Run | Sequence[Run],
+    path: Path,
+    *,
+    checks: Checks | None = None,
+    semantics: Behaviour | None = None,
+) -> Path:
     """Write the page; raise `StoreError` where that cannot be."""
-    html = render(runs, checks=checks)
+    html = render(runs, checks=checks, semantics=semantics)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(html, "utf-8", errors="backslashreplace")
@@ -181,6 +197,16 @@ def _section(run: Run, mark: str) -> dict[str, object]:
         "findings": words.findings(run),
         "spent": words.spent(run),
         "facts": _facts(run),
+    }
+
+
+def _figures_of_meters(section: Mapping[str, Any]) -> dict[str, str]:
+    """Return meter -> href of the figure that shows it, of those that a section has."""
+    shown = {"time_ratios": "step_time", "peak_memory": "peak_transient"}
+    return {
+        shown[name]: f"#{section['mark']}-figure-{name}"
+        for name, *_ in section["figures"]
+        if name in shown
     }
 
 
