@@ -106,6 +106,22 @@ def locate(path: Path, error: UnknownName) -> str:
     return ""
 
 
+def places(path: Path, cells: Iterable[Cell]) -> dict[str, str]:
+    """Return cell -> ``file:line`` of the ``models`` of the table in the file that has it.
+
+    A cell that options made of others goes to the first table with its model, or has no place.
+    """
+    text, matrices = path.read_text("utf-8"), read(path).matrices
+    lines = [_line(text, "models", header="[[matrix]]", table=n) for n in range(len(matrices))]
+    exact = {cell: line for matrix, line in zip(matrices, lines, strict=True) for cell in matrix}
+    by_model: dict[str, int | None] = {}
+    for matrix, line in zip(matrices, lines, strict=True):
+        for model in matrix.models:
+            by_model.setdefault(model, line)
+    found = {cell: exact.get(cell) or by_model.get(cell.model) for cell in cells}
+    return {str(cell): f"{path.as_posix()}:{line}" for cell, line in found.items() if line}
+
+
 def _matrix(path: Path, text: str, index: int, table: Mapping[str, Any]) -> Matrix:
     for key, value in table.items():
         where = _at(path, text, key, header="[[matrix]]", table=index)
@@ -142,19 +158,23 @@ def _at(path: Path, text: str, key: str, *, header: str, table: int = 0) -> str:
 
     A key at the top has the header ``""``, and may be a table's header itself.
     """
+    line = _line(text, key, header=header, table=table)
+    return f"{path}, line {line}, {key}: " if line else f"{path}, {key}: "
+
+
+def _line(text: str, key: str, *, header: str, table: int) -> int | None:
     here, seen = "", -1
     pattern = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*=""")
     for line_number, line in enumerate(text.splitlines(), 1):
-        where = f"{path}, line {line_number}, {key}: "
         found = re.match(r"\s*(\[\[?)\s*([\w-]+)\s*(\]\]?)\s*(#.*)?$", line)
         if found:
             here = "".join(found.groups()[:3])
             seen += here == header
             if not header and found[2] == key:
-                return where
+                return line_number
         elif here == header and (not header or seen == table) and pattern.match(line):
-            return where
-    return f"{path}, {key}: "
+            return line_number
+    return None
 
 
 def _no_key(key: str, known: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from .. import checks
+from ..errors import UnknownName
 from ..matrix import GRAD_MODES, by_block
 from .app import Reference, Results, RunName, app, check_reference, err, one_line_errors, out
 from .printing import print_run
@@ -34,22 +35,42 @@ def report(
         list[str] | None, typer.Argument(metavar="RUN...", help="Without any: the latest.")
     ] = None,
     *,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path(
-        "reports/report.html"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Without it: reports/report.html, Markdown printed."),
+    ] = None,
+    format_name: Annotated[
+        str, typer.Option("--format", help="html: a page; md: Markdown, for a job summary.")
+    ] = "html",
     results: Results = Path("results"),
+    reference: Reference = GRAD_MODES[0],
 ) -> None:
-    """Write one self-contained HTML page from one or more runs."""
+    """Write one self-contained HTML page, or Markdown, from one or more runs."""
     with one_line_errors():
-        from ..report import write
         from ..store import Store, load
+
+        if format_name not in ("html", "md"):
+            raise UnknownName("format", format_name, ("html", "md"))
+        check_reference(reference)
 
         store = Store(results)
         loaded = [load(store.find(name)) for name in run_names or ["latest"]]
         for dropped in filter(None, (one.dropped for one in loaded)):
             err.print(f"[yellow]{escape(dropped)}[/yellow]")
-        found = checks.load(results / checks.FILE)
-        out.print(escape(str(write(loaded, output, checks=found))))
+        if format_name == "md":
+            from ..exports import markdown, write as write_files
+
+            exported = markdown.export(loaded, reference=reference)
+            if output is None:
+                print(*exported.files.values(), sep="", end="")
+                return
+            (path,) = write_files(exported, output, folder=False)
+        else:
+            from ..report import write
+
+            found = checks.load(results / checks.FILE)
+            path = write(loaded, output or Path("reports/report.html"), checks=found)
+        out.print(escape(str(path)))
 
 
 @app.command()
