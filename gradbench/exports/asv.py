@@ -58,10 +58,10 @@ def export(runs: Sequence[Run]) -> Exported:
     files: dict[str, str] = {}
     described: dict[str, dict[str, Any]] = {}
     left_out: list[str] = []
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.started.started):
         found = _benchmarks(run)
         for name, members in found.items():
-            described.setdefault(name, _describe(name, members, run))
+            described[name] = _describe(name, members, run)  # the latest protocol is shown
         machine, sha = _machine(run), commit(run, "asv")
         path = f"{machine['machine']}/{sha[:8]}-{_environment(run)}.json"
         if path in files:

@@ -82,12 +82,16 @@ def _verdict_table(rows: Iterable[Judgement]) -> Iterator[str]:
 def _head(run: Run) -> Iterator[str]:
     blocks = by_block(run.started.cells)
     numbers = sum(isinstance(outcome, Measurement) for outcome in run.outcomes)
-    size = f"{len(run.started.cells)} cells in {len(blocks)} blocks"
-    found = f"{numbers} numbers, {len(run.outcomes) - numbers} reasons"
+    size = f"{_many(len(run.started.cells), 'cell')} in {_many(len(blocks), 'block')}"
+    found = f"{_many(numbers, 'number')}, {_many(len(run.outcomes) - numbers, 'reason')}"
     yield f"## Run {escaped(run.name)}\n\n{size}; {found}. {escaped(words.spent(run))}.\n\n"
     facts = run.environment.facts
     told = ", ".join(f"{name} {facts[name]}" for name in FACTS if name in facts)
     yield f"{escaped(told) or 'The environment was not recorded.'}\n\n"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _remarks(run: Run) -> Iterator[str]:
@@ -225,7 +229,7 @@ def escaped(text: str) -> str:
     text = " ".join(text.split())
     text = re.sub(r"([\\`*|#~])", r"\\\1", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # within a word it is plain
-    text = re.sub(r"\](?=[(:\[])", r"\\]", text)  # the middle of a link
+    text = re.sub(r"^\[(?=[^]]*\]:)|\](?=\()", r"\\\g<0>", text)  # a link, or what it refers to
     text = re.sub(r"^(\d+)(?=[.)]\s)|^(?=[-+=](?:\s|[-=]|$))", r"\1\\", text)  # a list, a rule
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 

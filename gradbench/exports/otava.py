@@ -2,7 +2,7 @@
 
 Otava can read no hole in a column, so figures that different runs hold are tests of their own. A
 series of times never mixes machines; exact figures and ratios to the reference mode do not depend
-on the machine's speed and span them.
+on the machine's speed and span them. Protocols are never mixed.
 """
 
 import csv
@@ -30,7 +30,6 @@ LOWER: Final = -1
 class _Point:
     """One number of one series: where it was measured, or "" where that does not matter."""
 
-    run: Run
     cell: Cell
     figure: str
     machine: str
@@ -42,6 +41,7 @@ class _Table:
     """A test of Otava's: columns that the same runs hold."""
 
     cell: Cell
+    protocol: int
     machine: str
     runs: tuple[str, ...]
     columns: Mapping[str, Mapping[str, float]]  # figure -> run -> value
@@ -50,18 +50,21 @@ class _Table:
 def export(runs: Sequence[Run]) -> Exported:
     """Return the YAML and a CSV a test, to be used from the folder they lie in.
 
-    ``otava --config-file otava.yaml analyze all --since DATE``; it looks back one year if nothing
+    ``otava analyze --config-file otava.yaml all --since DATE``; it looks back one year if nothing
     is said, and exits 0 on a regression: read its ``--output json``. Rows are in the order of
     time. Raise `StoreError` without a number.
     """
     ordered = sorted(runs, key=lambda run: (run.started.started, run.name))
-    several = len({machine_mark(run.environment.facts) for run in ordered}) > 1
+    machines = {machine_mark(run.environment.facts) for run in ordered}
+    protocols = {run.started.protocol for run in ordered}
     files: dict[str, str] = {}
     lines = ["tests:"]
     names: dict[str, None] = {}
     by_name = {run.name: run for run in ordered}
     for table in _tables(ordered):
-        suffix = f"-{table.machine}" if table.machine and several else ""
+        suffix = "-times" if table.machine else ""
+        suffix += f"-{table.machine}" if table.machine and len(machines) > 1 else ""
+        suffix += f"-protocol{table.protocol}" if len(protocols) > 1 else ""
         name = _free(slug(f"{table.cell.workload}-{table.cell.id}{suffix}"), names)
         names[name] = None
         files[f"{name}.csv"] = _csv(table, by_name)
@@ -74,16 +77,16 @@ def export(runs: Sequence[Run]) -> Exported:
 
 
 def _tables(runs: Sequence[Run]) -> Iterator[_Table]:
-    series: dict[tuple[Cell, str, str], dict[str, float]] = {}
+    series: dict[tuple[Cell, int, str, str], dict[str, float]] = {}
     for run in runs:
         for point in _points(run):
-            values = series.setdefault((point.cell, point.machine, point.figure), {})
-            values[run.name] = point.value
-    grouped: dict[tuple[Cell, str, tuple[str, ...]], dict[str, dict[str, float]]] = {}
-    for (cell, machine, figure), values in series.items():
-        grouped.setdefault((cell, machine, tuple(values)), {})[figure] = values
-    for (cell, machine, names), columns in grouped.items():
-        yield _Table(cell, machine, names, columns)
+            key = (point.cell, run.started.protocol, point.machine, point.figure)
+            series.setdefault(key, {})[run.name] = point.value
+    grouped: dict[tuple[Cell, int, str, tuple[str, ...]], dict[str, dict[str, float]]] = {}
+    for (cell, protocol, machine, figure), values in series.items():
+        grouped.setdefault((cell, protocol, machine, tuple(values)), {})[figure] = values
+    for (cell, protocol, machine, names), columns in grouped.items():
+        yield _Table(cell, protocol, machine, names, columns)
 
 
 def _points(run: Run) -> Iterator[_Point]:
@@ -91,13 +94,13 @@ def _points(run: Run) -> Iterator[_Point]:
     have = {(o.cell, o.meter): o for o in run.outcomes if isinstance(o, Measurement)}
     for figure in figures(run):
         exact = figure.estimate.exact
-        yield _Point(run, figure.cell, figure.name, "" if exact else machine, figure.estimate.point)
+        yield _Point(figure.cell, figure.name, "" if exact else machine, figure.estimate.point)
         reference = have.get((tables.at(figure.cell, REFERENCE), figure.name))
         if figure.name == "step_time" and reference and figure.cell.grad_mode != REFERENCE:
             change = tables.ratio(figure.measurement, reference)
             if change is not None:
                 name = f"step_time_to_{REFERENCE}"
-                yield _Point(run, figure.cell, name, "", change.point)
+                yield _Point(figure.cell, name, "", change.point)
 
 
 def _free(name: str, taken: Container[str]) -> str:
@@ -130,5 +133,10 @@ def _yaml(name: str, table: _Table) -> list[str]:
         "    metrics:",
     ]
     for figure in table.columns:
-        lines += [f"      {json.dumps(figure)}:", f"        direction: {LOWER}", "        scale: 1"]
+        lines += [
+            f"      {json.dumps(f'{name}.{figure}')}:",  # Otava wants it unique over all tests
+            f"        column: {json.dumps(figure)}",
+            f"        direction: {LOWER}",
+            "        scale: 1",
+        ]
     return lines
