@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from dataclasses import asdict
 from io import StringIO
 
 import jsonschema
@@ -26,9 +27,20 @@ from builders import (
 )
 from junitparser import JUnitXml
 
-from gradbench.errors import StoreError, UnknownName
+from gradbench.errors import Impossible, StoreError, UnknownName
 from gradbench.estimates import Estimate, exact
-from gradbench.exports import FORMATS, annotations, asv, export, junit, markdown, otava, write
+from gradbench.exports import (
+    FORMATS,
+    Verdicts,
+    annotations,
+    asv,
+    export,
+    junit,
+    markdown,
+    otava,
+    read_verdicts,
+    write,
+)
 from gradbench.exports.github_action_benchmark import BIGGER, SMALLER
 from gradbench.judgements import Judgement
 from gradbench.places import Place
@@ -527,7 +539,7 @@ def test_every_row_of_a_table_has_its_columns_whatever_the_names_hold():
 
 
 def test_markdown_shows_verdicts_first_worst_first_and_folds_what_is_the_same():
-    text = markdown.summary([measured()], rows=EVERY)
+    text = markdown.summary([measured()], verdicts=Verdicts(tuple(EVERY)))
     assert text.startswith("## gradbench: 1 worse, 1 inconclusive, 1 better, 1 same\n")
     words = [row[0] for row in tables_of(text)[:8]]
     assert words[2:5] == ["**worse**", "inconclusive", "better"]
@@ -540,7 +552,8 @@ def test_markdown_shows_verdicts_first_worst_first_and_folds_what_is_the_same():
 def test_markdown_keeps_to_the_limit_and_says_how_much_had_no_room(limit):
     outcomes = [o for size in range(1, 60) for o in measured_block(batch_size=size + 10)]
     broken = skipped(cell(batch_size=5), cause="crashed", reason="signal 11 äöü")
-    text = markdown.summary([measured(outcomes=[*outcomes, broken])], rows=EVERY, limit=limit)
+    told = Verdicts(tuple(EVERY))
+    text = markdown.summary([measured(outcomes=[*outcomes, broken])], verdicts=told, limit=limit)
     assert len(text.encode()) <= limit
     assert "**worse**" in text
     assert ("have no room here" in text) == (limit < 100_000)
@@ -552,7 +565,7 @@ def test_a_change_of_one_byte_shows():
     row = judgement(
         Verdict.WORSE, meter="saved_for_backward", unit="bytes", change=exact(1.000_000_1)
     )
-    text = "".join(markdown.verdicts([row]))
+    text = "".join(markdown.judged(Verdicts((row,))))
     assert "1,000 B -&gt; 1,100 B" in text
 
 
@@ -583,3 +596,68 @@ def test_a_judgement_without_numbers_is_told_by_its_reason():
 )
 def test_markdown_shows_text_as_it_is(text, shown):
     assert markdown.escaped(text) == shown
+
+
+# Verdicts from a file
+
+
+def plain(rows, **more):
+    """Return rows as ``gate --json`` prints them."""
+    return {
+        "status": 1,
+        "judgements": [{**asdict(row), "id": str(row.cell)} for row in rows],
+        **more,
+    }
+
+
+def written(tmp_path, content):
+    path = tmp_path / "gate.json"
+    path.write_text(json.dumps(content), "utf-8")
+    return path
+
+
+def test_verdicts_come_back_from_json_as_they_went(tmp_path):
+    rows = [*EVERY, judgement(Verdict.SAME, change=None, baseline=None, candidate=None)]
+    skipped_over = [
+        {
+            "cell": cell(mode).axes(),
+            "meter": "step_time",
+            "why": "not comparable",
+            "reason": "host was a",
+        }
+        for mode in ("no_grad", "global_on")
+    ]
+    found = read_verdicts([written(tmp_path, plain(rows, unjudged=skipped_over))])
+    assert list(found.rows) == rows
+    assert found.unjudged == (
+        "not comparable: host was a: inference[cpu-mlp_tiny-b8-no_grad] step_time and 1 more",
+    )
+    text = markdown.summary([], verdicts=found)
+    assert "### What has no verdict, and why\n\n- not comparable: host was a: " in text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[], {}, {"judgements": [{}]}, {"judgements": None}, plain(EVERY) | {"unjudged": [1]}],
+)
+def test_a_file_without_verdicts_is_refused_in_one_line(content, tmp_path):
+    with pytest.raises(StoreError, match="holds no verdicts") as refused:
+        read_verdicts([written(tmp_path, content)])
+    assert "\n" not in str(refused.value)
+    with pytest.raises(StoreError, match="cannot read"):
+        read_verdicts([tmp_path / "nowhere.json"])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_tells_verdicts_or_says_that_it_cannot(name):
+    told = Verdicts(tuple(EVERY))
+    if FORMATS[name].judged is None:
+        with pytest.raises(Impossible, match="markdown, annotations, junit have"):
+            export(name, [], verdicts=told)
+        return
+    (text,) = export(name, [], verdicts=told).files.values()
+    assert "worse" in text
+
+
+def test_that_nothing_was_judged_is_said():
+    assert markdown.summary([], verdicts=Verdicts()) == "## gradbench: nothing was judged\n\n"

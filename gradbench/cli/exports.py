@@ -21,7 +21,7 @@ WORKSPACE = "GITHUB_WORKSPACE"
 @app.command(
     epilog="Examples: [bold]gradbench export bencher latest -o bencher.json[/bold]  |  "
     "[bold]gradbench export asv results/*.jsonl -o .asv/results[/bold]  |  "
-    "[bold]gradbench export markdown latest >> $GITHUB_STEP_SUMMARY[/bold]"
+    "[bold]gradbench export annotations --verdicts gate.json[/bold]"
 )
 def export(
     format_name: Annotated[
@@ -36,6 +36,14 @@ def export(
         list[str] | None, typer.Argument(metavar="RUN...", help="Without any: the latest.")
     ] = None,
     *,
+    verdicts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="What gate --json or compare --json printed, for markdown, annotations, junit; "
+            "then a RUN is needed only for its tables.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -46,7 +54,7 @@ def export(
     ] = None,
     results: Results = Path("results"),
 ) -> None:
-    """Write runs as other tools read them."""
+    """Write runs, or the verdicts on them, as other tools read them."""
     with one_line_errors():
         from .. import exports
 
@@ -55,8 +63,9 @@ def export(
         format_ = exports.FORMATS[format_name]
         if format_.folder and output is None:
             raise Impossible(f"{format_name} is several files: say where with -o FOLDER")
-        runs = load_runs(run_names, results)
-        exported = exports.export(format_name, runs, locate=places(runs))
+        judged = exports.read_verdicts(verdicts) if verdicts else None
+        runs = load_runs(run_names, results) if run_names or judged is None else []
+        exported = exports.export(format_name, runs, verdicts=judged, locate=places(runs))
         if output is None:
             for text in exported.files.values():
                 print(text, end="")

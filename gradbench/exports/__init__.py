@@ -2,3 +2,4 @@
 
 from .figures import Exported as Exported
 from .formats import FORMATS as FORMATS, Format as Format, export as export, write as write
+from .verdict_file import Verdicts as Verdicts, read_verdicts as read_verdicts

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ..errors import StoreError, UnknownName
+from ..errors import Impossible, StoreError, UnknownName
 from ..places import Locate, nowhere
 from ..store import Run
 from . import annotations, asv, bencher, github_action_benchmark, junit, markdown, otava, pyperf
 from .figures import Exported
+from .verdict_file import Verdicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Format:
     """A format: what takes it, and the function that makes it.
 
     ``folder`` says that it is several files, ``located`` that it points at lines of the user's
-    files, ``reasons`` that it can say why a number is missing.
+    files. ``judged`` makes its one file, of the name ``file``, from verdicts, if it can.
     """
 
     name: str
@@ -25,26 +26,47 @@ class Format:
     make: Callable[..., Exported]
     folder: bool = False
     located: bool = False
-    reasons: bool = False
+    judged: Callable[[Verdicts, Sequence[Run], Locate], str] | None = None
+    file: str = ""
+
+
+def _summary(verdicts: Verdicts, runs: Sequence[Run], _locate: Locate) -> str:
+    return markdown.summary(runs, verdicts=verdicts)
+
+
+def _annotations(verdicts: Verdicts, _runs: Sequence[Run], locate: Locate) -> str:
+    return annotations.judged(verdicts.rows, locate=locate)
+
+
+def _junit(verdicts: Verdicts, _runs: Sequence[Run], locate: Locate) -> str:
+    return junit.judged(verdicts.rows, locate=locate)
 
 
 FORMATS: Final[Mapping[str, Format]] = {
     format_.name: format_
     for format_ in (
-        Format("markdown", "GitHub's job summary", markdown.export, reasons=True),
+        Format(
+            "markdown",
+            "GitHub's job summary",
+            markdown.export,
+            judged=_summary,
+            file=markdown.FILE,
+        ),
         Format(
             "annotations",
             "GitHub's workflow commands, to be printed",
             annotations.export,
             located=True,
-            reasons=True,
+            judged=_annotations,
+            file=annotations.FILE,
         ),
         Format(
             "junit",
             "JUnit XML, for GitLab, Jenkins and others",
             junit.export,
             located=True,
-            reasons=True,
+            judged=_junit,
+            file=junit.FILE,
         ),
         Format(
             "github-action-benchmark",
@@ -60,15 +82,27 @@ FORMATS: Final[Mapping[str, Format]] = {
 }
 
 
-def export(name: str, runs: Sequence[Run], *, locate: Locate = nowhere) -> Exported:
-    """Return runs in the format of that name.
+def export(
+    name: str,
+    runs: Sequence[Run],
+    *,
+    verdicts: Verdicts | None = None,
+    locate: Locate = nowhere,
+) -> Exported:
+    """Return runs, or verdicts on them, in the format of that name.
 
-    Raise `UnknownName` for a format that is not there, `StoreError` for runs it cannot take.
+    Raise `UnknownName` for a format that is not there, `Impossible` for verdicts that it has no
+    words for, `StoreError` for runs that it cannot take.
     """
     if name not in FORMATS:
         raise UnknownName("format", name, FORMATS)
     format_ = FORMATS[name]
-    return format_.make(runs, locate=locate) if format_.located else format_.make(runs)
+    if verdicts is None:
+        return format_.make(runs, locate=locate) if format_.located else format_.make(runs)
+    if format_.judged is None:
+        able = ", ".join(other.name for other in FORMATS.values() if other.judged)
+        raise Impossible(f"{name} has no word for a verdict; {able} have")
+    return Exported({format_.file: format_.judged(verdicts, runs, locate)})
 
 
 def write(exported: Exported, path: Path, *, folder: bool) -> list[Path]:

@@ -18,6 +18,7 @@ from ..store import Run
 from ..verdicts import Verdict, judge
 from .figures import Exported
 from .told import values_in_words
+from .verdict_file import Verdicts
 
 FILE: Final = "summary.md"
 LIMIT: Final = 1024 * 1024
@@ -38,7 +39,7 @@ def export(runs: Sequence[Run], *, reference: str = GRAD_MODES[0]) -> Exported:
 def summary(
     runs: Sequence[Run],
     *,
-    rows: Sequence[Judgement] = (),
+    verdicts: Verdicts | None = None,
     reference: str = GRAD_MODES[0],
     limit: int = LIMIT,
 ) -> str:
@@ -48,7 +49,7 @@ def summary(
     memory that is counted to the byte, what could not be measured and why, and what may have
     spoilt figures.
     """
-    parts = [(part, True) for part in (verdicts(rows) if rows else ())]
+    parts = [(part, True) for part in (judged(verdicts) if verdicts else ())]
     for run in runs:
         parts += [(part, True) for part in _head(run)]
         parts += [(part, False) for part in _tables(run, reference)]
@@ -56,19 +57,21 @@ def summary(
     return _fit(parts, limit)
 
 
-def verdicts(rows: Sequence[Judgement]) -> list[str]:
-    """Return the verdict table in parts: a count, what is not the same, and what is, folded."""
+def judged(verdicts: Verdicts) -> Iterator[str]:
+    """Yield a verdict table in parts: counts, what is not the same, what is, folded, the rest."""
+    rows = verdicts.rows
     count = {verdict: sum(row.verdict is verdict for row in rows) for verdict in ORDER}
     told = ", ".join(f"{number} {verdict.value}" for verdict, number in count.items() if number)
+    yield f"## gradbench: {told or 'nothing was judged'}\n\n"
     loud = [row for verdict in ORDER[:3] for row in rows if row.verdict is verdict]
-    quiet = [row for row in rows if row.verdict is Verdict.SAME]
-    parts = [f"## gradbench: {told}\n\n"]
     if loud:
-        parts += [*_verdict_table(loud), "\n"]
+        yield from _verdict_table(loud)
+        yield "\n"
+    quiet = [row for row in rows if row.verdict is Verdict.SAME]
     if quiet:
-        summary_line = f"<details><summary>{len(quiet)} the same</summary>\n\n"
-        parts += [summary_line + "".join(_verdict_table(quiet)) + "\n</details>\n\n"]
-    return parts
+        heading = f"<details><summary>{len(quiet)} the same</summary>\n\n"
+        yield heading + "".join(_verdict_table(quiet)) + "\n</details>\n\n"
+    yield from _list("What has no verdict, and why", verdicts.unjudged)
 
 
 def _verdict_table(rows: Iterable[Judgement]) -> Iterator[str]:
