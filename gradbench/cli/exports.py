@@ -1,6 +1,7 @@
 """Commands for CI: ``export`` for other tools, ``merge`` for the shards of one matrix."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,7 +117,7 @@ def load_runs(names: list[str] | None, results: Path) -> "list[Run]":
     return runs
 
 
-def places(runs: "list[Run]") -> "Locate":
+def places(runs: "Sequence[Run]") -> "Locate":
     """Return where each cell comes from, as a path from the repository's root."""
     from ..places import locator
 

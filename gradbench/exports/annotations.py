@@ -38,8 +38,17 @@ class Annotation:
 
 
 def export(runs: Sequence[Run], *, locate: Locate = nowhere) -> Exported:
-    """Return what in one run needs a look: steps that broke, figures that may be spoilt."""
-    run = one(runs, "an annotation")
+    """Return what in one run needs a look, as text (`of_run`)."""
+    return Exported({FILE: text(of_run(one(runs, "an annotation"), locate=locate))})
+
+
+def judged(rows: Iterable[Judgement], *, locate: Locate = nowhere) -> str:
+    """Return a verdict table's annotations as text (`of_verdicts`)."""
+    return text(of_verdicts(rows, locate=locate))
+
+
+def of_run(run: Run, *, locate: Locate = nowhere) -> list[Annotation]:
+    """Return an error a cell whose step broke, and a warning a thing that may spoil figures."""
     broken: dict[tuple[Cell, str, str], list[str]] = {}
     for outcome in run.outcomes:
         if isinstance(outcome, Skipped) and outcome.cause in BROKEN:
@@ -54,14 +63,13 @@ def export(runs: Sequence[Run], *, locate: Locate = nowhere) -> Exported:
         )
         for (cell, cause, reason), meters in broken.items()
     ]
-    found += [Annotation("warning", "may be spoilt", line) for line in words.findings(run)]
-    return Exported({FILE: text(found)})
+    return found + [Annotation("warning", "may be spoilt", line) for line in words.findings(run)]
 
 
-def judged(rows: Iterable[Judgement], *, locate: Locate = nowhere) -> str:
-    """Return a verdict table's annotations: worse is an error, inconclusive a warning."""
+def of_verdicts(rows: Iterable[Judgement], *, locate: Locate = nowhere) -> list[Annotation]:
+    """Return an error for what is worse, a warning for what is inconclusive."""
     kinds = {Verdict.WORSE: "error", Verdict.INCONCLUSIVE: "warning"}
-    return text(
+    return [
         Annotation(
             kinds[row.verdict],
             f"{row.cell} {row.meter} {row.verdict.value}",
@@ -70,7 +78,7 @@ def judged(rows: Iterable[Judgement], *, locate: Locate = nowhere) -> str:
         )
         for row in rows
         if row.verdict in kinds
-    )
+    ]
 
 
 def text(annotations: Iterable[Annotation]) -> str:
