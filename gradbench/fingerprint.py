@@ -5,14 +5,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from .records import Fact
+from .records import FINGERPRINT, Fact
 
 MACHINE: Final = ("host", "cpu", "cores", "gpu")
-"""Facts on which times depend."""
-SOFTWARE: Final = ("torch", "protocol")
-"""Facts on which every figure depends."""
-FINGERPRINT: Final = (*MACHINE, *SOFTWARE)
-"""Facts that must agree before a run may be continued, or its times be held against another's."""
+"""Of the fingerprint, what only times depend on; figures that repeat do not."""
+SOFTWARE: Final = tuple(name for name in FINGERPRINT if name not in MACHINE)
+"""Of the fingerprint, what every figure depends on."""
 
 
 def mismatch(
