@@ -111,15 +111,30 @@ def places(path: Path, cells: Iterable[Cell]) -> dict[str, str]:
 
     A cell that options made of others goes to the first table with its model, or has no place.
     """
-    text, matrices = path.read_text("utf-8"), read(path).matrices
-    lines = [_line(text, "models", header="[[matrix]]", table=n) for n in range(len(matrices))]
+    matrices = read(path).matrices
+    lines = _lines_of_models(path.read_text("utf-8"))
+    if len(lines) != len(matrices):
+        return {}  # written in another of TOML's ways: better no line than a wrong one
     exact = {cell: line for matrix, line in zip(matrices, lines, strict=True) for cell in matrix}
-    by_model: dict[str, int | None] = {}
+    by_model: dict[str, int] = {}
     for matrix, line in zip(matrices, lines, strict=True):
         for model in matrix.models:
             by_model.setdefault(model, line)
     found = {cell: exact.get(cell) or by_model.get(cell.model) for cell in cells}
     return {str(cell): f"{path.as_posix()}:{line}" for cell, line in found.items() if line}
+
+
+def _lines_of_models(text: str) -> list[int]:
+    """Return for each ``[[matrix]]`` the line of its ``models``, or else of its header."""
+    lines: list[int] = []
+    inside = False
+    for number_, line in enumerate(text.splitlines(), 1):
+        if re.match(r"\s*\[", line):
+            inside = bool(re.match(r"\s*\[\[\s*matrix\s*\]\]", line))
+            lines += [number_] if inside else []
+        elif inside and re.match(r"""\s*["']?models["']?\s*=""", line):
+            lines[-1] = number_
+    return lines
 
 
 def _matrix(path: Path, text: str, index: int, table: Mapping[str, Any]) -> Matrix:
@@ -158,23 +173,19 @@ def _at(path: Path, text: str, key: str, *, header: str, table: int = 0) -> str:
 
     A key at the top has the header ``""``, and may be a table's header itself.
     """
-    line = _line(text, key, header=header, table=table)
-    return f"{path}, line {line}, {key}: " if line else f"{path}, {key}: "
-
-
-def _line(text: str, key: str, *, header: str, table: int) -> int | None:
     here, seen = "", -1
     pattern = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*=""")
     for line_number, line in enumerate(text.splitlines(), 1):
+        where = f"{path}, line {line_number}, {key}: "
         found = re.match(r"\s*(\[\[?)\s*([\w-]+)\s*(\]\]?)\s*(#.*)?$", line)
         if found:
             here = "".join(found.groups()[:3])
             seen += here == header
             if not header and found[2] == key:
-                return line_number
+                return where
         elif here == header and (not header or seen == table) and pattern.match(line):
-            return line_number
-    return None
+            return where
+    return f"{path}, {key}: "
 
 
 def _no_key(key: str, known: Iterable[str]) -> str:

@@ -125,6 +125,12 @@ def test_a_cell_of_a_toml_file_is_at_its_table_s_models(tmp_path, monkeypatch):
     ]
 
 
+def test_a_file_in_another_of_toml_s_ways_has_no_lines_rather_than_wrong_ones(tmp_path):
+    path = tmp_path / "inline.toml"
+    path.write_text('matrix = [{ models = ["mlp_tiny"] }]\n', "utf-8")
+    assert places(path, [cell()]) == {}
+
+
 def test_reading_places_imports_nothing_of_the_user_s(folder):
     (folder / "benchmarks" / "test_mine.py").write_text("raise SystemExit('ran')\n", "utf-8")
     script = (
