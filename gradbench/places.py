@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -42,9 +43,10 @@ def locator(runs: Iterable[Run], root: Path, *, repository: Path | None = None) 
     """Return a function from cell to place.
 
     A place that a run recorded comes first: its test's under pytest, its table's in a TOML file.
-    Otherwise the test in ``root``/benchmarks that is marked for the cell's workload, found by
-    reading the files, not by importing them. None where neither is there. Files are relative to
-    ``root``, or to the ``repository`` that has it.
+    Then the factory of a model that was given as ``package.module:factory``, then the test in
+    ``root``/benchmarks that is marked for the cell's workload; both are found by reading files,
+    not by importing them. None where nothing is there. Files are relative to ``root``, or to the
+    ``repository`` that has it.
     """
     recorded: dict[str, Place] = {}
     for run in runs:
@@ -53,27 +55,53 @@ def locator(runs: Iterable[Run], root: Path, *, repository: Path | None = None) 
             if place is not None:
                 recorded.setdefault(cell, place)
     by_workload = _marked_tests(root)
+    factory = cache(partial(_factory, root))
 
     inside = PurePosixPath()
     if repository is not None and root.resolve().is_relative_to(repository.resolve()):
         inside = PurePosixPath(root.resolve().relative_to(repository.resolve()))
 
     def locate(cell: Cell) -> Place | None:
-        known = recorded.get(str(cell)) or by_workload.get(cell.workload) or by_workload.get("")
+        known = (
+            recorded.get(str(cell))
+            or factory(cell.model)
+            or by_workload.get(cell.workload)
+            or by_workload.get("")
+        )
         return Place(str(inside / known.file), known.line) if known else None
 
     return locate
+
+
+def _factory(root: Path, model: str) -> Place | None:
+    """Return where ``package.module:factory`` is defined below ``root``, or below its src."""
+    module, _, name = model.partition(":")
+    if not name or not all(part.isidentifier() for part in module.split(".")):
+        return None
+    stem = Path(*module.split("."))
+    for folder in (root, root / "src"):
+        for path in (folder / stem.with_suffix(".py"), folder / stem / "__init__.py"):
+            for node in ast.walk(_parsed(path)):
+                if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    continue
+                if node.name == name.partition(".")[0]:
+                    return Place(path.relative_to(root).as_posix(), node.lineno)
+    return None
+
+
+def _parsed(path: Path) -> ast.Module:
+    """Return a file's syntax; of one that is not there or not Python, none."""
+    try:
+        return ast.parse(path.read_text("utf-8"))
+    except (OSError, ValueError, SyntaxError):
+        return ast.Module(body=[], type_ignores=[])  # not ours to complain about: pytest will
 
 
 def _marked_tests(root: Path) -> Mapping[str, Place]:
     """Return workload -> the first test marked for it; "" for one that takes any workload."""
     found: dict[str, Place] = {}
     for path in sorted((root / SUITES).glob("**/*.py")):
-        try:
-            tree = ast.parse(path.read_text("utf-8"))
-        except (OSError, ValueError, SyntaxError):
-            continue  # not ours to complain about: pytest will
-        for workload, line in _marks(tree):
+        for workload, line in _marks(_parsed(path)):
             place = Place(path.relative_to(root).as_posix(), line)
             found.setdefault(workload, place)
     return found

@@ -63,6 +63,18 @@ def test_files_are_counted_from_the_repository_where_it_is_above(folder):
     assert elsewhere(cell()).file == "benchmarks/deep/test_mine.py"
 
 
+@pytest.mark.parametrize("path", ["shop/nets.py", "shop/nets/__init__.py", "src/shop/nets.py"])
+@pytest.mark.parametrize(("name", "line"), [("make", 4), ("Net", 1), ("Net.tiny", 1)])
+def test_a_model_given_by_path_is_at_its_factory(name, line, path, folder):
+    (folder / path).parent.mkdir(parents=True)
+    source = "class Net:\n    def tiny(): ...\n\ndef make(): ...\n"
+    (folder / path).write_text(source, "utf-8")
+    locate = locator([], folder)
+    assert locate(cell(model=f"shop.nets:{name}")) == Place(path, line)
+    for unknown in ("shop.nets:other", "shop.other:make", "../shop:make", ":make", "shop.nets:"):
+        assert locate(cell(model=unknown)) == Place("benchmarks/deep/test_mine.py", 6)
+
+
 @pytest.mark.parametrize("content", [b"def test_(:", b"\xff\xfe", b"\0"])
 def test_a_file_that_is_not_python_is_passed_over(content, folder):
     (folder / "benchmarks" / "broken.py").write_bytes(content)
