@@ -91,7 +91,7 @@ def test_a_job_leaves_run_verdicts_summary_annotations_and_junit(tmp_path):
     assert "### Step time" in summary
     line, *_ = job.annotations.read_text("utf-8").splitlines()
     assert line.startswith("::error file=bench.toml,line=3,title=")
-    assert line.endswith("4,096 B -> 4,100 B: 4 bytes more")
+    assert line.endswith("4,096 B → 4,100 B: 4 bytes more")
     assert 'failures="1"' in job.junit.read_text("utf-8")
     assert {path.name for path in tmp_path.iterdir()} == {
         *("results", "gate.json", "compare.json"),

@@ -106,7 +106,7 @@ def test_verdicts_alone_are_annotated_where_the_benchmarks_are(gradbench, here):
     assert result.stdout == (
         "::error file=benchmarks/test_it.py,line=2,"
         "title=inference[cpu-mlp_tiny-b8-no_grad] peak_transient worse::"
-        "0 B -> 1 B: one byte more\n"
+        "0 B → 1 B: one byte more\n"
     )
     summary = gradbench("export", "markdown", "--verdicts", "gate.json")
     assert summary.stdout.startswith("## gradbench: 1 worse\n")

@@ -427,7 +427,7 @@ def test_junit_of_verdicts_fails_what_is_worse_and_skips_what_is_inconclusive():
         "inconclusive_time": ["Skipped"],
     }
     (failure,) = found["inference[cpu-mlp_tiny-b8] no_grad worse_time"].result
-    assert "1 µs -> 1.1 µs, x1.100 [1.090, 1.110]" in failure.message
+    assert "1 µs → 1.1 µs, ×1.100 [1.090, 1.110]" in failure.message
     assert "why" in failure.message
 
 
@@ -441,7 +441,7 @@ def test_annotations_err_at_file_and_line_and_escape_what_github_would_read():
         "line": "12",
         "title": "inference[cpu-a%2Cb%3Ac-b8-no_grad] step_time worse",
     }
-    assert message == "1 µs -> 1.1 µs, x1.100 [1.090, 1.110]: 50%25 more%0D%0A::x"
+    assert message == "1 µs → 1.1 µs, ×1.100 [1.090, 1.110]: 50%25 more%0D%0A::x"
 
 
 def test_annotations_without_a_place_have_no_file():
@@ -544,7 +544,7 @@ def test_markdown_shows_verdicts_first_worst_first_and_folds_what_is_the_same():
     words = [row[0] for row in tables_of(text)[:8]]
     assert words[2:5] == ["**worse**", "inconclusive", "better"]
     assert "<details><summary>1 the same</summary>" in text
-    assert "x1.100 [1.090, 1.110]" in text
+    assert "×1.100 [1.090, 1.110]" in text
     assert text.index("same_time") < text.index("## Run r1")
 
 
@@ -566,7 +566,7 @@ def test_a_change_of_one_byte_shows():
         Verdict.WORSE, meter="saved_for_backward", unit="bytes", change=exact(1.000_000_1)
     )
     text = "".join(markdown.judged(Verdicts((row,))))
-    assert "1,000 B -&gt; 1,100 B" in text
+    assert "1,000 B → 1,100 B" in text
 
 
 def test_a_judgement_without_numbers_is_told_by_its_reason():

@@ -5,7 +5,7 @@ from ..judgements import Judgement
 
 
 def change_in_words(row: Judgement) -> str:
-    """Return ``no_grad step_time worse: 41.2 µs -> 44.8 µs, x1.087 [1.071, 1.103]``."""
+    """Return mode, meter and verdict, then both sides as `values_in_words` tells them."""
     words = f"{row.cell.grad_mode} {row.meter} {row.verdict.value}"
     sides = values_in_words(row)
     return f"{words}: {sides}" if sides else words
@@ -15,9 +15,9 @@ def values_in_words(row: Judgement) -> str:
     """Return both sides and their ratio with its interval, as far as they are there."""
     parts = []
     if row.baseline is not None and row.candidate is not None:
-        parts.append(f"{_value(row.baseline, row.unit)} -> {_value(row.candidate, row.unit)}")
+        parts.append(f"{_value(row.baseline, row.unit)} → {_value(row.candidate, row.unit)}")
     if row.change is not None:
-        ratio = f"x{units.factor(row.change.point)}"
+        ratio = f"×{units.factor(row.change.point)}"
         if not row.change.exact:
             ratio += f" {units.interval(row.change.low, row.change.high)}"
         parts.append(ratio)
