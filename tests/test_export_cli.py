@@ -69,6 +69,11 @@ def test_without_o_one_file_is_printed(name, gradbench, here):
         assert result.stdout == "".join(expected.values())
 
 
+def test_help_names_every_format(gradbench):
+    told = " ".join(gradbench("export", "--help").stdout.split())
+    assert [name for name in FORMATS if name not in told] == []
+
+
 def test_several_files_need_a_folder(gradbench, here):
     save("results")
     assert "say where with -o FOLDER" in complaint(gradbench("export", "asv"))

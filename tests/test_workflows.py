@@ -131,7 +131,7 @@ def test_the_action_asks_gradbench_for_what_its_inputs_say(inputs, told, tmp_pat
     stub.write_text('#!/bin/sh\nfor word; do printf "%s\\n" "$word"; done\nexit 4\n', "utf-8")
     stub.chmod(0o755)
     settings = {"PRESET": "tiny", "FAIL_ON": "never", "FOLDER": "out dir"}
-    empty = dict.fromkeys(("CONFIG", "OPTIONS", "BASE", "BASELINE"), "")
+    empty = dict.fromkeys(("CONFIG", "OPTIONS", "BASE", "BASELINE", "CAPABILITY"), "")
     done = subprocess.run(
         [
             "bash",

@@ -52,6 +52,8 @@ def _extra(run: Run, figure: Figure) -> str:
     estimate = figure.estimate
     if estimate.exact:
         how = "exact: repeats to the byte"
+    elif estimate.rounds == 1:
+        how = "one reading"
     else:
         how = f"median of {estimate.rounds} rounds"
         if figure.name.startswith("latency_p"):

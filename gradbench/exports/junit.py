@@ -80,7 +80,7 @@ def _told(case: ET.Element, outcome: Outcome) -> None:
         text = f"{name} {units.quantity(figure.point, outcome.unit)}"
         if figure.exact:
             text += f", exactly {figure.point:,.0f} {outcome.unit}"
-        else:
+        elif figure.rounds > 1:
             low, high = (units.quantity(end, outcome.unit) for end in (figure.low, figure.high))
             text += f" [{low}, {high}] in {figure.rounds} rounds"
         lines.append(text)
