@@ -198,7 +198,7 @@ def _is_json(text: str) -> bool:
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
+        path.write_text(text, "utf-8", errors="backslashreplace")
     except OSError as error:
         raise StoreError(
             f"cannot write {str(path)!r}: {error.strerror}; choose another folder with -o"

@@ -92,7 +92,7 @@ def test_every_format_takes_a_run_with_reasons_and_hostile_names(name):
     files = export(name, [measured(outcomes=[timed(named, [5] * 12), broken])]).files
     assert files
     assert all(text.endswith("\n") for text in files.values())
-    assert all(re.fullmatch(r"[\w./-]+", path) and ".." not in path for path in files)
+    assert all(re.fullmatch(r"[\w.+/-]+", path) and ".." not in path for path in files)
 
 
 @pytest.mark.parametrize(
@@ -284,6 +284,14 @@ def test_asv_shows_a_mode_without_a_number_as_missing():
     (path,) = (name for name in files if name.count("/") and "machine.json" not in name)
     row = json.loads(files[path])["results"]["inference.cpu-mlp_tiny-b8.step_time"]
     assert row[0] == [None, None, pytest.approx(5e-9), None]
+
+
+@pytest.mark.parametrize("name", ["asv", "otava"])
+def test_models_whose_names_differ_only_in_what_a_file_name_cannot_hold_stay_apart(name):
+    outcomes = [timed(cell(model=model), [5] * 12) for model in ("a:b", "a_b", "a/b")]
+    files = export(name, [measured(outcomes=outcomes)]).files
+    names = [*files, *json.loads(files.get("benchmarks.json", "{}"))]
+    assert len({n for n in names if "a_b" in n and ("step_time" in n or "-times" in n)}) == 3
 
 
 def test_asv_keeps_machines_apart_by_more_than_their_name():

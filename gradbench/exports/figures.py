@@ -1,5 +1,6 @@
 """The numbers of a run, one by one, as exports to other tools take them."""
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,5 +83,11 @@ def commit(run: Run, format_name: str) -> str:
 
 
 def slug(text: str) -> str:
-    """Return text that is safe as a file's name: letters, digits, ``.``, ``_`` and ``-``."""
-    return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII).strip("_.") or "unnamed"
+    """Return text that is safe as a file's name: letters, digits, ``.``, ``_``, ``+`` and ``-``.
+
+    Text that had to be changed ends in a mark of its own, so that two texts never become one.
+    """
+    safe = re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII).strip("_.")
+    if safe == text:
+        return safe
+    return f"{safe}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:6]}"

@@ -115,7 +115,7 @@ def write(exported: Exported, path: Path, *, folder: bool) -> list[Path]:
         target = path / name if folder else path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text, "utf-8")
+            target.write_text(text, "utf-8", errors="backslashreplace")
         except OSError as error:
             raise StoreError(
                 f"cannot write {str(target)!r}: {error.strerror}; choose another place with -o"
