@@ -15,7 +15,7 @@ from .errors import StoreError, UnknownName
 from .exports import Verdicts, annotations, junit, markdown
 from .exports.annotations import Annotation
 from .places import Locate
-from .store import SEALED, Run, load
+from .store import Run, Store
 
 FAIL_ON: Final = ("regression", "inconclusive", "never")
 OK, REGRESSION, USAGE, INCONCLUSIVE, NO_BASELINE, NOTHING_MEASURED = range(6)
@@ -147,7 +147,7 @@ def perform(
         if part.verdicts and _is_json(ended.output):
             verdicts.append(folder / part.verdicts)
             _write(verdicts[-1], ended.output)
-    runs = [load(path) for path in sorted((folder / RESULTS).glob(f"*{SEALED}"))]
+    runs, _ = Store(folder / RESULTS).load_all()  # of a run that was cut short, what there is
     told = exports.read_verdicts(verdicts) if verdicts else None
     return _tell(statuses, told, runs, folder=folder, locate=locator(runs))
 
@@ -181,7 +181,7 @@ def _tell(
 
 def _fresh(folder: Path) -> None:
     """Refuse a folder that holds a run: whose it is could not be told afterwards."""
-    if any((folder / RESULTS).glob(f"*{SEALED}")):
+    if any((folder / RESULTS).glob("*")):
         raise StoreError(
             f"{str(folder)!r} holds the run of another job: choose another with -o, or remove it"
         )

@@ -106,6 +106,28 @@ def test_a_step_that_broke_is_annotated_beside_the_verdicts(tmp_path):
     assert "crashed::signal 11 (step_time)" in job.annotations.read_text("utf-8")
 
 
+def test_a_run_in_which_every_step_broke_is_told(tmp_path):
+    broken = [skipped(cell(), meter=m, cause="crashed", reason="signal 11") for m in ("a", "b")]
+    job = do(tmp_path, Calls(tmp_path, outcomes=broken))
+    assert 'errors="2"' in job.junit.read_text("utf-8")
+    assert "signal 11 (a, b)" in job.annotations.read_text("utf-8")
+    assert "signal 11" in job.summary.read_text("utf-8")
+
+
+def test_of_a_run_that_was_killed_what_there_is_is_told(tmp_path):
+    def call(part):
+        with Store(tmp_path / ci.RESULTS).create() as writer:
+            for record in run_of_outcomes(measured_block()).records[:3]:
+                writer.write(record)
+        return Ended(-9, "")
+
+    job = do(tmp_path, call)
+    assert job.exit_status("never") == -9
+    told = job.summary.read_text("utf-8")
+    assert told.startswith("run: died with status -9\n")
+    assert "the run was cut short" in told
+
+
 def test_a_gate_without_a_run_is_left_out_and_the_comparison_is_not(tmp_path):
     calls = Calls(tmp_path, run=(2, None), compare=(0, [row("same")]))
     job = do(tmp_path, calls, base="main", baselines=["b.jsonl"])

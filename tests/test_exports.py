@@ -112,6 +112,12 @@ def test_a_run_without_a_number_is_refused_by_what_takes_only_numbers(name):
         export(name, [empty])
 
 
+@pytest.mark.parametrize("name", ["markdown", "junit", "annotations"])
+def test_a_run_in_which_everything_broke_is_told_by_what_takes_reasons(name):
+    broken = [skipped(one, cause="crashed", reason="signal 11") for one in block()]
+    assert "signal 11" in content(name, run_of([started(block()), environment(), *broken]))
+
+
 @pytest.mark.parametrize("name", ["github-action-benchmark", "bencher", "pyperf", "asv", "otava"])
 def test_what_has_no_number_is_left_out_and_said(name):
     left_out = export(name, [measured()]).left_out

@@ -105,6 +105,18 @@ def merge(
         out.print(f"records  {escape(str(Store(results).find(run.name)))}")
 
 
+def tell_markdown(names: list[str] | None, output: Path | None, *, results: Path) -> None:
+    """Print runs as Markdown, or write them to a file and print where it is."""
+    from .. import exports
+
+    exported = exports.export("markdown", load_runs(names, results))
+    if output is None:
+        print(*exported.files.values(), sep="", end="")
+    else:
+        (path,) = exports.write(exported, output, folder=False)
+        out.print(escape(str(path)))
+
+
 def load_runs(names: list[str] | None, results: Path) -> "list[Run]":
     """Return the runs of those names, each once, and say what could not be read of them."""
     from ..store import Store, load

@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
@@ -11,7 +11,11 @@ from .. import checks
 from ..errors import UnknownName
 from ..matrix import GRAD_MODES, by_block
 from .app import Reference, Results, RunName, app, check_reference, err, one_line_errors, out
+from .exports import tell_markdown
 from .printing import print_run
+
+FORMATS: Final = ("html", "md")
+PAGE: Final = Path("reports/report.html")
 
 
 @app.command()
@@ -37,40 +41,29 @@ def report(
     *,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Without it: reports/report.html, Markdown printed."),
+        typer.Option("-o", "--output", help=f"Without it: {PAGE}, or Markdown printed."),
     ] = None,
+    results: Results = Path("results"),
     format_name: Annotated[
         str, typer.Option("--format", help="html: a page; md: Markdown, for a job summary.")
     ] = "html",
-    results: Results = Path("results"),
-    reference: Reference = GRAD_MODES[0],
 ) -> None:
     """Write one self-contained HTML page, or Markdown, from one or more runs."""
     with one_line_errors():
+        if format_name not in FORMATS:
+            raise UnknownName("format", format_name, FORMATS)
+        if format_name == "md":
+            tell_markdown(run_names, output, results=results)
+            return
+        from ..report import write
         from ..store import Store, load
-
-        if format_name not in ("html", "md"):
-            raise UnknownName("format", format_name, ("html", "md"))
-        check_reference(reference)
 
         store = Store(results)
         loaded = [load(store.find(name)) for name in run_names or ["latest"]]
         for dropped in filter(None, (one.dropped for one in loaded)):
             err.print(f"[yellow]{escape(dropped)}[/yellow]")
-        if format_name == "md":
-            from ..exports import markdown, write as write_files
-
-            exported = markdown.export(loaded, reference=reference)
-            if output is None:
-                print(*exported.files.values(), sep="", end="")
-                return
-            (path,) = write_files(exported, output, folder=False)
-        else:
-            from ..report import write
-
-            found = checks.load(results / checks.FILE)
-            path = write(loaded, output or Path("reports/report.html"), checks=found)
-        out.print(escape(str(path)))
+        found = checks.load(results / checks.FILE)
+        out.print(escape(str(write(loaded, output or PAGE, checks=found))))
 
 
 @app.command()

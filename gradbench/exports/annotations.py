@@ -11,7 +11,7 @@ from ..places import Locate, Place, nowhere
 from ..records import Skipped
 from ..store import Run
 from ..verdicts import Verdict
-from .figures import BROKEN, Exported, one
+from .figures import BROKEN, Exported, only
 from .told import values_in_words
 
 FILE: Final = "annotations.txt"
@@ -39,7 +39,7 @@ class Annotation:
 
 def export(runs: Sequence[Run], *, locate: Locate = nowhere) -> Exported:
     """Return what in one run needs a look, as text (`of_run`)."""
-    return Exported({FILE: text(of_run(one(runs, "an annotation"), locate=locate))})
+    return Exported({FILE: text(of_run(only(runs, "an annotation"), locate=locate))})
 
 
 def judged(rows: Iterable[Judgement], *, locate: Locate = nowhere) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 from .. import tables
 from ..estimates import Estimate
 from ..store import Run
-from .figures import Exported, figures, one, without_number
+from .figures import Exported, figures, with_number, without_number
 
 FILE: Final = "bencher.json"
 LATENCY: Final = "latency"
@@ -22,7 +22,7 @@ def export(runs: Sequence[Run]) -> Exported:
     Measures other than Bencher's own two are called as our meters are, with hyphens, as slugs
     are: ``peak-transient``. Bytes are whole bytes, times ns per step.
     """
-    run = one(runs, "Bencher Metric Format")
+    run = with_number(runs, "Bencher Metric Format")
     benches: dict[str, dict[str, dict[str, float]]] = {}
     for figure in figures(run):
         measures = benches.setdefault(str(figure.cell), {})

@@ -58,14 +58,19 @@ def without_number(run: Run) -> list[str]:
     ]
 
 
-def one(runs: Sequence[Run], format_name: str) -> Run:
-    """Return the only run there is, with a number in it; raise `StoreError` otherwise."""
+def only(runs: Sequence[Run], format_name: str) -> Run:
+    """Return the only run there is; raise `StoreError` for none or several."""
     if len(runs) != 1:
         raise StoreError(
             f"{format_name} describes one run, not {len(runs)}: name one, or join the shards of "
             "one matrix with gradbench merge"
         )
-    (run,) = runs
+    return runs[0]
+
+
+def with_number(runs: Sequence[Run], format_name: str) -> Run:
+    """Return the only run there is, as `only`; raise `StoreError` unless it holds a number."""
+    run = only(runs, format_name)
     if not any(isinstance(outcome, Measurement) for outcome in run.outcomes):
         raise StoreError(f"run {run.name} holds no number: there is nothing to export")
     return run

@@ -11,7 +11,7 @@ from typing import Any, Final
 from .. import tables, units
 from ..estimates import Estimate
 from ..store import Run
-from .figures import Exported, Figure, figures, one, without_number
+from .figures import Exported, Figure, figures, with_number, without_number
 
 SMALLER: Final = "smaller_is_better.json"
 """For ``tool: customSmallerIsBetter``: times, bytes, energy, instructions."""
@@ -24,7 +24,7 @@ def export(runs: Sequence[Run]) -> Exported:
 
     A run without step times has no second file: the action refuses an empty one.
     """
-    run = one(runs, "github-action-benchmark")
+    run = with_number(runs, "github-action-benchmark")
     smaller, bigger = [], []
     for figure in figures(run):
         smaller.append(_entry(figure.label, figure.unit, figure.estimate, _extra(run, figure)))

@@ -11,7 +11,7 @@ from ..places import Locate, Place, nowhere
 from ..records import Outcome, Skipped
 from ..store import Run
 from ..verdicts import Verdict
-from .figures import BROKEN, Exported, one
+from .figures import BROKEN, Exported, only
 from .told import change_in_words
 
 FILE: Final = "junit.xml"
@@ -22,7 +22,7 @@ def export(runs: Sequence[Run], *, locate: Locate = nowhere) -> Exported:
 
     What nobody expects is an error (`BROKEN`); that a mode cannot train is a skipped case.
     """
-    run = one(runs, "JUnit")
+    run = only(runs, "JUnit")
     root = ET.Element("testsuites", name="gradbench")
     suites: dict[Block, ET.Element] = {}
     for outcome in run.outcomes:

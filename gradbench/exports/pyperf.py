@@ -7,7 +7,7 @@ from typing import Any, Final
 from .. import tables
 from ..records import Fact, Measurement
 from ..store import Run
-from .figures import Exported, one, without_number
+from .figures import Exported, with_number, without_number
 
 FILE: Final = "pyperf.json"
 UNITS: Final[Mapping[str, tuple[str, float]]] = {
@@ -35,7 +35,7 @@ def export(runs: Sequence[Run]) -> Exported:
     All rounds go over, per step, as the values of one process; ``latency`` as single calls.
     pyperf refuses values that are not above 0, and units that it does not know.
     """
-    run = one(runs, "pyperf")
+    run = with_number(runs, "pyperf")
     benchmarks, left_out = [], without_number(run)
     for outcome in run.outcomes:
         if not isinstance(outcome, Measurement):
