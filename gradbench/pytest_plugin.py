@@ -146,10 +146,10 @@ def _keep_shard(config: pytest.Config, items: list[pytest.Item], text: str) -> N
         mine = set(shard.take(cells.values())) if cells else set()
     except GradbenchError as error:
         raise pytest.UsageError(f"gradbench: {error}") from None
-    others = [item for item, cell in cells.items() if cell not in mine]
+    others = {item for item, cell in cells.items() if cell not in mine}
     if others:
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item not in set(others)]
+        config.hook.pytest_deselected(items=[item for item in items if item in others])
+        items[:] = [item for item in items if item not in others]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
