@@ -2,15 +2,20 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
 
 from .. import behaviour, checks
+from ..errors import UnknownName
 from ..matrix import GRAD_MODES, by_block
 from .app import Reference, Results, RunName, app, check_reference, err, one_line_errors, out
+from .exports import tell_markdown
 from .printing import print_run, print_scaling
+
+FORMATS: Final = ("html", "md")
+PAGE: Final = Path("reports/report.html")
 
 
 @app.command()
@@ -40,13 +45,22 @@ def report(
         list[str] | None, typer.Argument(metavar="RUN...", help="Without any: the latest.")
     ] = None,
     *,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path(
-        "reports/report.html"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help=f"Without it: {PAGE}, or Markdown printed."),
+    ] = None,
     results: Results = Path("results"),
+    format_name: Annotated[
+        str, typer.Option("--format", help="html: a page; md: Markdown, for a job summary.")
+    ] = "html",
 ) -> None:
-    """Write one self-contained HTML page from one or more runs."""
+    """Write one self-contained HTML page, or Markdown, from one or more runs."""
     with one_line_errors():
+        if format_name not in FORMATS:
+            raise UnknownName("format", format_name, FORMATS)
+        if format_name == "md":
+            tell_markdown(run_names, output, results=results)
+            return
         from ..report import write
         from ..store import Store, load
 
@@ -56,7 +70,7 @@ def report(
             err.print(f"[yellow]{escape(dropped)}[/yellow]")
         found = checks.load(results / checks.FILE)
         seen = behaviour.load(results / behaviour.FILE)
-        out.print(escape(str(write(loaded, output, checks=found, semantics=seen))))
+        out.print(escape(str(write(loaded, output or PAGE, checks=found, semantics=seen))))
 
 
 @app.command()
