@@ -13,10 +13,7 @@ import torch
 from . import devices
 from .errors import DeviceUnavailable
 from .plan import PROTOCOL
-from .records import Environment, Fact
-
-FINGERPRINT = ("host", "cpu", "cores", "gpu", "torch", "protocol")
-"""Facts that must agree before a run may be continued."""
+from .records import FINGERPRINT, Environment, Fact
 
 
 def capture(device_names: Iterable[str]) -> Environment:

@@ -41,6 +41,10 @@ class Environment:
     facts: Mapping[str, Fact]
 
 
+FINGERPRINT: Final = ("host", "cpu", "cores", "gpu", "torch", "protocol")
+"""Facts that must agree before a run may be continued, or times stand in one series."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """What one meter read for one cell.

@@ -244,7 +244,7 @@ class Store:
             try:
                 runs.append(load(path))
             except BrokenSeal as error:
-                amiss.append(f"{error}; {_set_aside(path)}")
+                amiss.append(f"{error}; {set_aside(path)}")
             except StoreError as error:
                 amiss.append(str(error))
         return runs, amiss
@@ -393,7 +393,8 @@ def _lock(file: IO[str], path: Path) -> None:
         raise StoreError(f"{path.name} is being written by another process") from error
 
 
-def _set_aside(path: Path) -> str:
+def set_aside(path: Path) -> str:
+    """Move a file that is not what was sealed to ``quarantine/``; say in words where it is now."""
     target = path.parent / QUARANTINE / path.name
     try:
         target.parent.mkdir(exist_ok=True)

@@ -10,6 +10,7 @@ from rich.markup import escape
 from .. import checks
 from ..matrix import GRAD_MODES, by_block
 from .app import Reference, Results, RunName, app, check_reference, err, one_line_errors, out
+from .history import CommitUrl, commit_address
 from .printing import print_run
 
 
@@ -38,6 +39,7 @@ def report(
         "reports/report.html"
     ),
     results: Results = Path("results"),
+    commit_url: CommitUrl = None,
 ) -> None:
     """Write one self-contained HTML page from one or more runs."""
     with one_line_errors():
@@ -49,7 +51,8 @@ def report(
         for dropped in filter(None, (one.dropped for one in loaded)):
             err.print(f"[yellow]{escape(dropped)}[/yellow]")
         found = checks.load(results / checks.FILE)
-        out.print(escape(str(write(loaded, output, checks=found))))
+        url = commit_address(commit_url)
+        out.print(escape(str(write(loaded, output, checks=found, commit_url=url))))
 
 
 @app.command()

@@ -20,6 +20,7 @@ from ..estimates import Estimate
 from ..matrix import Block, Cell, by_block
 from ..records import Fact, Measurement, Outcome, Skipped
 from ..store import Run
+from . import history
 from .figures import BRIGHT, COLOURS, FIGURES, GRID, INK, styled
 
 REFERENCES: Final = ("global_on", "no_grad")
@@ -74,9 +75,10 @@ class Group:
 Checks = tuple[Sequence[Check], Mapping[str, Any]]
 
 
-def render(runs: Run | Sequence[Run], *, checks: Checks | None = None) -> str:
-    """Return one self-contained HTML page about one or more runs.
+def render(runs: Run | Sequence[Run], *, checks: Checks | None = None, commit_url: str = "") -> str:
+    """Return one self-contained HTML page about one or more runs; several show their history.
 
+    ``commit_url`` is the address of a commit's page, with ``{commit}`` in it, for its links.
     ``checks`` is what a self-check found and where (`gradbench.checks.load`). Raise `StoreError`
     without a run.
     """
@@ -98,12 +100,15 @@ def render(runs: Run | Sequence[Run], *, checks: Checks | None = None) -> str:
         references=REFERENCES,
         checks=checks[0] if checks else (),
         checked=checks[1] if checks else {},
+        history=history.of_runs(runs, commit_url=commit_url) if len(runs) > 1 else None,
     )
 
 
-def write(runs: Run | Sequence[Run], path: Path, *, checks: Checks | None = None) -> Path:
+def write(
+    runs: Run | Sequence[Run], path: Path, *, checks: Checks | None = None, commit_url: str = ""
+) -> Path:
     """Write the page; raise `StoreError` where that cannot be."""
-    html = render(runs, checks=checks)
+    html = render(runs, checks=checks, commit_url=commit_url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(html, "utf-8", errors="backslashreplace")
