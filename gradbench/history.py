@@ -56,7 +56,7 @@ class Series:
     """One figure of one cell over commits, oldest first.
 
     ``values`` (points,) are in ``unit`` where ``reference`` is empty; else each is the ratio to
-    that grad mode, measured in the same rounds. ``machine`` is set where a figure is tied to
+    that grad mode, measured in the same rounds. ``machine`` says which, of a figure tied to
     one. ``labels`` are the points' commits, with a ``+`` where the working tree had other
     changes, or the run's name where no commit is known.
     """
@@ -183,6 +183,7 @@ def _narrowed(figures: Figures, chosen: Chosen) -> tuple[pd.DataFrame, list[str]
     frame = frame[wanted].copy()
     frame["cell"] = frame["cell"].astype(object).map(renamed)
     frame["exact"] = frame["exact"].astype(bool)
+    frame["ratio"] = frame["ratio"].astype(np.float64)  # None where there is none
     return frame, amiss
 
 
@@ -219,7 +220,7 @@ def _label(origin: points.Origin) -> str:
 def _noisy(
     frame: pd.DataFrame, origins: Mapping[str, points.Origin], rule: Rule
 ) -> Iterator[Series]:
-    names = {place: run for place, run in zip(frame["place"], frame["run"], strict=True)}
+    names = dict(zip(frame["place"], frame["run"], strict=True))
     values = frame.assign(reference="", figure=frame["value"])
     ratios = frame[frame["ratio"] > 0].assign(machine="")
     ratios["figure"] = ratios["ratio"]
@@ -232,25 +233,31 @@ def _noisy(
             .agg(figure=("figure", "median"), place=("place", "first"))
             .reset_index()
         )
-        for key, group in by_point.groupby(keys, sort=False, observed=True):
-            cell, meter, unit, reference, machine = (str(part) for part in key)
-            group = group.sort_values("place", kind="stable")
-            runs = [names[place] for place in group["place"]]
+        for key, group in by_point.sort_values("place").groupby(keys, sort=False, observed=True):
             figures = group["figure"].to_numpy(dtype=np.float64)
-            found = [(shift, shift.index - 1) for shift in shifts(figures, rule=rule)]
             yield _series(
-                cell, meter, unit, reference, machine, False, figures, runs, found, origins
+                dict(zip(keys, map(str, key), strict=True)),
+                exact=False,
+                values=figures,
+                runs=[names[place] for place in group["place"]],
+                found=[(shift, shift.index - 1) for shift in shifts(figures, rule=rule)],
+                origins=origins,
             )
 
 
 def _exact(frame: pd.DataFrame, origins: Mapping[str, points.Origin]) -> Iterator[Series]:
     distinct = frame.drop_duplicates(["cell", "meter", "unit", "point", "build", "value"])
-    for key, group in distinct.groupby(["cell", "meter", "unit"], sort=False, observed=True):
-        cell, meter, unit = (str(part) for part in key)
+    keys = ["cell", "meter", "unit"]
+    for key, group in distinct.groupby(keys, sort=False, observed=True):
         figures = group["value"].to_numpy(dtype=np.float64)
-        found = _by_build(figures, list(group["build"]))
-        runs = list(group["run"])
-        yield _series(cell, meter, unit, "", "", True, figures, runs, found, origins)
+        yield _series(
+            dict(zip(keys, map(str, key), strict=True)),
+            exact=True,
+            values=figures,
+            runs=list(group["run"]),
+            found=_by_build(figures, list(group["build"])),
+            origins=origins,
+        )
 
 
 def _by_build(values: Floats, builds: Sequence[str]) -> list[tuple[Shift, int]]:
@@ -283,12 +290,9 @@ def _by_build(values: Floats, builds: Sequence[str]) -> list[tuple[Shift, int]]:
 
 
 def _series(
-    cell: str,
-    meter: str,
-    unit: str,
-    reference: str,
-    machine: str,
-    exact: bool,  # noqa: FBT001 # private, and called in two places
+    key: Mapping[str, str],
+    *,
+    exact: bool,
     values: Floats,
     runs: Sequence[str],
     found: Sequence[tuple[Shift, int]],  # and the point that each is held against
@@ -297,11 +301,11 @@ def _series(
     labels = tuple(_label(origins[run]).partition(" ")[0] for run in runs)
     started = tuple(origins[run].started for run in runs)
     return Series(
-        cell=points.cell_of(cell),
-        meter=meter,
-        unit=unit,
-        reference=reference,
-        machine=machine,
+        cell=points.cell_of(key["cell"]),
+        meter=key["meter"],
+        unit=key["unit"],
+        reference=key.get("reference", ""),
+        machine=_machine(origins[runs[0]]) if key.get("machine") else "",
         exact=exact,
         values=values,
         labels=labels,
@@ -323,6 +327,13 @@ def _series(
             for shift, against in found
         ),
     )
+
+
+def _machine(origin: points.Origin) -> str:
+    """Return what the facts of a machine say of it, and what stands for all of them."""
+    facts = origin.facts
+    named = [str(facts[name]) for name in ("host", "gpu", "cpu") if name in facts]
+    return ", ".join([*named, f"torch {facts.get('torch', 'unknown')}", origin.machine[:6]])
 
 
 def _also(before: Mapping[str, Fact], after: Mapping[str, Fact]) -> tuple[str, ...]:
@@ -350,7 +361,8 @@ def commit_url(remote: str) -> str:
     Empty for a remote that is no forge's. What stands before an ``@``, a token perhaps, is left out.
     """
     found = re.fullmatch(
-        r"(?:(?:https?|ssh|git)://)?(?:[^@/]+@)?([\w.-]+)(?::\d+(?=/))?[:/]/?([\w./~-]+?)(?:\.git)?/?",
+        r"(?:(?:https?|ssh|git)://)?(?:[^@/]+@)?([\w.-]+)(?::\d+(?=/))?[:/]/?"
+        r"([\w./~-]+?)(?:\.git)?/?",
         remote.strip(),
     )
     if found is None or "." not in found[1] or "/" not in found[2]:
