@@ -358,7 +358,7 @@ def parse_renamed(pairs: Sequence[str]) -> dict[str, str]:
 def commit_url(remote: str) -> str:
     """Return the address of a commit's page, with ``{commit}`` in its place, of a git remote.
 
-    Empty for a remote that is no forge's. What stands before an ``@``, a token perhaps, is left out.
+    Empty for a remote that is no forge's. What stands before an ``@``, perhaps a token, is dropped.
     """
     found = re.fullmatch(
         r"(?:(?:https?|ssh|git)://)?(?:[^@/]+@)?([\w.-]+)(?::\d+(?=/))?[:/]/?"

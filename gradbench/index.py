@@ -201,11 +201,11 @@ def _forget(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _frame(connection: sqlite3.Connection) -> pd.DataFrame:
-    return pd.read_sql_query(
+    rows = connection.execute(
         "SELECT first.run, cells.key AS cell, meter, unit, exact, value, ratio, reference "
-        "FROM figures JOIN first ON first.id = figures.run JOIN cells ON cells.id = figures.cell",
-        connection,
+        "FROM figures JOIN first ON first.id = figures.run JOIN cells ON cells.id = figures.cell"
     )
+    return pd.DataFrame(rows.fetchall(), columns=[*COLUMNS])
 
 
 def _origins(connection: sqlite3.Connection) -> dict[str, points.Origin]:

@@ -55,9 +55,14 @@ def thinned(values: Floats, *, most: int) -> Floats:
 
 
 def span(values: Floats) -> tuple[float, float]:
-    """Return the lowest and highest value to draw: a spike does not press the rest flat."""
-    low, high = (float(edge) for edge in np.quantile(values, [0.02, 0.98]))
-    middle = float(np.median(values))
+    """Return the lowest and highest value to draw: a spike does not press the rest flat.
+
+    A spike is what lies further out than three times the interquartile range (Tukey 1977).
+    """
+    lower, middle, upper = (float(edge) for edge in np.quantile(values, [0.25, 0.5, 0.75]))
+    reach = 3 * (upper - lower) or np.inf
+    low = max(float(values.min()), lower - reach)
+    high = min(float(values.max()), upper + reach)
     half = max(high - low, LEAST_SPAN * abs(middle), 1e-12) / 2
     centre = (low + high) / 2
     return centre - half, centre + half

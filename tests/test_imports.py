@@ -11,6 +11,7 @@ PROMISES = [
     ("import gradbench.pytest_plugin", ["torch", "pandas"]),
     ("import gradbench; gradbench.summary, gradbench.render", ["torch"]),
     ("import gradbench.terminal, gradbench.words", ["torch"]),
+    ("import gradbench.history, gradbench.pack, gradbench.cli.history", ["torch", "matplotlib"]),
     (
         "import gradbench.runner.block",
         ["pandas", "scipy", "matplotlib", "gradbench.devices.cuda"],
