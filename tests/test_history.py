@@ -1,5 +1,6 @@
 """Series keyed by commit: what belongs together does, what does not is apart, changes are named."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -278,7 +279,7 @@ def test_a_flat_series_is_a_flat_line():
 def test_the_table_has_a_row_a_series_and_its_change(slower):
     from rich.console import Console
 
-    console = Console(width=300, record=True, quiet=True)
+    console = Console(width=300, record=True, file=io.StringIO())
     console.print(table(series_of(slower)))
     text = console.export_text()
     assert text.count("step_time / global_on") == 1
