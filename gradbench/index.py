@@ -26,8 +26,7 @@ SETTLED_NS: Final = 2_000_000_000
 _TABLES: Final = """
 CREATE TABLE axes (name TEXT);
 CREATE TABLE runs (id INTEGER PRIMARY KEY, path TEXT UNIQUE, size INTEGER, mtime_ns INTEGER,
-                   read_ns INTEGER, sha256 TEXT, run TEXT, started TEXT, git_commit TEXT,
-                   dirty INTEGER, machine TEXT, build TEXT, facts TEXT);
+                   read_ns INTEGER, sha256 TEXT, run TEXT, started TEXT, facts TEXT);
 CREATE TABLE cells (id INTEGER PRIMARY KEY, key TEXT UNIQUE);
 CREATE TABLE figures (run INTEGER, cell INTEGER, meter TEXT, unit TEXT, exact INTEGER,
                       value REAL, ratio REAL, reference TEXT);
@@ -153,17 +152,12 @@ def _same(stamp: tuple[int, int, int], was: tuple[int, int, int, str]) -> bool:
 
 
 def _add(connection: sqlite3.Connection, run: Run, path: str, digest: str) -> None:
-    origin = points.origin(run)
     row = {
         "path": path,
         "sha256": digest,
         "run": run.name,
-        "started": origin.started,
-        "git_commit": origin.commit,
-        "dirty": origin.dirty,
-        "machine": origin.machine,
-        "build": origin.build,
-        "facts": json.dumps(dict(origin.facts)),
+        "started": run.started.started,
+        "facts": json.dumps(dict(run.environment.facts)),
     }
     added = connection.execute(
         f"INSERT INTO runs ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",  # noqa: S608 # names from above
@@ -209,21 +203,8 @@ def _frame(connection: sqlite3.Connection) -> pd.DataFrame:
 
 
 def _origins(connection: sqlite3.Connection) -> dict[str, points.Origin]:
-    rows = connection.execute(
-        "SELECT run, started, git_commit, dirty, machine, build, facts FROM first"
-    )
-    return {
-        run: points.Origin(
-            run=run,
-            started=started,
-            commit=commit,
-            dirty=bool(dirty),
-            machine=machine,
-            build=build,
-            facts=json.loads(facts),
-        )
-        for run, started, commit, dirty, machine, build, facts in rows
-    }
+    rows = connection.execute("SELECT run, started, facts FROM first")
+    return {run: points.origin_of(run, started, json.loads(facts)) for run, started, facts in rows}
 
 
 def _damaged(error: sqlite3.OperationalError) -> bool:

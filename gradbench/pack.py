@@ -24,7 +24,7 @@ SCHEMA: Final = 1
 MARK: Final = b"gradbench"
 RUNS_A_FILE: Final = 100
 
-_ORIGIN: Final = ("run", "started", "git_commit", "git_dirty", "machine", "build", "facts")
+_ORIGIN: Final = ("run", "started", "facts")
 
 
 class NeedsPyarrow(GradbenchError):
@@ -288,15 +288,7 @@ def _origins(table: Any) -> dict[str, points.Origin]:
     """Return the origin of each run in a table of `_ORIGIN`."""
     first = table.to_pandas().drop_duplicates("run")
     return {
-        row.run: points.Origin(
-            run=row.run,
-            started=row.started,
-            commit=row.git_commit,
-            dirty=bool(row.git_dirty),
-            machine=row.machine,
-            build=row.build,
-            facts=json.loads(row.facts),
-        )
+        row.run: points.origin_of(row.run, row.started, json.loads(row.facts))
         for row in first.itertuples()
     }
 

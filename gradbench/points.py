@@ -65,12 +65,16 @@ class Figure:
 
 def origin(run: Run) -> Origin:
     """Return where a run's figures come from."""
-    facts = run.environment.facts
+    return origin_of(run.name, run.started.started, run.environment.facts)
+
+
+def origin_of(run: str, started: str, facts: Mapping[str, Fact]) -> Origin:
+    """Return the same from a run's name, its start and the facts of its environment."""
     commit = str(facts.get("git_commit", ""))
     known = commit and not commit.startswith("unknown")
     return Origin(
-        run=run.name,
-        started=run.started.started,
+        run=run,
+        started=started,
         commit=commit if known else "",
         dirty=facts.get("git_dirty") is not False,
         machine=_digest(facts, FINGERPRINT),

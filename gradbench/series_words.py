@@ -16,7 +16,9 @@ LEAST_SPAN: Final = 0.04
 def sentence(series: Series, change: Change) -> str:
     """Return where a series changed, by how much, and what changed with it."""
     ratio = change.ratio
-    size = f"{ratio - 1:+.1%}" if ratio is not None else "from nothing"
+    size = "from nothing"
+    if ratio is not None:
+        size = f"{ratio - 1:+.1%}" if ratio < 2 else f"× {units.factor(ratio)}"
     if series.exact:
         size += f" ({change.after - change.before:+,.0f} {series.unit})"
     also = f"; {', '.join(change.also)}" if change.also else ""

@@ -216,6 +216,11 @@ def test_a_figure_that_was_nothing_has_no_ratio_and_is_told_all_the_same():
     assert "from nothing (+8 bytes)" in series_words.sentence(found, change)
 
 
+def test_a_figure_that_doubles_is_told_as_a_factor():
+    found = one([at(0, size=64), at(1, size=160)], "peak_transient")
+    assert "worse × 2.500 (+96 bytes)" in series_words.sentence(found, found.changes[0])
+
+
 # --- changes
 
 
