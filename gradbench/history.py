@@ -16,6 +16,7 @@ from .errors import GradbenchError, StoreError
 from .estimates import Floats
 from .index import COLUMNS, Figures, Index
 from .matrix import Cell
+from .plan import PROTOCOL
 from .records import FINGERPRINT, Fact
 from .store import Run, load
 from .verdicts import Verdict
@@ -56,9 +57,9 @@ class Series:
     """One figure of one cell over commits, oldest first.
 
     ``values`` (points,) are in ``unit`` where ``reference`` is empty; else each is the ratio to
-    that grad mode, measured in the same rounds. ``machine`` says which, of a figure tied to
-    one. ``labels`` are the points' commits, with a ``+`` where the working tree had other
-    changes, or the run's name where no commit is known.
+    that grad mode, measured in the same rounds. ``machine`` says which, of a figure tied to one;
+    protocols never mix. ``labels`` are the points' commits, with a ``+`` where the working tree
+    had other changes, or the run's name where no commit is known.
     """
 
     cell: Cell
@@ -66,6 +67,7 @@ class Series:
     unit: str
     reference: str
     machine: str
+    protocol: str
     exact: bool
     values: Floats
     labels: tuple[str, ...]
@@ -76,6 +78,12 @@ class Series:
     def figure(self) -> str:
         """The figure in words: ``step_time`` or ``step_time / global_on``."""
         return f"{self.meter} / {self.reference}" if self.reference else self.meter
+
+    @property
+    def where(self) -> str:
+        """The machine in words, and the protocol where it is not the one in use."""
+        old = f"protocol {self.protocol or 'unknown'}" if self.protocol != str(PROTOCOL) else ""
+        return ", ".join(filter(None, (self.machine, old)))
 
     @cached_property
     def latest(self) -> Change | None:
@@ -129,10 +137,11 @@ def history(
 
     A point is a commit: the median over its runs, at the time of the first; where that differs
     between runs, a commit under each version of torch. A run with uncommitted changes, or without
-    a commit, is a point of its own. Ratios to the reference mode span machines. Figures that repeat
-    to the byte do as well: each is held against the last one of the same build (torch, vector
-    instructions, GPU), so that machines which take turns are no change, and of a build that is
-    new against the last one there is. Everything else is a series a machine.
+    a commit, is a point of its own. Protocols never mix. Ratios to the reference mode span
+    machines. Figures that repeat to the byte do as well: each value is held against the last one
+    of the same build (torch, vector instructions, GPU), so that machines which take turns are no
+    change, and of a build that is new against the last one there is. Everything else is a series
+    a machine.
     """
     chosen = chosen or Chosen()
     frame, amiss = _narrowed(figures, chosen)
@@ -144,7 +153,7 @@ def history(
         *_exact(frame[frame["exact"]], figures.origins),
     ]
     order = {key: number for number, key in enumerate(frame["cell"].unique())}
-    series.sort(key=lambda one: (order[points.key(one.cell)], one.figure, one.machine))
+    series.sort(key=lambda one: (order[points.key(one.cell)], one.figure, one.where))
     return series, amiss
 
 
@@ -196,6 +205,7 @@ def _placed(frame: pd.DataFrame, origins: Mapping[str, points.Origin]) -> pd.Dat
                 "started": origin.started,
                 "label": _label(origin),
                 "torch": str(origin.facts.get("torch", "")),
+                "protocol": str(origin.facts.get("protocol", "")),
                 "machine": origin.machine,
                 "build": origin.build,
             }
@@ -227,7 +237,7 @@ def _noisy(
     for part in (values[values["figure"] > 0], ratios):
         if part.empty:
             continue
-        keys = ["cell", "meter", "unit", "reference", "machine"]
+        keys = ["cell", "meter", "unit", "reference", "machine", "protocol"]
         by_point = (
             part.groupby([*keys, "point"], sort=False, observed=True)
             .agg(figure=("figure", "median"), place=("place", "first"))
@@ -246,8 +256,10 @@ def _noisy(
 
 
 def _exact(frame: pd.DataFrame, origins: Mapping[str, points.Origin]) -> Iterator[Series]:
-    distinct = frame.drop_duplicates(["cell", "meter", "unit", "point", "build", "value"])
-    keys = ["cell", "meter", "unit"]
+    distinct = frame.drop_duplicates(
+        ["cell", "meter", "unit", "protocol", "point", "build", "value"]
+    )
+    keys = ["cell", "meter", "unit", "protocol"]
     for key, group in distinct.groupby(keys, sort=False, observed=True):
         figures = group["value"].to_numpy(dtype=np.float64)
         yield _series(
@@ -306,6 +318,7 @@ def _series(
         unit=key["unit"],
         reference=key.get("reference", ""),
         machine=_machine(origins[runs[0]]) if key.get("machine") else "",
+        protocol=key["protocol"],
         exact=exact,
         values=values,
         labels=labels,

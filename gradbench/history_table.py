@@ -22,8 +22,8 @@ def table(series: Sequence[Series]) -> Table:
     shown.add_column("changes, the latest first", overflow="fold")
     for one in series:
         figure = Text(one.figure)
-        if one.machine:
-            figure.append(f"\non {one.machine}", style="dim")
+        if one.where:
+            figure.append(f"\non {one.where}", style="dim")
         lines = [
             Text(
                 sentence(one, change),

@@ -69,7 +69,7 @@ class Index:
             if _damaged(error):
                 return self._anew()
             return self._read(":memory:")  # locked for long, or in a folder that is not ours
-        except (sqlite3.DatabaseError, _Outdated):
+        except (sqlite3.DatabaseError, ValueError, _Outdated):  # or JSON that is none
             return self._anew()
 
     def _anew(self) -> Figures:
@@ -112,6 +112,8 @@ class Index:
                 known.pop(name, None)
             except BrokenSeal as error:
                 amiss.append(f"{error}; {set_aside(path)}")
+            except UnicodeEncodeError:
+                amiss.append(f"{name!a} is no name in UTF-8: rename it")
             except (StoreError, OSError) as error:
                 amiss.append(str(error))
         for gone in known:

@@ -250,7 +250,8 @@ def _table(run: Run, *, rounds: bool) -> Any:
             "iterations": [steps] if isinstance(steps, int) else steps,
         }
         for column, filled in columns.items():
-            filled.append(row[column] if column in row else getattr(figure, column))
+            value = row[column] if column in row else getattr(figure, column)
+            filled.append(_utf8(value) if isinstance(value, str) else value)
     told = json.dumps({"schema": SCHEMA, "axes": AXES}).encode()
     fields = [pa.field(column, kind) for column, kind in kinds.items()]
     arrays = [
@@ -260,6 +261,11 @@ def _table(run: Run, *, rounds: bool) -> Any:
         for field in fields
     ]
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata={MARK: told}))
+
+
+def _utf8(text: str) -> str:
+    """Return text that Parquet takes: bytes that never were UTF-8 stand as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _joined(tables: Sequence[Any]) -> Any:

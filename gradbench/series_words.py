@@ -79,6 +79,7 @@ def plain(series: Series) -> dict[str, Any]:
         "unit": "ratio" if series.reference else series.unit,
         "reference": series.reference,
         "machine": series.machine,
+        "protocol": series.protocol,
         "exact": series.exact,
         "points": [
             {"commit": label, "started": started, "value": value}

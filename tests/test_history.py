@@ -164,7 +164,7 @@ def test_one_commit_under_two_torches_is_two_points():
 # --- what spans machines
 
 
-@pytest.mark.parametrize("fact", ["host", "cpu", "cores", "gpu", "torch", "protocol"])
+@pytest.mark.parametrize("fact", ["host", "cpu", "cores", "gpu", "torch"])
 def test_times_never_mix_machines_and_ratios_and_bytes_do(fact):
     runs = [at(n, **{fact: n % 2}) for n in range(4)]
     series = series_of(runs)
@@ -175,6 +175,12 @@ def test_times_never_mix_machines_and_ratios_and_bytes_do(fact):
     assert counts == {"step_time": [2, 2], "peak_transient": [4]}
     assert [len(s.values) for s in series if s.figure == "step_time / global_on"] == [4]
     assert len({s.machine for s in series if s.figure == "step_time"}) == 2
+
+
+def test_protocols_never_mix_and_an_old_one_is_said():
+    series = series_of([at(n, protocol=n % 2) for n in range(4)])
+    assert {len(s.values) for s in series} == {2}
+    assert {s.where for s in series if s.meter == "peak_transient"} == {"", "protocol 0"}
 
 
 def test_the_machine_s_speed_cancels_in_the_ratio():

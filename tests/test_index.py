@@ -244,3 +244,19 @@ def test_a_latency_is_three_figures(tmp_path):
     write_run(run_at(0, [calls, *measured_block()]), tmp_path)
     meters = set(Index(tmp_path).read().frame["meter"])
     assert {"latency_p50", "latency_p90", "latency_p99"} < meters
+
+
+def test_a_file_whose_name_is_no_utf_8_is_said_and_the_others_are_shown(folder, runs):
+    source = folder / f"{runs[0].name}.jsonl"
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.jsonl")).write_bytes(source.read_bytes())
+    figures = Index(folder).read()
+    assert figures.amiss == [r"'\udcff.jsonl' is no name in UTF-8: rename it"]
+    assert plain(figures) == plain(history.of(runs))
+
+
+def test_facts_that_are_no_json_are_read_anew(folder, runs):
+    Index(folder).read()
+    with sqlite3.connect(folder / FILE) as connection:
+        connection.execute("UPDATE runs SET facts = 'no json'")
+    connection.close()
+    assert plain(Index(folder).read()) == plain(history.of(runs))

@@ -230,3 +230,12 @@ def test_columns_hold_a_cell_s_axes_under_their_names(tmp_path):
     assert row["git_commit"] == "0" * 40
     assert row["git_dirty"] is False
     assert block()[0].model == row["model"]
+
+
+def test_text_that_never_was_utf_8_is_packed_with_escapes(tmp_path):
+    hostile = skipped(cell(), reason="no \udc80 file")
+    named = counted(cell(model="net\udc80:make"), 8)
+    pack.pack([run_at(0, [hostile, named])], str(tmp_path))
+    rows = pq.read_table(files(tmp_path)[0]).to_pylist()
+    assert {row["reason"] for row in rows} == {"", r"no \udc80 file"}
+    assert plain(pack.read(str(tmp_path))) == plain(history.of([run_at(0, [named])]))

@@ -34,7 +34,7 @@ class Line:
 
     cell: str
     figure: str
-    machine: str
+    where: str
     points: int
     first: str
     last: str
@@ -115,7 +115,7 @@ def _line(series: Series, link: Link) -> Line:
     return Line(
         cell=str(series.cell),
         figure=series.figure,
-        machine=series.machine,
+        where=series.where,
         points=len(series.values),
         first=amount(series, float(series.values[0])),
         last=amount(series, float(series.values[-1])),
