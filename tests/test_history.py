@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -473,3 +475,20 @@ def test_a_cell_of_every_axis_keeps_its_series_apart():
     runs = [run_at(n, [*measured_block(), *measured_block(threads=2)]) for n in range(2)]
     assert len(series_of(runs)) == 2 * len(series_of([run_at(0, measured_block())]))
     assert cell(threads=2) in {s.cell for s in series_of(runs)}
+
+
+def test_neither_command_loads_torch(folder, tmp_path):
+    pytest.importorskip("pyarrow")
+    code = """
+import sys
+from gradbench.cli import app
+runs, pack, page = sys.argv[1:]
+for arguments in (["pack", runs, "-o", pack], ["history", runs, "-o", page], ["history", pack]):
+    app(arguments, standalone_mode=False)
+print("torch" in sys.modules)
+"""
+    places = [folder, tmp_path / "pack", tmp_path / "page.html"]
+    answer = subprocess.run(
+        [sys.executable, "-c", code, *map(str, places)], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.splitlines()[-1] == "False"
