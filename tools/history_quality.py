@@ -4,7 +4,8 @@
     python tools/history_quality.py --seed 1 --rule penalty=2,alpha=0.003   # another rule
 
 Beside ours: ruptures with its textbook penalty, and apache-otava where ``--otava`` names a Python
-that has it (its pins keep it out of this environment). The rule's defaults were chosen on seed 1.
+that has it (its pins keep it out of this environment). The rule's defaults
+were chosen on series of other seeds.
 """
 
 import argparse
