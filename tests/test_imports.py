@@ -15,6 +15,7 @@ PROMISES = [
     ("import gradbench.terminal, gradbench.words", ["torch"]),
     ("import gradbench.exports, gradbench.ci, gradbench.judgements", ["torch", "matplotlib"]),
     ("import gradbench.merge, gradbench.shards, gradbench.places", ["torch", "pandas", "scipy"]),
+    ("import gradbench.history, gradbench.pack, gradbench.cli.history", ["torch", "matplotlib"]),
     (
         "import gradbench.runner.block",
         ["pandas", "scipy", "matplotlib", "gradbench.devices.cuda"],

@@ -4,6 +4,7 @@ from . import (  # isort: skip # the order of commands in --help
     measure,
     predict,
     read,
+    history,
     exports,
     ci,
     machine,
@@ -11,7 +12,7 @@ from . import (  # isort: skip # the order of commands in --help
 )
 from .app import INTERRUPTED, USAGE, app
 
-_COMMANDS = (measure, predict, read, exports, ci, machine, semantics)
+_COMMANDS = (measure, predict, read, history, exports, ci, machine, semantics)
 
 __all__ = ["INTERRUPTED", "USAGE", "app", "main"]
 

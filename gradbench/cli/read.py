@@ -12,6 +12,7 @@ from ..errors import UnknownName
 from ..matrix import GRAD_MODES, by_block
 from .app import Reference, Results, RunName, app, check_reference, err, one_line_errors, out
 from .exports import tell_markdown
+from .history import CommitUrl, commit_address
 from .printing import print_run, print_scaling
 
 FORMATS: Final = ("html", "md")
@@ -53,6 +54,7 @@ def report(
     format_name: Annotated[
         str, typer.Option("--format", help="html: a page; md: Markdown, for a job summary.")
     ] = "html",
+    commit_url: CommitUrl = None,
 ) -> None:
     """Write one self-contained HTML page, or Markdown, from one or more runs."""
     with one_line_errors():
@@ -70,7 +72,9 @@ def report(
             err.print(f"[yellow]{escape(dropped)}[/yellow]")
         found = checks.load(results / checks.FILE)
         seen = behaviour.load(results / behaviour.FILE)
-        out.print(escape(str(write(loaded, output or PAGE, checks=found, semantics=seen))))
+        url = commit_address(commit_url)
+        page = write(loaded, output or PAGE, checks=found, semantics=seen, commit_url=url)
+        out.print(escape(str(page)))
 
 
 @app.command()

@@ -21,6 +21,7 @@ from ..estimates import Estimate
 from ..matrix import Block, Cell, by_block
 from ..records import Fact, Measurement, Outcome, Skipped
 from ..store import Run
+from . import history
 from .figures import BRIGHT, COLOURS, FIGURES, GRID, INK, styled
 from .semantics import section as semantics_section
 
@@ -81,11 +82,13 @@ def render(
     *,
     checks: Checks | None = None,
     semantics: Behaviour | None = None,
+    commit_url: str = "",
 ) -> str:
-    """Return one self-contained HTML page about one or more runs.
+    """Return one self-contained HTML page about one or more runs; several show their history.
 
     ``checks`` is what a self-check found and where (`gradbench.checks.load`), ``semantics`` what
-    the modes were seen to do (`gradbench.behaviour.load`). Raise `StoreError` without a run.
+    the modes were seen to do (`gradbench.behaviour.load`), ``commit_url`` the address of a
+    commit's page, with ``{commit}`` in it. Raise `StoreError` without a run.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
@@ -108,6 +111,7 @@ def render(
         references=REFERENCES,
         checks=checks[0] if checks else (),
         checked=checks[1] if checks else {},
+        history=history.of_runs(runs, commit_url=commit_url) if len(runs) > 1 else None,
     )
 
 
@@ -117,9 +121,10 @@ def write(
     *,
     checks: Checks | None = None,
     semantics: Behaviour | None = None,
+    commit_url: str = "",
 ) -> Path:
     """Write the page; raise `StoreError` where that cannot be."""
-    html = render(runs, checks=checks, semantics=semantics)
+    html = render(runs, checks=checks, semantics=semantics, commit_url=commit_url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(html, "utf-8", errors="backslashreplace")
