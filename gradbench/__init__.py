@@ -18,6 +18,7 @@ from .records import (
 from .store import Run as Run, Store as Store
 
 if TYPE_CHECKING:
+    from .callables import compare as compare
     from .estimates import Estimate as Estimate
     from .meters import METERS as METERS
     from .models import MODELS as MODELS, Model as Model
@@ -38,6 +39,7 @@ _LAZY = {
     "Progress": "runner",
     "WORKLOADS": "workloads",
     "changes": "tables",
+    "compare": "callables",
     "render": "report",
     "rounds": "tables",
     "run": "runner",

@@ -363,6 +363,25 @@ def _cell(axes: Mapping[str, Any], path: Path) -> Cell:
         raise StoreError(f"{str(path)!r}: {error}; or upgrade") from error
 
 
+def write(records: Iterable[Record], path: Path) -> Path:
+    """Write a complete run to a file of any name ending in ``.jsonl``; return it.
+
+    Raise `StoreError` where it cannot be written; what was there before is then untouched.
+    """
+    if not path.name.endswith(SEALED):
+        raise StoreError(f"{str(path)!r} is no name for a run: let it end in {SEALED}")
+    part = path.with_name(path.name.removesuffix(SEALED) + PART)
+    records = list(records)  # whatever they come from may fail: better now than half written
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with Writer(part, part.open("w", encoding="utf-8", newline="\n")) as writer:
+            for record in records:
+                writer.write(record)
+            return writer.seal()
+    except OSError as error:
+        raise StoreError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
 def check_writable(folder: Path, option: str) -> None:
     """Find out before measuring, not after; the complaint names the option to choose another."""
     try:

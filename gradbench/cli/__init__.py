@@ -1,9 +1,9 @@
 """The command line: parse, call, print, return a status; one module a group of commands."""
 
-from . import measure, read, machine  # isort: skip # the order of commands in --help
+from . import measure, read, gate, compare, machine  # isort: skip # the order of commands in --help
 from .app import INTERRUPTED, USAGE, app
 
-__all__ = ["INTERRUPTED", "USAGE", "app", "machine", "main", "measure", "read"]
+__all__ = ["INTERRUPTED", "USAGE", "app", "compare", "gate", "machine", "main", "measure", "read"]
 
 
 def main() -> None:
