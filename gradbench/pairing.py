@@ -1,13 +1,14 @@
 """The rule by which pairs of processes, base and candidate, come to a verdict. Pure.
 
-The pair is what is replicated. Other work on the machine only ever adds time, so a low quantile of
-a process's batches stands for it; a pair's ratio is that of its two sides, which were alive at
-the same time and took turns. What pairs suspect, fresh pairs must confirm.
+The pair is what is replicated: two processes that were alive at the same time and took turns. Other
+work on the machine only ever adds time, so a turn's fastest batch stands for it. What pairs
+suspect, fresh pairs must confirm.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final
 
 import numpy as np
@@ -16,7 +17,6 @@ from . import estimates
 from .estimates import SYSTEMATIC, Estimate
 from .verdicts import Verdict
 
-QUANTILE: Final = 0.1
 PAIRS: Final = 5
 THRESHOLD: Final = 0.03
 """The slowdown that is to be found; a cell that could hide one is inconclusive."""
@@ -27,22 +27,37 @@ CUT: Final = 0.5
 SIGMAS: Final = 3.0
 """Standard errors that a change must have to be seen."""
 
-_NORMAL_MAD: Final = 1.4826  # a normal's standard deviation over its median absolute deviation
+_NORMAL_75: Final = NormalDist().inv_cdf(0.875)  # what a quarter of a normal deviates by, in sd
 _MEDIAN: Final = math.sqrt(math.pi / 2)  # standard error of a normal's median over its mean's
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What the two processes of a pair took: ns a step, one number a batch."""
+    """What the two processes of a pair took: ns a step, by turn and by batch within the turn.
 
-    base_ns: Sequence[float]
-    candidate_ns: Sequence[float]
+    Turns of equal index followed one another at once.
+    """
+
+    base_ns: Sequence[Sequence[float]]  # (turns, batches)
+    candidate_ns: Sequence[Sequence[float]]
 
     @property
     def log_ratio(self) -> float:
-        """The log of candidate / base, of their low quantiles."""
-        low = [np.quantile(side, QUANTILE) for side in (self.candidate_ns, self.base_ns)]
-        return float(np.log(low[0] / low[1]))
+        """The log of candidate / base: the median over turns of the ratio of their fastest batches.
+
+        Turns that follow one another at once share what the machine does meanwhile.
+        """
+        turns = zip(self.base_ns, self.candidate_ns, strict=True)
+        return float(np.median([math.log(min(ours) / min(theirs)) for theirs, ours in turns]))
+
+    @property
+    def typical_ns(self) -> tuple[float, float]:
+        """Median over turns of the fastest batch, of base and of candidate."""
+        base, candidate = (
+            float(np.median([min(turn) for turn in side]))
+            for side in (self.base_ns, self.candidate_ns)
+        )
+        return base, candidate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +85,12 @@ def change(logs: Sequence[float]) -> Estimate:
 def detectable(logs: Sequence[float]) -> float:
     """Return the smallest change that these pairs would have shown: `SIGMAS` standard errors.
 
-    Of the median, from the median absolute deviation, so that one spoilt pair does not count.
-    Never below `SYSTEMATIC`.
+    Of the median, from the deviation that a quarter of the pairs exceed, so that one spoilt pair of
+    five does not count; the median deviation would be too easily small by luck. Never below
+    `SYSTEMATIC`.
     """
-    spread = _NORMAL_MAD * float(np.median(np.abs(np.asarray(logs) - np.median(logs))))
+    deviations = sorted(abs(log - float(np.median(logs))) for log in logs)
+    spread = deviations[math.ceil(0.75 * len(logs)) - 1] / _NORMAL_75
     return max(SYSTEMATIC, SIGMAS * _MEDIAN * spread / math.sqrt(len(logs)))
 
 
@@ -101,18 +118,20 @@ def rule(
 ) -> Ruling:
     """Return the verdict on a cell's log ratios of the first pairs and of the confirming ones.
 
-    ``worse`` and ``better`` take both, each by itself. ``same`` takes pairs that would have shown
-    a change of the threshold. All else is ``inconclusive``.
+    ``worse`` and ``better`` take both, each by itself, and a change that all pairs together
+    would have shown. ``same`` takes pairs that would have shown a change of the threshold, and
+    lean to none. All else is ``inconclusive``.
     """
     every = [*first, *fresh]
     seen = detectable(every)
     suspected = suspicion(first, threshold=threshold)
     confirmed = suspicion(fresh, threshold=threshold) if fresh else 0
     found = change(every)
-    if suspected and confirmed == suspected:
+    middle = float(np.median(every))
+    if suspected and confirmed == suspected and abs(middle) >= seen:
         verdict = Verdict.WORSE if suspected > 0 else Verdict.BETTER
         reason = f"{len(first)} pairs suspected it, {len(fresh)} fresh ones confirmed it"
-    elif seen <= threshold and not (suspected and not fresh):
+    elif seen <= threshold and abs(middle) < CUT * math.log1p(threshold):
         verdict = Verdict.SAME
         reason = f"a change of {max(seen, threshold):.1%} would have shown"
         if suspected:
@@ -120,6 +139,8 @@ def rule(
     else:
         verdict = Verdict.INCONCLUSIVE
         reason = f"pairs differ so much that only {seen:.1%} would have shown"
+        if seen <= threshold:
+            reason = f"{len(every)} pairs lean to a change and do not agree on it"
         if suspected and not fresh:
             reason = "suspected, and not yet confirmed by fresh pairs"
     return Ruling(verdict=verdict, change=found, detectable=seen, reason=reason)

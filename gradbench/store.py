@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -46,6 +46,7 @@ _KINDS: Final[Mapping[str, type[Record]]] = {
     "ended": Ended,
 }
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
+_FIELDS: Final = {kind: {field.name for field in fields(kind)} for kind in _KINDS.values()}
 
 
 @dataclass(frozen=True)
@@ -344,7 +345,7 @@ def _record(row: dict[str, Any], path: Path) -> Record:
     if kind is Started:
         row["cells"] = tuple(_cell(cell, path) for cell in row["cells"])
         row["inputs"] = {model: tuple(shape) for model, shape in row["inputs"].items()}
-    known = {field.name for field in fields(kind)}
+    known = _FIELDS[kind]
     record: Record = kind(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in known}
     )
@@ -358,9 +359,15 @@ def _cell(axes: Mapping[str, Any], path: Path) -> Cell:
             f"{str(path)!r} has axes unknown to this gradbench, {', '.join(unknown)}: upgrade"
         )
     try:
-        return Cell(**axes)
+        return _made(tuple(axes.items()))
     except GradbenchError as error:
         raise StoreError(f"{str(path)!r}: {error}; or upgrade") from error
+
+
+@lru_cache(maxsize=4096)
+def _made(axes: tuple[tuple[str, Any], ...]) -> Cell:
+    """Return the cell of these axes; a file names each of its cells many times."""
+    return Cell(**dict(axes))
 
 
 def write(records: Iterable[Record], path: Path) -> Path:

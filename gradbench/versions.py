@@ -42,9 +42,9 @@ class Effort:
 
     threshold: float = pairing.THRESHOLD
     pairs: int = pairing.PAIRS
-    turns: int = 20  # of each side, at most
-    least_turns: int = 6
-    slice_s: float = 0.006  # of one side's turn
+    turns: int = 40  # of each side, at most
+    least_turns: int = 8
+    slice_s: float = 0.003  # of one side's turn
     cell_s: float = 0.6  # of both sides' turns: fewer of them where steps are long
     warm_up_s: float = 0.05
     limit_s: float = 120.0  # for any one answer; then the process is killed
@@ -91,7 +91,7 @@ class Lost(Failed):
 class Side:
     """One live process of a version; use it as a context manager."""
 
-    def __init__(self, version: Version, *, limit_s: float) -> None:
+    def __init__(self, version: Version, *, limit_s: float, luck: Mapping[str, str]) -> None:
         self.version = version
         ours, theirs = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 # closed with the process
@@ -99,7 +99,12 @@ class Side:
         try:
             self._process = subprocess.Popen(
                 [version.python, "-P", str(OURS / "side.py"), str(theirs.fileno())],
-                env={**os.environ, **settings("time"), "PYTHONPATH": os.pathsep.join(path)},
+                env={
+                    **os.environ,
+                    **settings("time"),
+                    **luck,
+                    "PYTHONPATH": os.pathsep.join(path),
+                },
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
@@ -186,10 +191,11 @@ class Comparison:
     @contextlib.contextmanager
     def _live_pair(self) -> Iterator[Sequence[Side]]:
         with contextlib.ExitStack() as stack:
-            sides = [
-                stack.enter_context(Side(version, limit_s=self._effort.limit_s))
-                for version in self._versions
-            ]
+            live: dict[int, Side] = {}
+            for index in self._shuffled():
+                new = Side(self._versions[index], limit_s=self._effort.limit_s, luck=self._luck())
+                live[index] = stack.enter_context(new)
+            sides = [live[index] for index in range(len(SIDES))]
             for one in sides:
                 try:
                     self.facts[one.version.name] = one.hear()
@@ -250,15 +256,15 @@ class Comparison:
         effort = self._effort
         iterations = calibrate(typical_ns, devices.find(cell.device).batch_ns)
         batch_ns = iterations * typical_ns
-        batches = max(1 if typical_ns > 50e6 else 3, round(effort.slice_s * 1e9 / batch_ns))
+        batches = max(1, round(effort.slice_s * 1e9 / batch_ns))
         turn_s = (batches * batch_ns + typical_ns) / 1e9
         turns = round(effort.cell_s / 2 / turn_s)
         turns = max(effort.least_turns, min(effort.turns, turns))
-        times: tuple[list[float], list[float]] = ([], [])
+        times: tuple[list[list[float]], list[list[float]]] = ([], [])
         for _ in range(turns):
             for index in self._shuffled():
                 told = sides[index].ask(iterations=iterations, batches=batches)["ns"]
-                times[index].extend(ns / iterations for ns in told)
+                times[index].append([ns / iterations for ns in told])
         if cell not in self.found.saved:
             read = [one.ask(saved=True)["saved"] for one in sides]
             self.found.saved[cell] = (read[0], read[1])
@@ -294,17 +300,14 @@ class Comparison:
     def _time(self, cell: Cell, logs: Sequence[float]) -> Judgement:
         first, fresh = logs[: self._effort.pairs], logs[self._effort.pairs :]
         ruling = pairing.rule(first, fresh, threshold=self._effort.threshold)
-        sides = [
-            [np.quantile(getattr(pair, name), pairing.QUANTILE) for pair in self.found.pairs[cell]]
-            for name in ("base_ns", "candidate_ns")
-        ]
+        base, candidate = zip(*(pair.typical_ns for pair in self.found.pairs[cell]), strict=True)
         return Judgement(
             cell=cell,
             meter="step_time",
             verdict=ruling.verdict,
             change=ruling.change,
-            baseline=float(np.median(sides[0])),
-            candidate=float(np.median(sides[1])),
+            baseline=float(np.median(base)),
+            candidate=float(np.median(candidate)),
             unit="ns",
             reason=ruling.reason,
         )
@@ -337,6 +340,19 @@ class Comparison:
             "seed": self._effort.seed,
             "warm_up_s": self._effort.warm_up_s,
             "fork": devices.find(cell.device).start == "fork",
+        }
+
+    def _luck(self) -> dict[str, str]:
+        """Return variables that move where things lie in a process, another way for each.
+
+        The size of the environment and the order of sets and dictionaries can make equal code
+        differ by more than a regression does (Mytkowicz et al. 2009, Producing Wrong Data Without
+        Doing Anything Obviously Wrong!). Two trees never lie alike; drawn anew for every process,
+        that is noise, which shows in the interval, and not bias, which does not.
+        """
+        return {
+            "PYTHONHASHSEED": str(self._rng.randrange(1, 2**32)),
+            "GRADBENCH_PADDING": "x" * self._rng.randrange(4096),
         }
 
     def _shuffled(self) -> list[int]:
@@ -414,7 +430,7 @@ def checked_out_versions(
             Version(
                 name=name,
                 python=python,
-                paths=(*_import_paths(tree, inside), *([] if itself else [measuring])),
+                paths=(*import_paths(tree, inside), *([] if itself else [measuring])),
                 tree=tree,
             )
             for name, tree, python in (
@@ -425,7 +441,7 @@ def checked_out_versions(
         yield base_side, candidate_side, itself
 
 
-def _import_paths(tree: Path, inside: Path) -> list[Path]:
+def import_paths(tree: Path, inside: Path) -> list[Path]:
     """Return the folders of a tree to import from: where the user stands, the root, their src."""
     places = dict.fromkeys([tree / inside, tree / inside / "src", tree, tree / "src"])
     return [place for place in places if place.is_dir()]

@@ -2,7 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
 
@@ -49,14 +49,16 @@ def checked_out(root: Path, revision: str, folder: Path) -> Iterator[Path]:
     Submodules stay empty. Raise `BadRevision` in git's words where git cannot.
     """
     found = commit(root, revision)
-    _git(root, "worktree", "add", "--quiet", "--detach", "--force", str(folder), found)
-    try:
+    try:  # from here on: interrupted while it adds, git leaves a worktree that it has locked
+        _git(root, "worktree", "add", "--quiet", "--detach", "--force", str(folder), found)
         yield folder
     finally:
-        try:
-            _git(root, "worktree", "remove", "--force", str(folder))
-        except BadRevision:
-            rmtree(folder, ignore_errors=True)
+        # what is half made, "remove" may not know; "prune" forgets what is gone and not locked
+        for command in (("remove", "--force", "--force", str(folder)), ("unlock", str(folder))):
+            with suppress(BadRevision):
+                _git(root, "worktree", *command)
+        rmtree(folder, ignore_errors=True)
+        with suppress(BadRevision):
             _git(root, "worktree", "prune")
 
 

@@ -142,8 +142,9 @@ def _load(names: Iterable[str], results: Path) -> "list[Run]":
         if Path(name).is_dir():
             paths = sorted(Path(name).glob(f"*{SEALED}"))
         elif glob.has_magic(name) and not Path(name).exists():
-            paths = [Path(path) for path in sorted(glob.glob(name))]  # noqa: PTH207 # may be absolute
-            paths = paths or sorted(results.glob(name))
+            near = [Path(path) for path in glob.glob(name)]  # noqa: PTH207 # may be absolute
+            there = [results / path for path in glob.glob(name, root_dir=results)]  # noqa: PTH207 # as above
+            paths = sorted(near or there)
         else:
             try:
                 path = store.find(name)
