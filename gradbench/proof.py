@@ -10,7 +10,7 @@ from .matrix import Matrix
 from .models import MODELS
 from .plan import Plan
 from .records import Environment
-from .runner.injections import Retaining, Slowed, injected
+from .runner.injections import Retaining, Saving, Slowed, injected
 from .store import Run
 from .verdicts import Verdict
 
@@ -27,15 +27,16 @@ def prove(say: Callable[[str], None] = lambda _: None) -> Iterator[Check]:
         "once more": plain,
         "slowed down to half its speed": injected(plain, Slowed),
         "while it retains its last graph": injected(plain, Retaining),
+        "with one more tensor saved": injected(plain, Saving),
     }
     runs = {}
     with runner.Bench(plan=PLAN, models=asked, meters=METERS) as bench:
         here = bench.environment(["cpu"])
         for name in asked:
             say(f"measuring a model {name}")
-            runs[name] = _measure(bench, name, here)
+            runs[name] = measure(bench, name, here)
     base, *others = runs.values()
-    again, slow, retaining = (gate.decide([base], [other]) for other in others)
+    again, slow, retaining, saving = (gate.decide([base], [other]) for other in others)
     yield _share("A/A: bytes come out same", again, _exact, Verdict.SAME)
     yield _share("A/A: times come out same", again, _timed, Verdict.SAME)
     yield _share("half the speed: times come out worse", slow, _timed, Verdict.WORSE)
@@ -45,9 +46,15 @@ def prove(say: Callable[[str], None] = lambda _: None) -> Iterator[Check]:
         lambda meter, mode: meter == "peak_allocated" and mode == "global_on",
         Verdict.WORSE,
     )
+    yield _share(
+        "4 KiB more saved: bytes saved come out worse",
+        saving,
+        lambda meter, mode: meter == "saved_for_backward" and mode == "global_on",
+        Verdict.WORSE,
+    )
 
 
-def _measure(bench: runner.Bench, name: str, here: Environment) -> Run:
+def measure(bench: runner.Bench, name: str, here: Environment) -> Run:
     """Measure under the fault's name; return a run in which the model has one name for all."""
     cells = list(Matrix(models=[name], batch_sizes=[8]))
     outcomes = [

@@ -12,6 +12,10 @@ PROMISES = [
     ("import gradbench; gradbench.summary, gradbench.render", ["torch"]),
     ("import gradbench.terminal, gradbench.words", ["torch"]),
     (
+        "import gradbench.gate, gradbench.verdict_tables, gradbench.rules",
+        ["torch", "pandas", "scipy.stats"],
+    ),
+    (
         "import gradbench.runner.block",
         ["pandas", "scipy", "matplotlib", "gradbench.devices.cuda"],
     ),

@@ -9,6 +9,7 @@ of equal pairs are multiplied.
     python tools/gate_quality.py --pairs 40 --neighbour --real --save noisy.json
     python tools/gate_quality.py --replay quiet.json --trials 4000
     python tools/gate_quality.py --executed 20 --neighbour     # whole comparisons, start to end
+    python tools/gate_quality.py --exact 200                   # bytes, run after run
 """
 
 import argparse
@@ -26,10 +27,11 @@ import numpy as np
 import psutil
 from scipy import stats
 
-from gradbench import pairing, versions
+from gradbench import gate, pairing, proof, runner, versions
 from gradbench.matrix import Cell, Matrix
+from gradbench.models import MODELS
 from gradbench.pairing import Pair
-from gradbench.runner import trials
+from gradbench.runner import injections, trials
 from gradbench.selfcheck import thrashing
 from gradbench.verdicts import Verdict
 
@@ -72,8 +74,9 @@ Rule = Callable[[Sequence[Pair], random.Random], Verdict]
 def main() -> None:
     given = arguments()
     began = time.monotonic()
-    if given.executed:
-        executed(given)
+    if given.executed or given.exact:
+        (executed if given.executed else exact)(given)
+        print(f"{time.monotonic() - began:.0f} s")
         return
     pool = load(given.replay) if given.replay else record(given)
     if given.save:
@@ -89,18 +92,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--neighbour", action="store_true", help="thrash memory on the other core")
     parser.add_argument("--trials", type=int, default=1000, help="draws a cell and slowdown")
     parser.add_argument("--executed", type=int, default=0, help="run that many whole comparisons")
+    parser.add_argument("--exact", type=int, default=0, help="gate that many runs' exact figures")
+    parser.add_argument("--cells", type=int, default=9, help="take that many of the nine")
     parser.add_argument("--threshold", type=float, default=pairing.THRESHOLD)
     parser.add_argument("--save", type=Path)
     parser.add_argument("--replay", type=Path)
     return parser.parse_args()
 
 
-def cells() -> list[Cell]:
-    return [
+def cells(given: argparse.Namespace) -> list[Cell]:
+    every = [
         cell
         for name, size in BATCH.items()
         for cell in Matrix(models=[f"subject:{name}"], batch_sizes=[size], grad_modes=MODES)
     ]
+    return every[: given.cells]
 
 
 def sides(folder: Path) -> tuple[versions.Version, versions.Version]:
@@ -123,12 +129,12 @@ def pad(tree: Path, turns: Mapping[str, Mapping[str, int]]) -> None:
     (tree / "turns.json").write_text(json.dumps(turns), "utf-8")
 
 
-def turns_for(slowdown: float, equal: Mapping[str, Sequence[Pair]]) -> dict[str, dict[str, int]]:
+def turns_for(slowdown: float, equal: Mapping[Cell, Sequence[Pair]]) -> dict[str, dict[str, int]]:
     """Return how many turns of an empty loop make each cell's step so much longer."""
     each_ns = trials.measure_pad(time.perf_counter_ns).each_ns
     turns: dict[str, dict[str, int]] = {}
-    for cell in cells():
-        low = [pair.typical_ns[0] for pair in equal[str(cell)]]
+    for cell, pairs in equal.items():
+        low = [pair.typical_ns[0] for pair in pairs]
         name = cell.model.partition(":")[2]
         turns.setdefault(name, {})[cell.grad_mode] = round(slowdown * np.median(low) / each_ns)
     return turns
@@ -137,17 +143,19 @@ def turns_for(slowdown: float, equal: Mapping[str, Sequence[Pair]]) -> dict[str,
 def record(given: argparse.Namespace) -> Pool:
     """Take equal pairs, then pairs of each slowdown if they are to be executed."""
     pool: Pool = {}
+    equal: dict[Cell, list[Pair]] = {}
     where = thrashing() if given.neighbour else nullcontext()
     with tempfile.TemporaryDirectory() as folder, where:
         base, candidate = sides(Path(folder))
         for slowdown in (0.0, *(INJECTED if given.real else ())):
             if slowdown:
-                pad(candidate.tree, turns_for(slowdown, pool[0.0]))
+                pad(candidate.tree, turns_for(slowdown, equal))
             comparison = versions.Comparison(
                 base, candidate, effort=versions.Effort(seed=len(pool)), inputs=inputs()
             )
-            for number in comparison.pairs(cells(), given.pairs):
+            for number in comparison.pairs(cells(given), given.pairs):
                 print(f"+{slowdown:.0%}: pair {number} of {given.pairs}", file=sys.stderr)
+            equal = equal or dict(comparison.found.pairs)
             pool[slowdown] = {str(c): list(p) for c, p in comparison.found.pairs.items()}
     return pool
 
@@ -253,16 +261,15 @@ def executed(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder, where:
         base, candidate = sides(Path(folder))
         equal = versions.Comparison(base, candidate, effort=effort, inputs=inputs())
-        for _ in equal.pairs(cells(), 3):
+        for _ in equal.pairs(cells(given), 3):
             pass
-        low = {str(cell): pairs for cell, pairs in equal.found.pairs.items()}
         for slowdown in (0.0, *INJECTED):
-            pad(candidate.tree, turns_for(slowdown, low) if slowdown else {})
+            pad(candidate.tree, turns_for(slowdown, equal.found.pairs) if slowdown else {})
             verdicts, seconds = [], []
             for number in range(given.executed):
                 began = time.monotonic()
                 decision = versions.compare(
-                    cells(),
+                    cells(given),
                     base=base,
                     candidate=candidate,
                     effort=replace(effort, seed=number),
@@ -273,6 +280,26 @@ def executed(given: argparse.Namespace) -> None:
             counted = ", ".join(f"{verdicts.count(v)} {v}" for v in Verdict)
             took = f"{min(seconds):.0f} to {max(seconds):.0f} s"
             print(f"+{slowdown:.0%}: {counted} of {len(verdicts)}; {took} each", flush=True)
+
+
+def exact(given: argparse.Namespace) -> None:
+    """Gate exact figures, run after run: of one model, and with one more tensor of 4 KiB saved."""
+    models = {
+        "as it is": MODELS[proof.MODEL],
+        "4 KiB more": injections.injected(MODELS[proof.MODEL], injections.Saving),
+    }
+    meters = [meter for meter in proof.METERS if meter != "step_time"]
+    found: dict[str, list[gate.Status]] = {name: [] for name in models}
+    with runner.Bench(plan=proof.PLAN, models=models, meters=meters) as bench:
+        here = bench.environment(["cpu"])
+        base = proof.measure(bench, "as it is", here)
+        for _ in range(given.exact):
+            for name, statuses in found.items():
+                decision = gate.decide([base], [proof.measure(bench, name, here)])
+                statuses.append(decision.status())
+    for name, statuses in found.items():
+        red = statuses.count(gate.Status.REGRESSION)
+        print(f"{name}: {red} of {len(statuses)} runs gated as a regression")
 
 
 def save(pool: Pool, path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
+import torch
 from torch import Tensor, nn
 
 from ..models import Model
+
+EXTRA_BYTES: Final = 4096
 
 
 class Slowed(nn.Module):
@@ -36,6 +40,20 @@ class Retaining(nn.Module):
         output: Tensor = self.inner(x)
         self._last = output
         return output
+
+
+class Saving(nn.Module):
+    """A model that has one more tensor saved for backward, of `EXTRA_BYTES`."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.extra = nn.Parameter(torch.zeros(EXTRA_BYTES // 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the model returns and nothing, exponentially: exp saves its output."""
+        output: Tensor = self.inner(x)
+        return output + 0 * self.extra.exp().sum()
 
 
 class Wrapped:
