@@ -85,11 +85,9 @@ def in_a_fork(line: Line, asked: dict[str, Any]) -> None:
     gc.freeze()
     child = os.fork()
     if child == 0:
-        try:
-            answer(line, asked)
-        finally:
-            sys.stderr.flush()
-            os._exit(0)
+        answer(line, asked)
+        sys.stderr.flush()
+        os._exit(0)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
@@ -99,12 +97,16 @@ def in_a_fork(line: Line, asked: dict[str, Any]) -> None:
 
 
 def answer(line: Line, asked: dict[str, Any]) -> None:
-    """Prepare a cell, say how long its step takes, then time slices of batches as told."""
+    """Take a cell's turns; whatever the model raises is the answer to what was asked last."""
     try:
-        arm, subject, device, typical_ns = prepare(asked)
-    except Exception as error:  # noqa: BLE001 # a model may raise anything: it is the outcome
+        turns(line, asked)
+    except BaseException as error:  # noqa: BLE001 # a model may even exit: it is the outcome
         line.send(failed=words(error))
-        return
+
+
+def turns(line: Line, asked: dict[str, Any]) -> None:
+    """Prepare a cell, say how long its step takes, then time slices of batches as told."""
+    arm, subject, device, typical_ns = prepare(asked)
     line.send(typical_ns=typical_ns)
     gc.disable()
     while (told := line.receive()) is not None and "stop" not in told:

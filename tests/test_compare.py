@@ -48,6 +48,17 @@ class Slow(Net):
 def slow():
     return Slow()
 
+class Late(Net):
+    calls = 0
+    def forward(self, x):
+        self.calls += 1
+        if self.calls > {patience}:
+            raise ValueError("out of patience")
+        return super().forward(x)
+
+def late():
+    return Late()
+
 def breaks():
     {breaks}
     return Net()
@@ -58,8 +69,17 @@ def crashes():
 """
 
 
-def nets(*, activation="torch.tanh", nap=0.002, breaks="pass", crashes="pass") -> str:
-    return NETS.format(activation=activation, nap=nap, breaks=breaks, crashes=crashes)
+PLAIN = {
+    "activation": "torch.tanh",
+    "nap": 0.002,
+    "patience": 10**9,
+    "breaks": "pass",
+    "crashes": "pass",
+}
+
+
+def nets(**changes: object) -> str:
+    return NETS.format(**PLAIN | changes)
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -85,6 +105,7 @@ def project(tmp_path, monkeypatch):
     changed = nets(
         activation="torch.sin",
         nap=0.02,
+        patience=4,
         breaks="raise ValueError('no weights')",
         crashes="import ctypes; ctypes.string_at(0)",
     )
@@ -249,7 +270,7 @@ def test_modules_are_imported_from_where_the_user_stands_and_from_src(tmp_path):
 
 
 def test_the_command_runs_each_side_from_its_own_tree_and_says_what_became_worse(project, compare):
-    models = "nets:make,nets:slow,nets:breaks,nets:crashes"
+    models = "nets:make,nets:slow,nets:late,nets:breaks,nets:crashes"
     answer = compare(
         *("--base", "main", "--model", models, "--input", "4,8", "--device", "cpu", "--pairs", 3),
         *("--workload", "inference", "--grad-mode", "global_on", "--json"),
@@ -267,6 +288,7 @@ def test_the_command_runs_each_side_from_its_own_tree_and_says_what_became_worse
     assert (saved["verdict"], saved["baseline"], saved["candidate"]) == ("worse", 256, 512)
     assert rows["make", "step_time"]["change"] is not None  # in spite of the others' ends
     assert "cannot step it: ValueError: no weights" in rows["breaks", "step_time"]["reason"]
+    assert "cannot step it: ValueError: out of patience" in rows["late", "step_time"]["reason"]
     assert "killed by SIGSEGV" in rows["crashes", "step_time"]["reason"]
     assert "uncommitted changes" in answer.stderr
     assert "gradbench-" not in git(project, "worktree", "list")
