@@ -19,6 +19,7 @@ from .store import Run as Run, Store as Store
 
 if TYPE_CHECKING:
     from . import semantics as semantics
+    from .callables import compare as compare
     from .estimates import Estimate as Estimate
     from .foretold import Fit as Fit, Prediction as Prediction
     from .memory.predict import Predictor as Predictor
@@ -55,6 +56,7 @@ _LAZY = {
     "WORKLOADS": "workloads",
     "breakdowns": "tables",
     "changes": "tables",
+    "compare": "callables",
     "memory_usage": "memory.usage",
     "observe": "observation",
     "render": "report",

@@ -80,7 +80,7 @@ def read(path: Path) -> Experiment:
     known = {"about", "matrix", "plan"}
     for key in tree:
         if key not in known:
-            raise BadConfig(_at(path, text, key, header="") + _no_key(key, known))
+            raise BadConfig(at(path, text, key, header="") + no_key(key, known))
     tables = tree.get("matrix", [])
     if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
         raise BadConfig(f"{path}: no [[matrix]] table: it needs at least one")
@@ -139,9 +139,9 @@ def _lines_of_models(text: str) -> list[int]:
 
 def _matrix(path: Path, text: str, index: int, table: Mapping[str, Any]) -> Matrix:
     for key, value in table.items():
-        where = _at(path, text, key, header="[[matrix]]", table=index)
+        where = at(path, text, key, header="[[matrix]]", table=index)
         if key not in AXIS_OF:
-            raise BadConfig(where + _no_key(key, AXIS_OF))
+            raise BadConfig(where + no_key(key, AXIS_OF))
         try:  # one axis at a time, so that the complaint can name its line
             Matrix(**{"models": ["any"], key: value})
         except GradbenchError as error:
@@ -154,13 +154,13 @@ def _matrix(path: Path, text: str, index: int, table: Mapping[str, Any]) -> Matr
 def _plan(path: Path, text: str, table: object) -> Plan:
     if not isinstance(table, dict):
         raise BadConfig(
-            f"{_at(path, text, 'plan', header='')}a [plan] table is needed, not {table!r}"
+            f"{at(path, text, 'plan', header='')}a [plan] table is needed, not {table!r}"
         )
     known = [field.name for field in fields(Plan)]
     for key, value in table.items():
-        where = _at(path, text, key, header="[plan]")
+        where = at(path, text, key, header="[plan]")
         if key not in known:
-            raise BadConfig(where + _no_key(key, known))
+            raise BadConfig(where + no_key(key, known))
         try:
             Plan(**{key: value})
         except GradbenchError as error:
@@ -168,7 +168,7 @@ def _plan(path: Path, text: str, table: object) -> Plan:
     return Plan(**table)
 
 
-def _at(path: Path, text: str, key: str, *, header: str, table: int = 0) -> str:
+def at(path: Path, text: str, key: str, *, header: str, table: int = 0) -> str:
     """Return ``file, line N, key: `` for a key of the table of that header and index.
 
     A key at the top has the header ``""``, and may be a table's header itself.
@@ -177,18 +177,20 @@ def _at(path: Path, text: str, key: str, *, header: str, table: int = 0) -> str:
     pattern = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*=""")
     for line_number, line in enumerate(text.splitlines(), 1):
         where = f"{path}, line {line_number}, {key}: "
-        found = re.match(r"\s*(\[\[?)\s*([\w-]+)\s*(\]\]?)\s*(#.*)?$", line)
+        found = re.match(r"""\s*(\[\[?)\s*([\w.'"/-]+)\s*(\]\]?)\s*(#.*)?$""", line)
         if found:
-            here = "".join(found.groups()[:3])
+            name = re.sub(r"""["']""", "", found[2])
+            here = f"{found[1]}{name}{found[3]}"
             seen += here == header
-            if not header and found[2] == key:
+            if not header and name == key:
                 return where
         elif here == header and (not header or seen == table) and pattern.match(line):
             return where
     return f"{path}, {key}: "
 
 
-def _no_key(key: str, known: Iterable[str]) -> str:
+def no_key(key: str, known: Iterable[str]) -> str:
+    """Return the complaint about a key that a table does not have."""
     known = sorted(known)
     close = get_close_matches(key, known, n=1)
     return (

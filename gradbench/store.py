@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -48,6 +48,7 @@ _KINDS: Final[Mapping[str, type[Record]]] = {
     "ended": Ended,
 }
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
+_FIELDS: Final = {kind: {field.name for field in fields(kind)} for kind in _KINDS.values()}
 
 
 @dataclass(frozen=True)
@@ -362,7 +363,7 @@ def _record(row: dict[str, Any], path: Path) -> Record:
     if kind is Started:
         row["cells"] = tuple(_cell(cell, path) for cell in row["cells"])
         row["inputs"] = {model: tuple(shape) for model, shape in row["inputs"].items()}
-    known = {field.name for field in fields(kind)}
+    known = _FIELDS[kind]
     record: Record = kind(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in known}
     )
@@ -376,9 +377,34 @@ def _cell(axes: Mapping[str, Any], path: Path) -> Cell:
             f"{str(path)!r} has axes unknown to this gradbench, {', '.join(unknown)}: upgrade"
         )
     try:
-        return Cell(**axes)
+        return _made(tuple(axes.items()))
     except GradbenchError as error:
         raise StoreError(f"{str(path)!r}: {error}; or upgrade") from error
+
+
+@lru_cache(maxsize=4096)
+def _made(axes: tuple[tuple[str, Any], ...]) -> Cell:
+    """Return the cell of these axes; a file names each of its cells many times."""
+    return Cell(**dict(axes))
+
+
+def write(records: Iterable[Record], path: Path) -> Path:
+    """Write a complete run to a file of any name ending in ``.jsonl``; return it.
+
+    Raise `StoreError` where it cannot be written; what was there before is then untouched.
+    """
+    if not path.name.endswith(SEALED):
+        raise StoreError(f"{str(path)!r} is no name for a run: let it end in {SEALED}")
+    part = path.with_name(path.name.removesuffix(SEALED) + PART)
+    records = list(records)  # whatever they come from may fail: better now than half written
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with Writer(part, part.open("w", encoding="utf-8", newline="\n")) as writer:
+            for record in records:
+                writer.write(record)
+            return writer.seal()
+    except OSError as error:
+        raise StoreError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 def check_writable(folder: Path, option: str) -> None:

@@ -17,6 +17,10 @@ PROMISES = [
     ("import gradbench.merge, gradbench.shards, gradbench.places", ["torch", "pandas", "scipy"]),
     ("import gradbench.history, gradbench.pack, gradbench.cli.history", ["torch", "matplotlib"]),
     (
+        "import gradbench.gate, gradbench.verdict_tables, gradbench.rules",
+        ["torch", "pandas", "scipy.stats"],
+    ),
+    (
         "import gradbench.runner.block",
         ["pandas", "scipy", "matplotlib", "gradbench.devices.cuda"],
     ),

@@ -4,6 +4,8 @@ from . import (  # isort: skip # the order of commands in --help
     measure,
     predict,
     read,
+    gate,
+    compare,
     history,
     exports,
     ci,
@@ -12,7 +14,7 @@ from . import (  # isort: skip # the order of commands in --help
 )
 from .app import INTERRUPTED, USAGE, app
 
-_COMMANDS = (measure, predict, read, history, exports, ci, machine, semantics)
+_COMMANDS = (measure, predict, read, gate, compare, history, exports, ci, machine, semantics)
 
 __all__ = ["INTERRUPTED", "USAGE", "app", "main"]
 

@@ -1,0 +1,101 @@
+"""The command ``compare``: base and candidate side by side, in one job on one machine."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import Impossible
+from .app import app, err, out, say
+from .gate import STATUSES, as_plain, conclusion, show
+from .request import Request, takes_request
+
+TERMINATED = 143
+
+
+@app.command(
+    epilog=f"{STATUSES} Examples: "
+    "[bold]gradbench compare --base main --model mypkg.nets:make --input 8,3,224,224[/bold]  |  "
+    "[bold]gradbench compare --base-python /envs/old/bin/python --preset tiny[/bold]"
+)
+@takes_request
+def compare(
+    request: Request,
+    *,
+    base: Annotated[
+        str | None, typer.Option(metavar="REV", help="Revision of this repository to start from.")
+    ] = None,
+    base_python: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="The base's interpreter, with its torch and psutil."),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="The change that is to be found, as a share.")
+    ] = 0.03,
+    pairs: Annotated[int, typer.Option(help="Pairs of processes, and of fresh ones again.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of weights, inputs and order.")] = 0,
+    strict: Annotated[bool, typer.Option(help="Exit 3 when anything is inconclusive.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show what is the same too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """Compare the working tree with another revision, or another torch, and exit 1 when slower.
+
+    Fresh pairs of processes, base and candidate, take turns within milliseconds on one core; each
+    imports its own tree. What the first pairs suspect, as many fresh pairs must confirm.
+    """
+    if base is None and base_python is None:
+        raise Impossible("nothing to compare with: give --base REV, --base-python PATH, or both")
+    from .. import versions, worktree
+
+    effort = versions.Effort(threshold=threshold, pairs=pairs, seed=seed)
+    began, here = time.monotonic(), Path.cwd()
+    with (
+        unwinding(),
+        err.status("loading torch") as status,
+        versions.checked_out_versions(here=here, revision=base, base_python=base_python) as found,
+    ):
+        old, new, itself = found
+        cells, _, models, inputs = request.cells({})
+        versions.check(cells, inputs, itself=itself, other_python=base_python is not None)
+        from .. import runner
+
+        runner.check(cells, models)
+        able = [cell for cell in cells if runner.obstacle(cell, models) is None]
+        if base is not None and worktree.is_dirty(new.tree):
+            err.print("the working tree has uncommitted changes: they are part of the candidate")
+        decision = versions.compare(
+            able,
+            base=old,
+            candidate=new,
+            effort=effort,
+            inputs=inputs,
+            say=lambda words: say(status, words),
+        )
+    result = decision.status(strict=strict)
+    if as_json:
+        print(json.dumps(as_plain(decision, result), indent=1))
+    else:
+        show(decision, everything=everything)
+        seconds = time.monotonic() - began
+        out.print(f"{conclusion(decision, result)}  [dim]{seconds:.0f} s[/dim]")
+    raise typer.Exit(result)
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Let a request to terminate unwind the stack, so that the worktree is removed."""
+
+    def leave(*_: object) -> None:
+        sys.exit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

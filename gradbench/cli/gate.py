@@ -1,0 +1,238 @@
+"""The command ``gate``: runs held against a baseline, an exit status for CI."""
+
+import glob
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from .. import rules
+from ..errors import Impossible, StoreError
+from .app import Results, app, err, one_line_errors, out, say
+
+if TYPE_CHECKING:
+    from ..gate import Decision
+    from ..store import Run
+
+STATUSES = (
+    "Exit status: 0 no regression | 1 a regression | 2 a mistake in what was asked | "
+    "3 inconclusive, with --strict | 4 no comparable baseline | 5 nothing measured."
+)
+
+
+@app.command(
+    epilog=f"{STATUSES} Examples: "
+    "[bold]gradbench gate --baseline results/baseline latest[/bold]  |  "
+    "[bold]gradbench gate --baseline 'main-*.jsonl' 'pr-*.jsonl' --strict[/bold]  |  "
+    "[bold]gradbench gate --save-baseline results/baseline/tiny.jsonl latest[/bold]"
+)
+def gate(
+    candidates: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN...", help="Candidate: runs, files, globs. Without: latest."),
+    ] = None,
+    *,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUN", help="Runs, files, folders or globs to hold them against."),
+    ] = None,
+    rules_file: Annotated[
+        Path | None,
+        typer.Option("--rules", help="TOML file instead of [tool.gradbench.gate]."),
+    ] = None,
+    correction: Annotated[
+        str | None,
+        typer.Option(
+            help="How false alarms are held down over the whole table: holm (their chance is at "
+            "most alpha; default) or fdr (their share among alarms is)."
+        ),
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="That chance or share; 0.01.")] = None,
+    strict: Annotated[bool, typer.Option(help="Exit 3 when anything is inconclusive.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show what is the same too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    save_baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the run's exact figures there; judge nothing."),
+    ] = None,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Prove first that this machine can tell.")
+    ] = False,
+    results: Results = Path("results"),
+) -> None:
+    """Hold runs against a baseline and exit 1 when anything became worse.
+
+    Bytes that repeat are judged as they are: one more is a regression. Ratios between grad modes
+    and times are judged by tests over the whole table; times only where both runs come from one
+    machine and one software.
+    """
+    with one_line_errors():
+        if self_test:
+            _prove()
+            if baseline is None and not candidates:
+                return
+        if save_baseline is not None:
+            _save(candidates or ["latest"], save_baseline, results)
+            return
+        if baseline is None:
+            raise Impossible("nothing to compare with: give --baseline RUN")
+        _gate(
+            candidates or ["latest"],
+            baseline,
+            rules_file=rules_file,
+            asked={"correction": correction, "alpha": alpha, "strict": strict or None},
+            everything=everything,
+            as_json=as_json,
+            results=results,
+        )
+
+
+def _gate(
+    candidates: Sequence[str],
+    baseline: Sequence[str],
+    *,
+    rules_file: Path | None,
+    asked: dict[str, Any],
+    everything: bool,
+    as_json: bool,
+    results: Path,
+) -> None:
+    from .. import gate as gating
+
+    ours = _load(candidates, results)
+    if not ours:
+        err.print(f"[red]gradbench:[/red] no run fits {escape(', '.join(candidates))}")
+        raise typer.Exit(gating.Status.NOTHING_MEASURED)
+    try:
+        theirs = _load(baseline, results)
+    except MissingRun as missing:
+        theirs = []
+        err.print(f"[yellow]{escape(str(missing))}[/yellow]")
+    if not theirs:
+        err.print(f"[yellow]no baseline: no run fits {escape(', '.join(baseline))}[/yellow]")
+    by = _rules(rules_file, asked, [*ours, *theirs])
+    decision = gating.decide(theirs, ours, by=by)
+    status = decision.status(strict=by.strict)
+    if as_json:
+        print(json.dumps(as_plain(decision, status), indent=1))
+    else:
+        show(decision, everything=everything)
+        out.print(conclusion(decision, status))
+    raise typer.Exit(status)
+
+
+class MissingRun(StoreError):
+    """A run that was asked for by name and is not there."""
+
+
+def _load(names: Iterable[str], results: Path) -> "list[Run]":
+    """Return the runs that names, paths, folders and globs stand for, each once.
+
+    Of a glob or a folder, a file that cannot be read is named and left out.
+    """
+    from ..store import SEALED, Store, load
+
+    store, found = Store(results), {}
+    for name in names:
+        if Path(name).is_dir():
+            paths = sorted(Path(name).glob(f"*{SEALED}"))
+        elif glob.has_magic(name) and not Path(name).exists():
+            near = [Path(path) for path in glob.glob(name)]  # noqa: PTH207 # may be absolute
+            there = [results / path for path in glob.glob(name, root_dir=results)]  # noqa: PTH207 # as above
+            paths = sorted(near or there)
+        else:
+            try:
+                path = store.find(name)
+            except StoreError as error:
+                raise MissingRun(str(error)) from error
+            found[path.resolve()] = load(path)
+            continue
+        for path in paths:
+            try:
+                found[path.resolve()] = load(path)
+            except StoreError as error:
+                err.print(f"[yellow]left out: {escape(str(error))}[/yellow]")
+    return list(found.values())
+
+
+def _rules(path: Path | None, asked: dict[str, Any], runs: "Sequence[Run]") -> rules.Rules:
+    """Return the rules of a file, or of the nearest pyproject.toml, with options on top."""
+    meters = {record.meter for run in runs for record in run.outcomes}
+    path = path or rules.find(Path.cwd())
+    by = rules.read(path, meters=meters) if path is not None else rules.Rules()
+    given = {key: value for key, value in asked.items() if value is not None}
+    if given.get("correction", "holm") not in rules.CORRECTIONS:
+        raise Impossible(f"--correction is holm or fdr, not {given['correction']!r}")
+    if not 0 < given.get("alpha", 0.5) < 1:
+        raise Impossible(f"--alpha is a chance between 0 and 1, not {given['alpha']!r}")
+    return replace(by, **given)
+
+
+def _save(names: Sequence[str], path: Path, results: Path) -> None:
+    from ..baseline import exact_records
+    from ..store import write
+
+    runs = _load(names, results)
+    if len(runs) != 1:
+        raise Impossible(f"--save-baseline takes one run, and {', '.join(names)} is {len(runs)}")
+    out.print(escape(str(write(exact_records(runs[0]), path))))
+
+
+def _prove() -> None:
+    from ..gate import Status
+    from ..proof import prove
+    from ..terminal import check_table
+
+    with err.status("loading torch") as status:
+        found = list(prove(say=lambda words: say(status, words)))
+    Console(highlight=False, width=max(out.width, 120)).print(check_table(found))
+    if not all(check.passed for check in found):
+        err.print("[red]gradbench:[/red] this machine cannot tell now: its gate would be no gate")
+        raise typer.Exit(Status.REGRESSION)
+
+
+def show(decision: "Decision", *, everything: bool) -> None:
+    """Print a decision: verdicts, worse first, then what has none."""
+    from .. import verdict_tables
+
+    width = out.width if out.is_terminal else verdict_tables.WIDE
+    console = Console(highlight=False, width=width)
+    for table in verdict_tables.verdict_tables(decision.judgements, everything=everything):
+        console.print(table)
+    for line in verdict_tables.unjudged_lines(decision.unjudged, everything=everything):
+        out.print(f"[dim]{escape(line)}[/dim]")
+
+
+def conclusion(decision: "Decision", status: int) -> str:
+    """Return a decision in a sentence, for the console."""
+    from ..gate import Status
+
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in decision.counts.items())
+    match status:
+        case Status.NOTHING_MEASURED:
+            return "nothing measured: the candidate has no number at all"
+        case Status.NO_BASELINE:
+            return "no comparable baseline: nothing could be judged"
+        case Status.REGRESSION:
+            return f"[red]regression[/red]: {counts}"
+        case Status.INCONCLUSIVE:
+            return f"[yellow]inconclusive[/yellow]: {counts}"
+        case _:
+            return f"no regression: {counts}"
+
+
+def as_plain(decision: "Decision", status: int) -> dict[str, Any]:
+    """Return a decision as plain data for JSON."""
+    return {
+        "status": int(status),
+        "counts": dict(decision.counts),
+        "judgements": [
+            {**asdict(judgement), "id": str(judgement.cell)} for judgement in decision.judgements
+        ],
+        "unjudged": [{**asdict(each), "id": str(each.cell)} for each in decision.unjudged],
+    }

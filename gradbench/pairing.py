@@ -1,0 +1,146 @@
+"""The rule by which pairs of processes, base and candidate, come to a verdict. Pure.
+
+The pair is what is replicated: two processes that were alive at the same time and took turns. Other
+work on the machine only ever adds time, so a turn's fastest batch stands for it. What pairs
+suspect, fresh pairs must confirm.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Final
+
+import numpy as np
+
+from . import estimates
+from .estimates import SYSTEMATIC, Estimate
+from .verdicts import Verdict
+
+PAIRS: Final = 5
+THRESHOLD: Final = 0.03
+"""The slowdown that is to be found; a cell that could hide one is inconclusive."""
+
+CUT: Final = 0.5
+"""Share of the threshold from which on a median counts as the slowdown rather than as none."""
+
+SIGMAS: Final = 3.0
+"""Standard errors that a change must have to be seen."""
+
+_NORMAL_75: Final = NormalDist().inv_cdf(0.875)  # what a quarter of a normal deviates by, in sd
+_MEDIAN: Final = math.sqrt(math.pi / 2)  # standard error of a normal's median over its mean's
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What the two processes of a pair took: ns a step, by turn and by batch within the turn.
+
+    Turns of equal index followed one another at once.
+    """
+
+    base_ns: Sequence[Sequence[float]]  # (turns, batches)
+    candidate_ns: Sequence[Sequence[float]]
+
+    @property
+    def log_ratio(self) -> float:
+        """The log of candidate / base: the median over turns of the ratio of their fastest batches.
+
+        Turns that follow one another at once share what the machine does meanwhile.
+        """
+        turns = zip(self.base_ns, self.candidate_ns, strict=True)
+        return float(np.median([math.log(min(ours) / min(theirs)) for theirs, ours in turns]))
+
+    @property
+    def typical_ns(self) -> tuple[float, float]:
+        """Median over turns of the fastest batch, of base and of candidate."""
+        base, candidate = (
+            float(np.median([min(turn) for turn in side]))
+            for side in (self.base_ns, self.candidate_ns)
+        )
+        return base, candidate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """A verdict on one cell, the change over all its pairs, and the reason."""
+
+    verdict: Verdict
+    change: Estimate
+    detectable: float
+    reason: str
+
+
+def change(logs: Sequence[float]) -> Estimate:
+    """Return the median of the pairs' ratios with its order-statistic interval."""
+    found = estimates.median(np.asarray(logs, dtype=np.float64))
+    return Estimate(
+        point=math.exp(found.point),
+        low=math.exp(found.low),
+        high=math.exp(found.high),
+        confidence=found.confidence,
+        rounds=len(logs),
+    )
+
+
+def detectable(logs: Sequence[float]) -> float:
+    """Return the smallest change that these pairs would have shown: `SIGMAS` standard errors.
+
+    Of the median, from the deviation that a quarter of the pairs exceed, so that one spoilt pair of
+    five does not count; the median deviation would be too easily small by luck. Never below
+    `SYSTEMATIC`.
+    """
+    deviations = sorted(abs(log - float(np.median(logs))) for log in logs)
+    spread = deviations[math.ceil(0.75 * len(logs)) - 1] / _NORMAL_75
+    return max(SYSTEMATIC, SIGMAS * _MEDIAN * spread / math.sqrt(len(logs)))
+
+
+def suspicion(logs: Sequence[float], *, threshold: float = THRESHOLD) -> int:
+    """Return the direction in which the pairs point: 1 slower, -1 faster, 0 neither.
+
+    Their median lies beyond `CUT` of the threshold, and all of them but one in five on that side
+    of no change at all.
+    """
+    middle = float(np.median(logs))
+    if abs(middle) < CUT * math.log1p(threshold):
+        return 0
+    sign = 1 if middle > 0 else -1
+    against = sum(log * sign <= 0 for log in logs)
+    return sign if against <= len(logs) // 5 else 0
+
+
+def unsettled(logs: Sequence[float], *, threshold: float = THRESHOLD) -> bool:
+    """Return whether a cell needs fresh pairs: it is suspect, or could hide what is looked for."""
+    return suspicion(logs, threshold=threshold) != 0 or detectable(logs) > threshold
+
+
+def rule(
+    first: Sequence[float], fresh: Sequence[float] = (), *, threshold: float = THRESHOLD
+) -> Ruling:
+    """Return the verdict on a cell's log ratios of the first pairs and of the confirming ones.
+
+    ``worse`` and ``better`` take both, each by itself, and a change that all pairs together
+    would have shown. ``same`` takes pairs that would have shown a change of the threshold, and
+    lean to none. All else is ``inconclusive``.
+    """
+    every = [*first, *fresh]
+    seen = detectable(every)
+    suspected = suspicion(first, threshold=threshold)
+    confirmed = suspicion(fresh, threshold=threshold) if fresh else 0
+    found = change(every)
+    middle = float(np.median(every))
+    if suspected and confirmed == suspected and abs(middle) >= seen:
+        verdict = Verdict.WORSE if suspected > 0 else Verdict.BETTER
+        reason = f"{len(first)} pairs suspected it, {len(fresh)} fresh ones confirmed it"
+    elif seen <= threshold and abs(middle) < CUT * math.log1p(threshold):
+        verdict = Verdict.SAME
+        reason = f"a change of {max(seen, threshold):.1%} would have shown"
+        if suspected:
+            reason = f"suspected by {len(first)} pairs, not confirmed by {len(fresh)} fresh ones"
+    else:
+        verdict = Verdict.INCONCLUSIVE
+        reason = f"pairs differ so much that only {seen:.1%} would have shown"
+        if seen <= threshold:
+            reason = f"{len(every)} pairs lean to a change and do not agree on it"
+        if suspected and not fresh:
+            reason = "suspected, and not yet confirmed by fresh pairs"
+    return Ruling(verdict=verdict, change=found, detectable=seen, reason=reason)

@@ -1,0 +1,466 @@
+"""Two versions side by side: fresh pairs of processes that take turns, until there is a verdict.
+
+Both sides are measured by the same script, `side`, the candidate's. What differs is where they
+import the user's code from (and, if asked for, the interpreter with its torch).
+"""
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+
+from . import devices, estimates, pairing, side
+from .errors import BadModel, Impossible
+from .gate import Decision, Unjudged
+from .judgements import Judgement
+from .matrix import Cell
+from .pairing import Pair
+from .runner.interleave import calibrate
+from .runner.nursery import settings
+from .verdicts import Verdict
+from .worktree import BadRevision, checked_out, repository
+
+SIDES: Final = ("base", "candidate")
+OURS: Final = Path(__file__).parent
+HELLO_S: Final = 120.0  # to import torch and the user's code on a slow disk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How hard to compare: pairs of processes, and what a pair spends on a cell."""
+
+    threshold: float = pairing.THRESHOLD
+    pairs: int = pairing.PAIRS
+    turns: int = 40  # of each side, at most
+    least_turns: int = 8
+    slice_s: float = 0.003  # of one side's turn
+    cell_s: float = 0.6  # of both sides' turns: fewer of them where steps are long
+    warm_up_s: float = 0.05
+    limit_s: float = 120.0  # for any one answer; then the process is killed
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pairs < 3:
+            raise Impossible(f"{self.pairs} pairs cannot outvote one that is spoilt: 3 at least")
+        if not 0 < self.threshold < 1:
+            raise Impossible(f"the threshold is a share, as 0.03, not {self.threshold!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One side: its interpreter, where it imports from, and the tree that must hold its code."""
+
+    name: str  # "base" or "candidate"
+    python: str
+    paths: tuple[Path, ...]
+    tree: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What all pairs came to: times and bytes by cell, or each side's words for why not."""
+
+    pairs: dict[Cell, list[Pair]] = field(default_factory=dict)
+    saved: dict[Cell, tuple[int | None, int | None]] = field(default_factory=dict)
+    failures: dict[Cell, dict[str, str]] = field(default_factory=dict)
+
+
+class Failed(Exception):
+    """A side that cannot go on with a cell: which, and its own words."""
+
+    def __init__(self, side_name: str, why: str) -> None:
+        self.side, self.why = side_name, why
+        super().__init__(why)
+
+
+class Lost(Failed):
+    """A side whose process is gone or does not answer."""
+
+
+class Side:
+    """One live process of a version; use it as a context manager."""
+
+    def __init__(self, version: Version, *, limit_s: float, luck: Mapping[str, str]) -> None:
+        self.version = version
+        ours, theirs = socket.socketpair()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 # closed with the process
+        path = [*map(str, version.paths), *filter(None, [os.environ.get("PYTHONPATH")])]
+        try:
+            self._process = subprocess.Popen(
+                [version.python, "-P", str(OURS / "side.py"), str(theirs.fileno())],
+                env={
+                    **os.environ,
+                    **settings("time"),
+                    **luck,
+                    "PYTHONPATH": os.pathsep.join(path),
+                },
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Impossible(f"cannot run {version.python!r}: {error.strerror}") from error
+        theirs.close()
+        self._line = side.Line(ours.detach(), timeout_s=limit_s)
+
+    def ask(self, **message: Any) -> dict[str, Any]:
+        """Send a message and return the answer; raise `Failed` or `Lost`."""
+        try:
+            self._line.send(**message)
+        except OSError as error:
+            raise self._lost(self._last_words()) from error
+        return self.hear()
+
+    def hear(self) -> dict[str, Any]:
+        """Return the next answer; raise `Failed` or `Lost`."""
+        try:
+            answer = self._line.receive()
+        except TimeoutError as error:
+            raise self._lost("gave no answer within its time limit") from error
+        except (OSError, ValueError) as error:
+            raise self._lost(self._last_words()) from error
+        if answer is None:
+            raise self._lost(self._last_words())
+        if "failed" in answer:
+            raise Failed(self.version.name, answer["failed"])
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._line.close()
+        self._log.close()
+
+    def _lost(self, why: str) -> Lost:
+        return Lost(self.version.name, why)
+
+    def _last_words(self) -> str:
+        lines = os.pread(self._log.fileno(), 65536, 0).decode(errors="replace").splitlines()
+        told = [line.strip() for line in lines if line.strip() and not line.startswith("USDT:")]
+        return told[-1] if told else "its process ended without a word"
+
+
+class Comparison:
+    """Compares cells between two versions, pair by pair."""
+
+    def __init__(
+        self,
+        base: Version,
+        candidate: Version,
+        *,
+        effort: Effort,
+        inputs: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        self._versions, self._effort, self._inputs = (base, candidate), effort, inputs
+        self._rng = random.Random(effort.seed)
+        self.found = Found()
+        self.facts: dict[str, dict[str, str]] = {}
+
+    def pairs(self, cells: Sequence[Cell], count: int) -> Iterator[int]:
+        """Measure the cells in so many fresh pairs of processes; yield after each pair."""
+        for number in range(count):
+            left = [cell for cell in cells if cell not in self.found.failures]
+            self._rng.shuffle(left)
+            while left:
+                with self._live_pair() as sides:
+                    left = self._cells(sides, left)
+            yield number + 1
+
+    @contextlib.contextmanager
+    def _live_pair(self) -> Iterator[Sequence[Side]]:
+        with contextlib.ExitStack() as stack:
+            live: dict[int, Side] = {}
+            for index in self._shuffled():
+                new = Side(self._versions[index], limit_s=self._effort.limit_s, luck=self._luck())
+                live[index] = stack.enter_context(new)
+            sides = [live[index] for index in range(len(SIDES))]
+            for one in sides:
+                try:
+                    self.facts[one.version.name] = one.hear()
+                    for path in self._inputs:
+                        self._check_origin(one, path)
+                except Failed as failure:
+                    raise BadModel(f"the {failure.side} side cannot start: {failure}") from None
+            yield sides
+
+    def _check_origin(self, one: Side, path: str) -> None:
+        """Raise unless the user's module comes from the side's own tree."""
+        file = one.ask(**{"import": path})["file"]
+        if not Path(file).resolve().is_relative_to(one.version.tree.resolve()):
+            raise BadModel(
+                f"{path} of the {one.version.name} side comes from {file!r}, not from "
+                f"{str(one.version.tree)!r}: stand where its package is imported from, or both "
+                "sides would be the same code"
+            )
+
+    def _cells(self, sides: Sequence[Side], cells: Sequence[Cell]) -> list[Cell]:
+        """Measure cells until a side is lost; return those that are left for another pair."""
+        for number, cell in enumerate(cells):
+            try:
+                pair = self._cell(sides, cell)
+            except Lost:
+                return list(cells[number + 1 :])
+            if pair is not None:
+                self.found.pairs.setdefault(cell, []).append(pair)
+        return []
+
+    def _cell(self, sides: Sequence[Side], cell: Cell) -> Pair | None:
+        """Return one pair's times of a cell, or None where a side cannot step it."""
+        prepared: list[tuple[int, float]] = []
+        lost: Lost | None = None
+        for index in self._shuffled():
+            try:
+                answer = sides[index].ask(**self._asked(cell))
+                prepared.append((index, float(answer["typical_ns"])))
+            except Failed as failure:
+                self._note(cell, failure)
+                lost = failure if isinstance(failure, Lost) else lost
+        if lost is not None:
+            raise lost
+        if len(prepared) < len(sides):
+            for index, _ in prepared:
+                sides[index].ask(stop=True)
+            return None
+        try:
+            return self._turns(sides, cell, min(ns for _, ns in prepared))
+        except Failed as failure:  # in its turns: whether the other can go on is not known
+            self._note(cell, failure)
+            raise Lost(failure.side, failure.why) from failure
+
+    def _note(self, cell: Cell, failure: Failed) -> None:
+        self.found.failures.setdefault(cell, {})[failure.side] = failure.why
+
+    def _turns(self, sides: Sequence[Side], cell: Cell, typical_ns: float) -> Pair:
+        effort = self._effort
+        iterations = calibrate(typical_ns, devices.find(cell.device).batch_ns)
+        batch_ns = iterations * typical_ns
+        batches = max(1, round(effort.slice_s * 1e9 / batch_ns))
+        turn_s = (batches * batch_ns + typical_ns) / 1e9
+        turns = round(effort.cell_s / 2 / turn_s)
+        turns = max(effort.least_turns, min(effort.turns, turns))
+        times: tuple[list[list[float]], list[list[float]]] = ([], [])
+        for _ in range(turns):
+            for index in self._shuffled():
+                told = sides[index].ask(iterations=iterations, batches=batches)["ns"]
+                times[index].append([ns / iterations for ns in told])
+        if cell not in self.found.saved:
+            read = [one.ask(saved=True)["saved"] for one in sides]
+            self.found.saved[cell] = (read[0], read[1])
+        for one in sides:
+            one.ask(stop=True)
+        return Pair(*times)
+
+    def logs(self) -> dict[Cell, list[float]]:
+        """Return the log ratios of each cell's pairs, of cells that both sides could step."""
+        return {
+            cell: [pair.log_ratio for pair in pairs]
+            for cell, pairs in self.found.pairs.items()
+            if cell not in self.found.failures
+        }
+
+    def decision(self, cells: Sequence[Cell]) -> Decision:
+        """Return the verdicts that the pairs measured so far allow."""
+        judged: list[Judgement] = []
+        unjudged: list[Unjudged] = []
+        logs = self.logs()
+        for cell in cells:
+            failed = self.found.failures.get(cell)
+            if failed is not None:
+                found = _failed(cell, failed)
+                (judged if isinstance(found, Judgement) else unjudged).append(found)  # type: ignore[arg-type] # each list takes its own kind
+            else:
+                judged.append(self._time(cell, logs[cell]))
+                judged += self._saved(cell)
+        return Decision(
+            judgements=tuple(judged), unjudged=tuple(unjudged), measured=len(self.found.pairs)
+        )
+
+    def _time(self, cell: Cell, logs: Sequence[float]) -> Judgement:
+        first, fresh = logs[: self._effort.pairs], logs[self._effort.pairs :]
+        ruling = pairing.rule(first, fresh, threshold=self._effort.threshold)
+        base, candidate = zip(*(pair.typical_ns for pair in self.found.pairs[cell]), strict=True)
+        return Judgement(
+            cell=cell,
+            meter="step_time",
+            verdict=ruling.verdict,
+            change=ruling.change,
+            baseline=float(np.median(base)),
+            candidate=float(np.median(candidate)),
+            unit="ns",
+            reason=ruling.reason,
+        )
+
+    def _saved(self, cell: Cell) -> Iterator[Judgement]:
+        before, now = self.found.saved[cell]
+        if before is None or now is None:
+            return
+        verdict = (
+            Verdict.WORSE if now > before else Verdict.BETTER if now < before else Verdict.SAME
+        )
+        yield Judgement(
+            cell=cell,
+            meter="saved_for_backward",
+            verdict=verdict,
+            change=estimates.exact(now / before) if before else None,
+            baseline=float(before),
+            candidate=float(now),
+            unit="bytes",
+            reason=f"{now - before:+,} B" if now != before else "equal",
+        )
+
+    def _asked(self, cell: Cell) -> dict[str, Any]:
+        default = Cell(model="", workload=cell.workload, grad_mode=cell.grad_mode).axes()
+        said = ("model", "workload", "grad_mode")
+        axes = {k: v for k, v in cell.axes().items() if k in said or v != default[k]}
+        return {
+            "cell": axes,
+            "shape": self._inputs.get(cell.model),
+            "seed": self._effort.seed,
+            "warm_up_s": self._effort.warm_up_s,
+            "fork": devices.find(cell.device).start == "fork",
+        }
+
+    def _luck(self) -> dict[str, str]:
+        """Return variables that move where things lie in a process, another way for each.
+
+        The size of the environment and the order of sets and dictionaries can make equal code
+        differ by more than a regression does (Mytkowicz et al. 2009, Producing Wrong Data Without
+        Doing Anything Obviously Wrong!). Two trees never lie alike; drawn anew for every process,
+        that is noise, which shows in the interval, and not bias, which does not.
+        """
+        return {
+            "PYTHONHASHSEED": str(self._rng.randrange(1, 2**32)),
+            "GRADBENCH_PADDING": "x" * self._rng.randrange(4096),
+        }
+
+    def _shuffled(self) -> list[int]:
+        return self._rng.sample(range(len(SIDES)), len(SIDES))
+
+
+def compare(
+    cells: Sequence[Cell],
+    *,
+    base: Version,
+    candidate: Version,
+    effort: Effort | None = None,
+    inputs: Mapping[str, tuple[int, ...]] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Decision:
+    """Return the verdicts on the cells' step time and bytes saved for backward.
+
+    ``inputs`` has the shapes (B excluded) of models that are named by import path. Cells that the
+    first pairs leave unsettled get as many fresh pairs again.
+    """
+    effort = effort or Effort()
+    comparison = Comparison(base, candidate, effort=effort, inputs=inputs or {})
+    for number in comparison.pairs(cells, effort.pairs):
+        say(f"pair {number} of {effort.pairs}: {len(cells)} cells")
+    logs = comparison.logs()
+    again = [
+        c for c in cells if c in logs and pairing.unsettled(logs[c], threshold=effort.threshold)
+    ]
+    for number in comparison.pairs(again, effort.pairs if again else 0):
+        say(f"fresh pair {number} of {effort.pairs}: {len(again)} cells to be settled")
+    return comparison.decision(cells)
+
+
+def _failed(cell: Cell, words: Mapping[str, str]) -> Judgement | Unjudged:
+    """Return what it means that a side could not step the cell."""
+    if len(words) == 2:
+        return Unjudged(cell=cell, meter="step_time", why="no number", reason=words["candidate"])
+    (name,) = words
+    worse = name == "candidate"
+    return Judgement(
+        cell=cell,
+        meter="step_time",
+        verdict=Verdict.WORSE if worse else Verdict.BETTER,
+        change=None,
+        baseline=None,
+        candidate=None,
+        unit="ns",
+        reason=f"the {name} cannot step it: {words[name]}",
+    )
+
+
+@contextlib.contextmanager
+def checked_out_versions(
+    *, here: Path, revision: str | None, base_python: str | None
+) -> Iterator[tuple[Version, Version, bool]]:
+    """Make the two versions ready; yield base, candidate, and whether they are gradbench itself.
+
+    The candidate is the working tree that ``here`` lies in, as it is; the base is that tree at a
+    revision, in a temporary worktree, or the same tree when only the interpreter differs.
+    """
+    root = repository(here) if revision is not None else _root_or(here)
+    inside = here.resolve().relative_to(root.resolve())
+    itself = (root / "gradbench" / "runner").is_dir()
+    with (
+        tempfile.TemporaryDirectory(prefix="gradbench-") as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        measuring = Path(folder) / "measuring"
+        measuring.mkdir()
+        (measuring / "gradbench").symlink_to(OURS, target_is_directory=True)
+        base = root
+        if revision is not None:
+            base = stack.enter_context(checked_out(root, revision, Path(folder) / "base"))
+        base_side, candidate_side = (
+            Version(
+                name=name,
+                python=python,
+                paths=(*import_paths(tree, inside), *([] if itself else [measuring])),
+                tree=tree,
+            )
+            for name, tree, python in (
+                ("base", base, base_python or sys.executable),
+                ("candidate", root, sys.executable),
+            )
+        )
+        yield base_side, candidate_side, itself
+
+
+def import_paths(tree: Path, inside: Path) -> list[Path]:
+    """Return the folders of a tree to import from: where the user stands, the root, their src."""
+    places = dict.fromkeys([tree / inside, tree / inside / "src", tree, tree / "src"])
+    return [place for place in places if place.is_dir()]
+
+
+def _root_or(here: Path) -> Path:
+    try:
+        return repository(here)
+    except BadRevision:
+        return here.resolve()
+
+
+def check(
+    cells: Sequence[Cell], inputs: Mapping[str, object], *, itself: bool, other_python: bool
+) -> None:
+    """Raise `Impossible` for cells that would be the same code on both sides."""
+    built_in = sorted({cell.model for cell in cells if cell.model not in inputs})
+    if built_in and not itself and not other_python:
+        raise Impossible(
+            f"{built_in[0]} is gradbench's own model, the same on both sides: give your own as "
+            "--model package.module:factory --input B,..., or another torch with --base-python"
+        )

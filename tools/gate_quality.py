@@ -1,0 +1,327 @@
+"""How often `gradbench compare` cries wolf, and what it finds, beside two other tools' rules.
+
+Records pairs of processes, base and candidate in turns as compare has them, over nine cells: equal
+ones, and (--real) ones whose candidate really executes 3, 5 and 10 % more work. Then asks each rule
+about pairs drawn from the record. Without --real, slowdowns are simulated: the candidate's times
+of equal pairs are multiplied.
+
+    python tools/gate_quality.py --pairs 40 --save quiet.json
+    python tools/gate_quality.py --pairs 40 --neighbour --real --save noisy.json
+    python tools/gate_quality.py --replay quiet.json --trials 4000
+    python tools/gate_quality.py --executed 20 --neighbour     # whole comparisons, start to end
+    python tools/gate_quality.py --exact 200                   # bytes, run after run
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+from scipy import stats
+
+from gradbench import gate, pairing, proof, runner, versions
+from gradbench.matrix import Cell, Matrix
+from gradbench.models import MODELS
+from gradbench.pairing import Pair
+from gradbench.runner import injections, trials
+from gradbench.selfcheck import thrashing
+from gradbench.verdicts import Verdict
+
+MODES = ("global_on", "no_grad", "inference_mode")
+SHAPES = {"mlp_tiny": (64,), "mlp_wide": (784,), "cnn_small": (3, 32, 32)}
+BATCH = {"mlp_tiny": 1, "mlp_wide": 8, "cnn_small": 8}
+INJECTED = (0.03, 0.05, 0.10)
+
+SUBJECT = '''
+"""The models of gradbench, each step followed by turns of an empty loop: how many, a file says."""
+import itertools, json
+from collections import deque
+from pathlib import Path
+import torch
+from torch import nn
+from gradbench.models import MODELS
+
+TURNS = json.loads((Path(__file__).parent / "turns.json").read_text())
+
+class Padded(nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.inner, self.turns = MODELS[name].build(), TURNS.get(name, {})
+    def forward(self, x):
+        out = self.inner(x)
+        mode = "inference_mode" if torch.is_inference_mode_enabled() else (
+            "global_on" if torch.is_grad_enabled() else "no_grad")
+        deque(itertools.repeat(None, 10 + self.turns.get(mode, 0)), maxlen=0)
+        return out
+
+def mlp_tiny(): return Padded("mlp_tiny")
+def mlp_wide(): return Padded("mlp_wide")
+def cnn_small(): return Padded("cnn_small")
+'''
+
+Pool = dict[float, dict[str, list[Pair]]]  # slowdown -> cell -> pairs, in the order they were taken
+Rule = Callable[[Sequence[Pair], random.Random], Verdict]
+
+
+def main() -> None:
+    given = arguments()
+    began = time.monotonic()
+    if given.executed or given.exact:
+        (executed if given.executed else exact)(given)
+        print(f"{time.monotonic() - began:.0f} s")
+        return
+    pool = load(given.replay) if given.replay else record(given)
+    if given.save:
+        save(pool, given.save)
+    print_table(pool, given)
+    print(f"{time.monotonic() - began:.0f} s")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=20, help="pairs to record of each slowdown")
+    parser.add_argument("--real", action="store_true", help="execute slowdowns, not simulate them")
+    parser.add_argument("--neighbour", action="store_true", help="thrash memory on the other core")
+    parser.add_argument("--trials", type=int, default=1000, help="draws a cell and slowdown")
+    parser.add_argument("--executed", type=int, default=0, help="run that many whole comparisons")
+    parser.add_argument("--exact", type=int, default=0, help="gate that many runs' exact figures")
+    parser.add_argument("--cells", type=int, default=9, help="take that many of the nine")
+    parser.add_argument("--threshold", type=float, default=pairing.THRESHOLD)
+    parser.add_argument("--save", type=Path)
+    parser.add_argument("--replay", type=Path)
+    return parser.parse_args()
+
+
+def cells(given: argparse.Namespace) -> list[Cell]:
+    every = [
+        cell
+        for name, size in BATCH.items()
+        for cell in Matrix(models=[f"subject:{name}"], batch_sizes=[size], grad_modes=MODES)
+    ]
+    return every[: given.cells]
+
+
+def sides(folder: Path) -> tuple[versions.Version, versions.Version]:
+    """Write the two trees; return them as versions. The candidate's padding is set later."""
+    for name in versions.SIDES:
+        (folder / name).mkdir()
+        (folder / name / "subject.py").write_text(SUBJECT, "utf-8")
+        pad(folder / name, {})
+    ours = Path(versions.__file__).parent.parent
+    base, candidate = (
+        versions.Version(
+            name=name, python=sys.executable, paths=(folder / name, ours), tree=folder / name
+        )
+        for name in versions.SIDES
+    )
+    return base, candidate
+
+
+def pad(tree: Path, turns: Mapping[str, Mapping[str, int]]) -> None:
+    (tree / "turns.json").write_text(json.dumps(turns), "utf-8")
+
+
+def turns_for(slowdown: float, equal: Mapping[Cell, Sequence[Pair]]) -> dict[str, dict[str, int]]:
+    """Return how many turns of an empty loop make each cell's step so much longer."""
+    each_ns = trials.measure_pad(time.perf_counter_ns).each_ns
+    turns: dict[str, dict[str, int]] = {}
+    for cell, pairs in equal.items():
+        low = [pair.typical_ns[0] for pair in pairs]
+        name = cell.model.partition(":")[2]
+        turns.setdefault(name, {})[cell.grad_mode] = round(slowdown * np.median(low) / each_ns)
+    return turns
+
+
+def record(given: argparse.Namespace) -> Pool:
+    """Take equal pairs, then pairs of each slowdown if they are to be executed."""
+    pool: Pool = {}
+    equal: dict[Cell, list[Pair]] = {}
+    where = thrashing() if given.neighbour else nullcontext()
+    with tempfile.TemporaryDirectory() as folder, where:
+        base, candidate = sides(Path(folder))
+        for slowdown in (0.0, *(INJECTED if given.real else ())):
+            if slowdown:
+                pad(candidate.tree, turns_for(slowdown, equal))
+            comparison = versions.Comparison(
+                base, candidate, effort=versions.Effort(seed=len(pool)), inputs=inputs()
+            )
+            for number in comparison.pairs(cells(given), given.pairs):
+                print(f"+{slowdown:.0%}: pair {number} of {given.pairs}", file=sys.stderr)
+            equal = equal or dict(comparison.found.pairs)
+            pool[slowdown] = {str(c): list(p) for c, p in comparison.found.pairs.items()}
+    return pool
+
+
+def inputs() -> dict[str, tuple[int, ...]]:
+    return {f"subject:{name}": shape for name, shape in SHAPES.items()}
+
+
+def slowed(pairs: Sequence[Pair], slowdown: float) -> list[Pair]:
+    return [Pair(p.base_ns, (np.asarray(p.candidate_ns) * (1 + slowdown)).tolist()) for p in pairs]
+
+
+def ours(threshold: float) -> Rule:
+    """The rule of compare: first pairs, and fresh ones for what they leave unsettled."""
+
+    def judge(pairs: Sequence[Pair], rng: random.Random) -> Verdict:
+        logs = [pair.log_ratio for pair in rng.sample(pairs, 2 * pairing.PAIRS)]
+        first, fresh = logs[: pairing.PAIRS], logs[pairing.PAIRS :]
+        if not pairing.unsettled(first, threshold=threshold):
+            fresh = []
+        return pairing.rule(first, fresh, threshold=threshold).verdict
+
+    return judge
+
+
+def by_mean(limit: float) -> Rule:
+    """pytest-benchmark's --benchmark-compare-fail=mean:5%: two runs, one after the other."""
+
+    def judge(pairs: Sequence[Pair], rng: random.Random) -> Verdict:
+        one = rng.randrange(len(pairs) - 1)
+        ratio = np.mean(pairs[one + 1].candidate_ns) / np.mean(pairs[one].base_ns)
+        return Verdict.WORSE if ratio > 1 + limit else Verdict.SAME
+
+    return judge
+
+
+def by_asv(factor: float) -> Rule:
+    """asv continuous: medians beyond the factor, and samples that Mann-Whitney tells apart.
+
+    Two processes a side, interleaved, pooled; p below 0.002 (asv/commands/compare.py and
+    asv_runner/statistics.py).
+    """
+
+    def judge(pairs: Sequence[Pair], rng: random.Random) -> Verdict:
+        two = rng.sample(pairs, 2)
+        base = np.concatenate([np.ravel(pair.base_ns) for pair in two])
+        candidate = np.concatenate([np.ravel(pair.candidate_ns) for pair in two])
+        differ = stats.mannwhitneyu(base, candidate).pvalue < 0.002
+        beyond = np.median(candidate) / np.median(base) > factor
+        return Verdict.WORSE if differ and beyond else Verdict.SAME
+
+    return judge
+
+
+def print_table(pool: Pool, given: argparse.Namespace) -> None:
+    rules = {
+        f"gradbench compare, threshold {given.threshold:.0%}": ours(given.threshold),
+        "pytest-benchmark, mean:5%": by_mean(0.05),
+        "asv continuous, factor 1.1": by_asv(1.1),
+        "asv continuous, factor 1.05": by_asv(1.05),
+    }
+    how = "executed" if len(pool) > 1 else "simulated"
+    print(f"{len(pool[0.0])} cells, {count(pool[0.0])} equal pairs each, slowdowns {how}, ", end="")
+    print(f"{given.trials} draws; load {psutil.getloadavg()[0]:.1f}")
+    print(f"{'rule':36} {'false alarms':>13} {'inconcl.':>9}", end="")
+    print("".join(f"{f'+{slowdown:.0%}':>8}" for slowdown in INJECTED))
+    for name, rule in rules.items():
+        found = {slowdown: asked(rule, pool, slowdown, given.trials) for slowdown in (0, *INJECTED)}
+        print(f"{name:36} {share(found[0], Verdict.WORSE):13.2%}", end="")
+        print(f" {share(found[0], Verdict.INCONCLUSIVE):9.1%}", end="")
+        print("".join(f"{share(found[s], Verdict.WORSE):8.1%}" for s in INJECTED))
+        if rule is rules[next(iter(rules))]:
+            print_cells(found)
+
+
+def print_cells(found: Mapping[float, Mapping[str, Sequence[Verdict]]]) -> None:
+    for cell in found[0]:
+        one = {slowdown: {cell: verdicts[cell]} for slowdown, verdicts in found.items()}
+        print(f"  {cell:42} {share(one[0], Verdict.WORSE):5.2%}", end="")
+        print(f" {share(one[0], Verdict.INCONCLUSIVE):9.1%}", end="")
+        print("".join(f"{share(one[s], Verdict.WORSE):8.1%}" for s in INJECTED))
+
+
+def asked(rule: Rule, pool: Pool, slowdown: float, trials_: int) -> dict[str, list[Verdict]]:
+    rng = random.Random(0)
+    pairs = pool.get(slowdown) or {c: slowed(p, slowdown) for c, p in pool[0.0].items()}
+    return {cell: [rule(of_cell, rng) for _ in range(trials_)] for cell, of_cell in pairs.items()}
+
+
+def share(verdicts: Mapping[str, Sequence[Verdict]], wanted: Verdict) -> float:
+    given = [verdict for of_cell in verdicts.values() for verdict in of_cell]
+    return given.count(wanted) / len(given)
+
+
+def count(pairs: Mapping[str, Sequence[Pair]]) -> int:
+    return min(len(of_cell) for of_cell in pairs.values())
+
+
+def executed(given: argparse.Namespace) -> None:
+    """Run whole comparisons, equal and slowed down, and count their verdicts."""
+    effort = versions.Effort(threshold=given.threshold)
+    where = thrashing() if given.neighbour else nullcontext()
+    with tempfile.TemporaryDirectory() as folder, where:
+        base, candidate = sides(Path(folder))
+        equal = versions.Comparison(base, candidate, effort=effort, inputs=inputs())
+        for _ in equal.pairs(cells(given), 3):
+            pass
+        for slowdown in (0.0, *INJECTED):
+            pad(candidate.tree, turns_for(slowdown, equal.found.pairs) if slowdown else {})
+            verdicts, seconds = [], []
+            for number in range(given.executed):
+                began = time.monotonic()
+                decision = versions.compare(
+                    cells(given),
+                    base=base,
+                    candidate=candidate,
+                    effort=replace(effort, seed=number),
+                    inputs=inputs(),
+                )
+                seconds.append(time.monotonic() - began)
+                verdicts += [j.verdict for j in decision.judgements if j.meter == "step_time"]
+            counted = ", ".join(f"{verdicts.count(v)} {v}" for v in Verdict)
+            took = f"{min(seconds):.0f} to {max(seconds):.0f} s"
+            print(f"+{slowdown:.0%}: {counted} of {len(verdicts)}; {took} each", flush=True)
+
+
+def exact(given: argparse.Namespace) -> None:
+    """Gate exact figures, run after run: of one model, and with one more tensor of 4 KiB saved."""
+    models = {
+        "as it is": MODELS[proof.MODEL],
+        "4 KiB more": injections.injected(MODELS[proof.MODEL], injections.Saving),
+    }
+    meters = [meter for meter in proof.METERS if meter != "step_time"]
+    found: dict[str, list[gate.Status]] = {name: [] for name in models}
+    with runner.Bench(plan=proof.PLAN, models=models, meters=meters) as bench:
+        here = bench.environment(["cpu"])
+        base = proof.measure(bench, "as it is", here)
+        for _ in range(given.exact):
+            for name, statuses in found.items():
+                decision = gate.decide([base], [proof.measure(bench, name, here)])
+                statuses.append(decision.status())
+    for name, statuses in found.items():
+        red = statuses.count(gate.Status.REGRESSION)
+        print(f"{name}: {red} of {len(statuses)} runs gated as a regression")
+
+
+def save(pool: Pool, path: Path) -> None:
+    plain = {
+        str(slowdown): {
+            cell: [[p.base_ns, p.candidate_ns] for p in pairs] for cell, pairs in of_cells.items()
+        }
+        for slowdown, of_cells in pool.items()
+    }
+    path.write_text(json.dumps(plain), "utf-8")
+
+
+def load(path: Path) -> Pool:
+    content = json.loads(path.read_text("utf-8"))
+    return {
+        float(slowdown): {
+            cell: [Pair(base, candidate) for base, candidate in pairs]
+            for cell, pairs in of_cells.items()
+        }
+        for slowdown, of_cells in content.items()
+    }
+
+
+if __name__ == "__main__":
+    main()
