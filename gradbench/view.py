@@ -59,6 +59,11 @@ class View:
         """The cells, those of a block together."""
         return [cell for members in self.blocks.values() for cell in members]
 
+    @cached_property
+    def numbers(self) -> Mapping[Cell, int]:
+        """A number for each cell, by which a page refers to it."""
+        return {cell: number for number, cell in enumerate(self.cells)}
+
     def outcomes(self, cell: Cell) -> Mapping[str, Outcome]:
         """Return what came of a cell, by meter."""
         return self._outcomes.get(cell, {})
