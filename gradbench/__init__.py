@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .meters import METERS as METERS
     from .models import MODELS as MODELS, Model as Model
     from .modes import MODES as MODES
-    from .report import render as render
+    from .report import Report as Report, render as render
     from .runner import Progress as Progress, run as run
     from .tables import changes as changes, rounds as rounds, summary as summary
     from .workloads import WORKLOADS as WORKLOADS
@@ -36,6 +36,7 @@ _LAZY = {
     "MODES": "modes",
     "Model": "models",
     "Progress": "runner",
+    "Report": "report",
     "WORKLOADS": "workloads",
     "changes": "tables",
     "render": "report",

@@ -1,6 +1,7 @@
 """Commands that read what was recorded: ``show``, ``report``, ``runs``."""
 
 import shlex
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,10 @@ def show(
         print_run(load(Store(results).find(run_name)), reference)
 
 
-@app.command(epilog="Example: [bold]gradbench report latest -o page.html[/bold]")
+@app.command(
+    epilog="Examples: [bold]gradbench report latest -o page.html --open[/bold]  |  "
+    "[bold]gradbench report BEFORE AFTER[/bold], the last held against the first"
+)
 def report(
     run_names: Annotated[
         list[str] | None, typer.Argument(metavar="RUN...", help="Without any: the latest.")
@@ -38,10 +42,14 @@ def report(
         "reports/report.html"
     ),
     results: Results = Path("results"),
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Every figure too, as PNG and SVG.")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
 ) -> None:
     """Write one self-contained HTML page from one or more runs."""
     with one_line_errors():
-        from ..report import write
+        from ..report import save_figures, write
         from ..store import Store, load
 
         store = Store(results)
@@ -49,7 +57,15 @@ def report(
         for dropped in filter(None, (one.dropped for one in loaded)):
             err.print(f"[yellow]{escape(dropped)}[/yellow]")
         found = checks.load(results / checks.FILE)
-        out.print(escape(str(write(loaded, output, checks=found))))
+        page = write(loaded, output, checks=found)
+        out.print(escape(str(page)))
+        for one in loaded if figures is not None else ():
+            assert figures is not None
+            folder = figures / one.name if len(loaded) > 1 else figures
+            for path in save_figures(one, folder):
+                out.print(escape(str(path)))
+        if open_ and not webbrowser.open(page.resolve().as_uri()):
+            err.print("found no browser to open the page with")
 
 
 @app.command()

@@ -51,7 +51,7 @@ READING: Final = {
     "modules": (
         "Who saves most",
         "The modules whose operations saved most bytes for backward, largest first. Only a mode "
-        "that records a graph saves anything: these are the bytes that the other modes do not keep.",
+        "that records a graph saves anything: the other modes do not keep these bytes.",
     ),
     "scaling": (
         "Scaling with the batch",

@@ -39,9 +39,9 @@ def again(cell: Cell, started: Started) -> str | None:
         elif axis in ("model", "workload", "device", "batch_size") or value != _DEFAULTS[axis]:
             words += [option, str(value)]
     for name, option in _PLAN.items():
-        value = started.plan.get(name)
-        if value is not None and value != getattr(PRESETS["quick"].plan, name):
-            words += [option, f"{value:g}"]
+        planned = started.plan.get(name)
+        if planned is not None and planned != getattr(PRESETS["quick"].plan, name):
+            words += [option, f"{planned:g}"]
     if "instructions" in started.meters:
         words += ["--meter", ",".join(started.meters)]
     return shlex.join(words)

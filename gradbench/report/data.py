@@ -1,6 +1,7 @@
 """The figures behind a page, small enough to travel inside it."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ from markupsafe import Markup
 from .. import tables
 from ..estimates import Estimate
 from ..matrix import AXES, GRAD_MODES
-from ..records import Skipped
+from ..records import Fact, Skipped
 from ..view import MEMORY, TIME, View
 from .compare import facts_of
 
@@ -44,7 +45,7 @@ def _run(view: View) -> dict[str, Any]:
         "run": view.run.name,
         "started": view.run.started.started,
         "protocol": view.run.started.protocol,
-        "environment": facts_of(view.run),
+        "environment": {name: _finite(fact) for name, fact in facts_of(view.run).items()},
         "axes": list(AXES),
         "cells": [list(cell.axes().values()) for cell in view.cells],
         "figures": {"columns": FIGURES, "rows": _figures(view)},
@@ -82,6 +83,11 @@ def _ratios(view: View) -> list[list[object]]:
         for reference in GRAD_MODES[: GRAD_MODES.index(cell.grad_mode)]
         if (change := view.change(cell, meter, reference)) is not None
     ]
+
+
+def _finite(fact: Fact) -> Fact:
+    """Return the fact, in words where it is a number that JSON has not."""
+    return str(fact) if isinstance(fact, float) and not math.isfinite(fact) else fact
 
 
 def _numbers(estimate: Estimate) -> list[object]:

@@ -84,14 +84,16 @@ def _memory(view: View, cells: Sequence[Cell]) -> str:
     if most < 1 and least > 0:
         times = _to(units.digits(1 / most), units.digits(1 / least))
         return f"cut the memory that an inference step adds {times}×"
-    return f"bring the memory that an inference step adds to {_to(units.factor(least), units.factor(most))} of `{REFERENCE}`'s"
+    span = _to(units.factor(least), units.factor(most))
+    return f"bring the memory that an inference step adds to {span} of `{REFERENCE}`'s"
 
 
 def _time(view: View, cells: Sequence[Cell]) -> str:
     found = [
-        (r.point, view.verdict(c, TIME, REFERENCE))
+        (change.point, verdict)
         for c in cells
-        if (r := view.change(c, TIME, REFERENCE))
+        if (change := view.change(c, TIME, REFERENCE))
+        and (verdict := view.verdict(c, TIME, REFERENCE))
     ]
     if not found:
         return ""
@@ -120,11 +122,11 @@ def _between(view: View, cells: Sequence[Cell]) -> str:
     for verdict, word in ((Verdict.BETTER, "faster"), (Verdict.WORSE, "slower")):
         sizes = [abs(point - 1) for point, given, _ in found if given == verdict]
         if sizes:
-            told.append(
-                f"{word} in {len(sizes)} of {blocks}, by {_to(_percent(min(sizes)), _percent(max(sizes)))}"
-            )
+            by = _to(_percent(min(sizes)), _percent(max(sizes)))
+            told.append(f"{word} in {len(sizes)} of {blocks}, by {by}")
     if not told:
-        return f"Between the two there is no difference in time beyond the noise floor, ±{floor} at most."
+        nothing = "Between the two no difference in time shows beyond the noise floor"
+        return f"{nothing}, ±{floor} at most."
     rest = counts[Verdict.SAME] + counts[Verdict.INCONCLUSIVE]
     end = f"; in the other {rest} no difference shows beyond the noise floor" if rest else ""
     return f"Between the two, `{OFF[1]}` is {' and '.join(told)}{end}."
@@ -136,9 +138,8 @@ def asides(run: Run | View) -> list[str]:
     refused = [c for c in view.cells if (why := view.stopped(c)) and why.cause == "cannot_train"]
     if refused:
         modes = ", ".join(f"`{m}`" for m in dict.fromkeys(c.grad_mode for c in refused))
-        said.append(
-            f"Training inside {modes} was tried in {len(refused)} cells and cannot work: torch records no graph there."
-        )
+        tried = f"Training inside {modes} was tried in {len(refused)} cells"
+        said.append(f"{tried} and cannot work: torch records no graph there.")
     for workload, what in (
         ("training_reenabled", "Training with grad re-enabled inside a mode"),
         (
@@ -151,9 +152,8 @@ def asides(run: Run | View) -> list[str]:
         if verdicts:
             points = [r.point for c in cells if (r := view.change(c, TIME, REFERENCE))]
             span = _to(units.factor(min(points)), units.factor(max(points)))
-            said.append(
-                f"{what} takes {span} times as long as under `{REFERENCE}`: {tally(verdicts)} of {verdicts.total()} comparisons."
-            )
+            told = f"{tally(verdicts)} of {verdicts.total()} comparisons"
+            said.append(f"{what} takes {span} times as long as under `{REFERENCE}`: {told}.")
     return said
 
 
@@ -200,7 +200,7 @@ def warnings(run: Run) -> list[str]:
     return said + words.findings(run)
 
 
-def missing(run: Run) -> Mapping[str, int]:
+def missing(run: Run | View) -> Mapping[str, int]:
     """Return how many cells have no number at all, by cause."""
     view = View.of(run)
     return Counter(why.cause for cell in view.cells if (why := view.stopped(cell)))

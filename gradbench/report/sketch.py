@@ -1,4 +1,4 @@
-"""Small drawings by hand: a thousand cells are too many for matplotlib, and quantiles are enough."""
+"""Small drawings by hand: a thousand cells are too many for matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -9,22 +9,34 @@ from markupsafe import Markup
 from .. import units
 from ..estimates import Floats
 
-SLICES: Final = 60  # of the rounds in run order, each drawn as its quartiles and median
+SLICES: Final = 60  # of the rounds in run order, each drawn as its least, median and most
 STEPS: Final = 33  # quantiles of a distribution
 WIDE, HIGH = 320, 72
+_EDGES: Final = {
+    "top": (326, 9, "start"),
+    "bottom": (326, 74, "start"),
+    "left": (0, 88, "start"),
+    "right": (320, 88, "end"),
+}
 
 
 def in_order(values: Floats, *, mode: str, unit: str, label: str) -> Markup:
-    """Return rounds (rounds,) as they came: the median of each slice, its extremes behind it.
+    """Return rounds (rounds,) as they came: the median of each slice over its extremes.
 
     The scale ends at the 99th percentile; what lies above it touches the upper edge.
     """
-    slices = np.array_split(values, min(SLICES, len(values)))
+    length = -(-len(values) // SLICES)  # of a slice; the last is filled up with its last round
+    lines = -(-len(values) // length)
+    slices = np.sort(
+        np.pad(values, (0, lines * length - len(values)), mode="edge").reshape(lines, length)
+    )
     low, high = _range(values)
-    xs = [(i + 0.5) / len(slices) * WIDE for i in range(len(slices))]
-    ends = {q: [_y(float(np.quantile(part, q)), low, high) for part in slices] for q in (0, 0.5, 1)}
-    around = _line([*zip(xs, ends[0], strict=True), *zip(xs[::-1], ends[1][::-1], strict=True)])
-    middle = _line(list(zip(xs, ends[0.5], strict=True)))
+    xs = ((np.arange(lines) + 0.5) / lines * WIDE).tolist()
+    least, median, most = (
+        _heights(slices[:, place], low, high) for place in (0, length // 2, length - 1)
+    )
+    around = _line([*zip(xs, least, strict=True), *zip(xs[::-1], most[::-1], strict=True)])
+    middle = _line(list(zip(xs, median, strict=True)))
     return _svg(
         label,
         Markup('<path class="area {0}" d="{1}Z"/><path class="line {0}" d="{2}"/>').format(
@@ -36,7 +48,7 @@ def in_order(values: Floats, *, mode: str, unit: str, label: str) -> Markup:
 
 
 def distributions(series: Mapping[str, Floats], *, unit: str, label: str) -> Markup:
-    """Return the cumulative distribution of each mode's rounds (rounds,), up to the 99th percentile."""
+    """Return each mode's cumulative distribution of rounds (rounds,), to their 99th percentile."""
     ranges = [_range(values) for values in series.values()]
     low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
     shares = np.linspace(0, 0.99, STEPS)
@@ -57,8 +69,9 @@ def _range(values: Floats) -> tuple[float, float]:
     return low, high
 
 
-def _y(value: float, low: float, high: float) -> float:
-    return HIGH - min(1.0, (value - low) / (high - low)) * HIGH
+def _heights(values: Floats, low: float, high: float) -> list[float]:
+    shares: list[float] = np.clip((values - low) / (high - low), 0, 1).tolist()
+    return [HIGH - share * HIGH for share in shares]
 
 
 def _line(points: Sequence[tuple[float, float]]) -> str:
@@ -66,15 +79,9 @@ def _line(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _svg(label: str, drawn: Markup, **edges: str) -> Markup:
-    places = {
-        "top": 'x="326" y="9"',
-        "bottom": 'x="326" y="74"',
-        "left": 'x="0" y="88"',
-        "right": 'x="320" y="88" text-anchor="end"',
-    }
     texts = Markup("").join(
-        Markup("<text {}>{}</text>").format(Markup(places[edge]), said)
-        for edge, said in edges.items()  # noqa: S704 # from the table above
+        Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(*_EDGES[edge], said)
+        for edge, said in edges.items()
     )
     return Markup(
         '<svg class="sketch" viewBox="-1 -3 392 94" role="img" aria-label="{}">'

@@ -28,6 +28,7 @@ from .style import (
     inset,
     mode_legend,
     ratio_axis,
+    room,
     short,
     tags,
 )
@@ -66,15 +67,22 @@ def forest(
     shown = sorted(every[:most], key=lambda pair: _order(view, pair[0]))
     with drawn_in(theme):
         places, headings, height = _places(shown)
+        names = _names(shown)
         figure = figure_of(1.15 + ROW * height)
-        inset(figure, left=2.75, right=0.15, top=0.55, bottom=0.6)
+        inset(
+            figure,
+            left=room([*names, *(name for _, name in headings)]),
+            right=0.15,
+            top=0.55,
+            bottom=0.6,
+        )
         times, memory = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        figure.subplots_adjust(wspace=0.08)
         times.set_ylim(height - 0.3, -0.9)
-        labels = [
-            (top + (len(cells) - 1) / 2, block)
-            for top, (block, cells) in zip(places, shown, strict=True)
+        middles = [
+            top + (len(cells) - 1) / 2 for top, (_, cells) in zip(places, shown, strict=True)
         ]
-        times.set_yticks([y for y, _ in labels], [short(block.setting, 42) for _, block in labels])
+        times.set_yticks(middles, names)
         times.tick_params(axis="y", labelcolor=theme.ink, labelsize=9)
         for y, workload in headings:
             times.annotate(
@@ -102,6 +110,13 @@ def forest(
             times.set_title(cut_note(len(shown), len(every)))
         mode_legend(figure, theme, [m for m in GRAD_MODES if m != reference])
     return figure
+
+
+def _names(shown: Sequence[tuple[Block, Sequence[Cell]]]) -> list[str]:
+    """Return a label a block, without the device where there is only one."""
+    devices = {block.cell.device for block, _ in shown}
+    prefix = f"{devices.pop()}-" if len(devices) == 1 else ""
+    return [short(block.setting.removeprefix(prefix), 34) for block, _ in shown]
 
 
 def _order(view: View, block: Block) -> tuple[str, int]:

@@ -26,6 +26,7 @@ from .style import (
     drawn_in,
     figure_of,
     inset,
+    room,
     short,
     tags,
     top_legend,
@@ -54,16 +55,17 @@ def peak_parts(run: Run | View, *, theme: Theme = LIGHT, most: int = MANY) -> Fi
     with drawn_in(theme):
         height = sum(len(cells) + GAP for _, cells in shown)
         figure = figure_of(1.1 + ROW * height)
-        inset(figure, left=4.3, right=1.1, top=0.6, bottom=0.45)
+        names = {block: short(str(block), 40) for block, _ in shown}
+        inset(figure, left=room(names.values()) + 1.15, right=1.1, top=0.6, bottom=0.45)
         axes = figure.subplots()
         axes.set(xlim=(0, 1), ylim=(height - 0.6, -0.9))
         axes.grid(visible=False, axis="y")
         top, rows = 0.0, []
         for block, cells in shown:
             axes.annotate(
-                short(str(block), 44),
+                names[block],
                 (0, top + (len(cells) - 1) / 2),
-                (-105, 0),
+                (-85, 0),
                 xycoords=("axes fraction", "data"),
                 textcoords="offset points",
                 ha="right",

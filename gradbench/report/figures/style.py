@@ -1,7 +1,7 @@
 """How every figure looks: colours and shapes by mode and by part of memory, fonts, axes."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Final
@@ -73,7 +73,7 @@ LIGHT: Final = Theme(
     ink="#1c1e21",
     dim="#5b626c",
     grid="#dfe3e8",
-    band="#eceff3",
+    band="#e1e8f0",
     paper="#ffffff",
     modes=_modes("#D55E00", "#0072B2", "#00876C", "#B5568F"),
     parts=_parts(
@@ -85,7 +85,7 @@ DARK: Final = Theme(
     ink="#e8eaed",
     dim="#a6adb8",
     grid="#343a44",
-    band="#232831",
+    band="#2a323e",
     paper="#14161a",
     modes=_modes("#FF8A3D", "#5FB2E8", "#2CC99B", "#E8A3C6"),
     parts=_parts(
@@ -160,6 +160,11 @@ def short(name: str, most: int = 40) -> str:
     return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 
 
+def room(names: Iterable[str]) -> float:
+    """Return the inches that the longest of some labels takes."""
+    return 0.25 + 0.068 * max(map(len, names), default=0)
+
+
 def cut_note(shown: int, every: int) -> str:
     """Return what to say above a figure that does not draw all blocks."""
     return f"the first {shown} of the {every} blocks; the table has them all"
@@ -179,7 +184,7 @@ def inset(figure: Figure, *, left: float, right: float, top: float, bottom: floa
 
 
 def mode_legend(figure: Figure, theme: Theme, modes: Sequence[str]) -> None:
-    """Say which colour and shape is which mode, at the top right."""
+    """Say which colour and shape is which mode, at the top."""
     handles = [
         Line2D([], [], color=theme.modes[m], marker=MARKERS[m], linestyle="none", label=m)
         for m in modes
@@ -188,11 +193,11 @@ def mode_legend(figure: Figure, theme: Theme, modes: Sequence[str]) -> None:
 
 
 def top_legend(figure: Figure, handles: Sequence[object], *, columns: int | None = None) -> None:
-    """Put a legend along the top."""
+    """Put a legend along the top, at the left, where a narrow screen shows it."""
     figure.legend(
         handles=handles,
-        loc="upper right",
-        bbox_to_anchor=(1, 1),
+        loc="upper left",
+        bbox_to_anchor=(0, 1),
         ncols=columns or len(handles),
         borderaxespad=0.1,
         handletextpad=0.4,

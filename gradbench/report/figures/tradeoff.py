@@ -23,7 +23,7 @@ from .style import (
     tags,
 )
 
-PANELS: Final = 24
+PANELS: Final = 18
 COLUMNS: Final = 6
 
 
