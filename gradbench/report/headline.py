@@ -83,7 +83,7 @@ def _memory(view: View, cells: Sequence[Cell]) -> str:
         return "leave the memory that an inference step adds as it is"
     if most < 1 and least > 0:
         times = _to(units.digits(1 / most), units.digits(1 / least))
-        return f"cut the memory that an inference step adds {times}×"
+        return f"cut the memory that an inference step adds by a factor of {times}"
     span = _to(units.factor(least), units.factor(most))
     return f"bring the memory that an inference step adds to {span} of `{REFERENCE}`'s"
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from .figures import PAGE
 
-_LINK: Final = re.compile(r'<a xlink:href="cell:(\d+)\|([^"]*)">(.*?)</a>', re.DOTALL)
+_LINK: Final = re.compile(r'<a xlink:href="cell:(\d+)\|([^"]*)"[^>]*>(.*?)</a>', re.DOTALL)
 _COLOURS: Final = {
     colour: f"var(--{name})" if name != "ink" else "currentColor"
     for name, colour in PAGE.names().items()

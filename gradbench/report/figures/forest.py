@@ -21,7 +21,6 @@ from .style import (
     MARKERS,
     ROW,
     Theme,
-    cut_note,
     drawn_in,
     figure_of,
     fraction_axis,
@@ -29,6 +28,7 @@ from .style import (
     mode_legend,
     ratio_axis,
     room,
+    say_cut,
     short,
     tags,
 )
@@ -106,8 +106,7 @@ def forest(
             _draw(axes, view, theme, marks, reference)
         times.set_xlabel(f"step time over {reference}, log scale; left is faster")
         memory.set_xlabel(f"memory over {reference} (exact: no interval)")
-        if len(shown) < len(every):
-            times.set_title(cut_note(len(shown), len(every)))
+        say_cut(figure, len(shown), len(every))
         mode_legend(figure, theme, [m for m in GRAD_MODES if m != reference])
     return figure
 

@@ -1,5 +1,6 @@
 """Memory: what a peak is made of by mode, how a step gets there, and which modules save most."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -8,7 +9,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ... import units
 from ...matrix import GRAD_MODES, Block, Cell
@@ -22,17 +23,18 @@ from .style import (
     PART_WORDS,
     ROW,
     Theme,
-    cut_note,
     drawn_in,
     figure_of,
     inset,
     room,
+    say_cut,
     short,
     tags,
     top_legend,
 )
 
 FEW: Final = 4  # blocks whose step is drawn through time, and whose modules are
+_STEPS: Final = (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 256, 512)
 GAP: Final = 0.8  # rows between two blocks
 
 
@@ -54,9 +56,16 @@ def peak_parts(run: Run | View, *, theme: Theme = LIGHT, most: int = MANY) -> Fi
     shown = every[:most]
     with drawn_in(theme):
         height = sum(len(cells) + GAP for _, cells in shown)
-        figure = figure_of(1.1 + ROW * height)
+        figure = figure_of(1.2 + ROW * height)
+        reserved = any(view.estimate(c, "peak_reserved") for _, cells in shown for c in cells)
         names = {block: short(str(block), 40) for block, _ in shown}
-        inset(figure, left=room(names.values()) + 1.15, right=1.1, top=0.6, bottom=0.45)
+        inset(
+            figure,
+            left=room(names.values()) + 1.15,
+            right=1.8 if reserved else 1.1,
+            top=0.7,
+            bottom=0.45,
+        )
         axes = figure.subplots()
         axes.set(xlim=(0, 1), ylim=(height - 0.6, -0.9))
         axes.grid(visible=False, axis="y")
@@ -79,8 +88,7 @@ def peak_parts(run: Run | View, *, theme: Theme = LIGHT, most: int = MANY) -> Fi
         axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         axes.set_xlabel("of the block's largest peak; the total is at the right")
-        if len(shown) < len(every):
-            axes.set_title(cut_note(len(shown), len(every)))
+        say_cut(figure, len(shown), len(every))
         drawn = {part for _, cell in rows for part, size in parts_of(view, cell).items() if size}
         _part_legend(figure, theme, drawn, view, [cell for _, cell in rows])
     return figure
@@ -190,8 +198,8 @@ def timeline(run: Run | View, *, theme: Theme = LIGHT, most: int = FEW) -> Figur
     if not blocks:
         return None
     with drawn_in(theme):
-        figure = figure_of(0.75 + 1.75 * len(blocks))
-        inset(figure, left=0.75, right=0.1, top=0.65, bottom=0.4)
+        figure = figure_of(1.0 + 1.75 * len(blocks))
+        inset(figure, left=0.75, right=0.1, top=0.95, bottom=0.4)
         modes = [
             m
             for m in GRAD_MODES
@@ -241,7 +249,7 @@ def _step(axes: Axes, theme: Theme, breakdown: Breakdown, mode: str) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     for label in axes.get_xticklabels():
         label.set(ha="left", fontsize=7.5)
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 4, 5, 8, 10]))
+    axes.yaxis.set_major_locator(FixedLocator(_round_sizes(axes.get_ylim()[1])))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: units.size(value)))
     axes.text(
         0.98,
@@ -256,12 +264,20 @@ def _step(axes: Axes, theme: Theme, breakdown: Breakdown, mode: str) -> None:
     )
 
 
+def _round_sizes(most: float) -> list[float]:
+    """Return up to five sizes from 0 up to ``most`` that are round in the unit they are read in."""
+    unit = 1024.0 ** math.floor(math.log(max(most, 1), 1024))
+    step = next(s for s in _STEPS if most / unit / s <= 4) * unit
+    return [step * number for number in range(int(most / step) + 1)]
+
+
 def _word(phases: Sequence[str], starts: Sequence[int], value: float) -> str:
     """Return the phase that begins at a tick, or nothing where the next one is too near."""
     place = round(value)
     later = [start for start in starts if start > place]
     room = (later[0] if later else len(phases)) - place
-    return phases[place] if 0 <= place < len(phases) and room * 11 >= len(phases) else ""
+    # in a narrow panel a word takes about a quarter of it
+    return phases[place] if 0 <= place < len(phases) and room * 4 >= len(phases) else ""
 
 
 def modules(run: Run | View, *, theme: Theme = LIGHT, most: int = FEW) -> Figure | None:

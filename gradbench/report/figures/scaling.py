@@ -13,7 +13,18 @@ from ...matrix import GRAD_MODES, Cell
 from ...records import Skipped
 from ...store import Run
 from ...view import TIME, View
-from .style import LIGHT, MARKERS, SIZES, Theme, drawn_in, figure_of, inset, mode_legend, short
+from .style import (
+    LIGHT,
+    MARKERS,
+    SIZES,
+    Theme,
+    drawn_in,
+    figure_of,
+    inset,
+    mode_legend,
+    say_cut,
+    short,
+)
 
 FAMILIES: Final = 9
 COLUMNS: Final = 3
@@ -55,14 +66,7 @@ def scaling(run: Run | View, *, theme: Theme = LIGHT, most: int = FAMILIES) -> F
             for axes in grid[2 * line + pair, max(0, len(shown) - line * columns) :]
         ]:
             axes.set_axis_off()
-        if len(shown) < len(every):
-            figure.text(
-                0.01,
-                1 - 0.2 / figure.get_figheight(),
-                f"the first {len(shown)} of {len(every)} families; the table has them all",
-                va="top",
-                fontsize=9,
-            )
+        say_cut(figure, len(shown), len(every), "families")
         mode_legend(figure, theme, GRAD_MODES)
     return figure
 
@@ -93,6 +97,9 @@ def out_of_memory(view: View, cell: Cell) -> bool:
 
 
 def _curves(axes: Axes, view: View, theme: Theme, members: Sequence[Cell], meter: str) -> None:
+    if not any(_height(view, cell, meter) for cell in members):
+        axes.set_axis_off()
+        return
     for mode in GRAD_MODES:
         cells = sorted((c for c in members if c.grad_mode == mode), key=lambda c: c.batch_size)
         points = [(c.batch_size, height) for c in cells if (height := _height(view, c, meter)) > 0]

@@ -165,9 +165,11 @@ def room(names: Iterable[str]) -> float:
     return 0.25 + 0.068 * max(map(len, names), default=0)
 
 
-def cut_note(shown: int, every: int) -> str:
-    """Return what to say above a figure that does not draw all blocks."""
-    return f"the first {shown} of the {every} blocks; the table has them all"
+def say_cut(figure: Figure, shown: int, every: int, what: str = "blocks") -> None:
+    """Say at the top right how many of all are drawn, where some are left out."""
+    if shown < every:
+        words = f"the first {shown} of the {every} {what}; the table has them all"
+        figure.text(0.99, 1 - 0.08 / figure.get_figheight(), words, ha="right", va="top")
 
 
 def figure_of(height: float) -> Figure:

@@ -19,6 +19,7 @@ from .style import (
     inset,
     mode_legend,
     ratio_axis,
+    say_cut,
     short,
     tags,
 )
@@ -101,14 +102,7 @@ def tradeoff(
         figure.supylabel(
             f"memory a step adds, over {reference}", fontsize=9, color=theme.dim, x=0.008
         )
-        if len(shown) < len(every):
-            figure.text(
-                0.01,
-                1 - 0.1 / figure.get_figheight(),
-                f"the first {len(shown)} of {len(every)} blocks",
-                va="top",
-                fontsize=9,
-            )
+        say_cut(figure, len(shown), len(every))
         mode_legend(figure, theme, GRAD_MODES)
     return figure
 
