@@ -251,17 +251,7 @@ def _step(axes: Axes, theme: Theme, breakdown: Breakdown, mode: str) -> None:
         label.set(ha="left", fontsize=7.5)
     axes.yaxis.set_major_locator(FixedLocator(_round_sizes(axes.get_ylim()[1])))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: units.size(value)))
-    axes.text(
-        0.98,
-        0.94,
-        mode,
-        transform=axes.transAxes,
-        ha="right",
-        va="top",
-        color=theme.modes[mode],
-        fontsize=8.5,
-        weight="bold",
-    )
+    axes.set_title(mode, loc="right", color=theme.modes[mode], fontsize=8.5, pad=3)
 
 
 def _round_sizes(most: float) -> list[float]:
@@ -275,9 +265,10 @@ def _word(phases: Sequence[str], starts: Sequence[int], value: float) -> str:
     """Return the phase that begins at a tick, or nothing where the next one is too near."""
     place = round(value)
     later = [start for start in starts if start > place]
-    room = (later[0] if later else len(phases)) - place
+    end = len(phases) - 1
+    room = (later[0] if later else end) - place
     # in a narrow panel a word takes about a quarter of it
-    return phases[place] if 0 <= place < len(phases) and room * 4 >= len(phases) else ""
+    return phases[place] if 0 <= place <= end and room * 4 >= end else ""
 
 
 def modules(run: Run | View, *, theme: Theme = LIGHT, most: int = FEW) -> Figure | None:

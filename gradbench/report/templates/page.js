@@ -104,7 +104,7 @@
   function open() {
     const fragment = location.hash.slice(1);
     if (!fragment.includes("=")) {
-      const place = fragment && document.getElementById(decodeURIComponent(fragment));
+      const place = fragment && document.getElementById(fragment);
       const drawer = place && place.closest("details");
       if (drawer) drawer.open = true;
       if (place) place.scrollIntoView();
