@@ -161,7 +161,7 @@ def test_the_step_is_drawn_for_the_blocks_that_save_most():
     records = [broken_down(c, saved=size) for c, size in zip(cells, (10, 30, 20), strict=True)]
     whole = run([counted(c, 1) for c in cells])
     drawn = FIGURES["timeline"](run_of([*whole.records, *records]), most=2)
-    titles = [axes.get_title("left") for axes in drawn.axes]
+    titles = [text.get_text() for axes in drawn.axes for text in axes.texts]
     assert titles == ["inference[cpu-b-b8]", "inference[cpu-c-b8]"]
 
 

@@ -155,7 +155,7 @@ def _facts(measured: Measurement, values: Floats) -> dict[str, str]:
     facts = {
         "rounds": f"{len(values):,}",
         "iterations a round": each,
-        "outliers": f"{outliers} ({outliers / len(values):.1%}) above the upper fence",
+        "outliers": f"{outliers} ({outliers / len(values):.1%})",
     }
     return facts | {
         spaced(name): units.digits(value) if isinstance(value, float) else str(value)

@@ -198,7 +198,7 @@ def timeline(run: Run | View, *, theme: Theme = LIGHT, most: int = FEW) -> Figur
     if not blocks:
         return None
     with drawn_in(theme):
-        figure = figure_of(1.0 + 1.75 * len(blocks))
+        figure = figure_of(1.0 + 1.85 * len(blocks))
         inset(figure, left=0.75, right=0.1, top=0.95, bottom=0.4)
         modes = [
             m
@@ -206,11 +206,18 @@ def timeline(run: Run | View, *, theme: Theme = LIGHT, most: int = FEW) -> Figur
             if any(m == c.grad_mode for cells in blocks.values() for c in cells)
         ]
         grid = figure.subplots(len(blocks), len(modes), squeeze=False, sharey="row")
-        figure.subplots_adjust(hspace=0.55, wspace=0.06)
+        figure.subplots_adjust(hspace=0.75, wspace=0.06)
         drawn: set[str] = set()
         for line, (block, cells) in zip(grid, blocks.items(), strict=True):
             by_mode = {cell.grad_mode: cell for cell in cells}
-            line[0].set_title(short(str(block), 70), fontsize=9.5, pad=13)
+            line[0].annotate(
+                short(str(block), 70),
+                (0, 1),
+                (0, 17),
+                "axes fraction",
+                "offset points",
+                va="bottom",
+            )
             for axes, mode in zip(line, modes, strict=True):
                 if mode not in by_mode:
                     axes.set_axis_off()

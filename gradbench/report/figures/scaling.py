@@ -48,7 +48,7 @@ def scaling(run: Run | View, *, theme: Theme = LIGHT, most: int = FAMILIES) -> F
         figure = figure_of(0.5 + 4.3 * lines)
         inset(figure, left=0.8, right=0.1, top=0.7, bottom=0.5)
         grid = figure.subplots(2 * lines, columns, squeeze=False)
-        figure.subplots_adjust(wspace=0.36, hspace=0.42)
+        figure.subplots_adjust(wspace=0.36, hspace=0.55)
         for number, (name, members) in enumerate(shown):
             line, column = divmod(number, columns)
             rates, peaks = grid[2 * line, column], grid[2 * line + 1, column]
