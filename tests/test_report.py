@@ -275,7 +275,7 @@ def test_a_mode_partly_measured_shows_both_the_number_and_the_cause():
 
 def test_a_lone_cell_is_its_own_reference():
     page = page_of("one-cell").parsed
-    assert "100 ns 1 80 M/s not measured 64 B 1" in page.text
+    assert "100 ns 1 80 M/s 64 B 1" in page.text
     assert "No block of this run has two measured modes" in page.text
 
 

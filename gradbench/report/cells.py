@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from markupsafe import Markup
@@ -13,8 +14,22 @@ from ..records import Measurement, Skipped
 from ..view import MEMORY, TIME, Value, View, spaced
 from . import commands, sketch
 
-AFTER: Sequence[str] = ("saved_for_backward", "peak_allocated", "peak_rss")
-"""The meters of the table's last columns."""
+Columns = Mapping[str, str]  # meter -> heading
+BESIDE: Final[Columns] = {
+    "latency": "p99 latency",
+    "host_time": "host time",
+    "device_time": "device time",
+    "energy": "energy",
+    "instructions": "instructions",
+}
+"""The meters that have a column beside the step's time, where any cell was read by them."""
+BELOW: Final[Columns] = {
+    "saved_for_backward": "saved",
+    "peak_allocated": "peak",
+    "peak_reserved": "reserved",
+    "peak_rss": "process",
+}
+"""The same beside the step's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +43,10 @@ class Row:
     time: Value
     times: Mapping[str, Value]  # by reference
     throughput: Value
-    tail: Value
+    beside: Sequence[Value]
     memory: Value
     memories: Mapping[str, Value]
-    after: Sequence[Value]
+    below: Sequence[Value]
     sentence: str
 
 
@@ -69,8 +84,16 @@ class Drawer:
     cells: Sequence[Behind]
 
 
-def rows(view: View, references: Sequence[str]) -> Iterator[Row]:
-    """Yield a row a cell, those of a block together."""
+def read_in(views: Sequence[View], columns: Columns) -> Columns:
+    """Return the columns of meters that read any cell of these runs."""
+    read = {o.meter for v in views for o in v.run.outcomes if isinstance(o, Measurement)}
+    return {meter: heading for meter, heading in columns.items() if meter in read}
+
+
+def rows(
+    view: View, references: Sequence[str], *, beside: Columns, below: Columns
+) -> Iterator[Row]:
+    """Yield a row a cell, those of a block together, with these columns besides the first ones."""
     for block, cells in view.blocks.items():
         setting = block.setting.replace(f"{block.cell.device}-{block.cell.model}-", "", 1)
         for place, cell in enumerate(cells):
@@ -82,10 +105,10 @@ def rows(view: View, references: Sequence[str]) -> Iterator[Row]:
                 time=view.value(cell, TIME),
                 times={name: view.ratio(cell, TIME, name) for name in references},
                 throughput=view.throughput(cell),
-                tail=view.tail(cell),
+                beside=[_reading(view, cell, meter) for meter in beside],
                 memory=view.value(cell, MEMORY),
                 memories={name: view.ratio(cell, MEMORY, name) for name in references},
-                after=[view.value(cell, meter) for meter in AFTER],
+                below=[_reading(view, cell, meter) for meter in below],
                 sentence=_sentence(view, cell),
             )
 
@@ -110,6 +133,10 @@ def drawers(view: View) -> Iterator[Drawer]:
         )
 
 
+def _reading(view: View, cell: Cell, meter: str) -> Value:
+    return view.tail(cell) if meter == "latency" else view.value(cell, meter)
+
+
 def _sentence(view: View, cell: Cell) -> str:
     why = view.stopped(cell)
     if why is None:
@@ -126,9 +153,7 @@ def _behind(view: View, cell: Cell, values: Floats | None) -> Behind:
         if isinstance(outcome, Skipped) and outcome.cause == "unreadable"
     ]
     readings = [
-        Reading(meter, view.tail(cell) if meter == "latency" else view.value(cell, meter))
-        for meter in outcomes
-        if meter not in unreadable
+        Reading(meter, _reading(view, cell, meter)) for meter in outcomes if meter not in unreadable
     ]
     measured, drawing = view.measurement(cell, TIME), None
     if values is not None:

@@ -38,6 +38,7 @@ def render(runs: Run | Sequence[Run], *, checks: Checks | None = None) -> str:
         raise StoreError("there is no run to report")
     views = [View(run) for run in runs]
     references = _references(views)
+    beside, below = (cells.read_in(views, columns) for columns in (cells.BESIDE, cells.BELOW))
     script = _text("page.js")
     return (
         _templates()
@@ -54,7 +55,13 @@ def render(runs: Run | Sequence[Run], *, checks: Checks | None = None) -> str:
                 for facet in FACETS
             },
             total=sum(len(view.cells) for view in views),
-            runs=[_section(view, f"r{number}", references) for number, view in enumerate(views)],
+            beside=beside,
+            below=below,
+            runs=[
+                _section(view, f"r{number}", references)
+                | {"rows": list(cells.rows(view, references, beside=beside, below=below))}
+                for number, view in enumerate(views)
+            ],
             comparison=compare.compare(views[0], views[-1]) if len(views) > 1 else None,
             environments=compare.environments(runs),
             data=data.embedded(views),
@@ -122,7 +129,6 @@ def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, obje
         "plates": charts.plates(view, references, mark=mark),
         "capacities": list(capacity.capacities(view)),
         "budgets": capacity.BUDGETS,
-        "rows": list(cells.rows(view, references)),
         "drawers": list(cells.drawers(view)),
         "reasons": list(words.reasons(run)),
         "unreadable": headline.unreadable(run),
