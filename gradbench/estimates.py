@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import cache
 from typing import Final
 
 import numpy as np
@@ -83,24 +82,17 @@ def low_quantile(values: Floats, q: float = 0.1, *, confidence: float = 0.95) ->
     if not 0 < q < 1:
         raise ValueError(f"a quantile lies between 0 and 1, not at {q!r}")
     ordered = np.sort(values)
-    lower, upper, inside = _ranks(n, q, confidence)
-    return Estimate(
-        point=float(np.quantile(ordered, q)),
-        low=float(ordered[lower - 1]),
-        high=float(ordered[upper - 1]),
-        confidence=inside,
-        rounds=n,
-    )
-
-
-@cache  # a block's cells have equal rounds, and scipy takes half a millisecond to say this
-def _ranks(n: int, q: float, confidence: float) -> tuple[int, int, float]:
-    """Return the ranks between which the ``q`` quantile lies, and how surely."""
     tail = (1 - confidence) / 2
     lower = max(1, int(stats.binom.ppf(tail, n, q)))
     upper = min(n, int(stats.binom.isf(tail, n, q)) + 1)
     inside = stats.binom.cdf(upper - 1, n, q) - stats.binom.cdf(lower - 1, n, q)
-    return lower, upper, float(inside)
+    return Estimate(
+        point=float(np.quantile(ordered, q)),
+        low=float(ordered[lower - 1]),
+        high=float(ordered[upper - 1]),
+        confidence=float(inside),
+        rounds=n,
+    )
 
 
 def paired_ratio(candidate: Floats, reference: Floats, *, confidence: float = 0.95) -> Estimate:

@@ -118,9 +118,12 @@ def _names(shown: Sequence[tuple[Block, Sequence[Cell]]]) -> list[str]:
     return [short(block.setting.removeprefix(prefix), 34) for block, _ in shown]
 
 
-def _order(view: View, block: Block) -> tuple[str, int]:
+def _order(view: View, block: Block) -> tuple[str, int, int, int]:
+    """Return a block's place: by device, workload, model as they came, and then by batch size."""
     workloads = list(dict.fromkeys(b.cell.workload for b in view.blocks))
-    return (block.cell.device, workloads.index(block.cell.workload))
+    models = list(dict.fromkeys(b.cell.model for b in view.blocks))
+    cell = block.cell
+    return cell.device, workloads.index(cell.workload), models.index(cell.model), cell.batch_size
 
 
 def _rows(view: View, members: Sequence[Cell], reference: str) -> list[Cell]:
