@@ -221,6 +221,14 @@ def test_changing_iterations_are_said_as_a_span():
     assert drawer.cells[0].facts["iterations a round"] == "1 to 2"
 
 
+def test_a_cell_that_stopped_says_why_once_and_two_reasons_both():
+    (drawer,) = cells.drawers(View(run(refused_block())))
+    assert [r.meter for r in drawer.cells[0].readings] == ["every meter"]
+    two = [skipped(ON), skipped(ON, meter=MEMORY, cause="crashed", reason="signal 11")]
+    (drawer,) = cells.drawers(View(run(two)))
+    assert [r.value.text for r in drawer.cells[0].readings] == ["cannot train", "crashed"]
+
+
 @pytest.mark.parametrize("count", [1, 2, 59, 60, 61, 4000])
 def test_rounds_are_drawn_in_order_by_so_many_points_as_fit(count):
     drawn = sketch.in_order(np.arange(1.0, count + 1), mode="no_grad", unit="ns", label="a <b>")

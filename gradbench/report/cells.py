@@ -155,6 +155,9 @@ def _behind(view: View, cell: Cell, values: Floats | None) -> Behind:
     readings = [
         Reading(meter, _reading(view, cell, meter)) for meter in outcomes if meter not in unreadable
     ]
+    why = view.stopped(cell)
+    if why is not None and len({reading.value for reading in readings}) == 1:
+        readings = [Reading("every meter", readings[0].value)]
     measured, drawing = view.measurement(cell, TIME), None
     if values is not None:
         low, high = (units.duration(float(np.quantile(values, q))) for q in (0.05, 0.95))
