@@ -14,6 +14,8 @@
 
   const chosen = (facet) => $(`input[name="${facet}"]:checked`, form).map((box) => box.value);
 
+  const said = (row) => $(".name, .sentence", row).map((cell) => cell.textContent).join(" ").toLowerCase();
+
   function filter() {
     const wanted = facets.map((facet) => [facet, new Set(chosen(facet))]).filter(([, set]) => set.size);
     const words = form.elements.q.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -21,7 +23,7 @@
     $("section.run").forEach((section) => {
       const kept = new Set();
       $("table.cells tbody tr", section).forEach((row) => {
-        const text = words.length ? row.textContent.toLowerCase() : "";
+        const text = words.length ? said(row) : "";
         row.hidden = !(wanted.every(([facet, set]) => set.has(row.getAttribute(`data-${facet}`))) &&
           words.every((word) => text.includes(word)));
         if (!row.hidden) kept.add(row.dataset.cell);
