@@ -290,7 +290,9 @@ def test_a_view_is_in_the_fragment_and_comes_back_from_it(visit):
 
 def test_a_fragment_that_means_nothing_is_no_error(visit):
     for fragment in ("#nonsense", "#sort=99z&model=<b>&ref=none", "#%E0%A4%A", "#sort=99a"):
-        assert len(shown(visit("small", fragment))) in (0, 8)
+        page = visit("small", fragment)
+        assert len(shown(page)) in (0, 8)
+        assert page.locator('input[name="ref"]:checked').count() == 1
 
 
 def test_a_mark_leads_to_its_cell(visit):

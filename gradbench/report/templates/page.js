@@ -113,7 +113,8 @@
       return;
     }
     const state = new URLSearchParams(fragment);
-    $('input[name="ref"]', form).forEach((radio) => { radio.checked = radio.value === (state.get("ref") ?? first); });
+    const radios = $('input[name="ref"]', form);
+    (radios.find((radio) => radio.value === state.get("ref")) ?? radios[0]).checked = true;
     facets.forEach((facet) => $(`input[name="${facet}"]`, form).forEach((box) => {
       box.checked = state.getAll(facet).includes(box.value);
     }));
