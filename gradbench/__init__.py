@@ -18,30 +18,51 @@ from .records import (
 from .store import Run as Run, Store as Store
 
 if TYPE_CHECKING:
+    from . import semantics as semantics
     from .estimates import Estimate as Estimate
+    from .foretold import Fit as Fit, Prediction as Prediction
+    from .memory.predict import Predictor as Predictor
+    from .memory.usage import Usage as Usage, memory_usage as memory_usage
     from .meters import METERS as METERS
     from .models import MODELS as MODELS, Model as Model
     from .modes import MODES as MODES
+    from .observation import Observation as Observation, observe as observe
     from .report import Report as Report, render as render
     from .runner import Progress as Progress, run as run
-    from .tables import changes as changes, rounds as rounds, summary as summary
+    from .tables import (
+        breakdowns as breakdowns,
+        changes as changes,
+        rounds as rounds,
+        scaling as scaling,
+        summary as summary,
+    )
     from .workloads import WORKLOADS as WORKLOADS
 
 # Public name -> the module that has it, for names whose modules import torch or pandas:
-# `import gradbench` costs neither.
+# `import gradbench` costs neither. "" where the name is a package of its own.
 _LAZY = {
     "Estimate": "estimates",
+    "Fit": "foretold",
     "METERS": "meters",
     "MODELS": "models",
     "MODES": "modes",
     "Model": "models",
+    "Observation": "observation",
+    "Prediction": "foretold",
+    "Predictor": "memory.predict",
     "Progress": "runner",
     "Report": "report",
+    "Usage": "memory.usage",
     "WORKLOADS": "workloads",
+    "breakdowns": "tables",
     "changes": "tables",
+    "memory_usage": "memory.usage",
+    "observe": "observation",
     "render": "report",
     "rounds": "tables",
     "run": "runner",
+    "scaling": "tables",
+    "semantics": "",
     "summary": "tables",
 }
 
@@ -49,7 +70,8 @@ _LAZY = {
 def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    module = import_module(f".{_LAZY[name] or name}", __name__)
+    return getattr(module, name) if _LAZY[name] else module
 
 
 def __dir__() -> list[str]:

@@ -2,16 +2,14 @@
 
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+import resource
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from torch import Tensor
-
 from .devices import Unreadable, Window, nothing
 from .records import Unit
-from .saved import SavedTensors
 from .workloads import Step
 
 Pass = Literal["time", "memory", "process", "instructions"]
@@ -73,6 +71,41 @@ METERS: Final[Mapping[str, Meter]] = {
             "most bytes that the caching allocator had taken from the driver (CUDA)",
         ),
         Meter(
+            "first_peak_allocated",
+            "bytes",
+            "memory",
+            True,
+            "peak_allocated of the very first step, which makes optimizer state and workspaces",
+        ),
+        Meter(
+            "breakdown",
+            "bytes",
+            "memory",
+            True,
+            "what the peak is made of, the way there, and which modules had tensors saved",
+        ),
+        Meter(
+            "predicted_peak",
+            "bytes",
+            "memory",
+            True,
+            "peak_allocated as foretold from a run on fake tensors, without the memory",
+        ),
+        Meter(
+            "leaked",
+            "bytes",
+            "memory",
+            True,
+            "bytes that every step leaves behind, gradients put away; a note names who made them",
+        ),
+        Meter(
+            "fragmentation",
+            "bytes",
+            "memory",
+            False,
+            "peak_reserved less peak_allocated: taken from the driver and in no tensor (CUDA)",
+        ),
+        Meter(
             "saved_for_backward",
             "bytes",
             "memory",
@@ -85,6 +118,13 @@ METERS: Final[Mapping[str, Meter]] = {
             "process",
             False,
             "the kernel's high-water mark of the process's resident memory (VmHWM)",
+        ),
+        Meter(
+            "device_process",
+            "bytes",
+            "process",
+            False,
+            "what the driver says this process holds on the device, context included (NVML)",
         ),
         Meter(
             "instructions",
@@ -128,34 +168,34 @@ def allocator_figures(window: Window) -> dict[str, int | Unreadable]:
         "peak_allocated": window.peak_bytes,
         "peak_transient": window.peak_bytes - window.before_bytes,
         "peak_reserved": window.reserved_bytes,
+        "fragmentation": window.reserved_bytes
+        if isinstance(window.reserved_bytes, Unreadable)
+        else window.reserved_bytes - window.peak_bytes,
     }
 
 
-def saved_for_backward(step: Step, resident: Sequence[Tensor]) -> int:
-    """Return the bytes of distinct storages that autograd saved during one step.
+def peak_rss(step: Step, *, steps: int, process: Path = Path("/proc/self")) -> tuple[int, str]:
+    """Return the process's resident high-water mark over some steps, and what it is.
 
-    Storages of ``resident`` tensors are left out: they would be there without a graph.
+    Polling would miss short peaks, so the source is the kernel's own mark, ``VmHWM``, reset
+    before the steps (proc(5): ``clear_refs``, value 5); then the words are empty. Where it cannot
+    be reset they name the bias. Raise `Unreadable` where the kernel has no mark at all.
     """
-    with SavedTensors(apart=resident) as saved:
-        step()
-    return saved.nbytes
-
-
-def peak_rss(step: Step, *, steps: int, process: Path = Path("/proc/self")) -> int:
-    """Return the process's resident high-water mark over some steps, reset before them.
-
-    Polling would miss short peaks and ``ru_maxrss`` is inherited from the parent, so the only
-    source is the kernel's own mark (proc(5): ``clear_refs``, value 5). Raise `Unreadable`
-    where the kernel has none.
-    """
+    bias = ""
     try:
         (process / "clear_refs").write_text("5")
-        for _ in range(steps):
-            step()
+    except OSError as error:
+        bias = f"VmHWM could not be reset ({error.strerror}): building the model counts too"
+    for _ in range(steps):
+        step()
+    try:
         status = (process / "status").read_text("utf-8")
     except OSError as error:
-        raise Unreadable(f"no resettable high-water mark: {error}") from error
+        status = f"{error}"
     found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-    if found is None:
+    if found is not None:
+        return int(found[1]) * 1024, bias
+    if not bias:
         raise Unreadable("the kernel reports no VmHWM")
-    return int(found[1]) * 1024
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib * 1024, "ru_maxrss, which is inherited: a parent's higher peak would hide this one"

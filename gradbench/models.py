@@ -2,7 +2,7 @@
 
 import importlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from . import sizes
 from .errors import BadModel
 
 
@@ -107,44 +108,99 @@ def resnet18(*, classes: int) -> nn.Sequential:
     )
 
 
-MODELS: Final[Mapping[str, Model]] = {
-    "mlp_tiny": Model(
-        partial(mlp, *[64] * 9, 10),
-        partial(classification, shape=(64,)),
-        head="16",
-        about="9 linear layers of width 64: so small that the host decides",
-    ),
-    "mlp_deep": Model(
-        partial(mlp, *[128] * 32, 10),
-        partial(classification, shape=(128,)),
-        head="62",
-        about="32 linear layers of width 128: deep and narrow, so activations outweigh the rest",
-    ),
-    "mlp_wide": Model(
-        partial(mlp, 784, 2048, 2048, 2048, 10),
-        partial(classification, shape=(784,)),
-        head="6",
-        about="4 linear layers up to 2048 wide: bound by arithmetic",
-    ),
-    "cnn_small": Model(
-        cnn_small,
-        partial(classification, shape=(3, 32, 32)),
-        head="13",
-        about="3 convolutions with BatchNorm on 3x32x32",
-    ),
-    "resnet18_32": Model(
-        partial(resnet18, classes=10),
-        partial(classification, shape=(3, 32, 32)),
-        head="14",
-        about="ResNet-18's shape on 3x32x32",
-    ),
-    "resnet18_224": Model(
-        partial(resnet18, classes=1000),
-        partial(classification, shape=(3, 224, 224), classes=1000),
-        head="14",
-        about="ResNet-18's shape on 3x224x224",
-    ),
-}
+def cnn(*, depth: int, width: int) -> nn.Sequential:
+    """Return convolutions of ``width`` channels with BatchNorm, for images (B, 3, H, W)."""
+    layers: list[nn.Module] = []
+    for index in range(depth):
+        layers += [
+            nn.Conv2d(3 if index == 0 else width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+
+
+class Catalogue(Mapping[str, Model]):
+    """Models by name: those that are listed, and any of a family whose name gives its sizes."""
+
+    def __init__(self, listed: Mapping[str, Model]) -> None:
+        self._listed = dict(listed)
+
+    def __getitem__(self, name: str) -> Model:
+        """Return the model of that name, listed or sized; raise KeyError."""
+        return self._listed[name] if name in self._listed else _sized(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._listed)
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    def __or__(self, others: Mapping[str, Model]) -> "Catalogue":
+        """Return a catalogue with others listed besides."""
+        return Catalogue({**self._listed, **others})
+
+
+def _sized(name: str) -> Model:
+    found = sizes.parse(name)
+    if found is None:
+        raise KeyError(name)
+    if found.family == "mlp":
+        return Model(
+            partial(mlp, *[found.width] * (found.depth + 1), 10),
+            partial(classification, shape=(found.width,)),
+            head=str(2 * found.depth),
+            about=f"{found.depth} hidden layers of width {found.width}",
+        )
+    return Model(
+        partial(cnn, depth=found.depth, width=found.width),
+        partial(classification, shape=(3, found.resolution, found.resolution)),
+        head=str(3 * found.depth + 2),
+        about=f"{found.depth} convolutions of {found.width} channels on "
+        f"3x{found.resolution}x{found.resolution}",
+    )
+
+
+MODELS: Final = Catalogue(
+    {
+        "mlp_tiny": Model(
+            partial(mlp, *[64] * 9, 10),
+            partial(classification, shape=(64,)),
+            head="16",
+            about="9 linear layers of width 64: so small that the host decides",
+        ),
+        "mlp_deep": Model(
+            partial(mlp, *[128] * 32, 10),
+            partial(classification, shape=(128,)),
+            head="62",
+            about="32 linear layers of width 128: narrow, so activations outweigh the rest",
+        ),
+        "mlp_wide": Model(
+            partial(mlp, 784, 2048, 2048, 2048, 10),
+            partial(classification, shape=(784,)),
+            head="6",
+            about="4 linear layers up to 2048 wide: bound by arithmetic",
+        ),
+        "cnn_small": Model(
+            cnn_small,
+            partial(classification, shape=(3, 32, 32)),
+            head="13",
+            about="3 convolutions with BatchNorm on 3x32x32",
+        ),
+        "resnet18_32": Model(
+            partial(resnet18, classes=10),
+            partial(classification, shape=(3, 32, 32)),
+            head="14",
+            about="ResNet-18's shape on 3x32x32",
+        ),
+        "resnet18_224": Model(
+            partial(resnet18, classes=1000),
+            partial(classification, shape=(3, 224, 224), classes=1000),
+            head="14",
+            about="ResNet-18's shape on 3x224x224",
+        ),
+    }
+)
 
 
 def from_path(path: str, *, shape: Sequence[int]) -> Model:

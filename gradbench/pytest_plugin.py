@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from . import pytest_budget
 from .config import choose, locate
 from .errors import GradbenchError, UnknownName
 from .matrix import GRAD_MODES, WORKLOADS, Block, Cell, by_block, select
 from .plan import Plan
 from .presets import PRESETS
-from .records import Measurement, Outcome, Skipped
+from .records import Breakdown, Measurement, Reading, Skipped
 from .store import check_writable
 
 if TYPE_CHECKING:
+    from .observation import Observation
     from .runner import Bench
     from .store import Run, Writer
 
@@ -63,7 +65,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
+    """Register the marker, and the budgets' door beside this one."""
+    config.pluginmanager.register(pytest_budget, "gradbench_budget")
     config.addinivalue_line(
         "markers",
         "gradbench(workload): run the test once for every cell of the chosen matrix that has this "
@@ -164,6 +167,7 @@ def gradbench(
             return
         outcomes = session.outcomes(gradbench_cell)
         timed = outcomes["step_time"]
+        assert not isinstance(timed, Breakdown)
         if isinstance(timed, Skipped):
             _give_up(gradbench_cell, timed)
             return
@@ -174,6 +178,14 @@ def gradbench(
         benchmark.pedantic(_nothing, rounds=len(timed.values), iterations=iterations)
 
     return measure
+
+
+@pytest.fixture
+def gradbench_observe() -> Callable[..., "Observation"]:
+    """Return `gradbench.observe`: run a callable once, say what the grad modes did to it."""
+    from .observation import observe
+
+    return observe
 
 
 class Replay:
@@ -199,12 +211,14 @@ class Replay:
         return next(self._readings, 0.0)
 
 
-def extra_info(cell: Cell, outcomes: Mapping[str, Outcome]) -> dict[str, str | int | float]:
+def extra_info(cell: Cell, outcomes: Mapping[str, Reading]) -> dict[str, str | int | float]:
     """Return axes, throughput and every other meter as plain numbers, or reasons as strings."""
     info: dict[str, str | int | float] = {**cell.axes()}
     for name, outcome in outcomes.items():
         if isinstance(outcome, Skipped):
             info[name] = f"{outcome.cause}: {outcome.reason}"
+        elif isinstance(outcome, Breakdown):
+            info |= {f"peak_{part}": nbytes for part, nbytes in outcome.parts.items()}
         elif name == "step_time":
             info["samples_per_s"] = cell.batch_size / statistics.median(outcome.per_step()) * 1e9
         elif name == "latency":
@@ -231,9 +245,9 @@ class Session:
     _bench: "Bench | None" = None
     _trials: "Bench | None" = None
     _writer: "Writer | None" = None
-    _found: dict[Cell, dict[str, Outcome]] = field(default_factory=dict)
+    _found: dict[Cell, dict[str, Reading]] = field(default_factory=dict)
 
-    def outcomes(self, cell: Cell) -> Mapping[str, Outcome]:
+    def outcomes(self, cell: Cell) -> Mapping[str, Reading]:
         """Return the cell's outcomes; measure its whole block on first need."""
         if cell not in self._found:
             bench, writer = self._open()
@@ -260,6 +274,7 @@ class Session:
             self._trials.__exit__(None, None, None)
         if self._bench is None or self._writer is None:
             return None
+        from . import behaviour
         from .report import write
         from .store import load
 
@@ -272,7 +287,8 @@ class Session:
             else:  # stopped on the way: a part file can be resumed
                 self.path = self._writer.path
         run = load(self.path)
-        self.page = write([run], self.reports / f"{run.name}.html")
+        seen = behaviour.load(self.results / behaviour.FILE)
+        self.page = write([run], self.reports / f"{run.name}.html", semantics=seen)
         return run
 
     def _open(self) -> "tuple[Bench, Writer]":

@@ -119,4 +119,6 @@ class Ended:
 
 
 Outcome = Measurement | Skipped
+Reading = Measurement | Breakdown | Skipped
+"""What a meter has to say of a cell: exactly one of these."""
 Record = Started | Environment | Measurement | Breakdown | Skipped | Ended

@@ -27,6 +27,7 @@ from .records import (
     Environment,
     Measurement,
     Outcome,
+    Reading,
     Record,
     Skipped,
     Started,
@@ -202,8 +203,7 @@ class Store:
             writer = Writer(path, file)
             for record in run.records:
                 partial = (
-                    isinstance(record, Measurement | Breakdown | Skipped)
-                    and (record.cell, record.meter) not in run.done
+                    isinstance(record, Reading) and (record.cell, record.meter) not in run.done
                 )
                 if not partial:
                     writer.write(record)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from . import estimates
+from . import estimates, slopes
 from .estimates import Estimate
 from .matrix import AXES, GRAD_MODES, Cell
 from .records import Measurement, Skipped
@@ -135,6 +135,69 @@ def changes(
             )
     columns = ["run", *AXES, "meter", "reference", "ratio", "low", "high", "rounds", "exact"]
     return pd.DataFrame(rows, columns=[*columns, "detectable"])
+
+
+def breakdowns(runs: Run | Iterable[Run]) -> "pd.DataFrame":
+    """Return one row per run, cell, moment and part of memory.
+
+    Columns: ``run``, the axes, ``moment`` (``peak`` of a warm step, ``first peak`` of the very
+    first one), ``part`` (one of `records.PARTS`), ``bytes``. The bytes of a moment add up to the
+    peak that was measured.
+    """
+    import pandas as pd
+
+    rows = [
+        {"run": run.name, **cell.axes(), "moment": moment, "part": part, "bytes": nbytes}
+        for run in _runs(runs)
+        for cell, found in run.breakdowns.items()
+        for moment, parts in (("peak", found.parts), ("first peak", found.first_parts))
+        for part, nbytes in parts.items()
+    ]
+    return pd.DataFrame(rows, columns=["run", *AXES, "moment", "part", "bytes"])
+
+
+def scaling(
+    runs: Run | Iterable[Run], *, meter: str = "peak_allocated", reference: str = GRAD_MODES[0]
+) -> "pd.DataFrame":
+    """Return the straight lines through peaks of cells that differ in one size only.
+
+    Columns: ``run``, the axes (of the cell with the least of the size), ``knob`` (``batch_size``,
+    or a size in the model's name), ``slope`` (bytes per sample, per layer, ...), ``intercept``
+    (bytes), ``off`` (largest relative distance of a point), ``exponent`` (slope in logarithms),
+    ``points``, ``break_even``: how many times the reference mode's batch fits where memory is
+    plenty (NaN where that is not asked: other knobs, no reference).
+    """
+    import pandas as pd
+
+    rows = []
+    for run in _runs(runs):
+        lines = slopes.lines(peaks(run, meter))
+        allowed = slopes.break_even(lines, reference=reference)
+        rows += [
+            {
+                "run": run.name,
+                **line.cell.axes(),
+                "knob": line.knob,
+                "slope": line.slope,
+                "intercept": line.intercept,
+                "off": line.off,
+                "exponent": line.exponent,
+                "points": len(line.at),
+                "break_even": allowed.get(line.cell) if line.knob == "batch_size" else None,
+            }
+            for line in lines
+        ]
+    columns = ["knob", "slope", "intercept", "off", "exponent", "points", "break_even"]
+    return pd.DataFrame(rows, columns=["run", *AXES, *columns])
+
+
+def peaks(run: Run, meter: str = "peak_allocated") -> dict[Cell, int]:
+    """Return a meter's bytes by cell, where they were read and are above 0."""
+    return {
+        outcome.cell: outcome.values[0]
+        for outcome in run.outcomes
+        if isinstance(outcome, Measurement) and outcome.meter == meter and outcome.values[0] > 0
+    }
 
 
 def per_step(measurement: Measurement) -> estimates.Floats:

@@ -1,5 +1,7 @@
 """Numbers with the units people read, three significant digits."""
 
+import re
+from fractions import Fraction
 from typing import Final
 
 _TIMES: Final = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns"))
@@ -53,6 +55,19 @@ def count(number: float) -> str:
 def quantity(value: float, unit: str) -> str:
     """Return a value in one of the records' units with the prefix that suits it."""
     return {"ns": duration, "bytes": size, "uJ": energy, "instructions": count}[unit](value)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that ``80GiB``, ``1.5 MiB``, ``24 GB`` or ``4096`` mean.
+
+    ``kB``, ``MB``, ``GB`` and ``TB`` are powers of 1000. Raise ValueError for anything else.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+    scales = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+    scales |= {unit.lower(): scale for scale, unit in _BYTES}
+    if found is None or found[2].lower() not in scales:
+        raise ValueError(f"{text!r} is no size: write 80GiB, 1.5MiB, 24GB or a number of bytes")
+    return int(Fraction(found[1]) * scales[found[2].lower()])
 
 
 def rate(per_second: float) -> str:

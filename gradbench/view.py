@@ -132,19 +132,7 @@ class View:
 
     def value(self, cell: Cell, meter: str) -> Value:
         """Return a meter's number, its spread in the detail, or why there is none."""
-        outcome = self.outcomes(cell).get(meter)
-        if outcome is None:
-            return Value("not measured", kind="reason")
-        if isinstance(outcome, Skipped):
-            return Value(spaced(outcome.cause), outcome.reason, kind="reason")
-        figure = self.estimate(cell, meter)
-        if figure is None:
-            return Value("no rounds", "the run was cut before the first", kind="reason")
-        text = units.quantity(figure.point, outcome.unit)
-        if figure.exact or figure.rounds == 1:
-            return Value(text, f"{figure.point:,.0f} {outcome.unit}", figure.point)
-        low, high = (units.quantity(end, outcome.unit) for end in (figure.low, figure.high))
-        return Value(text, f"{low} to {high} in {figure.rounds} rounds", figure.point)
+        return told(self.outcomes(cell).get(meter), self.estimate(cell, meter))
 
     def ratio(self, cell: Cell, meter: str, reference: str) -> Value:
         """Return the ratio to the reference mode with its interval, and its verdict as kind."""
@@ -187,6 +175,21 @@ class View:
         )
         last = figures["latency_p99"].point
         return Value(units.duration(last), f"{len(measured.values)} single calls: {told}", last)
+
+
+def told(outcome: Outcome | None, figure: Estimate | None) -> Value:
+    """Return an outcome's number, of which ``figure`` is the estimate, or why there is none."""
+    if outcome is None:
+        return Value("not measured", kind="reason")
+    if isinstance(outcome, Skipped):
+        return Value(spaced(outcome.cause), outcome.reason, kind="reason")
+    if figure is None:
+        return Value("no rounds", "the run was cut before the first", kind="reason")
+    text = units.quantity(figure.point, outcome.unit)
+    if figure.exact or figure.rounds == 1:
+        return Value(text, f"{figure.point:,.0f} {outcome.unit}", figure.point)
+    low, high = (units.quantity(end, outcome.unit) for end in (figure.low, figure.high))
+    return Value(text, f"{low} to {high} in {figure.rounds} rounds", figure.point)
 
 
 def spaced(name: str) -> str:

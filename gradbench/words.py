@@ -42,6 +42,46 @@ def findings(run: Run) -> list[str]:
     return lines
 
 
+def foretold(run: Run) -> str:
+    """Return in a sentence how far predicted peaks are from measured ones, "" without any."""
+    peaks = {
+        meter: {
+            outcome.cell: outcome.values[0]
+            for outcome in run.outcomes
+            if isinstance(outcome, Measurement) and outcome.meter == meter
+        }
+        for meter in ("predicted_peak", "peak_allocated")
+    }
+    measured = peaks["peak_allocated"]
+    off = {
+        cell: nbytes / measured[cell] - 1
+        for cell, nbytes in peaks["predicted_peak"].items()
+        if measured.get(cell)
+    }
+    if not off:
+        return ""
+    exact = sum(error == 0 for error in off.values())
+    worst = max(off, key=lambda cell: abs(off[cell]))
+    told = f"peaks foretold from fake tensors: {exact} of {len(off)} to the byte"
+    return told if exact == len(off) else f"{told}, the worst off by {off[worst]:+.2%} ({worst})"
+
+
+def leaks(run: Run) -> list[str]:
+    """Return a sentence for every cell whose step leaves something behind, each time or once."""
+    found = []
+    for outcome in run.outcomes:
+        if not isinstance(outcome, Measurement) or outcome.meter != "leaked":
+            continue
+        if outcome.values[0]:
+            who = outcome.notes.get("kept", "nobody was seen to make them")
+            found.append(
+                f"leak: {outcome.cell} leaves {outcome.values[0]:,} B behind each step: {who}"
+            )
+        elif left := outcome.notes.get("left_for_later_cells"):
+            found.append(f"leak: {outcome.cell} leaves {left:,} B behind for later cells, once")
+    return found
+
+
 def spent(run: Run) -> str:
     """Return in a sentence where the wall time went."""
     if run.ended is None:

@@ -46,6 +46,10 @@ class Subject:
         """Return the modules that hold parameters."""
         return [self.module, *([self.head] if self.head is not None else [])]
 
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of all parts."""
+        return [parameter for part in self.parts() for parameter in part.parameters()]
+
     def resident(self) -> list[Tensor]:
         """Return what is there whether a graph is kept or not: parameters, buffers, the batch."""
         owned = [t for part in self.parts() for t in (*part.parameters(), *part.buffers())]

@@ -1,8 +1,9 @@
 """Devices, clocks and arms that are scripts: everything they do is known in advance."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 
 @dataclass
@@ -142,6 +143,7 @@ class FakeNvml:
     clocks_mhz: list[int] = field(default_factory=lambda: [1980])
     reasons: list[int] = field(default_factory=lambda: [0])
     energy_mj: Callable[[], int] | None = None
+    processes: Mapping[int, int | None] | None = None  # bytes by process, where they are known
     log: list[str] = field(default_factory=list)
     starts: bool = True
 
@@ -173,6 +175,14 @@ class FakeNvml:
         if self.energy_mj is None:
             raise FakeNvmlError("Not Supported")
         return self.energy_mj()
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[object]:  # noqa: N802
+        assert handle == "handle"
+        if self.processes is None:
+            raise FakeNvmlError("Not Supported")
+        return [
+            SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.processes.items()
+        ]
 
     def _handle(self, asked: str, known: str) -> str:
         if asked != known:

@@ -397,7 +397,7 @@ class Called:
 def measured(tmp_path_factory) -> Called:
     """One tiny run of the command line as users call it."""
     folder = tmp_path_factory.mktemp("measured")
-    where = ("--results", "T", "--reports", "T2")
+    where = ("--results", "T", "--reports", "T2", "--no-semantics")
     return Called(call("run", *ONE_BLOCK, "--budget", 0.05, *where, cwd=folder), folder)
 
 
@@ -493,7 +493,7 @@ def test_a_model_of_ones_own_is_measured_from_where_the_user_stands(tmp_path):
     done = call(
         *("run", "--preset", "tiny", "--workload", "inference", "--budget", 0.05),
         *("--model", "mynet:make", "--input", "4,8"),
-        *("--meter", "peak_transient", "--results", "T"),
+        *("--meter", "peak_transient", "--results", "T", "--no-semantics"),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -532,7 +532,7 @@ class Stopped:
 def stop(*arguments: object, folder: Path, outcomes: int, by: signal.Signals) -> Stopped:
     """Start a run, wait until it has written so much and measures, and send it a signal."""
     with subprocess.Popen(
-        command(*arguments, *WHERE),
+        command(*arguments, *WHERE, "--no-semantics"),
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -578,7 +578,10 @@ def killed(interrupted) -> Stopped:
 
 @pytest.fixture(scope="module")
 def resumed(killed) -> Called:
-    return Called(call("run", "--resume", "latest", *WHERE, cwd=killed.folder), killed.folder)
+    return Called(
+        call("run", "--resume", "latest", *WHERE, "--no-semantics", cwd=killed.folder),
+        killed.folder,
+    )
 
 
 def test_ctrl_c_keeps_finished_blocks_and_says_how_to_go_on(interrupted):

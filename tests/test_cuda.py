@@ -1,5 +1,6 @@
 """The CUDA device: through a fake torch.cuda everywhere, for real where there is one."""
 
+import os
 import random
 import sys
 from collections import Counter
@@ -11,15 +12,16 @@ import torch
 from fakes import FakeArm, FakeClock, FakeGpu, FakeNvml
 
 from gradbench import devices
-from gradbench.devices import Unreadable, Unwatched, cuda, nothing, nvml
-from gradbench.devices.cpu import CPU
+from gradbench.account import Phase, Tag
+from gradbench.devices import Unreadable, Unwatched, Window, cuda, nothing, nvml
+from gradbench.devices.cpu import CPU, ProfilerLedger
 from gradbench.errors import DeviceUnavailable, UnknownName
 from gradbench.matrix import GRAD_MODES, Matrix
-from gradbench.meters import METERS, StepTime
+from gradbench.meters import METERS, StepTime, allocator_figures
 from gradbench.models import MODELS
 from gradbench.plan import Plan
-from gradbench.records import Measurement, Skipped
-from gradbench.runner import Bench, block, clocks
+from gradbench.records import Breakdown, Measurement, Skipped
+from gradbench.runner import Bench, block, clocks, memory
 from gradbench.runner.interleave import interleave
 
 here = torch.cuda.is_available()
@@ -33,6 +35,7 @@ class FakeCuda:
     def __init__(self, *, count=2):
         self.count, self.log = count, []
         self.allocated = self.peak = 1000
+        self.requested_peak = 1400
         self.reserved_peak = 4096
         self.more = {}
 
@@ -61,6 +64,12 @@ class FakeCuda:
     def max_memory_reserved(self, name):
         return self.reserved_peak
 
+    def memory_stats(self, name):
+        return {"requested_bytes.all.peak": self.requested_peak, "allocated_bytes.all.peak": -1}
+
+    def empty_cache(self):
+        self.log.append("empty cache")
+
     def get_device_properties(self, device):
         return SimpleNamespace(name="Fake GPU", total_memory=2**34, major=9, minor=0, **self.more)
 
@@ -83,6 +92,7 @@ def fake(monkeypatch):
         empty=fake.empty,
         version=SimpleNamespace(cuda="13.0"),
         device=torch.device,
+        _C=SimpleNamespace(_cuda_clearCublasWorkspaces=lambda: fake.log.append("workspaces")),
         backends=SimpleNamespace(
             cudnn=SimpleNamespace(benchmark=True, allow_tf32=True, version=lambda: 91000),
             cuda=SimpleNamespace(matmul=SimpleNamespace(allow_tf32=True)),
@@ -90,14 +100,71 @@ def fake(monkeypatch):
     )
     monkeypatch.setattr(cuda, "torch", stand_in)
     fake.backends = stand_in.backends
-    fake.version = stand_in.version
+    fake.version, fake.private = stand_in.version, stand_in._C
     return fake
 
 
 def test_a_window_resets_before_and_reads_after_synchronizing(fake):
+    """The cache is emptied first, or what an earlier step reserved would count here."""
     _, window = devices.find("cuda:1").ledger().observe(fake.step)
-    assert fake.log == ["synchronize cuda:1", "reset", "step", "synchronize cuda:1"]
+    assert fake.log == ["synchronize cuda:1", "empty cache", "reset", "step", "synchronize cuda:1"]
     assert (window.before_bytes, window.peak_bytes, window.reserved_bytes) == (1000, 1500, 4096)
+
+
+def test_a_window_ends_with_what_is_live_then(fake):
+    def keep():
+        fake.step()
+        fake.allocated += 300
+
+    _, window = devices.find("cuda").ledger().observe(keep)
+    assert (window.before_bytes, window.after_bytes) == (1000, 1300)
+
+
+def test_what_was_not_asked_for_is_the_allocators_rounding(fake, monkeypatch):
+    _, window = devices.find("cuda").ledger().observe(fake.step)
+    assert window.rounding_bytes == 1500 - 1400
+    monkeypatch.setattr(fake, "memory_stats", lambda _: {})  # an allocator that does not say
+    _, window = devices.find("cuda").ledger().observe(fake.step)
+    assert window.rounding_bytes == 0
+
+
+def test_the_trace_of_a_window_has_the_allocators_figures_and_the_marks(fake):
+    def told(mark):
+        mark(Phase("forward"))
+        fake.step()
+        mark(Tag(7, "saved"))
+        return "result"
+
+    result, window, entries = devices.find("cuda").ledger().trace(told)
+    assert result == "result"
+    assert (window.before_bytes, window.peak_bytes) == (1000, 1500)
+    assert entries == [Phase("forward"), Tag(7, "saved")]
+
+
+def test_fragmentation_is_what_is_reserved_and_in_no_tensor(fake):
+    _, window = devices.find("cuda").ledger().observe(fake.step)
+    figures = allocator_figures(window)
+    assert figures["fragmentation"] == 4096 - 1500
+    assert figures["peak_transient"] == 1500 - 1000
+
+
+def test_to_forget_is_to_drop_workspaces_then_what_they_leave_in_the_cache(fake):
+    devices.find("cuda:1").forget()
+    assert fake.log == ["synchronize cuda:1", "workspaces", "empty cache"]
+
+
+def test_a_torch_without_the_private_call_forgets_what_it_can(fake):
+    del fake.private._cuda_clearCublasWorkspaces
+    devices.find("cuda").forget()
+    assert fake.log == ["synchronize cuda", "empty cache"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken"), [(0, 0), (1, 512), (512, 512), (513, 1024), (1_000_000, 1954 * 512)]
+)
+def test_sizes_are_rounded_to_what_the_caching_allocator_hands_out(fake, asked, taken):
+    assert devices.find("cuda").rounded(asked) == taken
+    assert devices.find("cpu").rounded(asked) == asked
 
 
 def test_settings_that_change_figures_are_fixed_and_recorded(fake):
@@ -465,6 +532,106 @@ def test_energy_is_the_drivers_total_in_microjoules_or_a_reason(fake, driver):
         devices.find("cuda").energy_counter()
     driver.energy_mj = lambda: 7
     assert devices.find("cuda").energy_counter()() == 7000
+
+
+def test_the_drivers_account_is_of_this_process_among_all_that_it_lists(fake, driver):
+    fake.more = {"uuid": "0000"}
+    driver.processes = {1: 10, os.getpid(): 700, os.getpid() + 1: 20}
+    assert devices.find("cuda").process_bytes() == 700
+
+
+@pytest.mark.parametrize(
+    ("processes", "words"),
+    [
+        ({1: 10}, f"lists no process {os.getpid()}: inside a container"),
+        ({}, "lists no process"),
+        ({os.getpid(): None}, "keeps no account of a process's memory"),
+        (None, "nvmlDeviceGetComputeRunningProcesses: Not Supported"),
+    ],
+)
+def test_a_driver_without_an_account_of_this_process_is_a_reason(fake, driver, processes, words):
+    fake.more = {"uuid": "0000"}
+    driver.processes = processes
+    with pytest.raises(Unreadable, match=words):
+        devices.find("cuda").process_bytes()
+
+
+def test_without_pynvml_the_process_is_unreadable(fake, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    fake.more = {"uuid": "0000"}
+    with pytest.raises(Unreadable, match="install nvidia-ml-py"):
+        devices.find("cuda").process_bytes()
+
+
+WORKSPACE, UNSEEN, RESERVED, ROUNDED = 8192, 640, 4096, 96
+
+
+class WorkspaceLedger(ProfilerLedger):
+    """The CPU's account, with what a GPU has besides: a workspace that no tensor owns all the
+    time, and at each peak some bytes more that the profiler is not told of."""
+
+    def observe(self, function):
+        result, window = super().observe(function)
+        return result, self._more(window)
+
+    def trace(self, function):
+        result, window, entries = super().trace(function)
+        return result, self._more(window), entries
+
+    def _more(self, window):
+        peak = window.peak_bytes + WORKSPACE + UNSEEN
+        return Window(
+            window.before_bytes + WORKSPACE,
+            peak,
+            window.after_bytes + WORKSPACE,
+            peak + RESERVED,
+            rounding_bytes=ROUNDED,
+        )
+
+
+class WorkspaceDevice(CPU):
+    forgotten = 0
+
+    def ledger(self):
+        return WorkspaceLedger()
+
+    def forget(self):
+        self.forgotten += 1
+
+
+@pytest.fixture
+def with_workspace(monkeypatch):
+    """What the memory pass says of one forward on that device."""
+    device = WorkspaceDevice()
+    monkeypatch.setattr(memory, "settle", lambda _: device)
+    cells = list(Matrix(models=["mlp_tiny"], grad_modes=["global_on", "no_grad"], batch_sizes=[8]))
+    wanted = ["peak_allocated", "peak_reserved", "fragmentation", "breakdown"]
+    found = [
+        m
+        for m in memory.memory_block(cells, MODELS["mlp_tiny"], Plan(), wanted)
+        if isinstance(m, Measurement | Breakdown | Skipped)
+    ]
+    assert device.forgotten == len(cells)  # before the first step of each
+    return {(o.cell.grad_mode, o.meter): o for o in found}
+
+
+@pytest.mark.parametrize("mode", ["global_on", "no_grad"])
+def test_what_no_tensor_accounts_for_is_unknown_and_the_parts_sum_to_the_counter(
+    with_workspace, mode
+):
+    """The workspace was there before the step; the rest appears between counter and profiler."""
+    breakdown = with_workspace[mode, "breakdown"]
+    assert breakdown.parts["unknown"] == WORKSPACE + UNSEEN
+    assert sum(breakdown.parts.values()) == with_workspace[mode, "peak_allocated"].values[0]
+    assert breakdown.parts["parameters"] == (8 * (64 * 64 + 64) + 64 * 10 + 10) * 4
+    assert breakdown.timeline["unknown"][0] == WORKSPACE
+    assert breakdown.rounding_bytes == ROUNDED
+
+
+def test_reserved_bytes_beyond_the_peak_are_fragmentation(with_workspace):
+    peak = with_workspace["no_grad", "peak_allocated"].values[0]
+    assert with_workspace["no_grad", "peak_reserved"].values == (peak + RESERVED,)
+    assert with_workspace["no_grad", "fragmentation"].values == (RESERVED,)
 
 
 def sampled(driver, looks, clock=None):

@@ -8,6 +8,8 @@ import pytest
 PROMISES = [
     ("import gradbench; gradbench.Matrix(models=['a']); gradbench.Store()", ["torch", "pandas"]),
     ("import gradbench.cli", ["torch", "pandas", "matplotlib"]),
+    ("import gradbench.behaviour, gradbench.semantics.state", ["pandas"]),
+    ("import gradbench.observation", ["pandas", "scipy", "matplotlib"]),
     ("import gradbench.pytest_plugin", ["torch", "pandas"]),
     ("import gradbench; gradbench.summary, gradbench.render", ["torch"]),
     ("import gradbench.terminal, gradbench.words", ["torch"]),

@@ -1,5 +1,6 @@
 """Memory against arithmetic: what a plain MLP's forward holds, spelled out, 0 bytes off."""
 
+import resource
 from functools import cache
 from itertools import pairwise
 
@@ -8,15 +9,21 @@ import torch
 from torch import nn
 
 from gradbench.devices import Unreadable
-from gradbench.devices.cpu import CPU, ProfilerLedger, balance
+from gradbench.devices.cpu import CPU, NO_DRIVER, ProfilerLedger, balance
 from gradbench.matrix import GRAD_MODES, Matrix
-from gradbench.meters import METERS, peak_rss, saved_for_backward
+from gradbench.meters import METERS, peak_rss
 from gradbench.plan import Plan
 from gradbench.records import Measurement, Skipped
 from gradbench.runner import Bench
+from gradbench.saved import SavedTensors
 
 FLOAT, LABEL = 4, 8  # bytes
-EXACT = tuple(meter.name for meter in METERS.values() if meter.read_in == "memory")
+MEASURED = tuple(
+    meter.name
+    for meter in METERS.values()
+    if meter.read_in == "memory" and meter.name != "predicted_peak"
+)
+PROCESS = tuple(meter.name for meter in METERS.values() if meter.read_in == "process")
 BATCH = 8
 WIDTHS = {
     "mlp_tiny": [64] * 9 + [10],
@@ -65,14 +72,10 @@ def bench(meters):
     return Bench(plan=Plan(limit_s=120), meters=meters).__enter__()
 
 
-def read(models, workloads=("inference",), meters=EXACT, **axes):
+def read(models, workloads=("inference",), meters=MEASURED, **axes):
     matrix = Matrix(models=models, workloads=workloads, batch_sizes=[BATCH], **axes)
     outcomes = [o for outcomes in bench(meters).measure(list(matrix)) for o in outcomes]
     return {(o.cell.grad_mode, o.meter): o for o in outcomes}
-
-
-def values(outcomes):
-    return {key: o.values for key, o in outcomes.items() if key[1] != "peak_reserved"}
 
 
 @pytest.fixture(scope="module", params=WIDTHS)
@@ -99,24 +102,26 @@ def test_saved_bytes_are_the_relu_outputs_or_nothing(forward, mode):
 
 def test_what_the_cpu_cannot_read_is_a_reason_not_a_number(forward):
     _, outcomes = forward
-    outcome = outcomes["no_grad", "peak_reserved"]
-    assert isinstance(outcome, Skipped)
-    assert outcome.cause == "unreadable"
-    assert "no reserve" in outcome.reason
+    for meter in ("peak_reserved", "fragmentation"):
+        outcome = outcomes["no_grad", meter]
+        assert isinstance(outcome, Skipped)
+        assert outcome.cause == "unreadable"
+        assert "no reserve" in outcome.reason
 
 
 @pytest.mark.parametrize("model", ["mlp_tiny", "cnn_small"])
 @pytest.mark.parametrize("workload", ["inference", "training_reenabled", "frozen_backbone"])
 def test_memory_is_identical_in_three_runs(model, workload):
-    first, second, third = (values(read([model], [workload])) for _ in range(3))
+    """To the byte, and to the moment: figures, breakdowns and timelines."""
+    first, second, third = (read([model], [workload]) for _ in range(3))
     assert first == second == third
 
 
 def test_memory_does_not_depend_on_which_modes_ran_before():
-    together = values(read(["cnn_small"]))
+    together = read(["cnn_small"])
     alone = {}
     for mode in GRAD_MODES:
-        alone |= values(read(["cnn_small"], grad_modes=[mode]))
+        alone |= read(["cnn_small"], grad_modes=[mode])
     assert together == alone
 
 
@@ -178,33 +183,48 @@ def test_balance_is_a_running_sum_with_its_peak(start, changes, peak, end):
     assert balance(start, changes) == (peak, end)
 
 
-def test_a_storage_saved_twice_or_through_views_counts_once():
-    x = torch.randn(16, requires_grad=True)
-
-    def step():
-        y = x.exp()  # saves its result, 64 bytes
-        z = y.view(4, 4) * y.view(4, 4)  # saves both views of it
-        del z
-
-    assert saved_for_backward(step, [x]) == 16 * FLOAT
-
-
 def test_a_node_that_saves_its_own_output_is_freed_with_it():
     """tanh saves its result; a hook that handed it back attached would hold itself for ever."""
     ledger = ProfilerLedger()
     x, _ = ledger.observe(lambda: torch.zeros(256, requires_grad=True))
 
     def step():
-        x.tanh()
+        with SavedTensors(apart=[x]):
+            x.tanh()
 
-    ledger.observe(lambda: saved_for_backward(step, [x]))
+    ledger.observe(step)
     _, after = ledger.observe(lambda: None)
     assert after.before_bytes == 256 * FLOAT
 
 
-def test_rss_without_a_resettable_mark_is_unreadable(tmp_path):
-    with pytest.raises(Unreadable, match="no resettable high-water mark"):
-        peak_rss(lambda: None, steps=1, process=tmp_path / "nothing")
+def test_rss_whose_mark_cannot_be_reset_names_its_bias(tmp_path):
+    process = tmp_path / "proc"
+    peak, words = peak_rss(lambda: None, steps=1, process=process)  # nothing there at all
+    assert peak == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, rel=0.1)
+    assert "ru_maxrss" in words
+    assert "inherited" in words
+    process.mkdir()
+    (process / "clear_refs").mkdir()  # so that nobody can write to it, not even root
+    (process / "status").write_text("VmRSS:\t 10 kB\nVmHWM:\t 12 kB\n")
+    peak, words = peak_rss(lambda: None, steps=1, process=process)
+    assert peak == 12 * 1024
+    assert "could not be reset (Is a directory)" in words
+
+
+def test_rss_resets_the_mark_before_the_steps_and_reads_it_after_them(tmp_path):
+    status = tmp_path / "status"
+    status.write_text("VmHWM:\t 99 kB\n")
+    seen = []
+
+    def step():
+        seen.append((tmp_path / "clear_refs").read_text())
+        status.write_text(f"VmPeak:\t 500 kB\nVmHWM:\t {len(seen)} kB\n")
+
+    assert peak_rss(step, steps=3, process=tmp_path) == (3 * 1024, "")
+    assert seen == ["5"] * 3
+
+
+def test_rss_without_a_mark_is_unreadable(tmp_path):
     (tmp_path / "status").write_text("VmRSS:\t 10 kB\n")
     with pytest.raises(Unreadable, match="no VmHWM"):
         peak_rss(lambda: None, steps=1, process=tmp_path)
@@ -214,7 +234,13 @@ def test_rss_sees_a_short_peak_that_polling_would_miss():
     def spike():
         torch.ones(64 * 2**20, dtype=torch.uint8)  # beyond what malloc ever keeps for itself
 
-    quiet = read(["mlp_tiny"], meters=("peak_rss",))["no_grad", "peak_rss"]
+    quiet = read(["mlp_tiny"], meters=PROCESS)["no_grad", "peak_rss"]
     assert isinstance(quiet, Measurement)
-    low = peak_rss(lambda: None, steps=1)
-    assert peak_rss(spike, steps=1) >= low + 60 * 2**20
+    assert quiet.notes == {}  # no bias
+    (low, _), (high, _) = peak_rss(lambda: None, steps=1), peak_rss(spike, steps=1)
+    assert high >= low + 60 * 2**20
+
+
+def test_the_cpu_has_no_driver_to_ask_but_a_reason():
+    outcome = read(["mlp_tiny"], meters=PROCESS)["no_grad", "device_process"]
+    assert (outcome.cause, outcome.reason) == ("unreadable", NO_DRIVER)

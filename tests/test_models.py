@@ -5,10 +5,12 @@ import torch
 from torch import nn
 
 from gradbench.errors import BadModel
-from gradbench.models import MODELS, from_path, resolve
+from gradbench.models import MODELS, Catalogue, from_path, resolve
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [*MODELS, "mlp_d1_w8", "mlp_d5_w16", "cnn_d1_w4_r8", "cnn_d3_w4_r9"]
+)
 def test_a_model_eats_its_own_batch_and_its_head_is_its_last_layer(name):
     model = MODELS[name]
     module = model.build().eval()
@@ -39,6 +41,53 @@ def test_resnet18_takes_large_and_small_images():
     with torch.no_grad():
         assert module(torch.randn(1, 3, 32, 32)).shape == (1, 10)
         assert module(torch.randn(1, 3, 224, 224)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(("depth", "width"), [(1, 1), (2, 16), (8, 33)])
+def test_a_sized_mlp_has_so_many_square_layers_and_a_head(depth, width):
+    model = MODELS[f"mlp_d{depth}_w{width}"]
+    module, (x, _) = model.build(), model.batch(3)
+    hidden, head = depth * (width * width + width), width * 10 + 10
+    assert sum(p.numel() for p in module.parameters()) == hidden + head
+    assert sum(isinstance(layer, nn.ReLU) for layer in module) == depth
+    assert x.shape == (3, width)
+    assert f"{depth} hidden layers of width {width}" in model.about
+
+
+@pytest.mark.parametrize(("depth", "width", "resolution"), [(1, 1, 1), (3, 16, 32), (5, 2, 7)])
+def test_a_sized_cnn_has_so_many_convolutions_with_batchnorm(depth, width, resolution):
+    model = MODELS[f"cnn_d{depth}_w{width}_r{resolution}"]
+    module, (x, _) = model.build(), model.batch(3)
+    kernels = (3 + (depth - 1) * width) * width * 9
+    norms, head = depth * 2 * width, width * 10 + 10
+    assert sum(p.numel() for p in module.parameters()) == kernels + norms + head
+    assert x.shape == (3, 3, resolution, resolution)
+    assert module(x).shape == (3, 10)
+
+
+def test_a_catalogue_finds_sized_models_that_it_does_not_list():
+    assert "mlp_d2_w16" in MODELS
+    assert "mlp_d2_w16" not in list(MODELS)
+    assert len(MODELS) == len(list(MODELS)) == len(MODELS.values())
+    assert "mlp_tiny" in list(MODELS)
+
+
+@pytest.mark.parametrize("name", ["mlp_huge", "mlp_d0_w16", "cnn_d2_w16", "mlp_d2_w16_r8", ""])
+def test_a_name_that_is_neither_listed_nor_sized_is_a_key_error(name):
+    assert name not in MODELS
+    assert MODELS.get(name) is None
+    with pytest.raises(KeyError, match=repr(name)):
+        MODELS[name]
+
+
+def test_models_of_ones_own_are_listed_besides_and_go_first():
+    own = MODELS["mlp_tiny"]
+    more = MODELS | {"jobs:Net": own, "mlp_d2_w16": own}
+    assert isinstance(more, Catalogue)
+    assert list(more) == [*MODELS, "jobs:Net", "mlp_d2_w16"]
+    assert more["mlp_d2_w16"] is own
+    assert "mlp_d3_w16" in more
+    assert "jobs:Net" not in MODELS
 
 
 def test_the_same_seed_gives_the_same_weights():

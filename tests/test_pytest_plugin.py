@@ -23,7 +23,7 @@ from builders import cell, counted, ended, environment, skipped, timed
 # An inner session in this process must find these loaded: torch and numpy load only once.
 from gradbench import report, runner, terminal, words
 from gradbench.matrix import GRAD_MODES, Cell
-from gradbench.records import Measurement, Outcome, Skipped
+from gradbench.records import Measurement, Outcome, Reading, Skipped
 from gradbench.runner import DEFAULT_METERS
 from gradbench.store import PART, SEALED, Run, load
 
@@ -88,9 +88,10 @@ class Real:
     def measurement(self, mode: str) -> Measurement:
         return self.outcomes(mode)["step_time"]
 
-    def outcomes(self, mode: str) -> dict[str, Outcome]:
+    def outcomes(self, mode: str) -> dict[str, Reading]:
         ours = cell(mode, batch_size=1)
-        return {o.meter: o for o in self.run.outcomes if o.cell == ours}
+        readings = (*self.run.outcomes, *self.run.breakdowns.values())
+        return {o.meter: o for o in readings if o.cell == ours}
 
 
 def session(folder: Path, *options: str) -> Real:
@@ -160,7 +161,10 @@ def test_extra_info_carries_axes_throughput_and_every_other_meter(mode, real):
     assert set(outcomes) == set(DEFAULT_METERS)
     single = outcomes["latency"].values
     assert min(single) <= info["latency_p50_ns"] <= info["latency_p99_ns"] <= max(single)
-    for meter in set(DEFAULT_METERS) - {"step_time", "latency"}:
+    parts = outcomes["breakdown"].parts
+    assert {f"peak_{part}": nbytes for part, nbytes in parts.items()}.items() <= info.items()
+    assert sum(info[f"peak_{part}"] for part in parts) == info["peak_allocated"]
+    for meter in set(DEFAULT_METERS) - {"step_time", "latency", "breakdown"}:
         if isinstance(outcomes[meter], Skipped):
             assert info[meter] == f"unreadable: {outcomes[meter].reason}"
         else:
@@ -188,7 +192,8 @@ def test_a_blocks_modes_are_one_group(real):
 def test_a_session_leaves_one_sealed_run_with_every_outcome_and_one_page(real):
     assert real.run.sealed
     assert real.run.unfinished() == []
-    assert len(real.run.outcomes) == 2 * len(GRAD_MODES) * len(DEFAULT_METERS)
+    readings = len(real.run.outcomes) + len(real.run.breakdowns)
+    assert readings == 2 * len(GRAD_MODES) * len(DEFAULT_METERS)
     (page,) = (real.folder / "reports").iterdir()
     assert page.name == f"{real.run.name}.html"
     assert real.run.name in page.read_text("utf-8")

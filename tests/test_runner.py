@@ -13,7 +13,7 @@ from gradbench import Matrix, Measurement, Plan, Skipped
 from gradbench.errors import BadModel, DeviceUnavailable, StoreError, UnknownName
 from gradbench.matrix import GRAD_MODES, Cell
 from gradbench.models import MODELS, Model
-from gradbench.records import Ended, Environment, Started
+from gradbench.records import Ended, Environment, Reading, Started
 from gradbench.runner import DEFAULT_METERS, Bench, check, obstacle, portable, run
 from gradbench.runner.nursery import Died
 
@@ -38,7 +38,7 @@ class Misbehaving:
 
 
 def outcomes(records):
-    return [r for r in records if isinstance(r, Measurement | Skipped)]
+    return [r for r in records if isinstance(r, Reading)]
 
 
 def misbehave(when, *, meters=("step_time",), plan=PLAN, **axes):

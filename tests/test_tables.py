@@ -7,6 +7,7 @@ import pytest
 from builders import (
     TORCH_SAYS,
     block,
+    broken_down,
     cell,
     counted,
     environment,
@@ -21,8 +22,20 @@ from builders import (
 
 from gradbench.estimates import SYSTEMATIC
 from gradbench.matrix import AXES
-from gradbench.records import Measurement
-from gradbench.tables import changes, control, estimate, noise, per_step, ratio, rounds, summary
+from gradbench.records import PARTS, Measurement
+from gradbench.tables import (
+    breakdowns,
+    changes,
+    control,
+    estimate,
+    noise,
+    peaks,
+    per_step,
+    ratio,
+    rounds,
+    scaling,
+    summary,
+)
 
 ON, OFF, NO_GRAD, INFERENCE = block()
 SMALL = run(
@@ -190,6 +203,89 @@ def test_the_control_is_global_off_over_no_grad_whichever_cell_of_the_block_asks
 def test_without_both_sides_there_is_no_control_and_the_floor_is_the_systematic(outcomes):
     assert control(run(outcomes), ON) is None
     assert noise(run(outcomes), ON) == SYSTEMATIC
+
+
+def test_a_breakdown_is_a_row_a_part_at_each_of_its_two_peaks():
+    found = broken_down(ON, parameters=100, saved=40)
+    frame = breakdowns(run_of([started([ON]), found], name="r"))
+    assert list(frame.columns) == ["run", *AXES, "moment", "part", "bytes"]
+    for moment in ("peak", "first peak"):
+        rows = frame[frame.moment == moment]
+        assert rows.part.tolist() == list(PARTS)
+        assert rows.bytes.sum() == 140
+        assert only(rows, part="saved").bytes == 40
+    assert {axis: frame.iloc[0][axis] for axis in AXES} == ON.axes()
+    assert set(frame.run) == {"r"}
+    assert len(frame) == 2 * len(PARTS)
+
+
+def peaks_at(slopes, *, meter="peak_allocated", **axes):
+    """Return peaks of 1000 bytes and so many a sample, of batches of 1 and 9."""
+    return [
+        counted(cell(mode, batch_size=batch, **axes), 1000 + slope * batch, meter=meter)
+        for mode, slope in slopes.items()
+        for batch in (1, 9)
+    ]
+
+
+def test_scaling_is_a_row_a_line_with_the_cell_of_the_least():
+    frame = scaling(run(peaks_at({"global_on": 300, "no_grad": 100}), name="r"))
+    row = only(frame, grad_mode="no_grad")
+    assert (row.run, row.knob, row.batch_size, row.points) == ("r", "batch_size", 1, 2)
+    assert (row.slope, row.intercept, row.break_even) == pytest.approx((100, 1000, 3))
+    assert row.off == pytest.approx(0, abs=1e-9)
+    assert row.exponent == pytest.approx(math.log(1900 / 1100) / math.log(9))
+    assert only(frame, grad_mode="global_on").break_even == pytest.approx(1)
+    columns = ["knob", "slope", "intercept", "off", "exponent", "points", "break_even"]
+    assert list(frame.columns) == ["run", *AXES, *columns]
+
+
+def test_scaling_takes_another_reference_and_another_meter():
+    outcomes = [
+        *peaks_at({"global_on": 300, "no_grad": 100}),
+        *peaks_at({"global_on": 80, "no_grad": 8}, meter="saved_for_backward"),
+    ]
+    to_no_grad = scaling(run(outcomes), reference="no_grad")
+    assert only(to_no_grad, grad_mode="global_on").break_even == pytest.approx(1 / 3)
+    saved = scaling(run(outcomes), meter="saved_for_backward")
+    assert saved.slope.tolist() == pytest.approx([80, 8])
+
+
+def test_break_even_is_asked_of_batches_only_and_of_nobody_without_the_reference():
+    deep = [counted(cell(model=f"mlp_d{depth}_w8"), 10 * depth + 5) for depth in (1, 2)]
+    deep = [counted(o.cell, o.values[0], meter="peak_allocated") for o in deep]
+    frame = scaling(run([*deep, *peaks_at({"no_grad": 100})]))
+    assert set(frame.knob) == {"depth", "batch_size"}
+    assert frame.break_even.isna().all()
+
+
+def test_peaks_are_what_was_read_and_is_not_nothing():
+    found = run(
+        [
+            counted(ON, 5, meter="peak_allocated"),
+            counted(OFF, 0, meter="peak_allocated"),
+            counted(INFERENCE, 7),
+            skipped(NO_GRAD, meter="peak_allocated"),
+        ]
+    )
+    assert peaks(found) == {ON: 5}
+    assert peaks(found, "peak_transient") == {INFERENCE: 7}
+
+
+def test_breakdowns_and_lines_of_several_runs_are_stacked_by_name():
+    both = [
+        run([*peaks_at({"no_grad": 100}), broken_down(ON, inputs=8)], name=name) for name in "ab"
+    ]
+    for table, rows in ((breakdowns, 2 * len(PARTS)), (scaling, 1)):
+        assert table(both).groupby("run").size().to_dict() == {"a": rows, "b": rows}
+
+
+@pytest.mark.parametrize("table", [breakdowns, scaling])
+@pytest.mark.parametrize("runs", [[], SMALL], ids=["no-run", "no-such-figures"])
+def test_without_anything_to_tell_the_frame_is_empty_and_has_its_columns(table, runs):
+    frame = table(runs)
+    assert frame.empty
+    assert list(frame.columns)[: len(AXES) + 1] == ["run", *AXES]
 
 
 @pytest.mark.parametrize("table", [rounds, summary, changes])

@@ -5,7 +5,17 @@ import re
 import pytest
 from hypothesis import given, strategies as st
 
-from gradbench.units import digits, duration, energy, factor, interval, quantity, rate, size
+from gradbench.units import (
+    digits,
+    duration,
+    energy,
+    factor,
+    interval,
+    parse_size,
+    quantity,
+    rate,
+    size,
+)
 
 
 def case(function, *pairs):
@@ -85,3 +95,60 @@ def test_what_rounds_to_a_thousand_is_one_of_the_next_unit(function, value, text
 
 def test_a_small_factor_is_not_nothing():
     assert float(factor(0.0004)) == 0.0004
+
+
+# Sizes that people write
+
+BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+DECIMAL = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [
+        ("0", 0),
+        ("4096", 4096),
+        ("4096 B", 4096),
+        ("80GiB", 80 * 2**30),
+        ("80 gib", 80 * 2**30),
+        ("  1.5 MiB ", 3 * 2**19),
+        ("24 GB", 24 * 10**9),
+        ("24GB", 24 * 10**9),
+        ("1KB", 1000),
+        ("0.5 B", 0),
+        ("2.0", 2),
+    ],
+)
+def test_a_size_is_read(text, nbytes):
+    assert parse_size(text) == nbytes
+
+
+@given(st.integers(0, 10**6), st.sampled_from([*(BINARY | DECIMAL).items(), ("B", 1), ("", 1)]))
+def test_a_whole_number_of_any_unit_is_read_to_the_byte(number, unit):
+    name, scale = unit
+    for written in (f"{number}{name}", f"{number} {name.lower()}", f" {number}{name.upper()} "):
+        assert parse_size(written) == number * scale
+
+
+@given(st.floats(1, 1e15))
+def test_a_size_that_was_shown_is_read_to_three_digits(number):
+    shown = size(number).replace(",", "")
+    assert parse_size(shown) == pytest.approx(number, rel=0.0051, abs=0.51)
+
+
+@pytest.mark.parametrize(("text", "nbytes"), [("1.001 kB", 1001), (f"{2**53 + 1}", 2**53 + 1)])
+def test_a_size_that_is_a_whole_number_of_bytes_is_exact(text, nbytes):
+    assert parse_size(text) == nbytes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "GiB", "many", "-1", "-1 GiB", "1e9", "1.GiB", ".5GiB", "80 G", "80 Gi"),
+        *("80 GiB/s", "80 GiBs", "1 2", "80 XiB", "inf", "nan", "0x10", "1_000"),
+    ],
+)
+def test_what_is_no_size_is_refused_with_examples(text):
+    with pytest.raises(ValueError, match="is no size: write 80GiB") as error:
+        parse_size(text)
+    assert repr(text) in str(error.value)

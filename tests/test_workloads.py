@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gradbench.arms import build
 from gradbench.errors import Impossible
 from gradbench.matrix import GRAD_MODES, WORKLOADS as NAMES, Cell
 from gradbench.models import MODELS
 from gradbench.modes import MODES
-from gradbench.runner.block import build
 from gradbench.workloads import WORKLOADS, must_fail
 
 

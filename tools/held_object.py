@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from gradbench import Cell, Plan, estimates
+from gradbench.arms import build, make_arm
 from gradbench.meters import StepTime
 from gradbench.models import MODELS
 from gradbench.modes import MODES, GradMode
@@ -38,9 +39,9 @@ def sides(pair: str, seed: int, budget_s: float) -> Iterator[list[list[int]]]:
     """Yield the batches of the tiny MLP's step under both ways to hold the mode."""
     cell = Cell(model="mlp_tiny", workload="inference", grad_mode="no_grad", batch_size=1)
     device = block.settle(cell)
-    subject = block.build(cell, MODELS[cell.model], seed=seed)
+    subject = build(cell, MODELS[cell.model], seed=seed)
     modes: tuple[GradMode, GradMode] = PAIRS[pair]
-    arms = [replace(block.make_arm(cell, subject), mode=mode) for mode in modes]
+    arms = [replace(make_arm(cell, subject), mode=mode) for mode in modes]
     clock = StepTime(device.synchronize, time.perf_counter_ns)
     rng = random.Random(seed)
     plan = Plan(budget_s=budget_s, precision_short=1e-9, max_rounds=1_000_000)

@@ -1,9 +1,17 @@
 """The command line: parse, call, print, return a status; one module a group of commands."""
 
-from . import measure, read, machine  # isort: skip # the order of commands in --help
+from . import (  # isort: skip # the order of commands in --help
+    measure,
+    predict,
+    read,
+    machine,
+    semantics,
+)
 from .app import INTERRUPTED, USAGE, app
 
-__all__ = ["INTERRUPTED", "USAGE", "app", "machine", "main", "measure", "read"]
+_COMMANDS = (measure, predict, read, machine, semantics)
+
+__all__ = ["INTERRUPTED", "USAGE", "app", "main"]
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,7 @@ from ..store import check_writable
 from .app import INTERRUPTED, Reference, Reports, Results, app, check_reference, err, out, split
 from .printing import print_run
 from .request import Request, own_models, takes_request
+from .semantics import known_or_seen
 
 if TYPE_CHECKING:
     from ..models import Model
@@ -69,6 +70,9 @@ def run(
         str | None, typer.Option(metavar="RUN", help="Go on with a run that was cut short.")
     ] = None,
     reference: Reference = GRAD_MODES[0],
+    semantics: Annotated[
+        bool, typer.Option(help="What the modes do on this torch, for the page: once a version.")
+    ] = True,
 ) -> None:
     """Measure: records into results/, a page into reports/, a table here.
 
@@ -125,7 +129,7 @@ def run(
             _say_what_is_kept(store, writer)
             raise typer.Exit(INTERRUPTED) from None
         path = writer.seal()
-    _conclude(path, reports, reference)
+    _conclude(path, reports, reference, semantics=semantics)
 
 
 @contextmanager
@@ -159,10 +163,10 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
         yield listen
 
 
-def _models_of(cut: "Run") -> dict[str, "Model"]:
+def _models_of(cut: "Run") -> Mapping[str, "Model"]:
     from ..models import MODELS
 
-    models = {**MODELS, **own_models(cut.started.inputs)}
+    models = MODELS | own_models(cut.started.inputs)
     for cell in cut.started.cells:
         if cell.model not in models:
             raise BadModel(
@@ -183,12 +187,14 @@ def _say_what_is_kept(store: "Store", writer: "Writer") -> None:
     )
 
 
-def _conclude(path: Path, reports: Path, reference: str) -> None:
+def _conclude(path: Path, reports: Path, reference: str, *, semantics: bool) -> None:
     from ..report import write
     from ..store import load
 
     finished = load(path)
     print_run(finished, reference)
     found = checks.load(path.parent / checks.FILE)
-    page = write([finished], reports / f"{finished.name}.html", checks=found)
+    torch = str(finished.environment.facts["torch"])
+    seen = known_or_seen(path.parent, torch=torch) if semantics else None
+    page = write([finished], reports / f"{finished.name}.html", checks=found, semantics=seen)
     out.print(f"records  {escape(str(path))}\npage     {escape(str(page))}")

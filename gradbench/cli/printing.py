@@ -21,8 +21,20 @@ def print_run(run: "Run", reference: str) -> None:
     )
     for reason in words.reasons(run):
         out.print(f"[dim]{escape(reason)}[/dim]")
-    for finding in words.findings(run):
+    if words.foretold(run):
+        out.print(f"[dim]{escape(words.foretold(run))}[/dim]")
+    for finding in [*words.leaks(run), *words.findings(run)]:
         out.print(f"[yellow]{escape(finding)}[/yellow]")
     if run.dropped:
         err.print(f"[yellow]{escape(run.dropped)}[/yellow]")
     out.print(f"[dim]{escape(words.spent(run))}[/dim]")
+
+
+def print_scaling(run: "Run", reference: str) -> None:
+    """Print the straight lines through a run's peaks, or that there is nothing to draw one."""
+    from .. import tables, terminal
+
+    found = terminal.scaling_tables(tables.peaks(run), reference=reference)
+    width = out.width if out.is_terminal else terminal.WIDE
+    words = "no cells of this run differ in batch size, depth, width or resolution only"
+    Console(highlight=False, width=width).print(found if found is not None else words)

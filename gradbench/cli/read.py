@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from .. import checks
+from .. import behaviour, checks
 from ..matrix import GRAD_MODES, by_block
 from .app import Reference, Results, RunName, app, check_reference, err, one_line_errors, out
-from .printing import print_run
+from .printing import print_run, print_scaling
 
 
 @app.command()
@@ -20,13 +20,19 @@ def show(
     *,
     results: Results = Path("results"),
     reference: Reference = GRAD_MODES[0],
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Peaks over batch size, depth and so on, too.")
+    ] = False,
 ) -> None:
     """Print a run's table."""
     with one_line_errors():
         from ..store import Store, load
 
         check_reference(reference)
-        print_run(load(Store(results).find(run_name)), reference)
+        run = load(Store(results).find(run_name))
+        print_run(run, reference)
+        if scaling:
+            print_scaling(run, reference)
 
 
 @app.command(
@@ -57,7 +63,8 @@ def report(
         for dropped in filter(None, (one.dropped for one in loaded)):
             err.print(f"[yellow]{escape(dropped)}[/yellow]")
         found = checks.load(results / checks.FILE)
-        page = write(loaded, output, checks=found)
+        seen = behaviour.load(results / behaviour.FILE)
+        page = write(loaded, output, checks=found, semantics=seen)
         out.print(escape(str(page)))
         for one in loaded if figures is not None else ():
             assert figures is not None

@@ -71,7 +71,7 @@ class Request:
 
     def cells(
         self, plan: Mapping[str, float]
-    ) -> tuple[list[Cell], Plan, dict[str, "Model"], dict[str, tuple[int, ...]]]:
+    ) -> tuple[list[Cell], Plan, Mapping[str, "Model"], dict[str, tuple[int, ...]]]:
         """Return cells, plan, models and the input shapes of the user's own models."""
         from .. import devices
         from ..models import MODELS
@@ -93,7 +93,7 @@ class Request:
         cells = list(choice.cells)
         if self.config is None and not selections["device"]:
             cells = select(cells, "device", devices.available())
-        return cells, choice.plan, {**MODELS, **own_models(inputs)}, inputs
+        return cells, choice.plan, MODELS | own_models(inputs), inputs
 
 
 def own_models(inputs: Mapping[str, tuple[int, ...]]) -> dict[str, "Model"]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, TypeVar
 
+from ..account import Entry, Mark
 from ..errors import DeviceUnavailable, UnknownName
 from ..records import Fact
 
@@ -23,7 +24,9 @@ class Window:
 
     before_bytes: int  # live when it began
     peak_bytes: int  # most that was live at once, ``before_bytes`` included
+    after_bytes: int  # live when it had ended
     reserved_bytes: int | Unreadable  # most that the allocator had taken from the driver
+    rounding_bytes: int = 0  # of the peak, what was not asked for: the allocator rounds sizes up
 
 
 class HostClock(Protocol):
@@ -86,6 +89,14 @@ class Ledger(Protocol):
     def observe(self, function: Callable[[], T]) -> tuple[T, Window]:
         """Run the function; return what it returned and what the allocator did meanwhile."""
 
+    def trace(
+        self, function: Callable[[Callable[[Mark], None]], T]
+    ) -> tuple[T, Window, list[Entry]]:
+        """Do as `observe` does, for a function that is given a way to make marks.
+
+        The entries are every allocation and free in order, with the marks where they were made.
+        """
+
 
 class Device(Protocol):
     """One device as the runner sees it."""
@@ -106,11 +117,24 @@ class Device(Protocol):
     def l2(self) -> tuple[str, ...]:
         """Values of the axis ``l2`` that can be had here."""
 
+    @property
+    def foreach(self) -> bool:
+        """Whether torch's optimizers work on lists of tensors here unless told otherwise."""
+
+    def rounded(self, nbytes: int) -> int:
+        """Return the bytes that the allocator takes for a block of so many."""
+
     def check(self) -> None:
         """Raise `DeviceUnavailable` where the device is not on this machine."""
 
     def prepare(self) -> None:
         """Fix the backend's settings that change figures; called first in every process."""
+
+    def forget(self) -> None:
+        """Drop what libraries keep between steps, workspaces say: the next step is a first one."""
+
+    def process_bytes(self) -> int:
+        """Return what the driver says this process holds on the device; raise `Unreadable`."""
 
     def synchronize(self) -> None:
         """Return when all work queued on the device is done."""

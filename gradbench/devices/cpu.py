@@ -9,6 +9,7 @@ import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined] # re-exported
 from torch.autograd.profiler import profile
 
+from ..account import Change, Entry, Mark
 from ..records import Fact
 from . import (
     DeviceClock,
@@ -20,10 +21,12 @@ from . import (
     Window,
     nothing,
 )
+from .trace import trace
 
 T = TypeVar("T")
 
 NO_RESERVE: Final = "the CPU allocator keeps no reserve of its own: what it frees goes to malloc"
+NO_DRIVER: Final = "the CPU has no driver beside the kernel: peak_rss is what the process holds"
 NO_QUEUE: Final = "on the CPU an operator is done when its call returns: step_time is all there is"
 NO_COUNTER: Final = "the CPU's energy counters cover whole sockets and are for root: none is read"
 
@@ -36,11 +39,24 @@ class CPU:
     l2 = ("hot",)
     batch_ns = 100_000  # far below the scheduler's slice: most batches escape preemption
 
+    foreach = False
+
+    def rounded(self, nbytes: int) -> int:
+        """Return the same: malloc's own rounding is nobody's tensor."""
+        return nbytes
+
     def check(self) -> None:
         """Do nothing: there is always a CPU."""
 
     def prepare(self) -> None:
         """Do nothing: threads and cores are set by whoever starts the process."""
+
+    def forget(self) -> None:
+        """Do nothing: operators keep nothing that the allocator knows of."""
+
+    def process_bytes(self) -> int:
+        """Raise `Unreadable`: on the CPU that is what ``peak_rss`` reads."""
+        raise Unreadable(NO_DRIVER)
 
     def synchronize(self) -> None:
         """Return at once: CPU operators are done when they return."""
@@ -119,7 +135,17 @@ class ProfilerLedger:
         with profile(profile_memory=True) as profiler:
             result = function()
         peak, self._live_bytes = balance(before, _cpu_memory_events(profiler))
-        return result, Window(before, peak, Unreadable(NO_RESERVE))
+        return result, Window(before, peak, self._live_bytes, Unreadable(NO_RESERVE))
+
+    def trace(
+        self, function: Callable[[Callable[[Mark], None]], T]
+    ) -> tuple[T, Window, list[Entry]]:
+        """Run the function under the profiler; post its allocations and return them."""
+        before = self._live_bytes
+        result, entries = trace(function, device="cpu")
+        changes = (entry.nbytes for entry in entries if isinstance(entry, Change))
+        peak, self._live_bytes = balance(before, changes)
+        return result, Window(before, peak, self._live_bytes, Unreadable(NO_RESERVE)), entries
 
 
 def balance(live_bytes: int, changes: Iterable[int]) -> tuple[int, int]:

@@ -1,21 +1,26 @@
 """CUDA: everything in gradbench that says ``torch.cuda``."""
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, Self, TypeVar
 
 import torch
 
+from ..account import Entry, Mark
 from ..errors import DeviceUnavailable
 from ..records import Fact
 from . import DeviceClock, HostClock, Ledger, Monitor, Unreadable, Window, nothing, nvml
+from .trace import trace
 
 T = TypeVar("T")
 
 L2_UNKNOWN: Final = 128 * 2**20  # at least that of any GPU when this was written
 PROBE_CYCLES: Final = 10_000_000  # a few ms of holding back, to learn how fast its clock ticks
+GRAIN: Final = 512  # bytes (kMinBlockSize in c10/cuda/CUDACachingAllocator.cpp)
 FASTEST_GHZ: Final = 100.0  # no clock ticks faster: a hold that ends sooner is none
 
 
@@ -40,6 +45,15 @@ class CUDA:
         """Both: the cache can be overwritten between steps."""
         return ("hot", "cold")
 
+    @property
+    def foreach(self) -> bool:
+        """Lists of tensors, which need room for temporaries of every parameter at once."""
+        return True
+
+    def rounded(self, nbytes: int) -> int:
+        """Return the next multiple of 512, the least that the caching allocator hands out."""
+        return -(-nbytes // GRAIN) * GRAIN
+
     def check(self) -> None:
         """Raise `DeviceUnavailable` without a CUDA build, a driver or this index."""
         if torch.version.cuda is None:
@@ -56,6 +70,16 @@ class CUDA:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
+
+    def forget(self) -> None:
+        """Drop cuBLAS's workspaces, by a private call while there is one, and cached blocks."""
+        torch.cuda.synchronize(self.name)
+        getattr(torch._C, "_cuda_clearCublasWorkspaces", nothing)()
+        torch.cuda.empty_cache()
+
+    def process_bytes(self) -> int:
+        """Return what NVML counts for this process: tensors, cache, context and loaded kernels."""
+        return self._gpu().process_bytes(os.getpid())
 
     def synchronize(self) -> None:
         """Wait for every stream of the device."""
@@ -228,15 +252,27 @@ class AllocatorLedger:
     def observe(self, function: Callable[[], T]) -> tuple[T, Window]:
         """Run the function between a reset of the peaks and a synchronized reading of them."""
         torch.cuda.synchronize(self.name)
+        torch.cuda.empty_cache()  # or earlier steps' cached blocks would count as reserved here
         torch.cuda.reset_peak_memory_stats(self.name)
         before = torch.cuda.memory_allocated(self.name)
         result = function()
         torch.cuda.synchronize(self.name)
+        peak = torch.cuda.max_memory_allocated(self.name)
+        requested = torch.cuda.memory_stats(self.name).get("requested_bytes.all.peak", peak)
         return result, Window(
             before,
-            torch.cuda.max_memory_allocated(self.name),
+            peak,
+            torch.cuda.memory_allocated(self.name),
             torch.cuda.max_memory_reserved(self.name),
+            rounding_bytes=peak - int(requested),
         )
+
+    def trace(
+        self, function: Callable[[Callable[[Mark], None]], T]
+    ) -> tuple[T, Window, list[Entry]]:
+        """Do the same under the profiler, whose events are of the allocator's own rounded sizes."""
+        (result, entries), window = self.observe(partial(trace, function, device="cuda"))
+        return result, window, entries
 
 
 def _event() -> torch.cuda.Event:

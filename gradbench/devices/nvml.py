@@ -37,24 +37,43 @@ class Gpu:
 
     def sm_clock_mhz(self) -> int:
         """Return the clock of the multiprocessors now; raise `Unreadable`."""
-        return self._ask("nvmlDeviceGetClockInfo", self.pynvml.NVML_CLOCK_SM)
+        return int(self._ask("nvmlDeviceGetClockInfo", self.pynvml.NVML_CLOCK_SM))
+
+    def process_bytes(self, pid: int) -> int:
+        """Return the bytes that the driver accounts to a process; raise `Unreadable`.
+
+        In a container the driver may know the process by another number, and under some drivers
+        it keeps no account of memory.
+        """
+        found = [
+            process.usedGpuMemory
+            for process in self._ask("nvmlDeviceGetComputeRunningProcesses")
+            if process.pid == pid
+        ]
+        if not found:
+            raise Unreadable(
+                f"NVML lists no process {pid}: inside a container it has another number"
+            )
+        if found[0] is None:
+            raise Unreadable("this driver keeps no account of a process's memory")
+        return int(found[0])
 
     def slowdowns(self) -> int:
         """Return the bits that say why the clock is what it is; raise `Unreadable`."""
         for name in _REASONS:
             try:
-                return self._ask(name)
+                return int(self._ask(name))
             except Unreadable as error:
                 reason = error
         raise reason
 
     def energy_mj(self) -> int:
         """Return the energy of the whole board since the driver was loaded; raise `Unreadable`."""
-        return self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        return int(self._ask("nvmlDeviceGetTotalEnergyConsumption"))
 
-    def _ask(self, name: str, *arguments: object) -> int:
+    def _ask(self, name: str, *arguments: object) -> Any:
         try:
-            return int(getattr(self.pynvml, name)(self.handle, *arguments))
+            return getattr(self.pynvml, name)(self.handle, *arguments)
         except (AttributeError, self.pynvml.NVMLError) as error:
             raise Unreadable(f"{name}: {error}") from error
 

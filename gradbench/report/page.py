@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from .. import units, words
 from .._version import __version__
+from ..behaviour import Behaviour
 from ..checks import Check
 from ..errors import StoreError
 from ..matrix import GRAD_MODES
@@ -21,17 +22,24 @@ from ..view import MEMORY, TIME, View
 from . import capacity, cells, charts, compare, data, headline
 from .figures import DARK, LIGHT
 from .prose import prose
+from .semantics import section as semantics_section
 
 FACETS: Final = ("model", "workload", "device", "grad_mode")
 
 Checks = tuple[Sequence[Check], Mapping[str, Any]]
 
 
-def render(runs: Run | Sequence[Run], *, checks: Checks | None = None) -> str:
+def render(
+    runs: Run | Sequence[Run],
+    *,
+    checks: Checks | None = None,
+    semantics: Behaviour | None = None,
+) -> str:
     """Return one self-contained HTML page about one or more runs.
 
     Of several, the last is held against the first. ``checks`` is what a self-check found and where
-    (`gradbench.checks.load`). Raise `StoreError` without a run.
+    (`gradbench.checks.load`), ``semantics`` what the modes were seen to do
+    (`gradbench.behaviour.load`). Raise `StoreError` without a run.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
@@ -39,6 +47,11 @@ def render(runs: Run | Sequence[Run], *, checks: Checks | None = None) -> str:
     views = [View(run) for run in runs]
     references = _references(views)
     beside, below = (cells.read_in(views, columns) for columns in (cells.BESIDE, cells.BELOW))
+    sections = [
+        _section(view, f"r{number}", references)
+        | {"rows": list(cells.rows(view, references, beside=beside, below=below))}
+        for number, view in enumerate(views)
+    ]
     script = _text("page.js")
     return (
         _templates()
@@ -54,14 +67,11 @@ def render(runs: Run | Sequence[Run], *, checks: Checks | None = None) -> str:
                 facet: list(dict.fromkeys(getattr(cell, facet) for v in views for cell in v.cells))
                 for facet in FACETS
             },
+            semantics=semantics and semantics_section(semantics, runs, figures=_links(sections[0])),
             total=sum(len(view.cells) for view in views),
             beside=beside,
             below=below,
-            runs=[
-                _section(view, f"r{number}", references)
-                | {"rows": list(cells.rows(view, references, beside=beside, below=below))}
-                for number, view in enumerate(views)
-            ],
+            runs=sections,
             comparison=compare.compare(views[0], views[-1]) if len(views) > 1 else None,
             environments=compare.environments(runs),
             data=data.embedded(views),
@@ -71,9 +81,15 @@ def render(runs: Run | Sequence[Run], *, checks: Checks | None = None) -> str:
     )
 
 
-def write(runs: Run | Sequence[Run], path: Path, *, checks: Checks | None = None) -> Path:
+def write(
+    runs: Run | Sequence[Run],
+    path: Path,
+    *,
+    checks: Checks | None = None,
+    semantics: Behaviour | None = None,
+) -> Path:
     """Write the page; raise `StoreError` where that cannot be."""
-    html = render(runs, checks=checks)
+    html = render(runs, checks=checks, semantics=semantics)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(html, "utf-8", errors="backslashreplace")
@@ -135,6 +151,13 @@ def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, obje
         "spent": words.spent(run),
         "facts": compare.facts_of(run),
     }
+
+
+def _links(section: Mapping[str, Any]) -> dict[str, str]:
+    """Return where the figure of time and memory stands, by meter, if the section has it."""
+    if not any(plate.name == "forest" for plate in section["plates"]):
+        return {}
+    return dict.fromkeys((TIME, MEMORY), f"#{section['mark']}-figure-forest")
 
 
 def _fact(value: Fact, name: str) -> str:

@@ -20,18 +20,22 @@ from ..matrix import Block, Cell, by_block, unique
 from ..meters import METERS, Pass
 from ..models import MODELS, Model
 from ..plan import PROTOCOL, Plan
-from ..records import Cause, Ended, Environment, Measurement, Outcome, Record, Skipped, Started
+from ..records import (
+    Breakdown,
+    Cause,
+    Ended,
+    Environment,
+    Measurement,
+    Reading,
+    Record,
+    Skipped,
+    Started,
+)
 from ..store import Run
 from ..workloads import WORKLOADS
-from .block import (
-    Spent,
-    Trying,
-    capture_environment,
-    memory_block,
-    process_cells,
-    time_block,
-)
+from .block import Spent, Trying, capture_environment, time_block
 from .instructions import count_block
+from .memory import memory_block, process_cells
 from .nursery import Died, JobError, Kind, Nursery
 
 DEFAULT_METERS: Final = tuple(meter.name for meter in METERS.values() if meter.default)
@@ -108,7 +112,7 @@ class Bench:
         *,
         done: Collection[tuple[Cell, str]] = (),
         say: Callable[[Pass], None] = lambda _: None,
-    ) -> Iterator[list[Outcome]]:
+    ) -> Iterator[list[Reading]]:
         """Yield, pass by pass, one outcome for each cell of one block and each meter.
 
         A meter that is ``done`` for all of the cells is left out; one that is done for some is
@@ -146,7 +150,7 @@ class Bench:
     def _add(self, phase: str, seconds: float) -> None:
         self._seconds[phase] = self._seconds.get(phase, 0.0) + max(0.0, seconds)
 
-    def _read(self, cells: list[Cell], doing: Pass, names: Sequence[str]) -> list[Outcome]:
+    def _read(self, cells: list[Cell], doing: Pass, names: Sequence[str]) -> list[Reading]:
         device = devices.find(cells[0].device)
         crowded = _crowded(cells[0].threads) if doing == "time" else None
         if crowded is not None:
@@ -161,12 +165,12 @@ class Bench:
 
     def _survive(
         self, cells: Sequence[Cell], doing: Pass, names: Sequence[str], *, fresh: bool
-    ) -> list[Outcome]:
+    ) -> list[Reading]:
         """Run a pass; when its process dies, leave out the cell it died on and run it again."""
         left = list(cells)
-        outcomes: list[Outcome] = []
+        outcomes: list[Reading] = []
         for _ in range(MAX_DEATHS):
-            found: list[Outcome] = []
+            found: list[Reading] = []
             trying: Cell | None = None
             measured = False
             try:
@@ -177,7 +181,7 @@ class Bench:
                         case Spent(phase, seconds):
                             measured = phase != "build"
                             self._add(phase, seconds)
-                        case Measurement() | Skipped():
+                        case Measurement() | Breakdown() | Skipped():
                             found.append(message)
             except JobError as bug:
                 return outcomes + _complete(found, left, names, "failed", f"gradbench: {bug}")
@@ -412,7 +416,7 @@ def _crowded(threads: int) -> str | None:
 
 def _skip_all(
     cells: Iterable[Cell], names: Iterable[str], cause: Cause, reason: str
-) -> list[Outcome]:
+) -> list[Reading]:
     names = list(names)
     return [
         Skipped(cell=cell, meter=name, cause=cause, reason=reason)
@@ -422,8 +426,8 @@ def _skip_all(
 
 
 def _complete(
-    found: list[Outcome], cells: Iterable[Cell], names: Sequence[str], cause: Cause, why: str
-) -> list[Outcome]:
+    found: list[Reading], cells: Iterable[Cell], names: Sequence[str], cause: Cause, why: str
+) -> list[Reading]:
     """Give every cell and meter without an outcome the reason why."""
     have = {(outcome.cell, outcome.meter) for outcome in found}
     missing = [(cell, name) for cell in cells for name in names if (cell, name) not in have]

@@ -1,26 +1,23 @@
-"""What happens inside a measuring process: one block (or one cell of it), read by one pass."""
+"""The time pass, inside its process: one block, its modes interleaved."""
 
 import os
 import random
 import resource
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
-from torch import Tensor, nn
 
-from .. import devices, environment, meters
+from .. import devices, environment
+from ..arms import CellArm, build, make_arm, steps
 from ..devices import Device, Unreadable
 from ..matrix import Cell
 from ..meters import METERS, StepTime
 from ..models import Model
-from ..modes import MODES, GradMode
 from ..plan import Plan
-from ..records import Cause, Environment, Fact, Measurement, Outcome, Skipped
-from ..workloads import OPTIMIZERS, WORKLOADS, Step, Subject, Workload, must_fail
+from ..records import Cause, Environment, Fact, Measurement, Outcome, Reading, Skipped
+from ..workloads import Subject, must_fail
 from .clocks import Figure, read_clocks
 from .interleave import calibrate, interleave, warm_up
 from .surroundings import Surroundings
@@ -48,21 +45,7 @@ class Spent:
     seconds: float
 
 
-Message = Trying | Spent | Outcome | Environment
-
-
-@dataclass(frozen=True, slots=True)
-class CellArm:
-    """A cell made runnable."""
-
-    cell: Cell
-    step: Step
-    mode: GradMode
-    workload: Workload
-
-    def held(self) -> AbstractContextManager[object]:
-        """Return the context to hold around steps."""
-        return nullcontext() if self.cell.entry == "per_call" else self.workload.held(self.mode)
+Message = Trying | Spent | Reading | Environment
 
 
 @dataclass(slots=True)
@@ -92,7 +75,7 @@ def time_block(
     subject = try_to_build(cells[0], model, device, seed=plan.seed)
     yield watch.lap("build")
     if not isinstance(subject, Subject):
-        yield from (_skip(cell, name, subject) for cell in cells for name in wanted)
+        yield from (skip(cell, name, subject) for cell in cells for name in wanted)
         return
     arms = []
     for cell in cells:
@@ -102,7 +85,7 @@ def time_block(
         if refused is None:
             arms.append(arm)
         else:
-            yield from (_skip(cell, name, refused) for name in wanted)
+            yield from (skip(cell, name, refused) for name in wanted)
     if not arms:
         yield watch.lap("warm-up")
         return
@@ -206,7 +189,7 @@ def batch_target(cell: Cell, device: Device) -> int:
 def _further(arm: CellArm, figures: Mapping[str, Figure]) -> Iterator[Outcome]:
     for name, figure in figures.items():
         if isinstance(figure, Unreadable):
-            yield _skip(arm.cell, name, ("unreadable", str(figure)))
+            yield skip(arm.cell, name, ("unreadable", str(figure)))
         else:
             yield _timed(arm, name, figure.values, figure.iterations, figure.notes)
 
@@ -228,119 +211,6 @@ def _timed(
         exact=METERS[name].exact,
         notes=dict(notes),
     )
-
-
-def memory_block(
-    cells: Sequence[Cell], model: Model, plan: Plan, wanted: Collection[str]
-) -> Iterator[Message]:
-    """Yield the exact figures of a block's cells: allocator peaks, bytes saved for backward."""
-    watch, device = Stopwatch(), settle(cells[0])
-    try:
-        ledger = device.ledger()
-    except Unreadable as reason:
-        for cell in cells:
-            for name in wanted:
-                yield _skip(cell, name, ("unreadable", str(reason)))
-        return
-    subject, _ = ledger.observe(partial(try_to_build, cells[0], model, device, seed=plan.seed))
-    yield watch.lap("build")
-    if not isinstance(subject, Subject):
-        yield from (_skip(cell, name, subject) for cell in cells for name in wanted)
-        return
-    for cell in cells:
-        yield Trying(cell)
-        arm, _ = ledger.observe(partial(make_arm, cell, subject))
-        refused, _ = ledger.observe(partial(attempt, arm, device, TRIAL_STEPS))
-        if refused is not None:
-            for name in wanted:
-                yield _skip(cell, name, refused)
-            continue
-        ledger.observe(subject.clear_gradients)
-        _, window = ledger.observe(partial(steps, arm, 1))
-        figures = meters.allocator_figures(window)
-        with arm.held():
-            saved, _ = ledger.observe(partial(_saved_bytes, arm.step, subject.resident()))
-        ledger.observe(subject.clear_gradients)
-        for name, figure in (figures | {"saved_for_backward": saved}).items():
-            if name in wanted:
-                yield _outcome(cell, name, figure)
-    yield watch.lap("memory passes")
-
-
-def process_cells(
-    cells: Sequence[Cell], model: Model, plan: Plan, wanted: Collection[str]
-) -> Iterator[Message]:
-    """Yield the resident high-water mark of the cells, one after the other in this process."""
-    watch, device = Stopwatch(), settle(cells[0])
-    subject = try_to_build(cells[0], model, device, seed=plan.seed)
-    yield watch.lap("build")
-    if not isinstance(subject, Subject):
-        yield from (_skip(cell, name, subject) for cell in cells for name in wanted)
-        return
-    for cell in cells:
-        yield Trying(cell)
-        arm = make_arm(cell, subject)
-        refused = attempt(arm, device, TRIAL_STEPS)
-        if refused is not None:
-            yield from (_skip(cell, name, refused) for name in wanted)
-            continue
-        subject.clear_gradients()
-        with arm.held():
-            try:
-                figure: int | Unreadable = meters.peak_rss(arm.step, steps=TRIAL_STEPS)
-            except Unreadable as reason:
-                figure = reason
-        yield _outcome(cell, "peak_rss", figure)
-    yield watch.lap("memory passes")
-
-
-def build(cell: Cell, model: Model, *, seed: int) -> Subject:
-    """Return the block's one model and one batch, the same for every process of the seed."""
-    torch.manual_seed(seed)
-    dtype = getattr(torch, cell.dtype)
-    layout = torch.channels_last if cell.memory_format == "channels_last" else None
-    module = model.build().to(cell.device, dtype)
-    x, y = model.batch(cell.batch_size)
-    x = x.to(cell.device, dtype if x.is_floating_point() else None)
-    y = y.to(cell.device)
-    if layout is not None:
-        module = module.to(memory_format=layout)  # type: ignore[call-overload] # torch's stub lacks it
-        x = x.contiguous(memory_format=layout)
-    head = None
-    if WORKLOADS[cell.workload].splits_head and model.head is not None:
-        head = module.get_submodule(model.head)
-        module.set_submodule(model.head, nn.Identity())
-    forward: Callable[[Tensor], Tensor] = module
-    if cell.compile == "on":
-        forward = torch.compile(module)
-    return Subject(module, forward, x, y, model.loss, head, OPTIMIZERS[cell.optimizer])
-
-
-def make_arm(cell: Cell, subject: Subject) -> CellArm:
-    """Return the cell's step over the shared subject."""
-    workload, mode = WORKLOADS[cell.workload], MODES[cell.grad_mode]
-    step = workload.prepare(subject, mode)
-    if cell.entry == "per_call":
-        step = entering(mode, step)
-    return CellArm(cell, step, mode, workload)
-
-
-def entering(mode: GradMode, step: Step) -> Step:
-    """Return a step that enters the mode itself, as code does that holds no mode around it."""
-    enter = mode.enter
-
-    def entered() -> None:
-        with enter():
-            step()
-
-    return entered
-
-
-def steps(arm: CellArm, count: int) -> None:
-    """Step a few times in the arm's mode and keep nothing."""
-    with arm.held():
-        for _ in range(count):
-            arm.step()
 
 
 def try_to_build(cell: Cell, model: Model, device: Device, *, seed: int) -> Subject | Refusal:
@@ -379,13 +249,6 @@ def minor_faults(arm: CellArm) -> float:
         return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / FAULT_STEPS
 
 
-def _saved_bytes(step: Step, resident: Sequence[Tensor]) -> int | Unreadable:
-    try:
-        return meters.saved_for_backward(step, resident)
-    except Exception as error:  # noqa: BLE001 # hooks meet any code, compiled graphs included
-        return Unreadable(f"saved-tensor hooks do not work here: {type(error).__name__}: {error}")
-
-
 def settle(cell: Cell) -> Device:
     """Fix threads, cores and backend settings of this process."""
     torch.set_num_threads(cell.threads)
@@ -396,15 +259,7 @@ def settle(cell: Cell) -> Device:
     return device
 
 
-def _outcome(cell: Cell, name: str, figure: int | Unreadable) -> Outcome:
-    if isinstance(figure, Unreadable):
-        return _skip(cell, name, ("unreadable", str(figure)))
-    meter = METERS[name]
-    return Measurement(
-        cell=cell, meter=name, unit=meter.unit, values=(figure,), iterations=1, exact=meter.exact
-    )
-
-
-def _skip(cell: Cell, meter: str, why: Refusal) -> Skipped:
+def skip(cell: Cell, meter: str, why: Refusal) -> Skipped:
+    """Return the outcome of a meter that has no number."""
     cause, reason = why
     return Skipped(cell=cell, meter=meter, cause=cause, reason=reason)

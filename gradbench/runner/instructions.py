@@ -18,6 +18,7 @@ from typing import Final, Self
 import torch
 
 from .. import devices
+from ..arms import CellArm, make_arm
 from ..devices import Unreadable
 from ..matrix import Cell
 from ..meters import METERS
@@ -26,7 +27,7 @@ from ..plan import Plan
 from ..records import Measurement, Outcome, Skipped
 from ..workloads import Subject
 from . import callgrind
-from .block import CellArm, Message, Refusal, Stopwatch, attempt, make_arm, settle, try_to_build
+from .block import Message, Refusal, Stopwatch, attempt, settle, try_to_build
 from .nursery import Kind, settings
 
 METER: Final = METERS["instructions"]

@@ -23,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from typing import Final, Literal, TypeVar
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 T = TypeVar("T")
 Kind = Literal["time", "system", "memory"]
@@ -68,7 +69,7 @@ class Nursery:
         ours, theirs = socket.socketpair()
         environment = {**os.environ, **settings(kind)}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"import {__name__} as n; n.main({theirs.fileno()})"],
+            [sys.executable, "-c", f"import {__name__} as n; n.main({theirs.fileno()}, {kind!r})"],
             env=environment | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -205,11 +206,15 @@ def _last_words(log: int) -> str:
     return told[0].strip() if told else ""
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, kind: Kind) -> None:
     """Load what every job needs, then serve the socket that this process inherited.
 
     Importing this package has loaded torch. The first optimizer of a process imports 800 modules
-    more, which takes longer than many a block: one is made here, and nothing is computed.
+    more, and the first fake tensor a second's worth, which takes longer than many a block: they
+    are made here, and nothing is computed.
     """
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    if kind == "memory":
+        with FakeTensorMode():
+            torch.add(torch.zeros(1), 1)
     serve(Connection(descriptor))

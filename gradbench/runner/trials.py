@@ -14,13 +14,14 @@ from typing import Final
 
 from torch.utils.benchmark import Timer
 
+from ..arms import CellArm, build, make_arm
 from ..devices import Device
 from ..matrix import Cell
 from ..meters import StepTime
 from ..models import Model
 from ..plan import Plan
 from ..workloads import Step
-from .block import CellArm, build, make_arm, settle
+from .block import settle
 from .interleave import Rounds, calibrate, interleave, warm_up
 
 PAD_SIZES: Final = (100, 20_000)

@@ -1,0 +1,217 @@
+"""``predict``: what a step will need, without its memory and without its device."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from .. import units
+from ..errors import Impossible
+from ..matrix import Cell, by_block, unique
+from .app import Reference, app, check_reference, err, out, say
+from .request import Request, takes_request
+
+if TYPE_CHECKING:
+    from ..foretold import Fit, Prediction
+    from ..memory.predict import Predictor
+    from ..models import Model
+    from ..records import Outcome
+
+Predictors = dict[str, "Predictor"]
+
+
+@app.command(
+    epilog="Examples: [bold]gradbench predict --model resnet18_224 --batch-size 64[/bold]  |  "
+    "[bold]gradbench predict --model mlp_d8_w512,mlp_d16_w512 --batch-size 1,64[/bold]  |  "
+    "[bold]gradbench predict --model mypkg.nets:make --input 8,3,224,224 --fit 80GiB[/bold]"
+)
+@takes_request
+def predict(
+    request: Request,
+    *,
+    fit: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Find the largest batch that fits: 80GiB, 512MiB."),
+    ] = None,
+    confirm: Annotated[
+        bool,
+        typer.Option("--confirm", help="With --fit: measure that batch, and the next one up."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    reference: Reference = "global_on",
+) -> None:
+    """Say what a step's peak memory will be, for models larger than this machine.
+
+    Each cell runs on fake tensors, which have shapes and no bytes; kernels that allocate inside
+    are run once, on small inputs. Models may have their sizes in their names: mlp_d8_w512 has 8
+    hidden layers of width 512, cnn_d3_w16_r32 has 3 convolutions of 16 channels on 32x32.
+    """
+    check_reference(reference)
+    budget = _size(fit)
+    if confirm and budget is None:
+        raise Impossible("--confirm goes with --fit")
+    cells, plan, models, _ = request.cells({})
+    from .. import runner
+    from ..memory.predict import Predictor
+
+    runner.check(cells, models)
+    predictors: Predictors = {
+        device: Predictor(device) for device in dict.fromkeys(cell.device for cell in cells)
+    }
+    if budget is not None:
+        cells = unique(replace(cell, batch_size=1) for cell in cells)
+        fits = list(_fits(cells, models, predictors, budget, seed=plan.seed))
+        measured = _confirmed(fits, models) if confirm else {}
+        _print_fits(fits, measured, as_json=as_json, reference=reference)
+        return
+    found = list(_predictions(cells, models, predictors, seed=plan.seed))
+    if as_json:
+        print(json.dumps([_row(cell, outcome) for cell, outcome in found], indent=2))
+        return
+    from .. import terminal
+
+    console = Console(highlight=False, width=out.width if out.is_terminal else terminal.WIDE)
+    predictions = {cell: one for cell, one in found if not isinstance(one, str)}
+    console.print(terminal.prediction_tables(dict(found), reference=reference))
+    peaks = {cell: one.peak_bytes for cell, one in predictions.items()}
+    lines = terminal.scaling_tables(peaks, reference=reference)
+    if lines is not None:
+        console.print(lines)
+    unprobed = sorted({op for one in predictions.values() for op in one.unprobed})
+    if unprobed:
+        out.print(f"[yellow]not counted, what these need inside: {', '.join(unprobed)}[/yellow]")
+
+
+def _size(text: str | None) -> int | None:
+    try:
+        return units.parse_size(text) if text is not None else None
+    except ValueError as error:
+        raise Impossible(f"--fit: {error}") from None
+
+
+def _predictions(
+    cells: Sequence[Cell],
+    models: Mapping[str, "Model"],
+    predictors: Predictors,
+    *,
+    seed: int,
+) -> "Iterator[tuple[Cell, Prediction | str]]":
+    """Yield each cell with its prediction, or the reason why there is none."""
+    from ..memory.predict import CannotTrain, Unpredictable
+
+    with err.status("loading torch") as status:
+        for block, members in by_block(cells).items():
+            say(status, f"predicting {block}")
+            for cell in members:
+                try:
+                    yield cell, predictors[cell.device].predict(cell, models[cell.model], seed=seed)
+                except CannotTrain as words:
+                    yield cell, f"cannot train here: {words}"
+                except Unpredictable as reason:
+                    yield cell, str(reason)
+
+
+def _fits(
+    cells: Sequence[Cell],
+    models: Mapping[str, "Model"],
+    predictors: Predictors,
+    budget: int,
+    *,
+    seed: int,
+) -> "Iterator[tuple[Cell, Fit | str]]":
+    from ..memory.predict import CannotTrain, Unpredictable
+
+    with err.status("loading torch") as status:
+        for cell in cells:
+            say(status, f"fitting {cell.block.family} {cell.grad_mode}")
+            predictor = predictors[cell.device]
+            try:
+                yield cell, predictor.largest(cell, models[cell.model], budget, seed=seed)
+            except CannotTrain as words:
+                yield cell, f"cannot train here: {words}"
+            except Unpredictable as reason:
+                yield cell, str(reason)
+
+
+def _confirmed(
+    fits: "Sequence[tuple[Cell, Fit | str]]", models: Mapping[str, "Model"]
+) -> "dict[Cell, Outcome]":
+    """Measure every cell at the batch that should fit and at the next one; by cell."""
+    from .. import runner
+    from ..records import Measurement, Skipped
+
+    cells = [
+        replace(cell, batch_size=batch)
+        for cell, found in fits
+        if not isinstance(found, str) and found.batch_size
+        for batch in (found.batch_size, found.batch_size + 1)
+    ]
+    if not cells:
+        return {}
+    measured: dict[Cell, Outcome] = {}
+    with err.status("measuring") as status:
+        for record in runner.run(
+            cells,
+            models=models,
+            meters=["peak_allocated"],
+            progress=lambda event: say(status, f"measuring {event.block}"),
+        ):
+            if isinstance(record, Measurement | Skipped):
+                measured[record.cell] = record
+    return measured
+
+
+def _print_fits(
+    fits: "Sequence[tuple[Cell, Fit | str]]",
+    measured: "Mapping[Cell, Outcome]",
+    *,
+    as_json: bool,
+    reference: str,
+) -> None:
+    if as_json:
+        print(json.dumps([_fit_row(cell, found, measured) for cell, found in fits], indent=2))
+        return
+    from .. import terminal
+
+    console = Console(highlight=False, width=out.width if out.is_terminal else terminal.WIDE)
+    console.print(terminal.fit_table(fits, measured, reference=reference))
+    for cell, found in fits:
+        if isinstance(found, str):
+            out.print(f"[dim]{escape(f'{cell}: {found}')}[/dim]")
+
+
+def _row(cell: Cell, found: "Prediction | str") -> dict[str, object]:
+    if isinstance(found, str):
+        return {**cell.axes(), "reason": found}
+    return {
+        **cell.axes(),
+        "peak_bytes": found.peak_bytes,
+        "before_bytes": found.before_bytes,
+        "transient_bytes": found.transient_bytes,
+        "parts": dict(found.anatomy.parts),
+        "not_counted_inside": list(found.unprobed),
+        "seconds": round(found.seconds, 3),
+    }
+
+
+def _fit_row(
+    cell: Cell, found: "Fit | str", measured: "Mapping[Cell, Outcome]"
+) -> dict[str, object]:
+    if isinstance(found, str):
+        return {**cell.axes(), "reason": found}
+    row: dict[str, object] = {
+        **cell.axes(),
+        "batch_size": found.batch_size,
+        "budget_bytes": found.budget_bytes,
+        "peak_bytes": found.peak_bytes,
+        "next_bytes": found.next_bytes,
+    }
+    for name, batch in (("measured", found.batch_size), ("measured_next", found.batch_size + 1)):
+        outcome = measured.get(replace(cell, batch_size=batch)) if batch else None
+        if outcome is not None:
+            row[name] = getattr(outcome, "reason", None) or getattr(outcome, "values", [None])[0]
+    return row

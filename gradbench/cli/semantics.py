@@ -1,0 +1,178 @@
+"""The command ``semantics``: what the modes do on this torch, and whether that is on record."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .. import behaviour
+from ..behaviour import NOT_RUN, Behaviour
+from ..store import check_writable
+from .app import Results, app, err, one_line_errors, out, say
+
+CHANGED: Final = 1
+"""Exit status: something is not as it is on record."""
+
+
+@app.command(
+    epilog="Examples: [bold]gradbench semantics --pitfalls[/bold]  |  "
+    "[bold]gradbench semantics --json > seen.json[/bold]"
+)
+def semantics(
+    *,
+    claims: Annotated[
+        bool, typer.Option("--claims", help="Each claim of the article, its verdict, what is so.")
+    ] = False,
+    pitfalls: Annotated[
+        bool, typer.Option("--pitfalls", help="Each pitfall, whether it bites here, its cure.")
+    ] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="The states, and what operations do in each.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    results: Results = Path("results"),
+) -> None:
+    """Run what the modes do on this torch: truth table, claims, pitfalls.
+
+    Exits 0 if all is as recorded for this version of torch, 1 if not, with what differs. The
+    answers are saved in results/semantics.json and shown on every page.
+    """
+    with one_line_errors():
+        check_writable(results, "--results")
+        seen = see(results)
+        if as_json:
+            print(behaviour.to_json(seen))
+        else:
+            for wanted, lines in ((table, _table), (claims, _claims), (pitfalls, _pitfalls)):
+                if wanted:
+                    lines(seen)
+            _summary(seen)
+            out.print(f"saved    {escape(str(results / behaviour.FILE))}")
+        for difference in seen.differences:
+            err.print(f"[red]changed:[/red] {escape(difference)}")
+    raise typer.Exit(CHANGED if seen.differences else 0)
+
+
+def see(results: Path) -> Behaviour:
+    """Run everything, save it in a results folder, return it."""
+    with err.status("loading torch") as status:
+        from ..semantics import examine
+
+        seen = examine(say=(lambda words: say(status, words)) if err.is_terminal else _silent)
+    behaviour.save(seen, results / behaviour.FILE)
+    return seen
+
+
+def known_or_seen(results: Path, *, torch: str) -> Behaviour:
+    """Return what a results folder has on this version of torch; run everything if it has not."""
+    known = behaviour.load(results / behaviour.FILE)
+    if known is not None and known.torch == torch:
+        return known
+    err.print("[dim]what the modes do on this torch (once for each version)[/dim]")
+    return see(results)
+
+
+def _silent(_: str) -> None:
+    """Where nobody looks, a line for each of a hundred proofs would be noise."""
+
+
+def _summary(seen: Behaviour) -> None:
+    counts = ", ".join(
+        f"{count} {verdict}" for verdict, count in behaviour.counted(seen).items() if count
+    )
+    biting = [pitfall for pitfall in seen.pitfalls if pitfall.shown == "yes"]
+    silent = sum(pitfall.silent for pitfall in biting)
+    cured = sum(pitfall.cured == "yes" for pitfall in biting)
+    out.print(f"[bold]torch {escape(seen.torch)}[/bold], Python {seen.python}")
+    out.print(
+        f"table    {len(seen.table)} combinations, {len(behaviour.sights(seen.table))} different "
+        "outcomes by state and input"
+    )
+    out.print(f"claims   {len(seen.claims)} of the article: {counts}")
+    out.print(
+        f"pitfalls {len(seen.pitfalls)}: {len(biting)} bite here, {silent} of them silently; "
+        f"{cured} are cured as said"
+    )
+    for name, reason in _not_run(seen):
+        out.print(f"[dim]not run  {escape(name)}: {escape(reason)}[/dim]")
+    where = f"the record of torch {seen.recorded}"
+    if seen.torch.startswith(f"{seen.recorded}."):
+        against = where
+    else:
+        against = f"{where}, the nearest there is"
+    changed = len(seen.differences)
+    out.print(f"record   {changed or 'nothing'} differs from {against}")
+    total = sum(seen.seconds.values())
+    out.print(f"took     {total:.1f} s")
+
+
+def _not_run(seen: Behaviour) -> Iterator[tuple[str, str]]:
+    for claim in seen.claims:
+        if claim.verdict == NOT_RUN:
+            yield claim.id, claim.seen
+    for pitfall in seen.pitfalls:
+        if pitfall.shown == NOT_RUN:
+            yield pitfall.id, pitfall.shown_seen
+
+
+def _table(seen: Behaviour) -> None:
+    constructs = list(dict.fromkeys(step.construct for step in seen.transitions))
+    states = list(dict.fromkeys(step.before for step in seen.transitions))
+    after = {(step.before, step.construct): step.after for step in seen.transitions}
+    moves = Table(box=None, header_style="dim", pad_edge=False, title="entering, from a state")
+    moves.add_column("from")
+    for construct in constructs:
+        moves.add_column(construct)
+    for before in states:
+        leads = (behaviour.state_words(after[before, construct]) for construct in constructs)
+        moves.add_row(behaviour.state_words(before), *leads)
+    does = Table(box=None, header_style="dim", pad_edge=False, title="what operations do there")
+    operations = [name for name, _ in behaviour.sights(seen.table)[0].outcomes]
+    for heading in ("state", "input", *operations, "combinations"):
+        does.add_column(heading, overflow="fold")
+    for sight in behaviour.sights(seen.table):
+        state = behaviour.state_words((sight.grad, sight.inference))
+        outcomes = (outcome.words for _, outcome in sight.outcomes)
+        does.add_row(state, sight.input, *outcomes, str(sight.contexts))
+    restored = sum(row.restored and row.restored_after_error for row in seen.table)
+    console = Console(highlight=False, width=out.width if out.is_terminal else 200)
+    console.print(moves, "", does, "")
+    out.print(
+        f"{restored} of {len(seen.table)} combinations put back what was there, also after an error"
+    )
+    out.print("[dim]row by row: gradbench.semantics.truth_table(), or --json[/dim]\n")
+
+
+def _claims(seen: Behaviour) -> None:
+    for claim in seen.claims:
+        colour = {"holds": "green", "fails": "red", "raised": "red"}.get(claim.verdict, "yellow")
+        out.print(f"[{colour}]{claim.verdict}[/{colour}]: {escape(claim.says)}")
+        out.print(f"  [dim]{escape(claim.place)} ({claim.id})[/dim]")
+        out.print(f"  {escape(claim.truth)}")
+        if claim.seen:
+            out.print(f"  seen: {escape(claim.seen)}")
+    out.print()
+
+
+def _pitfalls(seen: Behaviour) -> None:
+    for pitfall in seen.pitfalls:
+        bites = {"yes": "[red]bites here[/red]", "no": "[green]not here[/green]"}.get(
+            pitfall.shown, f"[yellow]{pitfall.shown}[/yellow]"
+        )
+        kind = "silent" if pitfall.silent else "loud"
+        out.print(f"[bold]{escape(pitfall.title)}[/bold] ({kind}, {bites})")
+        for label, words in (
+            ("happens", pitfall.happens),
+            ("why", pitfall.why),
+            ("cure", pitfall.cure),
+            ("seen", pitfall.shown_seen),
+            (f"cured: {pitfall.cured}", pitfall.cured_seen),
+            ("versions", ", ".join(pitfall.versions) or "none on record"),
+        ):
+            out.print(f"  {label}: {escape(words)}")
+        out.print(f"  [dim]{pitfall.link}[/dim]")
+    out.print()

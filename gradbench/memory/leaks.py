@@ -1,0 +1,56 @@
+"""What a step keeps alive from one time to the next: how many bytes, and who made them."""
+
+import gc
+import itertools
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from ..saved import Whereabouts, paths
+from .watch import Birth, StorageWatch
+
+STEPS = 3  # in which something must be left each time
+
+
+def growth(live_bytes: Sequence[int]) -> int:
+    """Return the bytes that every step adds, from what was live after each; 0 if some adds none.
+
+    What is filled once, a cache or an optimizer's state, is no leak.
+    """
+    added = [after - before for before, after in itertools.pairwise(live_bytes)]
+    return max(0, min(added, default=0))
+
+
+def kept(step: Callable[[], object], rest: Callable[[], object], *roots: nn.Module) -> list[Birth]:
+    """Return the storages that `STEPS` steps made and that outlive them, largest first.
+
+    ``rest`` is called after each step: it puts away what a step may leave, its gradients.
+    """
+    alive: dict[int, Birth] = {}
+
+    def died(birth: Birth) -> None:
+        alive.pop(birth.key, None)
+
+    with (
+        Whereabouts(paths(*roots)) as where,
+        StorageWatch(born=lambda birth: alive.update({birth.key: birth}), died=died, where=where),
+    ):
+        for _ in range(STEPS):
+            step()
+            rest()
+    gc.collect()
+    return sorted(alive.values(), key=lambda birth: -birth.nbytes)
+
+
+def named(births: Sequence[Birth], *, most: int = 3) -> str:
+    """Return in words what `kept` found: bytes a step by operator, module and line."""
+    totals: dict[str, int] = {}
+    for birth in births:
+        place = f" in {birth.module}" if birth.module else ""
+        line = f" ({birth.line})" if birth.line else ""
+        name = f"{birth.op}{place}{line}"
+        totals[name] = totals.get(name, 0) + birth.nbytes
+    ranked = sorted(totals.items(), key=lambda item: -item[1])
+    words = [f"{nbytes // STEPS:,} B a step made by {name}" for name, nbytes in ranked[:most]]
+    more = [f"and {len(ranked) - most} more places"] if len(ranked) > most else []
+    return "; ".join([*words, *more])

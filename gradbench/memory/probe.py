@@ -1,0 +1,174 @@
+"""What operators allocate and free inside themselves, learned by running each once for real.
+
+Convolutions reorder weights and images into blocked layouts, reductions keep scratch: dozens of
+megabytes that no output shows. Fake tensors run no kernels, so the kernels are asked: every
+distinct call, on zeros of its shapes, all in one trace.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from ..account import Change, Phase
+from ..devices.trace import trace
+from .watch import Operator
+
+LARGEST: Final = 64 * 2**20
+"""Bytes of a call's tensors up to which it is run as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """A tensor's outline, from which another like it can be made."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Meta":
+        """Return a tensor's outline."""
+        return cls(tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def of_one(self) -> "Meta":
+        """Return the outline of a single element, in as many dimensions."""
+        ones = (1,) * len(self.shape)
+        return Meta(ones, ones, self.dtype)
+
+    def zeros(self, device: str) -> Tensor:
+        """Return a real tensor of this outline."""
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=device).zero_()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One operator call in outline; equal calls need the same inside, but for ``extra``.
+
+    Pointwise operators need nothing beside their outputs, unless a Python number stands where a
+    tensor is declared: it becomes one, and another of the right dtype. That does not depend on
+    shapes, so such a call stands for one of single elements, and ``extra`` is what its outputs
+    have more.
+    """
+
+    func: Operator
+    arguments: tuple[Any, ...]  # flat, tensors as `Meta`
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    nbytes: int  # of its tensors, outputs included
+    extra: int
+
+    @classmethod
+    def of(
+        cls, func: Operator, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
+    ) -> "Call":
+        """Return the outline of a call that was made."""
+        outputs = [Meta.of(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        metas, extra = (tuple(args), dict(kwargs)), 0
+        metas = tree_map_only(Tensor, Meta.of, metas)
+        if torch.Tag.pointwise in func.tags:
+            metas = tree_map_only(Meta, Meta.of_one, metas)
+            if not func._schema.is_mutable:
+                extra = sum(meta.nbytes - meta.dtype.itemsize for meta in outputs)
+            outputs = [meta.of_one() for meta in outputs]
+        leaves = tree_leaves(metas)
+        flat = tuple(leaf if isinstance(leaf, Meta) else repr(leaf) for leaf in leaves)
+        nbytes = sum(meta.nbytes for meta in (*leaves, *outputs) if isinstance(meta, Meta))
+        return cls(func, flat, metas[0], metas[1], nbytes, extra)
+
+    def __hash__(self) -> int:
+        return hash((self.func, self.arguments))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Call) and (self.func, self.arguments) == (
+            other.func,
+            other.arguments,
+        )
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether the operator may allocate beside its outputs: views do not, nor do lists."""
+        if self.func.is_view or self.func.namespace != "aten" or "_foreach_" in str(self.func):
+            return False
+        return torch.Tag.pointwise not in self.func.tags or self._wraps_a_number
+
+    @property
+    def _wraps_a_number(self) -> bool:
+        declared = self.func._schema.arguments
+        return any(
+            isinstance(value, int | float) and isinstance(argument.type, torch.TensorType)
+            for argument, value in zip(declared, self.args, strict=False)
+        )
+
+
+class Prober:
+    """Knows how many bytes calls need inside, having run each once. One a process is enough.
+
+    ``device`` is where kernels are run, None for nowhere: then nothing is known.
+    """
+
+    def __init__(self, device: str | None, *, largest: int = LARGEST) -> None:
+        self._device, self._largest = device, largest
+        self._inside: dict[Call, int | None] = {}
+
+    def learn(self, calls: Iterable[Call]) -> None:
+        """Run all that is new and small enough."""
+        new = [
+            call for call in dict.fromkeys(calls) if call.needs_probe and call not in self._inside
+        ]
+        todo = [call for call in new if call.nbytes <= self._largest]
+        self._inside |= dict.fromkeys(new)  # what is not run stays unknown
+        if todo and self._device is not None:
+            self._inside.update(_run(todo, self._device))
+
+    def inside(self, call: Call) -> int | None:
+        """Return the most bytes that were live at once within the call, or None if unknown.
+
+        Outputs that it allocates are among them.
+        """
+        known = self._inside.get(call) if call.needs_probe else 0
+        return known + call.extra if known is not None else None
+
+
+def _run(calls: Sequence[Call], device: str) -> dict[Call, int | None]:
+    """Run each call on zeros; return its inner peak, None where that raised."""
+    failed: set[int] = set()
+
+    def every(mark: Any) -> None:
+        for index, call in enumerate(calls):
+            args, kwargs = tree_map_only(
+                Meta, lambda meta: meta.zeros(device), (call.args, call.kwargs)
+            )
+            mark(Phase(f"{index}"))
+            try:
+                result = call.func(*args, **kwargs)
+            except Exception:  # noqa: BLE001 # zeros may be no input for it: then it stays unknown
+                failed.add(index)
+                result = None
+            mark(Phase(""))
+            del args, kwargs, result
+
+    with _disable_current_modes(), torch.no_grad():
+        _, entries = trace(every, device=device)
+    peaks: dict[int, int] = {}
+    current, live = "", 0
+    for entry in entries:
+        match entry:
+            case Phase(name):
+                current, live = name, 0
+            case Change(_, nbytes, _) if current:
+                live += nbytes
+                peaks[int(current)] = max(peaks.get(int(current), 0), live)
+    return {
+        call: None if index in failed else peaks.get(index, 0) for index, call in enumerate(calls)
+    }

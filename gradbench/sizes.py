@@ -1,0 +1,34 @@
+"""Names of models that say their sizes: ``mlp_d8_w256`` has depth 8 and width 256."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+FAMILIES: Final = {"mlp": ("depth", "width"), "cnn": ("depth", "width", "resolution")}
+"""Families of models and the sizes that their names must give, in this order."""
+
+KNOBS: Final = ("depth", "width", "resolution")
+_NAME: Final = re.compile(r"(mlp|cnn)_d(\d+)_w(\d+)(?:_r(\d+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """A family and its sizes; ``resolution`` is 0 where a family has none."""
+
+    family: str
+    depth: int
+    width: int
+    resolution: int = 0
+
+
+def parse(name: str) -> Sized | None:
+    """Return what a model's name says, or None if it is not of a sized family.
+
+    ``mlp_d8_w256``: 8 hidden layers of width 256. ``cnn_d3_w16_r32``: 3 convolutions of 16
+    channels on images of 32x32.
+    """
+    found = _NAME.fullmatch(name)
+    if found is None or (found[1] == "cnn") != (found[4] is not None):
+        return None
+    sizes = [int(text) for text in found.groups()[1:] if text is not None]
+    return Sized(found[1], *sizes) if min(sizes) > 0 else None

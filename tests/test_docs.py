@@ -1,0 +1,39 @@
+"""The listings of docs/grad-modes.md do what the page says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gradbench.semantics.proof import in_a_thread
+from gradbench.semantics.state import RULES, Rule
+
+PAGE = Path(__file__).parents[1] / "docs" / "grad-modes.md"
+LISTINGS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+BITS = {"on": True, "off": False, "stays": None}
+
+
+def test_there_are_listings_and_each_asserts_something():
+    assert len(LISTINGS) >= 8
+    assert [listing for listing in LISTINGS if "assert" not in listing] == []
+
+
+@pytest.mark.parametrize("listing", LISTINGS, ids=lambda listing: listing.splitlines()[-1][:40])
+def test_a_listing_runs(listing):
+    program = compile(listing, str(PAGE), "exec")
+    in_a_thread(lambda: exec(program, {"__name__": "listing"}))
+
+
+def test_a_listing_that_is_wrong_would_be_found():
+    with pytest.raises(AssertionError):
+        in_a_thread(lambda: exec("assert False", {}))
+
+
+def test_the_table_of_bits_is_the_state_machine():
+    rows = re.findall(
+        r"^\| `(\w+(?:\(\w+\))?)` \| (on|off|stays) \| (on|off|stays) \|$",
+        PAGE.read_text("utf-8"),
+        re.MULTILINE,
+    )
+    told = {name: Rule(BITS[grad], BITS[inference]) for name, grad, inference in rows}
+    assert told == {name: rule for name, rule in RULES.items() if name != "none"}
