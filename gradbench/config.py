@@ -106,6 +106,37 @@ def locate(path: Path, error: UnknownName) -> str:
     return ""
 
 
+def places(path: Path, cells: Iterable[Cell]) -> dict[str, str]:
+    """Return cell -> ``file:line`` of the ``models`` of the table in the file that has it.
+
+    A cell that options made of others goes to the first table with its model, or has no place.
+    """
+    matrices = read(path).matrices
+    lines = _lines_of_models(path.read_text("utf-8"))
+    if len(lines) != len(matrices):
+        return {}  # written in another of TOML's ways: better no line than a wrong one
+    exact = {cell: line for matrix, line in zip(matrices, lines, strict=True) for cell in matrix}
+    by_model: dict[str, int] = {}
+    for matrix, line in zip(matrices, lines, strict=True):
+        for model in matrix.models:
+            by_model.setdefault(model, line)
+    found = {cell: exact.get(cell) or by_model.get(cell.model) for cell in cells}
+    return {str(cell): f"{path.as_posix()}:{line}" for cell, line in found.items() if line}
+
+
+def _lines_of_models(text: str) -> list[int]:
+    """Return for each ``[[matrix]]`` the line of its ``models``, or else of its header."""
+    lines: list[int] = []
+    inside = False
+    for number_, line in enumerate(text.splitlines(), 1):
+        if re.match(r"\s*\[", line):
+            inside = bool(re.match(r"\s*\[\[\s*matrix\s*\]\]", line))
+            lines += [number_] if inside else []
+        elif inside and re.match(r"""\s*["']?models["']?\s*=""", line):
+            lines[-1] = number_
+    return lines
+
+
 def _matrix(path: Path, text: str, index: int, table: Mapping[str, Any]) -> Matrix:
     for key, value in table.items():
         where = _at(path, text, key, header="[[matrix]]", table=index)

@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import metadata
 
 import psutil
@@ -14,9 +14,6 @@ from . import devices
 from .errors import DeviceUnavailable
 from .plan import PROTOCOL
 from .records import Environment, Fact
-
-FINGERPRINT = ("host", "cpu", "cores", "gpu", "torch", "protocol")
-"""Facts that must agree before a run may be continued."""
 
 
 def capture(device_names: Iterable[str]) -> Environment:
@@ -53,16 +50,6 @@ def capture(device_names: Iterable[str]) -> Environment:
         prefix = "" if ":" not in name else f"{name} "
         facts |= {prefix + fact: value for fact, value in device.describe().items()}
     return Environment(facts=facts)
-
-
-def mismatch(first: Mapping[str, Fact], second: Mapping[str, Fact]) -> str | None:
-    """Return in words how two environments differ in their fingerprint, or None if they agree."""
-    different = [
-        f"{name} was {first.get(name, 'not recorded')!r}, is {second.get(name, 'not there')!r}"
-        for name in FINGERPRINT
-        if first.get(name) != second.get(name)
-    ]
-    return "; ".join(different) or None
 
 
 def watch(seconds: float) -> dict[str, Fact]:

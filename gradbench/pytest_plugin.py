@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from . import pytest_budget
+from . import pytest_budget, shards
 from .config import choose, locate
 from .errors import GradbenchError, UnknownName
 from .matrix import GRAD_MODES, WORKLOADS, Block, Cell, by_block, select
@@ -55,6 +55,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--gradbench-budget", metavar="SECONDS", type=float, help="Seconds of timing for a block."
+    )
+    group.addoption(
+        "--gradbench-shard",
+        metavar="I/N",
+        help="Only part I of N of the cells, by block: for machines side by side. The other "
+        "options must be the same on all of them; gradbench merge joins their runs.",
     )
     group.addoption(
         "--gradbench-results", metavar="DIR", type=Path, help="Default: results/ in the root."
@@ -102,11 +108,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Iterator[None]:
+    """Mark the tests of cells first; when ``-k`` and friends have chosen, keep one shard's."""
+    if _REFUSAL in config.stash:
+        raise config.stash[_REFUSAL]
+    _mark(items)
+    yield
+    if text := config.getoption("gradbench_shard"):
+        _keep_shard(config, items, text)
+
+
+def _mark(items: list[pytest.Item]) -> None:
     """Group by block, let recorded rounds be replayed, expect training to fail where it must."""
-    if items and _REFUSAL in items[0].config.stash:
-        raise items[0].config.stash[_REFUSAL]
     cells = {item: cell for item in items if (cell := _cell_of(item)) is not None}
     if not cells:
         return
@@ -124,6 +140,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
 
 
+def _keep_shard(config: pytest.Config, items: list[pytest.Item], text: str) -> None:
+    """Deselect the cells of other shards; tests that have no cell stay."""
+    cells = {item: cell for item in items if (cell := _cell_of(item)) is not None}
+    try:
+        shard = shards.parse(text)
+        mine = set(shard.take(cells.values())) if cells else set()
+    except GradbenchError as error:
+        raise pytest.UsageError(f"gradbench: {error}") from None
+    others = {item for item, cell in cells.items() if cell not in mine}
+    if others:
+        config.hook.pytest_deselected(items=[item for item in items if item in others])
+        items[:] = [item for item in items if item not in others]
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Note which cells are left to measure: a block is what ``-k`` and friends leave of it."""
     cells = [cell for cell in map(_cell_of, session.items) if cell is not None]
@@ -131,6 +161,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     ours = _session(session.config)
     ours.selected = by_block(cells)
+    ours.places = _places(session.items)
     option = session.config.getoption
     if not (option("collectonly") or option("benchmark_skip") or option("benchmark_disable")):
         try:
@@ -138,6 +169,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             check_writable(ours.reports, "--gradbench-reports")
         except GradbenchError as error:
             raise pytest.UsageError(f"gradbench: {error}") from None
+
+
+def _places(items: list[pytest.Item]) -> dict[str, str]:
+    """Return cell -> ``file:line`` of the first test that has it, for what points at tests."""
+    found: dict[str, str] = {}
+    for item in items:
+        cell = _cell_of(item)
+        file, line, _ = item.location  # counted from 0; None where pytest cannot tell
+        if cell is not None and line is not None:
+            found.setdefault(str(cell), f"{Path(file).as_posix()}:{line + 1}")
+    return found
 
 
 @pytest.fixture
@@ -239,6 +281,8 @@ class Session:
     plan: Plan
     results: Path
     reports: Path
+    shard: str = ""
+    places: Mapping[str, str] = field(default_factory=dict)
     selected: dict[Block, list[Cell]] = field(default_factory=dict)
     path: Path | None = None
     page: Path | None = None
@@ -300,7 +344,15 @@ class Session:
             self._bench = runner.Bench(plan=self.plan).__enter__()
             cells = [cell for members in self.selected.values() for cell in members]
             meters = runner.DEFAULT_METERS
-            self._writer.write(runner.started(cells, plan=self.plan, meters=meters, inputs={}))
+            opening = runner.started(
+                cells,
+                plan=self.plan,
+                meters=meters,
+                inputs={},
+                shard=self.shard,
+                places=self.places,
+            )
+            self._writer.write(opening)
             self._writer.write(self._bench.environment(cell.device for cell in cells))
         return self._bench, self._writer
 
@@ -336,6 +388,7 @@ def _session(config: pytest.Config) -> Session:
             plan=choice.plan,
             results=config.getoption("gradbench_results") or config.rootpath / "results",
             reports=config.getoption("gradbench_reports") or config.rootpath / "reports",
+            shard=config.getoption("gradbench_shard") or "",
         )
     return config.stash[_SESSION]
 

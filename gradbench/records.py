@@ -31,6 +31,8 @@ class Started:
     meters: tuple[str, ...]
     plan: Mapping[str, float]
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # import path -> shape
+    shard: str = ""  # "2/3": the part of a matrix that this run is, if it was split
+    places: Mapping[str, str] = field(default_factory=dict)  # cell -> "file:line" of its test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,10 @@ class Environment:
     says ``unknown: ...``."""
 
     facts: Mapping[str, Fact]
+
+
+FINGERPRINT: Final = ("host", "cpu", "cores", "gpu", "torch", "protocol")
+"""Facts that must agree before a run may be continued, or times stand in one series."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

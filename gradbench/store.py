@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
@@ -120,24 +121,40 @@ class Writer:
         return self.path.name.removesuffix(PART)
 
     def write(self, record: Record) -> None:
-        """Append one record and hand it to the operating system."""
-        print(json.dumps(_plain(record), separators=(",", ":")), file=self._file, flush=True)
+        """Append one record and hand it to the operating system; raise `StoreError` if it cannot.
+
+        What was written before is then kept, as after any other end.
+        """
+        line = json.dumps(_plain(record), separators=(",", ":"))
+        with self._said():
+            print(line, file=self._file, flush=True)
 
     def seal(self) -> Path:
         """Add count and hash, rename the part file, and return the run's file."""
-        self._file.flush()
-        content = self.path.read_bytes()
-        seal = {
-            "kind": "sealed",
-            "records": content.count(b"\n"),
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }
-        print(json.dumps(seal), file=self._file, flush=True)
-        os.fsync(self._file.fileno())
-        final = self.path.with_name(self.name + SEALED)
-        self.path.rename(final)
-        self._file.close()
+        with self._said():
+            self._file.flush()
+            content = self.path.read_bytes()
+            seal = {
+                "kind": "sealed",
+                "records": content.count(b"\n"),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            }
+            print(json.dumps(seal), file=self._file, flush=True)
+            os.fsync(self._file.fileno())
+            final = self.path.with_name(self.name + SEALED)
+            self.path.rename(final)
+            self._file.close()
         return final
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {str(self.path)!r}: {error.strerror}; what was written before is "
+                f"kept: mend that, then gradbench run --resume {self.name}"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -148,7 +165,8 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # what could not be written was said, and closing tries again
+            self._file.close()
 
 
 class Store:
@@ -244,7 +262,7 @@ class Store:
             try:
                 runs.append(load(path))
             except BrokenSeal as error:
-                amiss.append(f"{error}; {_set_aside(path)}")
+                amiss.append(f"{error}; {set_aside(path)}")
             except StoreError as error:
                 amiss.append(str(error))
         return runs, amiss
@@ -393,7 +411,8 @@ def _lock(file: IO[str], path: Path) -> None:
         raise StoreError(f"{path.name} is being written by another process") from error
 
 
-def _set_aside(path: Path) -> str:
+def set_aside(path: Path) -> str:
+    """Move a file that is not what was sealed to ``quarantine/``; say in words where it is now."""
     target = path.parent / QUARANTINE / path.name
     try:
         target.parent.mkdir(exist_ok=True)

@@ -1,6 +1,7 @@
 """Records and runs made by hand: small, and every number in them chosen."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from gradbench.matrix import GRAD_MODES, Cell
 from gradbench.plan import PROTOCOL
@@ -15,7 +16,7 @@ from gradbench.records import (
     Skipped,
     Started,
 )
-from gradbench.store import Run
+from gradbench.store import Run, Writer
 
 TORCH_SAYS = "element 0 of tensors does not require grad and does not have a grad_fn"
 
@@ -141,3 +142,30 @@ def refused_block(reason: str = TORCH_SAYS, **axes) -> list[Outcome]:
         for member in block(**{"workload": "training"} | axes)
         for meter in ("step_time", "peak_transient")
     ]
+
+
+def run_at(number: int, outcomes: Iterable[Outcome] | None = None, *, command=(), **facts) -> Run:
+    """Return a sealed run of commit ``number``, started in the hour of that number."""
+    outcomes = tuple(measured_block() if outcomes is None else outcomes)
+    day, hour = divmod(number, 24)
+    first = started(
+        dict.fromkeys(o.cell for o in outcomes),
+        meters=tuple(dict.fromkeys(o.meter for o in outcomes)),
+        started=f"2026-{1 + day // 28:02}-{1 + day % 28:02}T{hour:02}:00:00+00:00",
+        command=tuple(command) or ("gradbench", "run"),
+    )
+    known = {"git_commit": f"{number:040x}", "git_dirty": False, "host": "here", "protocol": 1}
+    return run_of(
+        [first, environment(**known | facts), *outcomes, ended()],
+        name=f"20260101T{number:06}Z-aaaa",
+    )
+
+
+def write_run(run: Run, folder: Path) -> Path:
+    """Write a run as a sealed file of its name; return the path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{run.name}.jsonl.part"
+    with Writer(part, part.open("w", encoding="utf-8", newline="\n")) as writer:
+        for record in run.records:
+            writer.write(record)
+        return writer.seal()

@@ -13,6 +13,9 @@ PROMISES = [
     ("import gradbench.pytest_plugin", ["torch", "pandas"]),
     ("import gradbench; gradbench.summary, gradbench.render", ["torch"]),
     ("import gradbench.terminal, gradbench.words", ["torch"]),
+    ("import gradbench.exports, gradbench.ci, gradbench.judgements", ["torch", "matplotlib"]),
+    ("import gradbench.merge, gradbench.shards, gradbench.places", ["torch", "pandas", "scipy"]),
+    ("import gradbench.history, gradbench.pack, gradbench.cli.history", ["torch", "matplotlib"]),
     (
         "import gradbench.runner.block",
         ["pandas", "scipy", "matplotlib", "gradbench.devices.cuda"],

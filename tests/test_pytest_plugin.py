@@ -474,6 +474,48 @@ def test_with_benchmarks_disabled_measuring_parents_are_started_once(scripted, b
     assert bench.made == 1
 
 
+@pytest.mark.parametrize("index", [1, 2])
+def test_a_shard_measures_whole_blocks_of_its_own_and_the_others_are_deselected(
+    index, scripted, bench, pytester
+):
+    result = scripted(f"--gradbench-shard={index}/2")
+    workload = ("inference", "training")[index - 1]
+    assert bench.asked == [[cell(m, batch_size=1, workload=workload) for m in GRAD_MODES]]
+    assert result.parseoutcomes()["deselected"] == 4
+    (path,) = (pytester.path / "results").iterdir()
+    assert load(path).started.shard == f"{index}/2"
+
+
+def test_the_shards_share_what_k_leaves(scripted, bench):
+    scripted("-k", "training and not NOTSET", "--gradbench-shard=1/1")
+    assert bench.asked == [[cell(m, batch_size=1, workload="training") for m in GRAD_MODES]]
+
+
+def test_a_run_knows_file_and_line_of_each_cell_s_test(scripted, pytester):
+    scripted("-k", "test_inference")
+    (path,) = (pytester.path / "results").iterdir()
+    places = load(path).started.places
+    assert set(places) == {str(cell(mode, batch_size=1)) for mode in GRAD_MODES}
+    (place,) = set(places.values())
+    file, _, line = place.rpartition(":")
+    source = (pytester.path / file).read_text("utf-8").splitlines()
+    assert "gradbench" in source[int(line) - 1] or "def test_inference" in source[int(line) - 1]
+
+
+def test_pytest_benchmark_s_own_command_reads_what_it_saved(scripted, pytester):
+    scripted("-k", "test_inference", "--benchmark-autosave")
+    done = subprocess.run(
+        [Path(sys.executable).with_name("pytest-benchmark"), "compare", "--columns=median,rounds"],
+        cwd=pytester.path,
+        env=os.environ | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for mode in GRAD_MODES:
+        assert name_of(mode) in done.stdout
+
+
 # Tests of the user's own
 
 
@@ -540,6 +582,8 @@ def usage_error(result: pytest.RunResult) -> str:
         (["--gradbench-device=cdua"], "unknown device 'cdua': did you mean 'cuda'?"),
         (["--gradbench-budget=0"], "budget_s must be above 0"),
         (["--gradbench-config=nowhere.toml"], "nowhere.toml: No such file"),
+        (["--gradbench-shard=3/2"], "shard '3/2' is not like 2/3"),
+        (["--gradbench-preset=tiny", "--gradbench-shard=1/99"], "a block is measured in one piece"),
         (
             ["--gradbench-config=typo.toml"],
             "typo.toml, line 2, models: unknown model 'mlp_tny': did you mean 'mlp_tiny'?",

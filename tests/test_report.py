@@ -200,7 +200,8 @@ def test_nothing_is_fetched_and_only_our_script_may_run(name):
 @every_run
 def test_no_number_is_none_of_one(name):
     page = page_of(name)
-    words = re.findall(r"\b(?:nan|inf|infinity|none|null)\b", page.parsed.text.lower())
+    text = re.sub(r"none in \d+ points", "", page.parsed.text.lower())  # a history's own words
+    words = re.findall(r"\b(?:nan|inf|infinity|none|null)\b", text)
     assert words == (["nan"] if name == "odd-fact" else [])  # there it is what was recorded
     assert page.parsed.data
     assert not re.search(r'\s(d|points|x|y)="[^"]*(nan|inf)', page.html)

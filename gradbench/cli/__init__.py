@@ -4,12 +4,15 @@ from . import (  # isort: skip # the order of commands in --help
     measure,
     predict,
     read,
+    history,
+    exports,
+    ci,
     machine,
     semantics,
 )
 from .app import INTERRUPTED, USAGE, app
 
-_COMMANDS = (measure, predict, read, machine, semantics)
+_COMMANDS = (measure, predict, read, history, exports, ci, machine, semantics)
 
 __all__ = ["INTERRUPTED", "USAGE", "app", "main"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from .. import checks
+from .. import checks, config, shards
 from ..errors import BadModel, Impossible
 from ..matrix import GRAD_MODES, by_block
 from ..plan import Plan
@@ -69,6 +69,10 @@ def run(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with a run that was cut short.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only part I of N, by block; join them with merge."),
+    ] = None,
     reference: Reference = GRAD_MODES[0],
     semantics: Annotated[
         bool, typer.Option(help="What the modes do on this torch, for the page: once a version.")
@@ -92,12 +96,14 @@ def run(
             *(f"--{name[:-2] if name.endswith('_s') else name}" for name in given),
         ]
         ignored += ["--meter"] if meter else []
+        ignored += ["--shard"] if shard else []
         if ignored:
             raise Impossible(f"a resumed run goes on as it began: leave out {', '.join(ignored)}")
     if resume is None:
         cells, chosen, models, inputs = request.cells(given)
         meters = split(meter) or list(runner.DEFAULT_METERS)
         runner.check(cells, models, meters)
+        cells = shards.parse(shard).take(cells) if shard else cells
         check_writable(reports, "--reports")
         writer, cut = store.create(), None
     else:
@@ -122,6 +128,8 @@ def run(
                     inputs=inputs,
                     progress=listener,
                     resumed=cut,
+                    shard=shard or "",
+                    places=config.places(request.config, cells) if request.config else None,
                 )
                 for record in records:
                     writer.write(record)

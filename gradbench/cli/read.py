@@ -3,15 +3,21 @@
 import shlex
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
 
 from .. import behaviour, checks
+from ..errors import UnknownName
 from ..matrix import GRAD_MODES, by_block
 from .app import Reference, Results, RunName, app, check_reference, err, one_line_errors, out
+from .exports import tell_markdown
+from .history import CommitUrl, commit_address
 from .printing import print_run, print_scaling
+
+FORMATS: Final = ("html", "md")
+PAGE: Final = Path("reports/report.html")
 
 
 @app.command()
@@ -44,17 +50,27 @@ def report(
         list[str] | None, typer.Argument(metavar="RUN...", help="Without any: the latest.")
     ] = None,
     *,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path(
-        "reports/report.html"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help=f"Without it: {PAGE}, or Markdown printed."),
+    ] = None,
     results: Results = Path("results"),
     figures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Every figure too, as PNG and SVG.")
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
+    format_name: Annotated[
+        str, typer.Option("--format", help="html: a page; md: Markdown, for a job summary.")
+    ] = "html",
+    commit_url: CommitUrl = None,
 ) -> None:
-    """Write one self-contained HTML page from one or more runs."""
+    """Write one self-contained HTML page, or Markdown, from one or more runs."""
     with one_line_errors():
+        if format_name not in FORMATS:
+            raise UnknownName("format", format_name, FORMATS)
+        if format_name == "md":
+            tell_markdown(run_names, output, results=results)
+            return
         from ..report import save_figures, write
         from ..store import Store, load
 
@@ -64,7 +80,8 @@ def report(
             err.print(f"[yellow]{escape(dropped)}[/yellow]")
         found = checks.load(results / checks.FILE)
         seen = behaviour.load(results / behaviour.FILE)
-        page = write(loaded, output, checks=found, semantics=seen)
+        url = commit_address(commit_url)
+        page = write(loaded, output or PAGE, checks=found, semantics=seen, commit_url=url)
         out.print(escape(str(page)))
         for one in loaded if figures is not None else ():
             assert figures is not None

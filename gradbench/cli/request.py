@@ -48,6 +48,14 @@ class Request:
             f"--{name.replace('_', '-')}" for name in ("config", "input", *_AXES) if options[name]
         ] + (["--preset"] if self._preset != "quick" else [])
 
+    def arguments(self) -> list[str]:
+        """Return the options as they would be given to another command."""
+        told = ["--config", str(self.config)] if self.config else ["--preset", self._preset]
+        for axis, values in self._selections.items():
+            for value in values:
+                told += [f"--{axis.replace('_', '-')}", value]
+        return told + (["--input", self._input] if self._input else [])
+
     @staticmethod
     def parameters() -> list[inspect.Parameter]:
         """Return the options as the parameters of a function."""

@@ -19,7 +19,7 @@ from ..matrix import GRAD_MODES
 from ..records import Fact
 from ..store import Run
 from ..view import MEMORY, TIME, View
-from . import capacity, cells, charts, compare, data, headline
+from . import capacity, cells, charts, compare, data, headline, history
 from .figures import DARK, LIGHT
 from .prose import prose
 from .semantics import section as semantics_section
@@ -34,12 +34,14 @@ def render(
     *,
     checks: Checks | None = None,
     semantics: Behaviour | None = None,
+    commit_url: str = "",
 ) -> str:
-    """Return one self-contained HTML page about one or more runs.
+    """Return one self-contained HTML page about one or more runs; several show their history.
 
     Of several, the last is held against the first. ``checks`` is what a self-check found and where
     (`gradbench.checks.load`), ``semantics`` what the modes were seen to do
-    (`gradbench.behaviour.load`). Raise `StoreError` without a run.
+    (`gradbench.behaviour.load`), ``commit_url`` the address of a commit's page, with ``{commit}``
+    in it. Raise `StoreError` without a run.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
@@ -77,6 +79,7 @@ def render(
             data=data.embedded(views),
             checks=checks[0] if checks else (),
             checked=checks[1] if checks else {},
+            history=history.of_runs(runs, commit_url=commit_url) if len(runs) > 1 else None,
         )
     )
 
@@ -87,9 +90,10 @@ def write(
     *,
     checks: Checks | None = None,
     semantics: Behaviour | None = None,
+    commit_url: str = "",
 ) -> Path:
     """Write the page; raise `StoreError` where that cannot be."""
-    html = render(runs, checks=checks, semantics=semantics)
+    html = render(runs, checks=checks, semantics=semantics, commit_url=commit_url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(html, "utf-8", errors="backslashreplace")

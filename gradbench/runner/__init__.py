@@ -14,7 +14,7 @@ from typing import Final, Self
 
 import psutil
 
-from .. import devices, environment
+from .. import devices, environment, fingerprint
 from ..errors import BadModel, DeviceUnavailable, StoreError, UnknownName
 from ..matrix import Block, Cell, by_block, unique
 from ..meters import METERS, Pass
@@ -245,13 +245,15 @@ def run(
     inputs: Mapping[str, tuple[int, ...]] | None = None,
     progress: Listener | None = None,
     resumed: Run | None = None,
+    shard: str = "",
+    places: Mapping[str, str] | None = None,
 ) -> Iterator[Record]:
     """Measure cells block by block; yield the records as they come.
 
     ``inputs`` gives the shapes (B excluded) of models named by import path, so that the run can
     be resumed from its own file. ``resumed`` is a run that was cut short: what it has already
     read is left out, and records that it opened with are not repeated; raise `StoreError` if it
-    was measured elsewhere.
+    was measured elsewhere. ``shard`` and ``places`` are written down as they are (see `Started`).
 
     Everything is checked before the first record: unknown names raise `UnknownName`, and a
     model that cannot be sent to another process `BadModel`. Cells that this machine cannot
@@ -264,10 +266,12 @@ def run(
     done = resumed.done if resumed is not None else frozenset()
     with Bench(plan=plan, models=models, meters=meters) as bench:
         if resumed is None:
-            yield started(cells, plan=plan, meters=meters, inputs=inputs or {})
+            yield started(
+                cells, plan=plan, meters=meters, inputs=inputs or {}, shard=shard, places=places
+            )
         here = bench.environment(cell.device for cell in cells)
         if resumed is not None and resumed.environment.facts:
-            moved = environment.mismatch(resumed.environment.facts, here.facts)
+            moved = fingerprint.mismatch(resumed.environment.facts, here.facts)
             if moved is not None:
                 raise StoreError(f"run {resumed.name!r} cannot go on here: {moved}")
         yield here
@@ -288,8 +292,10 @@ def started(
     plan: Plan,
     meters: Sequence[str],
     inputs: Mapping[str, tuple[int, ...]],
+    shard: str = "",
+    places: Mapping[str, str] | None = None,
 ) -> Started:
-    """Return the record that opens a run."""
+    """Return the record that opens a run; see `Started` for its fields."""
     return Started(
         protocol=PROTOCOL,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -298,6 +304,8 @@ def started(
         meters=tuple(meters),
         plan=asdict(plan),
         inputs=dict(inputs),
+        shard=shard,
+        places=dict(places or {}),
     )
 
 

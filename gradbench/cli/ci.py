@@ -1,0 +1,85 @@
+"""The command ``ci``: measure, gate, compare and tell, in one line of a CI job."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from ..errors import Impossible
+from .app import app, err, out
+from .exports import places
+from .request import Request, takes_request
+
+if TYPE_CHECKING:
+    from ..ci import Ended, Job, Part
+
+
+@app.command(
+    epilog="Examples: [bold]gradbench ci --preset tiny --baseline benchmarks/baseline.jsonl[/bold]"
+    "  |  [bold]gradbench ci --config bench.toml --base origin/main[/bold]"
+)
+@takes_request
+def ci(
+    request: Request,
+    *,
+    base: Annotated[
+        str | None, typer.Option(metavar="REV", help="Compare with this revision, side by side.")
+    ] = None,
+    baseline: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", help="Gate against this run or file.")
+    ] = None,
+    fail_on: Annotated[
+        str, typer.Option(help="regression; inconclusive as well; or never, to look on.")
+    ] = "regression",
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for the run, verdicts and reports.")
+    ] = Path("gradbench-ci"),
+) -> None:
+    """Measure, gate and compare as asked, and tell the CI system what came of it.
+
+    The folder then holds the run in results/, its page, gate.json and compare.json, summary.md,
+    annotations.txt and junit.xml. Under GitHub Actions the summary and the annotations are shown.
+    The exit status is the gravest of gate's and compare's.
+    """
+    from ..ci import parts, perform
+
+    if base is not None and not base.strip():
+        raise Impossible("--base is empty: give a revision, such as origin/main")
+    wanted = parts(
+        request.arguments(), folder=output, base=base, baselines=baseline or (), fail_on=fail_on
+    )
+    job = perform(wanted, folder=output, call=_call, locator=places)
+    _tell_github(job)
+    out.print(f"{escape(job.words)}\nsummary  {escape(str(job.summary))}")
+    raise typer.Exit(job.exit_status(fail_on))
+
+
+def _call(part: "Part") -> "Ended":
+    """Run a part in a process of its own; show what it prints, unless that is for us to read."""
+    from ..ci import Ended
+
+    err.print(f"[bold]gradbench {escape(' '.join(part.arguments))}[/bold]")
+    done = subprocess.run(
+        [sys.executable, "-m", "gradbench", *part.arguments],
+        stdout=subprocess.PIPE if part.verdicts else None,
+        text=True,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout or "")
+
+
+def _tell_github(job: "Job") -> None:
+    """Show summary and annotations where GitHub looks for them, and set the step's outputs."""
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        print(job.annotations.read_text("utf-8"), end="")
+    for variable, text in (
+        ("GITHUB_STEP_SUMMARY", job.summary.read_text("utf-8")),
+        ("GITHUB_OUTPUT", f"status={job.status}\nfolder={job.summary.parent}\n"),
+    ):
+        if path := os.environ.get(variable):
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write(text)

@@ -1,0 +1,137 @@
+"""Commands for CI: ``export`` for other tools, ``merge`` for the shards of one matrix."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from ..errors import Impossible, UnknownName
+from .app import Results, app, err, one_line_errors, out
+
+if TYPE_CHECKING:
+    from ..places import Locate
+    from ..store import Run
+
+WORKSPACE = "GITHUB_WORKSPACE"
+"""Where GitHub says the repository is checked out: annotations count files from there."""
+
+
+@app.command(
+    epilog="Examples: [bold]gradbench export bencher latest -o bencher.json[/bold]  |  "
+    "[bold]gradbench export asv results/*.jsonl -o .asv/results[/bold]  |  "
+    "[bold]gradbench export annotations --verdicts gate.json[/bold]"
+)
+def export(
+    format_name: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT",
+            help="markdown, annotations, junit, github-action-benchmark, bencher, asv, pyperf, "
+            "otava.",
+        ),
+    ],
+    run_names: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN...", help="Without any: the latest.")
+    ] = None,
+    *,
+    verdicts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="What gate --json or compare --json printed, for markdown, annotations, junit; "
+            "then a RUN is needed only for its tables.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The file, or the folder of a format of several. Without it: printed.",
+        ),
+    ] = None,
+    results: Results = Path("results"),
+) -> None:
+    """Write runs, or the verdicts on them, as other tools read them."""
+    with one_line_errors():
+        from .. import exports
+
+        if format_name not in exports.FORMATS:
+            raise UnknownName("format", format_name, exports.FORMATS)
+        format_ = exports.FORMATS[format_name]
+        if format_.folder and output is None:
+            raise Impossible(f"{format_name} is several files: say where with -o FOLDER")
+        judged = exports.read_verdicts(verdicts) if verdicts else None
+        runs = load_runs(run_names, results) if run_names or judged is None else []
+        exported = exports.export(format_name, runs, verdicts=judged, locate=places(runs))
+        if output is None:
+            for text in exported.files.values():
+                print(text, end="")
+        else:
+            written = exports.write(exported, output, folder=format_.folder)
+            where = output if format_.folder else written[0]
+            count = f"  ({len(written)} files)" if format_.folder else ""
+            out.print(escape(str(where)) + count)
+        if exported.left_out:
+            err.print(
+                f"[yellow]{len(exported.left_out)} outcomes have no place in {format_name}, such "
+                f"as {escape(exported.left_out[0])}; export markdown names all reasons[/yellow]"
+            )
+
+
+@app.command(epilog="Example: [bold]gradbench merge shard-*/results/*.jsonl[/bold]")
+def merge(
+    run_names: Annotated[list[str], typer.Argument(metavar="RUN...", help="The shards.")],
+    *,
+    allow_different_machines: Annotated[
+        bool,
+        typer.Option("--allow-different-machines", help="Ratios and exact figures still hold."),
+    ] = False,
+    results: Results = Path("results"),
+) -> None:
+    """Join the shards of one matrix (run --shard 1/3, 2/3, 3/3) into one run."""
+    with one_line_errors():
+        from ..merge import merge as join
+        from ..store import Store
+
+        runs = load_runs(run_names, results)
+        merged = join(runs, different_machines=allow_different_machines)
+        run = Store(results).save(merged.records)
+        for remark in merged.remarks:
+            err.print(f"[yellow]{escape(remark)}[/yellow]")
+        out.print(f"records  {escape(str(Store(results).find(run.name)))}")
+
+
+def tell_markdown(names: list[str] | None, output: Path | None, *, results: Path) -> None:
+    """Print runs as Markdown, or write them to a file and print where it is."""
+    from .. import exports
+
+    exported = exports.export("markdown", load_runs(names, results))
+    if output is None:
+        print(*exported.files.values(), sep="", end="")
+    else:
+        (path,) = exports.write(exported, output, folder=False)
+        out.print(escape(str(path)))
+
+
+def load_runs(names: list[str] | None, results: Path) -> "list[Run]":
+    """Return the runs of those names, each once, and say what could not be read of them."""
+    from ..store import Store, load
+
+    store = Store(results)
+    paths = dict.fromkeys(store.find(name).resolve() for name in names or ["latest"])
+    runs = [load(path) for path in paths]
+    for dropped in filter(None, (run.dropped for run in runs)):
+        err.print(f"[yellow]{escape(dropped)}[/yellow]")
+    return runs
+
+
+def places(runs: "Sequence[Run]") -> "Locate":
+    """Return where each cell comes from, as a path from the repository's root."""
+    from ..places import locator
+
+    workspace = os.environ.get(WORKSPACE)
+    return locator(runs, Path.cwd(), repository=Path(workspace) if workspace else None)

@@ -1,0 +1,235 @@
+"""Commands over many runs: ``history`` shows series and their changes, ``pack`` makes Parquet."""
+
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ..errors import StoreError, UnknownName
+from ..matrix import GRAD_MODES, WORKLOADS
+from .app import app, err, one_line_errors, out, split
+
+if TYPE_CHECKING:
+    from ..history import Series
+    from ..store import Run
+
+WORSE: Final = 1
+NOTHING: Final = 5
+ROWS: Final = 30
+"""Series without a change that are listed unless all are asked for."""
+
+CommitUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="A commit's page, {commit} in its place. Without it: as git's origin says.",
+    ),
+]
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Folders of runs (and what lies below), run files, packs, URLs of packs. "
+        "Without any: results.",
+    ),
+]
+
+
+@app.command(
+    epilog="Exit status: 0 shown, 1 with --fail-on-worse where a figure got worse among its last "
+    "points, 2 wrong usage, 5 nothing to show. Example: "
+    "[bold]gradbench history artifacts/ --meter step_time --grad-mode inference_mode[/bold]"
+)
+def history(
+    sources: Sources = None,
+    *,
+    model: Annotated[list[str] | None, typer.Option(help="Only these models.")] = None,
+    workload: Annotated[list[str] | None, typer.Option(help="Only these workloads.")] = None,
+    grad_mode: Annotated[list[str] | None, typer.Option(help="Only these grad modes.")] = None,
+    meter: Annotated[list[str] | None, typer.Option(help="Only these meters.")] = None,
+    renamed: Annotated[
+        list[str] | None, typer.Option(metavar="OLD=NEW", help="A model that has a new name.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help=f"List more than {ROWS} series without a change.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write a page as well.")
+    ] = None,
+    commit_url: CommitUrl = None,
+    fail_on_worse: Annotated[
+        int | None,
+        typer.Option(
+            metavar="POINTS",
+            min=1,
+            help="Exit 1 where one of the last POINTS is a change for worse.",
+        ),
+    ] = None,
+) -> None:
+    """Show every figure over the commits it was measured at, and where its level changed.
+
+    Times are a series a machine, their ratios to the block's first grad mode span machines. A
+    change of a time takes five points on each side and 2 %; of bytes that repeat, any difference.
+    """
+    with one_line_errors():
+        from .. import history as past
+
+        for axis, given, names in (
+            ("grad_mode", split(grad_mode), GRAD_MODES),
+            ("workload", split(workload), WORKLOADS),
+        ):
+            for name in given:
+                if name not in names:
+                    raise UnknownName(axis, name, names)
+        chosen = past.Chosen(
+            models=tuple(split(model)),
+            workloads=tuple(split(workload)),
+            grad_modes=tuple(split(grad_mode)),
+            meters=tuple(split(meter)),
+            renamed=past.parse_renamed(renamed or ()),
+        )
+        url = commit_address(commit_url)
+        link = past.linker(url)
+        figures = past.read(sources or ["results"])
+        series, left_out = past.history(figures, chosen=chosen)
+        amiss = [*figures.amiss, *left_out]
+        for words in amiss:
+            err.print(f"[yellow]{escape(words)}[/yellow]")
+        if output is not None:
+            from ..report.history import render
+
+            _write(output, render(series, link=link, amiss=amiss))
+    if as_json:
+        from ..series_words import plain
+
+        told = {"series": [plain(one) for one in series], "amiss": amiss, "commit_url": url}
+        print(json.dumps(told))
+    else:
+        _print(series, every=every)
+        if output is not None:
+            out.print(f"page     {escape(str(output))}")
+    if not series:
+        if not as_json:
+            err.print(
+                "no figure there: measure with gradbench run, or ask for less with fewer options"
+            )
+        raise typer.Exit(NOTHING)
+    if fail_on_worse is not None and any(_worse(one, fail_on_worse) for one in series):
+        raise typer.Exit(WORSE)
+
+
+@app.command(
+    epilog="Examples: [bold]gradbench pack results -o pack[/bold]  |  "
+    "[bold]gradbench pack artifacts -o s3://bucket/gradbench[/bold], then "
+    "[bold]gradbench history s3://bucket/gradbench[/bold]"
+)
+def pack(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="SOURCE...", help="Folders of runs, or run files."),
+    ] = None,
+    *,
+    output: Annotated[str, typer.Option("-o", "--output", help="Folder or URL of the dataset.")],
+    rounds: Annotated[bool, typer.Option(help="Raw rounds too.")] = True,
+) -> None:
+    """Add runs to a Parquet dataset that pandas, DuckDB and Spark read directly.
+
+    A row is a figure of a cell. Runs that the dataset has already are left out, so the same command
+    may run after every measurement.
+    """
+    with one_line_errors():
+        from .. import pack as packing
+
+        amiss: list[str] = []
+        packed = packing.pack(_runs(sources or [Path("results")], amiss), output, rounds=rounds)
+    for words in amiss:
+        err.print(f"[yellow]{escape(words)}[/yellow]")
+    for name in packed.files:
+        out.print(escape(name))
+    out.print(
+        f"{packed.runs} runs, {packed.rows} rows added; {packed.before} runs were there before"
+    )
+
+
+def commit_address(given: str | None) -> str:
+    """Return the template of commits' addresses: as given, or as the remote ``origin`` says."""
+    from ..history import commit_url, linker
+
+    if given is not None:
+        linker(given)  # says what is wrong with it
+        return given
+    try:
+        answer = subprocess.run(
+            ["git", "remote", "get-url", "origin"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return commit_url(answer.stdout)
+
+
+def _runs(sources: Sequence[Path], amiss: list[str]) -> Iterator["Run"]:
+    """Yield the sealed runs of folders and files, one at a time; say of the others why not."""
+    from ..index import run_files
+    from ..store import PART, BrokenSeal, load, set_aside
+
+    for source in sources:
+        if not source.exists():
+            raise StoreError(f"no runs in {str(source)!r}: there is no such folder or file")
+        for path in run_files(source) if source.is_dir() else [source]:
+            if path.name.endswith(PART):
+                amiss.append(f"{path} is not complete: it is left out until it is")
+                continue
+            try:
+                yield load(path)
+            except BrokenSeal as error:
+                amiss.append(f"{error}; {set_aside(path)}")
+            except StoreError as error:
+                amiss.append(str(error))
+
+
+def _print(series: Sequence["Series"], *, every: bool) -> None:
+    from .. import terminal
+    from ..history_table import table
+
+    changed = [one for one in series if one.changes]
+    still = [one for one in series if not one.changes and len(one.values) > 1]
+    shown = [*changed, *(still if every else still[:ROWS])]
+    width = out.width if out.is_terminal else terminal.WIDE + 40
+    if shown:
+        Console(highlight=False, width=width).print(table(shown))
+    lone = sum(len(one.values) == 1 for one in series)
+    told = [
+        f"{len(changed)} of {len(series)} series changed their level",
+        *(
+            [f"{len(still) - len(shown) + len(changed)} more without a change: --all lists them"]
+            if len(shown) < len(changed) + len(still)
+            else []
+        ),
+        *([f"{lone} have one point only"] if lone else []),
+    ]
+    out.print(f"[dim]{escape('; '.join(told))}[/dim]")
+
+
+def _worse(series: "Series", last: int) -> bool:
+    return any(
+        change.verdict == "worse" and change.at >= len(series.values) - last
+        for change in series.changes
+    )
+
+
+def _write(path: Path, html: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(html, "utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise StoreError(f"cannot write the page {str(path)!r}: {error.strerror}") from error

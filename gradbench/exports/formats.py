@@ -1,0 +1,124 @@
+"""The formats that can be exported, by name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ..errors import Impossible, StoreError, UnknownName
+from ..places import Locate, nowhere
+from ..store import Run
+from . import annotations, asv, bencher, github_action_benchmark, junit, markdown, otava, pyperf
+from .figures import Exported
+from .verdict_file import Verdicts
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format: what takes it, and the function that makes it.
+
+    ``folder`` says that it is several files, ``located`` that it points at lines of the user's
+    files. ``judged`` makes its one file, of the name ``file``, from verdicts, if it can.
+    """
+
+    name: str
+    about: str
+    make: Callable[..., Exported]
+    folder: bool = False
+    located: bool = False
+    judged: Callable[[Verdicts, Sequence[Run], Locate], str] | None = None
+    file: str = ""
+
+
+def _summary(verdicts: Verdicts, runs: Sequence[Run], _locate: Locate) -> str:
+    return markdown.summary(runs, verdicts=verdicts)
+
+
+def _annotations(verdicts: Verdicts, _runs: Sequence[Run], locate: Locate) -> str:
+    return annotations.judged(verdicts.rows, locate=locate)
+
+
+def _junit(verdicts: Verdicts, _runs: Sequence[Run], locate: Locate) -> str:
+    return junit.judged(verdicts.rows, locate=locate)
+
+
+FORMATS: Final[Mapping[str, Format]] = {
+    format_.name: format_
+    for format_ in (
+        Format(
+            "markdown",
+            "GitHub's job summary",
+            markdown.export,
+            judged=_summary,
+            file=markdown.FILE,
+        ),
+        Format(
+            "annotations",
+            "GitHub's workflow commands, to be printed",
+            annotations.export,
+            located=True,
+            judged=_annotations,
+            file=annotations.FILE,
+        ),
+        Format(
+            "junit",
+            "JUnit XML, for GitLab, Jenkins and others",
+            junit.export,
+            located=True,
+            judged=_junit,
+            file=junit.FILE,
+        ),
+        Format(
+            "github-action-benchmark",
+            "its custom tools: a file of what should be small, one of what should be large",
+            github_action_benchmark.export,
+            folder=True,
+        ),
+        Format("bencher", "Bencher Metric Format", bencher.export),
+        Format("asv", "airspeed velocity's results, for asv publish", asv.export, folder=True),
+        Format("pyperf", "pyperf's JSON, for its compare_to", pyperf.export),
+        Format("otava", "Apache Otava's CSV and YAML", otava.export, folder=True),
+    )
+}
+
+
+def export(
+    name: str,
+    runs: Sequence[Run],
+    *,
+    verdicts: Verdicts | None = None,
+    locate: Locate = nowhere,
+) -> Exported:
+    """Return runs, or verdicts on them, in the format of that name.
+
+    Raise `UnknownName` for a format that is not there, `Impossible` for verdicts that it has no
+    words for, `StoreError` for runs that it cannot take.
+    """
+    if name not in FORMATS:
+        raise UnknownName("format", name, FORMATS)
+    format_ = FORMATS[name]
+    if verdicts is None:
+        return format_.make(runs, locate=locate) if format_.located else format_.make(runs)
+    if format_.judged is None:
+        able = ", ".join(other.name for other in FORMATS.values() if other.judged)
+        raise Impossible(f"{name} has no word for a verdict; {able} have")
+    return Exported({format_.file: format_.judged(verdicts, runs, locate)})
+
+
+def write(exported: Exported, path: Path, *, folder: bool) -> list[Path]:
+    """Write the files, into ``path`` or as ``path``, and return where they are.
+
+    Raise `StoreError` where that cannot be.
+    """
+    written = []
+    for name, text in exported.files.items():
+        target = path / name if folder else path
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, "utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {str(target)!r}: {error.strerror}; choose another place with -o"
+            ) from error
+        written.append(target)
+    return written

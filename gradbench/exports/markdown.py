@@ -1,0 +1,259 @@
+"""A run, and the verdicts on it, as Markdown: GitHub's job summary, a comment, a file.
+
+GitHub takes 1024 KiB a step and shows nothing of a summary that is larger: then rows of the tables
+give way to the verdicts, the reasons and the warnings, and a line says how many.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from .. import estimates, tables, units, words
+from ..diagnosis import before_a_run
+from ..estimates import Estimate
+from ..judgements import Judgement
+from ..matrix import GRAD_MODES, Block, Cell, by_block
+from ..records import Measurement, Outcome, Skipped
+from ..store import Run
+from ..verdicts import Verdict, judge
+from .figures import Exported
+from .told import values_in_words
+from .verdict_file import Verdicts
+
+FILE: Final = "summary.md"
+LIMIT: Final = 1024 * 1024
+"""Bytes that GitHub takes of a step's summary."""
+REASONS: Final = 200
+"""Sentences of one list; a run that breaks everywhere would say little more."""
+ORDER: Final = (Verdict.WORSE, Verdict.INCONCLUSIVE, Verdict.BETTER, Verdict.SAME)
+FACTS: Final = ("torch", "python", "cpu", "cores", "gpu", "host", "git_commit", "protocol")
+
+Have = Mapping[tuple[Cell, str], Outcome]
+
+
+def export(runs: Sequence[Run], *, reference: str = GRAD_MODES[0]) -> Exported:
+    """Return one file about all runs."""
+    return Exported({FILE: summary(runs, reference=reference)})
+
+
+def summary(
+    runs: Sequence[Run],
+    *,
+    verdicts: Verdicts | None = None,
+    reference: str = GRAD_MODES[0],
+    limit: int = LIMIT,
+) -> str:
+    """Return verdicts, if there are any, and each run's tables, in at most ``limit`` bytes.
+
+    Of a run: each mode's step time against ``reference`` with its interval and verdict, the
+    memory that is counted to the byte, what could not be measured and why, and what may have
+    spoilt figures.
+    """
+    parts = [(part, True) for part in (judged(verdicts) if verdicts else ())]
+    for run in runs:
+        parts += [(part, True) for part in _head(run)]
+        parts += [(part, False) for part in _tables(run, reference)]
+        parts += [(part, True) for part in _remarks(run)]
+    return _fit(parts, limit)
+
+
+def judged(verdicts: Verdicts) -> Iterator[str]:
+    """Yield a verdict table in parts: counts, what is not the same, what is, folded, the rest."""
+    rows = verdicts.rows
+    count = {verdict: sum(row.verdict is verdict for row in rows) for verdict in ORDER}
+    told = ", ".join(f"{number} {verdict.value}" for verdict, number in count.items() if number)
+    yield f"## gradbench: {told or 'nothing was judged'}\n\n"
+    loud = [row for verdict in ORDER[:3] for row in rows if row.verdict is verdict]
+    if loud:
+        yield from _verdict_table(loud)
+        yield "\n"
+    quiet = [row for row in rows if row.verdict is Verdict.SAME]
+    if quiet:
+        heading = f"<details><summary>{len(quiet)} the same</summary>\n\n"
+        yield heading + "".join(_verdict_table(quiet)) + "\n</details>\n\n"
+    yield from _list("What has no verdict, and why", verdicts.unjudged)
+
+
+def _verdict_table(rows: Iterable[Judgement]) -> Iterator[str]:
+    yield "| verdict | cell | meter | baseline → candidate | why |\n|---|---|---|---|---|\n"
+    for row in rows:
+        word = f"**{row.verdict.value}**" if row.verdict is Verdict.WORSE else row.verdict.value
+        cells = (str(row.cell), row.meter, values_in_words(row), row.reason)
+        yield f"| {word} | {' | '.join(map(escaped, cells))} |\n"
+
+
+def _head(run: Run) -> Iterator[str]:
+    blocks = by_block(run.started.cells)
+    numbers = sum(isinstance(outcome, Measurement) for outcome in run.outcomes)
+    size = f"{_many(len(run.started.cells), 'cell')} in {_many(len(blocks), 'block')}"
+    found = f"{_many(numbers, 'number')}, {_many(len(run.outcomes) - numbers, 'reason')}"
+    yield f"## Run {escaped(run.name)}\n\n{size}; {found}. {escaped(words.spent(run))}.\n\n"
+    facts = run.environment.facts
+    told = ", ".join(f"{name} {facts[name]}" for name in FACTS if name in facts)
+    yield f"{escaped(told) or 'The environment was not recorded.'}\n\n"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _remarks(run: Run) -> Iterator[str]:
+    facts = run.environment.facts
+    spoilt = [
+        *(f"{f.name}: {f.sentence}; {f.remedy}" for f in before_a_run(facts)),
+        *(f"mixed machines: {name} is {v}" for name, v in facts.items() if _mixed(v)),
+        *words.findings(run),
+        *([run.dropped] if run.dropped else []),
+        *(f"not measured: {block}: the run was cut short" for block in run.unfinished()),
+    ]
+    yield from _list("What could not be measured, and why", [*words.reasons(run), *_unread(run)])
+    yield from _list("What may have spoilt figures", spoilt)
+
+
+def _mixed(fact: object) -> bool:
+    return isinstance(fact, str) and fact.startswith("mixed: ")
+
+
+def _unread(run: Run) -> list[str]:
+    return sorted(
+        {
+            f"{outcome.meter} on {outcome.cell.device}: {outcome.reason}"
+            for outcome in run.outcomes
+            if isinstance(outcome, Skipped) and outcome.cause == "unreadable"
+        }
+    )
+
+
+def _list(heading: str, lines: Sequence[str]) -> Iterator[str]:
+    if not lines:
+        return
+    more = f"- and {len(lines) - REASONS} more\n" if len(lines) > REASONS else ""
+    yield f"### {heading}\n\n"
+    yield from (f"- {escaped(line)}\n" for line in lines[:REASONS])
+    yield f"{more}\n"
+
+
+def _tables(run: Run, reference: str) -> Iterator[str]:
+    have = {(outcome.cell, outcome.meter): outcome for outcome in run.outcomes}
+    blocks = by_block(run.started.cells)
+    modes = [m for m in GRAD_MODES if any(cell.grad_mode == m for cell in run.started.cells)]
+    others = [mode for mode in modes if mode != reference]
+    if any(meter == "step_time" for _, meter in have):
+        yield (
+            f"### Step time, and each mode's ratio to {reference}\n\n"
+            "Median of paired rounds with its 95 % interval; below 1 is faster. A ratio inside "
+            "what the A/A control cannot tell from 1 is the same.\n\n"
+        )
+        yield _header(["block", reference, *others, "A/A control"])
+        for block, cells in blocks.items():
+            yield _time_row(block, cells, have, reference=reference, others=others)
+        yield "\n"
+    exact = [m for m in run.started.meters if any(_counted(o) for o in _of(have, m))]
+    if exact:
+        yield "### Figures that repeat to the byte\n\n"
+        yield _header(["block", "meter", *modes])
+        for block, cells in blocks.items():
+            for meter in exact:
+                values = [_exact(have.get((tables.at(cells[0], mode), meter))) for mode in modes]
+                yield _row([str(block), meter, *values])
+        yield "\n"
+
+
+def _of(have: Have, meter: str) -> Iterator[Outcome]:
+    return (outcome for (_, name), outcome in have.items() if name == meter)
+
+
+def _counted(outcome: Outcome) -> bool:
+    return isinstance(outcome, Measurement) and outcome.exact
+
+
+def _header(headings: Sequence[str]) -> str:
+    return f"| {' | '.join(headings)} |\n|---{'|---:' * (len(headings) - 1)}|\n"
+
+
+def _row(values: Iterable[str]) -> str:
+    return f"| {' | '.join(map(escaped, values))} |\n"
+
+
+def _time_row(
+    block: Block, cells: Sequence[Cell], have: Have, *, reference: str, others: Sequence[str]
+) -> str:
+    base = have.get((tables.at(cells[0], reference), "step_time"))
+    control = _control(cells[0], have)
+    floor = estimates.noise_floor(control) if control else estimates.SYSTEMATIC
+    ratios = [
+        _change(have.get((tables.at(cells[0], mode), "step_time")), base, floor) for mode in others
+    ]
+    shown = units.interval(control.low, control.high) if control else "none"
+    return _row([str(block), _value(base), *ratios, shown])
+
+
+def _control(cell: Cell, have: Have) -> Estimate | None:
+    sides = [have.get((tables.at(cell, mode), "step_time")) for mode in ("global_off", "no_grad")]
+    candidate, reference = sides
+    if not cell.holds_mode or not isinstance(candidate, Measurement):
+        return None
+    return tables.ratio(candidate, reference) if isinstance(reference, Measurement) else None
+
+
+def _change(ours: Outcome | None, theirs: Outcome | None, floor: float) -> str:
+    if not (isinstance(ours, Measurement) and isinstance(theirs, Measurement)):
+        return _value(ours)
+    change = tables.ratio(ours, theirs)
+    if change is None:
+        return _value(ours)
+    verdict = judge(change, floor=floor)
+    interval = units.interval(change.low, change.high)
+    return f"{units.factor(change.point)} {interval} {verdict.value}"
+
+
+def _value(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "not measured"
+    if isinstance(outcome, Skipped):
+        return "cannot train here" if outcome.cause == "cannot_train" else _spaced(outcome.cause)
+    return units.quantity(tables.estimate(outcome).point, outcome.unit)
+
+
+def _exact(outcome: Outcome | None) -> str:
+    if not isinstance(outcome, Measurement):
+        return _value(outcome)
+    point = tables.estimate(outcome).point
+    plain = f"{point:,.0f}"
+    return f"{plain} B" if outcome.unit == "bytes" else plain
+
+
+def _spaced(cause: str) -> str:
+    return cause.replace("_", " ")
+
+
+def escaped(text: str) -> str:
+    """Return text that Markdown shows as it is, in a table's cell or a list too."""
+    text = " ".join(text.split())
+    text = re.sub(r"([\\`*|#~])", r"\\\1", text)
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # within a word it is plain
+    text = re.sub(r"^\[(?=[^]]*\]:)|\](?=\()", r"\\\g<0>", text)  # a link, or what it refers to
+    text = re.sub(r"^(\d+)(?=[.)]\s)|^(?=[-+=](?:\s|[-=]|$))", r"\1\\", text)  # a list, a rule
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _fit(parts: Sequence[tuple[str, bool]], limit: int) -> str:
+    """Join parts, in order, in at most ``limit`` bytes of UTF-8; say how many had no room.
+
+    Of what is marked, a part is kept if all that is marked before it was; then, of the others,
+    what the rest of the room takes.
+    """
+    room = limit - 200  # for the sentence at the end
+    kept: dict[int, str] = {}
+    for marked in (True, False):
+        for index, (part, of_these) in enumerate(parts):
+            if of_these is marked:
+                room -= len(part.encode())
+                if room < 0:
+                    break
+                kept[index] = part
+    text = "".join(part for _, part in sorted(kept.items()))
+    left = len(parts) - len(kept)
+    if left:
+        text += f"\n{left} more lines have no room here: the page and the records have them.\n"
+    return text

@@ -1,0 +1,64 @@
+"""What ``gate --json`` and ``compare --json`` decided, read back as the rows of a verdict table."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import StoreError
+from ..estimates import Estimate
+from ..judgements import Judgement
+from ..matrix import AXES, Cell
+from ..verdicts import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """The rows of one or more verdict tables, and in words what has no verdict and why."""
+
+    rows: tuple[Judgement, ...] = ()
+    unjudged: tuple[str, ...] = ()
+
+
+def read_verdicts(paths: Sequence[Path]) -> Verdicts:
+    """Return what the files hold, in their order; raise `StoreError` for one that is none."""
+    rows: list[Judgement] = []
+    unjudged: dict[str, list[str]] = {}
+    for path in paths:
+        try:
+            content = json.loads(path.read_text("utf-8"))
+            rows += [_judgement(row) for row in content["judgements"]]
+            for row in content.get("unjudged", ()):
+                why = ": ".join(str(row[key]) for key in ("why", "reason") if row.get(key))
+                figures = unjudged.setdefault(why, [])
+                figures.append(f"{_cell(row['cell'])} {row['meter']}")
+        except OSError as error:
+            raise StoreError(f"cannot read {str(path)!r}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"{str(path)!r} holds no verdicts ({error}): write them with gradbench gate --json"
+            ) from error
+    return Verdicts(tuple(rows), tuple(_sentence(reason, f) for reason, f in unjudged.items()))
+
+
+def _judgement(row: Mapping[str, Any]) -> Judgement:
+    change = row["change"]
+    known = {field.name for field in fields(Judgement)}
+    return Judgement(
+        **{key: value for key, value in row.items() if key in known}
+        | {
+            "cell": _cell(row["cell"]),
+            "verdict": Verdict(row["verdict"]),
+            "change": None if change is None else Estimate(**change),
+        }
+    )
+
+
+def _cell(axes: Mapping[str, Any]) -> Cell:
+    return Cell(**{axis: value for axis, value in axes.items() if axis in AXES})
+
+
+def _sentence(reason: str, figures: Sequence[str]) -> str:
+    more = f" and {len(figures) - 1} more" if len(figures) > 1 else ""
+    return f"{reason}: {figures[0]}{more}"

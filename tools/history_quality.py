@@ -1,0 +1,318 @@
+"""Ask how often change points of made-up series are false, missed or found, and write it down.
+
+    python tools/history_quality.py --seed 2 --doc docs/history.md   # what docs/history.md shows
+    python tools/history_quality.py --seed 1 --rule penalty=2,alpha=0.003   # another rule
+
+Beside ours: ruptures with its textbook penalty, and apache-otava where ``--otava`` names a Python
+that has it (its pins keep it out of this environment). The rule's defaults
+were chosen on series of other seeds.
+"""
+
+import argparse
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import fields
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import ruptures
+from numpy.typing import NDArray
+
+from gradbench.changepoints import RULE, Rule, shifts
+
+Floats = NDArray[np.float64]
+Made = tuple[Floats, tuple[int, ...]]  # values (points,), and where they really change
+
+POINTS: Final = 200
+LONG: Final = 500
+NEAR: Final = 8
+STEPS: Final = (0.05, 0.10)
+OTAVA: Final = """
+import json, sys
+from otava.analysis import compute_change_points
+found = [compute_change_points(series)[0] for series in json.load(sys.stdin)]
+print(json.dumps([[int(change.index) for change in changes] for changes in found]))
+"""
+
+
+def white(rng: np.random.Generator, points: int, *, sd: float) -> Floats:
+    """Independent, normal on the log scale."""
+    return rng.normal(0, sd, points)
+
+
+def spiky(rng: np.random.Generator, points: int, *, sd: float) -> Floats:
+    """The same, and one point in twenty is 10 to 50 % slower."""
+    logs = rng.normal(0, sd, points)
+    hit = rng.random(points) < 0.05
+    logs[hit] += np.log1p(rng.uniform(0.1, 0.5, hit.sum()))
+    return logs
+
+
+def drifting(rng: np.random.Generator, points: int, *, sd: float, r: float = 0.6) -> Floats:
+    """A first-order autoregression: each point remembers the last."""
+    fresh = rng.normal(0, sd * math.sqrt(1 - r**2), points + 50)
+    logs = np.zeros(points + 50)
+    for at in range(1, points + 50):
+        logs[at] = r * logs[at - 1] + fresh[at]
+    return logs[50:]
+
+
+KINDS: Final[dict[str, Callable[[np.random.Generator, int], Floats]]] = {
+    "white 2 %": partial(white, sd=0.02),
+    "white 5 %": partial(white, sd=0.05),
+    "spikes 3 %": partial(spiky, sd=0.03),
+    "AR 0.6, 3 %": partial(drifting, sd=0.03),
+}
+
+
+def quiet(kind: str, rng: np.random.Generator) -> Made:
+    return np.exp(KINDS[kind](rng, POINTS)), ()
+
+
+def stepped(kind: str, rng: np.random.Generator, *, step: float) -> Made:
+    """One rise, with 60 points before it at least and ten after."""
+    logs = KINDS[kind](rng, POINTS)
+    at = int(rng.integers(60, POINTS - 10))
+    logs[at:] += math.log1p(step)
+    return np.exp(logs), (at,)
+
+
+def batch(kind: str, rng: np.random.Generator) -> Made:
+    """Five changes of 5 to 20 %, up or down, thirty points apart or more."""
+    logs = KINDS[kind](rng, LONG)
+    places = rng.choice(np.arange(1, 12), 5, replace=False)
+    cuts = sorted(int(40 * place + rng.integers(0, 11)) for place in places)
+    for at in cuts:
+        logs[at:] += math.log1p(rng.uniform(0.05, 0.2)) * rng.choice([-1, 1])
+    return np.exp(logs), tuple(cuts)
+
+
+def ours(values: Floats, rule: Rule = RULE) -> list[int]:
+    return [shift.index for shift in shifts(values, rule=rule)]
+
+
+def plain_ruptures(values: Floats) -> list[int]:
+    """Least squares with the penalty 2 s² log n, s from differences: its user guide's advice."""
+    if len(values) < 10:
+        return []
+    logs = np.log(values)
+    penalty = 2 * math.log(len(logs)) * float(np.var(np.diff(logs))) / 2
+    found = ruptures.KernelCPD(kernel="linear", min_size=5).fit(logs).predict(pen=penalty)
+    return [int(cut) for cut in found[:-1]]
+
+
+def ever(values: Floats, rule: Rule = RULE) -> bool:
+    """Whether any alarm is raised as the series grows, one run of the detector a point."""
+    return any(ours(values[:end], rule) for end in range(10, len(values) + 1))
+
+
+def in_time(made: Made, rule: Rule = RULE) -> int:
+    """After how many points a step is first seen within `NEAR` points of where it is; 0: never."""
+    values, (at,) = made
+    for end in range(at + 1, len(values) + 1):
+        if hits(ours(values[:end], rule), (at,)):
+            return end - at
+    return 0
+
+
+def hits(found: Sequence[int], true: Sequence[int]) -> int:
+    """How many of the true changes are found within `NEAR` points, each find used once."""
+    left, count = list(found), 0
+    for at in true:
+        near = [cut for cut in left if abs(cut - at) <= NEAR]
+        if near:
+            left.remove(min(near, key=lambda cut: abs(cut - at)))
+            count += 1
+    return count
+
+
+def otava(python: str, made: Sequence[Made]) -> list[list[int]]:
+    answer = subprocess.run(
+        [python, "-c", OTAVA],
+        input=json.dumps([values.tolist() for values, _ in made]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(answer.stdout)
+
+
+def share(count: float, of: float) -> str:
+    return f"{count / of:.1%}" if of else "-"
+
+
+def verdict(value: float, *, least: float | None = None, most: float | None = None) -> str:
+    met = (least is None or value >= least) and (most is None or value <= most)
+    return "met" if met else "**missed**"
+
+
+def table(given: argparse.Namespace, rule: Rule) -> list[str]:
+    """Return the report's lines: the table of detectors, then the targets."""
+    say: list[str] = []
+    targets: list[tuple[str, str, str, str]] = []
+    trials = range(given.series)
+
+    def make(draw: Callable[[np.random.Generator], Made], *name: int) -> list[Made]:
+        return [draw(np.random.default_rng([given.seed, *name, trial])) for trial in trials]
+
+    say += [
+        "| series | detector | false alarm in 200 points | +5 % found | +10 % found "
+        "| precision, n = 500 | recall |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    growing: list[str] = []
+    with ProcessPoolExecutor(given.jobs) as pool:
+        for number, kind in enumerate(KINDS):
+            calm = make(partial(quiet, kind), number, 0)
+            steps = {
+                step: make(partial(stepped, kind, step=step), number, 1, int(step * 100))
+                for step in STEPS
+            }
+            long = make(partial(batch, kind), number, 2)
+            detectors: dict[str, Callable[[list[Made]], list[list[int]]]] = {
+                "gradbench": lambda made: list(
+                    pool.map(partial(ours, rule=rule), [v for v, _ in made], chunksize=10)
+                ),
+                "ruptures": lambda made: [plain_ruptures(values) for values, _ in made],
+            }
+            if given.otava:
+                detectors["otava"] = partial(otava, given.otava)
+            for name, detect in detectors.items():
+                false = sum(map(bool, detect(calm)))
+                found = {
+                    step: sum(
+                        hits(cuts, true) for cuts, (_, true) in zip(detect(made), made, strict=True)
+                    )
+                    for step, made in steps.items()
+                }
+                cuts = detect(long)
+                right = sum(hits(c, true) for c, (_, true) in zip(cuts, long, strict=True))
+                claimed, there = sum(map(len, cuts)), sum(len(true) for _, true in long)
+                precision, recall = right / max(claimed, 1), right / there
+                say.append(
+                    f"| {kind} | {name} | {share(false, given.series)} | "
+                    + " | ".join(share(found[step], given.series) for step in STEPS)
+                    + f" | {precision:.2f} | {recall:.2f} |"
+                )
+                if name != "gradbench":
+                    continue
+                most = {"white 2 %": 0.05, "white 5 %": 0.05, "spikes 3 %": 0.10}.get(kind)
+                alarms = sum(pool.map(partial(ever, rule=rule), [v for v, _ in calm], chunksize=5))
+                delays = {
+                    step: list(pool.map(partial(in_time, rule=rule), made, chunksize=5))
+                    for step, made in steps.items()
+                }
+                soon = {step: sum(0 < delay <= NEAR for delay in of) for step, of in delays.items()}
+                medians = {
+                    step: f"{np.median([delay for delay in of if delay]):.0f}" if any(of) else "-"
+                    for step, of in delays.items()
+                }
+                growing.append(
+                    f"| {kind} | {share(alarms, given.series)} | "
+                    + " | ".join(
+                        f"{share(soon[step], given.series)} | {medians[step]}" for step in STEPS
+                    )
+                    + " |"
+                )
+                if most is None:
+                    continue
+                for what, value in (("whole", false), ("as it grew", alarms)):
+                    rate = value / given.series
+                    targets.append(
+                        (
+                            f"{kind}: series with any false alarm, {what}",
+                            f"{rate:.1%}",
+                            f"≤ {most:.0%}",
+                            verdict(rate, most=most),
+                        )
+                    )
+                for what, value in (("whole", found[0.10]), ("as it grew", soon[0.10])):
+                    rate = value / given.series
+                    targets.append(
+                        (
+                            f"{kind}: +10 % found within {NEAR} points "
+                            + ("of its place, whole" if what == "whole" else "after it"),
+                            f"{rate:.1%}",
+                            "≥ 98 %",
+                            verdict(rate, least=0.98),
+                        )
+                    )
+                for what, value in (("precision", precision), ("recall", recall)):
+                    targets.append(
+                        (
+                            f"{kind}: {what}, n = 500",
+                            f"{value:.2f}",
+                            "≥ 0.90",
+                            verdict(value, least=0.90),
+                        )
+                    )
+    say += [
+        "",
+        "Asked again at every commit, as it is in use (gradbench only):",
+        "",
+        f"| series | any false alarm in 200 commits | +5 % seen within {NEAR} points "
+        f"| median delay | +10 % seen within {NEAR} points | median delay |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        *growing,
+        "",
+        "| target | value | asked | |",
+        "| --- | ---: | ---: | --- |",
+        *(f"| {' | '.join(row)} |" for row in targets),
+    ]
+    return say
+
+
+TEXT: Final = Path(__file__).with_name("history_doc.md")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument("--series", type=int, default=400, help="of each kind")
+    parser.add_argument("--rule", default="", help="name=value, comma separated")
+    parser.add_argument("--otava", default="", metavar="PYTHON", help="a Python with apache-otava")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--doc", type=Path, help="write the document here")
+    given = parser.parse_args()
+
+    kinds = {field.name: field.type for field in fields(Rule)}
+    pairs = (pair.split("=") for pair in given.rule.split(",") if pair)
+    rule = Rule(**{name: kinds[name](value) for name, value in pairs})  # type: ignore[operator] # int and float
+    lines = table(given, rule)
+    print("\n".join(lines))
+    if given.doc is None:
+        return
+    how = (
+        f"python tools/history_quality.py --seed {given.seed} --series {given.series}"
+        + (" --otava …/bin/python" if given.otava else "")
+        + f" --doc {given.doc}"
+    )
+    where = f"Python {platform.python_version()}, ruptures {metadata.version('ruptures')}" + (
+        ", apache-otava " + _otava_version(given.otava) if given.otava else ""
+    )
+    text = TEXT.read_text("utf-8")
+    for name, value in (
+        ("{{how}}", how),
+        ("{{where}}", where),
+        ("{{series}}", str(given.series)),
+        ("{{table}}", "\n".join(lines)),
+    ):
+        text = text.replace(name, value)
+    given.doc.write_text(text, "utf-8")
+
+
+def _otava_version(python: str) -> str:
+    code = "from importlib.metadata import version; print(version('apache-otava'))"
+    answer = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return answer.stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
