@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .models import MODELS as MODELS, Model as Model
     from .modes import MODES as MODES
     from .observation import Observation as Observation, observe as observe
-    from .report import render as render
+    from .report import Report as Report, render as render
     from .runner import Progress as Progress, run as run
     from .tables import (
         breakdowns as breakdowns,
@@ -52,6 +52,7 @@ _LAZY = {
     "Prediction": "foretold",
     "Predictor": "memory.predict",
     "Progress": "runner",
+    "Report": "report",
     "Usage": "memory.usage",
     "WORKLOADS": "workloads",
     "breakdowns": "tables",

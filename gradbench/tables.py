@@ -2,16 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 
 from . import estimates, slopes
 from .estimates import Estimate
 from .matrix import AXES, GRAD_MODES, Cell
 from .records import Measurement, Skipped
 from .store import Run
+
+if TYPE_CHECKING:
+    import pandas as pd  # imported where a frame is made: the page and the terminal make none
 
 PERCENTILES: Final = (0.5, 0.9, 0.99)
 
@@ -20,13 +22,15 @@ def _runs(runs: Run | Iterable[Run]) -> list[Run]:
     return [runs] if isinstance(runs, Run) else list(runs)
 
 
-def rounds(runs: Run | Iterable[Run]) -> pd.DataFrame:
+def rounds(runs: Run | Iterable[Run]) -> "pd.DataFrame":
     """Return one row per run, cell, meter and round.
 
     Columns: ``run``, the axes, ``meter``, ``unit``, ``round``, ``value`` (per step, in unit),
     ``iterations`` (steps in the round's batch). Outcomes without a number are not here: see
     `summary`.
     """
+    import pandas as pd
+
     parts = [
         pd.DataFrame(
             {
@@ -47,7 +51,7 @@ def rounds(runs: Run | Iterable[Run]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
-def summary(runs: Run | Iterable[Run]) -> pd.DataFrame:
+def summary(runs: Run | Iterable[Run]) -> "pd.DataFrame":
     """Return one row per run, cell and figure: a number with its interval, or a reason.
 
     Columns: ``run``, the axes, ``meter``, ``unit``, ``value``, ``low``, ``high`` (per step),
@@ -55,6 +59,8 @@ def summary(runs: Run | Iterable[Run]) -> pd.DataFrame:
     ``step_time``), ``cause``, ``reason``. The meter ``latency`` has a row for each percentile of
     `figures`. Where ``reason`` is not empty there is no number, and pandas shows NaN.
     """
+    import pandas as pd
+
     rows = []
     for run in _runs(runs):
         for outcome in run.outcomes:
@@ -93,7 +99,7 @@ def changes(
     *,
     reference: str = GRAD_MODES[0],
     meters: Sequence[str] | None = None,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Return each mode's ratio to the reference mode, block by block.
 
     Columns: ``run``, the axes (``grad_mode`` is the candidate), ``meter``, ``reference``,
@@ -101,6 +107,8 @@ def changes(
     `Estimate.detectable`). Below 1 is faster or smaller. Pairs with a side that was not measured,
     or that both are 0 bytes, have no row.
     """
+    import pandas as pd
+
     rows = []
     for run in _runs(runs):
         measured = {(o.cell, o.meter): o for o in run.outcomes if isinstance(o, Measurement)}
@@ -129,13 +137,15 @@ def changes(
     return pd.DataFrame(rows, columns=[*columns, "detectable"])
 
 
-def breakdowns(runs: Run | Iterable[Run]) -> pd.DataFrame:
+def breakdowns(runs: Run | Iterable[Run]) -> "pd.DataFrame":
     """Return one row per run, cell, moment and part of memory.
 
     Columns: ``run``, the axes, ``moment`` (``peak`` of a warm step, ``first peak`` of the very
     first one), ``part`` (one of `records.PARTS`), ``bytes``. The bytes of a moment add up to the
     peak that was measured.
     """
+    import pandas as pd
+
     rows = [
         {"run": run.name, **cell.axes(), "moment": moment, "part": part, "bytes": nbytes}
         for run in _runs(runs)
@@ -148,7 +158,7 @@ def breakdowns(runs: Run | Iterable[Run]) -> pd.DataFrame:
 
 def scaling(
     runs: Run | Iterable[Run], *, meter: str = "peak_allocated", reference: str = GRAD_MODES[0]
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Return the straight lines through peaks of cells that differ in one size only.
 
     Columns: ``run``, the axes (of the cell with the least of the size), ``knob`` (``batch_size``,
@@ -157,6 +167,8 @@ def scaling(
     ``points``, ``break_even``: how many times the reference mode's batch fits where memory is
     plenty (NaN where that is not asked: other knobs, no reference).
     """
+    import pandas as pd
+
     rows = []
     for run in _runs(runs):
         lines = slopes.lines(peaks(run, meter))

@@ -13,13 +13,22 @@ from . import slopes, tables, units
 from .checks import Check
 from .foretold import Fit, Prediction
 from .matrix import Block, Cell, by_block
-from .records import Measurement, Outcome, Skipped
+from .records import Measurement, Outcome
 from .store import Run
+from .verdicts import Verdict
+from .view import MEMORY, TIME, Value, View, told
 
 BETTER: Final = "green"
 WORSE: Final = "red"
 WIDE: Final = 104
 """Columns of a terminal from which on every column of the table fits."""
+
+STYLES: Final[Mapping[str, str]] = {
+    Verdict.BETTER: BETTER,
+    Verdict.WORSE: WORSE,
+    "reason": "dim",
+    "reference": "dim",
+}
 
 FORETOLD_PARTS: Final = {
     "parameters": "params",
@@ -29,8 +38,6 @@ FORETOLD_PARTS: Final = {
     "other": "other",
 }
 
-Outcomes = Mapping[tuple[Cell, str], Outcome]
-
 
 def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType:
     """Return a table a block: step time and memory with their ratios to the reference mode.
@@ -38,13 +45,12 @@ def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType
     A ratio is coloured when its interval excludes 1 by more than the block's noise floor. Below
     `WIDE` columns, throughput and bytes saved for backward are left out.
     """
-    have = {(outcome.cell, outcome.meter): outcome for outcome in run.outcomes}
-    blocks = by_block(run.started.cells)
+    view = View(run)
     shown: list[RenderableType] = []
-    for block, cells in blocks.items():
+    for block, cells in view.blocks.items():
         shown += [
-            _title(run, block, cells),
-            _block_table(run, cells, have, reference=reference, wide=width >= WIDE),
+            _title(view, block, cells),
+            _block_table(view, cells, reference=reference, wide=width >= WIDE),
         ]
     legend = Text(
         f"× is the ratio to {reference}, with its 95 % interval: below 1 is faster or smaller.\n"
@@ -153,7 +159,7 @@ def fit_table(
         if measured:
             batches_tried = (found.batch_size, found.batch_size + 1)
             row += [
-                _value(measured.get(replace(cell, batch_size=batch))) if batch else Text("")
+                _read(measured.get(replace(cell, batch_size=batch))) if batch else Text("")
                 for batch in batches_tried
             ]
         table.add_row(*row)
@@ -183,17 +189,15 @@ def check_table(checks: Sequence[Check]) -> Table:
     return table
 
 
-def _title(run: Run, block: Block, cells: list[Cell]) -> Text:
-    control = tables.control(run, cells[0])
+def _title(view: View, block: Block, cells: list[Cell]) -> Text:
+    control = view.control(cells[0])
     title = Text(f"\n{block}", style="bold")
     if control is not None:
         title.append(f"  A/A control {units.interval(control.low, control.high)}", style="dim")
     return title
 
 
-def _block_table(
-    run: Run, cells: list[Cell], have: Outcomes, *, reference: str, wide: bool
-) -> Table:
+def _block_table(view: View, cells: list[Cell], *, reference: str, wide: bool) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("", min_width=15)
     for heading, least in (("step time", 12), ("×", 22), ("memory", 12), ("×", 6)):
@@ -201,47 +205,23 @@ def _block_table(
     if wide:
         for heading, least in (("saved", 12), ("throughput", 11)):
             table.add_column(heading, justify="right", no_wrap=True, min_width=least)
-    floor = tables.noise(run, cells[0])
     for cell in cells:
-        time = have.get((cell, "step_time"))
-        row = [
-            Text(f"  {cell.grad_mode}"),
-            _value(time),
-            _ratio(cell, have, "step_time", reference, floor),
-            _value(have.get((cell, "peak_transient"))),
-            _ratio(cell, have, "peak_transient", reference, 0.0),
+        values = [
+            view.value(cell, TIME),
+            view.ratio(cell, TIME, reference),
+            view.value(cell, MEMORY),
+            view.ratio(cell, MEMORY, reference),
         ]
         if wide:
-            row += [_value(have.get((cell, "saved_for_backward"))), _throughput(time)]
-        table.add_row(*row)
+            values += [view.value(cell, "saved_for_backward"), view.throughput(cell)]
+        table.add_row(Text(f"  {cell.grad_mode}"), *map(_text, values))
     return table
 
 
-def _value(outcome: Outcome | None) -> Text:
-    if outcome is None:
-        return Text("not measured", style="dim")
-    if isinstance(outcome, Skipped):
-        return Text(outcome.cause.replace("_", " "), style="dim")
-    return Text(units.quantity(tables.estimate(outcome).point, outcome.unit))
+def _read(outcome: Outcome | None) -> Text:
+    figure = tables.estimate(outcome) if isinstance(outcome, Measurement) else None
+    return _text(told(outcome, figure))
 
 
-def _throughput(time: Outcome | None) -> Text:
-    if not isinstance(time, Measurement):
-        return Text("")
-    return Text(units.rate(tables.throughput(time).point))
-
-
-def _ratio(cell: Cell, have: Outcomes, meter: str, reference: str, floor: float) -> Text:
-    ours, theirs = have.get((cell, meter)), have.get((tables.at(cell, reference), meter))
-    if not (isinstance(ours, Measurement) and isinstance(theirs, Measurement)):
-        return Text("")
-    if cell.grad_mode == reference:
-        return Text("1", style="dim")
-    change = tables.ratio(ours, theirs)
-    if change is None:
-        return Text("")
-    words = units.factor(change.point)
-    if not change.exact:
-        words += f" {units.interval(change.low, change.high)}"
-    better, worse = change.high < 1 - floor, change.low > 1 + floor
-    return Text(words, style=BETTER if better else WORSE if worse else "")
+def _text(value: Value) -> Text:
+    return Text(value.text, style=STYLES.get(value.kind, ""))

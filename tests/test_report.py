@@ -1,9 +1,11 @@
 """The page: it says what the run says, stands alone, and bears whatever names a run holds."""
 
+import base64
+import hashlib
+import json
 import re
 import subprocess
 import sys
-import warnings
 from collections import Counter
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import pytest
 from builders import (
     TORCH_SAYS,
     block,
+    broken_down,
     cell,
     counted,
     ended,
@@ -25,15 +28,15 @@ from builders import (
     timed,
 )
 
+from gradbench.checks import Check
 from gradbench.errors import StoreError
 from gradbench.matrix import GRAD_MODES
-from gradbench.report import FIGURES, render, write
-from gradbench.report.figures import BRIGHT, COLOURS, GRID, INK, styled
-from gradbench.report.page import answer
+from gradbench.report import render, write
+from gradbench.report.figures import DARK, LIGHT, PAGE
 from gradbench.store import Store
 
 ON, OFF, NO_GRAD, INFERENCE = block()
-HOSTILE = "<script>alert(1)</script>\"'"
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'-->]]>"
 LONG = "shop.networks." + "very_deep_" * 18 + "net:build"
 
 CUT = run_of(
@@ -46,6 +49,21 @@ CUT = run_of(
     sealed=False,
     dropped="20260102T030405Z-abcd.jsonl.part: dropped 13 bytes from line 9 on: cut or damaged",
 )
+
+
+def with_breakdowns(*, device="cpu", model="mlp_tiny"):
+    """Return a run whose peaks are broken down, reserved and predicted."""
+    first = run(measured_block(device=device, model=model))
+    members = block(device=device, model=model)
+    more = [counted(member, 9000, meter="peak_reserved") for member in members]
+    more += [counted(member, 5000, meter="predicted_peak") for member in members]
+    more += [
+        broken_down(member, parameters=3000, saved=2000 * (member.grad_mode == "global_on"))
+        for member in members
+    ]
+    return run_of([*first.records[:-1], *more, first.records[-1]])
+
+
 RUNS = {
     "normal": run([*measured_block(), *measured_block(batch_size=64), *refused_block()]),
     "all-skipped": run(refused_block()),
@@ -56,6 +74,8 @@ RUNS = {
     "cut": CUT,
     "started-only": run_of([started(block())], sealed=False),
     "no-cells": run_of([started([]), environment(), ended()]),
+    "no-rounds": run([timed(member, []) for member in block()]),
+    "one-round": run([timed(member, [5]) for member in block()]),
     "zero-bytes": run([counted(member, 0) for member in block()]),
     "unreadable": run(
         skipped(member, meter="peak_rss", cause="unreadable", reason="no VmHWM")
@@ -71,18 +91,21 @@ RUNS = {
             compile="on",
         )
     ),
+    "cpu-and-cuda": run([*measured_block(), *measured_block(device="cuda")]),
+    "breakdowns": with_breakdowns(),
+    "odd-fact": run_of([started([]), environment(load=float("nan"))]),
     "two-runs": [run(measured_block(), name="a"), run(measured_block(), name="b")],
 }
 
 
 class Page(HTMLParser):
-    """A parsed page: elements with their attributes, and the text outside style."""
+    """A parsed page: elements with their attributes, and the text outside style and scripts."""
 
     VOID = ("meta", "br", "link", "img", "input", "hr")
 
     def __init__(self, html):
         super().__init__()
-        self.elements, self.open, self.pieces, self.style = [], [], [], ""
+        self.elements, self.open, self.pieces, self.style, self.scripts = [], [], [], "", []
         self.feed(html)
         self.close()
 
@@ -100,12 +123,18 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self.open[-1:] == ["style"]:
             self.style += data
+        elif self.open[-1:] == ["script"]:
+            self.scripts.append(data)
         else:
             self.pieces.append(data)
 
     @property
     def text(self):
         return " ".join(" ".join(self.pieces).split())
+
+    @property
+    def data(self):
+        return json.loads(self.scripts[0], parse_constant=pytest.fail)
 
     def every(self, attribute):
         return [attrs[attribute] for _, attrs in self.elements if attribute in attrs]
@@ -135,7 +164,7 @@ every_run = pytest.mark.parametrize("name", RUNS)
 def test_every_element_is_closed(name):
     page = page_of(name).parsed
     assert page.open == []
-    assert page.count("html") == page.count("body") == 1
+    assert page.count("html") == page.count("body") == page.count("h1") == 1
 
 
 @every_run
@@ -143,65 +172,93 @@ def test_no_id_is_given_twice_and_every_reference_finds_one(name):
     page = page_of(name)
     ids = page.parsed.every("id")
     assert [i for i, times in Counter(ids).items() if times > 1] == []
-    wanted = re.findall(r"url\(#([^)]+)\)", page.html)
-    wanted += [href.removeprefix("#") for href in page.parsed.every("xlink:href")]
+    wanted = re.findall(r"url\(#([^)]+)\)", page.html) + page.parsed.every("aria-labelledby")
+    for attribute in ("href", "xlink:href"):
+        links = [link for link in page.parsed.every(attribute) if link.startswith("#")]
+        wanted += [link.removeprefix("#") for link in links]
     assert set(wanted) <= set(ids)
 
 
 @every_run
-def test_nothing_is_fetched(name):
+def test_nothing_is_fetched_and_only_our_script_may_run(name):
+    page = page_of(name).parsed
+    for attribute in ("src", "xlink:href", "srcset", "action", "data"):
+        assert all(value.startswith("#") for value in page.every(attribute))
+    links = {(tag, attrs["href"]) for tag, attrs in page.elements if "href" in attrs}
+    assert all(tag == "a" and re.match("#|https://", address) for tag, address in links)
+    assert not re.search(r"@import|url\(\s*[\"']?(?!#)", page_of(name).html)
+    assert {"link", "iframe", "img"}.isdisjoint(tag for tag, _ in page.elements)
+    assert not any(re.match("on", attribute) for _, attrs in page.elements for attribute in attrs)
+    _, script = page.scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = (a["content"] for _, a in page.elements if a.get("http-equiv"))
+    assert policy == (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    )
+
+
+@every_run
+def test_no_number_is_none_of_one(name):
     page = page_of(name)
-    for attribute in ("src", "href", "xlink:href", "srcset", "action", "data"):
-        assert all(value.startswith("#") for value in page.parsed.every(attribute))
-    assert not re.search(r"@import|url\(\s*[\"']?(?!#)", page.html)
-    assert {"script", "link", "iframe", "img"}.isdisjoint(tag for tag, _ in page.parsed.elements)
+    text = re.sub(r"none in \d+ points", "", page.parsed.text.lower())  # a history's own words
+    words = re.findall(r"\b(?:nan|inf|infinity|none|null)\b", text)
+    assert words == (["nan"] if name == "odd-fact" else [])  # there it is what was recorded
+    assert page.parsed.data
+    assert not re.search(r'\s(d|points|x|y)="[^"]*(nan|inf)', page.html)
 
 
 @every_run
 def test_every_colour_by_name_has_a_value(name):
     page = page_of(name)
     used = set(re.findall(r"var\(--([\w-]+)\)", page.html))
-    light, _ = themes(page.parsed.style)
-    assert used <= light.keys()
-    assert INK not in page.html
-    assert GRID not in page.html
+    assert used <= colours(page.parsed.style).keys()
+    assert not any(colour in page.html for colour in PAGE.names().values())
 
 
-def themes(style):
-    """Return the names and values of light and of dark."""
-    light, dark = style.split("@media (prefers-color-scheme: dark)")
-    return tuple(dict(re.findall(r"--([\w-]+):\s*([^;]+);", part)) for part in (light, dark))
+def colours(style):
+    """Return the colours of the page by name: in the light, in the dark."""
+    found = re.findall(r"--([\w-]+):\s*light-dark\(([^,]+), ([^)]+)\);", style)
+    return {name: (light, dark) for name, light, dark in found}
 
 
-def test_dark_has_a_rule_for_every_rule_of_light():
-    light, dark = themes(page_of("normal").parsed.style)
-    assert light.keys() == dark.keys()
-    assert {light[mode] for mode in GRAD_MODES} == set(COLOURS.values())
-    assert {dark[mode] for mode in GRAD_MODES} == set(BRIGHT.values())
-    assert light["paper"] != dark["paper"]
-    assert ("meta", {"name": "color-scheme", "content": "light dark"}) in page_of(
-        "normal"
-    ).parsed.elements
+def test_modes_and_parts_have_the_figures_colours_in_both_themes():
+    known = colours(page_of("normal").parsed.style)
+    light, dark = LIGHT.names(), DARK.names()
+    assert {name: known[name] for name in light} == {n: (light[n], dark[n]) for n in light}
+    assert len({light[mode] for mode in GRAD_MODES}) == len(GRAD_MODES)
+    assert known["paper"][0] != known["paper"][1]
 
 
-def test_a_page_is_the_same_each_time():
-    assert render(RUNS["normal"]) == page_of("normal").html
+@pytest.mark.parametrize("name", ["normal", "breakdowns"])
+def test_a_page_is_the_same_each_time(name):
+    assert render(RUNS[name]) == page_of(name).html
+
+
+@every_run
+def test_every_chart_says_how_to_read_it_in_a_sentence_or_two(name):
+    page = page_of(name).parsed
+    captions = [
+        page.pieces[place + 1]
+        for place, piece in enumerate(page.pieces)
+        if piece == "How to read this."
+    ]
+    assert len(captions) >= page.count("figure")
+    assert all(len(caption) > 30 for caption in captions)
 
 
 # --- what it says
 
 
-def test_a_normal_page_has_figures_and_a_line_a_mode_with_ratios_and_reasons():
+def test_a_normal_page_has_figures_and_a_row_a_cell_with_ratios_and_reasons():
     page = page_of("normal").parsed
-    assert page.count("figure") == page.count("svg") == len(FIGURES)
+    assert page.count("figure") == 3  # forest, scaling, trade-off: no peak was read
     assert page.text.count("A/A control [1.000, 1.000]") == 2
-    assert "inference[cpu-mlp_tiny-b64]" in page.text
     assert "0.500 [0.500, 0.500]" in page.text
     assert "0.667 [0.667, 0.667]" in page.text  # inference_mode against no_grad
     assert "This run was cut short" not in page.text
     assert "4.0 s: timing 3.0 s, harness 1.0 s; the harness's own share 25%" in page.text
     assert "torch 2.13.0" in page.text
-    assert "load_after 0.5" in page.text
+    assert "load after 0.5" in page.text
 
 
 def test_a_mode_that_cannot_train_says_so_in_torch_s_words():
@@ -209,19 +266,12 @@ def test_a_mode_that_cannot_train_says_so_in_torch_s_words():
     assert page.text.count(f"cannot train here: {TORCH_SAYS}") == len(GRAD_MODES)
     assert page.count("figure") == 0
     assert "No block of this run has two measured modes to compare." in page.text
+    assert "0 of 4" in page.text
 
 
 def test_a_mode_partly_measured_shows_both_the_number_and_the_cause():
-    page = Page(
-        render(
-            run(
-                [
-                    timed(ON, [100] * 12),
-                    skipped(ON, meter="peak_transient", cause="out_of_memory", reason="7 GiB"),
-                ]
-            )
-        )
-    )
+    out = skipped(ON, meter="peak_transient", cause="out_of_memory", reason="7 GiB")
+    page = Page(render(run([timed(ON, [100] * 12), out])))
     assert "100 ns" in page.text
     assert "out of memory" in page.text
     assert "7 GiB" in page.every("title")
@@ -229,14 +279,8 @@ def test_a_mode_partly_measured_shows_both_the_number_and_the_cause():
 
 def test_a_lone_cell_is_its_own_reference():
     page = page_of("one-cell").parsed
-    assert "100 ns 1 80 M/s not measured 64 B 1" in re.sub(r" +", " ", page.text)
+    assert "100 ns 1 80 M/s 64 B 1" in page.text
     assert "No block of this run has two measured modes" in page.text
-
-
-def test_one_mode_at_several_batch_sizes_has_no_ratios_but_a_line_of_throughput():
-    html = page_of("one-mode").html
-    assert "figure-throughput" in html
-    assert "figure-time_ratios" not in html
 
 
 def test_a_run_cut_in_the_middle_warns_of_what_is_missing():
@@ -248,6 +292,20 @@ def test_a_run_cut_in_the_middle_warns_of_what_is_missing():
     assert "not measured" in page.text
 
 
+def test_a_part_file_cut_in_a_line_is_a_page_all_the_same(tmp_path):
+    saved = Store(tmp_path).save(RUNS["normal"].records)
+    whole = Store(tmp_path).find(saved.name)
+    part = tmp_path / "20260102T030405Z-part.jsonl.part"
+    part.write_bytes(whole.read_bytes()[:-2000])
+    from gradbench.store import load
+
+    assert "cut or damaged" in Page(render(load(part))).text
+
+
+def test_no_rounds_are_said_to_be_none():
+    assert page_of("no-rounds").parsed.text.count("no rounds") >= len(GRAD_MODES)
+
+
 def test_what_the_meter_cannot_read_is_said_once_and_not_as_a_mode_s_fault():
     page = page_of("unreadable").parsed
     assert "peak_rss on cpu: no VmHWM" in page.text
@@ -255,26 +313,35 @@ def test_what_the_meter_cannot_read_is_said_once_and_not_as_a_mode_s_fault():
 
 
 def test_a_long_name_stands_whole_in_the_table():
-    assert f"inference[cpu-{LONG}-b8]" in page_of("long-name").parsed.text
+    page = page_of("long-name").parsed
+    assert page.pieces.count(LONG) >= 2 * len(GRAD_MODES)
 
 
-@pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
-def test_a_long_name_stays_in_the_figure_and_leaves_it_room(draw):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure = styled(draw, RUNS["long-name"])
-        figure.draw_without_rendering()
-    axes = figure.axes[0]
-    assert axes.get_position().width > 0.25
-    for text in (axes.title, *axes.get_yticklabels()):
-        drawn = text.get_window_extent()
-        assert figure.bbox.x0 <= drawn.x0
-        assert drawn.x1 <= figure.bbox.x1
+def test_modes_on_two_devices_have_an_answer_each():
+    text = page_of("cpu-and-cuda").parsed.text
+    assert 0 < text.index("On cpu,") < text.index("On cuda,")
 
 
-def test_several_runs_share_a_page_in_their_order():
+def test_a_breakdown_brings_its_parts_the_step_and_the_modules():
+    page = page_of("breakdowns").parsed
+    for words in ("Memory through one step", "Who saves most", "saved for backward", "predicted"):
+        assert words in page.text
+    assert "saved most for backward 0 1.95 KiB" in page.text
+
+
+def test_what_a_self_check_found_is_shown_or_asked_for():
+    assert "gradbench selfcheck holds the measuring" in page_of("normal").parsed.text
+    facts = dict.fromkeys(("cpu", "cores", "torch", "load_before", "load_after", "when"), "some")
+    checks = [Check("control", 0.5, "share", "of ten", "half", passed=False)]
+    text = Page(render(RUNS["one-cell"], checks=(checks, facts))).text
+    assert "control 50% half missed of ten" in text
+
+
+def test_several_runs_share_a_page_in_their_order_and_are_compared():
     text = page_of("two-runs").parsed.text
-    assert 0 < text.index("run a, started") < text.index("run b, started")
+    assert 0 < text.index("What changed") < text.index("run a ,") < text.index("run b ,")
+    assert "b against a" in text
+    assert "Their environments agree in every fact." in text
 
 
 def test_without_a_run_there_is_no_page():
@@ -282,31 +349,27 @@ def test_without_a_run_there_is_no_page():
         render([])
 
 
-# --- the answer
+# --- the data inside
 
 
-def test_the_answer_is_computed_from_inference_blocks():
-    memory, times, control = answer(RUNS["normal"])
-    assert memory == (
-        "On cpu, an inference step under no_grad or inference_mode adds 0.250 times the memory "
-        "that it adds under global_on."
-    )
-    assert times == "It takes 0.50 to 0.75 times as long."
-    assert "off by 0.0% at most, and its 95 % interval holds 1 in 2 of 2 blocks" in control
-
-
-def test_the_answer_says_when_the_control_is_off():
-    off = measured_block(step_ns={"global_off": 1650})
-    assert "off by 10.0% at most, and its 95 % interval holds 1 in 0 of 1" in answer(run(off))[-1]
-
-
-def test_the_answer_is_by_device():
-    both = run([*measured_block(), *measured_block(device="cuda")])
-    assert [s.split(",")[0] for s in answer(both) if s.startswith("On ")] == ["On cpu", "On cuda"]
-
-
-def test_a_mode_that_adds_no_byte_is_no_error():
-    assert answer(run([counted(ON, 64), counted(NO_GRAD, 0)]))
+def test_the_figures_inside_are_those_of_the_run():
+    (inside,) = page_of("normal").parsed.data
+    assert [dict(zip(inside["axes"], row, strict=True)) for row in inside["cells"]] == [
+        c.axes() for c in RUNS["normal"].started.cells
+    ]
+    rows = [
+        dict(zip(inside["figures"]["columns"], r, strict=True)) for r in inside["figures"]["rows"]
+    ]
+    assert len(rows) == len(RUNS["normal"].outcomes)
+    assert all((row["value"] is None) == bool(row["reason"]) for row in rows)
+    first = rows[0]
+    assert (first["meter"], first["unit"], first["rounds"]) == ("step_time", "ns", 12)
+    assert first["low"] <= first["value"] <= first["high"]
+    ratios = [
+        dict(zip(inside["ratios"]["columns"], r, strict=True)) for r in inside["ratios"]["rows"]
+    ]
+    halves = [r for r in ratios if r["ratio"] == 0.5]
+    assert {(r["reference"], r["verdict"]) for r in halves} == {("global_on", "better")}
 
 
 # --- hostile names
@@ -315,7 +378,10 @@ def test_a_mode_that_adds_no_byte_is_no_error():
 HOSTILE_RUNS = {
     "model": run([o for size in (1, 8) for o in measured_block(model=HOSTILE, batch_size=size)]),
     "skipped-model": run(refused_block(model=HOSTILE)),
+    "broken-down-model": with_breakdowns(model=HOSTILE),
     "fact": run_of([started([]), environment(git_branch=HOSTILE, **{HOSTILE: 1})]),
+    "machine": run_of([started([]), environment(cpu=HOSTILE)]),
+    "device": run(measured_block(device=HOSTILE)),
     "reason": run(refused_block(HOSTILE)),
     "title": run(
         [timed(ON, [1] * 9), skipped(ON, meter="peak_rss", cause="failed", reason=HOSTILE)]
@@ -326,18 +392,20 @@ HOSTILE_RUNS = {
     "dropped": run_of([started([])], dropped=HOSTILE),
     "name": run(measured_block(), name=HOSTILE),
     "phase": run_of([started([]), ended(**{HOSTILE: 1.0})]),
+    "two-runs": [run(measured_block(), name=HOSTILE), run(measured_block(model=HOSTILE))],
 }
 
 
 @pytest.mark.parametrize("where", HOSTILE_RUNS)
 def test_a_hostile_string_is_shown_and_is_no_markup(where):
-    html = render(HOSTILE_RUNS[where])
-    page = Page(html)
-    assert "<script" not in html.lower()
+    page = Page(render(HOSTILE_RUNS[where]))
     assert page.open == []
-    assert page.count("script") == 0
-    shown = [page.text, *page.every("title"), *page.every("id")]
-    assert any(HOSTILE in text for text in shown)
+    assert page.count("script") == len(page.scripts) == 2
+    assert page.count("img") == 0
+    assert "onerror" not in {a for _, attrs in page.elements for a in attrs}
+    assert any(HOSTILE in text for text in (page.text, *page.every("title")))
+    assert not re.search("[<>&]", page.scripts[0])
+    assert page.data
 
 
 @pytest.mark.parametrize(
@@ -349,87 +417,19 @@ def test_a_hostile_string_is_shown_and_is_no_markup(where):
         (r"$\frac$",),
     ],
 )
-def test_names_are_drawn_letter_by_letter(names, monkeypatch):
-    monkeypatch.setattr("gradbench.words.diagnose", lambda _: [])  # it names blocks too
+def test_names_are_drawn_letter_by_letter(names):
     modes = ["global_on", "no_grad"]
-    page = Page(
-        render(
-            run(
-                outcome
-                for name in names
-                for size in (1, 8)
-                for outcome in measured_block(modes, model=name, batch_size=size)
-            )
-        )
-    )
+    outcomes = [
+        outcome
+        for name in names
+        for size in (1, 8)
+        for outcome in measured_block(modes, model=name, batch_size=size)
+    ]
+    page = Page(render(run(outcomes)))
     assert page.open == []
-    places = 2 + 2 + 2 + 1  # a title a block, a label a block in two figures, a panel in the third
-    assert {name: page.text.count(name) for name in names} == dict.fromkeys(names, places)
-
-
-# --- figures
-
-
-NOTHING = ["all-skipped", "started-only", "no-cells", "unreadable"]
-
-
-@pytest.mark.parametrize("name", NOTHING)
-@pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
-def test_with_nothing_to_draw_there_is_no_figure(draw, name):
-    assert draw(RUNS[name]) is None
-
-
-@pytest.mark.parametrize(
-    ("figure", "outcomes"),
-    [
-        ("time_ratios", [timed(ON, [1])]),
-        ("time_ratios", [timed(OFF, [1]), timed(NO_GRAD, [1])]),
-        ("time_ratios", [counted(ON, 1), counted(NO_GRAD, 1)]),
-        ("peak_memory", measured_block()[::2]),
-        ("throughput", measured_block()),
-    ],
-    ids=["one-mode", "no-reference", "no-times", "no-memory", "one-batch-size"],
-)
-def test_with_too_little_to_draw_there_is_no_figure(figure, outcomes):
-    assert FIGURES[figure](run(outcomes)) is None
-
-
-def marks(axes):
-    """Return the x and y of each mark of a figure of rows."""
-    return [
-        (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
-        for line in axes.lines
-        if line.get_marker() not in ("None", "")
-    ]
-
-
-def test_a_mark_stands_at_its_mode_s_ratio_in_its_mode_s_row():
-    figure = FIGURES["time_ratios"](run(measured_block()))
-    assert marks(figure.axes[0]) == [
-        (pytest.approx(0.75), 1),
-        (pytest.approx(0.75), 2),
-        (pytest.approx(0.5), 3),
-    ]
-
-
-def test_memory_stands_at_its_bytes_and_nothing_at_the_axis_s_left_end():
-    figure = FIGURES["peak_memory"](run([counted(ON, 4096), counted(NO_GRAD, 0)]))
-    assert marks(figure.axes[0]) == [(4096, 0), (1, 1)]
-
-
-def test_throughput_is_samples_over_the_step_s_time():
-    figure = FIGURES["throughput"](
-        run([timed(cell(batch_size=size), [size * 1000] * 6) for size in (1, 10, 100)])
-    )
-    line = next(line for line in figure.axes[0].lines if len(line.get_xdata()))
-    assert list(line.get_xdata()) == [1, 10, 100]
-    assert list(line.get_ydata()) == pytest.approx([1e6] * 3)
-
-
-def test_a_figure_that_leaves_blocks_out_says_how_many(monkeypatch):
-    monkeypatch.setattr("gradbench.report.figures.MANY", 2)
-    page = Page(render(run(o for size in range(1, 4) for o in measured_block(batch_size=size))))
-    assert re.search(r"2 of (the |its )?3 blocks", page.text)
+    drawn = [p for p in page.pieces if p.strip()]
+    for name in names:
+        assert sum(name in text for text in drawn if f"{name}-b8" in text) >= 3
 
 
 # --- files
@@ -459,7 +459,7 @@ from gradbench.report import write
 from gradbench.store import Store
 runs, amiss = Store(sys.argv[1]).load_all()
 write(runs, Path(sys.argv[2]))
-print(len(runs), len(amiss), "torch" in sys.modules, "pandas" in sys.modules)
+print(len(runs), len(amiss), "torch" in sys.modules)
 """
 
 
@@ -472,5 +472,5 @@ def test_a_stored_run_is_rendered_without_torch(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert answered.stdout.split() == ["1", "0", "False", "True"]
+    assert answered.stdout.split() == ["1", "0", "False"]
     assert page.read_text("utf-8") == render(saved)

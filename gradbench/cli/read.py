@@ -1,6 +1,7 @@
 """Commands that read what was recorded: ``show``, ``report``, ``runs``."""
 
 import shlex
+import webbrowser
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -40,7 +41,10 @@ def show(
             print_scaling(run, reference)
 
 
-@app.command(epilog="Example: [bold]gradbench report latest -o page.html[/bold]")
+@app.command(
+    epilog="Examples: [bold]gradbench report latest -o page.html --open[/bold]  |  "
+    "[bold]gradbench report BEFORE AFTER[/bold], the last held against the first"
+)
 def report(
     run_names: Annotated[
         list[str] | None, typer.Argument(metavar="RUN...", help="Without any: the latest.")
@@ -51,6 +55,10 @@ def report(
         typer.Option("-o", "--output", help=f"Without it: {PAGE}, or Markdown printed."),
     ] = None,
     results: Results = Path("results"),
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Every figure too, as PNG and SVG.")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
     format_name: Annotated[
         str, typer.Option("--format", help="html: a page; md: Markdown, for a job summary.")
     ] = "html",
@@ -63,7 +71,7 @@ def report(
         if format_name == "md":
             tell_markdown(run_names, output, results=results)
             return
-        from ..report import write
+        from ..report import save_figures, write
         from ..store import Store, load
 
         store = Store(results)
@@ -75,6 +83,13 @@ def report(
         url = commit_address(commit_url)
         page = write(loaded, output or PAGE, checks=found, semantics=seen, commit_url=url)
         out.print(escape(str(page)))
+        for one in loaded if figures is not None else ():
+            assert figures is not None
+            folder = figures / one.name if len(loaded) > 1 else figures
+            for path in save_figures(one, folder):
+                out.print(escape(str(path)))
+        if open_ and not webbrowser.open(page.resolve().as_uri()):
+            err.print("found no browser to open the page with")
 
 
 @app.command()

@@ -1,0 +1,65 @@
+"""The commands that measure a cell again."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
+from typing import Final
+
+from ..matrix import GRAD_MODES, Cell
+from ..presets import PRESETS
+from ..records import Started
+
+_DEFAULTS: Final[Mapping[str, object]] = {
+    field.name: field.default for field in fields(Cell) if field.name not in ("model", "workload")
+}
+_PLAN: Final[Mapping[str, str]] = {"budget_s": "--budget", "limit_s": "--limit", "seed": "--seed"}
+
+
+def again(cell: Cell, started: Started) -> str | None:
+    """Return the command line that measures the block of a cell again, in all modes of the run.
+
+    The modes of a block take turns: a mode alone would have no ratio. None where the model was
+    given in Python and has no name that a command line knows.
+    """
+    own = cell.model in started.inputs
+    if not own and all(
+        cell.model != known.model for cells in _presets().values() for known in cells
+    ):
+        return None
+    modes = [c.grad_mode for c in started.cells if c.block == cell.block]
+    words = ["gradbench", "run"]
+    for axis, value in cell.axes().items():
+        option = f"--{axis.replace('_', '-')}"
+        if axis == "grad_mode":
+            words += [] if sorted(modes) == sorted(GRAD_MODES) else [option, ",".join(modes)]
+        elif axis == "batch_size" and own:
+            shape = (cell.batch_size, *started.inputs[cell.model])
+            words += ["--input", ",".join(map(str, shape))]
+        elif axis in ("model", "workload", "device", "batch_size") or value != _DEFAULTS[axis]:
+            words += [option, str(value)]
+    for name, option in _PLAN.items():
+        planned = started.plan.get(name)
+        if planned is not None and planned != getattr(PRESETS["quick"].plan, name):
+            words += [option, f"{planned:g}"]
+    if "instructions" in started.meters:
+        words += ["--meter", ",".join(started.meters)]
+    return shlex.join(words)
+
+
+def through_pytest(cell: Cell) -> str | None:
+    """Return the pytest command of a cell, or None where no preset holds it."""
+    on_cpu = Cell(**{**cell.axes(), "device": "cpu"})  # type: ignore[arg-type] # its own axes
+    for name, cells in _presets().items():
+        if on_cpu in cells:
+            words = ["pytest", "--benchmark-only"]
+            words += [f"--gradbench-preset={name}"] if name != "quick" else []
+            words += [f"--gradbench-device={cell.device}"] if cell.device != "cpu" else []
+            test = f"benchmarks/test_grad_modes.py::test_{cell.workload}[{cell.id}]"
+            return shlex.join([*words, test])
+    return None
+
+
+@cache
+def _presets() -> Mapping[str, frozenset[Cell]]:
+    return {name: frozenset(preset) for name, preset in PRESETS.items()}

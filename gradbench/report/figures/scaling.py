@@ -1,0 +1,153 @@
+"""Scaling: throughput and peak memory over batch size, a column a family of blocks."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Final
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from ... import tables, units
+from ...matrix import GRAD_MODES, Cell
+from ...records import Skipped
+from ...store import Run
+from ...view import TIME, View
+from .style import (
+    LIGHT,
+    MARKERS,
+    SIZES,
+    Theme,
+    drawn_in,
+    figure_of,
+    inset,
+    mode_legend,
+    say_cut,
+    short,
+)
+
+FAMILIES: Final = 9
+COLUMNS: Final = 3
+PEAK: Final = "peak_allocated"
+
+
+def scaling(run: Run | View, *, theme: Theme = LIGHT, most: int = FAMILIES) -> Figure | None:
+    """Return samples per second and peak bytes over batch size by mode.
+
+    A cross at the foot says that memory ran out there. None when no model was measured at two
+    batch sizes.
+    """
+    view = View.of(run)
+    every = families(view)
+    if not every:
+        return None
+    shown = every[:most]
+    columns = min(COLUMNS, len(shown))
+    lines = -(-len(shown) // columns)
+    with drawn_in(theme):
+        figure = figure_of(0.5 + 4.3 * lines)
+        inset(figure, left=0.8, right=0.1, top=0.7, bottom=0.5)
+        grid = figure.subplots(2 * lines, columns, squeeze=False)
+        figure.subplots_adjust(wspace=0.36, hspace=0.55)
+        for number, (name, members) in enumerate(shown):
+            line, column = divmod(number, columns)
+            rates, peaks = grid[2 * line, column], grid[2 * line + 1, column]
+            rates.set_title(short(name, 42), fontsize=9.5)
+            _curves(rates, view, theme, members, TIME)
+            _curves(peaks, view, theme, members, PEAK)
+            if column == 0:
+                rates.set_ylabel("samples/s")
+                peaks.set_ylabel("peak memory")
+            peaks.set_xlabel("batch size")
+        for axes in [
+            axes
+            for line in range(lines)
+            for pair in (0, 1)
+            for axes in grid[2 * line + pair, max(0, len(shown) - line * columns) :]
+        ]:
+            axes.set_axis_off()
+        say_cut(figure, len(shown), len(every), "families")
+        mode_legend(figure, theme, GRAD_MODES)
+    return figure
+
+
+def families(view: View) -> list[tuple[str, list[Cell]]]:
+    """Return the cells that differ only in mode and batch size, where there are two sizes."""
+
+    def family(cell: Cell) -> str:
+        return cell.block.family
+
+    known = [
+        c
+        for c in view.cells
+        if view.measurement(c, TIME) or view.measurement(c, PEAK) or out_of_memory(view, c)
+    ]
+    grouped = [
+        (name, list(group)) for name, group in groupby(sorted(known, key=family), key=family)
+    ]
+    return [(name, cells) for name, cells in grouped if len({c.batch_size for c in cells}) > 1]
+
+
+def out_of_memory(view: View, cell: Cell) -> bool:
+    """Return whether memory ran out in any of a cell's passes."""
+    return any(
+        isinstance(outcome, Skipped) and outcome.cause == "out_of_memory"
+        for outcome in view.outcomes(cell).values()
+    )
+
+
+def _curves(axes: Axes, view: View, theme: Theme, members: Sequence[Cell], meter: str) -> None:
+    if not any(_height(view, cell, meter) for cell in members):
+        axes.set_axis_off()
+        return
+    for mode in GRAD_MODES:
+        cells = sorted((c for c in members if c.grad_mode == mode), key=lambda c: c.batch_size)
+        points = [(c.batch_size, height) for c in cells if (height := _height(view, c, meter)) > 0]
+        colour, marker = theme.modes[mode], MARKERS[mode]
+        axes.plot(
+            [x for x, _ in points],
+            [y for _, y in points],
+            color=colour,
+            marker=marker,
+            markersize=5.5 * SIZES[mode],
+            markerfacecolor="none",
+            linewidth=1.6 * SIZES[mode],
+        )
+        lost = [c.batch_size for c in cells if out_of_memory(view, c)]
+        axes.plot(
+            lost,
+            [0.05 + 0.07 * GRAD_MODES.index(mode)] * len(lost),
+            color=colour,
+            marker="x",
+            markersize=7,
+            markeredgewidth=2,
+            linestyle="none",
+            transform=axes.get_xaxis_transform(),
+        )
+    axes.set(xscale="log", yscale="log")
+    sizes = sorted({c.batch_size for c in members})
+    axes.xaxis.set_major_locator(
+        FixedLocator([float(size) for size in sizes[:: -(-len(sizes) // 6)]])
+    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    low, high = axes.get_ylim()
+    if high / low < 3:  # room for a tick or two
+        axes.set_ylim(low / 1.5, high * 1.5)
+    words = units.rate if meter == TIME else units.size
+    if meter == TIME:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+    else:
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_locator(LogLocator(base=2, numticks=6))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _height(view: View, cell: Cell, meter: str) -> float:
+    if meter == TIME:
+        measured = view.measurement(cell, TIME)
+        return tables.throughput(measured).point if measured else 0.0
+    found = view.estimate(cell, meter)
+    return found.point if found else 0.0

@@ -1,0 +1,115 @@
+"""The trade-off: time against memory, one small panel a block."""
+
+from typing import Final
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from ... import units
+from ...matrix import GRAD_MODES, Cell
+from ...store import Run
+from ...view import MEMORY, TIME, View
+from .style import (
+    LIGHT,
+    MARKERS,
+    SIZES,
+    Theme,
+    drawn_in,
+    figure_of,
+    inset,
+    mode_legend,
+    ratio_axis,
+    say_cut,
+    short,
+    tags,
+)
+
+PANELS: Final = 18
+COLUMNS: Final = 6
+
+
+def tradeoff(
+    run: Run | View, *, reference: str = GRAD_MODES[0], theme: Theme = LIGHT, most: int = PANELS
+) -> Figure | None:
+    """Return each mode's time and memory over the reference's, a panel a block, axes shared.
+
+    Down and left is better. None when no block has both for two modes.
+    """
+    view = View.of(run)
+    every = [
+        (block, cells)
+        for block, members in view.blocks.items()
+        if (cells := [c for c in members if _both(view, c, reference)])
+    ]
+    if not every:
+        return None
+    shown = every[:most]
+    columns = min(COLUMNS, len(shown))
+    lines = -(-len(shown) // columns)
+    points = {c: _both(view, c, reference) or (1.0, 1.0) for _, cells in shown for c in cells}
+    with drawn_in(theme):
+        figure = figure_of(0.95 + 1.55 * lines)
+        inset(figure, left=0.75, right=0.1, top=0.75, bottom=0.5)
+        grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+        figure.subplots_adjust(wspace=0.1, hspace=0.45)
+        for axes in grid.flat[len(shown) :]:
+            axes.set_axis_off()
+        for axes, (block, cells) in zip(grid.flat, shown, strict=False):
+            axes.axvline(1, color=theme.dim, linewidth=0.7)
+            axes.axhline(1, color=theme.dim, linewidth=0.7)
+            axes.plot(
+                [1], [1], color=theme.modes[reference], marker=MARKERS[reference], markersize=5
+            )
+            for cell in cells:
+                time, memory = points[cell]
+                said = f"{cell}: {units.factor(time)} of {reference}'s time, "
+                said += f"{units.factor(memory)} of its memory"
+                axes.scatter(
+                    [time],
+                    [memory],
+                    s=50 * SIZES[cell.grad_mode],
+                    marker=MARKERS[cell.grad_mode],
+                    facecolors="none",
+                    edgecolors=theme.modes[cell.grad_mode],
+                    linewidths=1.5,
+                    zorder=3,
+                    urls=tags(
+                        view,
+                        theme,
+                        [cell],
+                        [said],
+                    ),
+                )
+            extras = block.setting.removeprefix(f"{block.cell.device}-")
+            axes.set_title(f"{block.cell.workload}\n{short(extras, 24)}", fontsize=7.5)
+        first = grid.flat[0]
+        times, heights = [t for t, _ in points.values()], [m for _, m in points.values()]
+        ratio_axis(first, min(times), max(times), most=4)
+        first.set_yscale("log", base=2)
+        first.set_ylim(min(0.7, min(heights) / 1.4), max(1.4, max(heights) * 1.4))
+        ticks = [2.0**p for p in range(-8, 5, 2)]
+        first.yaxis.set_major_locator(FixedLocator(ticks))
+        first.yaxis.set_minor_locator(NullLocator())
+        first.yaxis.set_major_formatter(
+            FuncFormatter(lambda v, _: f"1/{1 / v:.0f}" if v < 1 else f"{v:.0f}")
+        )
+        figure.supxlabel(
+            f"step time over {reference}",
+            fontsize=9,
+            color=theme.dim,
+            y=0.08 / figure.get_figheight(),
+        )
+        figure.supylabel(
+            f"memory a step adds, over {reference}", fontsize=9, color=theme.dim, x=0.008
+        )
+        say_cut(figure, len(shown), len(every))
+        mode_legend(figure, theme, GRAD_MODES)
+    return figure
+
+
+def _both(view: View, cell: Cell, reference: str) -> tuple[float, float] | None:
+    """Return time and memory over the reference's, or None unless both are there and above 0."""
+    time, memory = (view.change(cell, meter, reference) for meter in (TIME, MEMORY))
+    if time is None or memory is None or memory.point <= 0:
+        return None
+    return time.point, memory.point

@@ -1,0 +1,233 @@
+"""What the first screen says, computed from a run: the answer, verdicts, noise, warnings."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from .. import units, words
+from ..diagnosis import before_a_run
+from ..estimates import noise_floor
+from ..matrix import GRAD_MODES, Cell
+from ..records import Skipped
+from ..store import Run
+from ..verdicts import Verdict
+from ..view import MEMORY, TIME, View
+
+REFERENCE: Final = GRAD_MODES[0]
+OFF: Final = ("no_grad", "inference_mode")
+"""The modes that the answer is about: ``global_off`` is ``no_grad`` by another name."""
+BUSY: Final = 0.5
+"""Load before the run, over the cores, from which it is worth a warning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """How often each verdict was given to one mode."""
+
+    mode: str
+    counts: Mapping[Verdict, int]
+
+    @property
+    def total(self) -> int:
+        """Comparisons in all."""
+        return sum(self.counts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """The noise floors of a run's blocks: relative, and what the controls say of themselves."""
+
+    blocks: int
+    median: float
+    largest: float
+    held: int  # blocks whose control's interval holds 1
+
+
+def answer(run: Run | View) -> list[str]:
+    """Return in a sentence or two per device what the modes cost, names in backticks."""
+    view = View.of(run)
+    devices = dict.fromkeys(cell.device for cell in view.cells)
+    said = [sentence for device in devices for sentence in _about(view, device)]
+    return said or ["No block of this run has two measured modes to compare."]
+
+
+def _about(view: View, device: str) -> Iterator[str]:
+    cells = [c for c in view.cells if c.device == device and c.workload == "inference"]
+    modes = [
+        m
+        for m in OFF
+        if any(
+            view.change(c, x, REFERENCE) for c in cells for x in (TIME, MEMORY) if c.grad_mode == m
+        )
+    ]
+    own = [c for c in cells if c.grad_mode in modes]
+    parts = [part for part in (_memory(view, own), _time(view, own)) if part]
+    if parts:
+        where = view.run.environment.facts.get("gpu" if device.startswith("cuda") else "cpu")
+        place = f"On {device} ({where})" if where else f"On {device}"
+        yield f"{place}, {' and '.join(f'`{mode}`' for mode in modes)} {' and '.join(parts)}."
+    between = _between(view, [c for c in cells if c.grad_mode == OFF[1]])
+    if between:
+        yield between
+
+
+def _memory(view: View, cells: Sequence[Cell]) -> str:
+    ratios = [r.point for c in cells if (r := view.change(c, MEMORY, REFERENCE))]
+    if not ratios:
+        return ""
+    least, most = min(ratios), max(ratios)
+    if least == most == 1:
+        return "leave the memory that an inference step adds as it is"
+    if most < 1 and least > 0:
+        times = _to(units.digits(1 / most), units.digits(1 / least))
+        return f"cut the memory that an inference step adds by a factor of {times}"
+    span = _to(units.factor(least), units.factor(most))
+    return f"bring the memory that an inference step adds to {span} of `{REFERENCE}`'s"
+
+
+def _time(view: View, cells: Sequence[Cell]) -> str:
+    found = [
+        (change.point, verdict)
+        for c in cells
+        if (change := view.change(c, TIME, REFERENCE))
+        and (verdict := view.verdict(c, TIME, REFERENCE))
+    ]
+    if not found:
+        return ""
+    least, most = min(point for point, _ in found), max(point for point, _ in found)
+    counts = Counter(verdict for _, verdict in found)
+    told = f"({tally(counts)} of {len(found)} comparisons)"
+    if most < 1 and counts[Verdict.BETTER]:
+        return f"take {_to(_percent(1 - most), _percent(1 - least))} less time {told}"
+    if not counts[Verdict.BETTER] and not counts[Verdict.WORSE]:
+        return f"show no difference in its time beyond the noise floor {told}"
+    return f"change its time by {_signed(least - 1)} to {_signed(most - 1)} {told}"
+
+
+def _between(view: View, cells: Sequence[Cell]) -> str:
+    found = [
+        (change.point, view.verdict(c, TIME, OFF[0]), view.floor(c))
+        for c in cells
+        if (change := view.change(c, TIME, OFF[0]))
+    ]
+    if not found:
+        return ""
+    floor = _percent(max(floor for _, _, floor in found))
+    counts = Counter(verdict for _, verdict, _ in found)
+    blocks = f"{len(found)} block{'s' * (len(found) != 1)}"
+    told = []
+    for verdict, word in ((Verdict.BETTER, "faster"), (Verdict.WORSE, "slower")):
+        sizes = [abs(point - 1) for point, given, _ in found if given == verdict]
+        if sizes:
+            by = _to(_percent(min(sizes)), _percent(max(sizes)))
+            told.append(f"{word} in {len(sizes)} of {blocks}, by {by}")
+    if not told:
+        nothing = "Between the two no difference in time shows beyond the noise floor"
+        return f"{nothing}, ±{floor} at most."
+    rest = counts[Verdict.SAME] + counts[Verdict.INCONCLUSIVE]
+    end = f"; in the other {rest} no difference shows beyond the noise floor" if rest else ""
+    return f"Between the two, `{OFF[1]}` is {' and '.join(told)}{end}."
+
+
+def asides(run: Run | View) -> list[str]:
+    """Return what the other workloads say, a sentence each."""
+    view, said = View.of(run), []
+    refused = [c for c in view.cells if (why := view.stopped(c)) and why.cause == "cannot_train"]
+    if refused:
+        modes = ", ".join(f"`{m}`" for m in dict.fromkeys(c.grad_mode for c in refused))
+        tried = f"Training inside {modes} was tried in {len(refused)} cells"
+        said.append(f"{tried} and cannot work: torch records no graph there.")
+    for workload, what in (
+        ("training_reenabled", "Training with grad re-enabled inside a mode"),
+        (
+            "frozen_backbone",
+            "Training only a head, its frozen backbone's features computed inside a mode",
+        ),
+    ):
+        cells = [c for c in view.cells if c.workload == workload]
+        verdicts = Counter(v for c in cells if (v := view.verdict(c, TIME, REFERENCE)))
+        if verdicts:
+            points = [r.point for c in cells if (r := view.change(c, TIME, REFERENCE))]
+            span = _to(units.factor(min(points)), units.factor(max(points)))
+            told = f"{tally(verdicts)} of {verdicts.total()} comparisons"
+            said.append(f"{what} takes {span} times as long as under `{REFERENCE}`: {told}.")
+    return said
+
+
+def tally(counts: Mapping[Verdict, int]) -> str:
+    """Return ``3 better, 1 same``: counts of verdicts, those of none left out."""
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts.get(verdict))
+
+
+def strips(view: View, meter: str, reference: str) -> list[Strip]:
+    """Return how often each verdict was given to each mode, against ``reference``."""
+    rows = []
+    for mode in GRAD_MODES:
+        given = Counter(
+            verdict
+            for cell in view.cells
+            if cell.grad_mode == mode and (verdict := view.verdict(cell, meter, reference))
+        )
+        if given:
+            rows.append(Strip(mode, {verdict: given[verdict] for verdict in Verdict}))
+    return rows
+
+
+def noise(view: View) -> Noise | None:
+    """Return what the A/A controls say, or None without any."""
+    controls = [c for members in view.blocks.values() if (c := view.control(members[0]))]
+    if not controls:
+        return None
+    floors = [noise_floor(control) for control in controls]
+    held = sum(control.low <= 1 <= control.high for control in controls)
+    return Noise(len(controls), float(np.median(floors)), max(floors), held)
+
+
+def warnings(run: Run) -> list[str]:
+    """Return what about the environment, before and during the run, may have spoilt figures."""
+    facts = run.environment.facts
+    said = [f"{found.name}: {found.sentence}; {found.remedy}" for found in before_a_run(facts)]
+    load, cores = facts.get("load_before"), facts.get("cores")
+    if isinstance(load, int | float) and isinstance(cores, int) and load > BUSY * cores:
+        said.append(
+            f"load: it was {load:.2f} on {cores} cores before the run; stop other work first"
+        )
+    if facts.get("git_dirty") is True:
+        said.append("dirty tree: the working directory held changes that no commit names")
+    return said + words.findings(run)
+
+
+def missing(run: Run | View) -> Mapping[str, int]:
+    """Return how many cells have no number at all, by cause."""
+    view = View.of(run)
+    return Counter(why.cause for cell in view.cells if (why := view.stopped(cell)))
+
+
+def unreadable(run: Run) -> list[str]:
+    """Return what meters could not read, a line a meter and device."""
+    said = {
+        f"{outcome.meter} on {outcome.cell.device}: {outcome.reason}"
+        for outcome in run.outcomes
+        if isinstance(outcome, Skipped) and outcome.cause == "unreadable"
+    }
+    return sorted(said)
+
+
+def _percent(share: float) -> str:
+    return f"{units.digits(round(share * 100, 1))} %"
+
+
+def _signed(share: float) -> str:
+    return f"{'+' if share > 0 else '−' if share < 0 else '±'}{_percent(abs(share))}"
+
+
+def _to(low: str, high: str) -> str:
+    """Return a span, its unit once, or one number where both ends read the same."""
+    if low == high:
+        return low
+    if low.endswith(" %") and high.endswith(" %"):
+        low = low.removesuffix(" %")
+    return f"{low} to {high}"
