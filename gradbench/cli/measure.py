@@ -202,7 +202,7 @@ def _conclude(path: Path, reports: Path, reference: str, *, semantics: bool) -> 
     finished = load(path)
     print_run(finished, reference)
     found = checks.load(path.parent / checks.FILE)
-    torch = str(finished.environment.facts["torch"])
-    seen = known_or_seen(path.parent, torch=torch) if semantics else None
+    torch = finished.environment.facts.get("torch")
+    seen = known_or_seen(path.parent, torch=str(torch)) if semantics and torch else None
     page = write([finished], reports / f"{finished.name}.html", checks=found, semantics=seen)
     out.print(f"records  {escape(str(path))}\npage     {escape(str(page))}")
