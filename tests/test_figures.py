@@ -83,6 +83,14 @@ def test_a_mark_stands_at_its_mode_s_ratio_in_its_mode_s_row():
     assert [row - rows[0] for row in rows] == pytest.approx([0, 1, 2])
 
 
+def test_where_no_time_was_measured_the_forest_says_so_instead_of_numbers():
+    outcomes = [o for o in measured_block() if o.meter == "peak_transient"]
+    times, memory = FIGURES["forest"](run(outcomes)).axes
+    assert [text.get_text() for text in times.texts if text.get_text()][-1] == "not measured"
+    assert list(times.get_xticks()) == []
+    assert len(marks(memory)) == 3
+
+
 def test_against_another_reference_the_ratios_are_to_it():
     times, _ = FIGURES["forest"](run(measured_block()), reference="inference_mode").axes
     assert [x for x, _ in marks(times)] == pytest.approx([2, 1.5, 1.5])

@@ -41,7 +41,7 @@ READING: Final = {
         "What the peak is made of",
         "Each bar is one mode's peak at its highest moment, split by what the bytes are for and "
         "scaled to the largest peak of its block; totals stand at the right. An outline is what "
-        "the allocator had reserved, a tick what arithmetic predicts.",
+        "the allocator had reserved, a tick what a run on fake tensors predicts.",
     ),
     "timeline": (
         "Memory through one step",

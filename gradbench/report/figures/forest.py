@@ -29,6 +29,7 @@ from .style import (
     ratio_axis,
     room,
     say_cut,
+    say_empty,
     short,
     tags,
 )
@@ -103,7 +104,10 @@ def forest(
         _bands(times, view, theme, list(zip(places, shown, strict=True)))
         for axes, meter in ((times, TIME), (memory, MEMORY)):
             marks = list(_marks(view, zip(places, shown, strict=True), meter, reference))
-            _draw(axes, view, theme, marks, reference)
+            if marks:
+                _draw(axes, view, theme, marks, reference)
+            else:
+                say_empty(axes, theme)
         times.set_xlabel(f"step time over {reference}, log scale; left is faster")
         memory.set_xlabel(f"memory over {reference} (exact: no interval)")
         say_cut(figure, len(shown), len(every))

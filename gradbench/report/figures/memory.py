@@ -41,7 +41,7 @@ GAP: Final = 0.8  # rows between two blocks
 def peak_parts(run: Run | View, *, theme: Theme = LIGHT, most: int = MANY) -> Figure | None:
     """Return what each mode's peak is made of, bars scaled to their block's largest.
 
-    An outline is what the caching allocator had reserved, a tick what arithmetic predicts. Cells
+    An outline is what the caching allocator had reserved, a tick what was predicted. Cells
     without a breakdown show what was there before the step, and what the step added. None when no
     peak was read.
     """
