@@ -68,7 +68,7 @@ def compare(
     found.check()
     clock, rng = StepTime(found.synchronize, time.perf_counter_ns), random.Random(seed)
     arms = [_Arm(base), _Arm(candidate)]
-    typical_ns = min(warm_up(arms, clock, plan=plan, rng=rng))
+    typical_ns = min(warm_up(arms, clock, plan=plan, rng=rng).typical_ns)
     rounds = interleave(
         arms,
         clock,

@@ -92,7 +92,7 @@ def lines(peaks: Mapping[Cell, int]) -> list[Line]:
             at = value(cell, knob)
             if at is None:
                 continue
-            rest = _without(cell, knob)
+            rest = apart_from(cell, knob)
             groups.setdefault(rest, {})[at] = nbytes
             least.setdefault(rest, cell)
         found += [
@@ -109,14 +109,14 @@ def break_even(lines: Iterable[Line], *, reference: str) -> dict[Cell, float]:
     """
     over_batch = [line for line in lines if line.knob == "batch_size" and line.slope > 0]
     of_reference = {
-        _without(line.cell, "batch_size").block: line.slope
+        apart_from(line.cell, "batch_size").block: line.slope
         for line in over_batch
         if line.cell.grad_mode == reference
     }
     return {
         line.cell: of_reference[block] / line.slope
         for line in over_batch
-        if (block := _without(line.cell, "batch_size").block) in of_reference
+        if (block := apart_from(line.cell, "batch_size").block) in of_reference
     }
 
 
@@ -128,7 +128,8 @@ def value(cell: Cell, knob: str) -> int | None:
     return (getattr(sized, knob) or None) if sized is not None else None
 
 
-def _without(cell: Cell, knob: str) -> Cell:
+def apart_from(cell: Cell, knob: str) -> Cell:
+    """Return what a cell shares with those that differ from it in a knob only, in a cell's form."""
     if knob == "batch_size":
         return replace(cell, batch_size=1)
     sized = sizes.parse(cell.model)

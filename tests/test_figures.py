@@ -144,6 +144,15 @@ def test_throughput_is_samples_over_the_step_s_time():
     assert list(line.get_ydata()) == pytest.approx([1e6] * 3)
 
 
+def test_models_named_by_their_sizes_are_followed_over_depth_too():
+    deep = [counted(cell(model=f"mlp_d{d}_w64"), 1000 * d, meter="peak_allocated") for d in (2, 8)]
+    figure = FIGURES["scaling"](run(deep))
+    (peaks,) = [axes for axes in figure.axes if axes.get_xlabel()]
+    assert peaks.get_xlabel() == "depth"
+    (line,) = [line for line in peaks.lines if len(line.get_xdata()) == 2]
+    assert [list(line.get_xdata()), list(line.get_ydata())] == [[2, 8], [2000, 8000]]
+
+
 def test_a_batch_that_ran_out_of_memory_is_a_cross_at_its_size():
     lost = skipped(cell(batch_size=100), cause="out_of_memory", reason="7 GiB")
     figure = scaling(run([*(timed(cell(batch_size=n), [n * 1000] * 6) for n in (1, 10)), lost]))

@@ -145,17 +145,19 @@ def test_a_batch_lasts_about_its_target_and_holds_three_steps_unless_one_is_enou
 
 def test_warm_up_goes_on_while_times_still_fall(clock):
     sides = [FakeArm("a", clock, lambda n: max(1_000, 200_000 - 4_000 * n), [])]
-    typical = warm_up(sides, StepTime(lambda: None, clock), plan=PLAN, rng=random.Random(0))
-    assert typical == [1_000]
+    warmth = warm_up(sides, StepTime(lambda: None, clock), plan=PLAN, rng=random.Random(0))
+    assert warmth.typical_ns == [1_000]
+    assert warmth.steady
 
 
 def test_warm_up_gives_up_at_five_times_its_least(clock):
     """Every step takes 5 us longer than the one before: never steady."""
     sides = [FakeArm("a", clock, lambda n: 10_000 + 5_000 * n, log := [])]
-    warm_up(sides, StepTime(lambda: None, clock), plan=PLAN, rng=random.Random(0))
+    warmth = warm_up(sides, StepTime(lambda: None, clock), plan=PLAN, rng=random.Random(0))
     steps = sum(entry == "a" for entry in log)
     last_ns = 10_000 + 5_000 * len(log)
-    assert steps > 6
+    assert steps == warmth.rounds > 6
+    assert not warmth.steady
     assert 5e6 <= clock.now_ns <= 5e6 + last_ns
 
 

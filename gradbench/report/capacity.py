@@ -37,7 +37,9 @@ def capacities(view: View) -> Iterator[Capacity]:
 
     The line goes through the peaks of the two largest batches.
     """
-    for family, members in families(view):
+    for family, knob, members in families(view):
+        if knob != "batch_size":
+            continue
         for mode in GRAD_MODES:
             cells = sorted((c for c in members if c.grad_mode == mode), key=lambda c: c.batch_size)
             peaks = {c.batch_size: e.point for c in cells if (e := view.estimate(c, PEAK))}

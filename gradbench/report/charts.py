@@ -54,8 +54,9 @@ READING: Final = {
         "that records a graph saves anything: the other modes do not keep these bytes.",
     ),
     "scaling": (
-        "Scaling with the batch",
-        "Above, samples per second, below, peak memory, both over batch size on log axes. Lines "
+        "Scaling",
+        "Above, samples per second, below, peak memory, both over batch size, or a size in the "
+        "model's name, on log axes. Lines "
         "that meet at the right say that a mode's fixed cost is lost in the arithmetic; a cross at "
         "the foot is a batch that ran out of memory.",
     ),

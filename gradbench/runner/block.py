@@ -91,7 +91,8 @@ def time_block(
         return
     clock = StepTime(device.synchronize, time.perf_counter_ns, flush)
     rng = random.Random(f"{plan.seed} {cells[0].block}")
-    typical = min(warm_up(arms, clock, plan=plan, rng=rng))
+    warmth = warm_up(arms, clock, plan=plan, rng=rng)
+    typical = min(warmth.typical_ns)
     yield watch.lap("warm-up")
     splits = read_clocks(
         arms,
@@ -106,8 +107,9 @@ def time_block(
     for arm, split in zip(arms, splits, strict=True):
         yield from _further(arm, split.figures)
     if "step_time" in wanted:
-        bounds = [split.notes for split in splits]
-        yield from step_times(arms, clock, device, bounds, typical_ns=typical, plan=plan, rng=rng)
+        warming = {"warmup_rounds": warmth.rounds, "warmup_steady": warmth.steady}
+        known = [{**split.notes, **warming} for split in splits]
+        yield from step_times(arms, clock, device, known, typical_ns=typical, plan=plan, rng=rng)
     yield watch.lap("timing")
     if "latency" in wanted:
         yield from latencies(arms, clock, device, typical_ns=typical, plan=plan, rng=rng)
@@ -118,13 +120,13 @@ def step_times(
     arms: Sequence[CellArm],
     clock: StepTime,
     device: Device,
-    bounds: Sequence[Mapping[str, Fact]],
+    known: Sequence[Mapping[str, Fact]],
     *,
     typical_ns: float,
     plan: Plan,
     rng: random.Random,
 ) -> Iterator[Message]:
-    """Yield each arm's batches, with what bounds and what may have spoilt them as notes."""
+    """Yield each arm's batches; notes say what is ``known``, and what may have spoilt them."""
     monitor, target_ns = device.monitor(), batch_target(arms[0].cell, device)
     with Surroundings() as surroundings:
         rounds = interleave(
@@ -138,7 +140,7 @@ def step_times(
             between=monitor.sample,
         )
     batches = len(arms) * len(rounds.iterations)
-    for arm, values, bound in zip(arms, rounds.batch_ns, bounds, strict=True):
+    for arm, values, told in zip(arms, rounds.batch_ns, known, strict=True):
         yield _timed(
             arm,
             "step_time",
@@ -150,7 +152,7 @@ def step_times(
                 "minor_faults_per_step": minor_faults(arm),
                 **surroundings.notes(batches),
                 **monitor.notes(),
-                **bound,
+                **told,
             },
         )
 

@@ -42,8 +42,17 @@ class Rounds:
     precision: float  # relative half-width reached by the least certain arm
 
 
-def warm_up(arms: Sequence[Arm], clock: StepTime, *, plan: Plan, rng: random.Random) -> list[float]:
-    """Step every arm until its times are steady; return each arm's typical step in ns."""
+@dataclass(frozen=True, slots=True)
+class Warmth:
+    """What warming up came to: each arm's typical step in ns, and what it took."""
+
+    typical_ns: list[float]
+    rounds: int
+    steady: bool  # or was time up before?
+
+
+def warm_up(arms: Sequence[Arm], clock: StepTime, *, plan: Plan, rng: random.Random) -> Warmth:
+    """Step every arm until its times are steady, or five times ``warmup_s`` are over."""
     seen: list[list[int]] = [[] for _ in arms]
     start_ns = clock.clock_ns()
     while True:
@@ -53,10 +62,13 @@ def warm_up(arms: Sequence[Arm], clock: StepTime, *, plan: Plan, rng: random.Ran
         elapsed_s = (clock.clock_ns() - start_ns) / 1e9
         rounds = len(seen[0])
         if rounds >= 6 and elapsed_s >= plan.warmup_s and all(map(_steady, seen)):
+            steady = True
             break
         if rounds >= 3 and elapsed_s >= 5 * plan.warmup_s:
+            steady = False
             break
-    return [statistics.median(times[-max(3, len(times) // 3) :]) for times in seen]
+    typical = [statistics.median(times[-max(3, len(times) // 3) :]) for times in seen]
+    return Warmth(typical, rounds, steady)
 
 
 def _steady(times: Sequence[int]) -> bool:

@@ -124,7 +124,7 @@ def prepare(cell: Cell, model: Model, plan: Plan) -> Prepared:
     arm = make_arm(cell, build(cell, model, seed=plan.seed))
     clock = StepTime(device.synchronize, time.perf_counter_ns)
     rng = random.Random(plan.seed)
-    (typical_ns,) = warm_up([arm], clock, plan=plan, rng=rng)
+    (typical_ns,) = warm_up([arm], clock, plan=plan, rng=rng).typical_ns
     return Prepared(arm, clock, device, typical_ns, rng)
 
 
@@ -153,7 +153,7 @@ def interleaved_and_separate(
     arms = [make_arm(cell, subject) for cell in cells]
     clock = StepTime(device.synchronize, time.perf_counter_ns)
     rng = random.Random(plan.seed)
-    typical_ns = min(warm_up(arms, clock, plan=plan, rng=rng))
+    typical_ns = min(warm_up(arms, clock, plan=plan, rng=rng).typical_ns)
     steps = calibrate(typical_ns, device.batch_ns)
     rounds = interleave(
         arms,

@@ -1,15 +1,14 @@
-"""Scaling: throughput and peak memory over batch size, a column a family of blocks."""
+"""Scaling: throughput and peak memory over a size that varies, a column a family of blocks."""
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from ... import tables, units
-from ...matrix import GRAD_MODES, Cell
+from ... import slopes, tables, units
+from ...matrix import GRAD_MODES, Block, Cell
 from ...records import Skipped
 from ...store import Run
 from ...view import TIME, View
@@ -32,10 +31,10 @@ PEAK: Final = "peak_allocated"
 
 
 def scaling(run: Run | View, *, theme: Theme = LIGHT, most: int = FAMILIES) -> Figure | None:
-    """Return samples per second and peak bytes over batch size by mode.
+    """Return samples per second and peak bytes by mode, over batch size or a model's own sizes.
 
-    A cross at the foot says that memory ran out there. None when no model was measured at two
-    batch sizes.
+    A cross at the foot says that memory ran out there. None when nothing was measured at two
+    sizes.
     """
     view = View.of(run)
     every = families(view)
@@ -49,16 +48,16 @@ def scaling(run: Run | View, *, theme: Theme = LIGHT, most: int = FAMILIES) -> F
         inset(figure, left=0.8, right=0.1, top=0.7, bottom=0.5)
         grid = figure.subplots(2 * lines, columns, squeeze=False)
         figure.subplots_adjust(wspace=0.36, hspace=0.55)
-        for number, (name, members) in enumerate(shown):
+        for number, (name, knob, members) in enumerate(shown):
             line, column = divmod(number, columns)
             rates, peaks = grid[2 * line, column], grid[2 * line + 1, column]
             rates.set_title(short(name, 42), fontsize=9.5)
-            _curves(rates, view, theme, members, TIME)
-            _curves(peaks, view, theme, members, PEAK)
+            _curves(rates, view, theme, members, meter=TIME, knob=knob)
+            _curves(peaks, view, theme, members, meter=PEAK, knob=knob)
             if column == 0:
                 rates.set_ylabel("samples/s")
                 peaks.set_ylabel("peak memory")
-            peaks.set_xlabel("batch size")
+            peaks.set_xlabel(knob.replace("_", " "))
         for axes in [
             axes
             for line in range(lines)
@@ -71,21 +70,27 @@ def scaling(run: Run | View, *, theme: Theme = LIGHT, most: int = FAMILIES) -> F
     return figure
 
 
-def families(view: View) -> list[tuple[str, list[Cell]]]:
-    """Return the cells that differ only in mode and batch size, where there are two sizes."""
+def families(view: View) -> list[tuple[str, str, list[Cell]]]:
+    """Return names, knobs, and the cells that differ only in mode and that knob, in two values.
 
-    def family(cell: Cell) -> str:
-        return cell.block.family
-
+    Knobs are the batch size and what a model's name may give: depth, width, resolution.
+    """
     known = [
         c
         for c in view.cells
         if view.measurement(c, TIME) or view.measurement(c, PEAK) or out_of_memory(view, c)
     ]
-    grouped = [
-        (name, list(group)) for name, group in groupby(sorted(known, key=family), key=family)
-    ]
-    return [(name, cells) for name, cells in grouped if len({c.batch_size for c in cells}) > 1]
+    found = []
+    for knob in slopes.KNOBS:
+        groups: dict[Block, list[Cell]] = {}
+        for cell in known:
+            if slopes.value(cell, knob) is not None:
+                groups.setdefault(slopes.apart_from(cell, knob).block, []).append(cell)
+        for block, cells in groups.items():
+            if len({slopes.value(cell, knob) for cell in cells}) > 1:
+                name = block.family if knob == "batch_size" else str(block)
+                found.append((name, knob, cells))
+    return sorted(found, key=lambda family: (list(slopes.KNOBS).index(family[1]), family[0]))
 
 
 def out_of_memory(view: View, cell: Cell) -> bool:
@@ -96,13 +101,18 @@ def out_of_memory(view: View, cell: Cell) -> bool:
     )
 
 
-def _curves(axes: Axes, view: View, theme: Theme, members: Sequence[Cell], meter: str) -> None:
+def _curves(
+    axes: Axes, view: View, theme: Theme, members: Sequence[Cell], *, meter: str, knob: str
+) -> None:
+    def at(cell: Cell) -> int:
+        return slopes.value(cell, knob) or 0
+
     if not any(_height(view, cell, meter) for cell in members):
         axes.set_axis_off()
         return
     for mode in GRAD_MODES:
-        cells = sorted((c for c in members if c.grad_mode == mode), key=lambda c: c.batch_size)
-        points = [(c.batch_size, height) for c in cells if (height := _height(view, c, meter)) > 0]
+        cells = sorted((c for c in members if c.grad_mode == mode), key=at)
+        points = [(at(c), height) for c in cells if (height := _height(view, c, meter)) > 0]
         colour, marker = theme.modes[mode], MARKERS[mode]
         axes.plot(
             [x for x, _ in points],
@@ -113,7 +123,7 @@ def _curves(axes: Axes, view: View, theme: Theme, members: Sequence[Cell], meter
             markerfacecolor="none",
             linewidth=1.6 * SIZES[mode],
         )
-        lost = [c.batch_size for c in cells if out_of_memory(view, c)]
+        lost = [at(c) for c in cells if out_of_memory(view, c)]
         axes.plot(
             lost,
             [0.05 + 0.07 * GRAD_MODES.index(mode)] * len(lost),
@@ -125,7 +135,7 @@ def _curves(axes: Axes, view: View, theme: Theme, members: Sequence[Cell], meter
             transform=axes.get_xaxis_transform(),
         )
     axes.set(xscale="log", yscale="log")
-    sizes = sorted({c.batch_size for c in members})
+    sizes = sorted({at(c) for c in members})
     axes.xaxis.set_major_locator(
         FixedLocator([float(size) for size in sizes[:: -(-len(sizes) // 6)]])
     )
