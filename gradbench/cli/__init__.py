@@ -14,9 +14,22 @@ from . import (  # isort: skip # the order of commands in --help
 )
 from .app import INTERRUPTED, USAGE, app
 
-_COMMANDS = (measure, predict, read, gate, compare, history, exports, ci, machine, semantics)
-
-__all__ = ["INTERRUPTED", "USAGE", "app", "main"]
+__all__ = [
+    "INTERRUPTED",
+    "USAGE",
+    "app",
+    "ci",
+    "compare",
+    "exports",
+    "gate",
+    "history",
+    "machine",
+    "main",
+    "measure",
+    "predict",
+    "read",
+    "semantics",
+]
 
 
 def main() -> None:
