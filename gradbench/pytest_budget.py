@@ -171,6 +171,7 @@ def _saved(usage: "Usage", limit: int) -> str:
 
 
 def _leaked(usage: "Usage", limit: int) -> str:
+    assert usage.leaked_bytes is not None  # a limit is only held where it was asked
     if usage.leaked_bytes <= limit:
         return ""
     from .memory.leaks import named

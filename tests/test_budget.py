@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
 
@@ -52,7 +53,7 @@ def x():
 @pytest.fixture(autouse=True, scope="module")
 def _imported():
     """What torch imports on first use would be imported twice: pytester takes it back each time."""
-    leaks.kept(lambda: torch.zeros(1).add(1), lambda: None)
+    leaks.kept(lambda: torch.zeros(1).add(1), lambda: None, {})
 
 
 @pytest.fixture(autouse=True)
@@ -381,7 +382,7 @@ FIXTURE = f"""
         assert (usage.peak_bytes, usage.saved_bytes, usage.leaked_bytes) == ({PEAK}, {SAVED}, 0)
 
     def test_no_limits(memory_budget, net, x):
-        assert memory_budget(net, x).leaked_bytes == 0
+        assert memory_budget(net, x).leaked_bytes is None
 
     def test_keywords(memory_budget, net, x):
         memory_budget(net, kwargs={{"input": x}}, peak={PEAK})
@@ -442,7 +443,7 @@ def x():
 
 def test_a_forward_takes_and_saves_what_arithmetic_says(net, x):
     used = memory_usage(net, x)
-    assert (used.peak_bytes, used.saved_bytes, used.leaked_bytes) == (PEAK, SAVED, 0)
+    assert (used.peak_bytes, used.saved_bytes, used.leaked_bytes) == (PEAK, SAVED, None)
     (one,) = used.saved
     assert (one.nbytes, one.shape, one.dtype, one.module) == (
         SAVED,
@@ -541,3 +542,11 @@ def test_it_is_called_once_unless_leaks_are_asked_for(x):
     assert used.leaked_bytes == x.nbytes
     assert {birth.nbytes for birth in used.kept} == {x.nbytes}
     assert memory_usage(lambda: None, leaks_too=True).kept == ()
+
+
+def test_what_is_left_is_on_the_account_of_the_module_s_whole_path(x):
+    block = nn.Sequential(OrderedDict(fc=nn.Linear(x.shape[1], 4), act=nn.ReLU()))
+    nested = nn.Sequential(OrderedDict(block=block, head=nn.Linear(4, 2)))
+    left = []
+    used = memory_usage(lambda: left.append(nested(x)), leaks_too=True)
+    assert {birth.module for birth in used.kept} == {"block.act", "head"}

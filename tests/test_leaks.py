@@ -17,6 +17,7 @@ from gradbench.models import Model, classification, mlp
 from gradbench.plan import Plan
 from gradbench.records import Measurement
 from gradbench.runner import memory
+from gradbench.saved import paths
 
 FLOAT = 4
 BATCH, WIDE, HIDDEN, CLASSES = 8, 16, 32, 10
@@ -210,6 +211,6 @@ def test_what_a_step_keeps_is_told_from_what_it_lets_go_and_from_its_gradients()
         kept.append(output.detach().exp())
         output.sum().backward()
 
-    births = leaks.kept(step, partial(module.zero_grad, set_to_none=True), module)
+    births = leaks.kept(step, partial(module.zero_grad, set_to_none=True), paths(module))
     assert [(b.nbytes, b.op) for b in births] == [(BATCH * CLASSES * FLOAT, "aten::exp")] * 3
     assert len(kept) == leaks.STEPS

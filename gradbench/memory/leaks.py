@@ -2,11 +2,11 @@
 
 import gc
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from ..saved import Whereabouts, paths
+from ..saved import Whereabouts
 from .watch import Birth, StorageWatch
 
 STEPS = 3  # in which something must be left each time
@@ -21,10 +21,13 @@ def growth(live_bytes: Sequence[int]) -> int:
     return max(0, min(added, default=0))
 
 
-def kept(step: Callable[[], object], rest: Callable[[], object], *roots: nn.Module) -> list[Birth]:
+def kept(
+    step: Callable[[], object], rest: Callable[[], object], modules: Mapping[str, nn.Module]
+) -> list[Birth]:
     """Return the storages that `STEPS` steps made and that outlive them, largest first.
 
     ``rest`` is called after each step: it puts away what a step may leave, its gradients.
+    ``modules``, by path, are those that may be named.
     """
     alive: dict[int, Birth] = {}
 
@@ -32,7 +35,7 @@ def kept(step: Callable[[], object], rest: Callable[[], object], *roots: nn.Modu
         alive.pop(birth.key, None)
 
     with (
-        Whereabouts(paths(*roots)) as where,
+        Whereabouts(modules) as where,
         StorageWatch(born=lambda birth: alive.update({birth.key: birth}), died=died, where=where),
     ):
         for _ in range(STEPS):

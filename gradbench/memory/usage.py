@@ -26,12 +26,12 @@ class Usage:
 
     ``peak_bytes`` is the most that it had allocated at once, ``saved`` what of it autograd saved
     for backward, ``anatomy`` what the peak was made of. ``leaked_bytes`` is what each further
-    call leaves behind, and ``kept`` who made that; 0 and empty unless it was asked for.
+    call leaves behind, None where that was not asked, and ``kept`` who made it.
     """
 
     anatomy: Anatomy
     saved: tuple[Saved, ...]
-    leaked_bytes: int = 0
+    leaked_bytes: int | None = None
     kept: tuple[Birth, ...] = ()
 
     @property
@@ -86,7 +86,7 @@ def memory_usage(
     leaked = leaks.growth([_live_after(ledger, call) for _ in range(CALLS)])
     kept: Sequence[Birth] = ()
     if leaked:
-        kept, _ = ledger.observe(lambda: leaks.kept(call, lambda: None, *known.values()))
+        kept, _ = ledger.observe(lambda: leaks.kept(call, lambda: None, known))
     return Usage(anatomy, saved, leaked, tuple(kept))
 
 

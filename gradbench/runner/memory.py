@@ -218,14 +218,9 @@ class _Reader:
         if not leaked:
             return Figure(0)
         with arm.held():
-            births, _ = self._ledger.observe(
-                partial(
-                    leaks.kept,
-                    arm.step,
-                    self._subject.clear_gradients,
-                    *self._subject.parts(),
-                )
-            )
+            modules = paths(*self._subject.parts())
+            look = partial(leaks.kept, arm.step, self._subject.clear_gradients, modules)
+            births, _ = self._ledger.observe(look)
         return Figure(leaked, {"kept": leaks.named(births)})
 
 
