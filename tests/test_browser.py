@@ -199,20 +199,20 @@ def test_facets_keep_the_rows_drawers_and_marks_that_fit(visit):
     tick(page, "model", "cnn_small")
     tick(page, "grad_mode", "no_grad")
     assert set(shown(page)) == {("cnn_small", "no_grad")}
-    assert page.locator("#count").inner_text() == "4 of 40 cells"
+    playwright.expect(page.locator("#count")).to_have_text("4 of 40 cells")
     assert page.locator("details.drawer:visible").count() == 4
     assert page.locator(".plate:visible .mark:not(.out)").count() < (
         page.locator(".plate:visible .mark.out").count()
     )
     page.locator("#reset").click()
-    assert page.locator("#count").inner_text() == "40 cells"
+    playwright.expect(page.locator("#count")).to_have_text("40 cells")
     assert page.locator(".mark.out").count() == 0
 
 
 def test_free_text_wants_every_word(visit):
     page = visit()
     page.get_by_label("Find a cell").fill("CNN cuda b8")
-    assert page.locator("#count").inner_text() == "4 of 40 cells"
+    playwright.expect(page.locator("#count")).to_have_text("4 of 40 cells")
     page.get_by_label("Find a cell").fill("nothing like it")
     assert shown(page) == []
 
@@ -220,7 +220,7 @@ def test_free_text_wants_every_word(visit):
 def test_a_reason_is_found_too(visit):
     page = visit()
     page.get_by_label("Find a cell").fill("does not require grad")
-    assert page.locator("#count").inner_text() == "8 of 40 cells"
+    playwright.expect(page.locator("#count")).to_have_text("8 of 40 cells")
 
 
 # --- sorting
@@ -285,7 +285,7 @@ def test_a_view_is_in_the_fragment_and_comes_back_from_it(visit):
     assert shown(again) == shown(page)
     assert again.locator("#ref-no_grad").is_checked()
     assert again.locator("table.cells thead th").nth(4).get_attribute("aria-sort") == "ascending"
-    assert again.locator("#count").inner_text() == "8 of 40 cells"
+    playwright.expect(again.locator("#count")).to_have_text("8 of 40 cells")
 
 
 def test_a_fragment_that_means_nothing_is_no_error(visit):
