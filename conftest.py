@@ -1,10 +1,16 @@
 """Which half of the suite runs: the tests, or with ``--benchmark-only`` the benchmarks."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent
+
+
+def pytest_sessionstart() -> None:
+    """Let sessions that tests start be sessions of their own: in a worker's, no benchmark runs."""
+    os.environ.pop("PYTEST_XDIST_WORKER", None)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

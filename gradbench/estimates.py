@@ -174,6 +174,46 @@ def process_interval(values: Floats, *, confidence: float = 0.95) -> Estimate:
     )
 
 
+def hodges_lehmann(values: Floats, *, confidence: float = 0.95) -> Estimate:
+    """Return the median of all means of two of ``values`` (n,), each with itself included.
+
+    Of normal noise it wants 5 % more values than the mean where the median wants 57 % more, and
+    one wild value of six does not move it far (Hodges & Lehmann 1963, Estimates of Location Based
+    on Rank Tests). Its interval is the signed-rank test's, for a symmetric distribution (Hollander
+    & Wolfe 1999, Nonparametric Statistical Methods, section 3.3). Fewer than six values cannot
+    carry 95 %: then it spans all means, and ``confidence`` says what that is worth. Raise
+    ValueError without values.
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("no values: there is nothing to estimate")
+    first, second = np.triu_indices(n)
+    means = np.sort((values[first] + values[second]) / 2)
+    cut, inside = _signed_rank(n, confidence)
+    return Estimate(
+        point=float(np.median(means)),
+        low=float(means[cut]),
+        high=float(means[-1 - cut]),
+        confidence=inside,
+        rounds=n,
+    )
+
+
+@cache
+def _signed_rank(n: int, confidence: float) -> tuple[int, float]:
+    """Return how many means to leave out at either end, and what the interval is then worth."""
+    ways = np.ones(1)  # ways[w]: choices of signs with rank sum w
+    for rank in range(1, n + 1):
+        longer = np.zeros(len(ways) + rank)
+        longer[: len(ways)] += ways
+        longer[rank:] += ways
+        ways = longer
+    below = np.cumsum(ways) / 2.0**n  # below[w]: chance of a rank sum of at most w
+    tail = (1 - confidence) / 2
+    cut = max(0, int(np.searchsorted(below, tail, side="right")) - 1)
+    return cut, float(1 - 2 * below[cut])
+
+
 def holm(p_values: Floats) -> Floats:
     """Return p-values (tests,) adjusted for their number, to be compared with alpha as they are.
 

@@ -45,7 +45,7 @@ class Line:
         self._socket.close()
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, *, training: bool) -> None:
     """Say what was imported, then take cells until the other side closes."""
     line = Line(descriptor)
     import torch
@@ -54,7 +54,8 @@ def main(descriptor: int) -> None:
     try:
         from gradbench.runner import block  # loaded once, for all forks
 
-        torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        if training:  # the first optimizer loads as much again as torch itself
+            torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     except Exception as error:  # noqa: BLE001 # the other side says it in one line
         line.send(failed=words(error))
         return
@@ -179,4 +180,4 @@ def words(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), training=sys.argv[2] == "training")

@@ -29,6 +29,7 @@ from .pairing import Pair
 from .runner.interleave import calibrate
 from .runner.nursery import settings
 from .verdicts import Verdict
+from .workloads import WORKLOADS
 from .worktree import BadRevision, checked_out, repository
 
 SIDES: Final = ("base", "candidate")
@@ -42,10 +43,11 @@ class Effort:
 
     threshold: float = pairing.THRESHOLD
     pairs: int = pairing.PAIRS
-    turns: int = 40  # of each side, at most
+    extra: int = pairing.EXTRA
+    turns: int = 24  # of each side, at most
     least_turns: int = 8
     slice_s: float = 0.003  # of one side's turn
-    cell_s: float = 0.6  # of both sides' turns: fewer of them where steps are long
+    cell_s: float = 0.4  # of both sides' turns: fewer of them where steps are long
     warm_up_s: float = 0.05
     limit_s: float = 120.0  # for any one answer; then the process is killed
     seed: int = 0
@@ -55,6 +57,11 @@ class Effort:
             raise Impossible(f"{self.pairs} pairs cannot outvote one that is spoilt: 3 at least")
         if not 0 < self.threshold < 1:
             raise Impossible(f"the threshold is a share, as 0.03, not {self.threshold!r}")
+
+    def more(self, logs: Sequence[float]) -> bool:
+        """Return whether a cell with these pairs so far, the first ones first, needs another."""
+        first, fresh = logs[: self.pairs], logs[self.pairs :]
+        return pairing.more(first, fresh, threshold=self.threshold, extra=self.extra)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +98,22 @@ class Lost(Failed):
 class Side:
     """One live process of a version; use it as a context manager."""
 
-    def __init__(self, version: Version, *, limit_s: float, luck: Mapping[str, str]) -> None:
+    def __init__(
+        self, version: Version, *, training: bool, limit_s: float, luck: Mapping[str, str]
+    ) -> None:
         self.version = version
         ours, theirs = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 # closed with the process
         path = [*map(str, version.paths), *filter(None, [os.environ.get("PYTHONPATH")])]
         try:
             self._process = subprocess.Popen(
-                [version.python, "-P", str(OURS / "side.py"), str(theirs.fileno())],
+                [
+                    version.python,
+                    "-P",
+                    str(OURS / "side.py"),
+                    str(theirs.fileno()),
+                    "training" if training else "inference",
+                ],
                 env={
                     **os.environ,
                     **settings("time"),
@@ -184,16 +199,22 @@ class Comparison:
             left = [cell for cell in cells if cell not in self.found.failures]
             self._rng.shuffle(left)
             while left:
-                with self._live_pair() as sides:
+                training = any(WORKLOADS[cell.workload].optimizes for cell in left)
+                with self._live_pair(training=training) as sides:
                     left = self._cells(sides, left)
             yield number + 1
 
     @contextlib.contextmanager
-    def _live_pair(self) -> Iterator[Sequence[Side]]:
+    def _live_pair(self, *, training: bool) -> Iterator[Sequence[Side]]:
         with contextlib.ExitStack() as stack:
             live: dict[int, Side] = {}
             for index in self._shuffled():
-                new = Side(self._versions[index], limit_s=self._effort.limit_s, luck=self._luck())
+                new = Side(
+                    self._versions[index],
+                    training=training,
+                    limit_s=self._effort.limit_s,
+                    luck=self._luck(),
+                )
                 live[index] = stack.enter_context(new)
             sides = [live[index] for index in range(len(SIDES))]
             for one in sides:
@@ -371,18 +392,19 @@ def compare(
     """Return the verdicts on the cells' step time and bytes saved for backward.
 
     ``inputs`` has the shapes (B excluded) of models that are named by import path. Cells that the
-    first pairs leave unsettled get as many fresh pairs again.
+    first pairs leave unsettled get as many fresh pairs again, and a few more while they are
+    inconclusive.
     """
     effort = effort or Effort()
     comparison = Comparison(base, candidate, effort=effort, inputs=inputs or {})
     for number in comparison.pairs(cells, effort.pairs):
         say(f"pair {number} of {effort.pairs}: {len(cells)} cells")
-    logs = comparison.logs()
-    again = [
-        c for c in cells if c in logs and pairing.unsettled(logs[c], threshold=effort.threshold)
-    ]
-    for number in comparison.pairs(again, effort.pairs if again else 0):
-        say(f"fresh pair {number} of {effort.pairs}: {len(again)} cells to be settled")
+    for number in range(1, effort.pairs + effort.extra + 1):
+        again = [cell for cell, logs in comparison.logs().items() if effort.more(logs)]
+        if not again:
+            break
+        for _ in comparison.pairs(again, 1):
+            say(f"fresh pair {number}: {len(again)} cells to be settled")
     return comparison.decision(cells)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import gradbench
@@ -23,7 +24,7 @@ from gradbench.pairing import Pair
 from gradbench.verdicts import Verdict
 from gradbench.versions import Effort
 
-QUICK = Effort(pairs=3, turns=4, least_turns=3, slice_s=0.001, warm_up_s=0.0, limit_s=60)
+QUICK = Effort(pairs=3, extra=0, turns=4, least_turns=3, slice_s=0.001, warm_up_s=0.0, limit_s=60)
 
 NETS = """
 import time
@@ -142,17 +143,32 @@ def logs(*percents: float) -> list[float]:
 @pytest.mark.parametrize(
     ("first", "fresh", "verdict"),
     [
-        (logs(0, 0.2, -0.3, 0.1, 0.4), [], Verdict.SAME),
-        (logs(5, 5.2, 4.8, 5.1, 4.9), [], Verdict.INCONCLUSIVE),  # suspected only
-        (logs(5, 5.2, 4.8, 5.1, 4.9), logs(5, 5, 5, 5, 5), Verdict.WORSE),
-        (logs(-5, -5.2, -4.8, -5, -4.9), logs(-5, -5, -5, -5, -5), Verdict.BETTER),
-        (logs(5, 5.2, 4.8, 5.1, 4.9), logs(-5, -5, -5, -5, -5), Verdict.INCONCLUSIVE),
-        (logs(40, -20, 3, 11, -8), logs(25, -30, 1, 9, -14), Verdict.INCONCLUSIVE),
-        (logs(90, 0.1, 0, -0.1, 0.2), [], Verdict.SAME),  # one spoilt pair is outvoted
+        (logs(0, 0.2, -0.3, 0.1, 0.4, -0.2), [], Verdict.SAME),
+        (logs(5, 5.2, 4.8, 5.1, 4.9, 5), [], Verdict.INCONCLUSIVE),  # suspected only
+        (logs(5, 5.2, 4.8, 5.1, 4.9, 5), logs(5, 5, 5, 5, 5, 5), Verdict.WORSE),
+        (logs(-5, -5.2, -4.8, -5, -4.9, -5), logs(-5, -5, -5, -5, -5, -5), Verdict.BETTER),
+        (logs(5, 5.2, 4.8, 5.1, 4.9, 5), logs(-5, -5, -5, -5, -5, -5), Verdict.INCONCLUSIVE),
+        (logs(40, -20, 3, 11, -8, 9), logs(25, -30, 1, 9, -14, 8), Verdict.INCONCLUSIVE),
+        (logs(90, 0.1, 0, -0.1, 0.2, 0), [], Verdict.SAME),  # one spoilt pair is outvoted
+        (logs(90, 5, 5.1, 4.9, 5, 5.2), logs(5, 5, -30, 5.1, 4.9, 5), Verdict.WORSE),
     ],
 )
 def test_a_verdict_takes_pairs_that_agree_and_fresh_ones_that_confirm(first, fresh, verdict):
     assert pairing.rule(first, fresh).verdict is verdict
+
+
+def test_fresh_pairs_are_taken_until_a_cell_is_settled_and_three_more_at_most():
+    calm, slow, wild = (
+        logs(0, 0.2, -0.3, 0.1, 0.4),
+        logs(5, 5.2, 4.8, 5.1, 4.9),
+        logs(40, -30, 9, -8, 3),
+    )
+    assert not pairing.more(calm, [])
+    for fresh in ([], slow[:4]):
+        assert pairing.more(slow, fresh)
+    assert not pairing.more(slow, slow)
+    assert [pairing.more(wild, [*wild, *wild[:n]]) for n in range(4)] == [True, True, True, False]
+    assert not pairing.more(wild, wild, extra=0)
 
 
 def test_sides_swapped_give_the_opposite_verdict():
@@ -161,7 +177,7 @@ def test_sides_swapped_give_the_opposite_verdict():
     seen = set()
     for _ in range(300):
         spread = rng.uniform(0.002, 0.05)
-        first, fresh = rng.normal(rng.normal(0, 0.03), spread, (2, 5)).tolist()
+        first, fresh = rng.normal(rng.normal(0, 0.03), spread, (2, pairing.PAIRS)).tolist()
         here = pairing.rule(first, fresh).verdict
         there = pairing.rule([-x for x in first], [-x for x in fresh]).verdict
         assert there is opposite.get(here, here)
@@ -172,7 +188,7 @@ def test_sides_swapped_give_the_opposite_verdict():
 def test_equal_sides_are_hardly_ever_called_worse():
     """Normal pairs of 1 %, as on a machine with other work: about one in a thousand at most."""
     rng = np.random.default_rng(0)
-    trials = rng.normal(0, 0.01, (2000, 2, 5)).tolist()
+    trials = rng.normal(0, 0.01, (2000, 2, pairing.PAIRS)).tolist()
     worse = sum(pairing.rule(a, b).verdict is Verdict.WORSE for a, b in trials)
     assert worse <= 3
 
@@ -181,7 +197,7 @@ def test_what_cannot_be_seen_is_inconclusive_and_what_can_is_found():
     rng = np.random.default_rng(0)
 
     def share(effect: float, spread: float, verdict: Verdict) -> float:
-        trials = rng.normal(math.log1p(effect), spread, (400, 2, 5)).tolist()
+        trials = rng.normal(math.log1p(effect), spread, (400, 2, pairing.PAIRS)).tolist()
         return sum(pairing.rule(a, b).verdict is verdict for a, b in trials) / 400
 
     assert share(0.05, 0.005, Verdict.WORSE) > 0.98
@@ -194,6 +210,12 @@ def test_a_pair_is_judged_by_turns_that_followed_one_another():
     base = [[1000 * d, 1100 * d] for d in drift]
     candidate = [[1050 * d, 5000 * d] for d in drift]
     assert Pair(base, candidate).log_ratio == pytest.approx(math.log(1.05))
+
+
+def test_the_command_asks_for_what_the_library_does_by_default():
+    command = typer.main.get_command(app).commands["compare"]
+    said = {option.name: option.default for option in command.params}
+    assert (said["pairs"], said["threshold"]) == (Effort().pairs, Effort().threshold)
 
 
 # Live pairs

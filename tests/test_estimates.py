@@ -6,12 +6,14 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings, strategies as st
+from scipy import stats
 
 from gradbench.estimates import (
     SYSTEMATIC,
     Estimate,
     benjamini_hochberg,
     exact,
+    hodges_lehmann,
     holm,
     low_quantile,
     median,
@@ -369,6 +371,44 @@ def test_a_change_detectable_over_few_processes_is_seen_nearly_four_times_in_fiv
     change = np.mean([process_interval(row).detectable for row in np.exp(noise)])
     seen = [process_interval(row).low > 1 for row in np.exp(noise + math.log1p(change))]
     assert np.mean(seen) == pytest.approx(0.775, abs=0.025)
+
+
+def test_the_centre_by_hand():
+    """Means of two of 1, 2, 6: 1, 1.5, 2, 3.5, 4, 6."""
+    found = hodges_lehmann(np.array([6.0, 1.0, 2.0]))
+    assert astuple(found)[:3] == (2.75, 1, 6)
+    assert found.confidence == 1 - 2 / 2**3  # all three on one side, either way
+    with pytest.raises(ValueError, match="nothing to estimate"):
+        hodges_lehmann(np.array([]))
+
+
+@pytest.mark.parametrize("n", [6, 9, 12, 20])
+def test_the_centres_interval_is_where_the_signed_rank_test_would_not_reject(n):
+    values = np.random.default_rng(n).normal(size=n)
+    found = hodges_lehmann(values)
+
+    def p(centre: float) -> float:
+        return float(stats.wilcoxon(values - centre, method="exact").pvalue)
+
+    for edge, outwards in ((found.low, -1e-9), (found.high, 1e-9)):
+        assert p(edge + outwards) <= 0.05 < p(edge - outwards)
+    assert found.confidence == pytest.approx(1 - p(found.low - 1e-9), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [6, 12, 25])
+def test_the_centres_interval_holds_the_truth_of_symmetric_noise(n):
+    rng = np.random.default_rng([n, 7])
+    for draws in (rng.normal(10, 1, (SIMULATIONS, n)), rng.standard_t(3, (SIMULATIONS, n)) + 10):
+        assert_covers([hodges_lehmann(row) for row in draws], 10)
+
+
+def test_the_centre_wants_fewer_values_than_the_median_and_bears_a_wild_one():
+    draws = np.random.default_rng(0).normal(size=(4 * SIMULATIONS, 12))
+    spread = np.std([hodges_lehmann(row).point for row in draws])
+    assert spread < 0.9 * np.std(np.median(draws, axis=1))
+    assert spread < 1.05 * np.std(draws.mean(axis=1))
+    calm = [0.0, 0.1, -0.1, 0.2, -0.2]
+    assert abs(hodges_lehmann(np.array([*calm, 1e6])).point) <= 0.2
 
 
 @pytest.mark.parametrize(

@@ -351,7 +351,7 @@ def test_the_history_page_is_whole_and_marks_changes_with_links(slower):
     assert page.open == []
     assert page.count("svg") == 4
     assert page.count("circle") == 2
-    assert set(page.every("href")) == {f"https://x.org/{40:040x}"}
+    assert set(page.every("href")) == {"#main", f"https://x.org/{40:040x}"}
     assert page.every("src") == []
     assert "a <b>" in page.text
     assert "2 of 4 series changed their level." in page.text

@@ -5,11 +5,12 @@ ones, and (--real) ones whose candidate really executes 3, 5 and 10 % more work.
 about pairs drawn from the record. Without --real, slowdowns are simulated: the candidate's times
 of equal pairs are multiplied.
 
-    python tools/gate_quality.py --pairs 40 --save quiet.json
-    python tools/gate_quality.py --pairs 40 --neighbour --real --save noisy.json
+    python tools/gate_quality.py --pairs 40 --real --save quiet.json
+    python tools/gate_quality.py --pairs 40 --real --neighbour --save noisy.json
     python tools/gate_quality.py --replay quiet.json --trials 4000
-    python tools/gate_quality.py --executed 20 --neighbour     # whole comparisons, start to end
-    python tools/gate_quality.py --exact 200                   # bytes, run after run
+    python tools/gate_quality.py --executed 8 --save whole.json       # comparisons, start to end
+    python tools/gate_quality.py --exact 200 --save exact.json        # bytes, run after run
+    python tools/gate_doc.py quiet.json noisy.json whole.json exact.json > docs/gate-quality.md
 """
 
 import argparse
@@ -22,12 +23,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 from scipy import stats
 
-from gradbench import gate, pairing, proof, runner, versions
+from gradbench import environment, gate, pairing, proof, runner, versions
 from gradbench.matrix import Cell, Matrix
 from gradbench.models import MODELS
 from gradbench.pairing import Pair
@@ -74,15 +76,28 @@ Rule = Callable[[Sequence[Pair], random.Random], Verdict]
 def main() -> None:
     given = arguments()
     began = time.monotonic()
-    if given.executed or given.exact:
-        (executed if given.executed else exact)(given)
-        print(f"{time.monotonic() - began:.0f} s")
-        return
-    pool = load(given.replay) if given.replay else record(given)
-    if given.save:
-        save(pool, given.save)
-    print_table(pool, given)
+    if given.executed:
+        found = executed(given)
+    elif given.exact:
+        found = exact(given)
+    else:
+        found = load(given.replay) if given.replay else record(given)
+        print_table(found, given)
     print(f"{time.monotonic() - began:.0f} s")
+    if given.save:
+        given.save.write_text(json.dumps(found), "utf-8")
+
+
+def here(given: argparse.Namespace, **found: Any) -> dict[str, Any]:
+    """Return what was found, with where and how."""
+    facts = environment.capture(["cpu"]).facts
+    said = ("cpu", "cores", "torch", "python")
+    return {
+        "where": ", ".join(f"{name} {facts[name]}" for name in said),
+        "neighbour": given.neighbour,
+        "load": round(psutil.getloadavg()[2], 1),
+        **found,
+    }
 
 
 def arguments() -> argparse.Namespace:
@@ -140,9 +155,9 @@ def turns_for(slowdown: float, equal: Mapping[Cell, Sequence[Pair]]) -> dict[str
     return turns
 
 
-def record(given: argparse.Namespace) -> Pool:
+def record(given: argparse.Namespace) -> dict[str, Any]:
     """Take equal pairs, then pairs of each slowdown if they are to be executed."""
-    pool: Pool = {}
+    pool: dict[str, dict[str, list[tuple[Any, Any]]]] = {}
     equal: dict[Cell, list[Pair]] = {}
     where = thrashing() if given.neighbour else nullcontext()
     with tempfile.TemporaryDirectory() as folder, where:
@@ -156,8 +171,11 @@ def record(given: argparse.Namespace) -> Pool:
             for number in comparison.pairs(cells(given), given.pairs):
                 print(f"+{slowdown:.0%}: pair {number} of {given.pairs}", file=sys.stderr)
             equal = equal or dict(comparison.found.pairs)
-            pool[slowdown] = {str(c): list(p) for c, p in comparison.found.pairs.items()}
-    return pool
+            pool[str(slowdown)] = {
+                str(cell): [(pair.base_ns, pair.candidate_ns) for pair in pairs]
+                for cell, pairs in comparison.found.pairs.items()
+            }
+    return here(given, pairs=pool)
 
 
 def inputs() -> dict[str, tuple[int, ...]]:
@@ -172,10 +190,11 @@ def ours(threshold: float) -> Rule:
     """The rule of compare: first pairs, and fresh ones for what they leave unsettled."""
 
     def judge(pairs: Sequence[Pair], rng: random.Random) -> Verdict:
-        logs = [pair.log_ratio for pair in rng.sample(pairs, 2 * pairing.PAIRS)]
-        first, fresh = logs[: pairing.PAIRS], logs[pairing.PAIRS :]
-        if not pairing.unsettled(first, threshold=threshold):
-            fresh = []
+        most = 2 * pairing.PAIRS + pairing.EXTRA
+        left = [pair.log_ratio for pair in rng.sample(pairs, most)]
+        first, fresh = [left.pop() for _ in range(pairing.PAIRS)], list[float]()
+        while pairing.more(first, fresh, threshold=threshold):
+            fresh.append(left.pop())
         return pairing.rule(first, fresh, threshold=threshold).verdict
 
     return judge
@@ -210,54 +229,92 @@ def by_asv(factor: float) -> Rule:
     return judge
 
 
-def print_table(pool: Pool, given: argparse.Namespace) -> None:
-    rules = {
-        f"gradbench compare, threshold {given.threshold:.0%}": ours(given.threshold),
-        "pytest-benchmark, mean:5%": by_mean(0.05),
-        "asv continuous, factor 1.1": by_asv(1.1),
-        "asv continuous, factor 1.05": by_asv(1.05),
+def rules(threshold: float = pairing.THRESHOLD) -> dict[str, Rule]:
+    """Return each rule by its name, ours first."""
+    return {
+        f"`gradbench compare`, threshold {threshold:.0%}": ours(threshold),
+        "pytest-benchmark, `mean:5%`": by_mean(0.05),
+        "asv `continuous`, factor 1.1": by_asv(1.1),
+        "asv `continuous`, factor 1.05": by_asv(1.05),
     }
-    how = "executed" if len(pool) > 1 else "simulated"
-    print(f"{len(pool[0.0])} cells, {count(pool[0.0])} equal pairs each, slowdowns {how}, ", end="")
-    print(f"{given.trials} draws; load {psutil.getloadavg()[0]:.1f}")
-    print(f"{'rule':36} {'false alarms':>13} {'inconcl.':>9}", end="")
-    print("".join(f"{f'+{slowdown:.0%}':>8}" for slowdown in INJECTED))
-    for name, rule in rules.items():
-        found = {slowdown: asked(rule, pool, slowdown, given.trials) for slowdown in (0, *INJECTED)}
-        print(f"{name:36} {share(found[0], Verdict.WORSE):13.2%}", end="")
-        print(f" {share(found[0], Verdict.INCONCLUSIVE):9.1%}", end="")
-        print("".join(f"{share(found[s], Verdict.WORSE):8.1%}" for s in INJECTED))
-        if rule is rules[next(iter(rules))]:
-            print_cells(found)
 
 
-def print_cells(found: Mapping[float, Mapping[str, Sequence[Verdict]]]) -> None:
-    for cell in found[0]:
-        one = {slowdown: {cell: verdicts[cell]} for slowdown, verdicts in found.items()}
-        print(f"  {cell:42} {share(one[0], Verdict.WORSE):5.2%}", end="")
-        print(f" {share(one[0], Verdict.INCONCLUSIVE):9.1%}", end="")
-        print("".join(f"{share(one[s], Verdict.WORSE):8.1%}" for s in INJECTED))
+def pools(found: Mapping[str, Any]) -> Pool:
+    """Return the recorded pairs; where slowdowns were not executed, they are simulated."""
+    pool = {
+        float(slowdown): {cell: [Pair(*pair) for pair in pairs] for cell, pairs in of.items()}
+        for slowdown, of in found["pairs"].items()
+    }
+    for slowdown in INJECTED:
+        simulated = {cell: slowed(pairs, slowdown) for cell, pairs in pool[0.0].items()}
+        pool.setdefault(slowdown, simulated)
+    return pool
 
 
-def asked(rule: Rule, pool: Pool, slowdown: float, trials_: int) -> dict[str, list[Verdict]]:
+def print_table(found: Mapping[str, Any], given: argparse.Namespace) -> None:
+    print(f"{how(found)}, {given.trials} draws a cell")
+    print(f"{'':42} {'false':>7} {'inconcl.':>8}", end="")
+    print("".join(f"{f'+{slowdown:.0%}':>7}{'incl.':>7}" for slowdown in INJECTED))
+    pool = pools(found)
+    for number, (name, rule) in enumerate(rules(given.threshold).items()):
+        verdicts = asked(rule, pool, given.trials)
+        print_row(name, {slowdown: pooled(of) for slowdown, of in verdicts.items()})
+        for cell in pool[0.0] if number == 0 else ():
+            print_row(f"  {cell}", {slowdown: of[cell] for slowdown, of in verdicts.items()})
+
+
+def how(found: Mapping[str, Any]) -> str:
+    """Return in words what was recorded, and how."""
+    equal = found["pairs"]["0.0"]
+    beside = "a neighbour thrashing memory" if found["neighbour"] else "nothing beside it"
+    return (
+        f"{len(equal)} cells, {min(map(len, equal.values()))} pairs of each kind, {beside}, "
+        f"slowdowns {'executed' if len(found['pairs']) > 1 else 'simulated'}"
+    )
+
+
+def print_row(name: str, verdicts: Mapping[float, Sequence[Verdict]]) -> None:
+    print(f"{name:42} {share(verdicts[0.0], Verdict.WORSE):7.2%}", end="")
+    print(f" {share(verdicts[0.0], Verdict.INCONCLUSIVE):8.1%}", end="")
+    for slowdown in INJECTED:
+        print(f"{share(verdicts[slowdown], Verdict.WORSE):7.1%}", end="")
+        print(f"{share(verdicts[slowdown], Verdict.INCONCLUSIVE):7.1%}", end="")
+    print()
+
+
+def asked(rule: Rule, pool: Pool, trials_: int) -> dict[float, dict[str, list[Verdict]]]:
+    """Return the verdicts on so many draws, by slowdown and cell.
+
+    Of equal sides it is drawn anew which is called the base: one record's luck in its sides is not
+    the rule's, and there are more draws to be had.
+    """
     rng = random.Random(0)
-    pairs = pool.get(slowdown) or {c: slowed(p, slowdown) for c, p in pool[0.0].items()}
-    return {cell: [rule(of_cell, rng) for _ in range(trials_)] for cell, of_cell in pairs.items()}
+
+    def drawn(slowdown: float, pairs: Sequence[Pair]) -> Verdict:
+        if not slowdown:
+            pairs = [Pair(p.candidate_ns, p.base_ns) if rng.random() < 0.5 else p for p in pairs]
+        return rule(pairs, rng)
+
+    return {
+        slowdown: {cell: [drawn(slowdown, p) for _ in range(trials_)] for cell, p in of.items()}
+        for slowdown, of in pool.items()
+    }
 
 
-def share(verdicts: Mapping[str, Sequence[Verdict]], wanted: Verdict) -> float:
-    given = [verdict for of_cell in verdicts.values() for verdict in of_cell]
-    return given.count(wanted) / len(given)
+def pooled(verdicts: Mapping[str, Sequence[Verdict]]) -> list[Verdict]:
+    return [verdict for of_cell in verdicts.values() for verdict in of_cell]
 
 
-def count(pairs: Mapping[str, Sequence[Pair]]) -> int:
-    return min(len(of_cell) for of_cell in pairs.values())
+def share(verdicts: Sequence[Verdict], wanted: Verdict) -> float:
+    return verdicts.count(wanted) / len(verdicts)
 
 
-def executed(given: argparse.Namespace) -> None:
+def executed(given: argparse.Namespace) -> dict[str, Any]:
     """Run whole comparisons, equal and slowed down, and count their verdicts."""
     effort = versions.Effort(threshold=given.threshold)
     where = thrashing() if given.neighbour else nullcontext()
+    counted: dict[str, dict[str, int]] = {}
+    seconds: list[float] = []
     with tempfile.TemporaryDirectory() as folder, where:
         base, candidate = sides(Path(folder))
         equal = versions.Comparison(base, candidate, effort=effort, inputs=inputs())
@@ -265,7 +322,7 @@ def executed(given: argparse.Namespace) -> None:
             pass
         for slowdown in (0.0, *INJECTED):
             pad(candidate.tree, turns_for(slowdown, equal.found.pairs) if slowdown else {})
-            verdicts, seconds = [], []
+            verdicts = []
             for number in range(given.executed):
                 began = time.monotonic()
                 decision = versions.compare(
@@ -277,50 +334,34 @@ def executed(given: argparse.Namespace) -> None:
                 )
                 seconds.append(time.monotonic() - began)
                 verdicts += [j.verdict for j in decision.judgements if j.meter == "step_time"]
-            counted = ", ".join(f"{verdicts.count(v)} {v}" for v in Verdict)
-            took = f"{min(seconds):.0f} to {max(seconds):.0f} s"
-            print(f"+{slowdown:.0%}: {counted} of {len(verdicts)}; {took} each", flush=True)
+            counted[str(slowdown)] = {str(v): verdicts.count(v) for v in Verdict}
+            print(f"+{slowdown:.0%}: {counted[str(slowdown)]}", flush=True)
+    print(f"{min(seconds):.0f} to {max(seconds):.0f} s each")
+    return here(given, cells=len(cells(given)), executed=counted, seconds=seconds)
 
 
-def exact(given: argparse.Namespace) -> None:
+def exact(given: argparse.Namespace) -> dict[str, Any]:
     """Gate exact figures, run after run: of one model, and with one more tensor of 4 KiB saved."""
     models = {
         "as it is": MODELS[proof.MODEL],
         "4 KiB more": injections.injected(MODELS[proof.MODEL], injections.Saving),
     }
     meters = [meter for meter in proof.METERS if meter != "step_time"]
-    found: dict[str, list[gate.Status]] = {name: [] for name in models}
+    red = dict.fromkeys(models, 0)
     with runner.Bench(plan=proof.PLAN, models=models, meters=meters) as bench:
-        here = bench.environment(["cpu"])
-        base = proof.measure(bench, "as it is", here)
+        facts = bench.environment(["cpu"])
+        base = proof.measure(bench, "as it is", facts)
         for _ in range(given.exact):
-            for name, statuses in found.items():
-                decision = gate.decide([base], [proof.measure(bench, name, here)])
-                statuses.append(decision.status())
-    for name, statuses in found.items():
-        red = statuses.count(gate.Status.REGRESSION)
-        print(f"{name}: {red} of {len(statuses)} runs gated as a regression")
+            for name in models:
+                decision = gate.decide([base], [proof.measure(bench, name, facts)])
+                red[name] += decision.status() is gate.Status.REGRESSION
+    for name, count in red.items():
+        print(f"{name}: {count} of {given.exact} runs gated as a regression")
+    return here(given, runs=given.exact, exact=red)
 
 
-def save(pool: Pool, path: Path) -> None:
-    plain = {
-        str(slowdown): {
-            cell: [[p.base_ns, p.candidate_ns] for p in pairs] for cell, pairs in of_cells.items()
-        }
-        for slowdown, of_cells in pool.items()
-    }
-    path.write_text(json.dumps(plain), "utf-8")
-
-
-def load(path: Path) -> Pool:
-    content = json.loads(path.read_text("utf-8"))
-    return {
-        float(slowdown): {
-            cell: [Pair(base, candidate) for base, candidate in pairs]
-            for cell, pairs in of_cells.items()
-        }
-        for slowdown, of_cells in content.items()
-    }
+def load(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8"))
 
 
 if __name__ == "__main__":

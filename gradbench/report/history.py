@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from .._version import __version__
 from ..history import Link, Series, history, linker, of
 from ..series_words import amount, sentence, short, span, thinned
 from ..store import Run
+from . import shell
 
 MANY: Final = 80  # series drawn; those that changed come first
 WIDTH: Final = 220
@@ -65,15 +64,8 @@ def context(series: Sequence[Series], *, link: Link) -> dict[str, Any] | None:
 
 def render(series: Sequence[Series], *, link: Link, amiss: Sequence[str] = ()) -> str:
     """Return one self-contained HTML page with nothing but the history."""
-    environment = Environment(
-        loader=PackageLoader("gradbench.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("history_page.html.j2").render(
-        history=context(series, link=link), amiss=amiss, version=__version__
+    return shell.render(
+        "history_page.html.j2", history=context(series, link=link), amiss=list(amiss)
     )
 
 

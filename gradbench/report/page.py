@@ -1,27 +1,17 @@
 """The page: runs in, one self-contained HTML file out."""
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from .. import units, words
-from .._version import __version__
+from .. import words
 from ..behaviour import Behaviour
 from ..checks import Check
 from ..errors import StoreError
 from ..matrix import GRAD_MODES
-from ..records import Fact
 from ..store import Run
 from ..view import MEMORY, TIME, View
-from . import capacity, cells, charts, compare, data, headline, history
-from .figures import DARK, LIGHT
-from .prose import prose
+from . import capacity, cells, charts, compare, data, headline, history, shell
 from .semantics import section as semantics_section
 
 FACETS: Final = ("model", "workload", "device", "grad_mode")
@@ -54,33 +44,25 @@ def render(
         | {"rows": list(cells.rows(view, references, beside=beside, below=below))}
         for number, view in enumerate(views)
     ]
-    script = _text("page.js")
-    return (
-        _templates()
-        .get_template("page.html.j2")
-        .render(
-            version=__version__,
-            style=Markup(_text("page.css")),  # noqa: S704 # our own file
-            script=Markup(script),  # noqa: S704 # our own file
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            colours=_colours(),
-            references=references,
-            facets={
-                facet: list(dict.fromkeys(getattr(cell, facet) for v in views for cell in v.cells))
-                for facet in FACETS
-            },
-            semantics=semantics and semantics_section(semantics, runs, figures=_links(sections[0])),
-            total=sum(len(view.cells) for view in views),
-            beside=beside,
-            below=below,
-            runs=sections,
-            comparison=compare.compare(views[0], views[-1]) if len(views) > 1 else None,
-            environments=compare.environments(runs),
-            data=data.embedded(views),
-            checks=checks[0] if checks else (),
-            checked=checks[1] if checks else {},
-            history=history.of_runs(runs, commit_url=commit_url) if len(runs) > 1 else None,
-        )
+    return shell.render(
+        "page.html.j2",
+        script=shell.Script.ours("page.js"),
+        references=references,
+        facets={
+            facet: list(dict.fromkeys(getattr(cell, facet) for v in views for cell in v.cells))
+            for facet in FACETS
+        },
+        semantics=semantics and semantics_section(semantics, runs, figures=_links(sections[0])),
+        total=sum(len(view.cells) for view in views),
+        beside=beside,
+        below=below,
+        runs=sections,
+        comparison=compare.compare(views[0], views[-1]) if len(views) > 1 else None,
+        environments=compare.environments(runs),
+        data=data.embedded(views),
+        checks=checks[0] if checks else (),
+        checked=checks[1] if checks else {},
+        history=history.of_runs(runs, commit_url=commit_url) if len(runs) > 1 else None,
     )
 
 
@@ -100,18 +82,6 @@ def write(
     except OSError as error:
         raise StoreError(f"cannot write the page {str(path)!r}: {error.strerror}") from error
     return path
-
-
-def _templates() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("gradbench.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"prose": prose, "fact": _fact, "size": units.size, "count": units.count}
-    return environment
 
 
 def _references(views: Sequence[View]) -> list[str]:
@@ -162,20 +132,3 @@ def _links(section: Mapping[str, Any]) -> dict[str, str]:
     if not any(plate.name == "forest" for plate in section["plates"]):
         return {}
     return dict.fromkeys((TIME, MEMORY), f"#{section['mark']}-figure-forest")
-
-
-def _fact(value: Fact, name: str) -> str:
-    """Return a fact as people read it."""
-    if name.endswith("_bytes") and isinstance(value, int):
-        return units.size(value)
-    return str(value)
-
-
-def _colours() -> dict[str, tuple[str, str]]:
-    """Return every colour of the figures by its name: in the light, in the dark."""
-    dark = DARK.names()
-    return {name: (colour, dark[name]) for name, colour in LIGHT.names().items()}
-
-
-def _text(name: str) -> str:
-    return files("gradbench.report").joinpath("templates", name).read_text("utf-8")
