@@ -548,6 +548,7 @@ def test_the_drivers_account_is_of_this_process_among_all_that_it_lists(fake, dr
         ({os.getpid(): None}, "keeps no account of a process's memory"),
         (None, "nvmlDeviceGetComputeRunningProcesses: Not Supported"),
     ],
+    ids=["another's", "none", "without a number", "not supported"],
 )
 def test_a_driver_without_an_account_of_this_process_is_a_reason(fake, driver, processes, words):
     fake.more = {"uuid": "0000"}
