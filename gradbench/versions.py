@@ -293,6 +293,14 @@ class Comparison:
             one.ask(stop=True)
         return Pair(*times)
 
+    def unlike(self) -> str:
+        """Return in words where the sides' torch or Python differ, or ``""``."""
+        base, candidate = (
+            f"torch {facts['torch']}, Python {facts['python']}"
+            for facts in map(self.facts.__getitem__, SIDES)
+        )
+        return f"base: {base}; candidate: {candidate}" if base != candidate else ""
+
     def logs(self) -> dict[Cell, list[float]]:
         """Return the log ratios of each cell's pairs, of cells that both sides could step."""
         return {
@@ -398,6 +406,8 @@ def compare(
     effort = effort or Effort()
     comparison = Comparison(base, candidate, effort=effort, inputs=inputs or {})
     for number in comparison.pairs(cells, effort.pairs):
+        if number == 1 and (words := comparison.unlike()):
+            say(words)
         say(f"pair {number} of {effort.pairs}: {len(cells)} cells")
     for number in range(1, effort.pairs + effort.extra + 1):
         again = [cell for cell, logs in comparison.logs().items() if effort.more(logs)]

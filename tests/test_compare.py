@@ -233,6 +233,16 @@ def trees(project, tmp_path):
         yield base, candidate
 
 
+def test_sides_of_another_torch_are_told_apart_in_words(trees):
+    comparison = versions.Comparison(*trees, effort=QUICK, inputs={})
+    comparison.facts = {key: {"torch": "2.13.0", "python": "3.11.7"} for key in versions.SIDES}
+    assert comparison.unlike() == ""
+    comparison.facts["base"] = {"torch": "2.11.0", "python": "3.11.7"}
+    assert comparison.unlike() == (
+        "base: torch 2.11.0, Python 3.11.7; candidate: torch 2.13.0, Python 3.11.7"
+    )
+
+
 def test_a_model_from_elsewhere_is_refused_for_it_would_be_the_same_code(trees):
     base, candidate = trees
     cell = Cell(model="torch.nn:Identity", workload="inference", grad_mode="no_grad")
