@@ -43,7 +43,6 @@ def main() -> None:
         }
         for one in recorded
     ]
-    targets = list(judged(recorded, asked))
     sys.stdout.write(
         TEXT.read_text("utf-8").format(
             where=found[0]["where"],
@@ -54,8 +53,7 @@ def main() -> None:
                 "\n".join(table(one, verdicts))
                 for one, verdicts in zip(recorded, asked, strict=True)
             ),
-            targets="\n".join(targets),
-            missed="A missed target is called missed." if "missed" in "".join(targets) else "",
+            targets="\n".join(judged(recorded, asked)),
             whole="\n".join(whole([one for one in found if "executed" in one])),
             exact="\n".join(exact([one for one in found if "exact" in one])),
         )
