@@ -1,4 +1,4 @@
-"""The listings of docs/grad-modes.md do what the page says."""
+"""The listings of docs/grad-modes.md do what the page says, and no page's link leads nowhere."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,8 @@ import pytest
 from gradbench.semantics.proof import in_a_thread
 from gradbench.semantics.state import RULES, Rule
 
-PAGE = Path(__file__).parents[1] / "docs" / "grad-modes.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "grad-modes.md"
 LISTINGS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
 BITS = {"on": True, "off": False, "stays": None}
 
@@ -37,3 +38,12 @@ def test_the_table_of_bits_is_the_state_machine():
     )
     told = {name: Rule(BITS[grad], BITS[inference]) for name, grad, inference in rows}
     assert told == {name: rule for name, rule in RULES.items() if name != "none"}
+
+
+@pytest.mark.parametrize(
+    "page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda p: p.name
+)
+def test_what_a_page_links_to_is_there(page):
+    links = re.findall(r"\]\(([^)\s#]+)[^)]*\)", page.read_text("utf-8"))
+    files = [link for link in links if "://" not in link]
+    assert [link for link in files if not (page.parent / link).exists()] == []

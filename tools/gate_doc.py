@@ -129,7 +129,7 @@ def exact(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for one in found:
         for name, count in one["exact"].items():
             yield (
-                f"- The proof's model {name}: {count} of {one['runs']} runs gated as a regression "
+                f"- A small model {name}: {count} of {one['runs']} runs gated as a regression "
                 "(`tools/gate_quality.py --exact`)."
             )
 

@@ -344,7 +344,9 @@ def exact(given: argparse.Namespace) -> dict[str, Any]:
     """Gate exact figures, run after run: of one model, and with one more tensor of 4 KiB saved."""
     models = {
         "as it is": MODELS[proof.MODEL],
-        "4 KiB more": injections.injected(MODELS[proof.MODEL], injections.Saving),
+        "with one tensor of 4 KiB more saved": injections.injected(
+            MODELS[proof.MODEL], injections.Saving
+        ),
     }
     meters = [meter for meter in proof.METERS if meter != "step_time"]
     red = dict.fromkeys(models, 0)
