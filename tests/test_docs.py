@@ -44,6 +44,8 @@ def test_the_table_of_bits_is_the_state_machine():
     "page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda p: p.name
 )
 def test_what_a_page_links_to_is_there(page):
-    links = re.findall(r"\]\(([^)\s#]+)[^)]*\)", page.read_text("utf-8"))
+    text = re.sub(r"```.*?```|`[^`\n]+`", "code", page.read_text("utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)\s#]+)[^)]*\)", text)
+    assert page.name != "README.md" or len(links) > 10
     files = [link for link in links if "://" not in link]
     assert [link for link in files if not (page.parent / link).exists()] == []
