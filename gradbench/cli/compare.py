@@ -38,7 +38,9 @@ def compare(
     threshold: Annotated[
         float, typer.Option(help="The change that is to be found, as a share.")
     ] = 0.03,
-    pairs: Annotated[int, typer.Option(help="Pairs of processes, and of fresh ones again.")] = 5,
+    pairs: Annotated[
+        int, typer.Option(help="Pairs of processes; as many fresh ones, or 3 more, confirm.")
+    ] = 5,
     seed: Annotated[int, typer.Option(help="Of weights, inputs and order.")] = 0,
     strict: Annotated[bool, typer.Option(help="Exit 3 when anything is inconclusive.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Show what is the same too.")] = False,
