@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 
 
 def pytest_sessionstart() -> None:
-    """Let sessions that tests start be sessions of their own: in a worker's, no benchmark runs."""
+    """Let sessions that tests start be their own: pytest-benchmark is off where xdist's mark is."""
     os.environ.pop("PYTEST_XDIST_WORKER", None)
 
 

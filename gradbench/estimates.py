@@ -204,10 +204,9 @@ def _signed_rank(n: int, confidence: float) -> tuple[int, float]:
     """Return how many means to leave out at either end, and what the interval is then worth."""
     ways = np.ones(1)  # ways[w]: choices of signs with rank sum w
     for rank in range(1, n + 1):
-        longer = np.zeros(len(ways) + rank)
-        longer[: len(ways)] += ways
-        longer[rank:] += ways
-        ways = longer
+        signs = np.zeros(rank + 1)
+        signs[[0, rank]] = 1
+        ways = np.convolve(ways, signs)
     below = np.cumsum(ways) / 2.0**n  # below[w]: chance of a rank sum of at most w
     tail = (1 - confidence) / 2
     cut = max(0, int(np.searchsorted(below, tail, side="right")) - 1)

@@ -194,9 +194,14 @@ class Comparison:
         self.facts: dict[str, dict[str, str]] = {}
 
     def pairs(self, cells: Sequence[Cell], count: int) -> Iterator[int]:
-        """Measure the cells in so many fresh pairs of processes; yield after each pair."""
+        """Measure the cells in so many fresh pairs of processes; yield after each pair.
+
+        With no cell left that both sides can step, there is no pair.
+        """
         for number in range(count):
             left = [cell for cell in cells if cell not in self.found.failures]
+            if not left:
+                return
             self._rng.shuffle(left)
             while left:
                 training = any(WORKLOADS[cell.workload].optimizes for cell in left)

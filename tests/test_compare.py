@@ -243,6 +243,14 @@ def test_sides_of_another_torch_are_told_apart_in_words(trees):
     )
 
 
+def test_where_no_cell_can_run_no_process_is_started_and_nothing_was_measured(trees):
+    said = []
+    decision = versions.compare(
+        [], base=trees[0], candidate=trees[1], effort=QUICK, say=said.append
+    )
+    assert (decision.status(), said) == (Status.NOTHING_MEASURED, [])
+
+
 def test_a_model_from_elsewhere_is_refused_for_it_would_be_the_same_code(trees):
     base, candidate = trees
     cell = Cell(model="torch.nn:Identity", workload="inference", grad_mode="no_grad")

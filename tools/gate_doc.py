@@ -13,7 +13,7 @@ import gate_quality as quality
 import numpy as np
 from gate_quality import INJECTED
 
-from gradbench import pairing
+from gradbench import pairing, units
 from gradbench.selfcheck import HOSTILE_MIB
 from gradbench.verdicts import Verdict
 
@@ -22,9 +22,9 @@ TEXT = Path(__file__).with_name("gate_doc.md")
 
 Asked = Mapping[str, Mapping[float, Mapping[str, Sequence[Verdict]]]]
 HEAD = (
-    "| | pairs' sd | false alarms | inconclusive |"
+    "| | step | pairs' sd | false alarms | inconclusive |"
     + "".join(f" +{slowdown:.0%} found |" for slowdown in INJECTED)
-    + "\n| --- | ---: | ---: | ---: |"
+    + "\n| --- | ---: | ---: | ---: | ---: |"
     + " ---: |" * len(INJECTED)
 )
 
@@ -65,23 +65,25 @@ def table(found: Mapping[str, Any], asked: Asked) -> Iterator[str]:
     yield HEAD
     equal = quality.pools(found)[0.0]
     for number, (name, verdicts) in enumerate(asked.items()):
-        yield row(name, "", {s: quality.pooled(of) for s, of in verdicts.items()})
+        yield row([name, "", ""], {s: quality.pooled(of) for s, of in verdicts.items()})
         for cell, pairs in equal.items() if number == 0 else ():
             spread = np.std([pair.log_ratio for pair in pairs], ddof=1)
-            yield row(f"- {cell}", f"{spread:.1%}", {s: of[cell] for s, of in verdicts.items()})
+            step = units.duration(np.median([pair.typical_ns[0] for pair in pairs]))
+            first = [f"- {cell}", step, f"{spread:.1%}"]
+            yield row(first, {s: of[cell] for s, of in verdicts.items()})
 
 
-def row(name: str, spread: str, verdicts: Mapping[float, Sequence[Verdict]]) -> str:
+def row(first: Sequence[str], verdicts: Mapping[float, Sequence[Verdict]]) -> str:
     false, unsure = (
         quality.share(verdicts[0.0], verdict) for verdict in (Verdict.WORSE, Verdict.INCONCLUSIVE)
     )
-    cells = [spread, f"{false:.2%}", f"{unsure:.1%}"]
+    cells = [*first, f"{false:.2%}", f"{unsure:.1%}"]
     for slowdown in INJECTED:
         found, unsure = (
             quality.share(verdicts[slowdown], v) for v in (Verdict.WORSE, Verdict.INCONCLUSIVE)
         )
         cells.append(f"{found:.1%} ({unsure:.1%})")
-    return f"| {name} | " + " | ".join(cells) + " |"
+    return "| " + " | ".join(cells) + " |"
 
 
 def judged(recorded: Sequence[Mapping[str, Any]], asked: Sequence[Asked]) -> Iterator[str]:

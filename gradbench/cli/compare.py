@@ -39,7 +39,7 @@ def compare(
         float, typer.Option(help="The change that is to be found, as a share.")
     ] = 0.03,
     pairs: Annotated[
-        int, typer.Option(help="Pairs of processes; as many fresh ones, or 3 more, confirm.")
+        int, typer.Option(help="Pairs of processes; as many fresh ones or a few more confirm.")
     ] = 5,
     seed: Annotated[int, typer.Option(help="Of weights, inputs and order.")] = 0,
     strict: Annotated[bool, typer.Option(help="Exit 3 when anything is inconclusive.")] = False,

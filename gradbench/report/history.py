@@ -64,9 +64,7 @@ def context(series: Sequence[Series], *, link: Link) -> dict[str, Any] | None:
 
 def render(series: Sequence[Series], *, link: Link, amiss: Sequence[str] = ()) -> str:
     """Return one self-contained HTML page with nothing but the history."""
-    return shell.render(
-        "history_page.html.j2", history=context(series, link=link), amiss=list(amiss)
-    )
+    return shell.render("history_page.html.j2", history=context(series, link=link), amiss=amiss)
 
 
 def drawing(series: Series) -> Markup:
