@@ -309,6 +309,15 @@ def test_modules_are_imported_from_where_the_user_stands_and_from_src(tmp_path):
 # The command
 
 
+def test_cells_that_this_machine_cannot_run_are_told_with_their_reason(project, compare):
+    asked = ("--model", "nets:make", "--input", "4,8", "--workload", "inference", "--threads", 9999)
+    answer = compare("--base", "HEAD", *asked, "--json")
+    assert answer.exit_code == Status.NOTHING_MEASURED
+    told = json.loads(answer.stdout)["unjudged"]
+    assert len(told) == 4
+    assert all("9999 threads, but this process may use" in one["reason"] for one in told)
+
+
 def test_the_command_runs_each_side_from_its_own_tree_and_says_what_became_worse(project, compare):
     models = "nets:make,nets:slow,nets:late,nets:breaks,nets:crashes"
     answer = compare(

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,7 @@ def compare(
     if base is None and base_python is None:
         raise Impossible("nothing to compare with: give --base REV, --base-python PATH, or both")
     from .. import versions, worktree
+    from ..gate import Unjudged
 
     effort = versions.Effort(threshold=threshold, pairs=pairs, seed=seed)
     began, here = time.monotonic(), Path.cwd()
@@ -68,17 +70,22 @@ def compare(
         from .. import runner
 
         runner.check(cells, models)
-        able = [cell for cell in cells if runner.obstacle(cell, models) is None]
+        obstacles = {cell: why for cell in cells if (why := runner.obstacle(cell, models))}
+        left_out = tuple(
+            Unjudged(cell=cell, meter="step_time", why="no number", reason=reason)
+            for cell, (_, reason) in obstacles.items()
+        )
         if base is not None and worktree.is_dirty(new.tree):
             err.print("the working tree has uncommitted changes: they are part of the candidate")
         decision = versions.compare(
-            able,
+            [cell for cell in cells if cell not in obstacles],
             base=old,
             candidate=new,
             effort=effort,
             inputs=inputs,
             say=lambda words: say(status, words),
         )
+    decision = replace(decision, unjudged=(*left_out, *decision.unjudged))
     result = decision.status(strict=strict)
     if as_json:
         print(json.dumps(as_plain(decision, result), indent=1))
