@@ -2,10 +2,8 @@
 
 It runs in a fresh process of either side, with that side's interpreter and import path, and speaks
 JSON lines through a socket that it inherits. It is the candidate's script on both sides; of
-gradbench it uses what the path has, and only these names: ``matrix.Cell``, ``models.MODELS`` and
-``models.from_path``, ``runner.block.settle``, ``arms.build`` and ``arms.make_arm``, and
-``saved.SavedTensors``. For each cell it forks, so that no cell inherits another's heap, and a
-crash is the end of that cell alone.
+gradbench it uses what the path has, and only the names in ``comparison.entry``. For each cell it
+forks, so that no cell inherits another's heap, and a crash is the end of that cell alone.
 """
 
 import gc
@@ -52,14 +50,14 @@ def main(descriptor: int, *, training: bool) -> None:
 
     torch.set_num_threads(1)  # what a user's module does on import must leave no threads behind
     try:
-        from gradbench.runner import block  # loaded once, for all forks
+        from gradbench.comparison import entry  # loaded once, for all forks
 
         if training:  # the first optimizer loads as much again as torch itself
             torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     except Exception as error:  # noqa: BLE001 # the other side says it in one line
         line.send(failed=words(error))
         return
-    line.send(torch=torch.__version__, python=platform.python_version(), gradbench=block.__file__)
+    line.send(torch=torch.__version__, python=platform.python_version(), gradbench=entry.__file__)
     while (asked := line.receive()) is not None:
         if "import" in asked:
             line.send(**imported(asked["import"]))
@@ -71,7 +69,7 @@ def main(descriptor: int, *, training: bool) -> None:
 
 def imported(path: str) -> dict[str, Any]:
     """Import a user's factory; return the file that its module came from, or why it cannot be."""
-    from gradbench.models import resolve
+    from gradbench.comparison.entry import resolve
 
     try:
         resolve(path)
@@ -121,10 +119,7 @@ def turns(line: Line, asked: dict[str, Any]) -> None:
 
 def prepare(asked: dict[str, Any]) -> tuple[Any, Any, Any, float]:
     """Build the cell's step and warm it up; return arm, subject, device and a step's ns."""
-    from gradbench.arms import build, make_arm
-    from gradbench.matrix import Cell
-    from gradbench.models import MODELS, from_path
-    from gradbench.runner.block import settle
+    from gradbench.comparison.entry import MODELS, Cell, build, from_path, make_arm, settle
 
     cell = Cell(**asked["cell"])
     own = asked["shape"] is not None
@@ -162,7 +157,7 @@ def slice_ns(arm: Any, device: Any, iterations: int, batches: int) -> list[int]:
 
 def saved_bytes(arm: Any, subject: Any) -> int | None:
     """Return the bytes that a step saves for backward, or None where that cannot be read."""
-    from gradbench.saved import SavedTensors
+    from gradbench.comparison.entry import SavedTensors
 
     recorder = SavedTensors(apart=subject.resident())
     try:
