@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .errors import GradbenchError as GradbenchError
-from .matrix import Cell as Cell, Matrix as Matrix
-from .plan import Plan as Plan
-from .presets import PRESETS as PRESETS
-from .records import (
+from .experiment.matrix import Cell as Cell, Matrix as Matrix
+from .experiment.plan import Plan as Plan
+from .experiment.presets import PRESETS as PRESETS
+from .records.measurements import (
     Breakdown as Breakdown,
     Ended as Ended,
     Environment as Environment,
@@ -15,57 +15,58 @@ from .records import (
     Skipped as Skipped,
     Started as Started,
 )
-from .store import Run as Run, Store as Store
+from .records.run import Run as Run
+from .store.jsonl import Store as Store
 
 if TYPE_CHECKING:
     from . import semantics as semantics
-    from .callables import compare as compare
-    from .estimates import Estimate as Estimate
-    from .foretold import Fit as Fit, Prediction as Prediction
-    from .memory.predict import Predictor as Predictor
-    from .memory.usage import Usage as Usage, memory_usage as memory_usage
-    from .meters import METERS as METERS
-    from .models import MODELS as MODELS, Model as Model
-    from .modes import MODES as MODES
-    from .observation import Observation as Observation, observe as observe
-    from .report import Report as Report, render as render
-    from .runner import Progress as Progress, run as run
-    from .tables import (
+    from .analysis.dataframes import (
         breakdowns as breakdowns,
         changes as changes,
         rounds as rounds,
         scaling as scaling,
         summary as summary,
     )
-    from .workloads import WORKLOADS as WORKLOADS
+    from .comparison.callables import compare as compare
+    from .memory.predict import Predictor as Predictor
+    from .memory.usage import Usage as Usage, memory_usage as memory_usage
+    from .observation import Observation as Observation, observe as observe
+    from .records.predictions import Fit as Fit, Prediction as Prediction
+    from .report import Report as Report, render as render
+    from .runner import Progress as Progress, run as run
+    from .runner.meters import METERS as METERS
+    from .stats.estimates import Estimate as Estimate
+    from .workloads.grad_modes import MODES as MODES
+    from .workloads.models import MODELS as MODELS, Model as Model
+    from .workloads.steps import WORKLOADS as WORKLOADS
 
 # Public name -> the module that has it, for names whose modules import torch or pandas:
 # `import gradbench` costs neither. "" where the name is a package of its own.
 _LAZY = {
-    "Estimate": "estimates",
-    "Fit": "foretold",
-    "METERS": "meters",
-    "MODELS": "models",
-    "MODES": "modes",
-    "Model": "models",
+    "Estimate": "stats.estimates",
+    "Fit": "records.predictions",
+    "METERS": "runner.meters",
+    "MODELS": "workloads.models",
+    "MODES": "workloads.grad_modes",
+    "Model": "workloads.models",
     "Observation": "observation",
-    "Prediction": "foretold",
+    "Prediction": "records.predictions",
     "Predictor": "memory.predict",
     "Progress": "runner",
     "Report": "report",
     "Usage": "memory.usage",
-    "WORKLOADS": "workloads",
-    "breakdowns": "tables",
-    "changes": "tables",
-    "compare": "callables",
+    "WORKLOADS": "workloads.steps",
+    "breakdowns": "analysis.dataframes",
+    "changes": "analysis.dataframes",
+    "compare": "comparison.callables",
     "memory_usage": "memory.usage",
     "observe": "observation",
     "render": "report",
-    "rounds": "tables",
+    "rounds": "analysis.dataframes",
     "run": "runner",
-    "scaling": "tables",
+    "scaling": "analysis.dataframes",
     "semantics": "",
-    "summary": "tables",
+    "summary": "analysis.dataframes",
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .saved import SavedTensors, users_line
+from .memory.saved_tensors import SavedTensors, users_line
 
 MANY: Final = 5
 """Names that the repr shows of each kind."""

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from gradbench.matrix import GRAD_MODES, Cell
-from gradbench.plan import PROTOCOL
-from gradbench.records import (
+from gradbench.experiment.matrix import GRAD_MODES, Cell
+from gradbench.experiment.plan import PROTOCOL
+from gradbench.records.measurements import (
     PARTS,
     Breakdown,
     Ended,
@@ -16,7 +16,8 @@ from gradbench.records import (
     Skipped,
     Started,
 )
-from gradbench.store import Run, Writer
+from gradbench.records.run import Run
+from gradbench.store.jsonl import Writer
 
 TORCH_SAYS = "element 0 of tensors does not require grad and does not have a grad_fn"
 
@@ -169,3 +170,36 @@ def write_run(run: Run, folder: Path) -> Path:
         for record in run.records:
             writer.write(record)
         return writer.seal()
+
+
+def as_rows(figures):
+    """Return figures as sorted rows, numbers as they are and None for what is not there."""
+    from gradbench.history.sqlite_index import COLUMNS  # brings pandas
+
+    frame = figures.frame[[*COLUMNS]]
+    rows = frame.astype(object).where(frame.notna(), None).assign(exact=frame["exact"].astype(bool))
+    return sorted(map(repr, rows.to_numpy().tolist()))
+
+
+MACHINE = {
+    "protocol": 1,
+    "torch": "2.13.0+cpu",
+    "cpu_capability": "AVX2",
+    "cpu": "some CPU",
+    "host": "a",
+    "cores": 2,
+    "python": "3.11.7",
+}
+
+
+def run_on_a_machine(
+    outcomes, *, name="20260102T030405Z-abcd", when="2026-01-02T03:04:05+00:00", **facts
+):
+    """Return a sealed run whose facts say where it was measured."""
+    outcomes = tuple(outcomes)
+    first = started(
+        dict.fromkeys(o.cell for o in outcomes),
+        meters=tuple(dict.fromkeys(o.meter for o in outcomes)),
+        started=when,
+    )
+    return run_of([first, environment(**MACHINE | facts), *outcomes, ended()], name=name)

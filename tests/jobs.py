@@ -101,7 +101,7 @@ class FakeRequests:
 
 
 def count_with_fake_requests() -> None:
-    from gradbench.runner import callgrind, instructions
+    from gradbench.runner import callgrind, instructions_pass
 
     callgrind.Requests = FakeRequests
-    instructions.main()
+    instructions_pass.main()

@@ -8,20 +8,30 @@ import pytest
 PROMISES = [
     ("import gradbench; gradbench.Matrix(models=['a']); gradbench.Store()", ["torch", "pandas"]),
     ("import gradbench.cli", ["torch", "pandas", "matplotlib"]),
-    ("import gradbench.behaviour, gradbench.semantics.state", ["pandas"]),
+    ("import gradbench.records.semantics, gradbench.semantics.state", ["pandas"]),
     ("import gradbench.observation", ["pandas", "scipy", "matplotlib"]),
-    ("import gradbench.pytest_plugin", ["torch", "pandas"]),
+    ("import gradbench.pytest_plugin.cells", ["torch", "pandas"]),
     ("import gradbench; gradbench.summary, gradbench.render", ["torch"]),
-    ("import gradbench.terminal, gradbench.words", ["torch"]),
-    ("import gradbench.exports, gradbench.ci, gradbench.judgements", ["torch", "matplotlib"]),
-    ("import gradbench.merge, gradbench.shards, gradbench.places", ["torch", "pandas", "scipy"]),
-    ("import gradbench.history, gradbench.pack, gradbench.cli.history", ["torch", "matplotlib"]),
+    ("import gradbench.terminal.run_tables, gradbench.analysis.run_sentences", ["torch"]),
     (
-        "import gradbench.gate, gradbench.verdict_tables, gradbench.rules",
+        "import gradbench.exports, gradbench.ci_job, gradbench.gate.judgements",
+        ["torch", "matplotlib"],
+    ),
+    (
+        "import gradbench.store.merge_shards, gradbench.experiment.shards, "
+        "gradbench.exports.source_locations",
+        ["torch", "pandas", "scipy"],
+    ),
+    (
+        "import gradbench.history.series, gradbench.history.parquet, gradbench.cli.history",
+        ["torch", "matplotlib"],
+    ),
+    (
+        "import gradbench.gate.decide, gradbench.terminal.verdict_tables, gradbench.gate.rules",
         ["torch", "pandas", "scipy.stats"],
     ),
     (
-        "import gradbench.runner.block",
+        "import gradbench.runner.time_pass",
         ["pandas", "scipy", "matplotlib", "gradbench.devices.cuda"],
     ),
 ]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gradbench.ci import FAIL_ON
-from gradbench.presets import PRESETS
+from gradbench.ci_job import FAIL_ON
+from gradbench.experiment.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

@@ -13,9 +13,10 @@ import gate_quality as quality
 import numpy as np
 from gate_quality import INJECTED
 
-from gradbench import pairing, units
-from gradbench.selfcheck import HOSTILE_MIB
-from gradbench.verdicts import Verdict
+from gradbench.analysis import format_units
+from gradbench.selfcheck.checks import HOSTILE_MIB
+from gradbench.stats import pair_rule
+from gradbench.stats.verdicts import Verdict
 
 TEXT = Path(__file__).with_name("gate_doc.md")
 
@@ -48,7 +49,7 @@ def main() -> None:
             where=found[0]["where"],
             mib=HOSTILE_MIB,
             trials=f"{given.trials:,}",
-            pairs=pairing.PAIRS,
+            pairs=pair_rule.PAIRS,
             tables="\n\n".join(
                 "\n".join(table(one, verdicts))
                 for one, verdicts in zip(recorded, asked, strict=True)
@@ -68,7 +69,7 @@ def table(found: Mapping[str, Any], asked: Asked) -> Iterator[str]:
         yield row([name, "", ""], {s: quality.pooled(of) for s, of in verdicts.items()})
         for cell, pairs in equal.items() if number == 0 else ():
             spread = np.std([pair.log_ratio for pair in pairs], ddof=1)
-            step = units.duration(np.median([pair.typical_ns[0] for pair in pairs]))
+            step = format_units.duration(np.median([pair.typical_ns[0] for pair in pairs]))
             first = [f"- {cell}", step, f"{spread:.1%}"]
             yield row(first, {s: of[cell] for s, of in verdicts.items()})
 

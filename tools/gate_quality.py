@@ -29,13 +29,18 @@ import numpy as np
 import psutil
 from scipy import stats
 
-from gradbench import environment, gate, pairing, proof, runner, versions
-from gradbench.matrix import Cell, Matrix
-from gradbench.models import MODELS
-from gradbench.pairing import Pair
-from gradbench.runner import injections, trials
-from gradbench.selfcheck import thrashing
-from gradbench.verdicts import Verdict
+from gradbench.comparison import checkouts, versions
+from gradbench.experiment.matrix import Cell, Matrix
+from gradbench.gate import decide
+from gradbench.gate.decision import Status
+from gradbench.runner import environment
+from gradbench.runner.bench import Bench
+from gradbench.selfcheck import faults, gate as proof, trials
+from gradbench.selfcheck.checks import thrashing
+from gradbench.stats import pair_rule
+from gradbench.stats.pair_rule import Pair
+from gradbench.stats.verdicts import Verdict
+from gradbench.workloads.models import MODELS
 
 MODES = ("global_on", "no_grad", "inference_mode")
 SHAPES = {"mlp_tiny": (64,), "mlp_wide": (784,), "cnn_small": (3, 32, 32)}
@@ -109,7 +114,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--executed", type=int, default=0, help="run that many whole comparisons")
     parser.add_argument("--exact", type=int, default=0, help="gate that many runs' exact figures")
     parser.add_argument("--cells", type=int, default=9, help="take that many of the nine")
-    parser.add_argument("--threshold", type=float, default=pairing.THRESHOLD)
+    parser.add_argument("--threshold", type=float, default=pair_rule.THRESHOLD)
     parser.add_argument("--save", type=Path)
     parser.add_argument("--replay", type=Path)
     return parser.parse_args()
@@ -124,18 +129,18 @@ def cells(given: argparse.Namespace) -> list[Cell]:
     return every[: given.cells]
 
 
-def sides(folder: Path) -> tuple[versions.Version, versions.Version]:
+def sides(folder: Path) -> tuple[checkouts.Version, checkouts.Version]:
     """Write the two trees; return them as versions. The candidate's padding is set later."""
-    for name in versions.SIDES:
+    for name in checkouts.SIDES:
         (folder / name).mkdir()
         (folder / name / "subject.py").write_text(SUBJECT, "utf-8")
         pad(folder / name, {})
     ours = Path(versions.__file__).parent.parent
     base, candidate = (
-        versions.Version(
+        checkouts.Version(
             name=name, python=sys.executable, paths=(folder / name, ours), tree=folder / name
         )
-        for name in versions.SIDES
+        for name in checkouts.SIDES
     )
     return base, candidate
 
@@ -190,12 +195,12 @@ def ours(threshold: float) -> Rule:
     """The rule of compare: first pairs, and fresh ones for what they leave unsettled."""
 
     def judge(pairs: Sequence[Pair], rng: random.Random) -> Verdict:
-        most = 2 * pairing.PAIRS + pairing.EXTRA
+        most = 2 * pair_rule.PAIRS + pair_rule.EXTRA
         left = [pair.log_ratio for pair in rng.sample(pairs, most)]
-        first, fresh = [left.pop() for _ in range(pairing.PAIRS)], list[float]()
-        while pairing.more(first, fresh, threshold=threshold):
+        first, fresh = [left.pop() for _ in range(pair_rule.PAIRS)], list[float]()
+        while pair_rule.more(first, fresh, threshold=threshold):
             fresh.append(left.pop())
-        return pairing.rule(first, fresh, threshold=threshold).verdict
+        return pair_rule.rule(first, fresh, threshold=threshold).verdict
 
     return judge
 
@@ -229,7 +234,7 @@ def by_asv(factor: float) -> Rule:
     return judge
 
 
-def rules(threshold: float = pairing.THRESHOLD) -> dict[str, Rule]:
+def rules(threshold: float = pair_rule.THRESHOLD) -> dict[str, Rule]:
     """Return each rule by its name, ours first."""
     return {
         f"`gradbench compare`, threshold {threshold:.0%}": ours(threshold),
@@ -344,19 +349,17 @@ def exact(given: argparse.Namespace) -> dict[str, Any]:
     """Gate exact figures, run after run: of one model, and with one more tensor of 4 KiB saved."""
     models = {
         "as it is": MODELS[proof.MODEL],
-        "with one tensor of 4 KiB more saved": injections.injected(
-            MODELS[proof.MODEL], injections.Saving
-        ),
+        "with one tensor of 4 KiB more saved": faults.injected(MODELS[proof.MODEL], faults.Saving),
     }
     meters = [meter for meter in proof.METERS if meter != "step_time"]
     red = dict.fromkeys(models, 0)
-    with runner.Bench(plan=proof.PLAN, models=models, meters=meters) as bench:
+    with Bench(plan=proof.PLAN, models=models, meters=meters) as bench:
         facts = bench.environment(["cpu"])
         base = proof.measure(bench, "as it is", facts)
         for _ in range(given.exact):
             for name in models:
-                decision = gate.decide([base], [proof.measure(bench, name, facts)])
-                red[name] += decision.status() is gate.Status.REGRESSION
+                decision = decide.decide([base], [proof.measure(bench, name, facts)])
+                red[name] += decision.status() is Status.REGRESSION
     for name, count in red.items():
         print(f"{name}: {count} of {given.exact} runs gated as a regression")
     return here(given, runs=given.exact, exact=red)

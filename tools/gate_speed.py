@@ -12,10 +12,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gradbench.matrix import GRAD_MODES, Cell
-from gradbench.plan import PROTOCOL
-from gradbench.records import Ended, Environment, Fact, Measurement, Record, Started, Unit
-from gradbench.store import write
+from gradbench.experiment.matrix import GRAD_MODES, Cell
+from gradbench.experiment.plan import PROTOCOL
+from gradbench.records.measurements import (
+    Ended,
+    Environment,
+    Fact,
+    Measurement,
+    Record,
+    Started,
+    Unit,
+)
+from gradbench.store.jsonl import write
 
 MACHINE: dict[str, Fact] = {
     "protocol": PROTOCOL,

@@ -16,14 +16,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from gradbench import Cell, Plan, estimates
-from gradbench.arms import build, make_arm
-from gradbench.meters import StepTime
-from gradbench.models import MODELS
-from gradbench.modes import MODES, GradMode
-from gradbench.runner import block
+from gradbench import Cell, Plan
+from gradbench.runner import attempts
+from gradbench.runner.fork_server import Nursery
 from gradbench.runner.interleave import calibrate, interleave, warm_up
-from gradbench.runner.nursery import Nursery
+from gradbench.runner.meters import StepTime
+from gradbench.stats import estimates
+from gradbench.workloads.arms import build, make_arm
+from gradbench.workloads.grad_modes import MODES, GradMode
+from gradbench.workloads.models import MODELS
 
 CALL = MODES["no_grad"]
 OBJECT = replace(CALL, hold=torch.no_grad)
@@ -38,7 +39,7 @@ PAIRS = {
 def sides(pair: str, seed: int, budget_s: float) -> Iterator[list[list[int]]]:
     """Yield the batches of the tiny MLP's step under both ways to hold the mode."""
     cell = Cell(model="mlp_tiny", workload="inference", grad_mode="no_grad", batch_size=1)
-    device = block.settle(cell)
+    device = attempts.settle(cell)
     subject = build(cell, MODELS[cell.model], seed=seed)
     modes: tuple[GradMode, GradMode] = PAIRS[pair]
     arms = [replace(make_arm(cell, subject), mode=mode) for mode in modes]

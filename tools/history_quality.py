@@ -25,7 +25,7 @@ import numpy as np
 import ruptures
 from numpy.typing import NDArray
 
-from gradbench.changepoints import RULE, Rule, shifts
+from gradbench.stats.changepoints import RULE, Rule, shifts
 
 Floats = NDArray[np.float64]
 Made = tuple[Floats, tuple[int, ...]]  # values (points,), and where they really change

@@ -17,15 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import gradbench
-from gradbench import matrix, pack, records
-from gradbench.plan import PROTOCOL
+from gradbench.experiment import matrix
+from gradbench.experiment.plan import PROTOCOL
+from gradbench.history import parquet
+from gradbench.records import measurements
 
 
 def one_run(cells: int) -> gradbench.Run:
     """Return a run with a time and a memory figure of each cell."""
     models = [f"model{number}" for number in range(cells // len(matrix.GRAD_MODES))]
     measured = [
-        records.Measurement(
+        measurements.Measurement(
             cell=cell, meter=meter, unit=unit, values=values, iterations=1, exact=exact
         )
         for cell in gradbench.Matrix(models=models)
@@ -34,7 +36,7 @@ def one_run(cells: int) -> gradbench.Run:
             ("peak_transient", "bytes", (4096,), True),
         )
     ]
-    started = records.Started(
+    started = measurements.Started(
         protocol=PROTOCOL,
         started="2026-01-01T00:00:00+00:00",
         command=("made up",),
@@ -42,7 +44,7 @@ def one_run(cells: int) -> gradbench.Run:
         meters=("step_time", "peak_transient"),
         plan={},
     )
-    facts = records.Environment(facts={"host": "here", "torch": "2.13.0", "git_dirty": False})
+    facts = measurements.Environment(facts={"host": "here", "torch": "2.13.0", "git_dirty": False})
     return gradbench.Run("run", (started, facts, *measured), sealed=True)
 
 
@@ -90,7 +92,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=200)
     given = parser.parse_args()
     with TemporaryDirectory() as folder:
-        pack.pack([one_run(given.cells)], folder)
+        parquet.pack([one_run(given.cells)], folder)
         multiply(Path(folder), runs=given.runs)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))
         start = time.perf_counter()

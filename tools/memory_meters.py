@@ -26,8 +26,8 @@ import torch
 
 from gradbench import devices
 from gradbench.memory.usage import memory_usage
-from gradbench.meters import peak_rss
-from gradbench.models import mlp
+from gradbench.runner.meters import peak_rss
+from gradbench.workloads.models import mlp
 
 LAYERS = 8
 SIZES = ((64, 64), (256, 512), (1024, 2048))  # batch, width

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from gradbench.matrix import GRAD_MODES, Cell, Matrix
-from gradbench.plan import PROTOCOL
-from gradbench.records import (
+from gradbench.experiment.matrix import GRAD_MODES, Cell, Matrix
+from gradbench.experiment.plan import PROTOCOL
+from gradbench.records.measurements import (
     PARTS,
     Breakdown,
     Ended,
@@ -26,7 +26,7 @@ from gradbench.records import (
     Skipped,
     Started,
 )
-from gradbench.store import Run
+from gradbench.records.run import Run
 
 ROUNDS = 400
 METERS = ("step_time", "latency", "peak_allocated", "peak_transient", "saved_for_backward")

@@ -6,7 +6,7 @@ gradbench selfcheck --thorough && python tools/selfcheck_doc.py results/selfchec
 import sys
 from pathlib import Path
 
-from gradbench import checks
+from gradbench.records import selfcheck
 
 TEXT = """\
 # Can it tell? The self-check
@@ -40,7 +40,7 @@ A figure without a target is shown for comparison. A missed target is called mis
 
 
 def main() -> None:
-    saved = checks.load(Path(sys.argv[1]))
+    saved = selfcheck.load(Path(sys.argv[1]))
     if saved is None:
         sys.exit(f"{sys.argv[1]!r} is no self-check: run gradbench selfcheck first")
     found, facts = saved

@@ -1,17 +1,6 @@
 """The command line: parse, call, print, return a status; one module a group of commands."""
 
-from . import (  # isort: skip # the order of commands in --help
-    measure,
-    predict,
-    read,
-    gate,
-    compare,
-    history,
-    exports,
-    ci,
-    machine,
-    semantics,
-)
+from . import ci, compare, exports, gate, history, machine, measure, predict, read, semantics
 from .app import INTERRUPTED, USAGE, app
 
 __all__ = [

@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..config import locate
 from ..errors import GradbenchError, UnknownName
-from ..matrix import GRAD_MODES
+from ..experiment.matrix import GRAD_MODES
+from ..experiment.toml_config import locate
 
 if TYPE_CHECKING:
     from rich.status import Status

@@ -15,7 +15,7 @@ from .exports import places
 from .request import Request, takes_request
 
 if TYPE_CHECKING:
-    from ..ci import Ended, Job, Part
+    from ..ci_job import Ended, Job, Part
 
 
 @app.command(
@@ -45,7 +45,7 @@ def ci(
     annotations.txt and junit.xml. Under GitHub Actions the summary and the annotations are shown.
     The exit status is the gravest of gate's and compare's.
     """
-    from ..ci import parts, perform
+    from ..ci_job import parts, perform
 
     if base is not None and not base.strip():
         raise Impossible("--base is empty: give a revision, such as origin/main")
@@ -60,7 +60,7 @@ def ci(
 
 def _call(part: "Part") -> "Ended":
     """Run a part in a process of its own; show what it prints, unless that is for us to read."""
-    from ..ci import Ended
+    from ..ci_job import Ended
 
     err.print(f"[bold]gradbench {escape(' '.join(part.arguments))}[/bold]")
     done = subprocess.run(

@@ -54,23 +54,23 @@ def compare(
     """
     if base is None and base_python is None:
         raise Impossible("nothing to compare with: give --base REV, --base-python PATH, or both")
-    from .. import versions, worktree
-    from ..gate import Unjudged
+    from ..comparison import checkouts, versions, worktree
+    from ..gate.decision import Unjudged
 
     effort = versions.Effort(threshold=threshold, pairs=pairs, seed=seed)
     began, here = time.monotonic(), Path.cwd()
     with (
         unwinding(),
         err.status("loading torch") as status,
-        versions.checked_out_versions(here=here, revision=base, base_python=base_python) as found,
+        checkouts.checked_out_versions(here=here, revision=base, base_python=base_python) as found,
     ):
         old, new, itself = found
         cells, _, models, inputs = request.cells({})
-        versions.check(cells, inputs, itself=itself, other_python=base_python is not None)
-        from .. import runner
+        checkouts.check(cells, inputs, itself=itself, other_python=base_python is not None)
+        from ..runner import preflight
 
-        runner.check(cells, models)
-        obstacles = {cell: why for cell in cells if (why := runner.obstacle(cell, models))}
+        preflight.check(cells, models)
+        obstacles = {cell: why for cell in cells if (why := preflight.obstacle(cell, models))}
         left_out = tuple(
             Unjudged(cell=cell, meter="step_time", why="no number", reason=reason)
             for cell, (_, reason) in obstacles.items()

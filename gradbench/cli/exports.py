@@ -12,8 +12,8 @@ from ..errors import Impossible, UnknownName
 from .app import Results, app, err, one_line_errors, out
 
 if TYPE_CHECKING:
-    from ..places import Locate
-    from ..store import Run
+    from ..exports.source_locations import Locate
+    from ..records.run import Run
 
 WORKSPACE = "GITHUB_WORKSPACE"
 """Where GitHub says the repository is checked out: annotations count files from there."""
@@ -94,8 +94,8 @@ def merge(
 ) -> None:
     """Join the shards of one matrix (run --shard 1/3, 2/3, 3/3) into one run."""
     with one_line_errors():
-        from ..merge import merge as join
-        from ..store import Store
+        from ..store.jsonl import Store
+        from ..store.merge_shards import merge as join
 
         runs = load_runs(run_names, results)
         merged = join(runs, different_machines=allow_different_machines)
@@ -119,7 +119,7 @@ def tell_markdown(names: list[str] | None, output: Path | None, *, results: Path
 
 def load_runs(names: list[str] | None, results: Path) -> "list[Run]":
     """Return the runs of those names, each once, and say what could not be read of them."""
-    from ..store import Store, load
+    from ..store.jsonl import Store, load
 
     store = Store(results)
     paths = dict.fromkeys(store.find(name).resolve() for name in names or ["latest"])
@@ -131,7 +131,7 @@ def load_runs(names: list[str] | None, results: Path) -> "list[Run]":
 
 def places(runs: "Sequence[Run]") -> "Locate":
     """Return where each cell comes from, as a path from the repository's root."""
-    from ..places import locator
+    from ..exports.source_locations import locator
 
     workspace = os.environ.get(WORKSPACE)
     return locator(runs, Path.cwd(), repository=Path(workspace) if workspace else None)

@@ -11,13 +11,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .. import rules
 from ..errors import Impossible, StoreError
+from ..gate import rules
 from .app import Results, app, err, one_line_errors, out, say
 
 if TYPE_CHECKING:
-    from ..gate import Decision
-    from ..store import Run
+    from ..gate.decision import Decision
+    from ..records.run import Run
 
 STATUSES = (
     "Exit status: 0 no regression | 1 a regression | 2 a mistake in what was asked | "
@@ -102,12 +102,13 @@ def _gate(
     as_json: bool,
     results: Path,
 ) -> None:
-    from .. import gate as gating
+    from ..gate import decide as gating
+    from ..gate.decision import Status
 
     ours = _load(candidates, results)
     if not ours:
         err.print(f"[red]gradbench:[/red] no run fits {escape(', '.join(candidates))}")
-        raise typer.Exit(gating.Status.NOTHING_MEASURED)
+        raise typer.Exit(Status.NOTHING_MEASURED)
     try:
         theirs = _load(baseline, results)
     except MissingRun as missing:
@@ -135,7 +136,7 @@ def _load(names: Iterable[str], results: Path) -> "list[Run]":
 
     Of a glob or a folder, a file that cannot be read is named and left out.
     """
-    from ..store import SEALED, Store, load
+    from ..store.jsonl import SEALED, Store, load
 
     store, found = Store(results), {}
     for name in names:
@@ -174,8 +175,8 @@ def _rules(path: Path | None, asked: dict[str, Any], runs: "Sequence[Run]") -> r
 
 
 def _save(names: Sequence[str], path: Path, results: Path) -> None:
-    from ..baseline import exact_records
-    from ..store import write
+    from ..store.baseline import exact_records
+    from ..store.jsonl import write
 
     runs = _load(names, results)
     if len(runs) != 1:
@@ -184,9 +185,9 @@ def _save(names: Sequence[str], path: Path, results: Path) -> None:
 
 
 def _prove() -> None:
-    from ..gate import Status
-    from ..proof import prove
-    from ..terminal import check_table
+    from ..gate.decision import Status
+    from ..selfcheck.gate import prove
+    from ..terminal.run_tables import check_table
 
     with err.status("loading torch") as status:
         found = list(prove(say=lambda words: say(status, words)))
@@ -198,7 +199,7 @@ def _prove() -> None:
 
 def show(decision: "Decision", *, everything: bool) -> None:
     """Print a decision: verdicts, worse first, then what has none."""
-    from .. import verdict_tables
+    from ..terminal import verdict_tables
 
     width = out.width if out.is_terminal else verdict_tables.WIDE
     console = Console(highlight=False, width=width)
@@ -210,7 +211,7 @@ def show(decision: "Decision", *, everything: bool) -> None:
 
 def conclusion(decision: "Decision", status: int) -> str:
     """Return a decision in a sentence, for the console."""
-    from ..gate import Status
+    from ..gate.decision import Status
 
     counts = ", ".join(f"{number} {verdict}" for verdict, number in decision.counts.items())
     match status:

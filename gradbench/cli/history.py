@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..errors import StoreError, UnknownName
-from ..matrix import GRAD_MODES, WORKLOADS
+from ..experiment.matrix import GRAD_MODES, WORKLOADS
 from .app import app, err, one_line_errors, out, split
 
 if TYPE_CHECKING:
-    from ..history import Series
-    from ..store import Run
+    from ..history.series import Series
+    from ..records.run import Run
 
 WORSE: Final = 1
 NOTHING: Final = 5
@@ -78,7 +78,7 @@ def history(
     change of a time takes five points on each side and 2 %; of bytes that repeat, any difference.
     """
     with one_line_errors():
-        from .. import history as past
+        from ..history import commit_links, series as past
 
         for axis, given, names in (
             ("grad_mode", split(grad_mode), GRAD_MODES),
@@ -95,7 +95,7 @@ def history(
             renamed=past.parse_renamed(renamed or ()),
         )
         url = commit_address(commit_url)
-        link = past.linker(url)
+        link = commit_links.linker(url)
         figures = past.read(sources or ["results"])
         series, left_out = past.history(figures, chosen=chosen)
         amiss = [*figures.amiss, *left_out]
@@ -106,7 +106,7 @@ def history(
 
             _write(output, render(series, link=link, amiss=amiss))
     if as_json:
-        from ..series_words import plain
+        from ..history.series_text import plain
 
         told = {"series": [plain(one) for one in series], "amiss": amiss, "commit_url": url}
         print(json.dumps(told))
@@ -144,7 +144,7 @@ def pack(
     may run after every measurement.
     """
     with one_line_errors():
-        from .. import pack as packing
+        from ..history import parquet as packing
 
         amiss: list[str] = []
         packed = packing.pack(_runs(sources or [Path("results")], amiss), output, rounds=rounds)
@@ -159,7 +159,7 @@ def pack(
 
 def commit_address(given: str | None) -> str:
     """Return the template of commits' addresses: as given, or as the remote ``origin`` says."""
-    from ..history import commit_url, linker
+    from ..history.commit_links import commit_url, linker
 
     if given is not None:
         linker(given)  # says what is wrong with it
@@ -179,8 +179,8 @@ def commit_address(given: str | None) -> str:
 
 def _runs(sources: Sequence[Path], amiss: list[str]) -> Iterator["Run"]:
     """Yield the sealed runs of folders and files, one at a time; say of the others why not."""
-    from ..index import run_files
-    from ..store import PART, BrokenSeal, load, set_aside
+    from ..history.sqlite_index import run_files
+    from ..store.jsonl import PART, BrokenSeal, load, set_aside
 
     for source in sources:
         if not source.exists():
@@ -198,13 +198,13 @@ def _runs(sources: Sequence[Path], amiss: list[str]) -> Iterator["Run"]:
 
 
 def _print(series: Sequence["Series"], *, every: bool) -> None:
-    from .. import terminal
-    from ..history_table import table
+    from ..terminal import run_tables
+    from ..terminal.series_table import table
 
     changed = [one for one in series if one.changes]
     still = [one for one in series if not one.changes and len(one.values) > 1]
     shown = [*changed, *(still if every else still[:ROWS])]
-    width = out.width if out.is_terminal else terminal.WIDE + 40
+    width = out.width if out.is_terminal else run_tables.WIDE + 40
     if shown:
         Console(highlight=False, width=width).print(table(shown))
     lone = sum(len(one.values) == 1 for one in series)

@@ -8,8 +8,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .. import checks
-from ..store import check_writable
+from ..records.selfcheck import FILE
+from ..store.jsonl import check_writable
 from .app import Results, app, err, one_line_errors, out, say
 
 SPOILT: Final = 1
@@ -27,11 +27,11 @@ def env(
     """Print the facts that decide whether two runs may be compared."""
     with one_line_errors():
         from .. import devices
-        from ..environment import capture, watch
+        from ..runner.environment import capture, watch
 
         facts = {**capture(devices.available()).facts, **(watch(WATCH_S) if check else {})}
         if check:
-            from ..diagnosis import before_a_run
+            from ..analysis.diagnosis import before_a_run
 
             found = before_a_run(facts)
             for finding in found:
@@ -62,20 +62,21 @@ def selfcheck(
     """
     with one_line_errors():
         check_writable(results, "--results")
-        from .. import selfcheck as checking
+        from ..selfcheck import checks as checking
+        from ..selfcheck.effort import QUICK, THOROUGH
 
-        effort = checking.THOROUGH if thorough else checking.QUICK
+        effort = THOROUGH if thorough else QUICK
         with err.status("loading torch") as status:
             found, facts = checking.run(effort, say=lambda words: say(status, words))
-        path = results / checks.FILE
+        path = results / FILE
         checking.save(found, facts, path)
         if as_json:
             print(path.read_text("utf-8"))
             return
-        from .. import terminal
+        from ..terminal import run_tables
 
-        width = out.width if out.is_terminal else terminal.WIDE + 40
-        Console(highlight=False, width=width).print(terminal.check_table(found))
+        width = out.width if out.is_terminal else run_tables.WIDE + 40
+        Console(highlight=False, width=width).print(run_tables.check_table(found))
         where = f"{facts['cpu']}, {facts['cores']} cores, torch {facts['torch']}"
         out.print(f"{where}, load {facts['load_before']} before, {facts['load_after']} after")
         out.print(f"saved    {escape(str(path))}")

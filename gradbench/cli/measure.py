@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from .. import checks, config, shards
 from ..errors import BadModel, Impossible
-from ..matrix import GRAD_MODES, by_block
-from ..plan import Plan
-from ..store import check_writable
+from ..experiment import shards, toml_config
+from ..experiment.matrix import GRAD_MODES, by_block
+from ..experiment.plan import Plan
+from ..records import selfcheck
+from ..store.jsonl import check_writable
 from .app import INTERRUPTED, Reference, Reports, Results, app, check_reference, err, out, split
 from .printing import print_run
 from .request import Request, own_models, takes_request
 from .semantics import known_or_seen
 
 if TYPE_CHECKING:
-    from ..models import Model
+    from ..records.run import Run
     from ..runner import Progress
-    from ..store import Run, Store, Writer
+    from ..store.jsonl import Store, Writer
+    from ..workloads.models import Model
 
 
 @app.command("list")
@@ -31,12 +33,12 @@ if TYPE_CHECKING:
 def list_cells(request: Request) -> None:
     """Show the cells a run would measure, and why any would be skipped here."""
     cells, _, models, _ = request.cells({})
-    from .. import runner
+    from ..runner import preflight
 
-    runner.check(cells, models)
+    preflight.check(cells, models)
     skipped = 0
     for cell in cells:
-        why = runner.obstacle(cell, models)
+        why = preflight.obstacle(cell, models)
         skipped += why is not None
         out.print(
             escape(str(cell)) + (f"  [dim]skipped here: {escape(why[1])}[/dim]" if why else "")
@@ -84,7 +86,8 @@ def run(
     times, or values with commas. Ctrl-C keeps what is finished.
     """
     from .. import runner
-    from ..store import Store
+    from ..runner import preflight
+    from ..store.jsonl import Store
 
     store = Store(results)
     check_reference(reference)
@@ -101,8 +104,8 @@ def run(
             raise Impossible(f"a resumed run goes on as it began: leave out {', '.join(ignored)}")
     if resume is None:
         cells, chosen, models, inputs = request.cells(given)
-        meters = split(meter) or list(runner.DEFAULT_METERS)
-        runner.check(cells, models, meters)
+        meters = split(meter) or list(preflight.DEFAULT_METERS)
+        preflight.check(cells, models, meters)
         cells = shards.parse(shard).take(cells) if shard else cells
         check_writable(reports, "--reports")
         writer, cut = store.create(), None
@@ -129,7 +132,7 @@ def run(
                     progress=listener,
                     resumed=cut,
                     shard=shard or "",
-                    places=config.places(request.config, cells) if request.config else None,
+                    places=toml_config.places(request.config, cells) if request.config else None,
                 )
                 for record in records:
                     writer.write(record)
@@ -172,7 +175,7 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
 
 
 def _models_of(cut: "Run") -> Mapping[str, "Model"]:
-    from ..models import MODELS
+    from ..workloads.models import MODELS
 
     models = MODELS | own_models(cut.started.inputs)
     for cell in cut.started.cells:
@@ -184,7 +187,7 @@ def _models_of(cut: "Run") -> Mapping[str, "Model"]:
 
 
 def _say_what_is_kept(store: "Store", writer: "Writer") -> None:
-    from ..store import load
+    from ..store.jsonl import load
 
     kept = load(store.find(writer.name))
     total = len(by_block(kept.started.cells))
@@ -197,11 +200,11 @@ def _say_what_is_kept(store: "Store", writer: "Writer") -> None:
 
 def _conclude(path: Path, reports: Path, reference: str, *, semantics: bool) -> None:
     from ..report import write
-    from ..store import load
+    from ..store.jsonl import load
 
     finished = load(path)
     print_run(finished, reference)
-    found = checks.load(path.parent / checks.FILE)
+    found = selfcheck.load(path.parent / selfcheck.FILE)
     torch = finished.environment.facts.get("torch")
     seen = known_or_seen(path.parent, torch=str(torch)) if semantics and torch else None
     page = write([finished], reports / f"{finished.name}.html", checks=found, semantics=seen)

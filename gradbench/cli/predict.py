@@ -9,17 +9,17 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .. import units
+from ..analysis import format_units
 from ..errors import Impossible
-from ..matrix import Cell, by_block, unique
+from ..experiment.matrix import Cell, by_block, unique
 from .app import Reference, app, check_reference, err, out, say
 from .request import Request, takes_request
 
 if TYPE_CHECKING:
-    from ..foretold import Fit, Prediction
     from ..memory.predict import Predictor
-    from ..models import Model
-    from ..records import Outcome
+    from ..records.measurements import Outcome
+    from ..records.predictions import Fit, Prediction
+    from ..workloads.models import Model
 
 Predictors = dict[str, "Predictor"]
 
@@ -55,10 +55,10 @@ def predict(
     if confirm and budget is None:
         raise Impossible("--confirm goes with --fit")
     cells, plan, models, _ = request.cells({})
-    from .. import runner
     from ..memory.predict import Predictor
+    from ..runner import preflight
 
-    runner.check(cells, models)
+    preflight.check(cells, models)
     predictors: Predictors = {
         device: Predictor(device) for device in dict.fromkeys(cell.device for cell in cells)
     }
@@ -72,13 +72,13 @@ def predict(
     if as_json:
         print(json.dumps([_row(cell, outcome) for cell, outcome in found], indent=2))
         return
-    from .. import terminal
+    from ..terminal import prediction_tables, run_tables
 
-    console = Console(highlight=False, width=out.width if out.is_terminal else terminal.WIDE)
+    console = Console(highlight=False, width=out.width if out.is_terminal else run_tables.WIDE)
     predictions = {cell: one for cell, one in found if not isinstance(one, str)}
-    console.print(terminal.prediction_tables(dict(found), reference=reference))
+    console.print(prediction_tables.prediction_tables(dict(found), reference=reference))
     peaks = {cell: one.peak_bytes for cell, one in predictions.items()}
-    lines = terminal.scaling_tables(peaks, reference=reference)
+    lines = prediction_tables.scaling_tables(peaks, reference=reference)
     if lines is not None:
         console.print(lines)
     unprobed = sorted({op for one in predictions.values() for op in one.unprobed})
@@ -88,7 +88,7 @@ def predict(
 
 def _size(text: str | None) -> int | None:
     try:
-        return units.parse_size(text) if text is not None else None
+        return format_units.parse_size(text) if text is not None else None
     except ValueError as error:
         raise Impossible(f"--fit: {error}") from None
 
@@ -142,7 +142,7 @@ def _confirmed(
 ) -> "dict[Cell, Outcome]":
     """Measure every cell at the batch that should fit and at the next one; by cell."""
     from .. import runner
-    from ..records import Measurement, Skipped
+    from ..records.measurements import Measurement, Skipped
 
     cells = [
         replace(cell, batch_size=batch)
@@ -175,10 +175,10 @@ def _print_fits(
     if as_json:
         print(json.dumps([_fit_row(cell, found, measured) for cell, found in fits], indent=2))
         return
-    from .. import terminal
+    from ..terminal import prediction_tables, run_tables
 
-    console = Console(highlight=False, width=out.width if out.is_terminal else terminal.WIDE)
-    console.print(terminal.fit_table(fits, measured, reference=reference))
+    console = Console(highlight=False, width=out.width if out.is_terminal else run_tables.WIDE)
+    console.print(prediction_tables.fit_table(fits, measured, reference=reference))
     for cell, found in fits:
         if isinstance(found, str):
             out.print(f"[dim]{escape(f'{cell}: {found}')}[/dim]")

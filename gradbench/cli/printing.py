@@ -8,16 +8,17 @@ from rich.markup import escape
 from .app import err, out
 
 if TYPE_CHECKING:
-    from ..store import Run
+    from ..records.run import Run
 
 
 def print_run(run: "Run", reference: str) -> None:
     """Print a run's table, what has no number, what may have spoilt figures, where time went."""
-    from .. import terminal, words
+    from ..analysis import run_sentences as words
+    from ..terminal import run_tables
 
-    width = out.width if out.is_terminal else terminal.WIDE
+    width = out.width if out.is_terminal else run_tables.WIDE
     Console(highlight=False, width=width).print(
-        terminal.run_tables(run, reference=reference, width=width)
+        run_tables.run_tables(run, reference=reference, width=width)
     )
     for reason in words.reasons(run):
         out.print(f"[dim]{escape(reason)}[/dim]")
@@ -32,9 +33,10 @@ def print_run(run: "Run", reference: str) -> None:
 
 def print_scaling(run: "Run", reference: str) -> None:
     """Print the straight lines through a run's peaks, or that there is nothing to draw one."""
-    from .. import tables, terminal
+    from ..analysis import dataframes
+    from ..terminal import prediction_tables, run_tables
 
-    found = terminal.scaling_tables(tables.peaks(run), reference=reference)
-    width = out.width if out.is_terminal else terminal.WIDE
+    found = prediction_tables.scaling_tables(dataframes.peaks(run), reference=reference)
+    width = out.width if out.is_terminal else run_tables.WIDE
     words = "no cells of this run differ in batch size, depth, width or resolution only"
     Console(highlight=False, width=width).print(found if found is not None else words)

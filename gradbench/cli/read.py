@@ -8,9 +8,9 @@ from typing import Annotated, Final
 import typer
 from rich.markup import escape
 
-from .. import behaviour, checks
 from ..errors import UnknownName
-from ..matrix import GRAD_MODES, by_block
+from ..experiment.matrix import GRAD_MODES, by_block
+from ..records import selfcheck, semantics
 from .app import Reference, Results, RunName, app, check_reference, err, one_line_errors, out
 from .exports import tell_markdown
 from .history import CommitUrl, commit_address
@@ -32,7 +32,7 @@ def show(
 ) -> None:
     """Print a run's table."""
     with one_line_errors():
-        from ..store import Store, load
+        from ..store.jsonl import Store, load
 
         check_reference(reference)
         run = load(Store(results).find(run_name))
@@ -72,14 +72,14 @@ def report(
             tell_markdown(run_names, output, results=results)
             return
         from ..report import save_figures, write
-        from ..store import Store, load
+        from ..store.jsonl import Store, load
 
         store = Store(results)
         loaded = [load(store.find(name)) for name in run_names or ["latest"]]
         for dropped in filter(None, (one.dropped for one in loaded)):
             err.print(f"[yellow]{escape(dropped)}[/yellow]")
-        found = checks.load(results / checks.FILE)
-        seen = behaviour.load(results / behaviour.FILE)
+        found = selfcheck.load(results / selfcheck.FILE)
+        seen = semantics.load(results / semantics.FILE)
         url = commit_address(commit_url)
         page = write(loaded, output or PAGE, checks=found, semantics=seen, commit_url=url)
         out.print(escape(str(page)))
@@ -96,7 +96,7 @@ def report(
 def runs(*, results: Results = Path("results")) -> None:
     """List the runs in results/, and what is amiss with any."""
     with one_line_errors():
-        from ..store import Store, being_written
+        from ..store.jsonl import Store, being_written
 
         store = Store(results)
         found, amiss = store.load_all()

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ..config import choose, parse_input
 from ..errors import BadModel
-from ..matrix import GRAD_MODES, Cell, select
-from ..plan import Plan
-from ..presets import PRESETS
+from ..experiment.matrix import GRAD_MODES, Cell, select
+from ..experiment.plan import Plan
+from ..experiment.presets import PRESETS
+from ..experiment.toml_config import choose, parse_input
 from .app import one_line_errors, split
 
 if TYPE_CHECKING:
-    from ..models import Model
+    from ..workloads.models import Model
 
 _AXES: Final[Mapping[str, str]] = {
     "model": "A built-in model, or your own as package.module:factory (with --input).",
@@ -82,7 +82,7 @@ class Request:
     ) -> tuple[list[Cell], Plan, Mapping[str, "Model"], dict[str, tuple[int, ...]]]:
         """Return cells, plan, models and the input shapes of the user's own models."""
         from .. import devices
-        from ..models import MODELS
+        from ..workloads.models import MODELS
 
         paths = [name for name in self._selections["model"] if ":" in name]
         if bool(paths) != (self._input is not None):
@@ -106,7 +106,7 @@ class Request:
 
 def own_models(inputs: Mapping[str, tuple[int, ...]]) -> dict[str, "Model"]:
     """Return the user's models by import path."""
-    from ..models import from_path
+    from ..workloads.models import from_path
 
     sys.path.insert(0, "")  # where the user stands, as python -m would have it
     return {path: from_path(path, shape=shape) for path, shape in inputs.items()}

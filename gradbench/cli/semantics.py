@@ -9,9 +9,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .. import behaviour
-from ..behaviour import NOT_RUN, Behaviour
-from ..store import check_writable
+from ..records.semantics import (
+    FILE,
+    NOT_RUN,
+    Behaviour,
+    counted,
+    load,
+    save,
+    sights,
+    state_words,
+    to_json,
+)
+from ..store.jsonl import check_writable
 from .app import Results, app, err, one_line_errors, out, say
 
 CHANGED: Final = 1
@@ -45,13 +54,13 @@ def semantics(
         check_writable(results, "--results")
         seen = see(results)
         if as_json:
-            print(behaviour.to_json(seen))
+            print(to_json(seen))
         else:
             for wanted, lines in ((table, _table), (claims, _claims), (pitfalls, _pitfalls)):
                 if wanted:
                     lines(seen)
             _summary(seen)
-            out.print(f"saved    {escape(str(results / behaviour.FILE))}")
+            out.print(f"saved    {escape(str(results / FILE))}")
         for difference in seen.differences:
             err.print(f"[red]changed:[/red] {escape(difference)}")
     raise typer.Exit(CHANGED if seen.differences else 0)
@@ -63,13 +72,13 @@ def see(results: Path) -> Behaviour:
         from ..semantics import examine
 
         seen = examine(say=(lambda words: say(status, words)) if err.is_terminal else _silent)
-    behaviour.save(seen, results / behaviour.FILE)
+    save(seen, results / FILE)
     return seen
 
 
 def known_or_seen(results: Path, *, torch: str) -> Behaviour:
     """Return what a results folder has on this version of torch; run everything if it has not."""
-    known = behaviour.load(results / behaviour.FILE)
+    known = load(results / FILE)
     if known is not None and known.torch == torch:
         return known
     err.print("[dim]what the modes do on this torch (once for each version)[/dim]")
@@ -81,15 +90,13 @@ def _silent(_: str) -> None:
 
 
 def _summary(seen: Behaviour) -> None:
-    counts = ", ".join(
-        f"{count} {verdict}" for verdict, count in behaviour.counted(seen).items() if count
-    )
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in counted(seen).items() if count)
     biting = [pitfall for pitfall in seen.pitfalls if pitfall.shown == "yes"]
     silent = sum(pitfall.silent for pitfall in biting)
     cured = sum(pitfall.cured == "yes" for pitfall in biting)
     out.print(f"[bold]torch {escape(seen.torch)}[/bold], Python {seen.python}")
     out.print(
-        f"table    {len(seen.table)} combinations, {len(behaviour.sights(seen.table))} different "
+        f"table    {len(seen.table)} combinations, {len(sights(seen.table))} different "
         "outcomes by state and input"
     )
     out.print(f"claims   {len(seen.claims)} of the article: {counts}")
@@ -128,14 +135,14 @@ def _table(seen: Behaviour) -> None:
     for construct in constructs:
         moves.add_column(construct)
     for before in states:
-        leads = (behaviour.state_words(after[before, construct]) for construct in constructs)
-        moves.add_row(behaviour.state_words(before), *leads)
+        leads = (state_words(after[before, construct]) for construct in constructs)
+        moves.add_row(state_words(before), *leads)
     does = Table(box=None, header_style="dim", pad_edge=False, title="what operations do there")
-    operations = [name for name, _ in behaviour.sights(seen.table)[0].outcomes]
+    operations = [name for name, _ in sights(seen.table)[0].outcomes]
     for heading in ("state", "input", *operations, "combinations"):
         does.add_column(heading, overflow="fold")
-    for sight in behaviour.sights(seen.table):
-        state = behaviour.state_words((sight.grad, sight.inference))
+    for sight in sights(seen.table):
+        state = state_words((sight.grad, sight.inference))
         outcomes = (outcome.words for _, outcome in sight.outcomes)
         does.add_row(state, sight.input, *outcomes, str(sight.contexts))
     restored = sum(row.restored and row.restored_after_error for row in seen.table)

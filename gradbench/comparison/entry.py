@@ -5,8 +5,8 @@ that side's gradbench. When gradbench itself is compared, the two differ. So thi
 names stay, wherever what they name may move.
 """
 
-from ..arms import build as build, make_arm as make_arm
-from ..matrix import Cell as Cell
-from ..models import MODELS as MODELS, from_path as from_path, resolve as resolve
-from ..runner.block import settle as settle
-from ..saved import SavedTensors as SavedTensors
+from ..experiment.matrix import Cell as Cell
+from ..memory.saved_tensors import SavedTensors as SavedTensors
+from ..runner.attempts import settle as settle
+from ..workloads.arms import build as build, make_arm as make_arm
+from ..workloads.models import MODELS as MODELS, from_path as from_path, resolve as resolve

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, TypeVar
 
-from ..account import Entry, Mark
 from ..errors import DeviceUnavailable, UnknownName
-from ..records import Fact
+from ..records.allocations import Entry, Mark
+from ..records.measurements import Fact
 
 T = TypeVar("T")
 

@@ -9,18 +9,9 @@ import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined] # re-exported
 from torch.autograd.profiler import profile
 
-from ..account import Change, Entry, Mark
-from ..records import Fact
-from . import (
-    DeviceClock,
-    HostClock,
-    Ledger,
-    Monitor,
-    Unreadable,
-    Unwatched,
-    Window,
-    nothing,
-)
+from ..records.allocations import Change, Entry, Mark
+from ..records.measurements import Fact
+from . import DeviceClock, HostClock, Ledger, Monitor, Unreadable, Unwatched, Window, nothing
 from .trace import trace
 
 T = TypeVar("T")

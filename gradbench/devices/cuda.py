@@ -10,9 +10,9 @@ from typing import Any, Final, Literal, Self, TypeVar
 
 import torch
 
-from ..account import Entry, Mark
 from ..errors import DeviceUnavailable
-from ..records import Fact
+from ..records.allocations import Entry, Mark
+from ..records.measurements import Fact
 from . import DeviceClock, HostClock, Ledger, Monitor, Unreadable, Window, nothing, nvml
 from .trace import trace
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ..records import Fact
+from ..records.measurements import Fact
 from . import Monitor, Unreadable, Unwatched
 
 MISSING: Final = "pynvml is not here: install nvidia-ml-py"

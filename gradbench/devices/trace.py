@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import torch
 from torch.autograd.profiler import profile, record_function
 
-from ..account import Change, Entry, Mark
+from ..records.allocations import Change, Entry, Mark
 
 T = TypeVar("T")
 

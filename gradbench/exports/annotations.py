@@ -4,15 +4,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .. import words
-from ..judgements import Judgement
-from ..matrix import Cell
-from ..places import Locate, Place, nowhere
-from ..records import Skipped
-from ..store import Run
-from ..verdicts import Verdict
-from .figures import BROKEN, Exported, only
-from .told import values_in_words
+from ..analysis import run_sentences
+from ..experiment.matrix import Cell
+from ..gate.judgements import Judgement
+from ..records.measurements import Skipped
+from ..records.run import Run
+from ..stats.verdicts import Verdict
+from .numbers import BROKEN, Exported, only
+from .source_locations import Locate, Place, nowhere
+from .verdict_text import values_in_words
 
 FILE: Final = "annotations.txt"
 LIMIT: Final = 10
@@ -63,7 +63,9 @@ def of_run(run: Run, *, locate: Locate = nowhere) -> list[Annotation]:
         )
         for (cell, cause, reason), meters in broken.items()
     ]
-    return found + [Annotation("warning", "may be spoilt", line) for line in words.findings(run)]
+    return found + [
+        Annotation("warning", "may be spoilt", line) for line in run_sentences.findings(run)
+    ]
 
 
 def of_verdicts(rows: Iterable[Judgement], *, locate: Locate = nowhere) -> list[Annotation]:

@@ -11,13 +11,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from .. import estimates, tables
+from ..analysis import dataframes
 from ..errors import StoreError
-from ..estimates import Estimate
-from ..fingerprint import machine_mark
-from ..matrix import GRAD_MODES, Block
-from ..store import Run
-from .figures import Exported, Figure, commit, figures, slug, without_number
+from ..experiment.matrix import GRAD_MODES, Block
+from ..records.run import Run
+from ..stats import estimates
+from ..stats.estimates import Estimate
+from ..store.fingerprint import machine_mark
+from .numbers import Exported, Figure, commit, figures, slug, without_number
 
 COLUMNS: Final = (
     "result",
@@ -162,7 +163,7 @@ def _statistics(figure: Figure | None) -> dict[str, float]:
     value = figure.estimate.point * scale
     if figure.estimate.exact:
         return {"value": value}
-    steps = tables.per_step(figure.measurement) * scale
+    steps = dataframes.per_step(figure.measurement) * scale
     interval = _interval(figure)
     iterations = figure.measurement.iterations
     number = iterations if isinstance(iterations, int) else round(float(np.mean(iterations)))
@@ -178,7 +179,7 @@ def _statistics(figure: Figure | None) -> dict[str, float]:
 
 
 def _interval(figure: Figure) -> Estimate:
-    steps = tables.per_step(figure.measurement)
+    steps = dataframes.per_step(figure.measurement)
     if figure.name.startswith("latency_p"):
         q = int(figure.name.removeprefix("latency_p")) / 100
         return estimates.low_quantile(steps, q=q, confidence=GOAL)

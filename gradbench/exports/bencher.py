@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
-from .. import tables
-from ..estimates import Estimate
-from ..store import Run
-from .figures import Exported, figures, with_number, without_number
+from ..analysis import dataframes
+from ..records.run import Run
+from ..stats.estimates import Estimate
+from .numbers import Exported, figures, with_number, without_number
 
 FILE: Final = "bencher.json"
 LATENCY: Final = "latency"
@@ -29,7 +29,7 @@ def export(runs: Sequence[Run]) -> Exported:
         name = LATENCY if figure.name == "step_time" else figure.name.replace("_", "-")
         measures[name] = _metric(figure.estimate)
         if figure.name == "step_time":
-            measures[THROUGHPUT] = _metric(tables.throughput(figure.measurement))
+            measures[THROUGHPUT] = _metric(dataframes.throughput(figure.measurement))
     text = json.dumps(benches, indent=1, ensure_ascii=False, allow_nan=False)
     return Exported({FILE: text + "\n"}, without_number(run))
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import Impossible, StoreError, UnknownName
-from ..places import Locate, nowhere
-from ..store import Run
+from ..records.run import Run
 from . import annotations, asv, bencher, github_action_benchmark, junit, markdown, otava, pyperf
-from .figures import Exported
+from .numbers import Exported
+from .source_locations import Locate, nowhere
 from .verdict_file import Verdicts
 
 

@@ -8,10 +8,10 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .. import tables, units
-from ..estimates import Estimate
-from ..store import Run
-from .figures import Exported, Figure, figures, with_number, without_number
+from ..analysis import dataframes, format_units
+from ..records.run import Run
+from ..stats.estimates import Estimate
+from .numbers import Exported, Figure, figures, with_number, without_number
 
 SMALLER: Final = "smaller_is_better.json"
 """For ``tool: customSmallerIsBetter``: times, bytes, energy, instructions."""
@@ -29,7 +29,7 @@ def export(runs: Sequence[Run]) -> Exported:
     for figure in figures(run):
         smaller.append(_entry(figure.label, figure.unit, figure.estimate, _extra(run, figure)))
         if figure.name == "step_time":
-            rate = tables.throughput(figure.measurement)
+            rate = dataframes.throughput(figure.measurement)
             label = f"{figure.cell} throughput"
             bigger.append(_entry(label, "samples/s", rate, _extra(run, figure)))
     files = {SMALLER: _text(smaller)}
@@ -58,7 +58,9 @@ def _extra(run: Run, figure: Figure) -> str:
         how = f"median of {estimate.rounds} rounds"
         if figure.name.startswith("latency_p"):
             how = f"percentile of {estimate.rounds} single calls"
-    return f"{how}\n{units.quantity(estimate.point, figure.unit)}\ntorch {facts.get('torch')}"
+    return (
+        f"{how}\n{format_units.quantity(estimate.point, figure.unit)}\ntorch {facts.get('torch')}"
+    )
 
 
 def _text(entries: list[dict[str, Any]]) -> str:

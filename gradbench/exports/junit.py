@@ -4,15 +4,15 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 from xml.etree import ElementTree as ET
 
-from .. import tables, units
-from ..judgements import Judgement
-from ..matrix import Block
-from ..places import Locate, Place, nowhere
-from ..records import Outcome, Skipped
-from ..store import Run
-from ..verdicts import Verdict
-from .figures import BROKEN, Exported, only
-from .told import change_in_words
+from ..analysis import dataframes, format_units
+from ..experiment.matrix import Block
+from ..gate.judgements import Judgement
+from ..records.measurements import Outcome, Skipped
+from ..records.run import Run
+from ..stats.verdicts import Verdict
+from .numbers import BROKEN, Exported, only
+from .source_locations import Locate, Place, nowhere
+from .verdict_text import change_in_words
 
 FILE: Final = "junit.xml"
 
@@ -76,12 +76,14 @@ def _told(case: ET.Element, outcome: Outcome) -> None:
         ET.SubElement(case, kind, type=outcome.cause, message=reason)
         return
     lines = []
-    for name, figure in tables.figures(outcome).items():
-        text = f"{name} {units.quantity(figure.point, outcome.unit)}"
+    for name, figure in dataframes.figures(outcome).items():
+        text = f"{name} {format_units.quantity(figure.point, outcome.unit)}"
         if figure.exact:
             text += f", exactly {figure.point:,.0f} {outcome.unit}"
         elif figure.rounds > 1:
-            low, high = (units.quantity(end, outcome.unit) for end in (figure.low, figure.high))
+            low, high = (
+                format_units.quantity(end, outcome.unit) for end in (figure.low, figure.high)
+            )
             text += f" [{low}, {high}] in {figure.rounds} rounds"
         lines.append(text)
     ET.SubElement(case, "system-out").text = "\n".join(lines)

@@ -8,17 +8,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from .. import estimates, tables, units, words
-from ..diagnosis import before_a_run
-from ..estimates import Estimate
-from ..judgements import Judgement
-from ..matrix import GRAD_MODES, Block, Cell, by_block
-from ..records import Measurement, Outcome, Skipped
-from ..store import Run
-from ..verdicts import Verdict, judge
-from .figures import Exported
-from .told import values_in_words
+from ..analysis import dataframes, format_units, run_sentences
+from ..analysis.diagnosis import before_a_run
+from ..experiment.matrix import GRAD_MODES, Block, Cell, by_block
+from ..gate.judgements import Judgement
+from ..records.measurements import Measurement, Outcome, Skipped
+from ..records.run import Run
+from ..stats import estimates
+from ..stats.estimates import Estimate
+from ..stats.verdicts import Verdict, judge
+from .numbers import Exported
 from .verdict_file import Verdicts
+from .verdict_text import values_in_words
 
 FILE: Final = "summary.md"
 LIMIT: Final = 1024 * 1024
@@ -87,7 +88,7 @@ def _head(run: Run) -> Iterator[str]:
     numbers = sum(isinstance(outcome, Measurement) for outcome in run.outcomes)
     size = f"{_many(len(run.started.cells), 'cell')} in {_many(len(blocks), 'block')}"
     found = f"{_many(numbers, 'number')}, {_many(len(run.outcomes) - numbers, 'reason')}"
-    yield f"## Run {escaped(run.name)}\n\n{size}; {found}. {escaped(words.spent(run))}.\n\n"
+    yield f"## Run {escaped(run.name)}\n\n{size}; {found}. {escaped(run_sentences.spent(run))}.\n\n"
     facts = run.environment.facts
     told = ", ".join(f"{name} {facts[name]}" for name in FACTS if name in facts)
     yield f"{escaped(told) or 'The environment was not recorded.'}\n\n"
@@ -102,11 +103,13 @@ def _remarks(run: Run) -> Iterator[str]:
     spoilt = [
         *(f"{f.name}: {f.sentence}; {f.remedy}" for f in before_a_run(facts)),
         *(f"mixed machines: {name} is {v}" for name, v in facts.items() if _mixed(v)),
-        *words.findings(run),
+        *run_sentences.findings(run),
         *([run.dropped] if run.dropped else []),
         *(f"not measured: {block}: the run was cut short" for block in run.unfinished()),
     ]
-    yield from _list("What could not be measured, and why", [*words.reasons(run), *_unread(run)])
+    yield from _list(
+        "What could not be measured, and why", [*run_sentences.reasons(run), *_unread(run)]
+    )
     yield from _list("What may have spoilt figures", spoilt)
 
 
@@ -154,7 +157,9 @@ def _tables(run: Run, reference: str) -> Iterator[str]:
         yield _header(["block", "meter", *modes])
         for block, cells in blocks.items():
             for meter in exact:
-                values = [_exact(have.get((tables.at(cells[0], mode), meter))) for mode in modes]
+                values = [
+                    _exact(have.get((dataframes.at(cells[0], mode), meter))) for mode in modes
+                ]
                 yield _row([str(block), meter, *values])
         yield "\n"
 
@@ -178,33 +183,36 @@ def _row(values: Iterable[str]) -> str:
 def _time_row(
     block: Block, cells: Sequence[Cell], have: Have, *, reference: str, others: Sequence[str]
 ) -> str:
-    base = have.get((tables.at(cells[0], reference), "step_time"))
+    base = have.get((dataframes.at(cells[0], reference), "step_time"))
     control = _control(cells[0], have)
     floor = estimates.noise_floor(control) if control else estimates.SYSTEMATIC
     ratios = [
-        _change(have.get((tables.at(cells[0], mode), "step_time")), base, floor) for mode in others
+        _change(have.get((dataframes.at(cells[0], mode), "step_time")), base, floor)
+        for mode in others
     ]
-    shown = units.interval(control.low, control.high) if control else "none"
+    shown = format_units.interval(control.low, control.high) if control else "none"
     return _row([str(block), _value(base), *ratios, shown])
 
 
 def _control(cell: Cell, have: Have) -> Estimate | None:
-    sides = [have.get((tables.at(cell, mode), "step_time")) for mode in ("global_off", "no_grad")]
+    sides = [
+        have.get((dataframes.at(cell, mode), "step_time")) for mode in ("global_off", "no_grad")
+    ]
     candidate, reference = sides
     if not cell.holds_mode or not isinstance(candidate, Measurement):
         return None
-    return tables.ratio(candidate, reference) if isinstance(reference, Measurement) else None
+    return dataframes.ratio(candidate, reference) if isinstance(reference, Measurement) else None
 
 
 def _change(ours: Outcome | None, theirs: Outcome | None, floor: float) -> str:
     if not (isinstance(ours, Measurement) and isinstance(theirs, Measurement)):
         return _value(ours)
-    change = tables.ratio(ours, theirs)
+    change = dataframes.ratio(ours, theirs)
     if change is None:
         return _value(ours)
     verdict = judge(change, floor=floor)
-    interval = units.interval(change.low, change.high)
-    return f"{units.factor(change.point)} {interval} {verdict.value}"
+    interval = format_units.interval(change.low, change.high)
+    return f"{format_units.factor(change.point)} {interval} {verdict.value}"
 
 
 def _value(outcome: Outcome | None) -> str:
@@ -212,13 +220,13 @@ def _value(outcome: Outcome | None) -> str:
         return "not measured"
     if isinstance(outcome, Skipped):
         return "cannot train here" if outcome.cause == "cannot_train" else _spaced(outcome.cause)
-    return units.quantity(tables.estimate(outcome).point, outcome.unit)
+    return format_units.quantity(dataframes.estimate(outcome).point, outcome.unit)
 
 
 def _exact(outcome: Outcome | None) -> str:
     if not isinstance(outcome, Measurement):
         return _value(outcome)
-    point = tables.estimate(outcome).point
+    point = dataframes.estimate(outcome).point
     plain = f"{point:,.0f}"
     return f"{plain} B" if outcome.unit == "bytes" else plain
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Final
 
-from .. import tables
+from ..analysis import dataframes
 from ..errors import StoreError
-from ..fingerprint import machine_mark
-from ..matrix import GRAD_MODES, Cell
-from ..records import Measurement
-from ..store import Run
-from .figures import Exported, figures, slug, without_number
+from ..experiment.matrix import GRAD_MODES, Cell
+from ..records.measurements import Measurement
+from ..records.run import Run
+from ..store.fingerprint import machine_mark
+from .numbers import Exported, figures, slug, without_number
 
 CONFIG: Final = "otava.yaml"
 REFERENCE: Final = GRAD_MODES[0]
@@ -95,9 +95,9 @@ def _points(run: Run) -> Iterator[_Point]:
     for figure in figures(run):
         exact = figure.estimate.exact
         yield _Point(figure.cell, figure.name, "" if exact else machine, figure.estimate.point)
-        reference = have.get((tables.at(figure.cell, REFERENCE), figure.name))
+        reference = have.get((dataframes.at(figure.cell, REFERENCE), figure.name))
         if figure.name == "step_time" and reference and figure.cell.grad_mode != REFERENCE:
-            change = tables.ratio(figure.measurement, reference)
+            change = dataframes.ratio(figure.measurement, reference)
             if change is not None:
                 name = f"step_time_to_{REFERENCE}"
                 yield _Point(figure.cell, name, "", change.point)

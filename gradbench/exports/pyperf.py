@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from .. import tables
-from ..records import Fact, Measurement
-from ..store import Run
-from .figures import Exported, with_number, without_number
+from ..analysis import dataframes
+from ..records.measurements import Fact, Measurement
+from ..records.run import Run
+from .numbers import Exported, with_number, without_number
 
 FILE: Final = "pyperf.json"
 UNITS: Final[Mapping[str, tuple[str, float]]] = {
@@ -55,7 +55,7 @@ def _benchmark(measurement: Measurement) -> dict[str, Any]:
     metadata: dict[str, Any] = {"name": f"{measurement.cell} {measurement.meter}", "unit": unit}
     if isinstance(measurement.iterations, int):
         metadata["loops"] = measurement.iterations
-    values: list[float] = [value * scale for value in tables.per_step(measurement).tolist()]
+    values: list[float] = [value * scale for value in dataframes.per_step(measurement).tolist()]
     if unit != "second":
         values = [round(value) for value in values]
     return {"metadata": metadata, "runs": [{"values": values}]}

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError
-from ..estimates import Estimate
-from ..judgements import Judgement
-from ..matrix import AXES, Cell
-from ..verdicts import Verdict
+from ..experiment.matrix import AXES, Cell
+from ..gate.judgements import Judgement
+from ..stats.estimates import Estimate
+from ..stats.verdicts import Verdict
 
 
 @dataclass(frozen=True, slots=True)

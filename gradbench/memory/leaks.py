@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from ..saved import Whereabouts
-from .watch import Birth, StorageWatch
+from .saved_tensors import Whereabouts
+from .storage_tracker import Birth, StorageWatch
 
 STEPS = 3  # in which something must be left each time
 

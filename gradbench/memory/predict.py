@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .. import devices
-from ..account import Change, Entry, Mark, Resident, Within, dissect
-from ..arms import Layout, build, make_arm, steps
 from ..devices import Device
 from ..errors import DeviceUnavailable, GradbenchError
-from ..foretold import Fit, Prediction
-from ..matrix import Cell
-from ..models import Model
-from ..workloads import Subject, must_fail
-from .marks import Marks
+from ..experiment.matrix import Cell
+from ..records.allocations import Change, Entry, Mark, Resident, Within, dissect
+from ..records.predictions import Fit, Prediction
+from ..workloads.arms import Layout, build, make_arm, steps
+from ..workloads.models import Model
+from ..workloads.steps import Subject, must_fail
 from .probe import Call, Prober
-from .watch import Birth, StorageWatch, storage_key
+from .step_phases import Marks
+from .storage_tracker import Birth, StorageWatch, storage_key
 
 BASES: Final = (2, 4)
 """Batch sizes at which calls too large to be run are run instead; their inside is affine in it."""

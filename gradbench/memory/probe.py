@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ..account import Change, Phase
 from ..devices.trace import trace
-from .watch import Operator
+from ..records.allocations import Change, Phase
+from .storage_tracker import Operator
 
 LARGEST: Final = 64 * 2**20
 """Bytes of a call's tensors up to which it is run as it is."""

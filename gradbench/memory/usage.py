@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import devices
-from ..account import Anatomy, Change, Entry, Mark, Tag, dissect
 from ..devices import Ledger
-from ..saved import Saved, Whereabouts, paths, users_line
+from ..records.allocations import Anatomy, Change, Entry, Mark, Tag, dissect
 from . import leaks
-from .watch import Birth
+from .saved_tensors import Saved, Whereabouts, paths, users_line
+from .storage_tracker import Birth
 
 CALLS = 3  # to see whether something is left each time: the first may fill caches
 

@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from ..matrix import GRAD_MODES
-from ..view import View
+from ..analysis.run_view import View
+from ..experiment.matrix import GRAD_MODES
 from .figures.scaling import PEAK, families, out_of_memory
 
 BUDGETS: Final = tuple(gib * 2**30 for gib in (4, 16, 80))

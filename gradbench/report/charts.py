@@ -6,7 +6,7 @@ from typing import Final
 
 from markupsafe import Markup
 
-from ..view import View
+from ..analysis.run_view import View
 from .figures import PAGE, forest, modules, peak_parts, scaling, timeline, tradeoff
 from .svg import inline
 

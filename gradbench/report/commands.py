@@ -6,9 +6,9 @@ from dataclasses import fields
 from functools import cache
 from typing import Final
 
-from ..matrix import GRAD_MODES, Cell
-from ..presets import PRESETS
-from ..records import Started
+from ..experiment.matrix import GRAD_MODES, Cell
+from ..experiment.presets import PRESETS
+from ..records.measurements import Started
 
 _DEFAULTS: Final[Mapping[str, object]] = {
     field.name: field.default for field in fields(Cell) if field.name not in ("model", "workload")

@@ -7,14 +7,14 @@ from typing import Final
 
 import numpy as np
 
-from .. import units, words
-from ..diagnosis import before_a_run
-from ..estimates import noise_floor
-from ..matrix import GRAD_MODES, Cell
-from ..records import Skipped
-from ..store import Run
-from ..verdicts import Verdict
-from ..view import MEMORY, TIME, View
+from ..analysis import format_units, run_sentences
+from ..analysis.diagnosis import before_a_run
+from ..analysis.run_view import MEMORY, TIME, View
+from ..experiment.matrix import GRAD_MODES, Cell
+from ..records.measurements import Skipped
+from ..records.run import Run
+from ..stats.estimates import noise_floor
+from ..stats.verdicts import Verdict
 
 REFERENCE: Final = GRAD_MODES[0]
 OFF: Final = ("no_grad", "inference_mode")
@@ -82,9 +82,9 @@ def _memory(view: View, cells: Sequence[Cell]) -> str:
     if least == most == 1:
         return "leave the memory that an inference step adds as it is"
     if most < 1 and least > 0:
-        times = _to(units.digits(1 / most), units.digits(1 / least))
+        times = _to(format_units.digits(1 / most), format_units.digits(1 / least))
         return f"cut the memory that an inference step adds by a factor of {times}"
-    span = _to(units.factor(least), units.factor(most))
+    span = _to(format_units.factor(least), format_units.factor(most))
     return f"bring the memory that an inference step adds to {span} of `{REFERENCE}`'s"
 
 
@@ -151,7 +151,7 @@ def asides(run: Run | View) -> list[str]:
         verdicts = Counter(v for c in cells if (v := view.verdict(c, TIME, REFERENCE)))
         if verdicts:
             points = [r.point for c in cells if (r := view.change(c, TIME, REFERENCE))]
-            span = _to(units.factor(min(points)), units.factor(max(points)))
+            span = _to(format_units.factor(min(points)), format_units.factor(max(points)))
             told = f"{tally(verdicts)} of {verdicts.total()} comparisons"
             said.append(f"{what} takes {span} times as long as under `{REFERENCE}`: {told}.")
     return said
@@ -197,7 +197,7 @@ def warnings(run: Run) -> list[str]:
         )
     if facts.get("git_dirty") is True:
         said.append("dirty tree: the working directory held changes that no commit names")
-    return said + words.findings(run)
+    return said + run_sentences.findings(run)
 
 
 def missing(run: Run | View) -> Mapping[str, int]:
@@ -217,7 +217,7 @@ def unreadable(run: Run) -> list[str]:
 
 
 def _percent(share: float) -> str:
-    return f"{units.digits(round(share * 100, 1))} %"
+    return f"{format_units.digits(round(share * 100, 1))} %"
 
 
 def _signed(share: float) -> str:

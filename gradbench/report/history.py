@@ -6,10 +6,11 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from ..history import Link, Series, history, linker, of
-from ..series_words import amount, sentence, short, span, thinned
-from ..store import Run
-from . import shell
+from ..history.commit_links import Link, linker
+from ..history.series import Series, history, of
+from ..history.series_text import amount, sentence, short, span, thinned
+from ..records.run import Run
+from . import template
 
 MANY: Final = 80  # series drawn; those that changed come first
 WIDTH: Final = 220
@@ -64,7 +65,7 @@ def context(series: Sequence[Series], *, link: Link) -> dict[str, Any] | None:
 
 def render(series: Sequence[Series], *, link: Link, amiss: Sequence[str] = ()) -> str:
     """Return one self-contained HTML page with nothing but the history."""
-    return shell.render("history_page.html.j2", history=context(series, link=link), amiss=amiss)
+    return template.render("history_page.html.j2", history=context(series, link=link), amiss=amiss)
 
 
 def drawing(series: Series) -> Markup:

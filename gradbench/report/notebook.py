@@ -5,12 +5,12 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from ..matrix import GRAD_MODES
-from ..store import Run
-from ..view import MEMORY, TIME, View
+from ..analysis.run_view import MEMORY, TIME, View
+from ..experiment.matrix import GRAD_MODES
+from ..records.run import Run
 from . import headline
 from .page import Checks, render, write
-from .prose import prose
+from .template import prose
 
 MANY = 60  # rows
 _HEADINGS = ("cell", "grad mode", "step time", "×", "memory", "×")

@@ -4,14 +4,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .. import words
-from ..behaviour import Behaviour
-from ..checks import Check
+from ..analysis import run_sentences
+from ..analysis.run_view import MEMORY, TIME, View
 from ..errors import StoreError
-from ..matrix import GRAD_MODES
-from ..store import Run
-from ..view import MEMORY, TIME, View
-from . import capacity, cells, charts, compare, data, headline, history, shell
+from ..experiment.matrix import GRAD_MODES
+from ..records.run import Run
+from ..records.selfcheck import Check
+from ..records.semantics import Behaviour
+from . import (
+    capacity,
+    cell_table,
+    charts,
+    embedded_data,
+    headline,
+    history,
+    run_differences,
+    template,
+)
 from .semantics import section as semantics_section
 
 FACETS: Final = ("model", "workload", "device", "grad_mode")
@@ -29,24 +38,26 @@ def render(
     """Return one self-contained HTML page about one or more runs; several show their history.
 
     Of several, the last is held against the first. ``checks`` is what a self-check found and where
-    (`gradbench.checks.load`), ``semantics`` what the modes were seen to do
-    (`gradbench.behaviour.load`), ``commit_url`` the address of a commit's page, with ``{commit}``
-    in it. Raise `StoreError` without a run.
+    (`gradbench.records.selfcheck.load`), ``semantics`` what the modes were seen to do
+    (`gradbench.records.semantics.load`), ``commit_url`` the address of a commit's page, with
+    ``{commit}`` in it. Raise `StoreError` without a run.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
         raise StoreError("there is no run to report")
     views = [View(run) for run in runs]
     references = _references(views)
-    beside, below = (cells.read_in(views, columns) for columns in (cells.BESIDE, cells.BELOW))
+    beside, below = (
+        cell_table.read_in(views, columns) for columns in (cell_table.BESIDE, cell_table.BELOW)
+    )
     sections = [
         _section(view, f"r{number}", references)
-        | {"rows": list(cells.rows(view, references, beside=beside, below=below))}
+        | {"rows": list(cell_table.rows(view, references, beside=beside, below=below))}
         for number, view in enumerate(views)
     ]
-    return shell.render(
+    return template.render(
         "page.html.j2",
-        script=shell.Script.ours("page.js"),
+        script=template.Script.ours("page.js"),
         references=references,
         facets={
             facet: list(dict.fromkeys(getattr(cell, facet) for v in views for cell in v.cells))
@@ -57,9 +68,9 @@ def render(
         beside=beside,
         below=below,
         runs=sections,
-        comparison=compare.compare(views[0], views[-1]) if len(views) > 1 else None,
-        environments=compare.environments(runs),
-        data=data.embedded(views),
+        comparison=run_differences.compare(views[0], views[-1]) if len(views) > 1 else None,
+        environments=run_differences.environments(runs),
+        data=embedded_data.embedded(views),
         checks=checks[0] if checks else (),
         checked=checks[1] if checks else {},
         history=history.of_runs(runs, commit_url=commit_url) if len(runs) > 1 else None,
@@ -119,11 +130,11 @@ def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, obje
         "plates": charts.plates(view, references, mark=mark),
         "capacities": list(capacity.capacities(view)),
         "budgets": capacity.BUDGETS,
-        "drawers": list(cells.drawers(view)),
-        "reasons": list(words.reasons(run)),
+        "drawers": list(cell_table.drawers(view)),
+        "reasons": list(run_sentences.reasons(run)),
         "unreadable": headline.unreadable(run),
-        "spent": words.spent(run),
-        "facts": compare.facts_of(run),
+        "spent": run_sentences.spent(run),
+        "facts": run_differences.facts_of(run),
     }
 
 

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .. import behaviour, tables, units
-from ..behaviour import Behaviour, ClaimSeen, Outcome, Row
-from ..matrix import by_block
-from ..records import Measurement
-from ..store import Run
+from ..analysis import dataframes, format_units
+from ..experiment.matrix import by_block
+from ..records import semantics
+from ..records.measurements import Measurement
+from ..records.run import Run
+from ..records.semantics import Behaviour, ClaimSeen, Outcome, Row
 
 METERS: Final[Mapping[str, str]] = {"memory": "peak_transient", "speed": "step_time"}
 """What bears on a claim about memory or speed."""
@@ -70,12 +71,12 @@ def section(
     combinations = _combinations(seen.table, errors)
     sights = [
         {
-            "state": behaviour.state_words((sight.grad, sight.inference)),
+            "state": semantics.state_words((sight.grad, sight.inference)),
             "input": sight.input,
             "words": [_short(outcome, errors) for _, outcome in sight.outcomes],
             "contexts": sight.contexts,
         }
-        for sight in behaviour.sights(seen.table)
+        for sight in semantics.sights(seen.table)
     ]
     bearings = {about: _bearings(runs, meter, figures or {}) for about, meter in METERS.items()}
     claims = [
@@ -88,7 +89,7 @@ def section(
         "when": seen.when,
         "recorded": seen.recorded,
         "differences": seen.differences,
-        "counts": {word: n for word, n in behaviour.counted(seen).items() if n},
+        "counts": {word: n for word, n in semantics.counted(seen).items() if n},
         "constructs": list(dict.fromkeys(step.construct for step in seen.transitions)),
         "moves": _moves(seen),
         "operations": operations,
@@ -107,16 +108,16 @@ def section(
 
 
 def _kind(verdict: str) -> str:
-    return {"holds": "holds", "fails": "fails", behaviour.RAISED: "fails"}.get(verdict, "between")
+    return {"holds": "holds", "fails": "fails", semantics.RAISED: "fails"}.get(verdict, "between")
 
 
 def _moves(seen: Behaviour) -> list[tuple[str, list[tuple[str, bool]]]]:
     """Return each state with where each construct leads from it, and whether that is elsewhere."""
     rows: dict[tuple[bool, bool], list[tuple[str, bool]]] = {}
     for step in seen.transitions:
-        leads = behaviour.state_words(step.after), step.after != step.before
+        leads = semantics.state_words(step.after), step.after != step.before
         rows.setdefault(step.before, []).append(leads)
-    return [(behaviour.state_words(state), leads) for state, leads in rows.items()]
+    return [(semantics.state_words(state), leads) for state, leads in rows.items()]
 
 
 def _short(outcome: Outcome, errors: dict[str, int]) -> str:
@@ -154,7 +155,7 @@ def _combinations(table: Sequence[Row], errors: dict[str, int]) -> list[Combinat
             ambient=str(ambient),
             outer=outer,
             inner=inner,
-            state=behaviour.state_words((rows[0].grad, rows[0].inference)),
+            state=semantics.state_words((rows[0].grad, rows[0].inference)),
             restored=all(row.restored and row.restored_after_error for row in rows),
             rows=tuple(
                 InputRow(
@@ -179,14 +180,14 @@ def _bearings(runs: Sequence[Run], meter: str, figures: Mapping[str, str]) -> li
         have = {o.cell: o for o in run.outcomes if isinstance(o, Measurement) and o.meter == meter}
         for block in by_block(run.started.cells):
             cell = block.cell
-            sides = have.get(tables.at(cell, WITH)), have.get(tables.at(cell, WITHOUT))
+            sides = have.get(dataframes.at(cell, WITH)), have.get(dataframes.at(cell, WITHOUT))
             if cell.workload != "inference" or sides[0] is None or sides[1] is None:
                 continue
-            change = tables.ratio(sides[0], sides[1])
+            change = dataframes.ratio(sides[0], sides[1])
             if change is not None:
                 words = f"{change.point:.3g} times"
                 if not change.exact:
-                    words += f" {units.interval(change.low, change.high)}"
+                    words += f" {format_units.interval(change.low, change.high)}"
                 bearing = Bearing(str(block), words, figures.get(meter, ""))
                 if change.point > found.get(block.family, (0.0, bearing))[0]:
                     found[block.family] = change.point, bearing

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from ..devices import nothing
-from ..meters import StepTime
-from ..plan import Plan
-from ..workloads import Step
+from ..experiment.plan import Plan
+from ..workloads.steps import Step
+from .meters import StepTime
 
 SHORT_STEP_NS: Final = 1_000_000  # below it the finer precision is asked for
 STEADY: Final = 0.05  # warm-up ends when each arm's times change by less

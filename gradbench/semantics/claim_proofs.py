@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from ..devices import Unreadable, find
-from ..saved import SavedTensors
+from ..memory.saved_tensors import SavedTensors
 from .listings import LISTINGS, Ran, run
 from .proof import Absent, Seen, bits, error_of, judge, leaf
 

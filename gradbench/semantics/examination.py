@@ -13,8 +13,8 @@ from typing import Final, Literal
 
 import torch
 
-from ..behaviour import NOT_RUN, RAISED, Behaviour, ClaimSeen, ListingSeen, PitfallSeen
-from ..runner.nursery import Died, JobError, Nursery
+from ..records.semantics import NOT_RUN, RAISED, Behaviour, ClaimSeen, ListingSeen, PitfallSeen
+from ..runner.fork_server import Died, JobError, Nursery
 from . import listings, table
 from .claims import CLAIMS
 from .listings import LISTINGS, Ran

@@ -9,7 +9,7 @@ from io import StringIO
 from textwrap import dedent
 from typing import Final
 
-from ..behaviour import ListingSeen
+from ..records.semantics import ListingSeen
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ..behaviour import NOT_RUN, Behaviour, PitfallSeen
+from ..records.semantics import NOT_RUN, Behaviour, PitfallSeen
 from .state import RULES, State, disagreements, enter
 
 FILE: Final = Path(__file__).with_name("recorded.json")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Final
 
-from ..behaviour import Outcome, Row
+from ..records.semantics import Outcome, Row
 
 BYTES: Final = 16
 """Of each input: four float32."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
-from ..behaviour import Outcome, Row, Transition
-from ..saved import SavedTensors
+from ..memory.saved_tensors import SavedTensors
+from ..records.semantics import Outcome, Row, Transition
 from .proof import bits, first_sentence, in_a_thread
 from .state import BYTES, INPUTS, OPERATIONS, combinations
 

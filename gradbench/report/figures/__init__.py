@@ -7,9 +7,9 @@ from typing import Final
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from ...analysis.run_view import View
 from ...errors import StoreError
-from ...store import Run
-from ...view import View
+from ...records.run import Run
 from .forest import forest as forest
 from .memory import modules as modules, peak_parts as peak_parts, timeline as timeline
 from .scaling import scaling as scaling

@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 
-from ... import units
-from ...estimates import Estimate
-from ...matrix import GRAD_MODES, Block, Cell
-from ...store import Run
-from ...verdicts import Verdict
-from ...view import MEMORY, TIME, View
+from ...analysis import format_units
+from ...analysis.run_view import MEMORY, TIME, View
+from ...experiment.matrix import GRAD_MODES, Block, Cell
+from ...records.run import Run
+from ...stats.estimates import Estimate
+from ...stats.verdicts import Verdict
 from .style import (
     LIGHT,
     MANY,
@@ -234,6 +234,6 @@ def _draw(axes: Axes, view: View, theme: Theme, marks: Sequence[Mark], reference
 
 def _words(mark: Mark, reference: str) -> str:
     change = mark.change
-    interval = " exactly" if change.exact else f" {units.interval(change.low, change.high)}"
+    interval = " exactly" if change.exact else f" {format_units.interval(change.low, change.high)}"
     verdict = f", {mark.verdict}" if mark.verdict else ""
-    return f"{mark.cell}: {units.factor(change.point)}{interval} of {reference}{verdict}"
+    return f"{mark.cell}: {format_units.factor(change.point)}{interval} of {reference}{verdict}"

@@ -11,11 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ... import units
-from ...matrix import GRAD_MODES, Block, Cell
-from ...records import PARTS, Breakdown
-from ...store import Run
-from ...view import MEMORY, View
+from ...analysis import format_units
+from ...analysis.run_view import MEMORY, View
+from ...experiment.matrix import GRAD_MODES, Block, Cell
+from ...records.measurements import PARTS, Breakdown
+from ...records.run import Run
 from .style import (
     COARSE,
     LIGHT,
@@ -125,7 +125,7 @@ def _bars(axes: Axes, view: View, theme: Theme, rows: Sequence[tuple[float, Cell
             left[cell] = end
             corners.append(_box(start, end, row, 0.36))
             cells.append(cell)
-            words.append(f"{cell}: {units.size(size)} {PART_WORDS[part]}")
+            words.append(f"{cell}: {format_units.size(size)} {PART_WORDS[part]}")
         axes.add_collection(
             PolyCollection(
                 corners,
@@ -141,10 +141,10 @@ def _bars(axes: Axes, view: View, theme: Theme, rows: Sequence[tuple[float, Cell
         scale = largest[cell.block]
         total = sum(parts_of(view, cell).values())
         reserved, predicted = (view.estimate(cell, m) for m in ("peak_reserved", "predicted_peak"))
-        said = units.size(total)
+        said = format_units.size(total)
         if reserved:
             outlines.append(_box(0, reserved.point / scale, row, 0.42))
-            said += f" of {units.size(reserved.point)}"
+            said += f" of {format_units.size(reserved.point)}"
         if predicted:
             ticks.append(
                 [(predicted.point / scale, row - 0.47), (predicted.point / scale, row + 0.47)]
@@ -257,7 +257,7 @@ def _step(axes: Axes, theme: Theme, breakdown: Breakdown, mode: str) -> None:
     for label in axes.get_xticklabels():
         label.set(ha="left", fontsize=7.5)
     axes.yaxis.set_major_locator(FixedLocator(_round_sizes(axes.get_ylim()[1])))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: units.size(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_units.size(value)))
     axes.set_title(mode, loc="right", color=theme.modes[mode], fontsize=8.5, pad=3)
 
 
@@ -313,7 +313,7 @@ def modules(run: Run | View, *, theme: Theme = LIGHT, most: int = FEW) -> Figure
             axes.set_title(f"{short(str(block), 44)}, {cell.grad_mode}", fontsize=9.5, x=-0.45)
             for row, size in enumerate(sizes):
                 axes.annotate(
-                    units.size(size),
+                    format_units.size(size),
                     (size, row),
                     (4, 0),
                     textcoords="offset points",

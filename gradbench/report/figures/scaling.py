@@ -7,11 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from ... import slopes, tables, units
-from ...matrix import GRAD_MODES, Block, Cell
-from ...records import Skipped
-from ...store import Run
-from ...view import TIME, View
+from ...analysis import dataframes, format_units
+from ...analysis.run_view import TIME, View
+from ...experiment.matrix import GRAD_MODES, Block, Cell
+from ...records.measurements import Skipped
+from ...records.run import Run
+from ...stats import linear_scaling
 from .style import (
     LIGHT,
     MARKERS,
@@ -81,16 +82,18 @@ def families(view: View) -> list[tuple[str, str, list[Cell]]]:
         if view.measurement(c, TIME) or view.measurement(c, PEAK) or out_of_memory(view, c)
     ]
     found = []
-    for knob in slopes.KNOBS:
+    for knob in linear_scaling.KNOBS:
         groups: dict[Block, list[Cell]] = {}
         for cell in known:
-            if slopes.value(cell, knob) is not None:
-                groups.setdefault(slopes.apart_from(cell, knob).block, []).append(cell)
+            if linear_scaling.value(cell, knob) is not None:
+                groups.setdefault(linear_scaling.apart_from(cell, knob).block, []).append(cell)
         for block, cells in groups.items():
-            if len({slopes.value(cell, knob) for cell in cells}) > 1:
+            if len({linear_scaling.value(cell, knob) for cell in cells}) > 1:
                 name = block.family if knob == "batch_size" else str(block)
                 found.append((name, knob, cells))
-    return sorted(found, key=lambda family: (list(slopes.KNOBS).index(family[1]), family[0]))
+    return sorted(
+        found, key=lambda family: (list(linear_scaling.KNOBS).index(family[1]), family[0])
+    )
 
 
 def out_of_memory(view: View, cell: Cell) -> bool:
@@ -105,7 +108,7 @@ def _curves(
     axes: Axes, view: View, theme: Theme, members: Sequence[Cell], *, meter: str, knob: str
 ) -> None:
     def at(cell: Cell) -> int:
-        return slopes.value(cell, knob) or 0
+        return linear_scaling.value(cell, knob) or 0
 
     if not any(_height(view, cell, meter) for cell in members):
         axes.set_axis_off()
@@ -144,7 +147,7 @@ def _curves(
     low, high = axes.get_ylim()
     if high / low < 3:  # room for a tick or two
         axes.set_ylim(low / 1.5, high * 1.5)
-    words = units.rate if meter == TIME else units.size
+    words = format_units.rate if meter == TIME else format_units.size
     if meter == TIME:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
     else:
@@ -158,6 +161,6 @@ def _curves(
 def _height(view: View, cell: Cell, meter: str) -> float:
     if meter == TIME:
         measured = view.measurement(cell, TIME)
-        return tables.throughput(measured).point if measured else 0.0
+        return dataframes.throughput(measured).point if measured else 0.0
     found = view.estimate(cell, meter)
     return found.point if found else 0.0

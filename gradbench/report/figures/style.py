@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from ... import units
-from ...matrix import GRAD_MODES, Cell
-from ...records import PARTS
-from ...view import View
+from ...analysis import format_units
+from ...analysis.run_view import View
+from ...experiment.matrix import GRAD_MODES, Cell
+from ...records.measurements import PARTS
 
 # What a peak is made of where no breakdown was read: two parts are known all the same.
 COARSE: Final = ("before", "added")
@@ -235,7 +235,7 @@ def ratio_axis(axes: Axes, low: float, high: float, *, most: int = 11) -> None:
     for value in sorted(inside, key=lambda v: abs(math.log(v))):
         if all(abs(math.log(value / other)) > room for other in kept):
             kept.append(value)
-    fixed(axes, sorted(kept), units.digits)
+    fixed(axes, sorted(kept), format_units.digits)
 
 
 def fraction_axis(axes: Axes, low: float, high: float) -> None:

@@ -5,10 +5,10 @@ from typing import Final
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ... import units
-from ...matrix import GRAD_MODES, Cell
-from ...store import Run
-from ...view import MEMORY, TIME, View
+from ...analysis import format_units
+from ...analysis.run_view import MEMORY, TIME, View
+from ...experiment.matrix import GRAD_MODES, Cell
+from ...records.run import Run
 from .style import (
     LIGHT,
     MARKERS,
@@ -62,8 +62,8 @@ def tradeoff(
             )
             for cell in cells:
                 time, memory = points[cell]
-                said = f"{cell}: {units.factor(time)} of {reference}'s time, "
-                said += f"{units.factor(memory)} of its memory"
+                said = f"{cell}: {format_units.factor(time)} of {reference}'s time, "
+                said += f"{format_units.factor(memory)} of its memory"
                 axes.scatter(
                     [time],
                     [memory],

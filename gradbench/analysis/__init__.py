@@ -1,0 +1,1 @@
+"""One run, looked at: frames, findings, sentences, units."""

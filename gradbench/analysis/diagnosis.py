@@ -1,0 +1,158 @@
+"""What may have spoilt a figure: thresholds, plain sentences, and what to do."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from ..records.measurements import Fact, Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing amiss: what was seen, and the remedy."""
+
+    name: str
+    sentence: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Symptom:
+    """A number read off a timed measurement, and when it is too large.
+
+    ``read`` returns the number, or None where the measurement does not hold it.
+    """
+
+    name: str
+    threshold: float
+    read: Callable[[Measurement], float | None]
+    sentence: str  # formatted with value and threshold
+    remedy: str
+
+
+def spread(measurement: Measurement) -> float:
+    """Return the 90th percentile of the rounds over their median."""
+    values = measurement.per_step()
+    return float(np.quantile(values, 0.9) / np.median(values))
+
+
+def drift(measurement: Measurement) -> float:
+    """Return how far the median of the last third of rounds is from that of the first, relative."""
+    values = measurement.per_step()
+    third = max(1, len(values) // 3)
+    return abs(float(np.median(values[-third:]) / np.median(values[:third])) - 1)
+
+
+def _note(name: str) -> Callable[[Measurement], float | None]:
+    def read(measurement: Measurement) -> float | None:
+        value = measurement.notes.get(name)
+        return float(value) if isinstance(value, int | float) else None
+
+    return read
+
+
+SYMPTOMS: Final = (
+    Symptom(
+        "other work",
+        0.5,
+        _note("others_busy_cores"),
+        "other processes kept {value:.1f} cores busy",
+        "stop other work, or measure where there is none",
+    ),
+    Symptom(
+        "steal",
+        0.02,
+        _note("steal"),
+        "the hypervisor took {value:.0%} of the machine's time for its other guests",
+        "measure at another hour or on a machine of your own; intervals are wider for it",
+    ),
+    Symptom(
+        "involuntary switches",
+        0.1,
+        _note("switches_per_batch"),
+        "{value:.0%} of the timed batches were preempted",
+        "stop other work, or keep a core free for gradbench",
+    ),
+    Symptom(
+        "page faults",
+        1.0,
+        _note("minor_faults_per_step"),
+        "a step took {value:.0f} page faults: it pays for memory that is new to it",
+        "expected with malloc=system; with pinned, warm up longer (warmup_s)",
+    ),
+    Symptom(
+        "spread",
+        1.5,
+        spread,
+        "a tenth of the rounds took {value:.1f} times the median or longer",
+        "read the interval, not single rounds; a quieter machine narrows it",
+    ),
+    Symptom(
+        "drift",
+        0.05,
+        drift,
+        "times moved by {value:.0%} from the first third of the rounds to the last",
+        "trust ratios, in which it cancels; do not compare these times with another run's",
+    ),
+    Symptom(
+        "throttling",
+        0.0,
+        _note("throttled_share"),
+        "the GPU lowered its clocks in {value:.0%} of the samples",
+        "lock the clocks with nvidia-smi -lgc, or let it cool",
+    ),
+)
+
+
+def diagnose(measurement: Measurement) -> list[Finding]:
+    """Return what may have spoilt a timed measurement, worst thresholds as in `SYMPTOMS`."""
+    if measurement.unit != "ns" or not measurement.values:
+        return []
+    found = []
+    for symptom in SYMPTOMS:
+        value = symptom.read(measurement)
+        if value is not None and value > symptom.threshold:
+            sentence = symptom.sentence.format(value=value)
+            found.append(Finding(symptom.name, sentence, symptom.remedy))
+    return found
+
+
+def before_a_run(facts: Mapping[str, Fact]) -> list[Finding]:
+    """Return what will spoil a run here, from `environment.capture` and `environment.watch`."""
+    found = []
+    busy = facts.get("others_busy_cores")
+    if isinstance(busy, int | float) and busy > 0.5:
+        sentence = f"other processes keep {busy:.1f} of {facts.get('cores')} cores busy"
+        found.append(Finding("other work", sentence, "stop it first, or expect wider intervals"))
+    governor = str(facts.get("cpu_governor", ""))
+    if governor in ("powersave", "ondemand", "conservative", "schedutil"):
+        found.append(
+            Finding(
+                "governor",
+                f"the CPU's governor is {governor}: its clock follows the work",
+                "cpupower frequency-set -g performance",
+            )
+        )
+    if facts.get("torch_debug") is True:
+        found.append(
+            Finding("debug build", "torch is a debug build", "install a release build of torch")
+        )
+    nice = facts.get("nice")
+    if isinstance(nice, int) and nice > 0:
+        found.append(
+            Finding(
+                "nice", f"this process has nice {nice}", "start it with nice 0: others go first"
+            )
+        )
+    steal = facts.get("steal")
+    if isinstance(steal, int | float) and steal > 0.02:
+        found.append(
+            Finding(
+                "steal",
+                f"the hypervisor takes {steal:.0%} of the time for its other guests",
+                "measure at another hour or on a machine of your own",
+            )
+        )
+    return found

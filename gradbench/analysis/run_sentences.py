@@ -1,0 +1,94 @@
+"""A run in sentences: what has no number and why, and where the time went."""
+
+from collections.abc import Iterator
+
+from ..records.measurements import Measurement, Skipped
+from ..records.run import Run
+from .diagnosis import diagnose
+
+
+def reasons(run: Run) -> Iterator[str]:
+    """Yield each reason for a missing number once, with the cells it holds for."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for outcome in run.outcomes:
+        if isinstance(outcome, Skipped) and outcome.cause != "unreadable":
+            cells = grouped.setdefault((outcome.cause, outcome.reason), [])
+            if str(outcome.cell) not in cells:
+                cells.append(str(outcome.cell))
+    for (cause, reason), cells in grouped.items():
+        many = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
+        yield f"{cause.replace('_', ' ')}: {', '.join(cells[:3])}{many}: {reason}"
+
+
+def findings(run: Run) -> list[str]:
+    """Return what may have spoilt timed figures, each once, with the blocks it was seen in."""
+    seen: dict[tuple[str, str], dict[str, str]] = {}
+    for outcome in run.outcomes:
+        if isinstance(outcome, Measurement) and outcome.meter == "step_time":
+            for finding in diagnose(outcome):
+                blocks = seen.setdefault((finding.name, finding.remedy), {})
+                blocks.setdefault(str(outcome.cell.block), finding.sentence)
+    lines = []
+    for (name, remedy), blocks in seen.items():
+        (block, sentence), *more = blocks.items()
+        rest = (
+            f" and {len(more)} more blocks"
+            if len(more) > 1
+            else " and 1 more block"
+            if more
+            else ""
+        )
+        lines.append(f"{name}: {sentence} in {block}{rest}; {remedy}")
+    return lines
+
+
+def foretold(run: Run) -> str:
+    """Return in a sentence how far predicted peaks are from measured ones, "" without any."""
+    peaks = {
+        meter: {
+            outcome.cell: outcome.values[0]
+            for outcome in run.outcomes
+            if isinstance(outcome, Measurement) and outcome.meter == meter
+        }
+        for meter in ("predicted_peak", "peak_allocated")
+    }
+    measured = peaks["peak_allocated"]
+    off = {
+        cell: nbytes / measured[cell] - 1
+        for cell, nbytes in peaks["predicted_peak"].items()
+        if measured.get(cell)
+    }
+    if not off:
+        return ""
+    exact = sum(error == 0 for error in off.values())
+    worst = max(off, key=lambda cell: abs(off[cell]))
+    told = f"peaks foretold from fake tensors: {exact} of {len(off)} to the byte"
+    return told if exact == len(off) else f"{told}, the worst off by {off[worst]:+.2%} ({worst})"
+
+
+def leaks(run: Run) -> list[str]:
+    """Return a sentence for every cell whose step leaves something behind, each time or once."""
+    found = []
+    for outcome in run.outcomes:
+        if not isinstance(outcome, Measurement) or outcome.meter != "leaked":
+            continue
+        if outcome.values[0]:
+            who = outcome.notes.get("kept", "nobody was seen to make them")
+            found.append(
+                f"leak: {outcome.cell} leaves {outcome.values[0]:,} B behind each step: {who}"
+            )
+        elif left := outcome.notes.get("left_for_later_cells"):
+            found.append(f"leak: {outcome.cell} leaves {left:,} B behind for later cells, once")
+    return found
+
+
+def spent(run: Run) -> str:
+    """Return in a sentence where the wall time went."""
+    if run.ended is None:
+        return "the run did not come to its end"
+    seconds = run.ended.seconds
+    total = sum(seconds.values())
+    parts = ", ".join(f"{phase} {value:.1f} s" for phase, value in seconds.items())
+    own = seconds.get("harness", 0.0) + seconds.get("process starts", 0.0)
+    share = own / total if total else 0.0
+    return f"{total:.1f} s: {parts}; the harness's own share {share:.0%}, process starts included"

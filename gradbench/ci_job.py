@@ -1,0 +1,206 @@
+"""A CI job: which commands it runs, what it makes of their statuses, what it leaves behind.
+
+Each part is a process of its own, so that what judges never holds what measured, and a part that
+dies takes nothing with it.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from . import exports
+from .errors import StoreError, UnknownName
+from .exports import Verdicts, annotations, junit, markdown
+from .exports.annotations import Annotation
+from .exports.source_locations import Locate
+from .records.run import Run
+from .store.jsonl import Store
+
+FAIL_ON: Final = ("regression", "inconclusive", "never")
+OK, REGRESSION, USAGE, INCONCLUSIVE, NO_BASELINE, NOTHING_MEASURED = range(6)
+GRAVITY: Final = (OK, INCONCLUSIVE, NO_BASELINE, NOTHING_MEASURED, REGRESSION, USAGE)
+"""Statuses of ``gate`` and ``compare``, lightest first; any other is graver than all."""
+WORDS: Final[Mapping[int, str]] = {
+    OK: "no regression",
+    REGRESSION: "a regression",
+    USAGE: "a mistake in what was asked",
+    INCONCLUSIVE: "something is inconclusive",
+    NO_BASELINE: "no comparable baseline",
+    NOTHING_MEASURED: "nothing was measured",
+}
+RESULTS: Final = "results"
+"""Where, in a job's folder, its run is: away from runs of other jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One command of a job; ``verdicts`` names the file that keeps what it prints."""
+
+    name: str
+    arguments: tuple[str, ...]
+    verdicts: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a part came to its end: its exit status, and what it printed to stdout."""
+
+    status: int
+    output: str
+
+
+Call = Callable[[Part], Ended]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a job came to: a status by part, and the files it left."""
+
+    statuses: Mapping[str, int]
+    summary: Path
+    annotations: Path
+    junit: Path
+
+    @property
+    def status(self) -> int:
+        """The gravest of the parts' statuses."""
+        return gravest(self.statuses.values())
+
+    def exit_status(self, fail_on: str) -> int:
+        """Return what the job exits with: ``never`` forgives all but mistakes and deaths."""
+        forgiven = {
+            "never": (INCONCLUSIVE, NO_BASELINE, NOTHING_MEASURED, REGRESSION),
+            "regression": (INCONCLUSIVE,),
+        }
+        return OK if self.status in forgiven.get(fail_on, ()) else self.status
+
+    @property
+    def words(self) -> str:
+        """Each part's status in words."""
+        return "; ".join(f"{name}: {in_words(name, s)}" for name, s in self.statuses.items())
+
+
+def in_words(name: str, status: int) -> str:
+    """Return what the status of a part of that name means."""
+    if status == OK:
+        return "done" if name == "run" else WORDS[OK]
+    return WORDS.get(status, f"died with status {status}")
+
+
+def gravest(statuses: Iterable[int]) -> int:
+    """Return the gravest status; 0 of none."""
+    return max(
+        statuses,
+        key=lambda status: GRAVITY.index(status) if status in GRAVITY else len(GRAVITY),
+        default=OK,
+    )
+
+
+def parts(
+    what: Sequence[str],
+    *,
+    folder: Path,
+    base: str | None = None,
+    baselines: Sequence[str] = (),
+    fail_on: str = FAIL_ON[0],
+) -> list[Part]:
+    """Return the commands of a job; ``what`` are the options that choose cells.
+
+    ``base`` is a revision to compare with side by side, ``baselines`` are runs to gate against.
+    Raise `UnknownName` for a ``fail_on`` that is none.
+    """
+    if fail_on not in FAIL_ON:
+        raise UnknownName("fail-on", fail_on, FAIL_ON)
+    results = ("--results", str(folder / RESULTS))
+    strict = ("--strict",) if fail_on == "inconclusive" else ()
+    wanted = [Part("run", ("run", *what, *results, "--reports", str(folder)))]
+    if baselines:
+        against = [argument for baseline in baselines for argument in ("--baseline", baseline)]
+        told = ("gate", *against, "latest", *results, "--json", *strict)
+        wanted.append(Part("gate", told, "gate.json"))
+    if base is not None:
+        told = ("compare", "--base", base, *what, "--json", *strict)
+        wanted.append(Part("compare", told, "compare.json"))
+    return wanted
+
+
+def perform(
+    wanted: Sequence[Part],
+    *,
+    folder: Path,
+    call: Call,
+    locator: Callable[[Sequence[Run]], Locate],
+) -> Job:
+    """Run the parts, keep their verdicts, and write summary, annotations and JUnit XML.
+
+    The gate has nothing to judge where the run before it failed: then it is left out.
+    """
+    _fresh(folder)
+    statuses: dict[str, int] = {}
+    verdicts = []
+    for part in wanted:
+        if part.name == "gate" and statuses.get("run", OK) != OK:
+            continue
+        ended = call(part)
+        statuses[part.name] = ended.status
+        if part.verdicts and _is_json(ended.output):
+            verdicts.append(folder / part.verdicts)
+            _write(verdicts[-1], ended.output)
+    runs, _ = Store(folder / RESULTS).load_all()  # of a run that was cut short, what there is
+    told = exports.read_verdicts(verdicts) if verdicts else None
+    return _tell(statuses, told, runs, folder=folder, locate=locator(runs))
+
+
+def _tell(
+    statuses: Mapping[str, int],
+    told: Verdicts | None,
+    runs: Sequence[Run],
+    *,
+    folder: Path,
+    locate: Locate,
+) -> Job:
+    job = Job(statuses, *(folder / file for file in (markdown.FILE, annotations.FILE, junit.FILE)))
+    heading = f"{markdown.escaped(job.words)}\n\n"
+    room = markdown.LIMIT - len(heading.encode())
+    _write(job.summary, heading + markdown.summary(runs, verdicts=told, limit=room))
+    found = [
+        Annotation("error", f"gradbench {name}", in_words(name, status))
+        for name, status in statuses.items()
+        if status not in (OK, REGRESSION, INCONCLUSIVE)
+    ]
+    found += annotations.of_verdicts(told.rows, locate=locate) if told else []
+    found += [each for run in runs for each in annotations.of_run(run, locate=locate)]
+    _write(job.annotations, annotations.text(found))
+    if told is not None:
+        _write(job.junit, junit.judged(told.rows, locate=locate))
+    elif any(run.outcomes for run in runs):
+        _write(job.junit, junit.export(runs, locate=locate).files[junit.FILE])
+    return job
+
+
+def _fresh(folder: Path) -> None:
+    """Refuse a folder that holds a run: whose it is could not be told afterwards."""
+    if any((folder / RESULTS).glob("*")):
+        raise StoreError(
+            f"{str(folder)!r} holds the run of another job: choose another with -o, or remove it"
+        )
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {str(path)!r}: {error.strerror}; choose another folder with -o"
+        ) from error

@@ -1,0 +1,110 @@
+"""One live process of a version, and what it answers."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from ..errors import Impossible
+from ..runner.fork_server import settings
+from . import worker
+from .checkouts import Version
+
+
+class Failed(Exception):
+    """A side that cannot go on with a cell: which, and its own words."""
+
+    def __init__(self, side_name: str, why: str) -> None:
+        self.side, self.why = side_name, why
+        super().__init__(why)
+
+
+class Lost(Failed):
+    """A side whose process is gone or does not answer."""
+
+
+class Side:
+    """One live process of a version; use it as a context manager."""
+
+    def __init__(
+        self, version: Version, *, training: bool, limit_s: float, luck: Mapping[str, str]
+    ) -> None:
+        self.version = version
+        ours, theirs = socket.socketpair()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 # closed with the process
+        path = [*map(str, version.paths), *filter(None, [os.environ.get("PYTHONPATH")])]
+        try:
+            self._process = subprocess.Popen(
+                [
+                    version.python,
+                    "-P",
+                    worker.__file__,
+                    str(theirs.fileno()),
+                    "training" if training else "inference",
+                ],
+                env={
+                    **os.environ,
+                    **settings("time"),
+                    **luck,
+                    "PYTHONPATH": os.pathsep.join(path),
+                },
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Impossible(f"cannot run {version.python!r}: {error.strerror}") from error
+        theirs.close()
+        self._line = worker.Line(ours.detach(), timeout_s=limit_s)
+
+    def ask(self, **message: Any) -> dict[str, Any]:
+        """Send a message and return the answer; raise `Failed` or `Lost`."""
+        try:
+            self._line.send(**message)
+        except OSError as error:
+            raise self._lost(self._last_words()) from error
+        return self.hear()
+
+    def hear(self) -> dict[str, Any]:
+        """Return the next answer; raise `Failed` or `Lost`."""
+        try:
+            answer = self._line.receive()
+        except TimeoutError as error:
+            raise self._lost("gave no answer within its time limit") from error
+        except (OSError, ValueError) as error:
+            raise self._lost(self._last_words()) from error
+        if answer is None:
+            raise self._lost(self._last_words())
+        if "failed" in answer:
+            raise Failed(self.version.name, answer["failed"])
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._line.close()
+        self._log.close()
+
+    def _lost(self, why: str) -> Lost:
+        return Lost(self.version.name, why)
+
+    def _last_words(self) -> str:
+        lines = os.pread(self._log.fileno(), 65536, 0).decode(errors="replace").splitlines()
+        told = [line.strip() for line in lines if line.strip() and not line.startswith("USDT:")]
+        return told[-1] if told else "its process ended without a word"

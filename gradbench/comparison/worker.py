@@ -1,0 +1,178 @@
+"""One side of a comparison between versions: a script that steps cells and times them as told.
+
+It runs in a fresh process of either side, with that side's interpreter and import path, and speaks
+JSON lines through a socket that it inherits. It is the candidate's script on both sides; of
+gradbench it uses what the path has, and only the names in ``comparison.entry``. For each cell it
+forks, so that no cell inherits another's heap, and a crash is the end of that cell alone.
+"""
+
+import gc
+import itertools
+import json
+import os
+import platform
+import signal
+import socket
+import sys
+import time
+from typing import Any, Final
+
+WARM_STEPS: Final = 3
+
+
+class Line:
+    """A socket that carries one JSON value a line, question and answer in turn."""
+
+    def __init__(self, descriptor: int, *, timeout_s: float | None = None) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._socket.settimeout(timeout_s)
+        self._lines = self._socket.makefile("rb")
+
+    def send(self, **message: Any) -> None:
+        """Send one message."""
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self) -> dict[str, Any] | None:
+        """Return the next message, or None when the other side is gone."""
+        line = self._lines.readline()
+        return json.loads(line) if line else None
+
+    def close(self) -> None:
+        """Close it, by which the other side knows that nothing more will be asked."""
+        self._lines.close()
+        self._socket.close()
+
+
+def main(descriptor: int, *, training: bool) -> None:
+    """Say what was imported, then take cells until the other side closes."""
+    line = Line(descriptor)
+    import torch
+
+    torch.set_num_threads(1)  # what a user's module does on import must leave no threads behind
+    try:
+        from . import entry  # loaded once, for all forks
+
+        if training:  # the first optimizer loads as much again as torch itself
+            torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    except Exception as error:  # noqa: BLE001 # the other side says it in one line
+        line.send(failed=words(error))
+        return
+    line.send(torch=torch.__version__, python=platform.python_version(), gradbench=entry.__file__)
+    while (asked := line.receive()) is not None:
+        if "import" in asked:
+            line.send(**imported(asked["import"]))
+        elif asked["fork"]:
+            in_a_fork(line, asked)
+        else:
+            answer(line, asked)
+
+
+def imported(path: str) -> dict[str, Any]:
+    """Import a user's factory; return the file that its module came from, or why it cannot be."""
+    from .entry import resolve
+
+    try:
+        resolve(path)
+        return {"file": getattr(sys.modules[path.partition(":")[0]], "__file__", None) or ""}
+    except Exception as error:  # noqa: BLE001 # a user's module may raise anything
+        return {"failed": str(error)}
+
+
+def in_a_fork(line: Line, asked: dict[str, Any]) -> None:
+    """Answer from a child; if it dies, say so in its stead."""
+    gc.collect()
+    gc.freeze()
+    child = os.fork()
+    if child == 0:
+        answer(line, asked)
+        sys.stderr.flush()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        line.send(failed=f"the process was killed by {signal.Signals(-code).name}")
+    elif code > 0:
+        line.send(failed=f"the process ended with exit status {code}")
+
+
+def answer(line: Line, asked: dict[str, Any]) -> None:
+    """Take a cell's turns; whatever the model raises is the answer to what was asked last."""
+    try:
+        turns(line, asked)
+    except BaseException as error:  # noqa: BLE001 # a model may even exit: it is the outcome
+        line.send(failed=words(error))
+
+
+def turns(line: Line, asked: dict[str, Any]) -> None:
+    """Prepare a cell, say how long its step takes, then time slices of batches as told."""
+    arm, subject, device, typical_ns = prepare(asked)
+    line.send(typical_ns=typical_ns)
+    gc.disable()
+    while (told := line.receive()) is not None and "stop" not in told:
+        if "saved" in told:
+            line.send(saved=saved_bytes(arm, subject))
+        else:
+            line.send(ns=slice_ns(arm, device, told["iterations"], told["batches"]))
+    gc.enable()
+    line.send(stopped=True)
+
+
+def prepare(asked: dict[str, Any]) -> tuple[Any, Any, Any, float]:
+    """Build the cell's step and warm it up; return arm, subject, device and a step's ns."""
+    from .entry import MODELS, Cell, build, from_path, make_arm, settle
+
+    cell = Cell(**asked["cell"])
+    own = asked["shape"] is not None
+    model = from_path(cell.model, shape=asked["shape"]) if own else MODELS[cell.model]
+    device = settle(cell)
+    subject = build(cell, model, seed=asked["seed"])
+    arm = make_arm(cell, subject)
+    times: list[int] = []
+    end_ns = time.perf_counter_ns() + int(asked["warm_up_s"] * 1e9)
+    with arm.held():
+        while len(times) < WARM_STEPS or time.perf_counter_ns() < end_ns:
+            start_ns = time.perf_counter_ns()
+            arm.step()
+            device.synchronize()
+            times.append(time.perf_counter_ns() - start_ns)
+    return arm, subject, device, float(sorted(times[len(times) // 2 :])[len(times) // 4])
+
+
+def slice_ns(arm: Any, device: Any, iterations: int, batches: int) -> list[int]:
+    """Return the ns of batches of steps, one after the other, after one step that is not timed."""
+    found = []
+    clock_ns, synchronize, step = time.perf_counter_ns, device.synchronize, arm.step
+    with arm.held():
+        step()
+        for _ in range(batches):
+            repeats = itertools.repeat(None, iterations)
+            synchronize()
+            start_ns = clock_ns()
+            for _ in repeats:
+                step()
+            synchronize()
+            found.append(clock_ns() - start_ns)
+    return found
+
+
+def saved_bytes(arm: Any, subject: Any) -> int | None:
+    """Return the bytes that a step saves for backward, or None where that cannot be read."""
+    from .entry import SavedTensors
+
+    recorder = SavedTensors(apart=subject.resident())
+    try:
+        with arm.held(), recorder:
+            arm.step()
+        return recorder.nbytes
+    except Exception:  # noqa: BLE001 # hooks meet any code: without a number there is no verdict
+        return None
+
+
+def words(error: BaseException) -> str:
+    """Return an error in one line."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), training=sys.argv[2] == "training")

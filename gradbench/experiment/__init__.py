@@ -1,0 +1,1 @@
+"""What to measure: the matrix of axes, its plan, presets and files."""

@@ -1,0 +1,41 @@
+"""How hard to measure: budgets, precision and limits, apart from what is measured."""
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+from ..errors import Impossible
+
+PROTOCOL: Final = 1
+"""Version of the way of measuring; results of different protocols are never compared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Stop a block's timing on precision or on budget, never on significance.
+
+    Precision is the relative half-width of the 95 % interval of every mode's ratio to the
+    block's first mode: ``precision_short`` for steps under 1 ms, ``precision_long`` above.
+    """
+
+    budget_s: float = 5.0  # timing of one block, all modes together
+    precision_short: float = 0.0025
+    precision_long: float = 0.005
+    min_rounds: int = 12
+    max_rounds: int = 4000
+    warmup_s: float = 0.2  # at least; warm-up ends when times are steady or at five times this
+    limit_s: float = 300.0  # wall clock of one process, then it is killed and its cells skipped
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise Impossible(f"{field.name} must be a number, not {value!r}")
+            if field.name != "seed" and not value > 0:
+                raise Impossible(f"{field.name} must be above 0, not {value!r}")
+            if field.type is int and not isinstance(value, int):
+                raise Impossible(f"{field.name} must be a whole number, not {value!r}")
+        if self.min_rounds > self.max_rounds:
+            raise Impossible(
+                f"min_rounds {self.min_rounds} exceeds max_rounds {self.max_rounds}: lower one"
+            )

@@ -1,0 +1,43 @@
+"""A matrix split over several machines: which blocks each of them measures."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..errors import Impossible
+from .matrix import Cell, by_block
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Part ``index`` of ``count``, counted from 1; its text is ``2/3``."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def take(self, cells: Iterable[Cell]) -> list[Cell]:
+        """Return the cells of this shard: every ``count``-th block, whole.
+
+        Which they are depends on the cells and their order alone, so the shards of one matrix
+        share no block, miss none, and differ by one block at most. Raise `Impossible` where there
+        are fewer blocks than shards.
+        """
+        blocks = list(by_block(cells).values())
+        if len(blocks) < self.count:
+            many = f"{len(blocks)} block{'s' * (len(blocks) != 1)}"
+            raise Impossible(
+                f"{self.count} shards for {many}: a block is measured in one piece, so take "
+                f"{max(1, len(blocks))} at most"
+            )
+        return [cell for members in blocks[self.index - 1 :: self.count] for cell in members]
+
+
+def parse(text: str) -> Shard:
+    """Return ``2/3`` as a shard; raise `Impossible` for anything else."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise Impossible(f"shard {text!r} is not like 2/3: the second of three")
+    return Shard(int(found[1]), int(found[2]))

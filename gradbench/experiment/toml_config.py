@@ -1,0 +1,198 @@
+"""What to measure, as a user says it: a preset or a TOML file, narrowed or widened by axis."""
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import BadConfig, GradbenchError, Impossible, UnknownName
+from .matrix import AXIS_OF, Cell, Matrix, select
+from .plan import Plan
+from .presets import PRESETS, Experiment
+
+NUMBERS: Final = ("batch_size", "threads")
+"""Axes whose values are whole numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The cells to measure and how hard; ``source`` is the TOML file they came from, if any."""
+
+    cells: tuple[Cell, ...]
+    plan: Plan
+    source: Path | None = None
+
+
+def choose(
+    *,
+    preset: str = "quick",
+    file: Path | None = None,
+    selections: Mapping[str, Sequence[str]] | None = None,
+    plan: Mapping[str, Any] | None = None,
+) -> Choice:
+    """Return what a preset, or a file instead of one, and options on top of it ask for.
+
+    ``selections`` maps an axis to the values given for it (see `select`), ``plan`` a field of
+    `Plan` to its value. Raise a `GradbenchError` for whatever cannot be.
+    """
+    if file is None and preset not in PRESETS:
+        raise UnknownName("preset", preset, PRESETS)
+    experiment = read(file) if file is not None else PRESETS[preset]
+    cells = list(experiment)
+    for axis, texts in (selections or {}).items():
+        values = [number(axis, text) if axis in NUMBERS else text for text in texts]
+        if values:
+            cells = select(cells, axis, values)
+    if not cells:
+        raise Impossible("these options leave no cell to measure")
+    return Choice(tuple(cells), replace(experiment.plan, **(plan or {})), file)
+
+
+def number(axis: str, text: str) -> int:
+    """Return a whole number given as text; raise `Impossible` otherwise."""
+    if not text.isdecimal() or int(text) < 1:
+        raise Impossible(f"{axis.replace('_', '-')} must be a whole number from 1 up, not {text!r}")
+    return int(text)
+
+
+def parse_input(text: str) -> tuple[int, ...]:
+    """Return ``8,3,224,224`` as numbers: the batch size, then the shape of one sample."""
+    sizes = tuple(number("input", part.strip()) for part in text.split(","))
+    if len(sizes) < 2:
+        raise Impossible(f"input {text!r} needs a batch size and a shape: 8,3,224,224")
+    return sizes
+
+
+def read(path: Path) -> Experiment:
+    """Return the experiment that a TOML file describes; raise `BadConfig` with file and line."""
+    try:
+        text = path.read_text("utf-8")
+        tree = tomllib.loads(text)
+    except OSError as error:
+        raise BadConfig(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadConfig(f"{path}: not UTF-8 text ({error.reason})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadConfig(f"{path}: {error}") from error
+    known = {"about", "matrix", "plan"}
+    for key in tree:
+        if key not in known:
+            raise BadConfig(at(path, text, key, header="") + no_key(key, known))
+    tables = tree.get("matrix", [])
+    if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
+        raise BadConfig(f"{path}: no [[matrix]] table: it needs at least one")
+    matrices = tuple(_matrix(path, text, index, table) for index, table in enumerate(tables))
+    return Experiment(
+        about=str(tree.get("about", path.stem)),
+        matrices=matrices,
+        plan=_plan(path, text, tree.get("plan", {})),
+    )
+
+
+def locate(path: Path, error: UnknownName) -> str:
+    """Return ``file, line N, key: `` for a name that a catalogue did not know, or ''."""
+    text = path.read_text("utf-8")
+    key = error.axis
+    for number_, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith("#"):
+            continue
+        if "=" in line:
+            key = line.partition("=")[0].strip()
+        if f'"{error.name}"' in line or f"'{error.name}'" in line:
+            return f"{path}, line {number_}, {key}: "
+    return ""
+
+
+def places(path: Path, cells: Iterable[Cell]) -> dict[str, str]:
+    """Return cell -> ``file:line`` of the ``models`` of the table in the file that has it.
+
+    A cell that options made of others goes to the first table with its model, or has no place.
+    """
+    matrices = read(path).matrices
+    lines = _lines_of_models(path.read_text("utf-8"))
+    if len(lines) != len(matrices):
+        return {}  # written in another of TOML's ways: better no line than a wrong one
+    exact = {cell: line for matrix, line in zip(matrices, lines, strict=True) for cell in matrix}
+    by_model: dict[str, int] = {}
+    for matrix, line in zip(matrices, lines, strict=True):
+        for model in matrix.models:
+            by_model.setdefault(model, line)
+    found = {cell: exact.get(cell) or by_model.get(cell.model) for cell in cells}
+    return {str(cell): f"{path.as_posix()}:{line}" for cell, line in found.items() if line}
+
+
+def _lines_of_models(text: str) -> list[int]:
+    """Return for each ``[[matrix]]`` the line of its ``models``, or else of its header."""
+    lines: list[int] = []
+    inside = False
+    for number_, line in enumerate(text.splitlines(), 1):
+        if re.match(r"\s*\[", line):
+            inside = bool(re.match(r"\s*\[\[\s*matrix\s*\]\]", line))
+            lines += [number_] if inside else []
+        elif inside and re.match(r"""\s*["']?models["']?\s*=""", line):
+            lines[-1] = number_
+    return lines
+
+
+def _matrix(path: Path, text: str, index: int, table: Mapping[str, Any]) -> Matrix:
+    for key, value in table.items():
+        where = at(path, text, key, header="[[matrix]]", table=index)
+        if key not in AXIS_OF:
+            raise BadConfig(where + no_key(key, AXIS_OF))
+        try:  # one axis at a time, so that the complaint can name its line
+            Matrix(**{"models": ["any"], key: value})
+        except GradbenchError as error:
+            raise BadConfig(f"{where}{error}") from error
+    if "models" not in table:
+        raise BadConfig(f"{path}: [[matrix]] number {index + 1} names no models")
+    return Matrix(**table)
+
+
+def _plan(path: Path, text: str, table: object) -> Plan:
+    if not isinstance(table, dict):
+        raise BadConfig(
+            f"{at(path, text, 'plan', header='')}a [plan] table is needed, not {table!r}"
+        )
+    known = [field.name for field in fields(Plan)]
+    for key, value in table.items():
+        where = at(path, text, key, header="[plan]")
+        if key not in known:
+            raise BadConfig(where + no_key(key, known))
+        try:
+            Plan(**{key: value})
+        except GradbenchError as error:
+            raise BadConfig(f"{where}{error}") from error
+    return Plan(**table)
+
+
+def at(path: Path, text: str, key: str, *, header: str, table: int = 0) -> str:
+    """Return ``file, line N, key: `` for a key of the table of that header and index.
+
+    A key at the top has the header ``""``, and may be a table's header itself.
+    """
+    here, seen = "", -1
+    pattern = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*=""")
+    for line_number, line in enumerate(text.splitlines(), 1):
+        where = f"{path}, line {line_number}, {key}: "
+        found = re.match(r"""\s*(\[\[?)\s*([\w.'"/-]+)\s*(\]\]?)\s*(#.*)?$""", line)
+        if found:
+            name = re.sub(r"""["']""", "", found[2])
+            here = f"{found[1]}{name}{found[3]}"
+            seen += here == header
+            if not header and name == key:
+                return where
+        elif here == header and (not header or seen == table) and pattern.match(line):
+            return where
+    return f"{path}, {key}: "
+
+
+def no_key(key: str, known: Iterable[str]) -> str:
+    """Return the complaint about a key that a table does not have."""
+    known = sorted(known)
+    close = get_close_matches(key, known, n=1)
+    return (
+        f"no such key: did you mean {close[0]!r}?" if close else f"no such key: {', '.join(known)}"
+    )

@@ -1,0 +1,1 @@
+"""Two runs, judged: the verdict on every figure, and the exit status."""

@@ -1,0 +1,435 @@
+"""Runs held against a baseline: a verdict for every cell and figure, and an exit status.
+
+Three kinds of figure, three ways to judge. What repeats (bytes) is judged as it is. What is noisy
+(times, and the ratios of two modes within a run) is judged by tests whose p-values are adjusted
+for how many of them the table holds. What was read under other circumstances is not judged, and
+the reason is said.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from ..experiment.matrix import Block, Cell
+from ..records.measurements import Cause, Measurement, Outcome, Skipped
+from ..records.run import Run
+from ..stats import estimates
+from ..stats.estimates import SYSTEMATIC, Estimate, Floats
+from ..stats.log_t_test import mean_log, t_below, t_quantile
+from ..stats.verdicts import Verdict
+from ..store.comparability import Kind, difference
+from . import rules
+from .decision import Decision, Unjudged, Why
+from .judgements import Judgement
+from .rules import Rule, Rules
+
+FAILURES: Final[tuple[Cause, ...]] = (
+    "cannot_train",
+    "out_of_memory",
+    "crashed",
+    "timed_out",
+    "failed",
+)
+"""Causes that the measured code answers for; for the others the machine does, or the axes."""
+
+CONFIDENCE: Final = 0.95  # of the intervals that are shown
+LOW: Final = 0.1  # the quantile of a run's rounds that stands for it: noise only ever adds time
+LATENCIES: Final = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p99": 0.99}
+CLOCKS: Final = ("step_time", "host_time", "device_time")
+"""Meters whose ratio between two modes of a run is judged as well."""
+
+MANY: Final = 10  # modules that a breakdown names at most
+
+
+def decide(
+    baselines: Sequence[Run], candidates: Sequence[Run], *, by: Rules | None = None
+) -> Decision:
+    """Hold the candidates against the baselines, figure by figure.
+
+    Several runs of a side are one sample of its noisy figures. Of a figure that repeats, the
+    newest baseline that it may be compared with counts, and the worst of the candidates.
+    """
+    return _Gate(_Side(baselines), _Side(candidates), by or Rules()).decide()
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What one run has for one cell and meter."""
+
+    run: Run
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Number:
+    """A reading that is a number."""
+
+    run: Run
+    measured: Measurement
+
+
+class _Side:
+    """The runs of one side, oldest first, by cell and meter."""
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self.runs = sorted(runs, key=lambda run: run.started.started)
+        self.readings: dict[tuple[Cell, str], list[_Reading]] = {}
+        for run in self.runs:
+            for outcome in run.outcomes:
+                key = (outcome.cell, outcome.meter)
+                self.readings.setdefault(key, []).append(_Reading(run, outcome))
+
+    def numbers(self, cell: Cell, meter: str) -> list[_Number]:
+        return [
+            _Number(reading.run, reading.outcome)
+            for reading in self.readings.get((cell, meter), ())
+            if isinstance(reading.outcome, Measurement)
+        ]
+
+    def reasons(self, cell: Cell, meter: str) -> list[Skipped]:
+        found = (reading.outcome for reading in self.readings.get((cell, meter), ()))
+        return [outcome for outcome in found if isinstance(outcome, Skipped)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Test:
+    """A noisy figure with its change, not yet judged: that takes all tests of the table."""
+
+    cell: Cell
+    meter: str
+    unit: str
+    baseline: float
+    candidate: float
+    change: Estimate
+    p_value: float  # of the change being no larger than what equal arms show
+    rule: Rule
+
+
+class _Gate:
+    """One table in the making."""
+
+    def __init__(self, before: _Side, now: _Side, by: Rules) -> None:
+        self._before, self._now, self._by = before, now, by
+        self._differences: dict[tuple[int, int, Kind, str], str] = {}
+        self._floors: dict[tuple[int, Block], float] = {}
+
+    def decide(self) -> Decision:
+        judged: list[Judgement] = []
+        tests: list[_Test] = []
+        unjudged: list[Unjudged] = []
+        keys = dict.fromkeys([*self._now.readings, *self._before.readings])
+        for cell, meter in keys:
+            for found in self._figure(cell, meter):
+                match found:
+                    case Judgement():
+                        judged.append(found)
+                    case _Test():
+                        tests.append(found)
+                    case Unjudged():
+                        unjudged.append(found)
+        judged += settle(tests, self._by)
+        order = {cell: number for number, cell in enumerate(dict.fromkeys(c for c, _ in keys))}
+        return Decision(
+            judgements=tuple(sorted(judged, key=lambda judgement: order[judgement.cell])),
+            unjudged=tuple(unjudged),
+            measured=sum(bool(self._now.numbers(*key)) for key in self._now.readings),
+        )
+
+    def _figure(self, cell: Cell, meter: str) -> Iterator[Judgement | _Test | Unjudged]:
+        theirs, ours = self._before.numbers(cell, meter), self._now.numbers(cell, meter)
+        if not theirs or not ours:
+            if self._by.rule(cell, meter, rules.EXACT).judge:
+                yield self._without_numbers(cell, meter, theirs, ours)
+            return
+        yield from self._with_numbers(cell, meter, theirs, ours)
+        if meter in CLOCKS:
+            yield from self._ratio(cell, meter)
+
+    def _without_numbers(
+        self, cell: Cell, meter: str, theirs: Sequence[_Number], ours: Sequence[_Number]
+    ) -> Judgement | Unjudged:
+        before, now = self._before.reasons(cell, meter), self._now.reasons(cell, meter)
+        if theirs and now and now[-1].cause in FAILURES:
+            measured = theirs[-1].measured
+            return _broken(measured, None, Verdict.WORSE, _words(now[-1]))
+        if ours and before and before[-1].cause in FAILURES:
+            words = f"has a number now; the baseline had none: {_words(before[-1])}"
+            return _broken(None, ours[-1].measured, Verdict.BETTER, words)
+        if not theirs and not before:
+            why: Why = "new"
+            reason = "not in the baseline"
+        elif not ours and not now:
+            why, reason = "gone", "not in the candidate"
+        else:
+            why = "not measured" if theirs else "new" if ours else "no number"
+            reason = _words((now or before)[-1])
+        return Unjudged(cell=cell, meter=meter, why=why, reason=reason)
+
+    def _with_numbers(
+        self, cell: Cell, meter: str, theirs: Sequence[_Number], ours: Sequence[_Number]
+    ) -> Iterator[Judgement | _Test | Unjudged]:
+        newest = ours[-1].measured
+        kind = _kind(newest)
+        fit, why_not = self._fitting(theirs, ours[-1].run, kind, cell.device)
+        if not fit:
+            yield Unjudged(cell=cell, meter=meter, why="not comparable", reason=why_not)
+            return
+        if newest.unit == "bytes" or newest.exact:
+            default = rules.EXACT if newest.exact else rules.COARSE
+            rule = self._by.rule(cell, meter, default)
+            if rule.judge:
+                yield _counted(fit[-1], ours, rule)
+            return
+        quantiles = LATENCIES if meter == "latency" else {meter: LOW}
+        for name, quantile in quantiles.items():
+            rule = self._by.rule(cell, name, rules.TIMED)
+            if rule.judge:
+                sides = [
+                    [_level(number.measured, quantile) for number in side] for side in (fit, ours)
+                ]
+                yield _test(cell, name, newest.unit, *sides, rule=rule, floor=SYSTEMATIC)
+
+    def _ratio(self, cell: Cell, meter: str) -> Iterator[_Test | Unjudged]:
+        """Yield the change of the mode's ratio to the reference mode, where both were timed."""
+        reference = self._by.reference
+        name = f"{meter}/{reference}"
+        rule = self._by.rule(cell, name, self._by.ratio)
+        control = cell.holds_mode and {cell.grad_mode, reference} == {"global_off", "no_grad"}
+        if cell.grad_mode == reference or control or not rule.judge:
+            return
+        theirs, ours = (self._paired(side, cell, meter) for side in (self._before, self._now))
+        if not theirs or not ours:
+            return
+        latest = ours[-1][0]
+        fit = [r for r in theirs if not self._difference(r[0], latest, "ratio", cell.device)]
+        if not fit:
+            why_not = self._difference(theirs[-1][0], latest, "ratio", cell.device)
+            yield Unjudged(cell=cell, meter=name, why="not comparable", reason=why_not)
+            return
+        floor = max(
+            self._floor(self._before, fit[-1][0], cell), self._floor(self._now, latest, cell)
+        )
+        sides = ([ratio for _, ratio in side] for side in (fit, ours))
+        yield _test(cell, name, "ratio", *sides, rule=rule, floor=floor)
+
+    def _paired(self, side: _Side, cell: Cell, meter: str) -> list[tuple[Run, Estimate]]:
+        """Return each run's ratio of the mode to the reference mode."""
+        other = replace(cell, grad_mode=self._by.reference)
+        below = {id(number.run): number.measured for number in side.numbers(other, meter)}
+        return [
+            (number.run, found)
+            for number in side.numbers(cell, meter)
+            if id(number.run) in below
+            and (found := _ratio_of(number.measured, below[id(number.run)])) is not None
+        ]
+
+    def _fitting(
+        self, theirs: Sequence[_Number], run: Run, kind: Kind, device: str
+    ) -> tuple[list[_Number], str]:
+        """Return the baselines that may be compared with a run, or why the newest may not."""
+        fit = [n for n in theirs if not self._difference(n.run, run, kind, device)]
+        return fit, "" if fit else self._difference(theirs[-1].run, run, kind, device)
+
+    def _difference(self, before: Run, now: Run, kind: Kind, device: str) -> str:
+        key = (id(before), id(now), kind, device)
+        if key not in self._differences:
+            self._differences[key] = difference(
+                before.environment.facts, now.environment.facts, kind=kind, device=device
+            )
+        return self._differences[key]
+
+    def _floor(self, side: _Side, run: Run, cell: Cell) -> float:
+        """Return the noise floor of the cell's block in a run, from its A/A control."""
+        key = (id(run), cell.block)
+        if key not in self._floors:
+            sides = [
+                number.measured
+                for mode in ("global_off", "no_grad")
+                for number in side.numbers(replace(cell, grad_mode=mode), "step_time")
+                if number.run is run and cell.holds_mode
+            ]
+            control = _ratio_of(*sides) if len(sides) == 2 else None
+            self._floors[key] = estimates.noise_floor(control) if control else SYSTEMATIC
+        return self._floors[key]
+
+
+def settle(tests: Sequence[_Test], by: Rules) -> list[Judgement]:
+    """Return the verdicts of all noisy figures of a table, p-values adjusted for their number."""
+    adjust = estimates.holm if by.correction == "holm" else estimates.benjamini_hochberg
+    p_values = adjust(np.array([test.p_value for test in tests], dtype=np.float64))
+    how = f"p {{p:.2g}} after {by.correction.upper() if by.correction == 'fdr' else 'Holm'} over "
+    how += f"{len(tests)} figures"
+    return [
+        _verdict(test, clear=bool(p <= by.alpha), chance=how.format(p=p))
+        for test, p in zip(tests, p_values, strict=True)
+    ]
+
+
+def _verdict(test: _Test, *, clear: bool, chance: str) -> Judgement:
+    change, rule = test.change, test.rule
+    margin = max(rule.tolerance, SYSTEMATIC)
+    least, most = 1 / (1 + margin), 1 + margin
+    if clear and not least <= change.point <= most:
+        worse = (change.point > 1) == (rule.better == "lower")
+        verdict = Verdict.WORSE if worse else Verdict.BETTER
+        reason = f"{percent(change.point)}, tolerance {margin:.1%}; {chance}"
+    elif least <= change.low and change.high <= most:
+        verdict, reason = Verdict.SAME, f"within {margin:.1%}"
+    else:
+        verdict = Verdict.INCONCLUSIVE
+        reason = f"may lie beyond the tolerance of {margin:.1%}; {chance}"
+    return Judgement(
+        cell=test.cell,
+        meter=test.meter,
+        verdict=verdict,
+        change=change,
+        baseline=test.baseline,
+        candidate=test.candidate,
+        unit=test.unit,
+        reason=reason,
+    )
+
+
+def _counted(base: _Number, ours: Sequence[_Number], rule: Rule) -> Judgement:
+    """Judge a figure that repeats: the worst of the candidate's against the baseline's."""
+    sign = 1 if rule.better == "lower" else -1
+    worst = max(ours, key=lambda number: sign * number.measured.per_step()[0])
+    before, now = base.measured.per_step()[0], worst.measured.per_step()[0]
+    measured = worst.measured
+    allowed = max(float(rule.tolerance_bytes), rule.tolerance * abs(before))
+    if measured.unit != "bytes":
+        allowed = rule.tolerance * abs(before)
+    grown = sign * (now - before)
+    verdict = Verdict.WORSE if grown > allowed else Verdict.SAME
+    if grown < -allowed:
+        verdict = Verdict.BETTER
+    return Judgement(
+        cell=measured.cell,
+        meter=measured.meter,
+        verdict=verdict,
+        change=estimates.exact(now / before) if before > 0 else None,
+        baseline=before,
+        candidate=now,
+        unit=measured.unit,
+        reason=_difference_in_words(now - before, allowed, measured.unit)
+        + ("" if verdict is Verdict.SAME else _modules(base.run, worst.run, measured)),
+    )
+
+
+def _difference_in_words(difference: float, allowed: float, unit: str) -> str:
+    if difference == 0:
+        return "equal"
+    words = f"{difference:+,.0f} {'B' if unit == 'bytes' else unit}"
+    return f"{words}, {allowed:,.0f} allowed"
+
+
+def _modules(before: Run, now: Run, measured: Measurement) -> str:
+    """Name the modules that save other bytes than before, where both runs have broken it down."""
+    if measured.meter != "saved_for_backward" and not measured.meter.startswith("peak_"):
+        return ""
+    theirs, ours = (run.breakdowns.get(measured.cell) for run in (before, now))
+    if theirs is None or ours is None:
+        return ""
+    least = min(theirs.modules.values()) if len(theirs.modules) >= MANY else 0
+    moved = {
+        module: ours.modules.get(module, 0) - theirs.modules.get(module, least)
+        for module in {**ours.modules, **theirs.modules}
+        if module in ours.modules or len(ours.modules) < MANY
+    }
+    named = sorted((m for m in moved if moved[m]), key=lambda m: -abs(moved[m]))
+    told = [f"{module} {moved[module]:+,} B" for module in named[:3]]
+    more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+    return f"; saved by module: {', '.join(told)}{more}" if told else ""
+
+
+def _broken(
+    theirs: Measurement | None, ours: Measurement | None, verdict: Verdict, reason: str
+) -> Judgement:
+    """Return the verdict on a figure that one side has and the other cannot have."""
+    measured = theirs or ours
+    assert measured is not None
+    before, now = (float(np.median(side.per_step())) if side else None for side in (theirs, ours))
+    return Judgement(
+        cell=measured.cell,
+        meter=measured.meter,
+        verdict=verdict,
+        change=None,
+        baseline=before,
+        candidate=now,
+        unit=measured.unit,
+        reason=reason,
+    )
+
+
+def _test(
+    cell: Cell,
+    meter: str,
+    unit: str,
+    theirs: Sequence[Estimate],
+    ours: Sequence[Estimate],
+    *,
+    rule: Rule,
+    floor: float,
+) -> _Test:
+    """Return the change of a noisy figure between two samples of runs, and its p-value.
+
+    Variances add up: of either side's mean, from the spread of its runs where there are several,
+    from its rounds where there is one; and of the drift between runs that neither side can see.
+    Degrees of freedom as Welch (1947) has them, the drift counting as known.
+    """
+    before, now = mean_log(theirs), mean_log(ours)
+    error = math.sqrt(before.variance + now.variance + rule.drift**2)
+    shares = sum(
+        side.variance**2 / side.freedom for side in (before, now) if math.isfinite(side.freedom)
+    )
+    freedom = error**4 / shares if shares else math.inf
+    change = now.log - before.log
+    half = -t_quantile((1 - CONFIDENCE) / 2, freedom) * error
+    beyond = max(0.0, abs(change) - math.log1p(floor))
+    p_value = 2 * t_below(-beyond / error, freedom) if error else float(beyond == 0)
+    return _Test(
+        cell=cell,
+        meter=meter,
+        unit=unit,
+        baseline=math.exp(before.log),
+        candidate=math.exp(now.log),
+        change=Estimate(
+            point=math.exp(change),
+            low=math.exp(change - half),
+            high=math.exp(change + half),
+            confidence=CONFIDENCE,
+            rounds=sum(level.rounds for level in ours),
+        ),
+        p_value=min(1.0, p_value),
+        rule=rule,
+    )
+
+
+def _level(measured: Measurement, quantile: float) -> Estimate:
+    rounds: Floats = np.asarray(measured.per_step(), dtype=np.float64)
+    return estimates.low_quantile(rounds, q=quantile)
+
+
+def _ratio_of(candidate: Measurement, reference: Measurement) -> Estimate | None:
+    sides = [np.asarray(side.per_step(), dtype=np.float64) for side in (candidate, reference)]
+    if len(sides[0]) != len(sides[1]) or min(side.min() for side in sides) <= 0:
+        return None
+    return estimates.paired_ratio(*sides)
+
+
+def _kind(measured: Measurement) -> Kind:
+    if not measured.exact:
+        return "timed"
+    return "instructions" if measured.unit == "instructions" else "exact"
+
+
+def _words(skipped: Skipped) -> str:
+    return f"{skipped.cause.replace('_', ' ')}: {skipped.reason}"
+
+
+def percent(ratio: float) -> str:
+    """Return a ratio as a change: ``+3.2%``, from twice on as a factor."""
+    return f"×{ratio:.3g}" if ratio >= 2 else f"{ratio - 1:+.1%}"

@@ -1,0 +1,62 @@
+"""What a gate comes to: the verdicts, the figures without one, the exit status."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from typing import Literal
+
+from ..experiment.matrix import Cell
+from ..stats.verdicts import Verdict
+from .judgements import Judgement
+
+Why = Literal["new", "gone", "not comparable", "not measured", "no number"]
+"""``not measured``: the baseline has a number; ``no number``: neither side has one."""
+
+
+class Status(IntEnum):
+    """The exit statuses of a gate."""
+
+    OK = 0
+    REGRESSION = 1
+    USAGE = 2
+    INCONCLUSIVE = 3
+    NO_BASELINE = 4
+    NOTHING_MEASURED = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unjudged:
+    """A figure without a verdict: why, in a word and in words."""
+
+    cell: Cell
+    meter: str
+    why: Why
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What a gate came to: verdicts, what is without one, how many figures had a number."""
+
+    judgements: tuple[Judgement, ...]
+    unjudged: tuple[Unjudged, ...]
+    measured: int  # cells times meters that the candidate has a number for
+
+    @cached_property
+    def counts(self) -> Mapping[Verdict, int]:
+        """How many verdicts there are of each kind."""
+        given = [judgement.verdict for judgement in self.judgements]
+        return {verdict: given.count(verdict) for verdict in Verdict}
+
+    def status(self, *, strict: bool = False) -> Status:
+        """Return the exit status; when ``strict``, cells that could not be judged matter."""
+        if self.counts[Verdict.WORSE]:
+            return Status.REGRESSION
+        if not self.measured:
+            return Status.NOTHING_MEASURED
+        if not self.judgements:
+            return Status.NO_BASELINE
+        if strict and self.counts[Verdict.INCONCLUSIVE]:
+            return Status.INCONCLUSIVE
+        return Status.OK

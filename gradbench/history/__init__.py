@@ -1,0 +1,1 @@
+"""Many runs: series over commits, their changes, and where they are kept."""

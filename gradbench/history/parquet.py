@@ -1,0 +1,336 @@
+"""Many runs as one Parquet dataset, here or on object storage, and its figures back."""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from ..errors import GradbenchError, StoreError
+from ..experiment.matrix import AXES
+from ..records.run import Run
+from ..store.jsonl import QUARANTINE
+from . import figures
+from .sqlite_index import COLUMNS, Figures
+
+SCHEMA: Final = 1
+"""Of the columns below; a file of a newer one is refused, not misread."""
+MARK: Final = b"gradbench"
+RUNS_A_FILE: Final = 100
+
+_ORIGIN: Final = ("run", "started", "facts")
+
+
+class NeedsPyarrow(GradbenchError):
+    """Parquet was asked for where pyarrow is not installed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """What `pack` did: the files it wrote, runs and rows in them, runs that were there before."""
+
+    files: tuple[str, ...]
+    runs: int
+    rows: int
+    before: int
+
+
+def pack(runs: Iterable[Run], destination: str, *, rounds: bool = True) -> Packed:
+    """Add runs to the dataset at a folder or URL, those that it has already left out.
+
+    A row is a figure of a cell (see `points.Figure`); ``values`` and ``iterations`` have the
+    raw rounds, unless ``rounds`` is False. Files are written whole, then given their name, in
+    folders ``month=2026-11``, so that whoever reads them beside a writer sees whole ones only. Runs
+    cut short are left out. Raise `NeedsPyarrow`, or `StoreError` where it cannot be written.
+    """
+    _pyarrow()
+    place = _Place(destination)
+    with place.alone():
+        have = {run for name in place.files() for run in _runs_in(place, name)}
+        files: list[str] = []
+        added, rows, before = 0, 0, 0
+
+        def unknown() -> Iterator[Run]:
+            nonlocal before
+            for run in runs:
+                if run.sealed and run.name in have:
+                    before += 1
+                elif run.sealed:
+                    have.add(run.name)
+                    yield run
+
+        for month, members in groupby(unknown(), key=_month):
+            while part := list(islice(members, RUNS_A_FILE)):
+                name = f"month={month}/{part[0].name}-{_digest(part)}.parquet"
+                table = _joined([_table(run, rounds=rounds) for run in part])
+                place.put(name, _bytes(table))
+                files.append(place.say(name))
+                added += len(part)
+                rows += table.num_rows
+    return Packed(files=tuple(files), runs=added, rows=rows, before=before)
+
+
+def read(source: str) -> Figures:
+    """Return the figures of a dataset that `pack` wrote, in a folder or at a URL.
+
+    A file that cannot be read, or not by this gradbench, is named and left out; in a folder of
+    this machine a damaged one is moved to ``quarantine/``. A run that two files have counts once.
+    Raise `NeedsPyarrow`, or `StoreError` where there is no dataset.
+    """
+    pa, pq = _pyarrow()
+    place = _Place(source)
+    tables: list[Any] = []
+    amiss: list[str] = []
+    origins: dict[str, figures.Origin] = {}
+    names = place.files()
+    if not names:
+        raise StoreError(f"no Parquet file in {source!r}: write some with gradbench pack")
+    for name in names:
+        try:
+            content = place.get(name)
+            metadata = pq.read_schema(pa.BufferReader(content)).metadata or {}
+            _check(metadata, place.say(name))
+            table = pq.read_table(pa.BufferReader(content), columns=[*COLUMNS])
+            found = _origins(pq.read_table(pa.BufferReader(content), columns=[*_ORIGIN]))
+        except StoreError as error:
+            amiss.append(str(error))
+            continue
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            first_line = (str(error).splitlines() or ["unreadable"])[0]
+            amiss.append(f"{place.say(name)}: {first_line}; {place.set_aside(name)}")
+            continue
+        twice = sorted(found.keys() & origins.keys())
+        if twice:
+            keep = pa.compute.invert(pa.compute.is_in(table["run"], pa.array(twice)))
+            table = table.filter(keep)
+        tables.append(table.filter(pa.compute.is_valid(table["value"])))
+        origins = found | origins
+    if not tables:
+        return Figures(pd.DataFrame(columns=[*COLUMNS]), {}, amiss)
+    return Figures(_joined(tables).to_pandas(), origins, amiss)
+
+
+def is_pack(source: str) -> bool:
+    """Return whether a name is a URL, or a folder with Parquet files and none of runs."""
+    if "://" in source:
+        return True
+    folder = Path(source)
+    return folder.is_dir() and next(folder.glob("month=*/*.parquet"), None) is not None
+
+
+class _Place:
+    """A folder of this machine or a URL, as fsspec sees it."""
+
+    def __init__(self, where: str) -> None:
+        try:
+            from fsspec.core import url_to_fs
+        except ImportError as error:
+            raise NeedsPyarrow(
+                "Parquet needs fsspec: pip install 'torch-gradbench[parquet]'"
+            ) from error
+        try:
+            self._files, self._root = url_to_fs(where)
+        except (ImportError, ValueError, OSError) as error:
+            raise StoreError(f"cannot reach {where!r}: {error}") from error
+        self._where = where.rstrip("/")
+        self._local = Path(self._root) if "://" not in where else None
+
+    def say(self, name: str) -> str:
+        """Return a file's name as its user would write it."""
+        return f"{self._where}/{name}"
+
+    def files(self) -> list[str]:
+        """Return the names of the dataset's files, in order."""
+        try:
+            found = self._files.glob(f"{self._root}/month=*/*.parquet")
+        except OSError as error:
+            raise StoreError(f"cannot read {self._where!r}: {error}") from error
+        return sorted("/".join(path.rsplit("/", 2)[-2:]) for path in found)
+
+    def get(self, name: str) -> bytes:
+        """Return a file's content."""
+        return bytes(self._files.cat_file(f"{self._root}/{name}"))
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file that is there whole or not at all, as object stores do by themselves."""
+        try:
+            if self._local is None:
+                self._files.makedirs(f"{self._root}/{name}".rpartition("/")[0], exist_ok=True)
+                self._files.pipe_file(f"{self._root}/{name}", content)
+                return
+            path = self._local / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(path.name + ".part")
+            try:
+                with draft.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {self.say(name)!r}: {error.strerror or error}; "
+                "what was packed before is whole, pack again for the rest"
+            ) from error
+
+    def set_aside(self, name: str) -> str:
+        """Move a damaged file out of the dataset, where this machine can; say where it is."""
+        if self._local is None:
+            return "left where it is"
+        target = self._local / QUARANTINE / (Path(name).name + ".damaged")
+        try:
+            target.parent.mkdir(exist_ok=True)
+            (self._local / name).rename(target)
+        except OSError as error:
+            return f"left where it is ({error.strerror})"
+        return f"moved to {str(target)!r}"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep a second packer of this machine out, which would pack the same runs."""
+        if self._local is None:
+            with nullcontext():
+                yield
+            return
+        try:
+            self._local.mkdir(parents=True, exist_ok=True)
+            lock = (self._local / ".lock").open("w")
+        except OSError as error:
+            raise StoreError(f"cannot write in {self._where!r}: {error.strerror}") from error
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _table(run: Run, *, rounds: bool) -> Any:
+    pa, _ = _pyarrow()
+    name = pa.dictionary(pa.int32(), pa.string())
+    axes = {axis: pa.int64() if axis in {"batch_size", "threads"} else name for axis in AXES}
+    kinds = {
+        **dict.fromkeys(("run", "started", "git_commit", "machine", "build"), name),
+        "git_dirty": pa.bool_(),
+        "cell": name,
+        **axes,
+        **dict.fromkeys(("meter", "unit"), name),
+        "exact": pa.bool_(),
+        **dict.fromkeys(("value", "low", "high"), pa.float64()),
+        "rounds": pa.int64(),
+        "reference": name,
+        **dict.fromkeys(("ratio", "ratio_low", "ratio_high"), pa.float64()),
+        **dict.fromkeys(("cause", "reason", "facts"), name),
+        **dict.fromkeys(("values", "iterations"), pa.list_(pa.int64())),
+    }
+    columns: dict[str, list[object]] = {column: [] for column in kinds}
+    origin = figures.origin(run)
+    of_run = {
+        "run": run.name,
+        "started": origin.started,
+        "git_commit": origin.commit,
+        "git_dirty": origin.dirty,
+        "machine": origin.machine,
+        "build": origin.build,
+        "facts": json.dumps(dict(origin.facts)),
+    }
+    for figure in figures.figures(run):
+        raw = figure.measurement if rounds else None
+        steps = raw.iterations if raw else None
+        row = {
+            **of_run,
+            "cell": figures.key(figure.cell),
+            **figure.cell.axes(),
+            "values": raw.values if raw else None,
+            "iterations": [steps] if isinstance(steps, int) else steps,
+        }
+        for column, filled in columns.items():
+            value = row[column] if column in row else getattr(figure, column)
+            filled.append(_utf8(value) if isinstance(value, str) else value)
+    told = json.dumps({"schema": SCHEMA, "axes": AXES}).encode()
+    fields = [pa.field(column, kind) for column, kind in kinds.items()]
+    arrays = [
+        pa.array(columns[field.name], field.type)
+        if not pa.types.is_dictionary(field.type)
+        else pa.array(columns[field.name], pa.string()).dictionary_encode()
+        for field in fields
+    ]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata={MARK: told}))
+
+
+def _utf8(text: str) -> str:
+    """Return text that Parquet takes: bytes that never were UTF-8 stand as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _joined(tables: Sequence[Any]) -> Any:
+    pa, _ = _pyarrow()
+    return pa.concat_tables(tables).unify_dictionaries()
+
+
+def _bytes(table: Any) -> bytes:
+    pa, pq = _pyarrow()
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def _runs_in(place: _Place, name: str) -> set[str]:
+    """Return the runs that a file has; none where it cannot be read, so that they are packed."""
+    pa, pq = _pyarrow()
+    try:
+        table = pq.read_table(pa.BufferReader(place.get(name)), columns=["run"])
+    except (pa.ArrowException, OSError, KeyError):
+        return set()
+    return set(table["run"].unique().to_pylist())
+
+
+def _origins(table: Any) -> dict[str, figures.Origin]:
+    """Return the origin of each run in a table of `_ORIGIN`."""
+    first = table.to_pandas().drop_duplicates("run")
+    return {
+        row.run: figures.origin_of(row.run, row.started, json.loads(row.facts))
+        for row in first.itertuples()
+    }
+
+
+def _check(metadata: dict[bytes, bytes], name: str) -> None:
+    """Raise `StoreError` unless a file is ours and says nothing that we would misread."""
+    if MARK not in metadata:
+        raise StoreError(f"{name} was not written by gradbench pack: it is left out")
+    told = json.loads(metadata[MARK])
+    if told["schema"] > SCHEMA:
+        raise StoreError(
+            f"{name} has schema {told['schema']}, this gradbench reads {SCHEMA}: upgrade"
+        )
+    unknown = sorted(set(told["axes"]) - set(AXES))
+    if unknown:
+        raise StoreError(
+            f"{name} has axes unknown to this gradbench, {', '.join(unknown)}: upgrade"
+        )
+
+
+def _month(run: Run) -> str:
+    return run.started.started[:7]
+
+
+def _digest(runs: Sequence[Run]) -> str:
+    return hashlib.sha256("\n".join(run.name for run in runs).encode()).hexdigest()[:8]
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.parquet
+    except ImportError as error:
+        raise NeedsPyarrow(
+            "Parquet needs pyarrow: pip install 'torch-gradbench[parquet]'"
+        ) from error
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,371 @@
+"""Many runs as series keyed by commit, and where each changed its level."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from ..errors import GradbenchError, StoreError
+from ..experiment.matrix import Cell
+from ..experiment.plan import PROTOCOL
+from ..records.measurements import FINGERPRINT, Fact
+from ..records.run import Run
+from ..stats.changepoints import RULE, Rule, Shift, shifts
+from ..stats.estimates import Floats
+from ..stats.verdicts import Verdict
+from ..store.jsonl import load
+from . import figures as points, parquet
+from .sqlite_index import COLUMNS, Figures, Index
+
+TOLD: Final = (*FINGERPRINT, "python", "cpu_capability", "gpu_driver", "cuda", "os")
+"""Facts that are named where they changed together with a figure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A change of level in a series.
+
+    ``commit`` is the first after it, ``since`` the last before it: what made the change lies
+    between them. ``started`` is when that commit was first measured, ``also`` what changed in the
+    environment at the same place, in words.
+    """
+
+    at: int
+    commit: str
+    since: str
+    started: str
+    before: float
+    after: float
+    before_points: int
+    after_points: int
+    p: float
+    verdict: Verdict
+    also: tuple[str, ...]
+
+    @property
+    def ratio(self) -> float | None:
+        """After over before; None where there was nothing before."""
+        return self.after / self.before if self.before else None
+
+
+@dataclass(frozen=True)
+class Series:
+    """One figure of one cell over commits, oldest first.
+
+    ``values`` (points,) are in ``unit`` where ``reference`` is empty; else each is the ratio to
+    that grad mode, measured in the same rounds. ``machine`` says which, of a figure tied to one;
+    protocols never mix. ``labels`` are the points' commits, with a ``+`` where the working tree
+    had other changes, or the run's name where no commit is known.
+    """
+
+    cell: Cell
+    meter: str
+    unit: str
+    reference: str
+    machine: str
+    protocol: str
+    exact: bool
+    values: Floats
+    labels: tuple[str, ...]
+    started: tuple[str, ...]
+    changes: tuple[Change, ...]
+
+    @property
+    def figure(self) -> str:
+        """The figure in words: ``step_time`` or ``step_time / global_on``."""
+        return f"{self.meter} / {self.reference}" if self.reference else self.meter
+
+    @property
+    def where(self) -> str:
+        """The machine in words, and the protocol where it is not the one in use."""
+        old = f"protocol {self.protocol or 'unknown'}" if self.protocol != str(PROTOCOL) else ""
+        return ", ".join(filter(None, (self.machine, old)))
+
+    @cached_property
+    def latest(self) -> Change | None:
+        """The last change."""
+        return self.changes[-1] if self.changes else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """Which series are wanted; an empty tuple wants all."""
+
+    models: tuple[str, ...] = ()
+    workloads: tuple[str, ...] = ()
+    grad_modes: tuple[str, ...] = ()
+    meters: tuple[str, ...] = ()
+    renamed: Mapping[str, str] | None = None  # a model's old name -> its new one
+
+
+def read(sources: Sequence[str | Path]) -> Figures:
+    """Return the figures of folders of runs, of run files and of packs, together.
+
+    A run that several have counts once. Raise `StoreError` where there is no such thing.
+    """
+    found = [_source(str(source)) for source in sources]
+    frames: list[pd.DataFrame] = []
+    origins: dict[str, points.Origin] = {}
+    for one in found:
+        frames.append(one.frame[~one.frame["run"].isin(origins.keys())] if origins else one.frame)
+        origins = one.origins | origins
+    frame = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+    return Figures(frame, origins, [words for one in found for words in one.amiss])
+
+
+def of(runs: Iterable[Run]) -> Figures:
+    """Return the figures of runs at hand."""
+    origins, rows = {}, []
+    for run in runs:
+        origins[run.name] = points.origin(run)
+        rows += [
+            (run.name, points.key(f.cell), f.meter, f.unit, f.exact, f.value, f.ratio, f.reference)
+            for f in points.figures(run)
+            if f.value is not None
+        ]
+    return Figures(pd.DataFrame(rows, columns=[*COLUMNS]), origins, [])
+
+
+def history(
+    figures: Figures, *, chosen: Chosen | None = None, rule: Rule = RULE
+) -> tuple[list[Series], list[str]]:
+    """Return the series of figures, by cell, and in words what had to be left out.
+
+    A point is a commit: the median over its runs, at the time of the first; where that differs
+    between runs, a commit under each version of torch. A run with uncommitted changes, or without
+    a commit, is a point of its own. Protocols never mix. Ratios to the reference mode span
+    machines. Figures that repeat to the byte do as well: each value is held against the last one
+    of the same build (torch, vector instructions, GPU), so that machines which take turns are no
+    change, and of a build that is new against the last one there is. Everything else is a series
+    a machine.
+    """
+    chosen = chosen or Chosen()
+    frame, amiss = _narrowed(figures, chosen)
+    if frame.empty:
+        return [], amiss
+    frame = _placed(frame, figures.origins)
+    series = [
+        *_noisy(frame[~frame["exact"]], figures.origins, rule),
+        *_exact(frame[frame["exact"]], figures.origins),
+    ]
+    order = {key: number for number, key in enumerate(frame["cell"].unique())}
+    series.sort(key=lambda one: (order[points.key(one.cell)], one.figure, one.where))
+    return series, amiss
+
+
+def _source(source: str) -> Figures:
+    if parquet.is_pack(source):
+        return parquet.read(source)
+    path = Path(source)
+    if path.is_file():
+        return of([load(path)])
+    return Index(path).read()
+
+
+def _narrowed(figures: Figures, chosen: Chosen) -> tuple[pd.DataFrame, list[str]]:
+    """Return the chosen figures, their cells' keys as this gradbench writes them."""
+    frame = figures.frame
+    renamed, amiss = {}, []
+    for key in frame["cell"].unique():
+        try:
+            cell = points.cell_of(key)
+        except StoreError as error:
+            amiss.append(str(error))
+            continue
+        model = (chosen.renamed or {}).get(cell.model, cell.model)
+        if all(
+            not wanted or value in wanted
+            for value, wanted in (
+                (model, chosen.models),
+                (cell.workload, chosen.workloads),
+                (cell.grad_mode, chosen.grad_modes),
+            )
+        ):
+            renamed[key] = points.key(replace(cell, model=model))
+    wanted = frame["cell"].isin(renamed.keys())
+    if chosen.meters:
+        wanted &= frame["meter"].isin(chosen.meters)
+    frame = frame[wanted].copy()
+    frame["cell"] = frame["cell"].astype(object).map(renamed)
+    frame["exact"] = frame["exact"].astype(bool)
+    frame["ratio"] = frame["ratio"].astype(np.float64)  # None where there is none
+    return frame, amiss
+
+
+def _placed(frame: pd.DataFrame, origins: Mapping[str, points.Origin]) -> pd.DataFrame:
+    """Return figures with their run's place in time, commit, machine and build, in that order."""
+    runs = pd.DataFrame(
+        [
+            {
+                "run": origin.run,
+                "started": origin.started,
+                "label": _label(origin),
+                "torch": str(origin.facts.get("torch", "")),
+                "protocol": str(origin.facts.get("protocol", "")),
+                "machine": origin.machine,
+                "build": origin.build,
+            }
+            for origin in sorted(origins.values(), key=lambda o: (o.started, o.run))
+        ]
+    )
+    runs["place"] = np.arange(len(runs))
+    runs["point"] = runs.groupby(["label", "torch"], sort=False).ngroup()
+    placed = frame.assign(run=frame["run"].astype(object)).merge(runs, on="run")
+    for column in ("cell", "meter", "unit", "reference"):
+        placed[column] = placed[column].astype("category")
+    return placed.sort_values("place", kind="stable")
+
+
+def _label(origin: points.Origin) -> str:
+    """Return what a point of this origin stands for: a commit, or one run alone."""
+    if not origin.commit:
+        return origin.run
+    return f"{origin.commit[:12]}+ {origin.run}" if origin.dirty else origin.commit
+
+
+def _noisy(
+    frame: pd.DataFrame, origins: Mapping[str, points.Origin], rule: Rule
+) -> Iterator[Series]:
+    names = dict(zip(frame["place"], frame["run"], strict=True))
+    values = frame.assign(reference="", figure=frame["value"])
+    ratios = frame[frame["ratio"] > 0].assign(machine="")
+    ratios["figure"] = ratios["ratio"]
+    for part in (values[values["figure"] > 0], ratios):
+        if part.empty:
+            continue
+        keys = ["cell", "meter", "unit", "reference", "machine", "protocol"]
+        by_point = (
+            part.groupby([*keys, "point"], sort=False, observed=True)
+            .agg(figure=("figure", "median"), place=("place", "first"))
+            .reset_index()
+        )
+        for key, group in by_point.sort_values("place").groupby(keys, sort=False, observed=True):
+            figures = group["figure"].to_numpy(dtype=np.float64)
+            yield _series(
+                dict(zip(keys, map(str, key), strict=True)),
+                exact=False,
+                values=figures,
+                runs=[names[place] for place in group["place"]],
+                found=[(shift, shift.index - 1) for shift in shifts(figures, rule=rule)],
+                origins=origins,
+            )
+
+
+def _exact(frame: pd.DataFrame, origins: Mapping[str, points.Origin]) -> Iterator[Series]:
+    distinct = frame.drop_duplicates(
+        ["cell", "meter", "unit", "protocol", "point", "build", "value"]
+    )
+    keys = ["cell", "meter", "unit", "protocol"]
+    for key, group in distinct.groupby(keys, sort=False, observed=True):
+        figures = group["value"].to_numpy(dtype=np.float64)
+        yield _series(
+            dict(zip(keys, map(str, key), strict=True)),
+            exact=True,
+            values=figures,
+            runs=list(group["run"]),
+            found=_by_build(figures, list(group["build"])),
+            origins=origins,
+        )
+
+
+def _by_build(values: Floats, builds: Sequence[str]) -> list[tuple[Shift, int]]:
+    """Return where a figure differs from the last of its build, or of a new build from the last.
+
+    Beside each, the index of the point that it is held against.
+    """
+    last: dict[str, int] = {}
+    cuts: list[tuple[int, int]] = []
+    for at, (value, build) in enumerate(zip(values.tolist(), builds, strict=True)):
+        against = last.get(build, max(at - 1, 0))
+        if value != values[against]:
+            cuts.append((at, against))
+        last[build] = at
+    edges = [0, *(at for at, _ in cuts), len(values)]
+    return [
+        (
+            Shift(
+                index=at,
+                before=float(values[against]),
+                after=float(values[at]),
+                before_points=at - edges[number],
+                after_points=edges[number + 2] - at,
+                p=0.0,
+            ),
+            against,
+        )
+        for number, (at, against) in enumerate(cuts)
+    ]
+
+
+def _series(
+    key: Mapping[str, str],
+    *,
+    exact: bool,
+    values: Floats,
+    runs: Sequence[str],
+    found: Sequence[tuple[Shift, int]],  # and the point that each is held against
+    origins: Mapping[str, points.Origin],
+) -> Series:
+    labels = tuple(_label(origins[run]).partition(" ")[0] for run in runs)
+    started = tuple(origins[run].started for run in runs)
+    return Series(
+        cell=points.cell_of(key["cell"]),
+        meter=key["meter"],
+        unit=key["unit"],
+        reference=key.get("reference", ""),
+        machine=_machine(origins[runs[0]]) if key.get("machine") else "",
+        protocol=key["protocol"],
+        exact=exact,
+        values=values,
+        labels=labels,
+        started=started,
+        changes=tuple(
+            Change(
+                at=shift.index,
+                commit=labels[shift.index],
+                since=labels[against],
+                started=started[shift.index],
+                before=shift.before,
+                after=shift.after,
+                before_points=shift.before_points,
+                after_points=shift.after_points,
+                p=shift.p,
+                verdict=Verdict.WORSE if shift.after > shift.before else Verdict.BETTER,
+                also=_also(origins[runs[against]].facts, origins[runs[shift.index]].facts),
+            )
+            for shift, against in found
+        ),
+    )
+
+
+def _machine(origin: points.Origin) -> str:
+    """Return what the facts of a machine say of it, and what stands for all of them."""
+    facts = origin.facts
+    named = [str(facts[name]) for name in ("host", "gpu", "cpu") if name in facts]
+    return ", ".join([*named, f"torch {facts.get('torch', 'unknown')}", origin.machine[:6]])
+
+
+def _also(before: Mapping[str, Fact], after: Mapping[str, Fact]) -> tuple[str, ...]:
+    return tuple(
+        f"{name} {before.get(name, 'not recorded')} → {after.get(name, 'not recorded')}"
+        for name in TOLD
+        if before.get(name) != after.get(name)
+    )
+
+
+def parse_renamed(pairs: Sequence[str]) -> dict[str, str]:
+    """Return old name -> new name of ``OLD=NEW`` each; raise `GradbenchError` for anything else."""
+    renamed = {}
+    for pair in pairs:
+        old, sign, new = pair.partition("=")
+        if not (sign and old and new):
+            raise GradbenchError(f"{pair!r} is no renaming: write OLD=NEW")
+        renamed[old] = new
+    return renamed
+
+
+"""A point's label in, the address of its commit's page out, or an empty string."""

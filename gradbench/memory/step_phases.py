@@ -1,0 +1,114 @@
+"""What an allocator cannot know: the phase that a step is in, and what its blocks are for."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from ..records.allocations import Mark, Phase, Resident, Tag
+from ..workloads.steps import Subject
+
+
+@dataclass(slots=True)
+class Marks:
+    """Says what it learns from hooks to whoever is `telling`; between times it is silent.
+
+    ``address`` is how blocks are known: by the address of their bytes, or for fake tensors,
+    which have none, of their storage object.
+    """
+
+    address: Callable[[Tensor], int]
+    optimizers: dict[int, torch.optim.Optimizer] = field(default_factory=dict)  # that stepped
+    _tell: Callable[[Mark], None] | None = None
+
+    def around(self, subject: Subject) -> Subject:
+        """Return the subject with a forward and a loss that say when they begin and end."""
+        forward, loss = subject.forward, subject.loss
+
+        def marked_forward(x: Tensor) -> Tensor:
+            self._say(Phase("forward"))
+            return forward(x)
+
+        def marked_loss(output: Tensor, target: Tensor) -> Tensor:
+            self._say(Phase("loss"))
+            value = loss(output, target)
+            self._say(Phase("backward"))
+            return value
+
+        return replace(subject, forward=marked_forward, loss=marked_loss)
+
+    @contextmanager
+    def telling(
+        self, tell: Callable[[Mark], None], parameters: Iterable[nn.Parameter]
+    ) -> Iterator[None]:
+        """Tell of phases, saved tensors, gradients as they are accumulated, optimizer state."""
+        with ExitStack() as undo:
+            for parameter in parameters:
+                if parameter.requires_grad:
+                    hook = parameter.register_post_accumulate_grad_hook(self._accumulated)  # type: ignore[no-untyped-call] # torch leaves it untyped
+                    undo.callback(hook.remove)
+            undo.callback(register_optimizer_step_pre_hook(self._optimizing).remove)
+            undo.callback(register_optimizer_step_post_hook(self._optimized).remove)
+            undo.enter_context(
+                torch.autograd.graph.saved_tensors_hooks(self._pack, lambda packed: packed)
+            )
+            self._tell = tell
+            try:
+                yield
+            finally:
+                self._tell = None
+
+    def resident(self, subject: Subject) -> dict[int, Resident]:
+        """Return the blocks that are there between steps, by address."""
+        parts = subject.parts()
+        found: dict[int, Resident] = {}
+        owned: list[tuple[str, Iterable[Tensor]]] = [
+            ("parameters", (p for part in parts for p in part.parameters())),
+            ("buffers", (b for part in parts for b in part.buffers())),
+            ("inputs", (subject.x, subject.y)),
+            (
+                "gradients",
+                (p.grad for part in parts for p in part.parameters() if p.grad is not None),
+            ),
+            ("optimizer_state", (s for o in self.optimizers.values() for s in _state(o))),
+        ]
+        for name, tensors in owned:
+            for tensor in tensors:
+                nbytes = tensor.untyped_storage().nbytes()
+                if nbytes:
+                    found.setdefault(self.address(tensor), Resident(nbytes, name))
+        return found
+
+    def _say(self, mark: Mark) -> None:
+        if self._tell is not None:
+            self._tell(mark)
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        kept = tensor.detach()  # a node that saves its own output would hold itself for ever
+        self._say(Tag(self.address(kept), "saved"))
+        return kept
+
+    def _accumulated(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            self._say(Tag(self.address(parameter.grad), "gradients"))
+
+    def _optimizing(self, optimizer: torch.optim.Optimizer, _args: object, _kw: object) -> None:
+        self.optimizers[id(optimizer)] = optimizer
+        self._say(Phase("optimizer"))
+
+    def _optimized(self, optimizer: torch.optim.Optimizer, _args: object, _kw: object) -> None:
+        for tensor in _state(optimizer):
+            self._say(Tag(self.address(tensor), "optimizer_state"))
+
+
+def _state(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    for values in optimizer.state.values():
+        for value in values.values() if isinstance(values, Mapping) else ():
+            if isinstance(value, Tensor):
+                yield value

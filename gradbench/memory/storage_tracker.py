@@ -1,0 +1,103 @@
+"""Storages as they come to life and die, seen from Python: works on real and on fake tensors."""
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, UntypedStorage
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .saved_tensors import Whereabouts, users_line
+
+Operator = torch._ops.OpOverload
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """A storage's first appearance: its size, and who made it where."""
+
+    key: int
+    nbytes: int
+    op: str
+    module: str
+    line: str
+
+
+def storage_key(tensor: Tensor) -> int:
+    """Return what tells storages apart: the object's address, for fake tensors have no bytes."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+class StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it untyped
+    """Tells of each storage's birth and death, and of each operator before its outputs.
+
+    It sees what operators return; what they allocate and free inside is theirs (see `probe`).
+    Deaths come through weak references to the storage's Python object, which torch keeps alive
+    as long as the storage itself. What is composed of other operators is taken apart, or nobody
+    would see its parts in inference mode.
+    """
+
+    def __init__(
+        self,
+        *,
+        born: Callable[[Birth], None],
+        died: Callable[[Birth], None] = lambda _: None,
+        called: Callable[[Operator, Sequence[Any], Mapping[str, Any], Any], None] | None = None,
+        where: Whereabouts | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        self._born, self._died, self._called, self._where = born, died, called, where
+        self._alive: dict[int, weakref.ref[UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Operator,
+        types: Sequence[type],  # torch's signature
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the operator; tell of it and of what it brought to life."""
+        kwargs = kwargs or {}
+        if func.namespace != "prim":  # those ask for facts, and torch cannot look them up
+            with self:
+                taken_apart = func.decompose(*args, **kwargs)
+            if taken_apart is not NotImplemented:
+                return taken_apart
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                self._know(leaf)  # an output may share what an input brought along
+        result = func(*args, **kwargs)
+        if self._called is not None:
+            self._called(func, args, kwargs, result)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._see(leaf, func)
+        return result
+
+    def _know(self, tensor: Tensor) -> None:
+        """Take a storage for known: it was there before, and its death is not told."""
+        storage, key = tensor.untyped_storage(), storage_key(tensor)
+        if key not in self._alive:
+            self._alive[key] = weakref.ref(storage, lambda _: self._alive.pop(key, None))
+
+    def _see(self, tensor: Tensor, func: Operator) -> None:
+        storage, key = tensor.untyped_storage(), storage_key(tensor)
+        if key in self._alive or not storage.nbytes():
+            return
+        birth = Birth(
+            key,
+            storage.nbytes(),
+            str(func.overloadpacket).replace(".", "::"),
+            self._where.module if self._where is not None else "",
+            users_line() if self._where is not None else "",
+        )
+
+        def gone(_: object) -> None:
+            self._alive.pop(key, None)
+            self._died(birth)
+
+        self._alive[key] = weakref.ref(storage, gone)
+        self._born(birth)

@@ -1,0 +1,1 @@
+"""What a run consists of: plain data, written and read as JSON."""

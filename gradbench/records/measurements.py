@@ -1,0 +1,130 @@
+"""What a run consists of: plain records that pass from the bench to the desk."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from ..experiment.matrix import Cell
+
+Unit = Literal["ns", "bytes", "uJ", "instructions"]
+Fact = str | int | float | bool
+Cause = Literal[
+    "cannot_train",  # torch refused to train in a mode that records nothing
+    "impossible",  # the axis values contradict one another
+    "unavailable",  # the device, or cores enough, are not here
+    "unreadable",  # the meter has nothing to read on this device
+    "out_of_memory",
+    "crashed",  # the process died
+    "timed_out",  # the process was killed at its time limit
+    "failed",  # any other exception, in the step's own words
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """First record of a run: what it set out to do, so that it can be resumed."""
+
+    protocol: int
+    started: str  # UTC, ISO 8601
+    command: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    meters: tuple[str, ...]
+    plan: Mapping[str, float]
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # import path -> shape
+    shard: str = ""  # "2/3": the part of a matrix that this run is, if it was split
+    places: Mapping[str, str] = field(default_factory=dict)  # cell -> "file:line" of its test
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The facts that decide whether two runs may be compared. A fact that could not be read
+    says ``unknown: ...``."""
+
+    facts: Mapping[str, Fact]
+
+
+FINGERPRINT: Final = ("host", "cpu", "cores", "gpu", "torch", "protocol")
+"""Facts that must agree before a run may be continued, or times stand in one series."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What one meter read for one cell.
+
+    ``values[i]`` is round ``i`` in ``unit``, as a total over ``iterations`` steps (one number for
+    all rounds, or one each where the machine changed on the way); divide to get a step's. Cells
+    of one block were visited once in every round, so equal indices are pairs.
+    """
+
+    cell: Cell
+    meter: str
+    unit: Unit
+    values: tuple[int, ...]
+    iterations: int | tuple[int, ...]
+    exact: bool  # does it repeat to the byte? then one round is all there is to know
+    notes: Mapping[str, Fact] = field(default_factory=dict)  # load, faults, why timing stopped
+
+    def per_step(self) -> list[float]:
+        """Return the rounds in ``unit`` per step."""
+        if isinstance(self.iterations, int):
+            return [value / self.iterations for value in self.values]
+        return [value / count for value, count in zip(self.values, self.iterations, strict=True)]
+
+
+PARTS: Final = (
+    "parameters",
+    "buffers",
+    "inputs",
+    "gradients",
+    "optimizer_state",
+    "saved",  # for backward
+    "other",  # live activations that nobody saved, and temporaries
+    "unknown",  # what no tensor accounts for: workspaces, an allocator's rounding
+)
+"""What live bytes are for, in the order in which they are drawn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breakdown:
+    """What the peak of one cell's step is made of, and how the step gets there.
+
+    ``parts`` sums to what ``peak_allocated`` reads: bytes at the moment of the peak by `PARTS`;
+    ``first_parts`` is the same of the very first step. ``timeline[part][i]`` is the bytes of a
+    part at moment ``i`` of the step, thinned, with every phase's highest moment kept;
+    ``phases[i]`` is the phase of that moment: prepare, forward, loss, backward, optimizer.
+    ``modules`` has the bytes saved for backward by the path of the module that had them saved,
+    the ten largest, largest first.
+    """
+
+    cell: Cell
+    parts: Mapping[str, int]
+    first_parts: Mapping[str, int]
+    timeline: Mapping[str, tuple[int, ...]]
+    phases: tuple[str, ...]
+    modules: Mapping[str, int]
+    rounding_bytes: int = 0  # of ``parts``, what the allocator added to round sizes up
+    meter: str = "breakdown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """Why one meter has no number for one cell."""
+
+    cell: Cell
+    meter: str
+    cause: Cause
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """Last record of a run that came to its end: where its wall time went."""
+
+    seconds: Mapping[str, float]
+    load_after: float
+
+
+Outcome = Measurement | Skipped
+Reading = Measurement | Breakdown | Skipped
+"""What a meter has to say of a cell: exactly one of these."""
+Record = Started | Environment | Measurement | Breakdown | Skipped | Ended

@@ -1,0 +1,73 @@
+"""A run as it was loaded: its records, and what they say of it as a whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..experiment.matrix import Block, Cell, by_block
+from .measurements import (
+    Breakdown,
+    Ended,
+    Environment,
+    Measurement,
+    Outcome,
+    Record,
+    Skipped,
+    Started,
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as loaded; ``dropped`` says in words what could not be read, if anything."""
+
+    name: str
+    records: tuple[Record, ...]
+    sealed: bool
+    dropped: str = ""
+
+    @cached_property
+    def started(self) -> Started:
+        """What the run set out to do."""
+        return next(record for record in self.records if isinstance(record, Started))
+
+    @cached_property
+    def environment(self) -> Environment:
+        """Where it was measured; no facts if the run ended before they were captured."""
+        found = (record for record in self.records if isinstance(record, Environment))
+        return next(found, Environment(facts={}))
+
+    @cached_property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Numbers and reasons, in the order they came."""
+        return tuple(r for r in self.records if isinstance(r, Measurement | Skipped))
+
+    @cached_property
+    def breakdowns(self) -> Mapping[Cell, Breakdown]:
+        """What each cell's peak is made of, where that was read."""
+        return {r.cell: r for r in self.records if isinstance(r, Breakdown)}
+
+    @cached_property
+    def ended(self) -> Ended | None:
+        """Where the wall time went, if the run came to its end."""
+        return next((r for r in reversed(self.records) if isinstance(r, Ended)), None)
+
+    @cached_property
+    def done(self) -> frozenset[tuple[Cell, str]]:
+        """The (cell, meter) pairs read for every cell of their block."""
+        have = {(r.cell, r.meter) for r in (*self.outcomes, *self.breakdowns.values())}
+        return frozenset(
+            (cell, meter)
+            for members in by_block(self.started.cells).values()
+            for meter in self.started.meters
+            if all((cell, meter) in have for cell in members)
+            for cell in members
+        )
+
+    def unfinished(self) -> list[Block]:
+        """Return the blocks that still miss an outcome."""
+        return [
+            block
+            for block, members in by_block(self.started.cells).items()
+            if any((c, m) not in self.done for c in members for m in self.started.meters)
+        ]

@@ -1,0 +1,77 @@
+"""What all pages share: templates, colours, style, and how a script is let in."""
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Self
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from .._version import __version__
+from ..analysis import format_units
+from ..records.measurements import Fact
+from .figures import DARK, LIGHT
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script of ours and the hash by which the page's content security policy lets it in."""
+
+    text: Markup
+    mark: str
+
+    @classmethod
+    def ours(cls, name: str) -> Self:
+        """Return the script in the file of that name."""
+        text = _text(name)
+        digest = hashlib.sha256(text.encode()).digest()
+        return cls(Markup(text), base64.b64encode(digest).decode())  # noqa: S704 # our own file
+
+
+def render(template: str, *, script: Script | None = None, **context: Any) -> str:
+    """Return one self-contained HTML page from a template that extends ``shell.html.j2``."""
+    environment = Environment(
+        loader=PackageLoader("gradbench.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "prose": prose,
+        "fact": _fact,
+        "size": format_units.size,
+        "count": format_units.count,
+    }
+    return environment.get_template(template).render(
+        version=__version__,
+        style=Markup(_text("page.css")),  # noqa: S704 # our own file
+        script=script,
+        colours=_colours(),
+        **context,
+    )
+
+
+def _fact(value: Fact, name: str) -> str:
+    """Return a fact as people read it."""
+    if name.endswith("_bytes") and isinstance(value, int):
+        return format_units.size(value)
+    return str(value)
+
+
+def _colours() -> dict[str, tuple[str, str]]:
+    """Return every colour of the figures by its name: in the light, in the dark."""
+    dark = DARK.names()
+    return {name: (colour, dark[name]) for name, colour in LIGHT.names().items()}
+
+
+def _text(name: str) -> str:
+    return files("gradbench.report").joinpath("templates", name).read_text("utf-8")
+
+
+def prose(sentence: str) -> Markup:
+    """Return the sentence escaped, names in backticks as ``<code>``."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(sentence))))  # noqa: S704 # escaped before

@@ -1,0 +1,272 @@
+"""The bench: each pass over a block in processes of its own, one outcome per cell and meter."""
+
+import pickle
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+import psutil
+
+from .. import devices
+from ..errors import DeviceUnavailable
+from ..experiment.matrix import Cell
+from ..experiment.plan import Plan
+from ..records.measurements import (
+    Breakdown,
+    Cause,
+    Ended,
+    Environment,
+    Measurement,
+    Reading,
+    Skipped,
+)
+from ..workloads.models import MODELS, Model
+from . import environment
+from .attempts import Spent, Trying, capture_environment
+from .fork_server import Died, JobError, Kind, Nursery
+from .instructions_pass import count_block
+from .memory_pass import memory_block, process_cells
+from .meters import METERS, Pass
+from .preflight import DEFAULT_METERS, obstacle, portable, usable_cores
+from .time_pass import time_block
+
+WATCH_S: Final = 0.3  # how long others are watched before a multi-threaded block
+
+
+SPARE_CORES: Final = 0.25  # how much of a core they may take all the same
+
+
+MAX_DEATHS: Final = 4  # of one block's processes, each leaving out the cell that was tried last
+
+
+_JOBS: Final[Mapping[Pass, Callable[..., Iterator[object]]]] = {
+    "time": time_block,
+    "memory": memory_block,
+    "process": process_cells,
+}
+
+
+class Bench:
+    """Measures blocks, one at a time; use it as a context manager.
+
+    The measuring processes' parents start at once, beside whatever the caller does next.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        models: Mapping[str, Model] = MODELS,
+        meters: Sequence[str] = DEFAULT_METERS,
+    ) -> None:
+        if not sys.platform.startswith("linux"):
+            raise DeviceUnavailable(f"gradbench measures on Linux, and this is {sys.platform}")
+        self._plan, self._models, self._meters = plan, models, tuple(meters)
+        self._nurseries: dict[Kind, Nursery] = {}
+        self._began = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        kinds: set[Kind] = {_kind(METERS[name].read_in, malloc="pinned") for name in self._meters}
+        for kind in kinds:
+            self._nurseries[kind] = Nursery(kind)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for nursery in self._nurseries.values():
+            nursery.close()
+
+    def environment(self, device_names: Iterable[str]) -> Environment:
+        """Return the facts, captured in a process that then ends."""
+        (captured,) = next(iter(self._nurseries.values())).run(
+            capture_environment, sorted(set(device_names)), limit_s=self._plan.limit_s
+        )
+        assert isinstance(captured, Environment)
+        return captured
+
+    def measure(
+        self,
+        cells: Sequence[Cell],
+        *,
+        done: Collection[tuple[Cell, str]] = (),
+        say: Callable[[Pass], None] = lambda _: None,
+    ) -> Iterator[list[Reading]]:
+        """Yield, pass by pass, one outcome for each cell of one block and each meter.
+
+        A meter that is ``done`` for all of the cells is left out; one that is done for some is
+        read again for all, or its rounds would not be pairs.
+        """
+        wanted: dict[Pass, list[str]] = {}
+        for name in self._meters:
+            if not all((cell, name) in done for cell in cells):
+                wanted.setdefault(METERS[name].read_in, []).append(name)
+        why_not = {cell: obstacle(cell, self._models) for cell in cells}
+        possible = [cell for cell in cells if why_not[cell] is None]
+        for doing, names in wanted.items():
+            say(doing)
+            outcomes = self._read(possible, doing, names) if possible else []
+            outcomes += [
+                Skipped(cell=cell, meter=name, cause=refusal[0], reason=refusal[1])
+                for cell, refusal in why_not.items()
+                if refusal is not None
+                for name in names
+            ]
+            yield outcomes
+
+    def ended(self) -> Ended:
+        """Return where the wall time went since this bench was made."""
+        total = time.perf_counter() - self._began
+        accounted = sum(self._seconds.values())
+        return Ended(
+            seconds={
+                **{phase: round(spent, 3) for phase, spent in self._seconds.items()},
+                "harness": round(total - accounted, 3),
+            },
+            load_after=round(psutil.getloadavg()[0], 2),
+        )
+
+    def _add(self, phase: str, seconds: float) -> None:
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + max(0.0, seconds)
+
+    def _read(self, cells: list[Cell], doing: Pass, names: Sequence[str]) -> list[Reading]:
+        device = devices.find(cells[0].device)
+        crowded = _crowded(cells[0].threads) if doing == "time" else None
+        if crowded is not None:
+            return _skip_all(cells, names, "unavailable", crowded)
+        if doing == "process" and device.start == "fork":
+            return [
+                outcome
+                for cell in cells
+                for outcome in self._survive([cell], doing, names, fresh=False)
+            ]
+        return self._survive(cells, doing, names, fresh=device.start == "spawn")
+
+    def _survive(
+        self, cells: Sequence[Cell], doing: Pass, names: Sequence[str], *, fresh: bool
+    ) -> list[Reading]:
+        """Run a pass; when its process dies, leave out the cell it died on and run it again."""
+        left = list(cells)
+        outcomes: list[Reading] = []
+        for _ in range(MAX_DEATHS):
+            found: list[Reading] = []
+            trying: Cell | None = None
+            measured = False
+            try:
+                for message in self._stream(left, doing, names, fresh=fresh):
+                    match message:
+                        case Trying(cell):
+                            trying = cell
+                        case Spent(phase, seconds):
+                            measured = phase != "build"
+                            self._add(phase, seconds)
+                        case Measurement() | Breakdown() | Skipped():
+                            found.append(message)
+            except JobError as bug:
+                return outcomes + _complete(found, left, names, "failed", f"gradbench: {bug}")
+            except Died as death:
+                if trying is None or measured or death.cause == "timed_out" or len(left) == 1:
+                    return outcomes + _complete(found, left, names, death.cause, str(death))
+                why = f"the process was {death} while this mode was tried"
+                outcomes += _skip_all([trying], names, death.cause, why)
+                left.remove(trying)
+            else:
+                return outcomes + _complete(found, left, names, "failed", "no outcome was sent")
+        return outcomes + _skip_all(left, names, "crashed", "the block's other cells kept dying")
+
+    def _stream(
+        self, cells: Sequence[Cell], doing: Pass, names: Sequence[str], *, fresh: bool
+    ) -> Iterator[object]:
+        model = portable(cells[0].model, self._models[cells[0].model])
+        if doing == "instructions":  # valgrind wants a process from its first instruction on
+            yield from count_block(cells, model, self._plan)
+            return
+        kind = _kind(doing, malloc=cells[0].malloc)
+        asked = time.perf_counter()
+        nursery = self._nursery(kind, fresh=fresh)
+        try:
+            messages = nursery.run(
+                _with_model,
+                _JOBS[doing],
+                list(cells),
+                model,
+                self._plan,
+                tuple(names),
+                limit_s=self._plan.limit_s,
+            )
+            started = False
+            for message in messages:
+                if not started and isinstance(message, Spent):
+                    started = True
+                    self._add("process starts", time.perf_counter() - asked - message.seconds)
+                yield message
+        finally:
+            if fresh:
+                nursery.close()
+
+    def _nursery(self, kind: Kind, *, fresh: bool) -> Nursery:
+        if fresh:
+            return Nursery(kind)
+        nursery = self._nurseries.get(kind)
+        if nursery is None or not nursery.alive:
+            if nursery is not None:
+                nursery.close()
+            nursery = self._nurseries[kind] = Nursery(kind)
+        return nursery
+
+
+def _kind(doing: Pass, *, malloc: str) -> Kind:
+    if doing != "time":
+        return "memory"
+    return "time" if malloc == "pinned" else "system"
+
+
+def _with_model(
+    job: Callable[..., Iterator[object]],
+    cells: Sequence[Cell],
+    model: bytes,
+    plan: Plan,
+    wanted: Sequence[str],
+) -> Iterator[object]:
+    yield from job(cells, pickle.loads(model), plan, wanted)
+
+
+def _crowded(threads: int) -> str | None:
+    if threads == 1:
+        return None
+    cores = usable_cores()
+    busy = environment.busy_cores(WATCH_S)
+    if busy + threads <= cores + SPARE_CORES:
+        return None
+    return (
+        f"{threads} threads on {cores} cores of which others keep {busy:.1f} busy: "
+        "times would measure the scheduler; free the machine or lower threads"
+    )
+
+
+def _skip_all(
+    cells: Iterable[Cell], names: Iterable[str], cause: Cause, reason: str
+) -> list[Reading]:
+    names = list(names)
+    return [
+        Skipped(cell=cell, meter=name, cause=cause, reason=reason)
+        for cell in cells
+        for name in names
+    ]
+
+
+def _complete(
+    found: list[Reading], cells: Iterable[Cell], names: Sequence[str], cause: Cause, why: str
+) -> list[Reading]:
+    """Give every cell and meter without an outcome the reason why."""
+    have = {(outcome.cell, outcome.meter) for outcome in found}
+    missing = [(cell, name) for cell in cells for name in names if (cell, name) not in have]
+    return found + [
+        Skipped(cell=cell, meter=name, cause=cause, reason=why) for cell, name in missing
+    ]

@@ -1,0 +1,54 @@
+"""What the machine did beside the measurement: other work, the hypervisor, preemption."""
+
+import os
+import resource
+import time
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from ..records.measurements import Fact
+
+
+class Surroundings:
+    """Watches the machine and this process between entering and leaving."""
+
+    def __enter__(self) -> Self:
+        self._before = _Reading()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._after = _Reading()
+
+    def notes(self, batches: int) -> dict[str, Fact]:
+        """Return what was seen, as notes of a measurement of so many timed batches."""
+        before, after = self._before, self._after
+        elapsed_s = max(after.clock_s - before.clock_s, 1e-9)
+        own_s = after.own_s - before.own_s
+        others = max(0.0, after.busy_s - before.busy_s - own_s) / elapsed_s
+        steal = (after.steal_s - before.steal_s) / elapsed_s / (os.cpu_count() or 1)
+        switches = after.switches - before.switches
+        return {
+            "load": round(psutil.getloadavg()[0], 2),
+            "others_busy_cores": round(others, 2),
+            "steal": round(steal, 4),
+            "involuntary_switches": switches,
+            "switches_per_batch": round(switches / max(batches, 1), 4),
+        }
+
+
+class _Reading:
+    def __init__(self) -> None:
+        machine = psutil.cpu_times()
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        self.clock_s = time.monotonic()
+        self.own_s = usage.ru_utime + usage.ru_stime
+        self.switches = usage.ru_nivcsw
+        self.steal_s = getattr(machine, "steal", 0.0)  # Linux has it
+        self.busy_s = machine.user + machine.system + getattr(machine, "nice", 0.0)

@@ -1,0 +1,260 @@
+"""The pass that counts the host's instructions: a block's cells in one process under callgrind."""
+
+import gc
+import json
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median_low
+from typing import Final, Self
+
+import torch
+
+from .. import devices
+from ..devices import Unreadable
+from ..experiment.matrix import Cell
+from ..experiment.plan import Plan
+from ..records.measurements import Measurement, Outcome, Skipped
+from ..workloads.arms import CellArm, make_arm
+from ..workloads.models import Model
+from ..workloads.steps import Subject
+from . import callgrind
+from .attempts import Message, Refusal, Stopwatch, attempt, settle, try_to_build
+from .fork_server import Kind, settings
+from .meters import METERS
+
+METER: Final = METERS["instructions"]
+WARM_UP_STEPS: Final = 20  # CPython specialises code that has run eight times (PEP 659)
+SETTLING_ROUNDS: Final = 3  # after counting began
+COUNTED_ROUNDS: Final = 11  # odd, so that the median is a count
+TOLD: Final = "told.jsonl"
+LOG: Final = "log"
+
+# Where things lie decides what malloc, dictionaries and BLAS kernels do, and the size of the
+# environment moves the heap: a terminal's or a test runner's variables would show in the counts.
+_KEPT: Final = frozenset(
+    ("HOME", "PATH", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "LD_PRELOAD", "GLIBC_TUNABLES")
+)
+_KEPT_PREFIXES: Final = (
+    *("PYTHON", "TORCH", "PYTORCH_", "ATEN_", "HF_", "MALLOC_"),
+    *("MKL_", "OMP_", "GOMP_", "KMP_", "DNNL_", "ONEDNN_", "OPENBLAS_"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the process under valgrind had to say beside its counts."""
+
+    notes: Mapping[str, str]
+    refused: Mapping[int, Refusal]  # by the cell's place in the block
+
+
+def count_block(cells: Sequence[Cell], model: bytes, plan: Plan) -> Iterator[Message]:
+    """Yield one outcome for each of a block's cells: a step's instructions, or why not.
+
+    ``model`` is a pickled `Model`. A process that ends early or at ``plan.limit_s`` leaves the
+    cells that it has not counted ``unreadable``.
+    """
+    watch = Stopwatch()
+    try:
+        command = _command(cells[0])
+    except Unreadable as reason:
+        yield from (_skip(cell, ("unreadable", str(reason))) for cell in cells)
+        return
+    with tempfile.TemporaryDirectory(prefix="gradbench-") as name:
+        folder = Path(name)
+        kind: Kind = "time" if cells[0].malloc == "pinned" else "system"
+        job = pickle.dumps((list(cells), model, plan))
+        end = _run(command, folder, job, environment=_environment(kind), limit_s=plan.limit_s)
+        counts, told = callgrind.read_dumps(folder), _read_told(folder)
+    for index, cell in enumerate(cells):
+        yield outcome(cell, index, counts, told, end)
+    yield watch.lap("counting")
+
+
+def outcome(
+    cell: Cell, index: int, counts: Mapping[str, Sequence[int]], told: Told, end: str
+) -> Outcome:
+    """Return what was found for the cell at a place in its block.
+
+    The median of single steps, less the median of nothing counted in the same way. One step in
+    many pays for malloc's tidying up, and a mean would spread that over whichever mode it hit.
+    """
+    if index in told.refused:
+        return _skip(cell, told.refused[index])
+    steps = counts.get(_named(index, "step"), ())[-COUNTED_ROUNDS:]
+    empty = counts.get(_named(index, "empty"), ())[-COUNTED_ROUNDS:]
+    if min(len(steps), len(empty)) < COUNTED_ROUNDS:
+        return _skip(cell, ("unreadable", f"the process under valgrind {end}"))
+    overhead = median_low(empty)
+    return Measurement(
+        cell=cell,
+        meter=METER.name,
+        unit=METER.unit,
+        values=(median_low(steps) - overhead,),
+        iterations=1,
+        exact=METER.exact,
+        notes={
+            **told.notes,
+            "steps": len(steps),
+            "least": min(steps) - overhead,
+            "most": max(steps) - overhead,
+        },
+    )
+
+
+def main() -> None:
+    """Count in this process, which runs under callgrind: the job comes by standard input."""
+    cells, model, plan = pickle.load(sys.stdin.buffer)
+    signal.alarm(math.ceil(plan.limit_s) + 60)  # should nobody be left to end it
+    with Path(TOLD).open("w", encoding="utf-8", buffering=1) as told:
+        count(
+            cells,
+            pickle.loads(model),
+            plan,
+            ask=callgrind.Requests(),
+            tell=lambda what: print(json.dumps(what), file=told),
+        )
+
+
+def count(
+    cells: Sequence[Cell],
+    model: Model,
+    plan: Plan,
+    *,
+    ask: callgrind.Requests,
+    tell: Callable[[Mapping[str, object]], None],
+) -> None:
+    """Build, try and warm up every cell, then count the steps of those that run."""
+    device = settle(cells[0])
+    tell({"notes": {"cpu_capability": torch.backends.cpu.get_cpu_capability()}})
+    subject = try_to_build(cells[0], model, device, seed=plan.seed)
+    arms: dict[int, CellArm] = {}
+    for index, cell in enumerate(cells):
+        refused: Refusal | None
+        if isinstance(subject, Subject):
+            arms[index] = make_arm(cell, subject)
+            refused = attempt(arms[index], device, WARM_UP_STEPS)
+        else:
+            refused = subject
+        if refused is not None:
+            arms.pop(index, None)
+            tell({"cell": index, "refused": refused})
+    gc.collect()
+    gc.disable()
+    counters = [Counter.of(arm, index, ask) for index, arm in arms.items()]
+    ask.start()
+    for _ in range(SETTLING_ROUNDS + COUNTED_ROUNDS):
+        for counter in counters:
+            counter.visit()
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """An arm, and the requests around its steps."""
+
+    arm: CellArm
+    zero: Callable[[], object]
+    dump_step: Callable[[], object]
+    dump_empty: Callable[[], object]
+
+    @classmethod
+    def of(cls, arm: CellArm, index: int, ask: callgrind.Requests) -> Self:
+        """Return the counter of the arm at a place in its block."""
+        step, empty = (ask.dump(_named(index, what)) for what in ("step", "empty"))
+        return cls(arm, ask.zero, step, empty)
+
+    def visit(self) -> None:
+        """Enter the mode, step once uncounted, then count one step, and nothing the same way."""
+        step, zero, dump_step, dump_empty = (
+            self.arm.step,
+            self.zero,
+            self.dump_step,
+            self.dump_empty,
+        )
+        with self.arm.held():
+            step()
+            zero()
+            step()
+            dump_step()
+            zero()
+            dump_empty()
+
+
+def _command(cell: Cell) -> list[str]:
+    devices.find(cell.device).check_valgrind()
+    if cell.threads != 1:
+        raise Unreadable(
+            f"{cell.threads} threads wait for one another by spinning, and instructions spent so "
+            "do not repeat: threads=1"
+        )
+    return callgrind.command([sys.executable, "-c", f"import {__name__} as i; i.main()"])
+
+
+def _environment(kind: Kind) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT or name.startswith(_KEPT_PREFIXES)
+    }
+    path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+    return kept | settings(kind) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def _run(
+    command: Sequence[str],
+    folder: Path,
+    job: bytes,
+    *,
+    environment: Mapping[str, str],
+    limit_s: float,
+) -> str:
+    """Run a command in a folder; return how it ended."""
+    (folder / "job").write_bytes(job)
+    with (folder / "job").open("rb") as stdin, (folder / LOG).open("wb") as log:
+        try:
+            code = subprocess.run(
+                command,
+                cwd=folder,
+                env=dict(environment),
+                stdin=stdin,
+                stdout=log,
+                stderr=log,
+                timeout=limit_s,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return f"was killed at its time limit of {limit_s:g} s"
+        except OSError as error:
+            return f"could not be started: {error}"
+    return callgrind.cause_of_end(code, (folder / LOG).read_text("utf-8", errors="replace"))
+
+
+def _read_told(folder: Path) -> Told:
+    file = folder / TOLD
+    lines = file.read_text("utf-8").splitlines() if file.exists() else []
+    notes: dict[str, str] = {}
+    refused: dict[int, Refusal] = {}
+    for line in lines:
+        what = json.loads(line)
+        notes |= what.get("notes", {})
+        if "refused" in what:
+            cause, reason = what["refused"]
+            refused[what["cell"]] = cause, reason
+    return Told(notes, refused)
+
+
+def _named(index: int, what: str) -> str:
+    return f"{index} {what}"
+
+
+def _skip(cell: Cell, why: Refusal) -> Skipped:
+    cause, reason = why
+    return Skipped(cell=cell, meter=METER.name, cause=cause, reason=reason)

@@ -1,0 +1,306 @@
+"""The memory passes, inside their processes: allocator peaks to the byte, and the process's own."""
+
+import gc
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, TypeVar
+
+from ..devices import Device, Ledger, Unreadable, Window
+from ..experiment.matrix import Cell
+from ..experiment.plan import Plan
+from ..memory import leaks
+from ..memory.predict import CannotTrain, Predictor, Unpredictable
+from ..memory.saved_tensors import SavedTensors, paths
+from ..memory.step_phases import Marks
+from ..records.allocations import Anatomy, Mark, dissect
+from ..records.measurements import Breakdown, Fact, Measurement, Reading
+from ..workloads.arms import CellArm, make_arm, steps
+from ..workloads.models import Model
+from ..workloads.steps import Subject
+from . import meters
+from .attempts import (
+    TRIAL_STEPS,
+    Message,
+    Refusal,
+    Stopwatch,
+    Trying,
+    attempt,
+    settle,
+    skip,
+    try_to_build,
+)
+from .meters import METERS
+
+T = TypeVar("T")
+
+OUTSIDE: Final = "(outside of the model)"
+"""Where the loss has tensors saved."""
+
+MODULES: Final = 10
+"""Modules that a breakdown names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure in its meter's unit, and what is to be noted with it."""
+
+    value: int
+    notes: Mapping[str, Fact] = field(default_factory=dict)
+
+
+Found = Figure | Breakdown | Unreadable
+
+
+def memory_block(
+    cells: Sequence[Cell], model: Model, plan: Plan, wanted: Collection[str]
+) -> Iterator[Message]:
+    """Yield the exact figures of a block's cells: peaks, what they are made of, what is saved."""
+    watch, device = Stopwatch(), settle(cells[0])
+    measured = [name for name in wanted if name != "predicted_peak"]
+    if measured:
+        yield from _measured(cells, model, device, measured, seed=plan.seed, watch=watch)
+    if "predicted_peak" in wanted:
+        predictor = Predictor(cells[0].device)
+        for cell in cells:
+            yield _outcome(cell, "predicted_peak", _predicted(predictor, cell, model, plan))
+        yield watch.lap("predictions")
+
+
+def _measured(
+    cells: Sequence[Cell],
+    model: Model,
+    device: Device,
+    wanted: Collection[str],
+    *,
+    seed: int,
+    watch: Stopwatch,
+) -> Iterator[Message]:
+    try:
+        ledger = device.ledger()
+    except Unreadable as reason:
+        for cell in cells:
+            for name in wanted:
+                yield skip(cell, name, ("unreadable", str(reason)))
+        return
+    subject, built = ledger.observe(partial(try_to_build, cells[0], model, device, seed=seed))
+    at_rest = built.after_bytes
+    yield watch.lap("build")
+    if not isinstance(subject, Subject):
+        yield from (skip(cell, name, subject) for cell in cells for name in wanted)
+        return
+    for cell in cells:
+        yield Trying(cell)
+        reader = _Reader(cell, subject, ledger, device)
+        found = reader.read()
+        after = reader.close()
+        if not isinstance(found, tuple):
+            found["leaked"] = _left(found["leaked"], after - at_rest)
+        at_rest = after
+        for name in wanted:
+            yield _outcome(cell, name, found if isinstance(found, tuple) else found[name])
+    yield watch.lap("memory passes")
+
+
+class _Reader:
+    """Reads one cell, every allocation of which is on the ledger."""
+
+    def __init__(self, cell: Cell, shared: Subject, ledger: Ledger, device: Device) -> None:
+        self._cell, self._ledger, self._device = cell, ledger, device
+        self._marks = Marks(address=lambda tensor: tensor.untyped_storage().data_ptr())
+        self._subject = self._marks.around(shared)
+        self._arm: CellArm | None
+        self._arm, _ = ledger.observe(partial(make_arm, cell, self._subject))
+
+    def read(self) -> dict[str, Found] | Refusal:
+        """Return what every meter of the pass reads, or why the cell cannot run.
+
+        The first step is dissected, then one from a warm state; saved tensors are recorded in a
+        step of their own, for they are held. What is live after each, gradients put away, says
+        whether something is left every time.
+        """
+        arm = self._arm
+        assert arm is not None
+        self._at_rest()
+        self._device.forget()
+        try_once = partial(attempt, arm, self._device, 1)
+        refused, first_window, first = self._dissected(try_once)
+        live = [self._at_rest()]
+        if refused is None:
+            for _ in range(TRIAL_STEPS - 1):
+                refused, _ = self._ledger.observe(try_once)
+                live.append(self._at_rest())
+        if refused is not None:
+            return refused
+        _, window, warm = self._dissected(partial(steps, arm, 1))
+        live.append(self._at_rest())
+        saved, _ = self._ledger.observe(partial(self._saved, arm))
+        live.append(self._at_rest())
+        return {
+            **{
+                name: figure if isinstance(figure, Unreadable) else Figure(figure)
+                for name, figure in meters.allocator_figures(window).items()
+            },
+            "first_peak_allocated": Figure(first_window.peak_bytes),
+            "breakdown": self._breakdown((first_window, first), (window, warm), saved),
+            "saved_for_backward": Figure(saved.nbytes)
+            if isinstance(saved, SavedTensors)
+            else saved,
+            "leaked": self._leaked(arm, live[1:]),
+        }
+
+    def close(self) -> int:
+        """Let go of the arm and its optimizer; return what is live then."""
+
+        def let_go() -> None:
+            self._arm = None
+            self._marks.optimizers.clear()
+            gc.collect()  # optimizers are held by cycles
+
+        _, window = self._ledger.observe(let_go)
+        return window.after_bytes
+
+    def _at_rest(self) -> int:
+        """Put gradients away; return what is live then."""
+        _, window = self._ledger.observe(self._subject.clear_gradients)
+        return window.after_bytes
+
+    def _dissected(self, function: Callable[[], T]) -> tuple[T, Window, Anatomy]:
+        resident = self._marks.resident(self._subject)
+
+        def told(mark: Callable[[Mark], None]) -> T:
+            with self._marks.telling(mark, self._subject.parameters()):
+                return function()
+
+        result, window, entries = self._ledger.trace(told)
+        return result, window, dissect(entries, resident=resident, before_bytes=window.before_bytes)
+
+    def _saved(self, arm: CellArm) -> SavedTensors | Unreadable:
+        recorder = SavedTensors(
+            modules=paths(*self._subject.parts()), apart=self._subject.resident()
+        )
+        try:
+            with arm.held(), recorder:
+                arm.step()
+        except Exception as error:  # noqa: BLE001 # hooks meet any code, compiled graphs included
+            return Unreadable(
+                f"saved-tensor hooks do not work here: {type(error).__name__}: {error}"
+            )
+        return recorder
+
+    def _breakdown(
+        self,
+        first: tuple[Window, Anatomy],
+        warm: tuple[Window, Anatomy],
+        saved: SavedTensors | Unreadable,
+    ) -> Breakdown:
+        modules = saved.by_module() if isinstance(saved, SavedTensors) else {}
+        window, anatomy = warm
+        return Breakdown(
+            cell=self._cell,
+            parts=_whole(window, anatomy),
+            first_parts=_whole(*first),
+            timeline=anatomy.timeline,
+            phases=anatomy.phases,
+            modules={path or OUTSIDE: nbytes for path, nbytes in list(modules.items())[:MODULES]},
+            rounding_bytes=window.rounding_bytes,
+        )
+
+    def _leaked(self, arm: CellArm, live: list[int]) -> Found:
+        if not leaks.growth(live):
+            return Figure(0)
+        for _ in range(leaks.STEPS):  # what only waits for the collector is no leak
+            self._ledger.observe(partial(steps, arm, 1))
+            self._at_rest()
+            _, window = self._ledger.observe(gc.collect)
+            live.append(window.after_bytes)
+        leaked = leaks.growth(live[-leaks.STEPS :])
+        if not leaked:
+            return Figure(0)
+        with arm.held():
+            modules = paths(*self._subject.parts())
+            look = partial(leaks.kept, arm.step, self._subject.clear_gradients, modules)
+            births, _ = self._ledger.observe(look)
+        return Figure(leaked, {"kept": leaks.named(births)})
+
+
+def process_cells(
+    cells: Sequence[Cell], model: Model, plan: Plan, wanted: Collection[str]
+) -> Iterator[Message]:
+    """Yield the resident high-water mark of the cells, one after the other in this process."""
+    watch, device = Stopwatch(), settle(cells[0])
+    subject = try_to_build(cells[0], model, device, seed=plan.seed)
+    yield watch.lap("build")
+    if not isinstance(subject, Subject):
+        yield from (skip(cell, name, subject) for cell in cells for name in wanted)
+        return
+    for cell in cells:
+        yield Trying(cell)
+        arm = make_arm(cell, subject)
+        refused = attempt(arm, device, TRIAL_STEPS)
+        if refused is not None:
+            yield from (skip(cell, name, refused) for name in wanted)
+            continue
+        subject.clear_gradients()
+        figures: dict[str, Found] = {}
+        with arm.held():
+            figures["peak_rss"] = _or_reason(partial(_peak_rss, arm))
+            figures["device_process"] = _or_reason(lambda: Figure(device.process_bytes()))
+        for name in wanted:
+            yield _outcome(cell, name, figures[name])
+    yield watch.lap("memory passes")
+
+
+def _whole(window: Window, anatomy: Anatomy) -> dict[str, int]:
+    """Return the parts of a peak; what the allocator counted and nobody traced is unknown."""
+    untraced = window.peak_bytes - anatomy.peak_bytes
+    return {**anatomy.parts, "unknown": anatomy.parts["unknown"] + untraced}
+
+
+def _left(leaked: Found, nbytes: int) -> Found:
+    """Return the figure with a note of what the cell left for those after it, if anything."""
+    if not isinstance(leaked, Figure) or nbytes <= 0:
+        return leaked
+    return Figure(leaked.value, {**leaked.notes, "left_for_later_cells": nbytes})
+
+
+def _predicted(predictor: Predictor, cell: Cell, model: Model, plan: Plan) -> Found | Refusal:
+    try:
+        found = predictor.predict(cell, model, seed=plan.seed)
+    except CannotTrain as words:
+        return "cannot_train", str(words)
+    except Unpredictable as reason:
+        return Unreadable(str(reason))
+    notes = {"not_counted_inside": ", ".join(found.unprobed)} if found.unprobed else {}
+    return Figure(found.peak_bytes, notes)
+
+
+def _peak_rss(arm: CellArm) -> Figure:
+    peak_bytes, bias = meters.peak_rss(arm.step, steps=TRIAL_STEPS)
+    return Figure(peak_bytes, {"bias": bias} if bias else {})
+
+
+def _or_reason(read: Callable[[], Figure]) -> Found:
+    try:
+        return read()
+    except Unreadable as reason:
+        return reason
+
+
+def _outcome(cell: Cell, name: str, found: Found | Refusal) -> Reading:
+    if isinstance(found, tuple):
+        return skip(cell, name, found)
+    if isinstance(found, Breakdown):
+        return found
+    if isinstance(found, Unreadable):
+        return skip(cell, name, ("unreadable", str(found)))
+    meter = METERS[name]
+    return Measurement(
+        cell=cell,
+        meter=name,
+        unit=meter.unit,
+        values=(found.value,),
+        iterations=1,
+        exact=meter.exact,
+        notes=found.notes,
+    )

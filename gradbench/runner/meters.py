@@ -1,0 +1,201 @@
+"""The instruments: what each reads, in which unit, and in which kind of process."""
+
+import itertools
+import re
+import resource
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from ..devices import Unreadable, Window, nothing
+from ..records.measurements import Unit
+from ..workloads.steps import Step
+
+Pass = Literal["time", "memory", "process", "instructions"]
+"""The passes over a block: timed rounds, exact counts, one process per cell for its RSS, and one
+process of the block under valgrind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """A figure's name and unit, the pass that reads it, and whether it repeats to the byte."""
+
+    name: str
+    unit: Unit
+    read_in: Pass
+    exact: bool
+    about: str
+    default: bool = True  # is it read when nobody names meters?
+
+
+METERS: Final[Mapping[str, Meter]] = {
+    meter.name: meter
+    for meter in (
+        Meter("step_time", "ns", "time", False, "wall time of one step, from interleaved rounds"),
+        Meter("latency", "ns", "time", False, "wall time of single calls, for its percentiles"),
+        Meter(
+            "host_time",
+            "ns",
+            "time",
+            False,
+            "the host's part of a step: time to enqueue it, nothing waited for (CUDA)",
+        ),
+        Meter(
+            "device_time",
+            "ns",
+            "time",
+            False,
+            "the device's part of a step: CUDA events around work that was enqueued before",
+        ),
+        Meter("energy", "uJ", "time", False, "what the whole board used for one step (NVML)"),
+        Meter(
+            "peak_allocated",
+            "bytes",
+            "memory",
+            True,
+            "most bytes that tensors held at once during a step, what was there before included",
+        ),
+        Meter(
+            "peak_transient",
+            "bytes",
+            "memory",
+            True,
+            "the part of peak_allocated that the step added to what was there before it",
+        ),
+        Meter(
+            "peak_reserved",
+            "bytes",
+            "memory",
+            False,
+            "most bytes that the caching allocator had taken from the driver (CUDA)",
+        ),
+        Meter(
+            "first_peak_allocated",
+            "bytes",
+            "memory",
+            True,
+            "peak_allocated of the very first step, which makes optimizer state and workspaces",
+        ),
+        Meter(
+            "breakdown",
+            "bytes",
+            "memory",
+            True,
+            "what the peak is made of, the way there, and which modules had tensors saved",
+        ),
+        Meter(
+            "predicted_peak",
+            "bytes",
+            "memory",
+            True,
+            "peak_allocated as foretold from a run on fake tensors, without the memory",
+        ),
+        Meter(
+            "leaked",
+            "bytes",
+            "memory",
+            True,
+            "bytes that every step leaves behind, gradients put away; a note names who made them",
+        ),
+        Meter(
+            "fragmentation",
+            "bytes",
+            "memory",
+            False,
+            "peak_reserved less peak_allocated: taken from the driver and in no tensor (CUDA)",
+        ),
+        Meter(
+            "saved_for_backward",
+            "bytes",
+            "memory",
+            True,
+            "bytes that autograd kept for backward, beyond parameters, buffers and the batch",
+        ),
+        Meter(
+            "peak_rss",
+            "bytes",
+            "process",
+            False,
+            "the kernel's high-water mark of the process's resident memory (VmHWM)",
+        ),
+        Meter(
+            "device_process",
+            "bytes",
+            "process",
+            False,
+            "what the driver says this process holds on the device, context included (NVML)",
+        ),
+        Meter(
+            "instructions",
+            "instructions",
+            "instructions",
+            True,
+            "instructions that the host runs for one step, counted by valgrind's callgrind",
+            default=False,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """The clock around a batch of steps."""
+
+    synchronize: Callable[[], None]
+    clock_ns: Callable[[], int]
+    flush: Callable[[], object] = nothing  # keeps the batch from what the last one left in caches
+
+    def read(self, step: Step, iterations: int) -> int:
+        """Return the nanoseconds that ``iterations`` steps took, their device work included.
+
+        What the loop itself costs a step and a batch, ``gradbench selfcheck`` prints.
+        """
+        repeats = itertools.repeat(None, iterations)
+        synchronize, clock_ns = self.synchronize, self.clock_ns
+        self.flush()
+        synchronize()
+        start_ns = clock_ns()
+        for _ in repeats:
+            step()
+        synchronize()
+        return clock_ns() - start_ns
+
+
+def allocator_figures(window: Window) -> dict[str, int | Unreadable]:
+    """Return the figures that one window of a ledger holds, by meter."""
+    return {
+        "peak_allocated": window.peak_bytes,
+        "peak_transient": window.peak_bytes - window.before_bytes,
+        "peak_reserved": window.reserved_bytes,
+        "fragmentation": window.reserved_bytes
+        if isinstance(window.reserved_bytes, Unreadable)
+        else window.reserved_bytes - window.peak_bytes,
+    }
+
+
+def peak_rss(step: Step, *, steps: int, process: Path = Path("/proc/self")) -> tuple[int, str]:
+    """Return the process's resident high-water mark over some steps, and what it is.
+
+    Polling would miss short peaks, so the source is the kernel's own mark, ``VmHWM``, reset
+    before the steps (proc(5): ``clear_refs``, value 5); then the words are empty. Where it cannot
+    be reset they name the bias. Raise `Unreadable` where the kernel has no mark at all.
+    """
+    bias = ""
+    try:
+        (process / "clear_refs").write_text("5")
+    except OSError as error:
+        bias = f"VmHWM could not be reset ({error.strerror}): building the model counts too"
+    for _ in range(steps):
+        step()
+    try:
+        status = (process / "status").read_text("utf-8")
+    except OSError as error:
+        status = f"{error}"
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    if found is not None:
+        return int(found[1]) * 1024, bias
+    if not bias:
+        raise Unreadable("the kernel reports no VmHWM")
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib * 1024, "ru_maxrss, which is inherited: a parent's higher peak would hide this one"

@@ -1,0 +1,103 @@
+"""What is checked before the first round: names, models, and cells that cannot run here."""
+
+import os
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import Final
+
+from .. import devices
+from ..errors import BadModel, DeviceUnavailable, UnknownName
+from ..experiment.matrix import Cell
+from ..records.measurements import Cause
+from ..workloads.models import MODELS, Model
+from ..workloads.steps import WORKLOADS
+from .meters import METERS
+
+DEFAULT_METERS: Final = tuple(meter.name for meter in METERS.values() if meter.default)
+
+
+def check(
+    cells: Iterable[Cell],
+    models: Mapping[str, Model] = MODELS,
+    meters: Sequence[str] = DEFAULT_METERS,
+) -> None:
+    """Raise for the first name that no catalogue knows, or a model that cannot be sent on."""
+    for name in meters:
+        if name not in METERS:
+            raise UnknownName("meter", name, METERS)
+    for cell in cells:
+        if cell.model not in models:
+            raise UnknownName("model", cell.model, models)
+        devices.find(cell.device)
+        portable(cell.model, models[cell.model])
+
+
+def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, str] | None:
+    """Return why a cell cannot run here, as far as can be told without running it."""
+    device, model, cores = devices.find(cell.device), models[cell.model], usable_cores()
+    try:
+        device.check()
+    except DeviceUnavailable as reason:
+        return "unavailable", str(reason)
+    if cell.threads > cores:
+        return "unavailable", f"{cell.threads} threads, but this process may use {cores} cores"
+    inside = WORKLOADS[cell.workload].mode_inside
+    dimensions = _dimensions(model)
+    contradictions = (
+        (
+            cell.l2 not in device.l2,
+            f"{cell.device} has no cache that a step could be kept from: l2=hot",
+        ),
+        (
+            inside and cell.entry == "per_call",
+            f"{cell.workload} enters its mode in each step as it is: entry=held",
+        ),
+        (
+            cell.optimizer != "sgd" and not WORKLOADS[cell.workload].optimizes,
+            f"{cell.workload} makes no optimizer step: optimizer=sgd",
+        ),
+        (
+            cell.memory_format == "channels_last" and dimensions != 4,
+            f"channels_last needs images (B, C, H, W): {cell.model} takes {dimensions}-dimensional "
+            "input",
+        ),
+        (
+            WORKLOADS[cell.workload].splits_head and model.head is None,
+            f"{cell.workload} trains a head, and {cell.model} names none",
+        ),
+    )
+    return next((("impossible", why) for holds, why in contradictions if holds), None)
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@cache
+def _dimensions(model: Model) -> int:
+    return model.batch(1)[0].dim()
+
+
+def portable(name: str, model: Model) -> bytes:
+    """Return the model pickled for another process; raise `BadModel` when that cannot be.
+
+    What lives in a module travels by its name; a lambda, a closure or anything of a script's or
+    notebook's own travels by value, with cloudpickle.
+    """
+    with suppress(pickle.PicklingError, AttributeError, TypeError):
+        by_name = pickle.dumps(model)
+        if b"__main__" not in by_name:
+            return by_name
+    try:
+        import cloudpickle
+
+        return bytes(cloudpickle.dumps(model))
+    except ImportError:
+        raise BadModel(
+            f"model {name!r} is not in an importable module: put it in one, or install cloudpickle"
+        ) from None
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise BadModel(f"model {name!r} cannot be sent to another process: {error}") from error

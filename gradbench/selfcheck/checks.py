@@ -1,0 +1,303 @@
+"""Proof on the user's machine that the measuring can be believed: known answers, asked again."""
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+from scipy import stats
+
+from ..experiment.matrix import GRAD_MODES, Matrix
+from ..experiment.plan import Plan
+from ..records.measurements import Measurement
+from ..records.selfcheck import Check
+from ..runner.bench import Bench
+from ..runner.environment import capture
+from ..runner.fork_server import Kind, Nursery
+from ..stats.estimates import Estimate
+from ..workloads.models import MODELS
+from . import trials
+from .effort import CNN, LIMIT_S, TINY, Effort, Subject, judge
+from .peers import peers
+
+HOSTILE_MIB: Final = 64
+ENOUGH: Final = 200  # trials from which a share is judged as it is; below, by its own interval
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the trials of one injection came to."""
+
+    injected: float
+    trials: int
+    detected: int  # intervals that exclude 1 (of A/A: false alarms)
+    half_width: float  # median over trials
+    estimate: float  # median over trials of the estimated effect
+
+
+def run(
+    effort: Effort, say: Callable[[str], None] = lambda _: None
+) -> tuple[list[Check], dict[str, Any]]:
+    """Run every check; return them and the environment they were run in."""
+    found: list[Check] = []
+    load_before = psutil.getloadavg()[0]
+    nursery = Nursery("time")
+    try:
+        for subject in effort.subjects:
+            more = sum(subject.injected.values())
+            say(f"{subject.name}: {subject.equal} A/A trials, {more} injected")
+            found += _trials(nursery, subject, "")
+        for subject in effort.neighbour:
+            say(f"{subject.name} beside a memory-thrashing neighbour: {subject.equal} A/A trials")
+            with thrashing():
+                found += _trials(nursery, subject, " beside a memory-thrashing neighbour")
+        say("memory against arithmetic")
+        found += list(_memory())
+        say("the timing loop's own cost")
+        found += list(_overhead(nursery))
+        say("interleaved against long separate blocks")
+        found.append(_bias(nursery, effort))
+        say("torch.utils.benchmark.Timer on the same step")
+        found.append(_agreement(nursery, effort))
+        say("identical processes, alive together")
+        found += list(_processes(effort))
+        say("the same questions to Timer and pytest-benchmark, in sequence")
+        found += list(peers(nursery, effort))
+    finally:
+        nursery.close()
+    facts = dict(capture(["cpu"]).facts)
+    facts |= {
+        "load_before": round(load_before, 2),
+        "load_after": round(psutil.getloadavg()[0], 2),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return found, facts
+
+
+def save(found: Sequence[Check], facts: dict[str, Any], path: Path) -> None:
+    """Write checks and environment as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"facts": facts, "checks": [asdict(check) for check in found]}
+    path.write_text(json.dumps(content, indent=1), "utf-8")
+
+
+def summarise(injected: float, ratios: Sequence[Estimate]) -> Outcome:
+    """Return what the trials of one injection came to."""
+    return Outcome(
+        injected,
+        len(ratios),
+        sum(not ratio.low <= 1 <= ratio.high for ratio in ratios),
+        statistics.median(ratio.half_width for ratio in ratios),
+        statistics.median(ratio.point for ratio in ratios) - 1,
+    )
+
+
+def _trials(nursery: Nursery, subject: Subject, where: str) -> Iterator[Check]:
+    ratios: dict[float, list[Estimate]] = {}
+    wanted = {0.0: subject.equal, **subject.injected}
+    plan = Plan(
+        budget_s=subject.trial_s,
+        precision_short=1e-9,
+        precision_long=1e-9,
+        max_rounds=1_000_000,
+        min_rounds=6,
+        limit_s=LIMIT_S,
+    )
+    seed = 0
+    while any(len(ratios.get(injected, [])) < count for injected, count in wanted.items()):
+        left = {i: n - len(ratios.get(i, [])) for i, n in wanted.items()}
+        asked = [injected for injected, count in left.items() if count > 0]
+        count = min(10, *(left[injected] for injected in asked))
+        for trial in nursery.run(  # a fresh process every few trials: layout is part of the noise
+            trials.compare_with_itself,
+            subject.cell,
+            MODELS[subject.cell.model],
+            replace(plan, seed=seed),
+            asked,
+            count,
+            limit_s=LIMIT_S,
+        ):
+            assert isinstance(trial, trials.Trial)
+            ratios.setdefault(trial.injected, []).append(judge(trial))
+        seed += 1
+    for injected, found in sorted(ratios.items()):
+        yield _told(subject, summarise(injected, found), where)
+    widths = [ratio.half_width for found in ratios.values() for ratio in found]
+    yield _width(subject, widths, where)
+
+
+def _width(subject: Subject, widths: Sequence[float], where: str) -> Check:
+    target, width = subject.half_width, statistics.median(widths)
+    return Check(
+        f"half-width: {subject.name}, {subject.trial_s:g} s{where}",
+        width,
+        "share",
+        f"median over {len(widths)} trials",
+        f"<= {target:.1%}" if target is not None else "",
+        width <= target if target is not None else None,
+    )
+
+
+def _told(subject: Subject, outcome: Outcome, where: str) -> Check:
+    share = outcome.detected / outcome.trials
+    low, high = stats.binomtest(outcome.detected, outcome.trials).proportion_ci(method="wilson")
+    name = f"{subject.name}, {subject.trial_s:g} s{where}"
+    detail = (
+        f"{outcome.detected} of {outcome.trials} intervals exclude 1 "
+        f"[{low:.1%}, {high:.1%}]; half-width {outcome.half_width:.2%}"
+    )
+    if outcome.injected == 0:
+        return Check(
+            f"A/A false alarms: {name}",
+            share,
+            "share",
+            detail,
+            target="2-7 % (nominal 5 %)",
+            passed=0.02 <= share <= 0.07 if outcome.trials >= ENOUGH else bool(low <= 0.07),
+        )
+    off = outcome.estimate - outcome.injected
+    return Check(
+        f"+{outcome.injected:.1%} detected: {name}",
+        share,
+        "share",
+        f"{detail}; estimated {outcome.estimate:+.2%}, off by {off * 100:+.2f} points",
+        target=">= 95 %" if outcome.injected in (0.005, 0.02) else "",
+        passed=share >= 0.95 if outcome.injected in (0.005, 0.02) else None,
+    )
+
+
+def _memory() -> Iterator[Check]:
+    widths, batch = [64] * 9 + [10], 8
+    cells = list(Matrix(models=["mlp_tiny"], batch_sizes=[batch]))
+    meters = ["peak_allocated", "peak_transient", "saved_for_backward"]
+    with Bench(plan=Plan(), meters=meters) as bench:
+        read = {
+            (o.cell.grad_mode, o.meter): o.values[0]
+            for outcomes in bench.measure(cells)
+            for o in outcomes
+            if isinstance(o, Measurement)
+        }
+    hidden = sum(widths[1:-1])
+    resident = 4 * sum(a * b + b for a, b in pairwise(widths)) + batch * (4 * widths[0] + 8)
+    transient = {
+        mode: 4 * batch * (hidden + widths[-2] if mode == "global_on" else 2 * widths[-2])
+        for mode in GRAD_MODES
+    }
+    off = [read.get((mode, "peak_transient"), -1) - transient[mode] for mode in GRAD_MODES]
+    off += [
+        read.get((mode, "peak_allocated"), -1) - resident - transient[mode] for mode in GRAD_MODES
+    ]
+    off += [
+        read.get((mode, "saved_for_backward"), -1)
+        - (4 * batch * hidden if mode == "global_on" else 0)
+        for mode in GRAD_MODES
+    ]
+    yield Check(
+        "memory: mlp_tiny forward against arithmetic",
+        float(max(map(abs, off))),
+        "bytes",
+        f"largest error of {len(off)} figures in four modes",
+        target="0 B",
+        passed=not any(off),
+    )
+
+
+def _overhead(nursery: Nursery) -> Iterator[Check]:
+    ((each, batch),) = nursery.run(trials.overheads, limit_s=LIMIT_S)
+    yield Check("loop overhead a call", float(each), "ns", "beyond the call", "<= 5 ns", each <= 5)
+    yield Check(
+        "loop overhead a batch", float(batch), "ns", "two clock readings", "<= 100 ns", batch <= 100
+    )
+
+
+def _bias(nursery: Nursery, effort: Effort) -> Check:
+    cells = [replace(TINY, grad_mode=mode) for mode in ("no_grad", "global_on")]
+    plan = Plan(budget_s=effort.bias_s, precision_short=1e-9, max_rounds=1_000_000)
+    (answer,) = nursery.run(
+        trials.interleaved_and_separate, cells, MODELS["mlp_tiny"], plan, 20, limit_s=LIMIT_S
+    )
+    batch_ns, steps, medians = answer
+    together = judge(trials.Trial(0.0, batch_ns, steps)).point
+    apart = statistics.median(medians[1]) / statistics.median(medians[0])
+    return Check(
+        "bias of interleaving: global_on / no_grad, tiny MLP",
+        abs(together - apart),
+        "points",
+        f"{together:.4f} interleaved, {apart:.4f} in 20 long separate blocks",
+        "<= 0.5 points",
+        abs(together - apart) <= 0.005,
+    )
+
+
+def _agreement(nursery: Nursery, effort: Effort) -> Check:
+    plan = Plan(budget_s=0.25)
+    pairs = list(
+        nursery.run(
+            trials.against_timer, TINY, MODELS["mlp_tiny"], plan, effort.turns, limit_s=LIMIT_S
+        )
+    )
+    ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+    return Check(
+        "agreement with torch.utils.benchmark.Timer",
+        abs(ratio - 1),
+        "share",
+        f"our median step / Timer's is {ratio:.4f}, {len(pairs)} turns",
+        "<= 2 %",
+        abs(ratio - 1) <= 0.02,
+    )
+
+
+def _processes(effort: Effort) -> Iterator[Check]:
+    kinds: tuple[tuple[Kind, str], ...] = (("time", "pinned malloc"), ("system", "default malloc"))
+    for kind, name in kinds:
+        nursery = Nursery(kind)
+        try:
+            (medians,) = nursery.run(
+                trials.live_processes,
+                CNN,
+                MODELS[CNN.model],
+                Plan(),
+                effort.processes,
+                effort.turns,
+                limit_s=LIMIT_S,
+            )
+        finally:
+            nursery.close()
+        logs = [math.log(value) for value in medians]
+        spread = statistics.stdev(logs)
+        pinned = kind == "time"
+        yield Check(
+            f"identical live processes, sd: {name}",
+            spread,
+            "share",
+            f"{effort.processes} processes of the small CNN, {effort.turns} turns each",
+            "<= 1 %" if pinned else "",
+            spread <= 0.01 if pinned else None,
+        )
+
+
+@contextmanager
+def thrashing() -> Iterator[None]:
+    """Keep another process copying memory, on the cores that timed steps are not pinned to."""
+    cores = sorted(os.sched_getaffinity(0))
+    others = cores[:-1] or cores
+    code = (
+        f"import os; os.sched_setaffinity(0, {others}); a = bytearray({HOSTILE_MIB} << 20); "
+        "b = bytearray(a)\nwhile True: b[:] = a"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()

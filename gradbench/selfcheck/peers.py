@@ -1,0 +1,150 @@
+"""The same questions put to other tools: torch's Timer and pytest-benchmark."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from scipy import stats
+
+from ..experiment.plan import Plan
+from ..records.selfcheck import Check
+from ..runner.fork_server import Nursery
+from ..workloads.models import MODELS
+from . import trials
+from .effort import ALPHA, LIMIT_S, TINY, Effort, judge
+
+
+def peers(nursery: Nursery, effort: Effort) -> Iterator[Check]:
+    """Yield how often each tool calls equal work different, and finds injected work."""
+    injections = [0.0, 0.02]
+    plan = Plan(budget_s=0.5)
+    found: dict[str, dict[float, list[bool]]] = {
+        "Timer": {},
+        "pytest-benchmark": {},
+        "gradbench": {},
+    }
+    for injected, base, variant in nursery.run(
+        trials.timer_trials,
+        TINY,
+        MODELS["mlp_tiny"],
+        plan,
+        injections,
+        effort.peers,
+        limit_s=LIMIT_S,
+    ):
+        found["Timer"].setdefault(injected, []).append(differ(base, variant))
+    for injected, base, variant in _pytest_trials(effort.peers, plan.budget_s / 2, injections):
+        found["pytest-benchmark"].setdefault(injected, []).append(differ(base, variant))
+    ours = replace(plan, precision_short=1e-9, max_rounds=1_000_000)
+    for trial in nursery.run(
+        trials.compare_with_itself,
+        TINY,
+        MODELS["mlp_tiny"],
+        ours,
+        injections,
+        effort.peers,
+        limit_s=LIMIT_S,
+    ):
+        assert isinstance(trial, trials.Trial)
+        ratio = judge(trial)
+        told = not ratio.low <= 1 <= ratio.high
+        found["gradbench"].setdefault(trial.injected, []).append(told)
+    for tool, answers in found.items():
+        rule = (
+            "95 % interval"
+            if tool == "gradbench"
+            else "Welch's t test at 5 %, two runs in sequence"
+        )
+        for injected, called in answers.items():
+            question = (
+                "A/A called different" if injected == 0 else f"+{injected:.0%} called different"
+            )
+            yield Check(
+                f"side by side, {tool}: {question}",
+                sum(called) / len(called),
+                "share",
+                f"{sum(called)} of {len(called)} in {plan.budget_s:g} s each, tiny MLP; {rule}",
+            )
+
+
+def differ(base: Sequence[float], variant: Sequence[float]) -> bool:
+    """Return whether Welch's t test at 5 % calls two samples of times different."""
+    return bool(stats.ttest_ind(base, variant, equal_var=False).pvalue < ALPHA)
+
+
+def _pytest_trials(
+    count: int, seconds: float, injections: Sequence[float]
+) -> Iterator[tuple[float, list[float], list[float]]]:
+    """Run pytest-benchmark as its users do, in a session of its own, and yield its raw rounds."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "test_peer.py").write_text(_PEER, "utf-8")
+        answer = Path(folder) / "answer.json"
+        asked = json.dumps({"count": count, "injections": list(injections)})
+        subprocess.run(
+            [
+                *[sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_peer.py"],
+                f"--benchmark-json={answer}",
+                "--benchmark-save-data",
+                "--benchmark-autosave",
+                f"--benchmark-max-time={seconds}",
+                f"--benchmark-storage={folder}",
+            ],
+            cwd=folder,
+            env={**os.environ, "GRADBENCH_PEER": asked},
+            check=True,
+            capture_output=True,
+        )
+        rows = json.loads(answer.read_text("utf-8"))["benchmarks"]
+    sides = {
+        (row["extra_info"]["trial"], row["extra_info"]["injected"], row["extra_info"]["side"]): row[
+            "stats"
+        ]["data"]
+        for row in rows
+    }
+    for trial in range(count):
+        for injected in injections:
+            yield injected, sides[trial, injected, "base"], sides[trial, injected, "variant"]
+
+
+_PEER: Final = textwrap.dedent(
+    '''
+    """Two benchmarks a trial, run one after the other."""
+
+    import json, os, time
+
+    import pytest
+    from gradbench.models import MODELS
+    from gradbench.plan import Plan
+    from gradbench.runner import trials
+    from gradbench.selfcheck import TINY
+
+    ASKED = json.loads(os.environ["GRADBENCH_PEER"])
+    SIDES = [
+        (trial, injected, side)
+        for trial in range(ASKED["count"])
+        for injected in ASKED["injections"]
+        for side in ("base", "variant")
+    ]
+
+    @pytest.fixture(scope="session")
+    def prepared():
+        bench = trials.prepare(TINY, MODELS[TINY.model], Plan())
+        return bench, trials.measure_pad(time.perf_counter_ns)
+
+    @pytest.mark.parametrize(("trial", "injected", "side"), SIDES)
+    def test_step(trial, injected, side, prepared, benchmark):
+        bench, pad = prepared
+        extra = pad.iterations(injected * bench.typical_ns) if injected and side == "variant" else 0
+        benchmark.extra_info |= {"trial": trial, "injected": injected, "side": side}
+        arm = trials.padded(bench.arm, extra)
+        with arm.held():
+            benchmark(arm.step)
+    '''
+)

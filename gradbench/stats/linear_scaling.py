@@ -1,0 +1,140 @@
+"""Peaks over a size that varies: straight lines, and what they allow within a budget. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from ..experiment import model_names
+from ..experiment.matrix import Cell
+
+KNOBS: Final[Mapping[str, str]] = {
+    "batch_size": "sample",
+    "depth": "layer",
+    "width": "channel",
+    "resolution": "pixel of side",
+}
+"""Sizes along which peaks are followed, and what one of each is called."""
+
+
+ROUNDING: Final = 1e-9
+"""Rise over all points, relative to the peak, below which there is none."""
+
+CURVED: Final = 0.05
+"""Relative distance of a point from its line from which on the line is not believed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Peak bytes of cells that differ in one knob only, and the straight line through them.
+
+    ``slope`` is in bytes per unit of the knob: per sample for ``batch_size``, per layer for
+    ``depth``. ``intercept`` is what the line says of none: for ``batch_size`` what is there for
+    the model alone. ``off`` is the largest relative distance of a point from the line: where it
+    is large the peak is not linear in the knob, as in width, whose parameters grow with its
+    square; then look at ``exponent``, the slope in logarithms.
+    """
+
+    cell: Cell  # the one with the least of the knob
+    knob: str
+    at: tuple[int, ...]
+    peaks: tuple[int, ...]
+    slope: float
+    intercept: float
+    off: float
+    exponent: float
+
+    @property
+    def curved(self) -> bool:
+        """Whether a power says more than the line: parameters grow with the square of a width."""
+        return self.off > CURVED or self.knob in ("width", "resolution")
+
+    def largest(self, budget_bytes: float) -> int:
+        """Return how much of the knob fits a budget by the line; 0 if nothing does."""
+        if self.slope <= 0:
+            return 0
+        return max(0, int((budget_bytes - self.intercept) // self.slope))
+
+
+def fit(cell: Cell, knob: str, points: Mapping[int, int]) -> Line:
+    """Return the least-squares line through ``points``, knob value -> bytes.
+
+    Distances count relative to the peak, for points span decades. Raise ValueError for less than
+    two points.
+    """
+    if len(points) < 2:
+        raise ValueError("a line needs two points")
+    at = sorted(points)
+    x = np.array(at, dtype=np.float64)  # (points,)
+    y = np.array([points[value] for value in at], dtype=np.float64)  # (points,)
+    middle = float(np.average(x, weights=1 / y**2))
+    slope, level = np.polyfit(x - middle, y, 1, w=1 / y)  # apart from the middle: well conditioned
+    intercept = level - slope * middle
+    if abs(slope) * (x[-1] - x[0]) < ROUNDING * y.max():
+        slope, intercept = 0.0, float(np.sum(1 / y) / np.sum(1 / y**2))
+    off = float(np.max(np.abs(slope * x + intercept - y) / y))
+    exponent = float(np.polyfit(np.log(x), np.log(y), 1)[0])
+    peaks = tuple(points[value] for value in at)
+    return Line(cell, knob, tuple(at), peaks, float(slope), float(intercept), off, exponent)
+
+
+def lines(peaks: Mapping[Cell, int]) -> list[Line]:
+    """Return a line for every set of cells that differ in one knob only, in at least two values.
+
+    ``peaks`` are bytes by cell, above 0.
+    """
+    found = []
+    for knob in KNOBS:
+        groups: dict[Cell, dict[int, int]] = {}
+        least: dict[Cell, Cell] = {}
+        for cell, nbytes in sorted(peaks.items(), key=lambda item: value(item[0], knob) or 0):
+            at = value(cell, knob)
+            if at is None:
+                continue
+            rest = apart_from(cell, knob)
+            groups.setdefault(rest, {})[at] = nbytes
+            least.setdefault(rest, cell)
+        found += [
+            fit(least[rest], knob, points) for rest, points in groups.items() if len(points) > 1
+        ]
+    return found
+
+
+def break_even(lines: Iterable[Line], *, reference: str) -> dict[Cell, float]:
+    """Return how many times the reference mode's batch a mode allows in the limit of large budgets.
+
+    That is the ratio of the two slopes, bytes per sample; by the cell of each line over
+    ``batch_size`` whose block has one of the reference mode too.
+    """
+    over_batch = [line for line in lines if line.knob == "batch_size" and line.slope > 0]
+    of_reference = {
+        apart_from(line.cell, "batch_size").block: line.slope
+        for line in over_batch
+        if line.cell.grad_mode == reference
+    }
+    return {
+        line.cell: of_reference[block] / line.slope
+        for line in over_batch
+        if (block := apart_from(line.cell, "batch_size").block) in of_reference
+    }
+
+
+def value(cell: Cell, knob: str) -> int | None:
+    """Return the knob's value in a cell, or None if its model's name gives none."""
+    if knob == "batch_size":
+        return cell.batch_size
+    sized = model_names.parse(cell.model)
+    return (getattr(sized, knob) or None) if sized is not None else None
+
+
+def apart_from(cell: Cell, knob: str) -> Cell:
+    """Return what a cell shares with those that differ from it in a knob only, in a cell's form."""
+    if knob == "batch_size":
+        return replace(cell, batch_size=1)
+    sized = model_names.parse(cell.model)
+    assert sized is not None
+    others: Sequence[str] = [
+        f"{name[0]}{getattr(sized, name)}" for name in model_names.KNOBS if name != knob
+    ]
+    return replace(cell, model="_".join([sized.family, *others]))

@@ -1,0 +1,49 @@
+"""The mean logarithm of a side's runs, and the t distribution that judges two of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist, fmean, variance
+
+from scipy import special
+
+from .estimates import Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class MeanLog:
+    """The mean log of a side's runs, its variance, and the degrees of freedom of that."""
+
+    log: float
+    variance: float
+    freedom: float
+
+
+def mean_log(levels: Sequence[Estimate]) -> MeanLog:
+    """Return the mean log of runs; its variance is at least what the spread of rounds gives."""
+    logs = [math.log(level.point) for level in levels]
+    of_rounds = fmean(
+        (math.log(level.high / level.low) / 2 / _z(level.confidence)) ** 2 for level in levels
+    )
+    n = len(levels)
+    if n == 1 or variance(logs) < of_rounds:
+        return MeanLog(fmean(logs), of_rounds / n, math.inf)
+    return MeanLog(fmean(logs), variance(logs) / n, n - 1)
+
+
+@cache
+def _z(confidence: float) -> float:
+    return NormalDist().inv_cdf((1 + min(confidence, 1 - 1e-9)) / 2) if confidence > 0 else 1.0
+
+
+def t_below(value: float, freedom: float) -> float:
+    """Return the chance that Student's t is below a value; the normal's with infinite freedom."""
+    found = special.ndtr(value) if math.isinf(freedom) else special.stdtr(freedom, value)
+    return float(found)
+
+
+def t_quantile(chance: float, freedom: float) -> float:
+    """Return the value that Student's t is below with this chance."""
+    found = special.ndtri(chance) if math.isinf(freedom) else special.stdtrit(freedom, chance)
+    return float(found)

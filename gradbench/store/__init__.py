@@ -1,0 +1,1 @@
+"""Runs on disk: written safely, merged, held against each other."""

@@ -1,0 +1,45 @@
+"""A run cut down to what repeats: small enough to commit, and to be gated against anywhere."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..errors import StoreError
+from ..records.measurements import (
+    Breakdown,
+    Ended,
+    Environment,
+    Measurement,
+    Record,
+    Skipped,
+    Started,
+)
+from ..records.run import Run
+from .comparability import KEPT
+
+
+def exact_records(run: Run) -> Iterator[Record]:
+    """Yield the records of a run that hold figures which repeat, and what is needed to read them.
+
+    Of the environment only facts remain that decide whether such figures may be compared: names
+    of machines have no place in a repository. Raise `StoreError` when there is no such figure.
+    """
+    meters = {r.meter for r in run.outcomes if isinstance(r, Measurement) and r.exact}
+    if not meters:
+        raise StoreError(
+            f"run {run.name!r} has no figure that repeats: measure with --meter saved_for_backward"
+        )
+    for record in run.records:
+        match record:
+            case Started():
+                asked = tuple(meter for meter in record.meters if meter in meters)
+                yield replace(record, meters=asked, command=("gradbench", "gate"))
+            case Environment(facts=facts):
+                yield Environment(
+                    facts={name: fact for name, fact in facts.items() if name.split()[-1] in KEPT}
+                )
+            case Measurement() | Skipped() if record.meter in meters:
+                yield record
+            case Breakdown() | Ended():
+                yield record
+            case _:
+                pass

@@ -1,0 +1,200 @@
+"""The shards of one matrix, joined into the records of one run."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
+from typing import Final
+
+from ..errors import StoreError
+from ..experiment import shards
+from ..experiment.matrix import Block, Cell, by_block
+from ..records.measurements import Ended, Environment, Fact, Measurement, Record, Started
+from ..records.run import Run
+from .fingerprint import MACHINE, SOFTWARE, mismatch
+
+SAME: Final = (*SOFTWARE, "python", "git_commit")
+"""Facts that shards of one matrix must share wherever they were measured."""
+WORST: Final = ("load_before",)
+"""Facts of which the largest stands for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The records of the joined run, and in words what a reader of it should know."""
+
+    records: tuple[Record, ...]
+    remarks: tuple[str, ...]
+
+
+def merge(runs: Sequence[Run], *, different_machines: bool = False) -> Merged:
+    """Join shards: same protocol, plan, meters, software and commit, no figure twice.
+
+    Shards from machines that differ are refused unless ``different_machines``. Then each fact
+    that differs reads ``mixed: ...``, so that no later comparison takes this run for one machine's,
+    and every measurement notes the machine it is from. Ratios between modes and exact figures mean
+    what they did: a block is never split.
+
+    A shard that is missing or was cut short is a remark; its cells are then not measured. Raise
+    `StoreError` for what cannot be joined.
+    """
+    if not runs:
+        raise StoreError("there is no run to merge")
+    runs = sorted(runs, key=_position)
+    _check(runs, different_machines=different_machines)
+    mixed = any(_moved(runs[0], run, MACHINE) for run in runs)
+    records: list[Record] = [_started(runs), Environment(facts=_facts(runs))]
+    for run in runs:
+        kept = (r for r in run.records if not isinstance(r, Started | Environment | Ended))
+        records += [_noted(r, run) if mixed and isinstance(r, Measurement) else r for r in kept]
+    if all(run.ended for run in runs):
+        records.append(_ended([run.ended for run in runs if run.ended]))
+    return Merged(tuple(records), tuple(_remarks(runs, mixed=mixed)))
+
+
+def _position(run: Run) -> tuple[int, str]:
+    return (_shard(run).index, run.name) if run.started.shard else (0, run.name)
+
+
+def _shard(run: Run) -> shards.Shard:
+    return shards.parse(run.started.shard)
+
+
+def _check(runs: Sequence[Run], *, different_machines: bool) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        for what in ("protocol", "plan", "meters"):
+            ours, theirs = getattr(first.started, what), getattr(run.started, what)
+            if ours != theirs:
+                raise StoreError(
+                    f"{run.name} and {first.name} are not shards of one matrix: {what} "
+                    f"{_difference(theirs, ours)}"
+                )
+        if differ := _moved(first, run, SAME):
+            raise StoreError(f"{run.name} cannot be merged with {first.name}: {differ}")
+        if not different_machines and (differ := _moved(first, run, MACHINE)):
+            raise StoreError(
+                f"{run.name} was measured on another machine than {first.name}: {differ}; "
+                "merge them all the same with --allow-different-machines"
+            )
+    _check_inputs(runs)
+    _check_twice(runs)
+    counts = {_shard(run).count for run in runs if run.started.shard}
+    if len(counts) > 1:
+        said = ", ".join(f"{run.name} is {run.started.shard or 'no shard'}" for run in runs)
+        raise StoreError(f"these are not shards of one matrix: {said}")
+
+
+def _difference(theirs: object, ours: object) -> str:
+    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+        keys = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+        return ", ".join(f"{key} {theirs.get(key)!r} against {ours.get(key)!r}" for key in keys)
+    return f"{theirs!r} against {ours!r}"
+
+
+def _check_inputs(runs: Sequence[Run]) -> None:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for run in runs:
+        for model, shape in run.started.inputs.items():
+            if shapes.setdefault(model, shape) != shape:
+                raise StoreError(
+                    f"{run.name} measured {model!r} with input {shape!r}, another shard with "
+                    f"{shapes[model]!r}: they are not shards of one matrix"
+                )
+
+
+def _check_twice(runs: Sequence[Run]) -> None:
+    owner: dict[Cell, Run] = {}
+    for run in runs:
+        for cell in dict.fromkeys([*run.started.cells, *(o.cell for o in run.outcomes)]):
+            other = owner.setdefault(cell, run)
+            if other is not run:
+                raise StoreError(
+                    f"{cell} is in both {other.name} and {run.name}: shards share no cell, "
+                    "leave one of them out"
+                )
+        read = Counter((outcome.cell, outcome.meter) for outcome in run.outcomes)
+        for (cell, meter), count in read.items():
+            if count > 1:
+                raise StoreError(f"{run.name} holds {meter} of {cell} {count} times: leave it out")
+
+
+def _moved(first: Run, other: Run, names: Sequence[str]) -> str | None:
+    return mismatch(first.environment.facts, other.environment.facts, names)
+
+
+def _started(runs: Sequence[Run]) -> Started:
+    first = runs[0].started
+    return replace(
+        first,
+        started=min(run.started.started for run in runs),
+        command=("gradbench", "merge", *(run.name for run in runs)),
+        cells=tuple(cell for members in _blocks(runs) for cell in members),
+        inputs={model: s for run in runs for model, s in run.started.inputs.items()},
+        shard="",
+        places={cell: place for run in runs for cell, place in run.started.places.items()},
+    )
+
+
+def _blocks(runs: Sequence[Run]) -> list[list[Cell]]:
+    """Return the blocks in the order of the matrix that was dealt out to the shards."""
+    hands = [list(by_block(run.started.cells).values()) for run in runs]
+    if not all(run.started.shard for run in runs):
+        return list(chain.from_iterable(hands))
+    return [members for row in zip_longest(*hands) for members in row if members is not None]
+
+
+def _facts(runs: Sequence[Run]) -> dict[str, Fact]:
+    names = dict.fromkeys(name for run in runs for name in run.environment.facts)
+    facts: dict[str, Fact] = {}
+    for name in names:
+        values = [run.environment.facts.get(name, "not recorded") for run in runs]
+        different = list(dict.fromkeys(values))
+        numbers = [value for value in values if isinstance(value, int | float)]
+        if len(different) == 1:
+            facts[name] = different[0]
+        elif name in WORST and numbers:
+            facts[name] = max(numbers)
+        else:
+            facts[name] = f"mixed: {', '.join(map(str, different))}"
+    return facts
+
+
+def _noted(measurement: Measurement, run: Run) -> Measurement:
+    facts = run.environment.facts
+    machine = ", ".join(str(facts[name]) for name in MACHINE if name in facts)
+    return replace(measurement, notes={**measurement.notes, "machine": machine})
+
+
+def _ended(ends: Sequence[Ended]) -> Ended:
+    phases = dict.fromkeys(phase for end in ends for phase in end.seconds)
+    return Ended(
+        seconds={phase: sum(end.seconds.get(phase, 0.0) for end in ends) for phase in phases},
+        load_after=max(end.load_after for end in ends),
+    )
+
+
+def _remarks(runs: Sequence[Run], *, mixed: bool) -> list[str]:
+    remarks = []
+    if mixed:
+        machines = dict.fromkeys(str(r.environment.facts.get("host", "unknown")) for r in runs)
+        remarks.append(
+            f"measured on {len(machines)} machines ({', '.join(machines)}): times are not "
+            "comparable between blocks or with another run; ratios between modes and exact "
+            "figures are"
+        )
+    known = [_shard(run) for run in runs if run.started.shard]
+    if known:
+        count = known[0].count
+        have = {shard.index for shard in known}
+        missing = [f"{index}/{count}" for index in range(1, count + 1) if index not in have]
+        if missing:
+            remarks.append(f"shard {', '.join(missing)} is not here: its cells are missing")
+    for run in runs:
+        cut: list[Block] = run.unfinished()
+        if cut:
+            more = f" and {len(cut) - 1} more" if len(cut) > 1 else ""
+            remarks.append(f"{run.name} was cut short: {cut[0]}{more} is not measured")
+        if run.dropped:
+            remarks.append(run.dropped)
+    return remarks

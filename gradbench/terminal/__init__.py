@@ -1,0 +1,1 @@
+"""The console: tables of runs, predictions, verdicts and series."""

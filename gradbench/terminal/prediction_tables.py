@@ -1,0 +1,143 @@
+"""Predicted peaks, and the largest batches that fit, as tables for a terminal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..analysis import dataframes, format_units
+from ..analysis.run_view import told
+from ..experiment.matrix import Cell, by_block
+from ..records.measurements import Measurement, Outcome
+from ..records.predictions import Fit, Prediction
+from ..stats import linear_scaling
+from .run_tables import as_text
+
+FORETOLD_PARTS: Final = {
+    "parameters": "params",
+    "gradients": "grads",
+    "optimizer_state": "optim",
+    "saved": "saved",
+    "other": "other",
+}
+
+
+def prediction_tables(
+    predictions: Mapping[Cell, Prediction | str], *, reference: str
+) -> RenderableType:
+    """Return a table a block: predicted peaks, their ratio to the reference mode's, their parts.
+
+    Where there is no prediction, the reason stands below.
+    """
+    shown: list[RenderableType] = []
+    for block, cells in by_block(predictions).items():
+        table = Table(box=None, header_style="dim", pad_edge=False)
+        table.add_column("", min_width=15)
+        for heading in ("peak", "×", "before", "adds", *FORETOLD_PARTS.values()):
+            least = 6 if heading == "×" else 8
+            table.add_column(heading, justify="right", no_wrap=True, min_width=least)
+        against = predictions.get(dataframes.at(cells[0], reference))
+        for cell in cells:
+            found = predictions[cell]
+            if isinstance(found, str):
+                table.add_row(f"  {cell.grad_mode}", Text("none", style="dim"))
+                continue
+            ratio = found.peak_bytes / against.peak_bytes if isinstance(against, Prediction) else 0
+            parts = found.anatomy.parts
+            table.add_row(
+                f"  {cell.grad_mode}",
+                format_units.size(found.peak_bytes),
+                format_units.factor(ratio) if ratio else "",
+                format_units.size(found.before_bytes),
+                format_units.size(found.transient_bytes),
+                *(format_units.size(parts[part]) if parts[part] else "" for part in FORETOLD_PARTS),
+            )
+        reasons = dict.fromkeys(why for cell in cells if isinstance(why := predictions[cell], str))
+        shown += [Text(f"\n{block}", style="bold"), table]
+        shown += [Text(f"  {reason}", style="dim") for reason in reasons]
+    return Group(*shown)
+
+
+def scaling_tables(peaks: Mapping[Cell, int], *, reference: str) -> RenderableType | None:
+    """Return the straight lines through peaks over batch size, depth and so on; None for none.
+
+    The last column says how many times the reference mode's batch fits where memory is plenty.
+    """
+    lines = linear_scaling.lines(peaks)
+    allowed = linear_scaling.break_even(lines, reference=reference)
+    shown: list[RenderableType] = []
+    for name, members in groupby(lines, key=_varied):
+        table = Table(box=None, header_style="dim", pad_edge=False)
+        table.add_column("", min_width=15)
+        for heading, least in (("slope", 16), ("at none", 9), ("off by", 7), ("power", 6)):
+            table.add_column(heading, justify="right", no_wrap=True, min_width=least)
+        table.add_column(f"batch × {reference}", justify="right", no_wrap=True)
+        for line in members:
+            table.add_row(
+                f"  {line.cell.grad_mode}",
+                f"{format_units.size(line.slope)}/{linear_scaling.KNOBS[line.knob]}",
+                format_units.size(line.intercept),
+                f"{line.off:.1%}",
+                f"{line.exponent:.2f}" if line.curved else "",
+                format_units.factor(allowed[line.cell])
+                if line.knob == "batch_size" and line.cell in allowed
+                else "",
+            )
+        shown += [Text(f"\n{name}: peak = at none + slope × size", style="bold"), table]
+    return Group(*shown) if shown else None
+
+
+def _varied(line: linear_scaling.Line) -> str:
+    cell = line.cell
+    name = cell.block.family if line.knob == "batch_size" else str(cell.block)
+    return f"{name} over {line.knob.replace('_', ' ')} {line.at[0]} to {line.at[-1]}"
+
+
+def fit_table(
+    fits: Sequence[tuple[Cell, Fit | str]], measured: Mapping[Cell, Outcome], *, reference: str
+) -> Table:
+    """Return the largest batch that fits, a row a cell, and what was measured at it and above."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("", overflow="fold")
+    for heading in ("largest batch", f"× {reference}", "its peak", "one more"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if measured:
+        table.add_column("measured", justify="right")
+        table.add_column("one more", justify="right")
+    batches = {cell: found.batch_size for cell, found in fits if isinstance(found, Fit)}
+    for cell, found in fits:
+        name = Text(f"{cell.block.family} {cell.grad_mode}")
+        if isinstance(found, str):
+            table.add_row(name, Text("none", style="dim"))
+            continue
+        against = batches.get(dataframes.at(cell, reference))
+        row: list[RenderableType] = [
+            name,
+            f"{found.batch_size:,}",
+            format_units.factor(found.batch_size / against) if against else "",
+            _share(found.peak_bytes, found.budget_bytes) if found.batch_size else "",
+            _share(found.next_bytes, found.budget_bytes),
+        ]
+        if measured:
+            batches_tried = (found.batch_size, found.batch_size + 1)
+            row += [
+                _read(measured.get(replace(cell, batch_size=batch))) if batch else Text("")
+                for batch in batches_tried
+            ]
+        table.add_row(*row)
+    return table
+
+
+def _share(nbytes: int | None, budget_bytes: int) -> str:
+    if nbytes is None:
+        return "no limit found"
+    return f"{format_units.size(nbytes)} ({nbytes / budget_bytes:.2%})"
+
+
+def _read(outcome: Outcome | None) -> Text:
+    figure = dataframes.estimate(outcome) if isinstance(outcome, Measurement) else None
+    return as_text(told(outcome, figure))

@@ -1,0 +1,101 @@
+"""A run as tables for the terminal; the doors print them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..analysis import format_units
+from ..analysis.run_view import MEMORY, TIME, Value, View
+from ..experiment.matrix import Block, Cell
+from ..records.run import Run
+from ..records.selfcheck import Check
+from ..stats.verdicts import Verdict
+
+BETTER: Final = "green"
+WORSE: Final = "red"
+WIDE: Final = 104
+"""Columns of a terminal from which on every column of the table fits."""
+
+STYLES: Final[Mapping[str, str]] = {
+    Verdict.BETTER: BETTER,
+    Verdict.WORSE: WORSE,
+    "reason": "dim",
+    "reference": "dim",
+}
+
+
+def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType:
+    """Return a table a block: step time and memory with their ratios to the reference mode.
+
+    A ratio is coloured when its interval excludes 1 by more than the block's noise floor. Below
+    `WIDE` columns, throughput and bytes saved for backward are left out.
+    """
+    view = View(run)
+    shown: list[RenderableType] = []
+    for block, cells in view.blocks.items():
+        shown += [
+            _title(view, block, cells),
+            _block_table(view, cells, reference=reference, wide=width >= WIDE),
+        ]
+    legend = Text(
+        f"× is the ratio to {reference}, with its 95 % interval: below 1 is faster or smaller.\n"
+        "memory is what the step adds to what was there before it.",
+        style="dim",
+    )
+    return Group(Text(f"run {run.name}", style="bold"), *shown, legend)
+
+
+def check_table(checks: Sequence[Check]) -> Table:
+    """Return what a self-check found, a row a figure; a miss is red."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in ("figure", "value", "target", "", ""):
+        table.add_column(heading, overflow="fold")
+    for check in checks:
+        style = {True: BETTER, False: WORSE, None: ""}[check.passed]
+        table.add_row(
+            check.name,
+            Text(check.words, justify="right"),
+            check.target,
+            Text(check.verdict, style=style),
+            Text(check.detail, style="dim"),
+        )
+    return table
+
+
+def _title(view: View, block: Block, cells: list[Cell]) -> Text:
+    control = view.control(cells[0])
+    title = Text(f"\n{block}", style="bold")
+    if control is not None:
+        title.append(
+            f"  A/A control {format_units.interval(control.low, control.high)}", style="dim"
+        )
+    return title
+
+
+def _block_table(view: View, cells: list[Cell], *, reference: str, wide: bool) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("", min_width=15)
+    for heading, least in (("step time", 12), ("×", 22), ("memory", 12), ("×", 6)):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=least)
+    if wide:
+        for heading, least in (("saved", 12), ("throughput", 11)):
+            table.add_column(heading, justify="right", no_wrap=True, min_width=least)
+    for cell in cells:
+        values = [
+            view.value(cell, TIME),
+            view.ratio(cell, TIME, reference),
+            view.value(cell, MEMORY),
+            view.ratio(cell, MEMORY, reference),
+        ]
+        if wide:
+            values += [view.value(cell, "saved_for_backward"), view.throughput(cell)]
+        table.add_row(Text(f"  {cell.grad_mode}"), *map(as_text, values))
+    return table
+
+
+def as_text(value: Value) -> Text:
+    """Return a value as a table shows it: what could not be read is dim."""
+    return Text(value.text, style=STYLES.get(value.kind, ""))

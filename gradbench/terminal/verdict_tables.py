@@ -1,0 +1,106 @@
+"""Verdicts as tables for the terminal, worse first; the doors print them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..analysis import format_units
+from ..gate.decide import percent
+from ..gate.decision import Unjudged, Why
+from ..gate.judgements import Judgement
+from ..stats.verdicts import Verdict
+
+ORDER: Final = (Verdict.WORSE, Verdict.INCONCLUSIVE, Verdict.BETTER, Verdict.SAME)
+STYLES: Final[Mapping[Verdict, str]] = {
+    Verdict.WORSE: "red",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.BETTER: "green",
+    Verdict.SAME: "dim",
+}
+WIDE: Final = 160
+"""Columns from which on reasons stand beside their figures."""
+
+
+def verdict_tables(
+    judgements: Sequence[Judgement], *, everything: bool = False
+) -> list[RenderableType]:
+    """Return a table a verdict, worse first; `same` is counted only, unless ``everything``."""
+    shown: list[RenderableType] = []
+    for verdict in ORDER:
+        rows = [judgement for judgement in judgements if judgement.verdict is verdict]
+        if not rows:
+            continue
+        title = Text(f"{verdict}: {len(rows)}", style=f"bold {STYLES[verdict]}")
+        if verdict is Verdict.SAME and not everything:
+            shown.append(Group(title, Text(_counted(rows), style="dim")))
+        else:
+            shown.append(Group(title, _table(rows)))
+    return shown
+
+
+def unjudged_lines(unjudged: Iterable[Unjudged], *, everything: bool = False) -> list[str]:
+    """Return in sentences what has no verdict: each reason once, with meters and cells.
+
+    What has no number on either side is counted only, unless ``everything``: that is how it was.
+    """
+    unjudged = list(unjudged)
+    lines, silent = [], [each for each in unjudged if each.why == "no number"]
+    if silent and not everything:
+        unjudged = [each for each in unjudged if each.why != "no number"]
+        lines.append(f"no number on either side: {len(silent)} figures (--all says why)")
+    grouped: dict[tuple[Why, str], dict[str, list[str]]] = {}
+    for each in unjudged:
+        by_cell = grouped.setdefault((each.why, each.reason), {})
+        by_cell.setdefault(str(each.cell), []).append(each.meter)
+    for (why, reason), cells in sorted(grouped.items(), key=lambda item: item[0][0]):
+        meters = dict.fromkeys(meter for read in cells.values() for meter in read)
+        limit = len(cells) if everything else 3
+        named = ", ".join(list(cells)[:limit])
+        more = f" and {len(cells) - limit} more cells" if len(cells) > limit else ""
+        lines.append(f"{why}: {reason}: {', '.join(meters)} of {named}{more}")
+    return lines
+
+
+def _counted(rows: Sequence[Judgement]) -> str:
+    meters: dict[str, int] = {}
+    for row in rows:
+        meters[row.meter] = meters.get(row.meter, 0) + 1
+    return "  " + ", ".join(f"{meter} of {count}" for meter, count in meters.items())
+
+
+def _table(rows: Sequence[Judgement]) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 2))
+    for heading, right in (("cell", False), ("figure", False), ("baseline", True)):
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+    table.add_column("candidate", justify="right", no_wrap=True)
+    table.add_column("change", justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for row in rows:
+        table.add_row(
+            Text(str(row.cell)),
+            Text(row.meter),
+            Text(quantity(row.baseline, row.unit)),
+            Text(quantity(row.candidate, row.unit)),
+            Text(_change(row), style=STYLES[row.verdict]),
+            Text(row.reason, style="dim"),
+        )
+    return table
+
+
+def quantity(value: float | None, unit: str) -> str:
+    """Return a side's figure with its unit, or a dash where it has none."""
+    if value is None:
+        return "—"
+    return format_units.factor(value) if unit == "ratio" else format_units.quantity(value, unit)
+
+
+def _change(row: Judgement) -> str:
+    if row.change is None:
+        return ""
+    words = percent(row.change.point)
+    if not row.change.exact:
+        words += f" [{percent(row.change.low)}, {percent(row.change.high)}]"
+    return words

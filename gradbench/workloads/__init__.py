@@ -1,0 +1,1 @@
+"""What is run: grad modes, models, the steps of a workload."""

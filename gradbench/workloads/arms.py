@@ -1,0 +1,87 @@
+"""A cell made runnable: the block's one model and batch, and each mode's step over them."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..experiment.matrix import Cell
+from .grad_modes import MODES, GradMode
+from .models import Model
+from .steps import OPTIMIZERS, WORKLOADS, Step, Subject, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class CellArm:
+    """A cell made runnable."""
+
+    cell: Cell
+    step: Step
+    mode: GradMode
+    workload: Workload
+
+    def held(self) -> AbstractContextManager[object]:
+        """Return the context to hold around steps."""
+        return nullcontext() if self.cell.entry == "per_call" else self.workload.held(self.mode)
+
+
+Layout = torch.memory_format | None
+Convert = Callable[[nn.Module, str, torch.dtype, Layout], nn.Module]
+
+
+def moved(module: nn.Module, device: str, dtype: torch.dtype, layout: Layout) -> nn.Module:
+    """Return the module, its parameters and buffers moved as `torch.nn.Module.to` does."""
+    module = module.to(device, dtype)
+    if layout is not None:
+        module = module.to(memory_format=layout)  # type: ignore[call-overload] # torch's stub lacks it
+    return module
+
+
+def build(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -> Subject:
+    """Return the block's one model and one batch, the same for every process of the seed."""
+    torch.manual_seed(seed)
+    dtype = getattr(torch, cell.dtype)
+    layout = torch.channels_last if cell.memory_format == "channels_last" else None
+    module = convert(model.build(), cell.device, dtype, layout)
+    x, y = model.batch(cell.batch_size)
+    x = x.to(cell.device, dtype if x.is_floating_point() else None)
+    y = y.to(cell.device)
+    if layout is not None:
+        x = x.contiguous(memory_format=layout)
+    head = None
+    if WORKLOADS[cell.workload].splits_head and model.head is not None:
+        head = module.get_submodule(model.head)
+        module.set_submodule(model.head, nn.Identity())
+    forward: Callable[[Tensor], Tensor] = module
+    if cell.compile == "on":
+        forward = torch.compile(module)
+    return Subject(module, forward, x, y, model.loss, head, OPTIMIZERS[cell.optimizer])
+
+
+def make_arm(cell: Cell, subject: Subject) -> CellArm:
+    """Return the cell's step over the shared subject."""
+    workload, mode = WORKLOADS[cell.workload], MODES[cell.grad_mode]
+    step = workload.prepare(subject, mode)
+    if cell.entry == "per_call":
+        step = entering(mode, step)
+    return CellArm(cell, step, mode, workload)
+
+
+def entering(mode: GradMode, step: Step) -> Step:
+    """Return a step that enters the mode itself, as code does that holds no mode around it."""
+    enter = mode.enter
+
+    def entered() -> None:
+        with enter():
+            step()
+
+    return entered
+
+
+def steps(arm: CellArm, count: int) -> None:
+    """Step a few times in the arm's mode and keep nothing."""
+    with arm.held():
+        for _ in range(count):
+            arm.step()

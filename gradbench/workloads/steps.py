@@ -1,0 +1,146 @@
+"""What one step does: predict, learn, learn in spite of the mode, or learn on frozen features."""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import Impossible
+from .grad_modes import MODES, GradMode
+
+Step = Callable[[], object]
+
+Optimizers = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+# So small that the weights stay where they are: step 10,000 costs what step 1 did.
+LEARNING_RATE: Final = 1e-6
+OPTIMIZERS: Final[Mapping[str, Optimizers]] = {
+    "sgd": partial(torch.optim.SGD, lr=LEARNING_RATE),
+    "sgd_momentum": partial(torch.optim.SGD, lr=LEARNING_RATE, momentum=0.9),
+    "adamw": partial(torch.optim.AdamW, lr=LEARNING_RATE),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One model and one batch, shared by every mode of a block."""
+
+    module: nn.Module
+    forward: Callable[[Tensor], Tensor]  # the module, compiled or not
+    x: Tensor  # (B, ...)
+    y: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor]
+    head: nn.Module | None = None  # taken out of the module, which then yields features
+    optimizer: Optimizers = OPTIMIZERS["sgd"]
+
+    def clear_gradients(self) -> None:
+        """Drop the gradients, so that what a step adds is counted from the same start."""
+        for part in self.parts():
+            part.zero_grad(set_to_none=True)
+
+    def parts(self) -> list[nn.Module]:
+        """Return the modules that hold parameters."""
+        return [self.module, *([self.head] if self.head is not None else [])]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of all parts."""
+        return [parameter for part in self.parts() for parameter in part.parameters()]
+
+    def resident(self) -> list[Tensor]:
+        """Return what is there whether a graph is kept or not: parameters, buffers, the batch."""
+        owned = [t for part in self.parts() for t in (*part.parameters(), *part.buffers())]
+        return [*owned, self.x, self.y]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """How to make a step, and what it asks of whoever runs it."""
+
+    name: str
+    prepare: Callable[[Subject, GradMode], Step]
+    needs_graph: bool = False  # backward() runs where the mode rules
+    mode_inside: bool = False  # the step enters the mode itself: the caller must not hold it
+    splits_head: bool = False  # the model's head is trained apart from the rest
+    optimizes: bool = True  # the step ends with an optimizer's
+
+    def held(self, mode: GradMode) -> AbstractContextManager[object]:
+        """Return the context that the caller holds around steps."""
+        return nullcontext() if self.mode_inside else mode.hold()
+
+
+def inference(subject: Subject, _mode: GradMode) -> Step:
+    """Forward in ``eval()``."""
+    subject.module.eval()
+    return partial(subject.forward, subject.x)
+
+
+def training(subject: Subject, _mode: GradMode) -> Step:
+    """Forward in ``train()``, loss, backward and an optimizer step, wherever the caller stands."""
+    subject.module.train()
+    optimizer = subject.optimizer(subject.module.parameters())
+    forward, x, y, loss = subject.forward, subject.x, subject.y, subject.loss
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss(forward(x), y).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        optimizer.step()
+
+    return step
+
+
+def training_reenabled(subject: Subject, mode: GradMode) -> Step:
+    """Do as `training` does, inside the construct that records a graph within the mode."""
+    train, reenable = training(subject, mode), mode.reenable
+
+    def step() -> None:
+        with reenable():
+            train()
+
+    return step
+
+
+def frozen_backbone(subject: Subject, mode: GradMode) -> Step:
+    """Compute features inside the mode, train the head on them outside.
+
+    Nothing is frozen by ``requires_grad``: under ``global_on`` autograd records the backbone and
+    backward runs through it for gradients that nobody uses, which is what the modes save.
+    """
+    if subject.head is None:
+        raise Impossible("frozen_backbone trains a model's head, and this model names none")
+    head = subject.head
+    subject.module.eval()
+    head.train()
+    optimizer = subject.optimizer(head.parameters())
+    enter, forward, x, y, loss = mode.enter, subject.forward, subject.x, subject.y, subject.loss
+    clear = subject.clear_gradients
+
+    def step() -> None:
+        clear()
+        with enter():
+            features = forward(x)
+        if features.is_inference():
+            features = features.clone()  # autograd may not save an inference tensor
+        loss(head(features), y).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        optimizer.step()
+
+    return step
+
+
+WORKLOADS: Final[Mapping[str, Workload]] = {
+    workload.name: workload
+    for workload in (
+        Workload("inference", inference, optimizes=False),
+        Workload("training", training, needs_graph=True),
+        Workload("training_reenabled", training_reenabled),
+        Workload("frozen_backbone", frozen_backbone, mode_inside=True, splits_head=True),
+    )
+}
+
+
+def must_fail(workload: str, grad_mode: str) -> bool:
+    """Return whether the step runs backward() where nothing is recorded."""
+    return WORKLOADS[workload].needs_graph and not MODES[grad_mode].records

@@ -1,0 +1,117 @@
+"""What may have spoilt a figure: each symptom seen when it is there, and only then."""
+
+import random
+
+import pytest
+
+from gradbench import Cell, Measurement
+from gradbench.analysis.diagnosis import SYMPTOMS, before_a_run, diagnose, drift, spread
+
+CELL = Cell(model="m", workload="inference", grad_mode="no_grad")
+CALM = {
+    "others_busy_cores": 0.1,
+    "steal": 0.001,
+    "switches_per_batch": 0.01,
+    "minor_faults_per_step": 0.0,
+}
+GOOD_FACTS = {
+    "others_busy_cores": 0.1,
+    "steal": 0.0,
+    "nice": 0,
+    "cpu_governor": "performance",
+    "torch_debug": False,
+    "cores": 2,
+}
+
+
+def timed(values=(100,) * 90, iterations=1, **notes):
+    return Measurement(
+        cell=CELL,
+        meter="step_time",
+        unit="ns",
+        values=tuple(values),
+        iterations=iterations,
+        exact=False,
+        notes=CALM | notes,
+    )
+
+
+def test_a_calm_measurement_has_no_finding():
+    assert diagnose(timed()) == []
+
+
+@pytest.mark.parametrize(
+    ("notes", "name", "words"),
+    [
+        ({"others_busy_cores": 1.5}, "other work", "1.5 cores busy"),
+        ({"steal": 0.07}, "steal", "7%"),
+        ({"switches_per_batch": 0.25}, "involuntary switches", "25%"),
+        ({"minor_faults_per_step": 480.0}, "page faults", "480 page faults"),
+        ({"throttled_share": 0.5}, "throttling", "50%"),
+    ],
+)
+def test_a_note_beyond_its_threshold_is_told_with_a_remedy(notes, name, words):
+    (finding,) = diagnose(timed(**notes))
+    assert finding.name == name
+    assert words in finding.sentence
+    assert finding.remedy
+
+
+def test_a_slowdown_on_the_way_is_drift_and_not_spread():
+    values = [100] * 30 + [105] * 30 + [111] * 30
+    (finding,) = diagnose(timed(values))
+    assert finding.name == "drift"
+    assert "11%" in finding.sentence
+
+
+def test_drift_and_spread_are_of_steps_not_of_batches():
+    batches = timed([100] * 30 + [300] * 30, iterations=(1,) * 30 + (3,) * 30)
+    assert drift(batches) == 0
+    assert spread(batches) == 1
+    assert diagnose(batches) == []
+
+
+def test_scattered_rounds_are_spread():
+    shuffled = [100] * 80 + [200] * 20
+    random.Random(0).shuffle(shuffled)
+    assert [finding.name for finding in diagnose(timed(shuffled))] == ["spread"]
+
+
+def test_a_note_in_words_is_no_number():
+    assert diagnose(timed(steal="unknown: no such counter")) == []
+
+
+def test_memory_is_not_diagnosed():
+    exact = Measurement(
+        cell=CELL, meter="peak_rss", unit="bytes", values=(1, 900), iterations=1, exact=False
+    )
+    assert diagnose(exact) == []
+
+
+def test_every_symptom_has_a_sentence_with_its_value_and_a_remedy():
+    for symptom in SYMPTOMS:
+        assert symptom.sentence.format(value=symptom.threshold) != symptom.sentence
+        assert symptom.remedy
+
+
+def test_a_good_machine_spoils_nothing():
+    assert before_a_run(GOOD_FACTS) == []
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "name"),
+    [
+        ("others_busy_cores", 1.2, "other work"),
+        ("steal", 0.1, "steal"),
+        ("nice", 15, "nice"),
+        ("cpu_governor", "powersave", "governor"),
+        ("torch_debug", True, "debug build"),
+    ],
+)
+def test_what_would_spoil_a_run_is_told_before_it(fact, value, name):
+    (finding,) = before_a_run(GOOD_FACTS | {fact: value})
+    assert finding.name == name
+
+
+def test_facts_that_are_unknown_spoil_nothing():
+    assert before_a_run({"cpu_governor": "unknown: no such file"}) == []

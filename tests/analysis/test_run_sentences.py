@@ -1,0 +1,156 @@
+"""A run in sentences."""
+
+import pytest
+from builders import (
+    block,
+    cell,
+    counted,
+    ended,
+    measured_block,
+    refused_block,
+    run,
+    run_of,
+    skipped,
+    started,
+)
+
+from gradbench.analysis.run_sentences import foretold, leaks, reasons, spent
+from gradbench.records.measurements import Measurement
+
+
+def test_a_reason_is_said_once_with_the_cells_it_holds_for():
+    (sentence,) = reasons(run(refused_block("no grad_fn")[2:6]))
+    assert sentence == (
+        "cannot train: training[cpu-mlp_tiny-b8-global_off], training[cpu-mlp_tiny-b8-no_grad]: "
+        "no grad_fn"
+    )
+
+
+def test_beyond_three_cells_the_rest_are_counted():
+    (sentence,) = reasons(run(skipped(c, reason="x") for c in [*block(), *block(batch_size=1)]))
+    assert sentence.count("inference[") == 3
+    assert "inference[cpu-mlp_tiny-b8-no_grad] and 5 more: x" in sentence
+
+
+def test_reasons_and_causes_that_differ_are_said_apart_in_their_order():
+    said = list(
+        reasons(
+            run(
+                [
+                    skipped(cell(), cause="out_of_memory", reason="x"),
+                    skipped(cell("no_grad"), cause="failed", reason="x"),
+                    skipped(cell(), meter="peak_rss", cause="failed", reason="y"),
+                ]
+            )
+        )
+    )
+    assert [s.split(": ")[0] for s in said] == ["out of memory", "failed", "failed"]
+    assert [s.split(": ")[-1] for s in said] == ["x", "x", "y"]
+
+
+@pytest.mark.parametrize(
+    "outcomes",
+    [[], measured_block(), [skipped(cell(), meter="peak_reserved", cause="unreadable")]],
+    ids=["empty", "measured", "unreadable"],
+)
+def test_where_nothing_was_refused_there_is_nothing_to_say(outcomes):
+    assert list(reasons(run(outcomes))) == []
+
+
+def test_the_time_is_said_by_phase_with_the_harness_s_share():
+    words = spent(run_of([started([]), ended(timing=3.0, memory=5.0, harness=2.0)]))
+    assert words == (
+        "10.0 s: timing 3.0 s, memory 5.0 s, harness 2.0 s; the harness's own share 20%, "
+        "process starts included"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "share"),
+    [({"timing": 0.0}, "0%"), ({"timing": 5.0}, "0%"), ({"harness": 5.0}, "100%")],
+)
+def test_the_share_is_of_what_there_is(seconds, share):
+    assert f"own share {share}," in spent(run_of([started([]), ended(**seconds)]))
+
+
+def test_a_run_that_did_not_end_says_so():
+    assert spent(run_of([started([])])) == "the run did not come to its end"
+
+
+def both_peaks(cell, *, foretold, measured):
+    return [
+        counted(cell, foretold, meter="predicted_peak"),
+        counted(cell, measured, meter="peak_allocated"),
+    ]
+
+
+ON, OFF, NO_GRAD, INFERENCE = block()
+
+
+def test_predictions_that_are_exact_are_counted():
+    exact = [o for c in block() for o in both_peaks(c, foretold=800, measured=800)]
+    assert foretold(run(exact)) == "peaks foretold from fake tensors: 4 of 4 to the byte"
+
+
+@pytest.mark.parametrize(("off", "sign"), [(980, "-2.00%"), (1020, "+2.00%")])
+def test_the_worst_prediction_is_named_with_its_sign_whichever_it_has(off, sign):
+    found = [
+        *both_peaks(ON, foretold=800, measured=800),
+        *both_peaks(NO_GRAD, foretold=off, measured=1000),
+        *both_peaks(INFERENCE, foretold=1010, measured=1000),
+    ]
+    assert foretold(run(found)) == (
+        "peaks foretold from fake tensors: 1 of 3 to the byte, the worst off by "
+        f"{sign} (inference[cpu-mlp_tiny-b8-no_grad])"
+    )
+
+
+@pytest.mark.parametrize(
+    "outcomes",
+    [
+        [],
+        measured_block(),
+        [counted(ON, 8, meter="predicted_peak")],
+        [counted(ON, 8, meter="peak_allocated")],
+        [counted(ON, 8, meter="predicted_peak"), counted(OFF, 8, meter="peak_allocated")],
+        both_peaks(ON, foretold=8, measured=0),
+        [
+            counted(ON, 8, meter="peak_allocated"),
+            skipped(ON, meter="predicted_peak", cause="unreadable"),
+        ],
+    ],
+    ids=["empty", "neither", "foretold", "measured", "apart", "nothing", "unpredictable"],
+)
+def test_without_both_sides_there_is_no_word_of_predictions(outcomes):
+    assert foretold(run(outcomes)) == ""
+
+
+def leaked(cell, nbytes, **notes):
+    return Measurement(
+        cell=cell,
+        meter="leaked",
+        unit="bytes",
+        values=(nbytes,),
+        iterations=1,
+        exact=True,
+        notes=notes,
+    )
+
+
+def test_each_leak_is_told_with_its_cell_and_who_made_it():
+    found = run([leaked(ON, 4096, kept="4,096 B a step made by aten::mean"), leaked(OFF, 0)])
+    assert leaks(found) == [
+        "leak: inference[cpu-mlp_tiny-b8-global_on] leaves 4,096 B behind each step: "
+        "4,096 B a step made by aten::mean"
+    ]
+
+
+def test_a_leak_whose_makers_were_not_seen_says_so():
+    (told,) = leaks(run([leaked(ON, 8)]))
+    assert told.endswith("8 B behind each step: nobody was seen to make them")
+
+
+def test_where_nothing_leaks_there_is_nothing_to_say_of_it():
+    unread = skipped(NO_GRAD, meter="leaked", cause="unreadable")
+    other = counted(INFERENCE, 8, meter="peak_transient")
+    assert leaks(run([leaked(ON, 0), unread, other])) == []

@@ -1,0 +1,104 @@
+"""A run looked up by cell: one answer for terminal and page, or the reason why there is none."""
+
+import pytest
+from builders import (
+    block,
+    cell,
+    counted,
+    measured_block,
+    refused_block,
+    run,
+    skipped,
+    timed,
+)
+
+from gradbench.analysis import dataframes
+from gradbench.analysis.run_view import MEMORY, TIME, View
+from gradbench.stats import estimates
+from gradbench.stats.verdicts import Verdict
+
+ON, OFF, NO_GRAD, INFERENCE = block()
+
+
+def test_changes_and_control_are_those_of_the_tables():
+    whole = run([*measured_block(), *measured_block(batch_size=64, step_ns={"global_off": 1650})])
+    view = View(whole)
+    for member in view.cells:
+        assert view.control(member) == dataframes.control(whole, member)
+        assert view.floor(member) == dataframes.noise(whole, member)
+    table = dataframes.changes(whole, reference="no_grad").set_index(
+        ["batch_size", "grad_mode", "meter"]
+    )
+    for member in view.cells:
+        for meter in (TIME, MEMORY):
+            change = view.change(member, meter, "no_grad")
+            key = (member.batch_size, member.grad_mode, meter)
+            assert (key in table.index) == (change is not None)
+            assert change is None or change.point == table.loc[key].ratio
+
+
+def test_the_view_of_a_view_is_itself():
+    view = View(run(measured_block()))
+    assert View.of(view) is view
+    assert View.of(view.run).cells == view.cells
+
+
+def test_an_exact_figure_has_no_floor_and_bytes_that_are_not_have_the_least():
+    rss = [counted(member, 4096, meter="peak_rss") for member in (ON, NO_GRAD)]
+    rss = [
+        type(r)(cell=r.cell, meter=r.meter, unit=r.unit, values=r.values, iterations=1, exact=False)
+        for r in rss
+    ]
+    view = View(run([*measured_block(step_ns={"global_off": 1650}), *rss]))
+    assert view.floor(ON, MEMORY) == 0
+    assert view.floor(ON, "peak_rss") == estimates.SYSTEMATIC
+    assert view.floor(ON, TIME) > 0.09
+
+
+def test_verdicts_are_by_the_floor_of_the_block():
+    view = View(run(measured_block(step_ns={"global_off": 1650, "inference_mode": 1400})))
+    assert (
+        view.verdict(INFERENCE, TIME, "no_grad") == Verdict.SAME
+    )  # 7 %, and the control is off by 10
+    assert view.verdict(INFERENCE, TIME, "global_on") == Verdict.BETTER
+    assert view.verdict(ON, TIME, "no_grad") == Verdict.WORSE
+    assert view.verdict(NO_GRAD, TIME, "no_grad") is None
+
+
+def test_rounds_that_do_not_pair_have_no_change():
+    view = View(run([timed(ON, [1, 2, 3]), timed(NO_GRAD, [1, 2])]))
+    assert view.change(NO_GRAD, TIME, "global_on") is None
+    assert view.ratio(NO_GRAD, TIME, "global_on").number is None
+
+
+def test_no_rounds_are_a_reason_and_no_number():
+    view = View(run([timed(ON, []), timed(OFF, []), timed(NO_GRAD, [])]))
+    assert view.value(ON, TIME).text == "no rounds"
+    assert view.value(ON, TIME).number is None
+    assert view.control(ON) is None
+    assert view.throughput(ON).text == ""
+
+
+def test_a_cell_has_stopped_only_when_nothing_of_it_was_read():
+    rss = skipped(ON, meter="peak_rss", cause="unreadable", reason="no VmHWM")
+    assert View(run([rss])).stopped(ON) is None
+    assert View(run([rss, timed(ON, [1])])).stopped(ON) is None
+    assert View(run([rss, skipped(ON)])).stopped(ON).cause == "cannot_train"
+    assert View(run(refused_block())).stopped(ON) is None  # another workload
+    assert View(run([skipped(ON, meter=MEMORY), timed(ON, [1])])).stopped(ON) is None
+
+
+@pytest.mark.parametrize("meter", [TIME, MEMORY, "latency", "peak_rss"])
+def test_whatever_was_not_measured_says_so(meter):
+    value = View(run([timed(cell(batch_size=64), [1])])).value(ON, meter)
+    assert (value.text, value.kind, value.number) == ("not measured", "reason", None)
+
+
+def test_the_tail_is_the_99th_percentile_of_single_calls():
+    latency = timed(ON, list(range(100, 1100)))
+    latency = type(latency)(
+        cell=ON, meter="latency", unit="ns", values=latency.values, iterations=1, exact=False
+    )
+    tail = View(run([latency])).tail(ON)
+    assert tail.number == pytest.approx(1089, abs=1)
+    assert tail.detail.startswith("1000 single calls: p50")

@@ -1,0 +1,291 @@
+"""A CI job: what it asks for, what it makes of what comes back, what it leaves."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from builders import cell, measured_block, run as run_of_outcomes, skipped
+from typer.testing import CliRunner
+
+from gradbench import ci_job
+from gradbench.ci_job import Ended, Part, gravest, parts, perform
+from gradbench.cli import USAGE, app
+from gradbench.errors import StoreError, UnknownName
+from gradbench.exports.source_locations import Place
+from gradbench.store.jsonl import Store
+
+AT = Place("bench.toml", 3)
+
+
+def row(verdict="worse", mode="no_grad", meter="peak_transient"):
+    return {
+        "cell": cell(mode).axes(),
+        "meter": meter,
+        "verdict": verdict,
+        "change": None,
+        "baseline": 4096.0,
+        "candidate": 4100.0,
+        "unit": "bytes",
+        "reason": "4 bytes more",
+    }
+
+
+class Calls:
+    """Stands for the processes: a run is saved, the others print what the script has."""
+
+    def __init__(self, folder, *, outcomes=None, **script):
+        self.folder, self.outcomes, self.script = folder, outcomes, script
+        self.asked = []
+
+    def __call__(self, part: Part) -> Ended:
+        self.asked.append(part.name)
+        if part.name == "run" and "run" not in self.script:
+            made = run_of_outcomes(self.outcomes or measured_block())
+            Store(self.folder / ci_job.RESULTS).save(made.records)
+            return Ended(0, "")
+        status, rows = self.script.get(part.name, (0, []))
+        output = json.dumps({"judgements": rows}) if rows is not None else "a mistake"
+        return Ended(status, output)
+
+
+def do(folder, calls, **asked):
+    wanted = parts(["--preset", "tiny"], folder=folder, **asked)
+    return perform(wanted, folder=folder, call=calls, locator=lambda _runs: lambda _cell: AT)
+
+
+def test_a_job_runs_gates_and_compares_what_it_was_asked_for(tmp_path):
+    wanted = parts(
+        ["--preset", "tiny"],
+        folder=tmp_path,
+        base="main",
+        baselines=["a.jsonl", "b.jsonl"],
+        fail_on="inconclusive",
+    )
+    results = ("--results", str(tmp_path / "results"))
+    assert [part.arguments for part in wanted] == [
+        ("run", "--preset", "tiny", *results, "--reports", str(tmp_path)),
+        (
+            *("gate", "--baseline", "a.jsonl", "--baseline", "b.jsonl", "latest"),
+            *(*results, "--json", "--strict"),
+        ),
+        ("compare", "--base", "main", "--preset", "tiny", "--json", "--strict"),
+    ]
+
+
+def test_without_base_and_baseline_a_job_only_measures(tmp_path):
+    assert [part.name for part in parts([], folder=tmp_path)] == ["run"]
+    with pytest.raises(UnknownName, match="did you mean 'regression'"):
+        parts([], folder=tmp_path, fail_on="regresion")
+
+
+def test_a_job_leaves_run_verdicts_summary_annotations_and_junit(tmp_path):
+    calls = Calls(tmp_path, gate=(1, [row()]), compare=(0, [row("same", meter="step_time")]))
+    job = do(tmp_path, calls, base="main", baselines=["b.jsonl"])
+    assert calls.asked == ["run", "gate", "compare"]
+    assert (job.status, job.statuses["compare"]) == (1, 0)
+    summary = job.summary.read_text("utf-8")
+    assert summary.startswith(
+        "run: done; gate: a regression; compare: no regression\n\n## gradbench: 1 worse, 1 same\n"
+    )
+    assert "### Step time" in summary
+    line, *_ = job.annotations.read_text("utf-8").splitlines()
+    assert line.startswith("::error file=bench.toml,line=3,title=")
+    assert line.endswith("4,096 B → 4,100 B: 4 bytes more")
+    assert 'failures="1"' in job.junit.read_text("utf-8")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("results", "gate.json", "compare.json"),
+        *("summary.md", "annotations.txt", "junit.xml"),
+    }
+
+
+def test_a_step_that_broke_is_annotated_beside_the_verdicts(tmp_path):
+    broken = skipped(cell(batch_size=1), cause="crashed", reason="signal 11")
+    calls = Calls(tmp_path, outcomes=[*measured_block(), broken], gate=(0, [row("same")]))
+    job = do(tmp_path, calls, baselines=["b.jsonl"])
+    assert "crashed::signal 11 (step_time)" in job.annotations.read_text("utf-8")
+
+
+def test_a_run_in_which_every_step_broke_is_told(tmp_path):
+    broken = [skipped(cell(), meter=m, cause="crashed", reason="signal 11") for m in ("a", "b")]
+    job = do(tmp_path, Calls(tmp_path, outcomes=broken))
+    assert 'errors="2"' in job.junit.read_text("utf-8")
+    assert "signal 11 (a, b)" in job.annotations.read_text("utf-8")
+    assert "signal 11" in job.summary.read_text("utf-8")
+
+
+def test_of_a_run_that_was_killed_what_there_is_is_told(tmp_path):
+    def call(part):
+        with Store(tmp_path / ci_job.RESULTS).create() as writer:
+            for record in run_of_outcomes(measured_block()).records[:3]:
+                writer.write(record)
+        return Ended(-9, "")
+
+    job = do(tmp_path, call)
+    assert job.exit_status("never") == -9
+    told = job.summary.read_text("utf-8")
+    assert told.startswith("run: died with status -9\n")
+    assert "the run was cut short" in told
+
+
+def test_a_gate_without_a_run_is_left_out_and_the_comparison_is_not(tmp_path):
+    calls = Calls(tmp_path, run=(2, None), compare=(0, [row("same")]))
+    job = do(tmp_path, calls, base="main", baselines=["b.jsonl"])
+    assert calls.asked == ["run", "compare"]
+    assert job.status == ci_job.USAGE
+    assert "::error title=gradbench run::a mistake" in job.annotations.read_text("utf-8")
+
+
+def test_a_part_that_printed_no_verdicts_is_told_by_its_status(tmp_path):
+    calls = Calls(tmp_path, gate=(4, None), compare=(-9, None))
+    job = do(tmp_path, calls, base="main", baselines=["b.jsonl"])
+    assert job.status == -9
+    told = job.annotations.read_text("utf-8")
+    assert "::error title=gradbench gate::no comparable baseline" in told
+    assert "::error title=gradbench compare::died with status -9" in told
+    assert not (tmp_path / "gate.json").exists()
+    assert "tests=" in job.junit.read_text("utf-8"), "then the run itself is told"
+
+
+def test_a_job_of_nothing_but_mistakes_still_leaves_its_summary(tmp_path):
+    job = do(tmp_path, Calls(tmp_path, run=(2, None)))
+    assert job.summary.read_text("utf-8") == "run: a mistake in what was asked\n\n"
+    assert not job.junit.exists()
+
+
+def test_a_folder_with_another_job_s_run_is_refused(tmp_path):
+    do(tmp_path, Calls(tmp_path))
+    with pytest.raises(StoreError, match="holds the run of another job"):
+        do(tmp_path, Calls(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("statuses", "worst"),
+    [
+        ([], 0),
+        ([0, 3], 3),
+        ([3, 4], 4),
+        ([4, 5], 5),
+        ([5, 1], 1),
+        ([1, 2], 2),
+        ([2, 137], 137),
+        ([0, -9], -9),
+    ],
+)
+def test_the_gravest_status_is_the_job_s(statuses, worst):
+    assert gravest(statuses) == gravest(reversed(statuses)) == worst
+
+
+@pytest.mark.parametrize(
+    ("status", "regression", "inconclusive", "never"),
+    [
+        (0, 0, 0, 0),
+        (1, 1, 1, 0),
+        (2, 2, 2, 2),
+        (3, 0, 3, 0),
+        (4, 4, 4, 0),
+        (5, 5, 5, 0),
+        (130, 130, 130, 130),
+    ],
+)
+def test_what_a_job_fails_on_is_chosen(status, regression, inconclusive, never, tmp_path):
+    job = do(tmp_path, Calls(tmp_path, run=(status, None)))
+    assert [job.exit_status(on) for on in ci_job.FAIL_ON] == [regression, inconclusive, never]
+
+
+# The command
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Return the command called from an empty directory, where processes are scripted."""
+    monkeypatch.chdir(tmp_path)
+    for variable in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT", "GITHUB_WORKSPACE"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def call(*arguments, **script):
+        calls = Calls(tmp_path / "gradbench-ci", **script)
+        monkeypatch.setattr("gradbench.cli.ci._call", calls)
+        return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["ci", *arguments])
+
+    return call
+
+
+def test_under_github_summary_annotations_and_outputs_go_where_it_looks(
+    command, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "step.md"))
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    (tmp_path / "step.md").write_text("before\n", "utf-8")
+    result = command("--baseline", "b.jsonl", gate=(1, [row()]))
+    assert result.exit_code == 1
+    assert (
+        "::error title=inference[cpu-mlp_tiny-b8-no_grad] peak_transient worse::" in result.stdout
+    )
+    assert (tmp_path / "step.md").read_text("utf-8").startswith("before\nrun: done; gate:")
+    assert (tmp_path / "output").read_text("utf-8") == "status=1\nfolder=gradbench-ci\n"
+
+
+def test_elsewhere_the_console_says_what_came_of_it_and_where_it_is_told(command):
+    result = command("--fail-on", "never", "--baseline", "b.jsonl", gate=(1, [row()]))
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "run: done; gate: a regression",
+        "summary  gradbench-ci/summary.md",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--fail-on", "nevr"], "did you mean 'never'?"),
+        (["--base", ""], "--base is empty"),
+    ],
+)
+def test_a_mistake_costs_a_line_before_anything_is_measured(arguments, words, command, tmp_path):
+    result = command(*arguments)
+    assert result.exit_code == USAGE
+    assert words in result.stderr
+    assert not (tmp_path / "gradbench-ci").exists()
+
+
+def test_the_options_that_choose_cells_are_handed_on_as_they_were_given(command, monkeypatch):
+    seen = []
+
+    def note(what, **_options):
+        seen.append(what)
+        return []
+
+    monkeypatch.setattr(ci_job, "parts", note)
+    command("--preset", "tiny", "--model", "mlp_tiny,p.q:make", "--input", "8,3", "--threads", "2")
+    command("--config", "x.toml")
+    assert seen == [
+        [
+            *("--preset", "tiny", "--model", "mlp_tiny", "--model", "p.q:make"),
+            *("--threads", "2", "--input", "8,3"),
+        ],
+        ["--config", "x.toml"],
+    ]
+
+
+def test_a_real_job_measures_in_a_process_of_its_own(tmp_path):
+    config = (
+        '[[matrix]]\nmodels = ["mlp_tiny"]\ngrad_modes = ["no_grad"]\nbatch_sizes = [8]\n'
+        "[plan]\nbudget_s = 0.05\nwarmup_s = 0.02\n"
+    )
+    (tmp_path / "bench.toml").write_text(config, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "gradbench", "ci", "--config", "bench.toml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "run: done" in done.stdout
+    folder = tmp_path / "gradbench-ci"
+    assert "inference[cpu-mlp_tiny-b8]" in (folder / "summary.md").read_text("utf-8")
+    assert len(list((folder / "results").glob("*.jsonl"))) == 1
+    assert len(list(folder.glob("*.html"))) == 1

@@ -1,0 +1,410 @@
+"""Base against candidate: the rule, live pairs of processes, the user's repository, callables."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import gradbench
+from gradbench.cli import USAGE, app
+from gradbench.comparison import checkouts, versions, worktree
+from gradbench.comparison.versions import Effort
+from gradbench.errors import BadModel, GradbenchError, Impossible
+from gradbench.experiment.matrix import Cell
+from gradbench.gate.decision import Status
+from gradbench.stats import pair_rule
+from gradbench.stats.pair_rule import Pair
+from gradbench.stats.verdicts import Verdict
+
+QUICK = Effort(pairs=3, extra=0, turns=4, least_turns=3, slice_s=0.001, warm_up_s=0.0, limit_s=60)
+
+NETS = """
+import time
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+    def forward(self, x):
+        return self.last({activation}(self.first(x)))
+
+def make():
+    return Net()
+
+class Slow(Net):
+    def forward(self, x):
+        time.sleep({nap})
+        return super().forward(x)
+
+def slow():
+    return Slow()
+
+class Late(Net):
+    calls = 0
+    def forward(self, x):
+        self.calls += 1
+        if self.calls > {patience}:
+            raise ValueError("out of patience")
+        return super().forward(x)
+
+def late():
+    return Late()
+
+def breaks():
+    {breaks}
+    return Net()
+
+def crashes():
+    {crashes}
+    return Net()
+"""
+
+
+PLAIN = {
+    "activation": "torch.tanh",
+    "nap": 0.002,
+    "patience": 10**9,
+    "breaks": "pass",
+    "crashes": "pass",
+}
+
+
+def nets(**changes: object) -> str:
+    return NETS.format(**PLAIN | changes)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    answer = subprocess.run(
+        ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return answer.stdout.strip()
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A repository with a model; its working tree saves one tensor more, naps longer, breaks."""
+    root = tmp_path / "my project"
+    root.mkdir()
+    git(root, "init", "-q", "-b", "main")
+    (root / "nets.py").write_text(nets(), "utf-8")
+    git(root, "add", ".")
+    git(root, "commit", "-q", "-m", "first")
+    changed = nets(
+        activation="torch.sin",
+        nap=0.02,
+        patience=4,
+        breaks="raise ValueError('no weights')",
+        crashes="import ctypes; ctypes.string_at(0)",
+    )
+    (root / "nets.py").write_text(changed, "utf-8")
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield root
+    sys.modules.pop("nets", None)
+
+
+@pytest.fixture
+def compare(monkeypatch):
+    """The command line, with pairs that are cheap."""
+    monkeypatch.setattr(versions, "Effort", lambda **given: Effort(**fields(QUICK) | given))
+    runner = CliRunner(env={"COLUMNS": "200"})
+    return lambda *arguments: runner.invoke(app, ["compare", *map(str, arguments)])
+
+
+def fields(effort: Effort) -> dict[str, object]:
+    return {name: getattr(effort, name) for name in Effort.__dataclass_fields__}
+
+
+def own(factory: str, mode: str = "no_grad") -> Cell:
+    return Cell(model=f"nets:{factory}", workload="inference", grad_mode=mode, batch_size=4)
+
+
+# The rule
+
+
+def logs(*percents: float) -> list[float]:
+    return [math.log1p(percent / 100) for percent in percents]
+
+
+@pytest.mark.parametrize(
+    ("first", "fresh", "verdict"),
+    [
+        (logs(0, 0.2, -0.3, 0.1, 0.4, -0.2), [], Verdict.SAME),
+        (logs(5, 5.2, 4.8, 5.1, 4.9, 5), [], Verdict.INCONCLUSIVE),  # suspected only
+        (logs(5, 5.2, 4.8, 5.1, 4.9, 5), logs(5, 5, 5, 5, 5, 5), Verdict.WORSE),
+        (logs(-5, -5.2, -4.8, -5, -4.9, -5), logs(-5, -5, -5, -5, -5, -5), Verdict.BETTER),
+        (logs(5, 5.2, 4.8, 5.1, 4.9, 5), logs(-5, -5, -5, -5, -5, -5), Verdict.INCONCLUSIVE),
+        (logs(40, -20, 3, 11, -8, 9), logs(25, -30, 1, 9, -14, 8), Verdict.INCONCLUSIVE),
+        (logs(90, 0.1, 0, -0.1, 0.2, 0), [], Verdict.SAME),  # one spoilt pair is outvoted
+        (logs(90, 5, 5.1, 4.9, 5, 5.2), logs(5, 5, -30, 5.1, 4.9, 5), Verdict.WORSE),
+    ],
+)
+def test_a_verdict_takes_pairs_that_agree_and_fresh_ones_that_confirm(first, fresh, verdict):
+    assert pair_rule.rule(first, fresh).verdict is verdict
+
+
+def test_fresh_pairs_are_taken_until_a_cell_is_settled_and_three_more_at_most():
+    calm, slow, wild = (
+        logs(0, 0.2, -0.3, 0.1, 0.4),
+        logs(5, 5.2, 4.8, 5.1, 4.9),
+        logs(40, -30, 9, -8, 3),
+    )
+    assert not pair_rule.more(calm, [])
+    for fresh in ([], slow[:4]):
+        assert pair_rule.more(slow, fresh)
+    assert not pair_rule.more(slow, slow)
+    assert [pair_rule.more(wild, [*wild, *wild[:n]]) for n in range(4)] == [True, True, True, False]
+    assert not pair_rule.more(wild, wild, extra=0)
+
+
+def test_sides_swapped_give_the_opposite_verdict():
+    rng = np.random.default_rng(0)
+    opposite = {Verdict.WORSE: Verdict.BETTER, Verdict.BETTER: Verdict.WORSE}
+    seen = set()
+    for _ in range(300):
+        spread = rng.uniform(0.002, 0.05)
+        first, fresh = rng.normal(rng.normal(0, 0.03), spread, (2, pair_rule.PAIRS)).tolist()
+        here = pair_rule.rule(first, fresh).verdict
+        there = pair_rule.rule([-x for x in first], [-x for x in fresh]).verdict
+        assert there is opposite.get(here, here)
+        seen.add(here)
+    assert seen == set(Verdict)
+
+
+def test_equal_sides_are_hardly_ever_called_worse():
+    """Normal pairs of 1 %, as on a machine with other work: about one in a thousand at most."""
+    rng = np.random.default_rng(0)
+    trials = rng.normal(0, 0.01, (2000, 2, pair_rule.PAIRS)).tolist()
+    worse = sum(pair_rule.rule(a, b).verdict is Verdict.WORSE for a, b in trials)
+    assert worse <= 3
+
+
+def test_what_cannot_be_seen_is_inconclusive_and_what_can_is_found():
+    rng = np.random.default_rng(0)
+
+    def share(effect: float, spread: float, verdict: Verdict) -> float:
+        trials = rng.normal(math.log1p(effect), spread, (400, 2, pair_rule.PAIRS)).tolist()
+        return sum(pair_rule.rule(a, b).verdict is verdict for a, b in trials) / 400
+
+    assert share(0.05, 0.005, Verdict.WORSE) > 0.98
+    assert share(0.03, 0.005, Verdict.WORSE) > 0.90
+    assert share(0.0, 0.08, Verdict.INCONCLUSIVE) > 0.95
+
+
+def test_a_pair_is_judged_by_turns_that_followed_one_another():
+    drift = np.linspace(1, 3, 20)
+    base = [[1000 * d, 1100 * d] for d in drift]
+    candidate = [[1050 * d, 5000 * d] for d in drift]
+    assert Pair(base, candidate).log_ratio == pytest.approx(math.log(1.05))
+
+
+def test_the_command_asks_for_what_the_library_does_by_default():
+    command = typer.main.get_command(app).commands["compare"]
+    said = {option.name: option.default for option in command.params}
+    assert (said["pairs"], said["threshold"]) == (Effort().pairs, Effort().threshold)
+
+
+# Live pairs
+
+
+@pytest.fixture
+def trees(project, tmp_path):
+    """The two versions of the project, each in a tree of its own."""
+    with checkouts.checked_out_versions(here=project, revision="HEAD", base_python=None) as (
+        base,
+        candidate,
+        itself,
+    ):
+        assert not itself
+        yield base, candidate
+
+
+def test_sides_of_another_torch_are_told_apart_in_words(trees):
+    comparison = versions.Comparison(*trees, effort=QUICK, inputs={})
+    comparison.facts = {key: {"torch": "2.13.0", "python": "3.11.7"} for key in checkouts.SIDES}
+    assert comparison.unlike() == ""
+    comparison.facts["base"] = {"torch": "2.11.0", "python": "3.11.7"}
+    assert comparison.unlike() == (
+        "base: torch 2.11.0, Python 3.11.7; candidate: torch 2.13.0, Python 3.11.7"
+    )
+
+
+def test_where_no_cell_can_run_no_process_is_started_and_nothing_was_measured(trees):
+    said = []
+    decision = versions.compare(
+        [], base=trees[0], candidate=trees[1], effort=QUICK, say=said.append
+    )
+    assert (decision.status(), said) == (Status.NOTHING_MEASURED, [])
+
+
+def test_a_model_from_elsewhere_is_refused_for_it_would_be_the_same_code(trees):
+    base, candidate = trees
+    cell = Cell(model="torch.nn:Identity", workload="inference", grad_mode="no_grad")
+    with pytest.raises(BadModel, match="both sides would be the same code"):
+        versions.compare(
+            [cell], base=base, candidate=candidate, effort=QUICK, inputs={cell.model: (8,)}
+        )
+
+
+def test_an_interpreter_that_cannot_start_is_said_in_one_line(project):
+    nowhere = str(project / "no python")
+    with (
+        checkouts.checked_out_versions(here=project, revision="HEAD", base_python=nowhere) as found,
+        pytest.raises(Impossible, match=r"cannot run .*no python"),
+    ):
+        versions.compare(
+            [own("make")], base=found[0], candidate=found[1], inputs={"nets:make": (8,)}
+        )
+
+
+# The user's repository
+
+
+def test_the_worktree_is_gone_whatever_happens(project, tmp_path):
+    before = git(project, "worktree", "list")
+    with (
+        pytest.raises(ZeroDivisionError),
+        worktree.checked_out(project, "main", tmp_path / "base") as base,
+    ):
+        assert "torch.tanh" in (base / "nets.py").read_text()
+        1 / 0  # noqa: B018 # the point
+    assert git(project, "worktree", "list") == before
+    assert not (tmp_path / "base").exists()
+    assert "torch.sin" in (project / "nets.py").read_text()
+
+
+@pytest.mark.parametrize("revision", ["nowhere", "--help", "", "main:nets.py", "a b"])
+def test_a_revision_that_is_none_is_named(project, revision):
+    with pytest.raises(GradbenchError, match="no revision"):
+        worktree.commit(project, revision)
+
+
+def test_a_folder_without_a_repository_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(GradbenchError, match="is in no git repository"):
+        worktree.repository(tmp_path)
+
+
+def test_modules_are_imported_from_where_the_user_stands_and_from_src(tmp_path):
+    for folder in ("pkg/src", "src"):
+        (tmp_path / folder).mkdir(parents=True)
+    paths = checkouts.import_paths(tmp_path, Path("pkg"))
+    assert [str(path.relative_to(tmp_path)) for path in paths] == ["pkg", "pkg/src", ".", "src"]
+
+
+# The command
+
+
+def test_cells_that_this_machine_cannot_run_are_told_with_their_reason(project, compare):
+    asked = ("--model", "nets:make", "--input", "4,8", "--workload", "inference", "--threads", 9999)
+    answer = compare("--base", "HEAD", *asked, "--json")
+    assert answer.exit_code == Status.NOTHING_MEASURED
+    told = json.loads(answer.stdout)["unjudged"]
+    assert len(told) == 4
+    assert all("9999 threads, but this process may use" in one["reason"] for one in told)
+
+
+def test_the_command_runs_each_side_from_its_own_tree_and_says_what_became_worse(project, compare):
+    models = "nets:make,nets:slow,nets:late,nets:breaks,nets:crashes"
+    answer = compare(
+        *("--base", "main", "--model", models, "--input", "4,8", "--device", "cpu", "--pairs", 3),
+        *("--workload", "inference", "--grad-mode", "global_on", "--json"),
+    )
+    assert answer.exit_code == Status.REGRESSION, answer.output
+    rows = {
+        (row["cell"]["model"].removeprefix("nets:"), row["meter"]): row
+        for row in json.loads(answer.stdout)["judgements"]
+    }
+    slow = rows["slow", "step_time"]
+    assert slow["verdict"] == "worse", slow
+    assert slow["change"]["point"] > 2
+    assert slow["reason"] == "3 pairs suspected it, 3 fresh ones confirmed it"
+    saved = rows["make", "saved_for_backward"]  # sin saves its input beside what tanh saved
+    assert (saved["verdict"], saved["baseline"], saved["candidate"]) == ("worse", 256, 512)
+    assert rows["make", "step_time"]["change"] is not None  # in spite of the others' ends
+    assert "cannot step it: ValueError: no weights" in rows["breaks", "step_time"]["reason"]
+    assert "cannot step it: ValueError: out of patience" in rows["late", "step_time"]["reason"]
+    assert "killed by SIGSEGV" in rows["crashes", "step_time"]["reason"]
+    assert "uncommitted changes" in answer.stderr
+    assert "gradbench-" not in git(project, "worktree", "list")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "give --base REV"),
+        (["--base", "nowhere", "--model", "nets:make", "--input", "4,8"], "no revision 'nowhere'"),
+        (["--base", "main", "--preset", "tiny"], "is gradbench's own model"),
+        (["--base", "main", "--model", "nets:make"], "needs --input"),
+        (["--base", "main", "--model", "nets:nope", "--input", "4,8"], "cannot be imported"),
+        (["--base", "main", "--pairs", "2"], "3 at least"),
+        (["--base", "main", "--threshold", "3"], "the threshold is a share"),
+    ],
+)
+def test_a_mistake_costs_one_line_and_status_2(project, compare, arguments, complaint):
+    answer = compare(*arguments)
+    assert answer.exit_code == USAGE, answer.output
+    assert answer.stdout == ""
+    assert complaint in answer.stderr.splitlines()[-1]
+    assert "Traceback" not in answer.output
+    assert "gradbench-" not in git(project, "worktree", "list")
+
+
+def test_a_request_to_terminate_leaves_no_worktree_behind(project):
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "gradbench", "compare", "--base", "main"),
+            *("--model", "nets:slow", "--input", "4,8", "--workload", "inference"),
+        ],
+        cwd=project,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (project / ".git" / "worktrees").exists():  # git may be in the midst of it
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "gradbench-" not in git(project, "worktree", "list")
+
+
+# Two callables
+
+
+def test_of_two_callables_the_slower_is_found_and_equal_ones_are_the_same():
+    def short():
+        sum(range(2000))
+
+    def long():
+        sum(range(4000))
+
+    slower = gradbench.compare(short, long, budget_s=0.5)
+    assert (slower.verdict, slower.change.point > 1.5) == (Verdict.WORSE, True)
+    assert gradbench.compare(long, short, budget_s=0.5).verdict is Verdict.BETTER
+    assert repr(slower).startswith("worse: ")
+    assert "a call" in repr(slower)
+    same = gradbench.compare(short, short, tolerance=0.2, budget_s=0.5)
+    assert same.verdict is Verdict.SAME
+
+
+def test_what_a_callable_raises_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        gradbench.compare(lambda: None, lambda: 1 / 0)

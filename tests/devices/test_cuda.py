@@ -1,0 +1,778 @@
+"""The CUDA device: through a fake torch.cuda everywhere, for real where there is one."""
+
+import os
+import random
+import sys
+from collections import Counter
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fakes import FakeArm, FakeClock, FakeGpu, FakeNvml
+
+from gradbench import devices
+from gradbench.devices import Unreadable, Unwatched, Window, cuda, nothing, nvml
+from gradbench.devices.cpu import CPU, ProfilerLedger
+from gradbench.errors import DeviceUnavailable, UnknownName
+from gradbench.experiment.matrix import GRAD_MODES, Matrix
+from gradbench.experiment.plan import Plan
+from gradbench.records.allocations import Phase, Tag
+from gradbench.records.measurements import Breakdown, Measurement, Skipped
+from gradbench.runner import cuda_clocks, memory_pass, time_pass
+from gradbench.runner.bench import Bench
+from gradbench.runner.interleave import interleave
+from gradbench.runner.meters import METERS, StepTime, allocator_figures
+from gradbench.workloads.models import MODELS
+
+here = torch.cuda.is_available()
+
+
+class FakeCuda:
+    """Counters as the caching allocator keeps them, and a log of calls."""
+
+    OutOfMemoryError = torch.cuda.OutOfMemoryError
+
+    def __init__(self, *, count=2):
+        self.count, self.log = count, []
+        self.allocated = self.peak = 1000
+        self.requested_peak = 1400
+        self.reserved_peak = 4096
+        self.more = {}
+
+    def is_available(self):
+        return self.count > 0
+
+    def device_count(self):
+        return self.count
+
+    def synchronize(self, name):
+        self.log.append(f"synchronize {name}")
+
+    def set_device(self, device):
+        self.log.append(f"set {device}")
+
+    def reset_peak_memory_stats(self, name):
+        self.log.append("reset")
+        self.peak = self.allocated
+
+    def memory_allocated(self, name):
+        return self.allocated
+
+    def max_memory_allocated(self, name):
+        return self.peak
+
+    def max_memory_reserved(self, name):
+        return self.reserved_peak
+
+    def memory_stats(self, name):
+        return {"requested_bytes.all.peak": self.requested_peak, "allocated_bytes.all.peak": -1}
+
+    def empty_cache(self):
+        self.log.append("empty cache")
+
+    def get_device_properties(self, device):
+        return SimpleNamespace(name="Fake GPU", total_memory=2**34, major=9, minor=0, **self.more)
+
+    def empty(self, size, *, dtype, device):
+        self.log.append(f"empty {size} {device}")
+        return SimpleNamespace(zero_=lambda: self.log.append("overwrite"))
+
+    def step(self):
+        self.log.append("step")
+        self.peak = self.allocated + 500
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    fake = FakeCuda()
+    stand_in = SimpleNamespace(
+        __version__="2.99",
+        cuda=fake,
+        uint8=torch.uint8,
+        empty=fake.empty,
+        version=SimpleNamespace(cuda="13.0"),
+        device=torch.device,
+        _C=SimpleNamespace(_cuda_clearCublasWorkspaces=lambda: fake.log.append("workspaces")),
+        backends=SimpleNamespace(
+            cudnn=SimpleNamespace(benchmark=True, allow_tf32=True, version=lambda: 91000),
+            cuda=SimpleNamespace(matmul=SimpleNamespace(allow_tf32=True)),
+        ),
+    )
+    monkeypatch.setattr(cuda, "torch", stand_in)
+    fake.backends = stand_in.backends
+    fake.version, fake.private = stand_in.version, stand_in._C
+    return fake
+
+
+def test_a_window_resets_before_and_reads_after_synchronizing(fake):
+    """The cache is emptied first, or what an earlier step reserved would count here."""
+    _, window = devices.find("cuda:1").ledger().observe(fake.step)
+    assert fake.log == ["synchronize cuda:1", "empty cache", "reset", "step", "synchronize cuda:1"]
+    assert (window.before_bytes, window.peak_bytes, window.reserved_bytes) == (1000, 1500, 4096)
+
+
+def test_a_window_ends_with_what_is_live_then(fake):
+    def keep():
+        fake.step()
+        fake.allocated += 300
+
+    _, window = devices.find("cuda").ledger().observe(keep)
+    assert (window.before_bytes, window.after_bytes) == (1000, 1300)
+
+
+def test_what_was_not_asked_for_is_the_allocators_rounding(fake, monkeypatch):
+    _, window = devices.find("cuda").ledger().observe(fake.step)
+    assert window.rounding_bytes == 1500 - 1400
+    monkeypatch.setattr(fake, "memory_stats", lambda _: {})  # an allocator that does not say
+    _, window = devices.find("cuda").ledger().observe(fake.step)
+    assert window.rounding_bytes == 0
+
+
+def test_the_trace_of_a_window_has_the_allocators_figures_and_the_marks(fake):
+    def told(mark):
+        mark(Phase("forward"))
+        fake.step()
+        mark(Tag(7, "saved"))
+        return "result"
+
+    result, window, entries = devices.find("cuda").ledger().trace(told)
+    assert result == "result"
+    assert (window.before_bytes, window.peak_bytes) == (1000, 1500)
+    assert entries == [Phase("forward"), Tag(7, "saved")]
+
+
+def test_fragmentation_is_what_is_reserved_and_in_no_tensor(fake):
+    _, window = devices.find("cuda").ledger().observe(fake.step)
+    figures = allocator_figures(window)
+    assert figures["fragmentation"] == 4096 - 1500
+    assert figures["peak_transient"] == 1500 - 1000
+
+
+def test_to_forget_is_to_drop_workspaces_then_what_they_leave_in_the_cache(fake):
+    devices.find("cuda:1").forget()
+    assert fake.log == ["synchronize cuda:1", "workspaces", "empty cache"]
+
+
+def test_a_torch_without_the_private_call_forgets_what_it_can(fake):
+    del fake.private._cuda_clearCublasWorkspaces
+    devices.find("cuda").forget()
+    assert fake.log == ["synchronize cuda", "empty cache"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken"), [(0, 0), (1, 512), (512, 512), (513, 1024), (1_000_000, 1954 * 512)]
+)
+def test_sizes_are_rounded_to_what_the_caching_allocator_hands_out(fake, asked, taken):
+    assert devices.find("cuda").rounded(asked) == taken
+    assert devices.find("cpu").rounded(asked) == asked
+
+
+def test_settings_that_change_figures_are_fixed_and_recorded(fake):
+    device = devices.find("cuda")
+    device.prepare()
+    assert fake.log == ["set cuda:0"]
+    facts = device.describe()
+    assert facts["tf32"] is False
+    assert facts["cudnn_benchmark"] is False
+    assert facts["gpu"] == "Fake GPU"
+    assert facts["cudnn"] == 91000
+    assert isinstance(facts["gpu_driver"], str)
+
+
+def test_an_index_beyond_the_last_device_is_unavailable(fake):
+    devices.find("cuda:1").check()
+    with pytest.raises(DeviceUnavailable, match="this machine has 2"):
+        devices.find("cuda:2").check()
+
+
+def test_no_device_and_no_cuda_build_are_told_apart(fake):
+    fake.count = 0
+    with pytest.raises(DeviceUnavailable, match="finds no CUDA device"):
+        devices.find("cuda").check()
+    fake.version.cuda = None
+    with pytest.raises(DeviceUnavailable, match="this build of torch has no CUDA"):
+        devices.find("cuda").check()
+
+
+def test_memory_that_ran_out_is_recognised(fake):
+    device = devices.find("cuda")
+    assert device.out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    assert not device.out_of_memory(RuntimeError("CUDA error: an illegal memory access"))
+
+
+def test_a_context_does_not_survive_a_fork_so_processes_are_spawned(fake):
+    assert devices.find("cuda").start == "spawn"
+    assert devices.find("cpu").start == "fork"
+
+
+@pytest.mark.parametrize("name", ["cud", "cuda:", "cuda:x", "cpu:0", "mps"])
+def test_wrong_device_names_are_refused(name):
+    with pytest.raises(UnknownName, match=r"unknown device"):
+        devices.find(name)
+
+
+@pytest.fixture
+def gpu():
+    return FakeGpu()
+
+
+@pytest.fixture
+def held(fake, gpu):
+    """The clock of a fake stream, calibrated."""
+    fake.Event, fake._sleep, fake.synchronize = gpu.event, gpu.sleep, gpu.synchronize
+    clock = devices.find("cuda").device_clock()
+    gpu.log.clear()
+    return clock
+
+
+class SplitDevice(CPU):
+    """A device whose host and device part, and whose sensors are what a test says."""
+
+    batch_ns = 1_000_000
+
+    def __init__(self, gpu, held, *, counter=None, watch=None, flush=nothing):
+        self.gpu, self.held, self.counter = gpu, held, counter
+        self.watch, self.flush = watch or Unwatched(), flush
+
+    def synchronize(self):
+        self.gpu.synchronize()
+
+    def l2_flusher(self, l2):
+        return self.flush if l2 == "cold" else nothing
+
+    def host_clock(self):
+        return cuda.EnqueueClock(self.gpu.synchronize, self.gpu.clock)
+
+    def device_clock(self):
+        if isinstance(self.held, Unreadable):
+            raise self.held
+        return self.held
+
+    def energy_counter(self):
+        if self.counter is None:
+            raise Unreadable("no counter")
+        return self.counter
+
+    def monitor(self):
+        return self.watch
+
+
+ALL = ("step_time", "host_time", "device_time", "energy")
+
+
+def read(sides, device, *, wanted=ALL[:3], iterations=30, flush=nothing, plan=None):
+    return cuda_clocks.read_clocks(
+        sides,
+        device,
+        wanted,
+        flush=flush,
+        iterations=iterations,
+        step_ns=1e5,
+        plan=plan or Plan(budget_s=0.01),
+        rng=random.Random(0),
+    )
+
+
+def test_the_host_clock_starts_with_an_empty_queue_and_waits_for_nothing_inside(gpu):
+    arm = gpu.arm("step", device_ns=50_000)
+    gpu.launch("before", 10**9)
+    gpu.log.clear()
+    elapsed_ns = cuda.EnqueueClock(gpu.synchronize, gpu.clock).read(arm.step, 3)
+    assert gpu.log == ["synchronize", "step", "step", "step", "synchronize"]
+    assert elapsed_ns == 3 * gpu.launch_ns
+
+
+def test_the_device_clock_holds_the_stream_before_its_first_event(gpu, held):
+    arm = gpu.arm("step", device_ns=100)
+    assert held.read(arm.step, 3, hold_ns=20_000) == 3 * 100
+    assert gpu.log == ["synchronize", "sleep", "record", *["step"] * 3, "record", "synchronize"]
+
+
+def test_launch_gaps_do_not_count_as_the_devices_time(gpu, held):
+    """A stream that is not held back waits for launches of 1000 ns between kernels of 100."""
+    arm = gpu.arm("step", kernels=10, device_ns=100)
+    assert held.read(arm.step, 5, hold_ns=100_000) == 50 * 100
+    assert held.read(arm.step, 5, hold_ns=1_000) is None
+
+
+def test_events_are_made_before_the_rounds_and_not_in_them(gpu, held):
+    assert gpu.events == 2
+    read([gpu.arm("a"), gpu.arm("b")], SplitDevice(gpu, held))
+    assert gpu.log.count("record") > 100
+    assert gpu.events == 2
+
+
+def test_cycles_are_calibrated_against_the_events(held):
+    assert held.cycles_per_ns == pytest.approx(2.0, rel=1e-3)
+
+
+def test_a_torch_without_sleep_has_no_device_clock_but_a_reason(fake):
+    with pytest.raises(Unreadable, match=r"torch 2.99 has no torch.cuda._sleep"):
+        devices.find("cuda").device_clock()
+
+
+def test_a_sleep_that_does_not_hold_is_not_believed(fake, gpu):
+    fake.Event, fake._sleep, fake.synchronize = gpu.event, lambda _: None, gpu.synchronize
+    with pytest.raises(Unreadable, match=r"held the stream back for 0 ns instead of"):
+        devices.find("cuda").device_clock()
+
+
+def test_a_torch_whose_sleep_has_lost_its_inside_is_a_reason_too(fake, gpu):
+    def hollow(_):
+        raise AttributeError("no attribute '_cuda_sleep'")
+
+    fake.Event, fake._sleep, fake.synchronize = gpu.event, hollow, gpu.synchronize
+    with pytest.raises(Unreadable, match="_cuda_sleep"):
+        devices.find("cuda").device_clock()
+
+
+@pytest.mark.parametrize(("device_ns", "bound"), [(100, "host"), (1000, "host"), (2000, "device")])
+def test_a_cell_is_bound_by_the_clock_that_agrees_with_end_to_end(gpu, held, device_ns, bound):
+    arm = gpu.arm("step", kernels=8, device_ns=device_ns)
+    (split,) = read([arm], SplitDevice(gpu, held))
+    host, device = split.figures["host_time"], split.figures["device_time"]
+    assert host.per_step() == 8 * gpu.launch_ns
+    assert device.per_step() == 8 * device_ns
+    assert split.notes == {"bound": bound}
+    end_to_end = StepTime(gpu.synchronize, gpu.clock).read(arm.step, 100) / 100
+    assert end_to_end == pytest.approx(max(host.per_step(), device.per_step()), rel=0.02)
+
+
+def test_clock_rounds_are_interleaved_pairs_with_an_untimed_step_after_each_switch(gpu, held):
+    sides = [gpu.arm(name, device_ns=5000) for name in "abcd"]
+    splits = read(sides, SplitDevice(gpu, held), iterations=2)
+    assert {len(figure.values) for split in splits for figure in split.figures.values()} == {50}
+    visits = "|".join(gpu.log).split("enter ")[1:]
+    of_rounds = [visit.removesuffix("|").split("|") for visit in visits[4:]]  # 4: what fits
+    orders = [tuple(visit[0] for visit in of_rounds[i : i + 4]) for i in range(0, 200, 4)]
+    assert all(sorted(order) == list("abcd") for order in orders)
+    assert len(set(orders)) > 10
+    name, first, second, *_ = of_rounds[0]
+    assert [first, second] == [name, "synchronize"]  # the untimed step, then the host's window
+
+
+def test_batches_are_cut_to_what_the_launch_queue_takes(gpu, held):
+    """240 launches fit into the queue and 480 do not: with them the host would wait."""
+    gpu.capacity = 300
+    sides = [gpu.arm("a", kernels=8, device_ns=3000), gpu.arm("b", kernels=2, device_ns=3000)]
+    first, second = read(sides, SplitDevice(gpu, held), iterations=60)
+    assert set(first.figures["host_time"].iterations) == {30}
+    assert set(second.figures["device_time"].iterations) == {30}
+    assert first.figures["host_time"].per_step() == 8 * gpu.launch_ns
+    assert first.figures["device_time"].per_step() == 8 * 3000
+
+
+def test_a_step_that_waits_for_the_device_has_no_device_time_but_a_reason(gpu, held):
+    sides = [gpu.arm("a", waits=True), gpu.arm("b")]
+    waiting, plain = read(sides, SplitDevice(gpu, held))
+    assert isinstance(waiting.figures["device_time"], Unreadable)
+    assert "waits for the device itself" in waiting.notes["bound"]
+    assert waiting.figures["host_time"].notes == {"waits_for_device": True}
+    assert plain.figures["device_time"].per_step() == 100
+    assert plain.notes == {"bound": "host"}
+
+
+def test_a_round_in_which_one_arm_was_interrupted_has_no_device_times_at_all(gpu, held):
+    sides = [gpu.arm("a", device_ns=700), gpu.arm("b", device_ns=900)]
+    calls, plain = 0, held.read
+
+    class Interrupted:
+        def read(self, step, iterations, *, hold_ns):
+            nonlocal calls
+            calls += 1
+            return (
+                None
+                if 40 <= calls < 40 + cuda_clocks.TRIES
+                else plain(step, iterations, hold_ns=hold_ns)
+            )
+
+    splits = read(sides, SplitDevice(gpu, Interrupted()))
+    assert [len(split.figures["host_time"].values) for split in splits] == [50, 50]
+    assert [len(split.figures["device_time"].values) for split in splits] == [49, 49]
+    assert [split.figures["device_time"].per_step() for split in splits] == [700, 900]
+
+
+def test_without_a_device_clock_the_host_still_has_one_and_the_bound_is_words(gpu):
+    (split,) = read([gpu.arm("a")], SplitDevice(gpu, Unreadable("no _sleep")))
+    assert split.figures["host_time"].per_step() == gpu.launch_ns
+    assert str(split.figures["device_time"]) == "no _sleep"
+    assert split.notes == {"bound": "unknown: no _sleep"}
+
+
+def test_on_the_cpu_the_other_clocks_are_a_reason_each_and_nothing_is_run():
+    clock = FakeClock()
+    arm = FakeArm("a", clock, lambda _: 1, [])
+    (split,) = read([arm], CPU(), wanted=ALL)
+    assert split.figures.keys() == {"host_time", "device_time", "energy"}
+    assert "step_time is all there is" in str(split.figures["host_time"])
+    assert "none is read" in str(split.figures["energy"])
+    assert split.notes == {}
+    assert arm.log == []
+
+
+def test_what_is_not_wanted_is_not_read(gpu, held):
+    assert read([gpu.arm("a")], SplitDevice(gpu, held), wanted=["latency"]) == [
+        cuda_clocks.Split({}, {})
+    ]
+    assert gpu.log == []
+
+
+@pytest.mark.parametrize(("said", "expected"), [({"L2_cache_size": 50}, 100), ({}, 256 * 2**20)])
+def test_a_cold_cache_is_one_overwritten_with_twice_its_size(fake, said, expected):
+    fake.more = said
+    flush = devices.find("cuda:1").l2_flusher("cold")
+    flush()
+    flush()
+    assert fake.log == [f"empty {expected} cuda:1", "overwrite", "overwrite"]
+
+
+def test_a_hot_cache_is_left_alone(fake):
+    devices.find("cuda").l2_flusher("hot")()
+    assert fake.log == []
+
+
+def test_the_cache_is_overwritten_outside_every_timed_window(gpu, held):
+    def flush():
+        gpu.launch("overwrite", 40_000)
+
+    arm = gpu.arm("step", device_ns=200)
+    assert StepTime(gpu.synchronize, gpu.clock, flush).read(arm.step, 1) == gpu.launch_ns + 200
+    assert gpu.log == ["overwrite", "synchronize", "step", "synchronize"]
+    gpu.log.clear()
+    (split,) = read([arm], SplitDevice(gpu, held), wanted=ALL, flush=flush, iterations=1)
+    assert split.figures["host_time"].per_step() == gpu.launch_ns
+    assert split.figures["device_time"].per_step() == 200
+    assert {after for entry, after in pairwise(gpu.log) if entry == "overwrite"} == {"synchronize"}
+    assert "l2=hot" in str(split.figures["energy"])
+
+
+def ticking(clock, *, watts, every_s):
+    """A counter in uJ that is updated at times, as NVML's is."""
+
+    def counter():
+        ticks = int(clock() / (every_s * 1e9))
+        return round(ticks * every_s * watts * 1e6)
+
+    return counter
+
+
+@pytest.mark.parametrize("every_s", [0.001, 0.02, 0.1])
+def test_energy_is_read_from_tick_to_tick(gpu, held, every_s):
+    """100 W over steps of 1 ms are 100 mJ a step; unaligned windows would be 40 % off at 0.1 s."""
+    clock = gpu.clock
+
+    def run():
+        clock.now_ns += 1_000_000
+
+    energy_uj, runs = cuda_clocks._energy_window(
+        run, ticking(clock, watts=100, every_s=every_s), lambda: clock() / 1e9
+    )
+    assert runs * 1e-3 >= cuda_clocks.ENERGY_WINDOW_S
+    assert energy_uj / runs == pytest.approx(100_000, rel=0.01)
+
+
+def test_a_counter_that_stands_still_is_unreadable_not_zero(gpu):
+    def run():
+        gpu.clock.now_ns += 1_000_000
+
+    with pytest.raises(Unreadable, match="stood still for 2 s"):
+        cuda_clocks._energy_window(run, lambda: 7, lambda: gpu.clock() / 1e9)
+
+
+def test_energy_windows_visit_every_arm_and_keep_their_own_steps(gpu, held, monkeypatch):
+    windows = iter([(900, 3), (500, 1), (600, 2), (1000, 4)])
+    monkeypatch.setattr(cuda_clocks, "_energy_window", lambda run, counter: next(windows))
+    sides = [gpu.arm("a"), gpu.arm("b")]
+    device = SplitDevice(gpu, held, counter=lambda: 0)
+    splits = read(sides, device, wanted=["energy"], plan=Plan(budget_s=1e-9))
+    figures = [split.figures["energy"] for split in splits]
+    assert sorted(figure.values[0] for figure in figures) == [500, 900]
+    assert {figure.values[0]: figure.iterations[0] for figure in figures} == {900: 150, 500: 50}
+    (split,) = read([gpu.arm("a")], SplitDevice(gpu, held), wanted=["energy"])
+    assert str(split.figures["energy"]) == "no counter"
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    driver = FakeNvml()
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    return driver
+
+
+def test_the_gpu_is_found_by_what_it_is_not_by_where_torch_counts_it(fake, driver):
+    fake.more = {"uuid": "0000"}
+    assert devices.find("cuda:1")._gpu().handle == "handle"
+    driver.uuid = "MIG-0000"
+    assert devices.find("cuda:1")._gpu().handle == "handle"
+    fake.more = {"uuid": "1111", "pci_domain_id": 0, "pci_bus_id": 0x1B, "pci_device_id": 0}
+    assert devices.find("cuda:1")._gpu().handle == "handle"
+    fake.more["pci_bus_id"] = 0x1C
+    with pytest.raises(Unreadable, match=r"does not know 00000000:1c:00\.0: Not Found"):
+        devices.find("cuda:1")._gpu()
+    fake.more = {}
+    with pytest.raises(Unreadable, match="neither UUID nor PCI address"):
+        devices.find("cuda:1")._gpu()
+
+
+def test_without_pynvml_or_a_driver_there_are_words(fake, driver, monkeypatch):
+    fake.more = {"uuid": "0000"}
+    device = devices.find("cuda")
+    driver.starts = False
+    assert device.monitor().notes() == {"nvml": "unknown: NVML does not start: Driver Not Loaded"}
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert "install nvidia-ml-py" in device.monitor().notes()["nvml"]
+    assert "install nvidia-ml-py" in device.describe()["gpu_driver"]
+    with pytest.raises(Unreadable, match="install nvidia-ml-py"):
+        device.energy_counter()
+
+
+def test_energy_is_the_drivers_total_in_microjoules_or_a_reason(fake, driver):
+    fake.more = {"uuid": "0000"}
+    with pytest.raises(Unreadable, match="TotalEnergyConsumption: Not Supported"):
+        devices.find("cuda").energy_counter()
+    driver.energy_mj = lambda: 7
+    assert devices.find("cuda").energy_counter()() == 7000
+
+
+def test_the_drivers_account_is_of_this_process_among_all_that_it_lists(fake, driver):
+    fake.more = {"uuid": "0000"}
+    driver.processes = {1: 10, os.getpid(): 700, os.getpid() + 1: 20}
+    assert devices.find("cuda").process_bytes() == 700
+
+
+@pytest.mark.parametrize(
+    ("processes", "words"),
+    [
+        ({1: 10}, f"lists no process {os.getpid()}: inside a container"),
+        ({}, "lists no process"),
+        ({os.getpid(): None}, "keeps no account of a process's memory"),
+        (None, "nvmlDeviceGetComputeRunningProcesses: Not Supported"),
+    ],
+    ids=["another's", "none", "without a number", "not supported"],
+)
+def test_a_driver_without_an_account_of_this_process_is_a_reason(fake, driver, processes, words):
+    fake.more = {"uuid": "0000"}
+    driver.processes = processes
+    with pytest.raises(Unreadable, match=words):
+        devices.find("cuda").process_bytes()
+
+
+def test_without_pynvml_the_process_is_unreadable(fake, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    fake.more = {"uuid": "0000"}
+    with pytest.raises(Unreadable, match="install nvidia-ml-py"):
+        devices.find("cuda").process_bytes()
+
+
+WORKSPACE, UNSEEN, RESERVED, ROUNDED = 8192, 640, 4096, 96
+
+
+class WorkspaceLedger(ProfilerLedger):
+    """The CPU's account, with what a GPU has besides: a workspace that no tensor owns all the
+    time, and at each peak some bytes more that the profiler is not told of."""
+
+    def observe(self, function):
+        result, window = super().observe(function)
+        return result, self._more(window)
+
+    def trace(self, function):
+        result, window, entries = super().trace(function)
+        return result, self._more(window), entries
+
+    def _more(self, window):
+        peak = window.peak_bytes + WORKSPACE + UNSEEN
+        return Window(
+            window.before_bytes + WORKSPACE,
+            peak,
+            window.after_bytes + WORKSPACE,
+            peak + RESERVED,
+            rounding_bytes=ROUNDED,
+        )
+
+
+class WorkspaceDevice(CPU):
+    forgotten = 0
+
+    def ledger(self):
+        return WorkspaceLedger()
+
+    def forget(self):
+        self.forgotten += 1
+
+
+@pytest.fixture
+def with_workspace(monkeypatch):
+    """What the memory pass says of one forward on that device."""
+    device = WorkspaceDevice()
+    monkeypatch.setattr(memory_pass, "settle", lambda _: device)
+    cells = list(Matrix(models=["mlp_tiny"], grad_modes=["global_on", "no_grad"], batch_sizes=[8]))
+    wanted = ["peak_allocated", "peak_reserved", "fragmentation", "breakdown"]
+    found = [
+        m
+        for m in memory_pass.memory_block(cells, MODELS["mlp_tiny"], Plan(), wanted)
+        if isinstance(m, Measurement | Breakdown | Skipped)
+    ]
+    assert device.forgotten == len(cells)  # before the first step of each
+    return {(o.cell.grad_mode, o.meter): o for o in found}
+
+
+@pytest.mark.parametrize("mode", ["global_on", "no_grad"])
+def test_what_no_tensor_accounts_for_is_unknown_and_the_parts_sum_to_the_counter(
+    with_workspace, mode
+):
+    """The workspace was there before the step; the rest appears between counter and profiler."""
+    breakdown = with_workspace[mode, "breakdown"]
+    assert breakdown.parts["unknown"] == WORKSPACE + UNSEEN
+    assert sum(breakdown.parts.values()) == with_workspace[mode, "peak_allocated"].values[0]
+    assert breakdown.parts["parameters"] == (8 * (64 * 64 + 64) + 64 * 10 + 10) * 4
+    assert breakdown.timeline["unknown"][0] == WORKSPACE
+    assert breakdown.rounding_bytes == ROUNDED
+
+
+def test_reserved_bytes_beyond_the_peak_are_fragmentation(with_workspace):
+    peak = with_workspace["no_grad", "peak_allocated"].values[0]
+    assert with_workspace["no_grad", "peak_reserved"].values == (peak + RESERVED,)
+    assert with_workspace["no_grad", "fragmentation"].values == (RESERVED,)
+
+
+def sampled(driver, looks, clock=None):
+    clock = clock or FakeClock()
+    sampler = nvml.Sampler(nvml.Gpu(driver, "handle"), clock)
+    for _ in range(looks):
+        sampler.sample()
+        clock.now_ns += nvml.EVERY_NS
+    return sampler.notes()
+
+
+@pytest.mark.parametrize(
+    ("bits", "throttled"),
+    [
+        (0x00, False),
+        (0x01, False),  # idle
+        (0x02, False),  # application clocks
+        (0x10, False),  # sync boost
+        (0x100, False),  # display clocks
+        (0x04, True),  # software power cap
+        (0x08, True),  # hardware slowdown
+        (0x20, True),  # software thermal slowdown
+        (0x40, True),  # hardware thermal slowdown
+        (0x80, True),  # power brake
+        (0x01 | 0x40, True),
+    ],
+)
+def test_throttling_is_told_from_settings_and_idleness(bits, throttled):
+    assert sampled(FakeNvml(reasons=[bits]), 3)["throttled_share"] == float(throttled)
+
+
+def test_clocks_and_slowdowns_become_notes():
+    driver = FakeNvml(clocks_mhz=[1980, 1400, 1700, 1900], reasons=[0, 0x40, 0x01, 0x04])
+    assert sampled(driver, 4) == {
+        "sm_clock_mhz_min": 1400,
+        "sm_clock_mhz_max": 1980,
+        "throttled_share": 0.5,
+    }
+
+
+def test_a_sensor_that_the_driver_lacks_is_words_and_the_other_a_number():
+    notes = sampled(FakeNvml(reasons=[]), 2)
+    assert notes["sm_clock_mhz_min"] == 1980
+    assert notes["throttled_share"].startswith("unknown: nvmlDeviceGetCurrentClocksThrottle")
+    notes = sampled(FakeNvml(clocks_mhz=[]), 2)
+    assert notes["sm_clock_mhz_max"] == "unknown: nvmlDeviceGetClockInfo: Not Supported"
+    assert notes["throttled_share"] == 0.0
+    assert sampled(FakeNvml(), 0)["throttled_share"] == "unknown: never looked"
+
+
+def test_looks_are_rare_and_outside_every_timed_window(driver):
+    """A round takes 3 ms here, so that there is a look at every 17th."""
+    clock, log = FakeClock(), driver.log
+    sides = [FakeArm(name, clock, lambda _: 500_000, log) for name in "ab"]
+    sampler = nvml.Sampler(nvml.Gpu(driver, "handle"), clock)
+    interleave(
+        sides,
+        StepTime(lambda: log.append("synchronize"), clock),
+        iterations=2,
+        target_ns=1_000_000,
+        step_ns=500_000,
+        plan=Plan(budget_s=10.0, min_rounds=100, max_rounds=100),
+        rng=random.Random(0),
+        between=sampler.sample,
+    )
+    assert log.count("nvml") == 6
+    before = [log[i - 1] for i, entry in enumerate(log) if entry == "nvml" and i]
+    assert {entry.split()[0] for entry in before} == {"leave"}
+
+
+@pytest.mark.parametrize("l2", ["hot", "cold"])
+def test_a_block_on_a_split_device_has_one_outcome_for_each_cell_and_meter(
+    gpu, held, driver, monkeypatch, l2
+):
+    """Real modules step on the CPU; beside each step the fake device gets a kernel."""
+    flushed = []
+    watch = nvml.Sampler(nvml.Gpu(driver, "handle"))
+    device = SplitDevice(gpu, held, watch=watch, flush=lambda: flushed.append(1))
+    monkeypatch.setattr(time_pass, "settle", lambda _: device)
+    monkeypatch.setattr(cuda_clocks, "BUDGET_S", 0.01)
+    plain = time_pass.make_arm
+
+    def make_arm(cell, subject):
+        arm = plain(cell, subject)
+
+        def step():
+            arm.step()
+            gpu.launch("kernel", 3000)
+
+        return time_pass.CellArm(arm.cell, step, arm.mode, arm.workload)
+
+    monkeypatch.setattr(time_pass, "make_arm", make_arm)
+    cells = list(Matrix(models=["mlp_tiny"], workloads=["training"], batch_sizes=[2], l2=[l2]))
+    wanted = [meter.name for meter in METERS.values() if meter.read_in == "time"]
+    plan = Plan(budget_s=0.02, warmup_s=0.001)
+    messages = list(time_pass.time_block(cells, MODELS["mlp_tiny"], plan, wanted))
+    found = [m for m in messages if isinstance(m, Measurement | Skipped)]
+    assert Counter((o.cell, o.meter) for o in found) == Counter(
+        (cell, meter) for cell in cells for meter in wanted
+    )
+    by_meter = {o.meter: o for o in found if o.cell.grad_mode == "global_on"}
+    assert {o.cause for o in found if o.cell.grad_mode != "global_on"} == {"cannot_train"}
+    assert by_meter["step_time"].notes["bound"] == "device"  # of 1000 ns and 3000, on its clock
+    assert by_meter["step_time"].notes["sm_clock_mhz_min"] == 1980
+    assert by_meter["device_time"].per_step()[0] == 3000
+    assert by_meter["energy"].cause == "unreadable"
+    if l2 == "cold":
+        assert by_meter["step_time"].iterations == by_meter["host_time"].iterations == 1
+        assert len(flushed) > 2 * len(by_meter["step_time"].values)
+    else:
+        assert flushed == []
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not here, reason="no CUDA device here")
+@pytest.mark.parametrize("l2", ["hot", "cold"])
+def test_three_clocks_agree_in_order_of_magnitude_on_a_real_device(l2):
+    meters = ["step_time", "host_time", "device_time", "energy"]
+    matrix = Matrix(
+        models=["mlp_deep"], devices=["cuda"], grad_modes=["no_grad"], batch_sizes=[8], l2=[l2]
+    )
+    with Bench(plan=Plan(budget_s=1.0), meters=meters) as bench:
+        found = {o.meter: o for outcomes in bench.measure(list(matrix)) for o in outcomes}
+    assert set(found) == set(meters)
+    step, host, device = (sorted(found[meter].per_step()) for meter in meters[:3])
+    step, host, device = (times[len(times) // 2] for times in (step, host, device))
+    assert found["step_time"].notes["bound"] == ("host" if host >= device else "device")
+    assert max(host, device) / 10 < step < 10 * (host + device) + 1e5
+    energy = found["energy"]
+    assert isinstance(energy, Measurement) or energy.cause == "unreadable"
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not here, reason="no CUDA device here")
+def test_every_meter_reads_on_a_real_device():
+    cells = list(Matrix(models=["cnn_small"], devices=["cuda"], batch_sizes=[8]))
+    with Bench(plan=Plan(budget_s=0.5)) as bench:
+        found = [o for outcomes in bench.measure(cells) for o in outcomes]
+    assert {type(o) for o in found if o.meter != "energy"} == {Measurement}  # a driver's affair
+    peaks = {o.cell.grad_mode: o.values[0] for o in found if o.meter == "peak_transient"}
+    assert peaks["global_on"] > peaks["no_grad"] == peaks["inference_mode"] == peaks["global_off"]
+    assert {o.cell.grad_mode for o in found} == set(GRAD_MODES)

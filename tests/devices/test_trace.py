@@ -1,0 +1,218 @@
+"""Allocations and marks in the order in which they came, against the ledger's own figures."""
+
+from collections import Counter
+from itertools import accumulate
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from gradbench.devices.cpu import ProfilerLedger
+from gradbench.devices.trace import trace
+from gradbench.records.allocations import Change, Phase, Tag
+from gradbench.workloads.models import cnn_small, mlp
+
+
+def changes(entries):
+    return [entry for entry in entries if isinstance(entry, Change)]
+
+
+def kilobytes(count):
+    return torch.empty(count * 1024, dtype=torch.uint8)
+
+
+def training(model, x, y, optimizer):
+    def step(mark=lambda _: None):
+        optimizer.zero_grad(set_to_none=True)
+        mark(Phase("forward"))
+        output = model(x)
+        mark(Phase("loss"))
+        loss = functional.cross_entropy(output, y)
+        mark(Phase("backward"))
+        loss.backward()
+        mark(Phase("optimizer"))
+        optimizer.step()
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"), [(lambda: mlp(32, 48, 10), (32,)), (cnn_small, (3, 32, 32))]
+)
+def test_the_entries_running_sum_is_what_the_ledger_counts(build, shape):
+    ledger = ProfilerLedger()
+
+    def prepared():
+        model = build()
+        optimizer = torch.optim.AdamW(model.parameters())
+        return training(model, torch.randn(4, *shape), torch.arange(4), optimizer)
+
+    step, _ = ledger.observe(prepared)
+    for _ in range(2):
+        ledger.observe(step)
+    _, observed = ledger.observe(step)
+    _, window, entries = ledger.trace(step)
+    assert (window.before_bytes, window.peak_bytes, window.after_bytes) == (
+        observed.before_bytes,
+        observed.peak_bytes,
+        observed.after_bytes,
+    )
+    live = list(
+        accumulate((change.nbytes for change in changes(entries)), initial=window.before_bytes)
+    )
+    assert (max(live), live[-1]) == (observed.peak_bytes, observed.after_bytes)
+    assert observed.peak_bytes > observed.before_bytes
+
+
+def test_the_balance_goes_on_from_window_to_window_whichever_way_they_are_read():
+    ledger = ProfilerLedger()
+    held, window, _ = ledger.trace(lambda _: kilobytes(3))
+    assert (window.before_bytes, window.peak_bytes, window.after_bytes) == (0, 3072, 3072)
+    boxes = [held]
+    del held
+    _, window = ledger.observe(boxes.clear)
+    assert (window.before_bytes, window.peak_bytes, window.after_bytes) == (3072, 3072, 0)
+    _, window, entries = ledger.trace(lambda _: None)
+    assert (window.before_bytes, entries) == (0, [])
+
+
+def test_a_free_of_what_an_earlier_window_allocated_is_an_entry_too():
+    ledger = ProfilerLedger()
+    boxes = []
+    ledger.observe(lambda: boxes.append(kilobytes(3)))
+    address = boxes[0].data_ptr()
+    _, window, entries = ledger.trace(lambda _: boxes.clear())
+    assert [(change.address, change.nbytes) for change in entries] == [(address, -3072)]
+    assert window.after_bytes == 0
+
+
+def test_marks_stand_between_the_allocations_where_they_were_made():
+    def told(mark):
+        mark(Phase("first"))
+        one = kilobytes(1)
+        mark(Tag(one.data_ptr(), "saved"))
+        mark(Phase("second"))
+        two = kilobytes(2)
+        del one
+        mark(Phase("third"))
+        del two
+        mark(Phase("end"))
+        return "result"
+
+    result, entries = trace(told, device="cpu")
+    one, two = (change.address for change in changes(entries) if change.nbytes > 0)
+    assert result == "result"
+    plain = [
+        entry if not isinstance(entry, Change) else (entry.address, entry.nbytes)
+        for entry in entries
+    ]
+    assert plain == [
+        Phase("first"),
+        (one, 1024),
+        Tag(one, "saved"),
+        Phase("second"),
+        (two, 2048),
+        (one, -1024),
+        Phase("third"),
+        (two, -2048),
+        Phase("end"),
+    ]
+
+
+def test_marks_from_within_backward_stand_before_the_gradients_that_follow():
+    """The hooks run in autograd's engine, as the marks of gradients do."""
+    module = mlp(16, 16, 16)
+    x = torch.randn(4, 16)
+    names = {id(p): name for name, p in module.named_parameters()}
+
+    def told(mark):
+        hooks = [
+            parameter.register_post_accumulate_grad_hook(
+                lambda p: mark(Tag(p.grad.data_ptr(), names[id(p)]))
+            )
+            for parameter in module.parameters()
+        ]
+        module(x).sum().backward()
+        for hook in hooks:
+            hook.remove()
+
+    _, entries = trace(told, device="cpu")
+    tags = {entry.part: index for index, entry in enumerate(entries) if isinstance(entry, Tag)}
+    assert tags.keys() == set(names.values())
+    for name, parameter in module.named_parameters():
+        born = [
+            index
+            for index, entry in enumerate(entries)
+            if isinstance(entry, Change)
+            and entry.address == parameter.grad.data_ptr()
+            and entry.nbytes == parameter.nbytes
+        ]
+        assert born[-1] < tags[name]
+    assert tags["2.weight"] < tags["0.weight"]
+
+
+def test_many_marks_keep_their_order():
+    def told(mark):
+        for number in range(300):
+            mark(Phase(f"{number}"))
+
+    assert trace(told, device="cpu")[1] == [Phase(f"{number}") for number in range(300)]
+
+
+def test_every_free_has_the_address_and_the_size_of_what_was_allocated():
+    module, x = cnn_small(), torch.randn(2, 3, 32, 32)
+
+    def told(_):
+        functional.cross_entropy(module(x), torch.arange(2)).backward()
+        module.zero_grad(set_to_none=True)
+
+    told(None)
+    _, entries = trace(told, device="cpu")
+    live, buffers = {}, {buffer.data_ptr() for buffer in module.buffers()}
+    for change in changes(entries):
+        if change.nbytes > 0:
+            assert change.address not in live
+            live[change.address] = change.nbytes
+        else:
+            assert live.pop(change.address) == -change.nbytes
+    assert live.keys() <= buffers
+    assert len(entries) > 50
+
+
+def test_an_allocation_bears_the_name_of_the_innermost_operator():
+    module, x = nn.Sequential(nn.Linear(16, 24), nn.Sigmoid()), torch.randn(8, 16)
+    _, entries = trace(lambda _: module(x), device="cpu")
+    assert Counter((change.op, change.nbytes) for change in changes(entries)) >= Counter(
+        {("aten::addmm", 8 * 24 * 4): 1, ("aten::sigmoid", 8 * 24 * 4): 1}
+    )
+
+
+def test_no_mark_is_taken_for_an_operator():
+    def told(mark):
+        mark(Phase("forward"))
+        kept.append(kilobytes(1))
+
+    kept = []
+    _, entries = trace(told, device="cpu")
+    assert [change.op for change in changes(entries)] == ["aten::empty"]
+
+
+def test_the_allocations_of_other_devices_are_left_out_and_the_marks_are_not():
+    def told(mark):
+        mark(Phase("forward"))
+        kept.append(kilobytes(1))
+        mark(Phase("end"))
+
+    kept = []
+    assert trace(told, device="cuda")[1] == [Phase("forward"), Phase("end")]
+
+
+def test_what_the_function_raises_goes_through_and_the_next_trace_is_whole():
+    def fails(mark):
+        mark(Phase("forward"))
+        raise ValueError("not like this")
+
+    with pytest.raises(ValueError, match="not like this"):
+        trace(fails, device="cpu")
+    assert trace(lambda mark: mark(Phase("later")), device="cpu")[1] == [Phase("later")]

@@ -1,0 +1,516 @@
+"""The gate: which figures it judges, how, what it lets pass, and how it ends."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import (
+    MACHINE,
+    TORCH_SAYS,
+    broken_down,
+    cell,
+    counted,
+    environment,
+    measured_block,
+    run_of,
+    run_on_a_machine as run,
+    skipped,
+    started,
+    timed,
+)
+from hypothesis import given, settings, strategies as st
+from typer.testing import CliRunner
+
+from gradbench.cli import USAGE, app
+from gradbench.errors import BadConfig, StoreError
+from gradbench.gate.decide import decide
+from gradbench.gate.decision import Decision, Status
+from gradbench.gate.rules import Override, Rules, read
+from gradbench.records.measurements import Environment, Measurement
+from gradbench.stats.verdicts import Verdict
+from gradbench.store.baseline import exact_records
+from gradbench.store.jsonl import load, write
+
+
+def saved(size: int, mode: str = "global_on", **axes) -> Measurement:
+    return counted(cell(mode, **axes), size, meter="saved_for_backward")
+
+
+def verdicts(decision: Decision) -> dict[tuple[str, str], Verdict]:
+    return {(j.cell.grad_mode, j.meter): j.verdict for j in decision.judgements}
+
+
+def only(decision: Decision):
+    (judgement,) = decision.judgements
+    return judgement
+
+
+def noisy_times(seed: int, *, slower: float = 1.0, modes=("global_on", "no_grad"), rounds=40):
+    """Return a block's times: rounds that share their noise, as interleaved ones do."""
+    rng = np.random.default_rng(seed)
+    shared = 1_000_000 * np.exp(rng.normal(0, 0.02, rounds))
+    return [
+        timed(
+            cell(mode),
+            (shared * slower * factor * np.exp(rng.normal(0, 0.002, rounds))).astype(int).tolist(),
+            iterations=10,
+        )
+        for mode, factor in zip(modes, (1.5, 1.0), strict=False)
+    ]
+
+
+# What repeats
+
+
+def test_one_byte_more_is_a_regression_and_one_less_is_better():
+    base = [run([saved(4096)])]
+    assert only(decide(base, [run([saved(4097)])])).verdict is Verdict.WORSE
+    assert only(decide(base, [run([saved(4095)])])).verdict is Verdict.BETTER
+    assert only(decide(base, [run([saved(4096)])])).verdict is Verdict.SAME
+
+
+def test_bytes_where_there_were_none_are_a_regression_without_a_ratio():
+    judged = only(decide([run([saved(0)])], [run([saved(4096)])]))
+    assert (judged.verdict, judged.change) == (Verdict.WORSE, None)
+    assert judged.reason.startswith("+4,096 B, 0 allowed")
+
+
+@given(
+    size=st.integers(0, 10**12), more=st.integers(-(10**6), 10**6), allowed=st.integers(0, 10**6)
+)
+@settings(max_examples=60, deadline=None)
+def test_what_is_beyond_the_tolerance_in_bytes_and_only_that_is_judged(size, more, allowed):
+    by = Rules(overrides=[Override(changes={"tolerance_bytes": allowed})])
+    judged = only(decide([run([saved(size)])], [run([saved(max(0, size + more))])], by=by))
+    grown = max(0, size + more) - size
+    expected = (
+        Verdict.WORSE if grown > allowed else Verdict.BETTER if grown < -allowed else Verdict.SAME
+    )
+    assert judged.verdict is expected
+
+
+def test_more_is_better_where_the_rules_say_so():
+    by = Rules(overrides=[Override(meters=("saved_for_backward",), changes={"better": "higher"})])
+    assert only(decide([run([saved(10)])], [run([saved(11)])], by=by)).verdict is Verdict.BETTER
+    assert only(decide([run([saved(10)])], [run([saved(9)])], by=by)).verdict is Verdict.WORSE
+
+
+def test_the_newest_baseline_counts_and_the_worst_candidate():
+    old = run([saved(10)], name="old", when="2026-01-01T00:00:00+00:00")
+    new = run([saved(20)], name="new", when="2026-02-01T00:00:00+00:00")
+    ours = [run([saved(20)], name="x"), run([saved(21)], name="y")]
+    judged = only(decide([new, old], ours))
+    assert (judged.baseline, judged.candidate, judged.verdict) == (20, 21, Verdict.WORSE)
+
+
+def test_the_module_that_saves_more_is_named():
+    sides = []
+    for size in (1024, 5120):
+        parts = replace(broken_down(cell(), saved=size), modules={"0": 1024, "2": size - 1024})
+        sides.append(run_of([started([cell()]), environment(**MACHINE), saved(size), parts]))
+    reason = only(decide([sides[0]], [sides[1]])).reason
+    assert reason == "+4,096 B, 0 allowed; saved by module: 2 +4,096 B"
+
+
+def test_equal_arms_instructions_may_differ_by_what_equal_arms_do():
+    def count(number: int):
+        return replace(counted(cell(), number, meter="instructions"), unit="instructions")
+
+    assert only(decide([run([count(10_000)])], [run([count(10_049)])])).verdict is Verdict.SAME
+    assert only(decide([run([count(10_000)])], [run([count(10_051)])])).verdict is Verdict.WORSE
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"), [("torch", "2.12.0"), ("cpu_capability", "AVX512"), ("protocol", 2)]
+)
+def test_bytes_of_another_torch_or_isa_are_not_compared_and_that_is_said(fact, value):
+    decision = decide([run([saved(1)], **{fact: value})], [run([saved(2)])])
+    assert decision.status() is Status.NO_BASELINE
+    (unjudged,) = decision.unjudged
+    assert unjudged.why == "not comparable"
+    assert unjudged.reason.startswith(f"{fact} was {str(value)!r}, is ")
+
+
+def test_bytes_span_machines_and_builds_of_one_torch():
+    decision = decide([run([saved(1)], torch="2.13.0+cu130", host="b")], [run([saved(1)])])
+    assert only(decision).verdict is Verdict.SAME
+
+
+def test_of_several_baselines_the_one_that_fits_is_taken():
+    other = run([saved(7)], cpu_capability="AVX512", when="2026-03-01T00:00:00+00:00")
+    assert only(decide([run([saved(9)]), other], [run([saved(9)])])).baseline == 9
+
+
+# What is noisy
+
+
+def test_equal_times_are_the_same_and_twice_the_time_is_worse():
+    base = run(noisy_times(1))
+    assert set(verdicts(decide([base], [run(noisy_times(2))])).values()) == {Verdict.SAME}
+    slow = verdicts(decide([base], [run(noisy_times(3, slower=2.0))]))
+    assert slow["global_on", "step_time"] is slow["no_grad", "step_time"] is Verdict.WORSE
+    assert slow["global_on", "step_time/no_grad"] is Verdict.SAME  # both modes: blind to it
+
+
+def test_times_of_another_machine_are_not_judged_but_ratios_are():
+    decision = decide([run(noisy_times(1), host="b")], [run(noisy_times(2, slower=2.0))])
+    assert verdicts(decision) == {("global_on", "step_time/no_grad"): Verdict.SAME}
+    assert {u.reason for u in decision.unjudged} == {"host was 'b', is 'a'"}
+
+
+@pytest.mark.parametrize("fact", ["host", "cpu", "cores", "python", "torch", "protocol"])
+def test_times_are_judged_only_when_all_of_the_machine_is_the_same_and_recorded(fact):
+    without = run_of(
+        [
+            *[r for r in run(noisy_times(1)).records if not isinstance(r, Environment)],
+            Environment(facts={k: v for k, v in MACHINE.items() if k != fact}),
+        ]
+    )
+    decision = decide([without], [run(noisy_times(1))])
+    assert not [j for j in decision.judgements if j.meter == "step_time"]
+    assert f"{fact} is not recorded on both sides" in {u.reason for u in decision.unjudged}
+
+
+def test_a_mode_that_lost_its_advantage_shows_in_the_ratio():
+    base = run(noisy_times(1), host="b")
+    slow = noisy_times(2)
+    slow[0] = replace(slow[0], values=tuple(int(v * 1.3) for v in slow[0].values))
+    judged = only(decide([base], [run(slow)]))
+    assert (judged.meter, judged.verdict, judged.unit) == (
+        "step_time/no_grad",
+        Verdict.WORSE,
+        "ratio",
+    )
+
+
+def test_the_control_pair_is_no_ratio_to_judge():
+    runs = [run(measured_block(), name=name) for name in "ab"]
+    meters = {(j.cell.grad_mode, j.meter) for j in decide(runs[:1], runs[1:]).judgements}
+    assert ("global_off", "step_time/no_grad") not in meters
+    assert ("inference_mode", "step_time/no_grad") in meters
+
+
+def test_the_more_is_tested_the_more_it_takes_to_be_an_alarm():
+    def table(blocks: int, *, slower: float):
+        return run(
+            [
+                replace(o, cell=replace(o.cell, batch_size=number + 1))
+                for number in range(blocks)
+                for o in noisy_times(
+                    number + 1, slower=slower if number == 0 else 1.0, modes=("no_grad",)
+                )
+            ]
+        )
+
+    def first(blocks: int) -> Verdict:
+        decision = decide([table(blocks, slower=1.0)], [table(blocks, slower=1.21)])
+        return decision.judgements[0].verdict
+
+    assert (first(1), first(1000)) == (Verdict.WORSE, Verdict.INCONCLUSIVE)
+
+
+def test_in_two_hundred_null_tables_at_most_a_few_cry_wolf():
+    """Runs that drift apart as the rules assume: the chance of any alarm is at most alpha."""
+    rng = np.random.default_rng(0)
+    by = Rules(alpha=0.05, overrides=[Override(changes={"tolerance": 0.0})])
+    alarms = 0
+    for _ in range(200):
+        sides = []
+        for _side in range(2):
+            drifts = np.exp(rng.normal(0, 0.05 / np.sqrt(2), 5))
+            sides.append(
+                run(
+                    [
+                        replace(o, cell=replace(o.cell, batch_size=number + 1))
+                        for number, drift in enumerate(drifts)
+                        for o in noisy_times(
+                            int(rng.integers(1 << 30)), slower=drift, modes=("no_grad",)
+                        )
+                    ]
+                )
+            )
+        decision = decide(sides[:1], sides[1:], by=by)
+        alarms += any(j.verdict in (Verdict.WORSE, Verdict.BETTER) for j in decision.judgements)
+    assert alarms <= 20  # 10 expected; the chance of more than 20 is 0.1 %
+
+
+def test_several_runs_a_side_speak_by_their_own_spread():
+    def several(factors, first):
+        return [
+            run(noisy_times(first + n, slower=f, modes=("no_grad",)), name=str(first + n))
+            for n, f in enumerate(factors)
+        ]
+
+    by = Rules(overrides=[Override(changes={"tolerance": 0.05, "drift": 0.0})])
+    steady = decide(several([1.0, 1.01, 0.99], 1), several([1.2, 1.21, 1.19], 9), by=by)
+    unsteady = decide(several([1.0, 1.3, 0.8], 1), several([1.2, 1.5, 0.9], 9), by=by)
+    assert only(steady).verdict is Verdict.WORSE
+    assert only(unsteady).verdict is Verdict.INCONCLUSIVE
+
+
+def test_latency_is_judged_by_its_median_alone_unless_asked():
+    calls = [replace(o, meter="latency", iterations=1) for o in noisy_times(1, modes=("no_grad",))]
+    assert only(decide([run(calls)], [run(calls)])).meter == "latency_p50"
+    by = Rules(overrides=[Override(meters=("latency_p90",), changes={"judge": True})])
+    meters = [j.meter for j in decide([run(calls)], [run(calls)], by=by).judgements]
+    assert meters == ["latency_p50", "latency_p90"]
+
+
+# What is missing
+
+
+def test_a_cell_that_failed_is_a_regression_in_its_own_words():
+    broken = skipped(cell(), meter="saved_for_backward", cause="failed", reason="ValueError: no")
+    decision = decide([run([saved(1)])], [run([broken])])
+    judged = only(decision)
+    assert (judged.verdict, judged.reason) == (Verdict.WORSE, "failed: ValueError: no")
+    assert decision.status() is Status.REGRESSION
+
+
+def test_a_cell_that_this_machine_cannot_measure_is_not():
+    absent = skipped(cell(), meter="saved_for_backward", cause="unavailable", reason="no CUDA")
+    decision = decide([run([saved(1)])], [run([absent])])
+    assert (decision.judgements, decision.unjudged[0].why) == ((), "not measured")
+    assert decision.status() is Status.NOTHING_MEASURED
+
+
+def test_new_and_gone_cells_are_named_and_no_error():
+    both = saved(5, batch_size=1)
+    decision = decide([run([both, saved(1, batch_size=2)])], [run([both, saved(1, batch_size=3)])])
+    assert {(u.why, u.cell.batch_size) for u in decision.unjudged} == {("new", 3), ("gone", 2)}
+    assert decision.status() is Status.OK
+
+
+def test_what_never_had_a_number_is_no_news():
+    refused = skipped(cell("no_grad", workload="training"), meter="saved_for_backward")
+    decision = decide([run([saved(1), refused])], [run([saved(1), refused])])
+    assert [u.why for u in decision.unjudged] == ["no number"]
+    assert TORCH_SAYS in decision.unjudged[0].reason
+
+
+def test_statuses_tell_what_happened():
+    base, wide = run([saved(1)]), Rules(overrides=[Override(changes={"tolerance": 0.01})])
+    assert decide([base], [base]).status() is Status.OK
+    assert decide([base], [run([saved(2)])]).status() is Status.REGRESSION
+    assert decide([], [base]).status() is Status.NO_BASELINE
+    assert decide([base], [run([skipped(cell())])]).status() is Status.NOTHING_MEASURED
+    unsure = decide([run(noisy_times(1))], [run(noisy_times(2))], by=wide)
+    assert (unsure.status(), unsure.status(strict=True)) == (Status.OK, Status.INCONCLUSIVE)
+
+
+# Rules
+
+
+def rules(tmp_path, text: str, *, name: str = "rules.toml") -> Rules:
+    path = tmp_path / name
+    path.write_text(text, "utf-8")
+    return read(path, meters=["step_time", "saved_for_backward", "peak_allocated"])
+
+
+RULES = """
+alpha = 0.05
+correction = "fdr"
+strict = true
+
+[ratios]
+reference = "global_on"
+tolerance = 0.1
+
+[meters.saved_for_backward]
+tolerance_bytes = 4096
+
+[[cells]]
+model = ["mlp_deep", "mlp_tiny"]
+workload = "training"
+meter = "saved_for_backward"
+tolerance_bytes = 0
+"""
+
+
+@pytest.mark.parametrize("table", ["", "tool.gradbench.gate"])
+def test_rules_are_read_from_a_file_of_their_own_or_pyproject(tmp_path, table):
+    text = RULES
+    if table:
+        text = f"[{table}]{RULES}".replace("[ratios", f"[{table}.ratios")
+        text = text.replace("[meters", f"[{table}.meters").replace("[[cells", f"[[{table}.cells")
+    by = rules(tmp_path, text, name="pyproject.toml" if table else "rules.toml")
+    assert (by.alpha, by.correction, by.strict, by.reference) == (0.05, "fdr", True, "global_on")
+    assert by.ratio.tolerance == 0.1
+    loose = by.rule(cell(), "saved_for_backward", by.ratio)
+    strict = by.rule(cell(workload="training"), "saved_for_backward", by.ratio)
+    assert (loose.tolerance_bytes, strict.tolerance_bytes) == (4096, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("alhpa = 0.1", "line 1, alhpa: no such key: did you mean 'alpha'?"),
+        ("alpha = 2", "line 1, alpha: a chance between 0 and 1"),
+        ("alpha = true", "line 1, alpha: a share"),
+        ('strict = "yes"', "line 1, strict: true or false is needed, not 'yes'"),
+        ('correction = "bonferroni"', "line 1, correction: 'bonferroni' is none of holm, fdr"),
+        ("meters = 3", "meters: a table is needed, not 3"),
+        ("\n[meters.step_tme]\ntolerance = 1", "line 2, meters.step_tme: unknown meter 'step_tme'"),
+        ("[meters.step_time]\ntolerence = 1", "line 2, tolerence: no such key: did you mean"),
+        ("[meters.step_time]\ntolerance = -1", "line 2, tolerance: a share from 0 up"),
+        ("[meters.step_time]\ntolerance = nan", "line 2, tolerance: a share from 0 up"),
+        ("[meters.step_time]\ntolerance_bytes = 1.5", "line 2, tolerance_bytes: a whole number"),
+        ('[meters.step_time]\nbetter = "more"', "line 2, better: 'more' is none of lower, higher"),
+        ('[ratios]\nreference = "nograd"', "line 2, reference: 'nograd' is none of"),
+        ("cells = 1", "cells: [[cells]] tables are needed, not 1"),
+        ('[[cells]]\nmodl = "x"', "line 2, modl: no such key: did you mean 'model'?"),
+        ('[[cells]]\n[[cells]]\nworkload = "infer"', "line 3, workload: unknown workload 'infer'"),
+        ('[[cells]]\nmeter = "steptime"', "line 2, meter: unknown meter 'steptime'"),
+        ("alpha = ", "Invalid value"),
+    ],
+)
+def test_a_mistake_in_the_rules_is_answered_with_file_line_and_key(tmp_path, text, complaint):
+    with pytest.raises(BadConfig) as caught:
+        rules(tmp_path, text)
+    assert str(caught.value).startswith(str(tmp_path / "rules.toml"))
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_misspelt_table_of_pyproject_is_refused(tmp_path):
+    with pytest.raises(BadConfig, match=r"line 2, tool.gradbench.gates: no such key"):
+        rules(tmp_path, "\n[tool.gradbench.gates]\nalpha = 0.1", name="pyproject.toml")
+
+
+# The committed baseline
+
+
+def test_a_baseline_keeps_what_repeats_and_no_name_of_a_machine(tmp_path):
+    full = run([*measured_block(), saved(8), skipped(cell("no_grad"), meter="saved_for_backward")])
+    small = load(write(exact_records(full), tmp_path / "base.jsonl"))
+    assert small.sealed
+    assert {o.meter for o in small.outcomes} == {"peak_transient", "saved_for_backward"}
+    assert set(small.environment.facts) == {"protocol", "torch", "cpu_capability", "python"}
+    assert decide([small], [full]).status() is Status.OK
+    with pytest.raises(StoreError, match="no figure that repeats"):
+        list(exact_records(run(noisy_times(1))))
+
+
+def test_the_committed_baseline_is_that_of_the_tiny_preset(request):
+    from gradbench.experiment.presets import PRESETS
+
+    committed = load(request.config.rootpath / "results" / "baseline" / "tiny.jsonl")
+    assert set(committed.started.cells) == set(PRESETS["tiny"])
+    assert {"saved_for_backward", "peak_allocated"} <= set(committed.started.meters)
+    assert "host" not in committed.environment.facts
+
+
+# The command
+
+
+@pytest.fixture
+def gate(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner(env={"COLUMNS": "200"})
+    return lambda *arguments: runner.invoke(app, ["gate", *map(str, arguments)])
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A folder with spaces in its name, holding a baseline and candidates."""
+    folder = tmp_path / "my runs"
+    for name, size in (("base", 4096), ("same", 4096), ("more", 8192)):
+        write(run([saved(size), *noisy_times(1)]).records, folder / f"{name}.jsonl")
+    return folder
+
+
+def test_the_command_shows_what_is_worse_first_and_exits_1(gate, files):
+    answer = gate("--baseline", files / "base.jsonl", files / "more.jsonl")
+    assert answer.exit_code == Status.REGRESSION
+    lines = answer.stdout.splitlines()
+    assert lines[0] == "worse: 1"
+    assert "saved_for_backward" in lines[2]
+    assert "+4,096 B" in lines[2]
+    assert "step_time of 2" in answer.stdout
+    assert lines[-1] == "regression: 0 better, 3 same, 1 worse, 0 inconclusive"
+
+
+def test_runs_are_taken_by_path_glob_folder_and_name(gate, files):
+    for baseline in (files / "base.jsonl", files / "b*.jsonl", "b*.jsonl", "base"):
+        answer = gate("--baseline", baseline, files / "same.jsonl", "--results", files)
+        assert answer.exit_code == Status.OK, answer.output
+    assert gate("--baseline", files, files / "same.jsonl").exit_code == Status.OK
+
+
+def test_json_holds_every_verdict_with_its_axes(gate, files):
+    answer = gate("--baseline", files / "base.jsonl", files / "more.jsonl", "--json")
+    content = json.loads(answer.stdout)
+    assert content["status"] == answer.exit_code == Status.REGRESSION
+    assert content["counts"]["worse"] == 1
+    (worse,) = [j for j in content["judgements"] if j["verdict"] == "worse"]
+    assert (worse["cell"]["model"], worse["baseline"], worse["candidate"]) == (
+        "mlp_tiny",
+        4096,
+        8192,
+    )
+
+
+def test_no_baseline_and_nothing_measured_have_statuses_of_their_own(gate, files):
+    assert gate("--baseline", "not there", files / "same.jsonl").exit_code == Status.NO_BASELINE
+    none = gate("--baseline", files / "x*.jsonl", files / "same.jsonl")
+    assert none.exit_code == Status.NO_BASELINE
+    answer = gate("--baseline", files / "base.jsonl", files / "x*.jsonl")
+    assert answer.exit_code == Status.NOTHING_MEASURED
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["same.jsonl"],
+        ["--baseline", "base.jsonl", "not-there"],
+        ["--baseline", "base.jsonl", "same.jsonl", "--rules", "nowhere.toml"],
+        ["--baseline", "base.jsonl", "same.jsonl", "--rules", "binary.toml"],
+        ["--baseline", "base.jsonl", "same.jsonl", "--alpha", "7"],
+        ["--baseline", "base.jsonl", "same.jsonl", "--correction", "none"],
+        ["--baseline", "cut.jsonl", "same.jsonl"],
+        ["--baseline", "base.jsonl", "cut.jsonl"],
+        ["--save-baseline", "x.txt", "same.jsonl"],
+        ["--save-baseline", "y.jsonl", "base.jsonl", "same.jsonl"],
+    ],
+)
+def test_a_mistake_costs_one_line_and_status_2(gate, files, monkeypatch, arguments):
+    monkeypatch.chdir(files)
+    (files / "binary.toml").write_bytes(b"\xff\xfe")
+    (files / "cut.jsonl").write_bytes((files / "base.jsonl").read_bytes()[:-200])
+    answer = gate(*arguments)
+    assert answer.exit_code == USAGE, answer.output
+    assert answer.stdout == ""
+    assert len(answer.stderr.splitlines()) == 1
+    assert "Traceback" not in answer.stderr
+
+
+def test_of_a_glob_a_bad_file_is_named_and_left_out(gate, files):
+    (files / "bad.jsonl").write_text("{}", "utf-8")
+    answer = gate("--baseline", files / "b*.jsonl", files / "same.jsonl")
+    assert answer.exit_code == Status.OK
+    assert "left out" in answer.stderr
+    assert "bad.jsonl" in answer.stderr
+
+
+def test_rules_of_the_nearest_pyproject_hold(gate, files, tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text(
+        "[tool.gradbench.gate.meters.saved_for_backward]\ntolerance_bytes = 4096\n", "utf-8"
+    )
+    monkeypatch.chdir(files)
+    assert gate("--baseline", "base.jsonl", "more.jsonl").exit_code == Status.OK
+
+
+def test_gating_loads_neither_torch_nor_pandas(files):
+    code = (
+        "import sys\nfrom gradbench.cli import app\n"
+        "try: app(['gate', '--baseline', 'base.jsonl', 'same.jsonl'])\n"
+        "except SystemExit as end: print('status', end.code)\n"
+        "print('loaded', *({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=files, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.splitlines()[-2:] == ["status 0", "loaded"]

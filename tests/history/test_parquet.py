@@ -1,0 +1,250 @@
+"""A pack holds what the runs hold, for whoever reads Parquet, and survives what befalls files."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from builders import (
+    as_rows,
+    block,
+    cell,
+    counted,
+    measured_block,
+    run_at,
+    skipped,
+    timed,
+    write_run,
+)
+
+from gradbench.errors import StoreError
+from gradbench.experiment.matrix import AXES
+from gradbench.history import figures as points, parquet, series
+from gradbench.store.jsonl import QUARANTINE
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+RUNS = [run_at(number) for number in (0, 1, 30 * 24)]  # the last in another month
+
+
+@pytest.fixture
+def packed(tmp_path):
+    parquet.pack(RUNS, str(tmp_path / "pack"))
+    return tmp_path / "pack"
+
+
+def files(folder):
+    return sorted(folder.rglob("*.parquet"))
+
+
+def test_what_is_packed_comes_back(packed):
+    figures = parquet.read(str(packed))
+    at_hand = series.of(RUNS)
+    assert as_rows(figures) == as_rows(at_hand)
+    assert figures.origins == at_hand.origins
+    assert figures.amiss == []
+
+
+def test_history_is_the_same_from_either(packed, tmp_path):
+    for run in RUNS:
+        write_run(run, tmp_path / "runs")
+    told = [
+        [(str(s.cell), s.figure, s.values.tolist(), s.labels) for s in series.history(f)[0]]
+        for f in (series.read([tmp_path / "runs"]), series.read([packed]))
+    ]
+    assert told[0] == told[1]
+    assert told[0]
+
+
+def test_runs_in_both_count_once(packed, tmp_path):
+    write_run(RUNS[0], tmp_path / "runs")
+    write_run(run_at(5), tmp_path / "runs")
+    together = series.read([packed, tmp_path / "runs"])
+    assert as_rows(together) == as_rows(series.of([*RUNS, run_at(5)]))
+
+
+def test_pandas_and_duckdb_read_it_directly(packed):
+    duckdb = pytest.importorskip("duckdb")
+    import pandas as pd
+
+    frame = pd.read_parquet(packed)
+    assert len(frame) == len(series.of(RUNS).frame)
+    assert {"month", *AXES} < set(frame.columns)
+    ((count, steps),) = duckdb.sql(
+        f"SELECT count(DISTINCT git_commit), median(value) FROM '{packed}/*/*.parquet' "
+        "WHERE meter = 'step_time' AND grad_mode = 'inference_mode'"
+    ).fetchall()
+    assert count == 3
+    assert (
+        steps
+        == frame[(frame["meter"] == "step_time") & (frame["grad_mode"] == "inference_mode")][
+            "value"
+        ].median()
+    )
+
+
+def test_raw_rounds_are_in_it_unless_left_out(tmp_path):
+    parquet.pack(RUNS[:1], str(tmp_path / "with"))
+    parquet.pack(RUNS[:1], str(tmp_path / "without"), rounds=False)
+    raw = {
+        (points.key(outcome.cell), outcome.meter): list(outcome.values)
+        for outcome in RUNS[0].outcomes
+    }
+    rows = pq.read_table(files(tmp_path / "with")[0]).to_pylist()
+    assert {(row["cell"], row["meter"]): row["values"] for row in rows} == raw
+    assert all(row["iterations"] for row in rows)
+    rows = pq.read_table(files(tmp_path / "without")[0]).to_pylist()
+    assert {row["values"] for row in rows} == {None}
+
+
+def test_the_calls_of_a_latency_stand_once(tmp_path):
+    calls = replace(timed(cell(), range(100, 200)), meter="latency")
+    parquet.pack([run_at(0, [calls])], str(tmp_path))
+    rows = pq.read_table(files(tmp_path)[0]).to_pylist()
+    assert {row["meter"]: row["values"] and len(row["values"]) for row in rows} == {
+        "latency_p50": 100,
+        "latency_p90": None,
+        "latency_p99": None,
+    }
+
+
+def test_what_has_no_number_has_its_reason(tmp_path):
+    parquet.pack([run_at(0, [counted(cell(), 8), skipped(cell())])], str(tmp_path))
+    rows = pq.read_table(files(tmp_path)[0]).to_pylist()
+    (without,) = [row for row in rows if row["value"] is None]
+    assert without["cause"] == "cannot_train"
+    assert without["reason"]
+    assert len(parquet.read(str(tmp_path)).frame) == 1
+
+
+def test_packing_again_adds_only_what_is_new(packed):
+    before = files(packed)
+    again = parquet.pack(RUNS, str(packed))
+    assert (again.files, again.runs, again.before) == ((), 0, 3)
+    assert files(packed) == before
+    more = parquet.pack([*RUNS, run_at(2)], str(packed))
+    assert (more.runs, more.before) == (1, 3)
+    assert as_rows(parquet.read(str(packed))) == as_rows(series.of([*RUNS, run_at(2)]))
+
+
+def test_months_are_folders(packed):
+    assert [path.parent.name for path in files(packed)] == ["month=2026-01", "month=2026-02"]
+
+
+def test_a_run_cut_short_is_not_packed(tmp_path):
+    result = parquet.pack([replace(RUNS[0], sealed=False), RUNS[1]], str(tmp_path))
+    assert result.runs == 1
+
+
+def test_a_store_elsewhere_is_reached_by_its_url():
+    url = "memory://bucket/gradbench"
+    parquet.pack(RUNS, url)
+    assert parquet.is_pack(url)
+    assert as_rows(parquet.read(url)) == as_rows(series.of(RUNS))
+    assert parquet.pack(RUNS, url).runs == 0
+
+
+def test_a_url_of_an_unknown_kind_is_named():
+    with pytest.raises(StoreError, match="cannot reach 'nonsense://x'"):
+        parquet.read("nonsense://x")
+
+
+@pytest.mark.parametrize("damage", [lambda c: c[: len(c) // 2], lambda c: b"", lambda c: b"words"])
+def test_a_damaged_file_is_set_aside_by_name_and_the_rest_is_read(packed, damage):
+    first = files(packed)[0]
+    first.write_bytes(damage(first.read_bytes()))
+    figures = parquet.read(str(packed))
+    (words,) = figures.amiss
+    assert first.name in words
+    assert set(figures.origins) == {RUNS[2].name}
+    assert [path.name for path in (packed / QUARANTINE).iterdir()] == [f"{first.name}.damaged"]
+    assert files(packed) == [path for path in files(packed) if path != first]
+    assert parquet.pack(RUNS, str(packed)).runs == 2  # what was lost is packed again
+    assert as_rows(parquet.read(str(packed))) == as_rows(series.of(RUNS))
+
+
+def marked(path, told):
+    table = pq.read_table(path)
+    metadata = {} if told is None else {parquet.MARK: told}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (b'{"schema": 99, "axes": []}', "schema 99, this gradbench reads 1: upgrade"),
+        (b'{"schema": 1, "axes": ["model", "moon"]}', "axes unknown to this gradbench, moon"),
+        (None, "was not written by gradbench pack"),
+    ],
+)
+def test_a_file_that_would_be_misread_is_named_and_left_alone(packed, told, says):
+    first = files(packed)[0]
+    marked(first, told)
+    figures = parquet.read(str(packed))
+    assert [says in words for words in figures.amiss] == [True]
+    assert set(figures.origins) == {RUNS[2].name}
+    assert first.is_file()
+
+
+def test_a_run_that_two_files_have_counts_once(packed):
+    first = files(packed)[0]
+    first.with_name("copy.parquet").write_bytes(first.read_bytes())
+    assert as_rows(parquet.read(str(packed))) == as_rows(series.of(RUNS))
+
+
+def test_two_packers_at_once_pack_each_run_once(tmp_path):
+    for run in RUNS:
+        write_run(run, tmp_path / "runs")
+    command = [sys.executable, "-m", "gradbench", "pack", "runs", "-o", "pack"]
+    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) for _ in range(2)]
+    assert [process.communicate(timeout=120) and process.returncode for process in both] == [0, 0]
+    rows = sum(len(pq.read_table(path)) for path in files(tmp_path / "pack"))
+    assert rows == len(series.of(RUNS).frame)
+
+
+def test_a_write_that_fails_leaves_no_half_file(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(parquet.os, "fsync", full)
+    with pytest.raises(StoreError, match=r"No space left on device; .* pack again"):
+        parquet.pack(RUNS, str(tmp_path))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / ".lock"]
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "pack").write_text("")
+    with pytest.raises(StoreError, match="cannot write in"):
+        parquet.pack(RUNS, str(tmp_path / "pack"))
+
+
+def test_a_folder_without_parquet_is_no_pack(tmp_path):
+    assert not parquet.is_pack(str(tmp_path))
+    with pytest.raises(StoreError, match="write some with gradbench pack"):
+        parquet.read(str(tmp_path))
+
+
+def test_without_pyarrow_the_remedy_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(parquet.NeedsPyarrow, match=r"pip install 'torch-gradbench\[parquet\]'"):
+        parquet.pack(RUNS, str(tmp_path))
+
+
+def test_columns_hold_a_cell_s_axes_under_their_names(tmp_path):
+    outcomes = measured_block(batch_size=64, dtype="bfloat16")
+    parquet.pack([run_at(0, outcomes)], str(tmp_path))
+    row = pq.read_table(files(tmp_path)[0]).to_pylist()[0]
+    assert {axis: row[axis] for axis in AXES} == outcomes[0].cell.axes()
+    assert row["git_commit"] == "0" * 40
+    assert row["git_dirty"] is False
+    assert block()[0].model == row["model"]
+
+
+def test_text_that_never_was_utf_8_is_packed_with_escapes(tmp_path):
+    hostile = skipped(cell(), reason="no \udc80 file")
+    named = counted(cell(model="net\udc80:make"), 8)
+    parquet.pack([run_at(0, [hostile, named])], str(tmp_path))
+    rows = pq.read_table(files(tmp_path)[0]).to_pylist()
+    assert {row["reason"] for row in rows} == {"", r"no \udc80 file"}
+    assert as_rows(parquet.read(str(tmp_path))) == as_rows(series.of([run_at(0, [named])]))

@@ -1,0 +1,265 @@
+"""The index says what the files say, whatever became of it or of them."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from builders import (
+    as_rows,
+    block,
+    counted,
+    measured_block,
+    run_at,
+    skipped,
+    started,
+    timed,
+    write_run,
+)
+
+from gradbench.errors import StoreError
+from gradbench.history import series, sqlite_index
+from gradbench.history.sqlite_index import FILE, Index
+from gradbench.store.jsonl import QUARANTINE, Store
+
+
+def age(folder):
+    """Make files look as if written a while ago, so that the index may trust their time."""
+    then = time.time() - 60
+    for path in Path(folder).rglob("*.jsonl"):
+        os.utime(path, (then, then))
+
+
+@pytest.fixture
+def runs():
+    return [run_at(number) for number in range(3)]
+
+
+@pytest.fixture
+def folder(tmp_path, runs):
+    for run in runs:
+        write_run(run, tmp_path)
+    return tmp_path
+
+
+def test_it_has_what_the_runs_have(folder, runs):
+    figures = Index(folder).read()
+    at_hand = series.of(runs)
+    assert as_rows(figures) == as_rows(at_hand)
+    assert figures.origins == at_hand.origins
+    assert figures.amiss == []
+
+
+def test_a_second_look_opens_no_run_file(folder, monkeypatch):
+    age(folder)
+    first = Index(folder).read()
+    monkeypatch.setattr(sqlite_index, "load", None)
+    monkeypatch.setattr(Path, "read_bytes", None)
+    assert as_rows(Index(folder).read()) == as_rows(first)
+
+
+def test_what_has_no_number_is_not_in_it(tmp_path):
+    write_run(run_at(0, [timed(block()[0], [1]), skipped(block()[1])]), tmp_path)
+    assert len(Index(tmp_path).read().frame) == 1
+
+
+def test_a_run_that_came_and_a_run_that_went_show_at_the_next_look(folder, runs):
+    Index(folder).read()
+    write_run(run_at(7), folder)
+    (folder / f"{runs[0].name}.jsonl").unlink()
+    assert as_rows(Index(folder).read()) == as_rows(series.of([*runs[1:], run_at(7)]))
+
+
+def test_a_file_written_anew_is_read_anew(folder, runs):
+    Index(folder).read()
+    other = run_at(1, [timed(block()[0], [5])])
+    write_run(other, folder)
+    assert as_rows(Index(folder).read()) == as_rows(series.of([runs[0], other, runs[2]]))
+
+
+def test_a_byte_changed_under_the_same_size_and_time_is_noticed_while_the_file_is_young(
+    folder, runs
+):
+    Index(folder).read()
+    path = folder / f"{runs[1].name}.jsonl"
+    stat = path.stat()
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    figures = Index(folder).read()
+    assert runs[1].name not in figures.origins
+    assert len(figures.amiss) == 1
+
+
+def test_a_touched_file_is_hashed_and_not_read_again(folder, runs, monkeypatch):
+    first = Index(folder).read()
+    age(folder)
+    monkeypatch.setattr(sqlite_index, "load", None)
+    assert as_rows(Index(folder).read()) == as_rows(first)
+
+
+def test_a_damaged_file_is_set_aside_by_name_and_the_others_are_shown(folder, runs):
+    path = folder / f"{runs[1].name}.jsonl"
+    path.write_bytes(path.read_bytes()[:-200])
+    figures = Index(folder).read()
+    (words,) = figures.amiss
+    assert path.name in words
+    assert QUARANTINE in words
+    assert (folder / QUARANTINE / path.name).is_file()
+    assert set(figures.origins) == {runs[0].name, runs[2].name}
+    assert Index(folder).read().amiss == []
+
+
+def newer(path, **fields):
+    """Rewrite a run's file with other fields in its first row, sealed again."""
+    import hashlib
+
+    rows = [json.loads(line) for line in path.read_bytes().splitlines()][:-1]
+    rows[0] |= fields
+    body = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    seal = {
+        "kind": "sealed",
+        "records": body.count(b"\n"),
+        "sha256": hashlib.sha256(body).hexdigest(),
+    }
+    path.write_bytes(body + json.dumps(seal).encode() + b"\n")
+
+
+def test_a_file_of_a_newer_schema_is_named_each_time_and_left_where_it_is(folder, runs):
+    path = folder / f"{runs[1].name}.jsonl"
+    newer(path, schema=99)
+    for _ in range(2):
+        figures = Index(folder).read()
+        assert [("schema 99" in words, "upgrade" in words) for words in figures.amiss] == [
+            (True, True)
+        ]
+        assert len(figures.origins) == 2
+    assert path.is_file()
+
+
+def test_a_run_that_is_still_written_is_left_out_and_said(folder):
+    with Store(folder).create() as writer:
+        writer.write(started(block()))
+        figures = Index(folder).read()
+    assert len(figures.origins) == 3
+    assert "is not complete" in figures.amiss[0]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"no database at all" * 100,
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: content[:100] + b"\xff" * (len(content) - 100),
+    ],
+    ids=["garbage", "cut", "empty", "overwritten"],
+)
+def test_a_damaged_index_is_made_anew(folder, damage):
+    first = Index(folder).read()
+    path = folder / FILE
+    path.write_bytes(damage(path.read_bytes()))
+    assert as_rows(Index(folder).read()) == as_rows(first)
+    assert as_rows(Index(folder).read()) == as_rows(first)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "PRAGMA user_version = 99",
+        "DELETE FROM axes WHERE name = 'optimizer'",
+        "DROP TABLE figures",
+        "ALTER TABLE figures RENAME COLUMN value TO worth",
+    ],
+)
+def test_an_index_of_another_gradbench_is_made_anew(folder, statement):
+    first = Index(folder).read()
+    with sqlite3.connect(folder / FILE) as connection:
+        connection.execute("UPDATE figures SET value = 0")
+        connection.execute(statement)
+    connection.close()
+    assert as_rows(Index(folder).read()) == as_rows(first)
+
+
+def test_where_no_index_can_be_kept_it_is_made_in_memory(folder, runs):
+    (folder / FILE).mkdir()
+    assert as_rows(Index(folder).read()) == as_rows(series.of(runs))
+
+
+def test_runs_below_the_folder_are_found_as_artifacts_lie(tmp_path, runs):
+    for number, run in enumerate(runs):
+        write_run(run, tmp_path / f"benchmark-{number}" / "results")
+    assert as_rows(Index(tmp_path).read()) == as_rows(series.of(runs))
+
+
+def test_a_run_that_lies_there_twice_counts_once_and_still_when_one_goes(tmp_path, runs):
+    first, _ = (write_run(runs[0], tmp_path / name) for name in ("a", "b"))
+    assert as_rows(Index(tmp_path).read()) == as_rows(series.of(runs[:1]))
+    first.unlink()
+    figures = Index(tmp_path).read()
+    assert as_rows(figures) == as_rows(series.of(runs[:1]))
+    assert figures.amiss == []
+
+
+def test_two_runs_of_one_name_are_said(tmp_path, runs):
+    write_run(runs[0], tmp_path / "a")
+    write_run(run_at(0, [counted(block()[0], 8)]), tmp_path / "b")
+    figures = Index(tmp_path).read()
+    assert figures.amiss == [f"2 files differ and are all run {runs[0].name}: one counts"]
+    assert as_rows(figures) == as_rows(series.of(runs[:1]))
+
+
+def test_two_processes_may_make_the_index_at_once(folder, runs):
+    code = (
+        "import sys; from pathlib import Path; from gradbench.history.sqlite_index import Index\n"
+        "print(len(Index(Path(sys.argv[1])).read().frame))"
+    )
+    asked = [
+        subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    answers = [process.communicate(timeout=60)[0].strip() for process in asked]
+    assert answers == [str(len(series.of(runs).frame))] * 2
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(StoreError, match="no folder"):
+        Index(tmp_path / "nowhere")
+
+
+def test_an_empty_folder_has_no_figures(tmp_path):
+    figures = Index(tmp_path).read()
+    assert figures.frame.empty
+    assert isinstance(figures.frame, pd.DataFrame)
+    assert series.history(figures) == ([], [])
+
+
+def test_a_latency_is_three_figures(tmp_path):
+    from dataclasses import replace
+
+    calls = replace(timed(block()[0], range(100, 200)), meter="latency")
+    write_run(run_at(0, [calls, *measured_block()]), tmp_path)
+    meters = set(Index(tmp_path).read().frame["meter"])
+    assert {"latency_p50", "latency_p90", "latency_p99"} < meters
+
+
+def test_a_file_whose_name_is_no_utf_8_is_said_and_the_others_are_shown(folder, runs):
+    source = folder / f"{runs[0].name}.jsonl"
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.jsonl")).write_bytes(source.read_bytes())
+    figures = Index(folder).read()
+    assert figures.amiss == [r"'\udcff.jsonl' is no name in UTF-8: rename it"]
+    assert as_rows(figures) == as_rows(series.of(runs))
+
+
+def test_facts_that_are_no_json_are_read_anew(folder, runs):
+    Index(folder).read()
+    with sqlite3.connect(folder / FILE) as connection:
+        connection.execute("UPDATE runs SET facts = 'no json'")
+    connection.close()
+    assert as_rows(Index(folder).read()) == as_rows(series.of(runs))

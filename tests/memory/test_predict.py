@@ -1,0 +1,382 @@
+"""Predictions against measurements to the byte, and what cannot be predicted against its reason."""
+
+import gc
+import re
+import subprocess
+import sys
+from functools import cache, partial
+from itertools import groupby, pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from gradbench.devices.cpu import CPU
+from gradbench.experiment.matrix import GRAD_MODES, Cell
+from gradbench.experiment.plan import Plan
+from gradbench.experiment.presets import PRESETS
+from gradbench.memory.predict import Predictor, Unpredictable
+from gradbench.memory.probe import Prober
+from gradbench.records.measurements import PARTS, Breakdown, Measurement, Skipped
+from gradbench.runner import memory_pass
+from gradbench.workloads.models import MODELS, Model, classification, mlp
+
+FLOAT, LABEL = 4, 8  # bytes
+CLASSES = 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """As measuring processes have it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_pass, "settle", lambda _: CPU())
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    """One for all, as in a run: what it learns of one model must not mislead it with another."""
+    return Predictor("cpu")
+
+
+def cell(**axes):
+    return Cell(
+        **{"model": "it", "workload": "inference", "grad_mode": "no_grad", "batch_size": 8} | axes
+    )
+
+
+def perceptron(*widths):
+    return Model(partial(mlp, *widths), partial(classification, shape=(widths[0],)))
+
+
+def read(cells, model, wanted):
+    gc.collect()  # what an earlier test left must not be freed while this one counts
+    messages = memory_pass.memory_block(cells, model, Plan(), wanted)
+    found = [m for m in messages if isinstance(m, Measurement | Breakdown | Skipped)]
+    return {(o.cell, o.meter): o for o in found}
+
+
+def told(outcome):
+    return outcome.values if isinstance(outcome, Measurement) else (outcome.cause, outcome.reason)
+
+
+def blocks(cells):
+    return [list(members) for _, members in groupby(cells, key=lambda cell: cell.block)]
+
+
+@pytest.mark.parametrize(
+    "cells", blocks(PRESETS["tiny"]), ids=lambda cells: f"{cells[0].model}-{cells[0].workload}"
+)
+def test_every_cell_of_tiny_is_foretold_to_the_byte(cells):
+    """And where torch refuses to train, in which words."""
+    found = read(cells, MODELS[cells[0].model], ["peak_allocated", "predicted_peak"])
+    for member in cells:
+        foretold, measured = found[member, "predicted_peak"], found[member, "peak_allocated"]
+        assert told(foretold) == told(measured)
+        assert isinstance(foretold, Skipped) or foretold.notes == {}
+    refused = {
+        member.grad_mode for member in cells if isinstance(found[member, "predicted_peak"], Skipped)
+    }
+    assert refused == (set(GRAD_MODES[1:]) if cells[0].workload == "training" else set())
+
+
+TRAINING = {"workload": "training", "grad_mode": "global_on"}
+FORWARDS = [
+    {"model": "cnn_small", "dtype": "bfloat16"},
+    {"model": "cnn_small", "memory_format": "channels_last"},
+    {"model": "cnn_small", "entry": "per_call"},
+    {"model": "cnn_small", "grad_mode": "global_on"},
+    {"model": "cnn_small", "workload": "frozen_backbone", "grad_mode": "inference_mode"},
+    {"model": "mlp_deep", "batch_size": 32, "grad_mode": "global_on"},
+]
+BACKWARDS = [
+    {"model": "mlp_deep", "batch_size": 32} | TRAINING,
+    {"model": "cnn_small", "workload": "training_reenabled", "grad_mode": "inference_mode"},
+    {"model": "cnn_small", "workload": "frozen_backbone", "grad_mode": "global_on"},
+    {"model": "cnn_small", "dtype": "bfloat16"} | TRAINING,
+    {"model": "cnn_small", "memory_format": "channels_last"} | TRAINING,
+]
+
+
+def named(axes):
+    return "-".join(map(str, axes.values()))
+
+
+@pytest.fixture(scope="module")
+def both(predictor):
+    """What a cell measures, and what was foretold of it."""
+
+    @cache
+    def compared(member):
+        model = MODELS[member.model]
+        found = read([member], model, ["peak_allocated", "breakdown", "peak_transient"])
+        return {name: o for (_, name), o in found.items()}, predictor.predict(member, model)
+
+    return compared
+
+
+@pytest.mark.parametrize("axes", FORWARDS + BACKWARDS, ids=named)
+def test_cells_of_every_kind_are_foretold_to_the_byte(axes, both):
+    measured, foretold = both(cell(**axes))
+    assert foretold.peak_bytes == measured["peak_allocated"].values[0]
+    assert foretold.transient_bytes == measured["peak_transient"].values[0]
+    assert foretold.unprobed == ()
+
+
+@pytest.mark.parametrize("axes", FORWARDS, ids=named)
+def test_peaks_in_the_forward_are_foretold_in_every_part(axes, both):
+    measured, foretold = both(cell(**axes))
+    assert foretold.anatomy.parts == measured["breakdown"].parts
+
+
+@pytest.mark.parametrize("axes", BACKWARDS, ids=named)
+def test_peaks_in_backward_are_foretold_in_every_part(axes, both):
+    measured, foretold = both(cell(**axes))
+    assert foretold.anatomy.parts == measured["breakdown"].parts
+
+
+@pytest.mark.parametrize("optimizer", ["sgd_momentum", "adamw"])
+@pytest.mark.parametrize("model", ["mlp_tiny", "cnn_small"])
+def test_what_the_optimizer_keeps_is_foretold_to_the_byte(model, optimizer, both):
+    """AdamW's updates divide by Python numbers, which become tensors of 8 bytes and then of 4."""
+    measured, foretold = both(cell(model=model, optimizer=optimizer, **TRAINING))
+    assert foretold.peak_bytes == measured["peak_allocated"].values[0]
+    state = measured["breakdown"].parts["optimizer_state"]
+    assert foretold.anatomy.parts["optimizer_state"] == state > 0
+
+
+def test_the_way_there_is_foretold_too(predictor):
+    member = cell(model="mlp_tiny", workload="training", grad_mode="global_on")
+    measured = read([member], MODELS["mlp_tiny"], ["breakdown"])[member, "breakdown"]
+    anatomy = predictor.predict(member, MODELS["mlp_tiny"]).anatomy
+    assert [name for name, _ in groupby(anatomy.phases)] == [
+        name for name, _ in groupby(measured.phases)
+    ]
+    for part in ("saved", "gradients"):
+        assert max(anatomy.timeline[part]) == max(measured.timeline[part])
+
+
+def test_a_prediction_repeats_whatever_was_predicted_before(predictor):
+    members = [
+        cell(model=model, workload=workload, grad_mode="global_on")
+        for model in ("mlp_tiny", "cnn_small")
+        for workload in ("inference", "training")
+    ]
+    first = [predictor.predict(member, MODELS[member.model]).anatomy for member in members]
+    again = [predictor.predict(member, MODELS[member.model]).anatomy for member in members[::-1]]
+    assert first == again[::-1]
+
+
+def columns(channels):
+    return nn.Sequential(
+        nn.Conv2d(3, channels, 3, padding=1, bias=False),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(channels, CLASSES),
+    )
+
+
+def test_what_an_operator_takes_inside_is_carried_on_to_batches_that_are_not_run():
+    """Without oneDNN and NNPACK a convolution is a product with the unfolded image, 27 numbers a
+    pixel: for 512 images of 8x8 that is 3.4 MiB, beside inputs and outputs of 1.4 MiB. No call of
+    more than 64 KiB is run, so all of it is told from batches of 2 and 4."""
+    side, channels, batch = 8, 8, 512
+    model = Model(partial(columns, channels), partial(classification, shape=(3, side, side)))
+    member = cell(batch_size=batch)
+    with torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
+        few, all_, none = (
+            with_prober(prober).predict(member, model)
+            for prober in (Prober("cpu", largest=2**16), Prober("cpu"), Prober(None))
+        )
+    pixels = batch * side * side
+    weights = channels * 27 + channels * CLASSES + CLASSES
+    assert few.anatomy.parts == dict.fromkeys(PARTS, 0) | {
+        "parameters": weights * FLOAT,
+        "inputs": 3 * pixels * FLOAT + batch * LABEL,
+        "other": (27 + channels) * pixels * FLOAT,
+    }
+    assert few.anatomy.ops["aten::convolution"] >= 27 * pixels * FLOAT
+    assert few.peak_bytes == all_.peak_bytes
+    assert few.unprobed == all_.unprobed == ()
+    assert none.anatomy.parts["other"] == 2 * channels * pixels * FLOAT  # what outputs show
+    assert "aten::convolution" in none.unprobed
+
+
+@pytest.mark.parametrize("workload", ["inference", "training"])
+def test_predictions_that_are_carried_on_are_within_one_percent(workload):
+    member = cell(model="cnn_small", workload=workload, grad_mode="global_on", batch_size=64)
+    few, all_ = (
+        with_prober(prober).predict(member, MODELS["cnn_small"])
+        for prober in (Prober("cpu", largest=2**21), Prober("cpu"))
+    )
+    assert few.unprobed == ()
+    assert few.peak_bytes == pytest.approx(all_.peak_bytes, rel=0.01)
+
+
+def with_prober(prober):
+    predictor = Predictor("cpu")
+    predictor._prober = prober
+    return predictor
+
+
+def test_a_model_far_larger_than_any_memory_here_is_foretold_by_arithmetic(predictor):
+    """Two weights of 256 GiB each, a million samples; what cannot be run at any batch is named."""
+    wide, batch = 2**18, 10**6
+    found = predictor.predict(cell(batch_size=batch), perceptron(wide, wide, wide, CLASSES))
+    weights = 2 * (wide * wide + wide) + wide * CLASSES + CLASSES
+    assert found.anatomy.parts == dict.fromkeys(PARTS, 0) | {
+        "parameters": weights * FLOAT,
+        "inputs": batch * wide * FLOAT + batch * LABEL,
+        "other": 2 * batch * wide * FLOAT,
+    }
+    assert found.unprobed == ("aten::addmm",)
+
+
+def test_tied_parameters_count_once_also_in_another_dtype(predictor):
+    def tied():
+        model = mlp(32, 32, 32)
+        model[2].weight = model[0].weight
+        return model
+
+    model = Model(tied, partial(classification, shape=(32,), classes=32))
+    for dtype, itemsize in (("float32", 4), ("bfloat16", 2)):
+        member = cell(dtype=dtype, workload="training", grad_mode="global_on")
+        found = read([member], model, ["breakdown"])[member, "breakdown"]
+        foretold = predictor.predict(member, model).anatomy
+        assert foretold.peak_bytes == sum(found.parts.values())
+        assert foretold.parts["parameters"] == found.parts["parameters"]
+        assert foretold.parts["parameters"] == (32 * 32 + 2 * 32) * itemsize
+
+
+def test_compiled_code_is_not_foretold_but_a_reason(predictor):
+    member = cell(model="mlp_tiny", compile="on")
+    with pytest.raises(Unpredictable, match="compiled code allocates by its own plan"):
+        predictor.predict(member, MODELS["mlp_tiny"])
+    outcome = read([member], MODELS["mlp_tiny"], ["predicted_peak"])[member, "predicted_peak"]
+    assert outcome.cause == "unreadable"
+    assert "compiled code" in outcome.reason
+
+
+class Asking(nn.Module):
+    """A network that looks at its own numbers, which fake tensors do not have."""
+
+    def __init__(self, ask):
+        super().__init__()
+        self.layer, self.ask = nn.Linear(16, CLASSES), ask
+
+    def forward(self, x):
+        y = self.layer(x)
+        self.ask(y.detach())
+        return y
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda y: y.sum().item(), "DataDependentOutputException: aten._local_scalar_dense"),
+        (lambda y: y.numpy(), r"RuntimeError: .numpy\(\) is not supported for tensor subclasses"),
+    ],
+    ids=["item", "numpy"],
+)
+def test_a_model_that_asks_for_numbers_is_told_of_in_torchs_words(ask, words, predictor):
+    model = Model(partial(Asking, ask), partial(classification, shape=(16,)))
+    with pytest.raises(Unpredictable, match=f"does not run on fake tensors: {words}"):
+        predictor.predict(cell(), model)
+    outcome = read([cell()], model, ["predicted_peak"])[cell(), "predicted_peak"]
+    assert outcome.cause == "unreadable"
+    assert re.search(words, outcome.reason)
+
+
+def test_no_mode_is_left_behind_by_a_step_that_fails(predictor):
+    model = Model(partial(Asking, lambda y: y.numpy()), partial(classification, shape=(16,)))
+    with pytest.raises(Unpredictable):
+        predictor.predict(cell(grad_mode="inference_mode"), model)
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+    assert type(torch.empty(1)) is torch.Tensor
+    assert predictor.predict(cell(), perceptron(16, CLASSES)).peak_bytes > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+@pytest.mark.parametrize("mode", ["global_on", "no_grad"])
+def test_a_gpu_that_is_not_here_is_foretold_in_its_allocators_blocks(mode):
+    """Each tensor takes a multiple of 512 bytes; what kernels need inside nobody can ask."""
+
+    def block(numbers, itemsize=FLOAT):
+        return -(-numbers * itemsize // 512) * 512
+
+    widths, batch = (16, 100, 60, CLASSES), 8
+    member = cell(device="cuda", grad_mode=mode, batch_size=batch)
+    found = Predictor("cuda").predict(member, perceptron(*widths))
+    hidden = [block(batch * width) for width in widths[1:-1]]
+    assert found.anatomy.parts == dict.fromkeys(PARTS, 0) | {
+        "parameters": sum(
+            block(wide * narrow) + block(narrow) for wide, narrow in pairwise(widths)
+        ),
+        "inputs": block(batch * 16) + block(batch, LABEL),
+        # with a graph at the second ReLU, without at the first, beside its input
+        "saved": sum(hidden) if mode == "global_on" else 0,
+        "other": hidden[1] if mode == "global_on" else 2 * hidden[0],
+    }
+    assert found.unprobed == ("aten::addmm",)
+    assert all(size % 512 == 0 for sizes in found.anatomy.timeline.values() for size in sizes)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_gpus_optimizer_works_on_lists_and_so_needs_temporaries_of_every_parameter():
+    """AdamW takes the roots of all second averages at once; on the CPU of one after another."""
+    model, axes = perceptron(64, 64, 64), {"workload": "training", "grad_mode": "global_on"}
+    there = Predictor("cuda").predict(cell(device="cuda", optimizer="adamw", **axes), model)
+    here = Predictor("cpu").predict(cell(optimizer="adamw", **axes), model)
+    weights = 2 * (64 * 64 + 64) * FLOAT
+    assert there.anatomy.phase == here.anatomy.phase == "optimizer"
+    assert there.anatomy.ops["aten::_foreach_sqrt"] >= weights
+    assert there.anatomy.parts["other"] >= weights
+    assert here.anatomy.parts["other"] < 2 * (64 * 64 + 64) * FLOAT + 100
+
+
+RESNET = """
+from pathlib import Path
+import torch
+from gradbench.matrix import Cell
+from gradbench.memory.predict import Predictor
+from gradbench.models import MODELS
+torch.set_num_threads(1)
+cell = Cell(model="resnet18_224", workload="inference", grad_mode="no_grad", batch_size=64)
+found = Predictor("cpu").predict(cell, MODELS["resnet18_224"])
+mark = Path("/proc/self/status").read_text("utf-8").partition("VmHWM:")[2].split()[0]
+print(found.peak_bytes, int(mark) * 1024)
+"""
+
+
+def test_a_resnet_of_64_pictures_is_foretold_in_less_than_a_gibibyte():
+    """Weights of 47 MB, pictures of 39 MB, and at the first BatchNorm two maps of 206 MB."""
+    done = subprocess.run(
+        [sys.executable, "-c", RESNET], capture_output=True, text=True, timeout=120, check=True
+    )
+    peak, mark = map(int, done.stdout.split()[-2:])
+    pictures, maps = 64 * 3 * 224 * 224 * FLOAT, 64 * 64 * 112 * 112 * FLOAT
+    with torch.device("meta"):
+        model = MODELS["resnet18_224"].build()
+    weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    assert peak == pytest.approx(weights + pictures + 2 * maps, rel=0.01)
+    assert mark < 2**30
+
+
+def test_the_largest_batch_is_the_last_whose_peak_fits(predictor):
+    """No graph: the weights, and for each sample its input, its label and two of 64 features."""
+    model = perceptron(64, 64, 64, CLASSES)
+    weights = (2 * (64 * 64 + 64) + 64 * CLASSES + CLASSES) * FLOAT
+    sample = (64 + 2 * 64) * FLOAT + LABEL
+    for batch in (1, 37, 5000):
+        fit = predictor.largest(cell(), model, weights + batch * sample)
+        assert (fit.batch_size, fit.peak_bytes) == (batch, weights + batch * sample)
+        assert fit.next_bytes == fit.peak_bytes + sample
+        assert (
+            predictor.largest(cell(), model, weights + batch * sample - 1).batch_size == batch - 1
+        )
+    assert predictor.predict(cell(batch_size=37), model).peak_bytes == weights + 37 * sample

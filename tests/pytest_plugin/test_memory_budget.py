@@ -1,0 +1,552 @@
+"""Budgets in anybody's tests: what is counted is arithmetic, and a failure says where to look."""
+
+import gc
+import re
+import subprocess
+import sys
+import textwrap
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+# An inner session in this process must find these loaded: torch loads only once.
+from gradbench.memory import leaks, usage
+from gradbench.memory.saved_tensors import ROOT, paths
+from gradbench.memory.usage import memory_usage
+from gradbench.workloads.models import mlp
+
+pytest_plugins = ["pytester"]
+
+LOADED = (leaks, usage)
+LEAN = ("-p", "no:hypothesispytest", "-p", "no:cacheprovider")
+FLOAT = 4
+BATCH, WIDE, HIDDEN, CLASSES = 2, 8, 16, 4
+HIDDEN_BYTES = BATCH * HIDDEN * FLOAT  # 128: what the linear layer makes, and the ReLU again
+PEAK = 2 * HIDDEN_BYTES  # 256: a ReLU beside its input, on which the linear layer holds no claim
+SAVED = HIDDEN_BYTES  # by the ReLU, its result; the next layer saves the same storage again
+OVER = "gradbench.pytest_plugin.memory_budget.OverBudget: "
+PREAMBLE = f"""\
+import pytest
+import torch
+from torch import nn
+
+budget = pytest.mark.memory_budget
+KEPT, CACHE = [], {{}}
+
+@pytest.fixture
+def net():
+    return nn.Sequential(
+        nn.Linear({WIDE}, {HIDDEN}), nn.ReLU(), nn.Linear({HIDDEN}, {CLASSES})
+    )
+
+@pytest.fixture
+def x():
+    return torch.randn({BATCH}, {WIDE})
+
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _imported():
+    """What torch imports on first use would be imported twice: pytester takes it back each time."""
+    leaks.kept(lambda: torch.zeros(1).add(1), lambda: None, {})
+
+
+@pytest.fixture(autouse=True)
+def _swept():
+    """What an earlier test left must not be freed while this one counts."""
+    gc.collect()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a test of an inner session went, and the words of its failure."""
+
+    outcome: str
+    words: str = ""
+
+
+@pytest.fixture
+def verdicts(pytester):
+    """Return a function that runs tests in an inner session and returns verdicts by name."""
+
+    def run(tests: str) -> dict[str, Verdict]:
+        write(pytester, tests)
+        found = pytester.inline_run(*LEAN, "-p", "no:terminal", "--strict-markers")
+        return {
+            report.nodeid.rpartition("::")[2]: Verdict(
+                report.outcome, report.longrepr.reprcrash.message if report.failed else ""
+            )
+            for report in found.getreports("pytest_runtest_logreport")
+            if report.when == "call"
+        }
+
+    return run
+
+
+def write(pytester, tests: str) -> None:
+    (pytester.path / "pytest.ini").write_text("[pytest]\n", "utf-8")
+    text = PREAMBLE + textwrap.dedent(tests)
+    (pytester.path / "test_it.py").write_text(text, "utf-8")
+
+
+def line_of(words: str, tests: str) -> int:
+    """Return the number of the line of `tests` that has these words."""
+    (number,) = (
+        number
+        for number, line in enumerate((PREAMBLE + textwrap.dedent(tests)).splitlines(), 1)
+        if words in line
+    )
+    return number
+
+
+LIMITS = f"""
+    @budget(peak={PEAK}, saved={SAVED}, leaked=0)
+    def test_at(net, x):
+        net(x)
+
+    @budget(peak={PEAK - 1})
+    def test_over_peak(net, x):
+        net(x)
+
+    @budget(saved={SAVED - 1})
+    def test_over_saved(net, x):
+        net(x)  # saves
+
+    @budget(peak=0, saved=0, leaked=0)
+    def test_over_all(net, x):
+        KEPT.append(net(x))
+"""
+
+
+def test_a_limit_is_the_last_byte_that_passes(verdicts):
+    found = verdicts(LIMITS)
+    assert found["test_at"] == Verdict("passed")
+    assert found["test_over_peak"].words == (
+        f"{OVER}memory peak of 256 B exceeds the limit of 255 B; "
+        "at the peak: 128 B saved for backward, 128 B by aten::addmm"
+    )
+    assert found["test_over_saved"].words == (
+        f"{OVER}128 B saved for backward exceed the limit of 127 B; "
+        f"128 B in 1 (test_it.py:{line_of('# saves', LIMITS)} in test_over_saved)"
+    )
+    told = found["test_over_all"].words.removeprefix(OVER).splitlines()
+    assert [line.partition(" exceed")[0] for line in told] == [
+        f"memory peak of {PEAK} B",
+        f"{SAVED} B saved for backward",
+        f"{SAVED + BATCH * CLASSES * FLOAT} B left behind by each call",
+    ]
+
+
+GRAPHS = """
+    @budget(saved=0)
+    def test_graph(net, x):
+        net(x)  # records
+
+    @budget(saved=0)
+    def test_no_graph(net, x):
+        with torch.no_grad():
+            net(x)
+
+    @budget(saved=0)
+    @torch.inference_mode()
+    def test_inference(net, x):
+        net(x)
+
+    @budget(saved=0)
+    def test_built_here():
+        x = torch.randn(4, requires_grad=True)
+        x.exp()  # of nobody
+"""
+
+
+def test_saved_0_forbids_a_graph_and_names_who_builds_one(verdicts):
+    found = verdicts(GRAPHS)
+    assert found["test_no_graph"] == found["test_inference"] == Verdict("passed")
+    assert found["test_graph"].words == (
+        f"{OVER}128 B saved for backward exceed the limit of 0 B; a graph is built here: "
+        f"128 B in 1 (test_it.py:{line_of('# records', GRAPHS)} in test_graph)"
+    )
+    place = f"test_it.py:{line_of('# of nobody', GRAPHS)} in test_built_here"
+    assert found["test_built_here"].words.endswith(f"16 B outside of any module ({place})")
+
+
+SIZES = """
+    def take(kibibytes):
+        torch.empty(kibibytes * 1024, dtype=torch.uint8)
+
+    @budget(peak="2 KiB")
+    def test_text(): take(2)
+
+    @budget(peak="2KiB")
+    def test_text_over(): take(3)
+
+    @budget(peak=2048.0)
+    def test_float(): take(2)
+
+    @budget(peak="2 kB")
+    def test_decimal(): take(2)
+"""
+
+
+def test_sizes_may_be_texts_with_units(verdicts):
+    found = verdicts(SIZES)
+    assert {name: verdict.outcome for name, verdict in found.items()} == {
+        "test_text": "passed",
+        "test_text_over": "failed",
+        "test_float": "passed",
+        "test_decimal": "failed",
+    }
+    assert found["test_text_over"].words == (
+        f"{OVER}memory peak of 3 KiB (3,072 B) exceeds the limit of 2 KiB (2,048 B); "
+        "at the peak: 3 KiB (3,072 B) by aten::empty"
+    )
+
+
+MISTAKES = """
+    @budget(speak=1)
+    def test_keyword(): CACHE["ran"] = True
+
+    @budget(10)
+    def test_position(): CACHE["ran"] = True
+
+    @budget(saved="many")
+    def test_size(): CACHE["ran"] = True
+
+    @budget(peak=-1)
+    def test_negative(): CACHE["ran"] = True
+
+    def test_fixture(memory_budget):
+        memory_budget(lambda: CACHE.setdefault("ran", True), leaked="1 XiB")
+
+    def test_nothing_ran():
+        assert not CACHE
+"""
+
+
+def test_a_mistake_in_a_budget_is_told_in_one_line_that_names_the_test(verdicts):
+    found = verdicts(MISTAKES)
+    no_size = "is no size: write 80GiB, 1.5MiB, 24GB or a number of bytes"
+    assert {name: verdict.words for name, verdict in found.items() if verdict.words} == {
+        name: f"Failed: {words}"
+        for name, words in {
+            "test_keyword": "test_it.py::test_keyword: memory_budget has no 'speak': "
+            "name peak, saved, leaked",
+            "test_position": "test_it.py::test_position: memory_budget has no 10: "
+            "name peak, saved, leaked",
+            "test_size": f"test_it.py::test_size: saved: 'many' {no_size}",
+            "test_negative": f"test_it.py::test_negative: peak: '-1' {no_size}",
+            "test_fixture": f"memory_budget: leaked: '1 XiB' {no_size}",
+        }.items()
+    }
+    assert found["test_nothing_ran"] == Verdict("passed")
+
+
+LEAKS = """
+    @budget(leaked=0)
+    def test_loss(net, x):
+        with torch.no_grad():
+            y = net(x)
+        loss = y.square().mean()
+        KEPT.append(loss)
+
+    @budget(leaked=0)
+    def test_output(net, x):
+        KEPT.append(net(x))  # with its graph
+
+    @budget(leaked=0)
+    def test_item(net, x):
+        KEPT.append(net(x).square().mean().item())
+
+    @budget(leaked=0)
+    def test_cache(net, x):
+        if "first" not in CACHE:
+            CACHE["first"] = net(x)
+
+    @budget(leaked=4)
+    def test_allowed(net, x):
+        KEPT.append(net(x).sum().detach())
+
+    @budget(leaked=0)
+    def test_cycle():
+        ring = [torch.ones(8)]
+        ring.append(ring)
+"""
+
+
+def test_what_each_call_leaves_is_named_and_what_one_fills_is_no_leak(verdicts):
+    found = verdicts(LEAKS)
+    for clean in ("test_item", "test_cache", "test_allowed", "test_cycle"):
+        assert found[clean] == Verdict("passed")
+    loss, line = found["test_loss"].words, line_of("loss = y", LEAKS)
+    assert loss == (
+        f"{OVER}4 B left behind by each call exceed the limit of 0 B: "
+        f"4 B a step made by aten::mean (test_it.py:{line} in test_loss)"
+    )
+    line = line_of("# with its graph", LEAKS)
+    output = BATCH * CLASSES * FLOAT
+    assert found["test_output"].words == (
+        f"{OVER}{SAVED + output} B left behind by each call exceed the limit of 0 B: "
+        f"{SAVED} B a step made by aten::relu in 1 (test_it.py:{line} in test_output); "
+        f"{output} B a step made by aten::addmm in 2 (test_it.py:{line} in test_output)"
+    )
+
+
+SHAPES = """
+    @budget(peak=16)
+    class TestOfAClass:
+        @pytest.mark.parametrize("numbers", [4, 5])
+        def test_method(self, numbers):
+            torch.empty(numbers)
+
+        @budget(peak=20)
+        def test_closer(self):
+            torch.empty(5)
+
+    @budget(peak=16)
+    @pytest.mark.parametrize("numbers", [4, 5])
+    def test_function(numbers, tmp_path):
+        torch.empty(numbers)
+
+    @budget(peak=16)
+    def test_result_and_fixtures_are_not_counted(net, x):
+        pass
+
+    @budget(peak=0)
+    def test_asserts():
+        torch.empty(4)
+        assert 1 + 1 == 3
+
+    @budget(peak=0, leaked=0)
+    def test_skips():
+        torch.empty(4)
+        pytest.skip("not today")
+
+    @budget(peak=0)
+    @pytest.mark.xfail(strict=True)
+    def test_xfails():
+        torch.empty(4)
+"""
+
+
+def test_a_marked_test_is_otherwise_as_any(verdicts):
+    found = verdicts(SHAPES)
+    assert {name: verdict.outcome for name, verdict in found.items()} == {
+        "test_method[4]": "passed",
+        "test_method[5]": "failed",
+        "test_closer": "passed",
+        "test_function[4]": "passed",
+        "test_function[5]": "failed",
+        "test_result_and_fixtures_are_not_counted": "passed",
+        "test_asserts": "failed",
+        "test_skips": "skipped",
+        "test_xfails": "skipped",
+    }
+    for name in ("test_method[5]", "test_function[5]"):
+        assert found[name].words.startswith(f"{OVER}memory peak of 20 B exceeds")
+    assert found["test_asserts"].words == "assert (1 + 1) == 3"
+
+
+CLASHES = """
+    @pytest.fixture(params=["cpu"])
+    def device(request):
+        return request.param
+
+    @budget(peak=16)
+    def test_device(device):
+        torch.empty(4, device=device)
+
+    @pytest.mark.parametrize("function", [abs])
+    @pytest.mark.parametrize("modules", [()])
+    @pytest.mark.parametrize("leaks_too", [1])
+    @budget(peak=0)
+    def test_names(function, modules, leaks_too):
+        assert (function(-1), modules, leaks_too) == (1, (), 1)
+
+    def test_keywords(memory_budget):
+        memory_budget(torch.empty, 4, peak=16, kwargs={"device": "cpu"})
+"""
+
+
+def test_arguments_may_have_any_name(verdicts):
+    assert set(verdicts(CLASHES).values()) == {Verdict("passed")}
+
+
+FIXTURE = f"""
+    def test_within(memory_budget, net, x):
+        usage = memory_budget(net, x, peak={PEAK}, saved={SAVED}, leaked=0)
+        assert (usage.peak_bytes, usage.saved_bytes, usage.leaked_bytes) == ({PEAK}, {SAVED}, 0)
+
+    def test_no_limits(memory_budget, net, x):
+        assert memory_budget(net, x).leaked_bytes is None
+
+    def test_keywords(memory_budget, net, x):
+        memory_budget(net, kwargs={{"input": x}}, peak={PEAK})
+
+    def test_over(memory_budget, net, x):
+        memory_budget(net, x, saved=0)  # over
+
+    def test_leaks(memory_budget):
+        memory_budget(lambda: KEPT.append(torch.ones(8)), leaked="31 B")  # leaks
+
+    def test_raises(memory_budget, net):
+        with pytest.raises(RuntimeError, match="shapes"):
+            memory_budget(net, torch.ones(3, 3), peak=0)
+"""
+
+
+def test_the_fixture_holds_one_call_to_its_limits_and_returns_what_it_used(verdicts):
+    found = verdicts(FIXTURE)
+    for name in ("test_within", "test_no_limits", "test_keywords", "test_raises"):
+        assert found[name] == Verdict("passed")
+    assert found["test_over"].words == (
+        f"{OVER}128 B saved for backward exceed the limit of 0 B; a graph is built here: "
+        f"128 B in 1 (test_it.py:{line_of('# over', FIXTURE)} in test_over)"
+    )
+    assert found["test_leaks"].words == (
+        f"{OVER}32 B left behind by each call exceed the limit of 31 B: 32 B a step made by "
+        f"aten::ones (test_it.py:{line_of('# leaks', FIXTURE)} in <lambda>)"
+    )
+
+
+def test_budgets_work_without_pytest_benchmark_and_say_what_failed(pytester):
+    """In its own process, as users have it."""
+    write(pytester, GRAPHS)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *LEAN, "-p", "no:benchmark", "--strict-markers", "-q"],
+        cwd=pytester.path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert "2 failed, 2 passed" in done.stdout.splitlines()[-1], done.stdout + done.stderr
+    assert re.search(r"E  .*OverBudget: 128 B saved for backward exceed the limit", done.stdout)
+
+
+# The same, in Python
+
+
+@pytest.fixture(scope="module")
+def net():
+    return mlp(WIDE, HIDDEN, CLASSES)
+
+
+@pytest.fixture(scope="module")
+def x():
+    return torch.randn(BATCH, WIDE)
+
+
+def test_a_forward_takes_and_saves_what_arithmetic_says(net, x):
+    used = memory_usage(net, x)
+    assert (used.peak_bytes, used.saved_bytes, used.leaked_bytes) == (PEAK, SAVED, None)
+    (one,) = used.saved
+    assert (one.nbytes, one.shape, one.dtype, one.module) == (
+        SAVED,
+        (BATCH, HIDDEN),
+        "float32",
+        "1",
+    )
+    assert one.line.startswith("test_budget.py:")
+
+
+def test_without_a_graph_nothing_is_saved(net, x):
+    with torch.no_grad():
+        used = memory_usage(net, x)
+    assert (used.peak_bytes, used.saved) == (PEAK, ())
+
+
+def test_a_forward_and_backward_peak_at_the_last_gradient():
+    """Gradients of all parameters, beside the output, which the caller holds, and the gradient of
+    the first layer's output: the weights are so large that no other moment is higher."""
+    wide, hidden, classes, batch = 64, 32, 4, 2
+    net, x = mlp(wide, hidden, classes), torch.randn(batch, wide)
+    at_output = torch.ones(batch, classes)
+
+    def step():
+        net(x).backward(at_output)
+
+    used = memory_usage(step)
+    gradients = wide * hidden + hidden + hidden * classes + classes
+    assert used.peak_bytes == (gradients + batch * classes + batch * hidden) * FLOAT
+    assert used.saved_bytes == batch * hidden * FLOAT
+    assert sum(left.nbytes for left in used.anatomy.left) == gradients * FLOAT
+
+
+class Trainer:
+    """Somebody's own class around a network."""
+
+    def __init__(self, net):
+        self.net = net
+
+    def step(self, net, x):
+        return net(x)
+
+    def own(self, x):
+        return self.net(x)
+
+
+def test_modules_are_found_wherever_a_function_has_them(net, x):
+    def closure():
+        return net(x)
+
+    ways = {
+        "itself": partial(memory_usage, net, x),
+        "closure": partial(memory_usage, closure),
+        "bound": partial(memory_usage, net.forward, x),
+        "argument": partial(memory_usage, Trainer(None).step, net, x),
+        "keyword": partial(memory_usage, partial(Trainer(None).step, net=net, x=x)),
+        "owner": partial(memory_usage, Trainer(net).own, x),
+        "partial": partial(memory_usage, partial(net, x)),
+        "given": partial(memory_usage, partial(net, x), modules=paths(net)),
+    }
+    found = {name: [one.module for one in way().saved] for name, way in ways.items()}
+    assert found == {name: ["1"] for name in ways}
+
+
+def test_functions_of_a_root_are_called_the_models_own(x):
+    class Squares(nn.Module):
+        def forward(self, x):
+            return (x + 1).square()
+
+    x = x.clone().requires_grad_()
+    (one,) = memory_usage(Squares(), x).saved
+    assert one.module == ROOT
+    assert one.line.startswith("test_budget.py:")
+
+
+def test_what_the_function_raises_passes_through_and_no_hook_stays(net):
+    class Its(Exception):
+        pass
+
+    def fails():
+        net(torch.ones(1, WIDE))
+        raise Its
+
+    with pytest.raises(Its):
+        memory_usage(fails)
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in net.modules())
+    assert memory_usage(net, torch.ones(1, WIDE)).peak_bytes == PEAK // BATCH
+
+
+def test_it_is_called_once_unless_leaks_are_asked_for(x):
+    calls = []
+    memory_usage(calls.append, x)
+    assert len(calls) == 1
+    kept = []
+    used = memory_usage(lambda: kept.append(x.clone()), leaks_too=True)
+    assert used.leaked_bytes == x.nbytes
+    assert {birth.nbytes for birth in used.kept} == {x.nbytes}
+    assert memory_usage(lambda: None, leaks_too=True).kept == ()
+
+
+def test_what_is_left_is_on_the_account_of_the_module_s_whole_path(x):
+    block = nn.Sequential(OrderedDict(fc=nn.Linear(x.shape[1], 4), act=nn.ReLU()))
+    nested = nn.Sequential(OrderedDict(block=block, head=nn.Linear(4, 2)))
+    left = []
+    used = memory_usage(lambda: left.append(nested(x)), leaks_too=True)
+    assert {birth.module for birth in used.kept} == {"block.act", "head"}

@@ -1,0 +1,366 @@
+"""What stands on the page: the answer, the commands, what fits, what changed, small drawings."""
+
+import json
+import re
+import shlex
+
+import numpy as np
+import pytest
+from builders import (
+    block,
+    cell,
+    counted,
+    environment,
+    measured_block,
+    refused_block,
+    run,
+    run_of,
+    skipped,
+    started,
+    timed,
+)
+
+from gradbench import Report
+from gradbench.analysis.run_view import MEMORY, TIME, View
+from gradbench.experiment.matrix import by_block
+from gradbench.experiment.presets import PRESETS
+from gradbench.experiment.toml_config import choose
+from gradbench.report import (
+    answer,
+    capacity,
+    cell_table,
+    commands,
+    headline,
+    run_differences,
+    sparklines,
+)
+from gradbench.stats.verdicts import Verdict
+
+ON, OFF, NO_GRAD, INFERENCE = block()
+NORMAL = run([*measured_block(), *measured_block(batch_size=64), *refused_block()])
+
+
+# --- the answer
+
+
+def test_the_answer_is_computed_from_inference_blocks():
+    costs, between = answer(NORMAL)
+    assert costs == (
+        "On cpu, `no_grad` and `inference_mode` cut the memory that an inference step adds by a "
+        "factor of 4 and take 25 to 50 % less time (4 better of 4 comparisons)."
+    )
+    assert between == "Between the two, `inference_mode` is faster in 2 of 2 blocks, by 33.3 %."
+
+
+def test_the_answer_does_not_call_noise_a_difference():
+    same = {"global_on": 1000, "global_off": 1100, "no_grad": 1000, "inference_mode": 1005}
+    costs, between = answer(run(measured_block(step_ns=same)))
+    assert "show no difference in its time beyond the noise floor" in costs
+    assert between == (
+        "Between the two no difference in time shows beyond the noise floor, ±9.5 % at most."
+    )
+
+
+def test_the_answer_has_both_signs_where_a_mode_is_slower():
+    mixed = [*measured_block(), *measured_block(batch_size=64, step_ns={"no_grad": 3000})]
+    assert "change its time by −50 % to +50 % (" in answer(run(mixed))[0]
+
+
+def test_the_answer_is_by_device_and_names_the_machine():
+    both = [*measured_block(), *measured_block(device="cuda")]
+    facts = environment(cpu="EPYC", gpu="H100")
+    said = answer(run_of([started(block()), facts, *both, *[started(o.cell for o in both)]]))
+    assert said[0].startswith("On cpu (EPYC), ")
+    said = answer(run_of([started({o.cell: 0 for o in both}), facts, *both]))
+    assert [s.split(", ")[0] for s in said if s.startswith("On ")] == [
+        "On cpu (EPYC)",
+        "On cuda (H100)",
+    ]
+
+
+def test_a_mode_that_adds_no_byte_is_no_error():
+    assert "to 0.000 of `global_on`'s" in answer(run([counted(ON, 64), counted(NO_GRAD, 0)]))[0]
+
+
+def test_what_other_workloads_say_is_said_aside():
+    again = measured_block(workload="training_reenabled", step_ns={"global_off": 2000})
+    said = headline.asides(run([*refused_block(), *again]))
+    assert said[0].startswith("Training inside `global_on`, `global_off`, `no_grad`, `inference_")
+    assert (
+        "takes 0.500 to 1.000 times as long as under `global_on`: 1 better, 2 same of 3" in said[1]
+    )
+
+
+def test_verdicts_are_counted_by_mode():
+    strips = headline.strips(View(NORMAL), TIME, "no_grad")
+    counts = {s.mode: {v: n for v, n in s.counts.items() if n} for s in strips}
+    assert counts == {
+        "global_on": {Verdict.WORSE: 2},
+        "global_off": {Verdict.SAME: 2},
+        "inference_mode": {Verdict.BETTER: 2},
+    }
+
+
+def test_the_noise_floor_is_the_controls():
+    off = measured_block(batch_size=64, step_ns={"global_off": 1650})
+    found = headline.noise(View(run([*measured_block(), *off])))
+    assert (found.blocks, found.held) == (2, 1)
+    assert found.largest == pytest.approx(np.log(1.1), abs=1e-3)
+    assert headline.noise(View(run(measured_block(["no_grad"])))) is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"load_before": 1.5, "cores": 2}, "load: it was 1.50 on 2 cores"),
+        ({"git_dirty": True}, "dirty tree"),
+        ({"torch_debug": True}, "debug build"),
+        ({"cpu_governor": "powersave"}, "governor"),
+    ],
+)
+def test_a_bad_environment_is_warned_of(facts, said):
+    quiet = run_of([started([]), environment()])
+    assert headline.warnings(quiet) == []
+    (warning,) = headline.warnings(run_of([started([]), environment(**facts)]))
+    assert said in warning
+
+
+# --- commands
+
+
+def selected(command):
+    """Return the cells and the plan that a ``gradbench run`` command asks for."""
+    words = shlex.split(command)
+    assert words[:2] == ["gradbench", "run"]
+    given = dict(zip(words[2::2], words[3::2], strict=True))
+    plan = {"--budget": "budget_s", "--limit": "limit_s", "--seed": "seed"}
+    axes = {
+        name.removeprefix("--").replace("-", "_"): value.split(",")
+        for name, value in given.items()
+        if name not in (*plan, "--meter", "--input")
+    }
+    planned = {plan[name]: json.loads(value) for name, value in given.items() if name in plan}
+    return choose(selections=axes, plan=planned)
+
+
+def test_the_command_of_a_block_asks_for_just_that_block_and_plan():
+    full = [*PRESETS["quick"], *list(PRESETS["full"])[::37]]
+    full += block(
+        device="cuda:1", dtype="bfloat16", threads=2, memory_format="channels_last", compile="on"
+    )
+    full += block(entry="per_call", malloc="system", l2="cold", optimizer="adamw")
+    for design in by_block(full).values():
+        first = started(design, plan={"budget_s": 2.5, "seed": 3, "precision_short": 0.1})
+        choice = selected(commands.again(design[0], first))
+        assert set(choice.cells) == set(design)
+        assert (choice.plan.budget_s, choice.plan.seed) == (2.5, 3)
+
+
+def test_a_model_of_the_user_s_comes_with_its_input():
+    own = started(block(model="nets:make", batch_size=4), inputs={"nets:make": (3, 8, 8)}, plan={})
+    command = commands.again(own.cells[0], own)
+    assert "--model nets:make" in command
+    assert "--input 4,3,8,8" in command
+    assert "--batch-size" not in command
+
+
+def test_a_model_that_was_given_in_python_has_no_command():
+    assert commands.again(cell(model="mine"), started(block(model="mine"))) is None
+
+
+def test_a_hostile_model_name_is_one_word_of_the_command():
+    name = "a; rm -rf /:$(x) '"
+    own = started(block(model=name), inputs={name: (3,)})
+    assert name in shlex.split(commands.again(own.cells[0], own))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_pytest_s_command_names_a_test_of_the_preset_that_holds_the_cell(preset):
+    for member in list(PRESETS[preset])[::29]:
+        words = shlex.split(commands.through_pytest(member))
+        held = next((w.partition("=")[2] for w in words if "preset=" in w), "quick")
+        assert member in list(PRESETS[held])
+        assert words[-1].endswith(f"test_{member.workload}[{member.id}]")
+    assert commands.through_pytest(cell(model="mine")) is None
+
+
+def test_pytest_s_command_is_collected(pytester_root, request):
+    command = commands.through_pytest(next(iter(PRESETS["tiny"])))
+    found = pytester_root(*shlex.split(command)[1:])
+    assert "1 test collected" in found
+
+
+@pytest.fixture
+def pytester_root():
+    """Return a function that collects what a pytest command line names, and its words."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    def collect(*arguments):
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "--collect-only", "-q", *arguments],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    return collect
+
+
+# --- what stands behind a cell
+
+
+def test_outliers_are_those_above_tukey_s_fence():
+    (drawer,) = cell_table.drawers(
+        View(run([timed(ON, [100, 101, 102, 103] * 5 + [500], iterations=3)]))
+    )
+    facts = drawer.cells[0].facts
+    assert facts["rounds"] == "21"
+    assert facts["iterations a round"] == "3"
+    assert facts["outliers"].startswith("1 (4.8%)")
+
+
+def test_changing_iterations_are_said_as_a_span():
+    measured = timed(ON, [10, 20], iterations=(1, 2))
+    (drawer,) = cell_table.drawers(View(run([measured])))
+    assert drawer.cells[0].facts["iterations a round"] == "1 to 2"
+
+
+def test_a_cell_that_stopped_says_why_once_and_two_reasons_both():
+    (drawer,) = cell_table.drawers(View(run(refused_block())))
+    assert [r.meter for r in drawer.cells[0].readings] == ["every meter"]
+    two = [skipped(ON), skipped(ON, meter=MEMORY, cause="crashed", reason="signal 11")]
+    (drawer,) = cell_table.drawers(View(run(two)))
+    assert [r.value.text for r in drawer.cells[0].readings] == ["cannot train", "crashed"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 59, 60, 61, 4000])
+def test_rounds_are_drawn_in_order_by_so_many_points_as_fit(count):
+    drawn = sparklines.in_order(np.arange(1.0, count + 1), mode="no_grad", unit="ns", label="a <b>")
+    line = re.search(r'class="line no_grad" d="M([^"]*)"', drawn)[1]
+    points = [tuple(map(float, point.split())) for point in line.split("L")]
+    assert len(points) <= sparklines.SLICES
+    assert [x for x, _ in points] == sorted(x for x, _ in points)
+    heights = [y for _, y in points]
+    assert heights == sorted(heights, reverse=True)  # they rise, and y points down
+    assert "a &lt;b&gt;" in drawn
+
+
+def test_a_distribution_rises_from_the_least_round_to_the_99th_percentile():
+    drawn = sparklines.distributions({"no_grad": np.linspace(100, 200, 101)}, unit="ns", label="x")
+    line = re.search(r'd="M([^"]*)"', drawn.partition("line no_grad")[2])[1]
+    points = [tuple(map(float, point.split())) for point in line.split("L")]
+    assert points[0] == (0, 72)
+    assert points[-1] == (320, 1)
+    assert "100 ns" in drawn
+    assert "199 ns" in drawn
+
+
+# --- what fits
+
+
+def peaks(**sizes):
+    return [
+        counted(cell(batch_size=int(n[1:])), size, meter="peak_allocated")
+        for n, size in sizes.items()
+    ]
+
+
+def test_a_straight_line_says_the_largest_batch_that_fits():
+    (row,) = capacity.capacities(View(run(peaks(b1=1100, b10=2000, b20=3000))))
+    assert (row.fixed_bytes, row.sample_bytes, row.measured, row.lost) == (1000, 100, 20, 0)
+    assert row.off == pytest.approx(0)
+    assert row.fits[4 * 2**30] == (4 * 2**30 - 1000) // 100
+
+
+def test_a_peak_off_the_line_and_a_batch_that_ran_out_are_said():
+    lost = skipped(cell(batch_size=40), cause="out_of_memory", reason="7 GiB")
+    (row,) = capacity.capacities(View(run([*peaks(b1=2200, b10=2000, b20=3000), lost])))
+    assert row.off == pytest.approx(0.5)
+    assert row.lost == 40
+
+
+def test_a_batch_that_takes_nothing_fits_in_any_size():
+    (row,) = capacity.capacities(View(run(peaks(b1=1000, b10=1000))))
+    assert row.fits == dict.fromkeys(capacity.BUDGETS)
+
+
+# --- what changed
+
+
+def compared(before, after):
+    return run_differences.compare(View(run(before, name="a")), View(run(after, name="b")))
+
+
+def test_bytes_that_differ_at_all_are_a_change():
+    found = compared([counted(ON, 1000)], [counted(ON, 1001)])
+    (row,) = found.differences
+    assert (row.meter, row.verdict, row.before, row.after) == (
+        MEMORY,
+        "worse",
+        "1,000 B",
+        "1,001 B",
+    )
+
+
+@pytest.mark.parametrize(("factor", "verdicts"), [(1.04, []), (1.2, ["worse"]), (0.8, ["better"])])
+def test_a_time_has_changed_beyond_what_runs_differ_by_anyhow(factor, verdicts):
+    found = compared([timed(ON, [1000] * 12)], [timed(ON, [int(1000 * factor)] * 12)])
+    assert [row.verdict for row in found.differences] == verdicts
+
+
+def test_a_spread_that_both_sides_share_is_no_change():
+    found = compared([timed(ON, [1000, 1500] * 6)], [timed(ON, [1300, 1500] * 6)])
+    assert found.differences == []
+    assert found.counts[TIME] == {Verdict.INCONCLUSIVE: 1}
+
+
+def test_the_worst_comes_first_and_better_last():
+    sizes = {ON: (10, 5), OFF: (10, 30), NO_GRAD: (10, 20)}
+    found = compared(
+        [counted(c, before) for c, (before, _) in sizes.items()],
+        [counted(c, after) for c, (_, after) in sizes.items()],
+    )
+    assert [row.cell for row in found.differences] == [OFF, NO_GRAD, ON]
+
+
+def test_cells_of_one_run_only_are_named():
+    found = compared([counted(ON, 1)], [counted(OFF, 1)])
+    assert (found.lost, found.gained) == ([str(ON)], [str(OFF)])
+
+
+def test_runs_of_different_protocols_are_not_compared():
+    old = run_of([started([ON], protocol=99), counted(ON, 1)])
+    found = run_differences.compare(View(old), View(run([counted(ON, 2)])))
+    assert found.differences == []
+    assert "protocol 99" in found.protocols
+
+
+def test_only_facts_that_differ_are_shown_a_value_a_run():
+    runs = [run_of([started([]), environment(cores=n)]) for n in (2, 4)]
+    assert run_differences.environments(runs) == {"cores": [2, 4]}
+
+
+# --- in a notebook
+
+
+def test_a_notebook_shows_the_answer_and_a_row_a_cell():
+    shown = Report(NORMAL, reference="no_grad")._repr_html_()
+    assert "<code>inference_mode</code> is faster" in shown
+    assert shown.count("<tr>") == 1 + len(NORMAL.started.cells)
+    assert "0.667 [0.667, 0.667]" in shown
+    assert "<script" not in shown
+
+
+def test_a_notebook_shows_names_as_text():
+    named = Report(run(measured_block(model="<script>alert(1)</script>")))._repr_html_()
+    assert "<script" not in named
+    assert "&lt;script&gt;" in named
+
+
+def test_a_report_writes_its_page(tmp_path):
+    path = Report(NORMAL).write(tmp_path / "page.html")
+    assert path.read_text("utf-8") == Report(NORMAL).html()

@@ -1,0 +1,265 @@
+"""The experiment as a whole: exactly one outcome each, whatever the steps do."""
+
+import threading
+from dataclasses import replace
+
+import jobs
+import pytest
+import torch
+from torch import nn
+
+import gradbench
+from gradbench import Matrix, Measurement, Plan, Skipped
+from gradbench.errors import BadModel, DeviceUnavailable, StoreError, UnknownName
+from gradbench.experiment.matrix import GRAD_MODES, Cell
+from gradbench.records.measurements import Ended, Environment, Reading, Started
+from gradbench.runner import run
+from gradbench.runner.bench import Bench
+from gradbench.runner.fork_server import Died
+from gradbench.runner.preflight import DEFAULT_METERS, check, obstacle, portable
+from gradbench.workloads.models import MODELS, Model
+
+PLAN = Plan(budget_s=0.05, warmup_s=0.01, limit_s=60)
+MISBEHAVIOURS = (
+    "",
+    "crash under inference_mode",
+    "raise under no grad",
+    "hang",
+    "out of memory",
+)
+
+
+class Misbehaving:
+    """A picklable factory."""
+
+    def __init__(self, when):
+        self.when = when
+
+    def __call__(self):
+        return jobs.Net(self.when)
+
+
+def outcomes(records):
+    return [r for r in records if isinstance(r, Reading)]
+
+
+def misbehave(when, *, meters=("step_time",), plan=PLAN, **axes):
+    models = {"net": Model(Misbehaving(when), jobs.batch, head="layer")}
+    matrix = Matrix(models=["net"], batch_sizes=[2], **axes)
+    found = outcomes(run(matrix, plan=plan, models=models, meters=meters))
+    return {(o.cell.grad_mode, o.meter): o for o in found}
+
+
+@pytest.fixture(scope="module")
+def records():
+    matrix = Matrix(
+        models=["mlp_tiny", "cnn_small"],
+        workloads=["inference", "training"],
+        devices=["cpu", "cuda"],
+        batch_sizes=[1],
+    )
+    return list(matrix), list(run(matrix, plan=PLAN))
+
+
+def test_every_cell_and_meter_has_exactly_one_outcome(records):
+    cells, found = records
+    pairs = [(o.cell, o.meter) for o in outcomes(found)]
+    assert len(pairs) == len(set(pairs))
+    assert set(pairs) == {(cell, meter) for cell in cells for meter in DEFAULT_METERS}
+
+
+def test_a_run_says_what_it_does_first_and_where_its_time_went_last(records):
+    cells, found = records
+    first, second, *_, last = found
+    assert isinstance(first, Started)
+    assert first.cells == tuple(cells)
+    assert isinstance(second, Environment)
+    assert isinstance(last, Ended)
+    assert {"build", "warm-up", "timing", "memory passes", "harness"} <= last.seconds.keys()
+    assert all(seconds >= 0 for seconds in last.seconds.values())
+
+
+def test_the_environment_has_no_empty_fact(records):
+    facts = records[1][1].facts
+    assert {"torch", "python", "cpu", "cores", "os", "load_before", "git_commit"} <= facts.keys()
+    assert all(fact is not None and fact != "" for fact in facts.values())
+
+
+def test_rounds_of_a_block_are_pairs(records):
+    timed = [
+        o
+        for o in outcomes(records[1])
+        if isinstance(o, Measurement) and o.meter == "step_time" and o.cell.workload == "inference"
+    ]
+    for model in ("mlp_tiny", "cnn_small"):
+        block = [o for o in timed if o.cell.model == model]
+        assert [o.cell.grad_mode for o in block] == list(GRAD_MODES)
+        assert len({(len(o.values), o.iterations) for o in block}) == 1
+        assert min(min(o.values) for o in block) > 0
+        assert block[0].notes["stopped_by"] in ("precision", "budget", "rounds")
+
+
+def test_training_where_nothing_is_recorded_is_torchs_own_words(records):
+    refused = [
+        o
+        for o in outcomes(records[1])
+        if o.cell.workload == "training"
+        and o.cell.device == "cpu"
+        and o.cell.grad_mode != "global_on"
+    ]
+    assert {type(o) for o in refused} == {Skipped}
+    assert {o.cause for o in refused} == {"cannot_train"}
+    assert {o.reason for o in refused} == {
+        "element 0 of tensors does not require grad and does not have a grad_fn"
+    }
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_here_is_a_reason(records):
+    absent = [o for o in outcomes(records[1]) if o.cell.device == "cuda"]
+    assert {o.cause for o in absent} == {"unavailable"}
+
+
+def test_a_crash_is_laid_at_its_cells_door_and_the_others_are_measured():
+    found = misbehave("crash under inference_mode", meters=["step_time", "saved_for_backward"])
+    for meter in ("step_time", "saved_for_backward"):
+        assert found["inference_mode", meter].cause == "crashed"
+        assert "SIGSEGV" in found["inference_mode", meter].reason
+        for mode in GRAD_MODES[:3]:
+            assert isinstance(found[mode, meter], Measurement)
+
+
+def test_an_exception_is_told_in_its_own_words_and_the_others_are_measured():
+    found = misbehave("raise under no grad")
+    assert isinstance(found["global_on", "step_time"], Measurement)
+    assert found["no_grad", "step_time"].cause == "failed"
+    assert found["no_grad", "step_time"].reason == "ValueError: not like this"
+
+
+def test_a_hang_ends_at_the_limit_and_the_run_goes_on():
+    found = misbehave("hang", meters=["step_time", "peak_rss"], plan=replace(PLAN, limit_s=0.5))
+    assert {o.cause for o in found.values()} == {"timed_out"}
+    assert len(found) == 2 * len(GRAD_MODES)
+
+
+def test_running_out_of_memory_is_called_by_its_name():
+    found = misbehave("out of memory", grad_modes=["no_grad"])
+    assert found["no_grad", "step_time"].cause == "out_of_memory"
+
+
+@pytest.mark.parametrize("meter", ["step_time", "peak_allocated", "peak_rss"])
+def test_a_factory_that_fails_is_a_reason_in_every_pass(meter):
+    models = {"net": Model(jobs.refuse_to_build, jobs.batch)}
+    found = outcomes(run(Matrix(models=["net"]), plan=PLAN, models=models, meters=[meter]))
+    assert {(o.cause, o.reason) for o in found} == {("failed", "RuntimeError: no weights here")}
+    assert len(found) == 4
+
+
+def test_a_model_made_on_the_spot_travels_by_value():
+    width = 5
+    local = Model(lambda: nn.Linear(4, width), jobs.batch)
+    matrix = Matrix(models=["mine"], grad_modes=["no_grad"], batch_sizes=[2])
+    found = outcomes(
+        run(matrix, plan=PLAN, models={**MODELS, "mine": local}, meters=["peak_transient"])
+    )
+    assert [o.values for o in found] == [(2 * width * 4,)]
+
+
+def test_a_model_that_cannot_travel_is_found_before_anything_runs():
+    lock = threading.Lock()
+    with pytest.raises(BadModel, match="cannot be sent to another process"):
+        portable("mine", Model(lambda: lock, jobs.batch))
+
+
+def test_names_are_checked_before_the_first_record():
+    with pytest.raises(UnknownName, match="did you mean 'mlp_tiny'"):
+        next(iter(run(Matrix(models=["mlp_tinny"]))))
+    with pytest.raises(UnknownName, match="did you mean 'step_time'"):
+        next(iter(run(Matrix(models=["mlp_tiny"]), meters=["steptime"])))
+    with pytest.raises(UnknownName, match="unknown device 'cpu:1'"):
+        check(Matrix(models=["mlp_tiny"], devices=["cpu:1"]))
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ({"memory_format": "channels_last"}, "channels_last needs images"),
+        ({"threads": 4096}, "may use"),
+        ({"workload": "frozen_backbone", "model": "headless"}, "names none"),
+    ],
+)
+def test_combinations_that_cannot_be_are_told_without_running(axes, words):
+    models = {**MODELS, "headless": replace(MODELS["mlp_tiny"], head=None)}
+    cell = Cell(**{"model": "mlp_tiny", "workload": "inference", "grad_mode": "no_grad"} | axes)
+    cause, reason = obstacle(cell, models)
+    assert cause in ("impossible", "unavailable")
+    assert words in reason
+
+
+def test_many_threads_are_refused_on_a_crowded_machine(monkeypatch):
+    monkeypatch.setattr("gradbench.runner.environment.busy_cores", lambda _: 64.0)
+    matrix = Matrix(models=["mlp_tiny"], threads=[2], grad_modes=["no_grad"])
+    monkeypatch.setattr("gradbench.runner.obstacle", lambda *_: None)
+    (found,) = outcomes(run(matrix, plan=PLAN, meters=["step_time"]))
+    assert found.cause == "unavailable"
+    assert "keep 64.0 busy" in found.reason
+
+
+def test_a_resumed_run_leaves_out_what_is_done_and_does_not_repeat_its_opening(tmp_path):
+    matrix = Matrix(models=["mlp_tiny", "cnn_small"], batch_sizes=[1])
+    meters = ["peak_allocated"]
+    store = gradbench.Store(tmp_path)
+    whole = list(run(matrix, plan=PLAN, meters=meters))
+    with store.create() as writer:
+        for record in whole[:7]:  # the opening, one block, and one cell of the next
+            writer.write(record)
+    writer, cut = store.resume("latest")
+    with writer:
+        rest = list(run(matrix, plan=PLAN, meters=meters, resumed=cut))
+        for record in rest:
+            writer.write(record)
+        path = writer.seal()
+    assert not any(isinstance(record, Started) for record in rest)
+    assert {o.cell.model for o in outcomes(rest)} == {"cnn_small"}
+    finished = gradbench.store.jsonl.load(path)
+    assert finished.unfinished() == []
+    assert sorted(map(repr, finished.outcomes)) == sorted(map(repr, outcomes(whole)))
+
+
+def test_a_run_from_elsewhere_is_not_resumed_here(tmp_path):
+    matrix = Matrix(models=["mlp_tiny"])
+    start, where, *_ = run(matrix, plan=PLAN, meters=["saved_for_backward"])
+    moved = replace(where, facts={**where.facts, "torch": "1.0"})
+    with gradbench.Store(tmp_path).create() as writer:
+        writer.write(start)
+        writer.write(moved)
+    writer, cut = gradbench.Store(tmp_path).resume("latest")
+    with writer, pytest.raises(StoreError, match=r"torch was '1.0', is "):
+        list(run(matrix, plan=PLAN, resumed=cut))
+
+
+def test_a_parent_that_is_gone_is_replaced_for_the_next_pass():
+    cells = list(Matrix(models=["mlp_tiny"], grad_modes=["no_grad"]))
+    with Bench(plan=PLAN, meters=["saved_for_backward"]) as bench:
+        bench._nurseries["memory"].close()
+        ((outcome,),) = bench.measure(cells)
+        assert isinstance(outcome, Measurement)
+
+
+def test_other_systems_are_told_so(monkeypatch):
+    monkeypatch.setattr("sys.platform", "win32")
+    with pytest.raises(DeviceUnavailable, match="measures on Linux"):
+        Bench(plan=PLAN)
+
+
+def test_cells_that_keep_dying_end_the_block_not_the_run(monkeypatch):
+    def die(*_, **__):
+        raise Died("crashed", "killed by SIGSEGV")
+        yield
+
+    monkeypatch.setattr("gradbench.runner.fork_server.Nursery.run", die)
+    cells = list(Matrix(models=["mlp_tiny"]))
+    bench = Bench(plan=PLAN, meters=["step_time"])
+    bench._nurseries["time"] = type("N", (), {"alive": True, "run": die})()
+    (found,) = bench.measure(cells)
+    assert [o.cause for o in found] == ["crashed"] * 4

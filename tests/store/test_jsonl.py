@@ -1,0 +1,664 @@
+"""Runs on disk: what is written is read, and damage is met with words, never a traceback."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from builders import (
+    block,
+    broken_down,
+    cell,
+    counted,
+    ended,
+    environment,
+    run_of,
+    skipped,
+    started,
+    timed,
+)
+from hypothesis import given, settings, strategies as st
+
+from gradbench.errors import StoreError
+from gradbench.experiment.matrix import by_block
+from gradbench.store import jsonl as store_module
+from gradbench.store.jsonl import PART, QUARANTINE, SCHEMA, SEALED, BrokenSeal, Store, load
+
+CELLS = [*block(), *block(workload="training", batch_size=2)]
+RECORDS = (
+    started(
+        CELLS,
+        meters=("step_time", "peak_transient"),
+        inputs={"shop.nets:tower": (3, 8)},
+        command=("gradbench", "run", "--model", "größe \n \udc80"),
+    ),
+    environment(note='quotes " and \\ and \x1b and ↯'),
+    *(timed(c, [10**15, 1, 7], iterations=3, load=0.5, stopped="precision") for c in CELLS),
+    *(counted(c, 2**50) for c in CELLS[:-1]),
+    skipped(CELLS[-1], meter="peak_transient", cause="out_of_memory", reason="no\nroom"),
+    broken_down(CELLS[0], saved=2**40, other=1),
+    ended(timing=1.5),
+)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results")
+
+
+def part_file(store, records=RECORDS):
+    """Write records and leave them unsealed, as a killed process does; return the path."""
+    with store.create() as writer:
+        for record in records:
+            writer.write(record)
+    return writer.path
+
+
+def rewrite(path, edit):
+    """Edit each row of a file and, where it was sealed, seal it again."""
+    rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+    body = b"".join(
+        json.dumps(edit(row)).encode() + b"\n" for row in rows if row["kind"] != "sealed"
+    )
+    seal = {
+        "kind": "sealed",
+        "records": body.count(b"\n"),
+        "sha256": hashlib.sha256(body).hexdigest(),
+    }
+    path.write_bytes(
+        body + (json.dumps(seal).encode() + b"\n" if path.name.endswith(SEALED) else b"")
+    )
+
+
+def with_cells(edit):
+    """Return an edit of rows that edits each cell in them, in place."""
+
+    def edit_row(row):
+        for axes in [*row.get("cells", []), *([row["cell"]] if "cell" in row else [])]:
+            edit(axes)
+        return row
+
+    return edit_row
+
+
+@pytest.fixture
+def frozen(monkeypatch):
+    """Stop the store's clock; return a function that moves it on."""
+
+    class Clock:
+        at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+        @classmethod
+        def now(cls, zone):
+            return cls.at.astimezone(zone)
+
+    monkeypatch.setattr(store_module, "datetime", Clock)
+
+    def advance(**by):
+        Clock.at += timedelta(**by)
+
+    return advance
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Replace the random part of names by given ones."""
+
+    def draw(*tokens):
+        it: Iterator[str] = iter(tokens)
+        monkeypatch.setattr(store_module.secrets, "token_hex", lambda _: next(it))
+
+    return draw
+
+
+# --- writing and reading
+
+
+def test_every_kind_of_record_comes_back_as_it_was(store):
+    saved = store.save(RECORDS)
+    assert saved.records == RECORDS
+    assert saved.sealed
+    assert not saved.dropped
+    assert load(store.find(saved.name)) == saved
+    assert {type(record) for record in RECORDS} == set(store_module._NAMES)
+
+
+def test_a_run_gives_its_parts_by_name(store):
+    run = store.save(RECORDS)
+    assert run.started == RECORDS[0]
+    assert run.environment == RECORDS[1]
+    assert run.outcomes == RECORDS[2:-2]
+    assert run.breakdowns == {CELLS[0]: RECORDS[-2]}
+    assert run.ended == RECORDS[-1]
+    assert run.unfinished() == []
+    assert len(run.done) == 2 * len(CELLS)
+
+
+def test_a_run_without_environment_and_end_says_so(store):
+    run = store.save(RECORDS[:1])
+    assert run.environment.facts == {}
+    assert run.ended is None
+    assert run.outcomes == ()
+    assert run.unfinished() == list(by_block(CELLS))
+
+
+def test_a_record_can_be_read_as_soon_as_it_is_written(store):
+    with store.create() as writer:
+        for count, record in enumerate(RECORDS, 1):
+            writer.write(record)
+            assert load(writer.path).records == RECORDS[:count]
+
+
+def test_a_sealed_file_is_a_line_a_record_and_a_seal(store):
+    path = store.find(store.save(RECORDS).name)
+    *lines, seal = path.read_text("utf-8").splitlines()
+    body = "".join(f"{line}\n" for line in lines).encode()
+    assert [json.loads(line)["kind"] for line in lines[:2]] == ["started", "environment"]
+    assert json.loads(seal) == {
+        "kind": "sealed",
+        "records": len(RECORDS),
+        "sha256": hashlib.sha256(body).hexdigest(),
+    }
+    assert not list(store.folder.glob(f"*{PART}"))
+
+
+def test_a_run_sealed_but_not_yet_renamed_is_whole(store):
+    sealed = store.find(store.save(RECORDS).name)
+    part = sealed.rename(sealed.with_name(sealed.name + ".part"))
+    assert load(part).records == RECORDS
+    assert not load(part).dropped
+
+
+# --- names
+
+
+def test_names_sort_by_time(store, frozen):
+    names = []
+    for step in ({"seconds": 1}, {"minutes": 9}, {"hours": 20}, {"days": 45}, {"days": 400}):
+        names.append(store.save(RECORDS).name)
+        frozen(**step)
+    assert names == sorted(names)
+    assert [run.name for run in store.load_all()[0]] == names
+    assert load(store.find("latest")).name == names[-1]
+
+
+def test_names_of_one_second_sort_by_time_too(store, frozen):
+    names = []
+    for _ in range(16):
+        names.append(store.save(RECORDS[:1]).name)
+        frozen(milliseconds=5)
+    assert names == sorted(names)
+
+
+def test_a_name_that_is_taken_is_drawn_again(store, frozen, drawn):
+    drawn("aaaa", "aaaa", "aaaa", "bbbb")
+    with store.create() as first, store.create() as second:
+        assert (first.name[-4:], second.name[-4:]) == ("aaaa", "bbbb")
+
+
+def test_a_sealed_run_is_never_written_over(store, frozen, drawn):
+    drawn("aaaa", "aaaa", "bbbb")
+    first, second = store.save(RECORDS), store.save(RECORDS[:1])
+    assert first.name != second.name
+    assert load(store.find(first.name)).records == RECORDS
+
+
+def test_two_writers_never_share_a_file(store):
+    with store.create() as one, store.create() as other:
+        assert one.path != other.path
+        for record in RECORDS:
+            one.write(record)
+            other.write(record)
+        assert load(one.seal()).records == load(other.seal()).records == RECORDS
+
+
+# --- damage
+
+
+def test_a_cut_last_line_is_dropped_and_said(store):
+    path = part_file(store)
+    content = path.read_bytes()
+    last = content.splitlines(keepends=True)[-1]
+    path.write_bytes(content[: -len(last) // 2])
+    run = load(path)
+    assert run.records == RECORDS[:-1]
+    assert not run.sealed
+    assert path.name in run.dropped
+    assert f"dropped {len(path.read_bytes()) - len(content) + len(last)} bytes" in run.dropped
+    assert f"line {len(RECORDS)}" in run.dropped
+
+
+def test_of_a_part_file_damaged_in_the_middle_what_stands_before_is_kept(store):
+    path = part_file(store)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], b"\x00" * 40 + b"\n", *lines[4:]]))
+    run = load(path)
+    assert run.records == RECORDS[:3]
+    assert "from line 4 on" in run.dropped
+
+
+@pytest.mark.parametrize("line", [b"{}", b'{"kind":"poem"}', b'{"kind":"ended"}', b"{", b"\xff"])
+def test_a_line_of_a_part_file_that_is_no_record_ends_it(store, line):
+    path = part_file(store)
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    assert load(path).records == RECORDS
+    assert f"from line {len(RECORDS) + 1} on" in load(path).dropped
+
+
+@pytest.mark.parametrize("line", [b"null", b"0", b"[]", b'"text"'])
+def test_a_line_of_a_part_file_that_is_json_but_no_object_ends_it(store, line):
+    path = part_file(store)
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    assert load(path).records == RECORDS
+
+
+@functools.cache
+def written() -> tuple[bytes, bytes]:
+    """Return the content of a part file and of a sealed one."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        part = part_file(store).read_bytes()
+        return part, store.find(store.save(RECORDS).name).read_bytes()
+
+
+@functools.cache
+def scratch() -> Path:
+    return Path(tempfile.mkdtemp(prefix="gradbench-test-"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_scratch_left():
+    yield
+    for path in scratch().iterdir():
+        path.unlink()
+    scratch().rmdir()
+    scratch.cache_clear()
+
+
+def cut_points(content):
+    """Return a strategy of byte offsets that favours the ends of lines, where trouble is."""
+    ends = [i + offset for i, byte in enumerate(content) if byte == 10 for offset in (-1, 0, 1)]
+    return st.one_of(st.sampled_from(ends), st.integers(0, len(content)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_part_file_cut_at_any_byte_loads_a_prefix_or_is_refused(data):
+    content, _ = written()
+    cut = data.draw(cut_points(content))
+    path = scratch() / f"cut{PART}"
+    path.write_bytes(content[:cut])
+    whole = content[:cut].count(b"\n")
+    if whole == 0:
+        with pytest.raises(StoreError, match="holds no run"):
+            load(path)
+    else:
+        run = load(path)
+        assert run.records == RECORDS[:whole]
+        assert bool(run.dropped) == (not content[:cut].endswith(b"\n"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_sealed_file_cut_at_any_byte_is_a_broken_seal(data):
+    _, content = written()
+    cut = data.draw(cut_points(content).filter(lambda at: at < len(content) - 1))
+    path = scratch() / f"cut{SEALED}"
+    path.write_bytes(content[:cut])
+    with pytest.raises(BrokenSeal, match="not what was sealed"):
+        load(path)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_changed_byte_breaks_the_seal_or_changes_no_record(data):
+    _, content = written()
+    at = data.draw(st.integers(0, len(content) - 1))
+    changed = bytearray(content)
+    changed[at] ^= data.draw(st.integers(1, 255))
+    path = scratch() / f"changed{SEALED}"
+    path.write_bytes(changed)
+    if at < content.rstrip(b"\n").rindex(b"\n"):
+        with pytest.raises(BrokenSeal):
+            load(path)
+    else:  # in the seal itself, where a space may have become a tab
+        with contextlib.suppress(BrokenSeal):
+            assert load(path).records == RECORDS
+
+
+@pytest.mark.parametrize("lines", [slice(0, -2), slice(1, None), slice(0, -1)])
+def test_a_line_taken_away_breaks_the_seal(store, lines):
+    path = store.find(store.save(RECORDS).name)
+    kept = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(kept[lines]))
+    with pytest.raises(BrokenSeal):
+        load(path)
+
+
+def test_a_count_that_is_wrong_breaks_the_seal(store):
+    path = store.find(store.save(RECORDS).name)
+    count = f'"records": {len(RECORDS)},'
+    assert count in path.read_text("utf-8")
+    path.write_text(path.read_text("utf-8").replace(count, f'"records": {len(RECORDS) - 1},'))
+    with pytest.raises(BrokenSeal):
+        load(path)
+
+
+def test_a_broken_seal_is_set_aside_by_name_and_the_other_runs_load(store):
+    first, broken, last = (store.save(RECORDS) for _ in range(3))
+    path = store.find(broken.name)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    runs, amiss = store.load_all()
+    assert {run.name for run in runs} == {first.name, last.name}
+    (words,) = amiss
+    moved = store.folder / QUARANTINE / path.name
+    assert path.name in words
+    assert str(moved) in words
+    assert moved.read_bytes() == content
+    assert not path.exists()
+    assert store.load_all()[1] == []
+
+
+def test_a_broken_seal_that_cannot_be_moved_stays_and_is_said(store):
+    path = store.find(store.save(RECORDS).name)
+    path.write_bytes(path.read_bytes()[:-9])
+    (store.folder / QUARANTINE).write_text("in the way")
+    runs, amiss = store.load_all()
+    assert not runs
+    assert "left where it is" in amiss[0]
+    assert path.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"{}\n", b'{"kind":"ended"', b"words\n"])
+def test_a_part_file_without_a_first_record_holds_no_run(store, content):
+    whole = store.save(RECORDS)
+    (store.folder / f"20260101T000000Z-0000{PART}").write_bytes(content)
+    runs, amiss = store.load_all()
+    assert [run.name for run in runs] == [whole.name]
+    assert "holds no run" in amiss[0]
+
+
+# --- files of other versions
+
+
+@pytest.mark.parametrize("write", [lambda s: s.find(s.save(RECORDS).name), part_file])
+def test_a_newer_schema_is_refused_with_the_remedy_and_not_moved(store, write):
+    path = write(store)
+    rewrite(path, lambda row: row | ({"schema": SCHEMA + 1} if row["kind"] == "started" else {}))
+    with pytest.raises(StoreError, match=f"schema {SCHEMA + 1}.*upgrade") as caught:
+        load(path)
+    assert not isinstance(caught.value, BrokenSeal)
+    runs, amiss = store.load_all()
+    assert not runs
+    assert path.name in amiss[0]
+    assert path.exists()
+
+
+def test_an_axis_unknown_here_is_refused_with_the_remedy_and_not_moved(store):
+    path = store.find(store.save(RECORDS).name)
+    rewrite(path, with_cells(lambda axes: axes.update(quantum="on")))
+    with pytest.raises(StoreError, match="quantum: upgrade"):
+        load(path)
+    assert store.load_all()[0] == []
+    assert path.exists()
+
+
+def test_an_axis_not_yet_known_there_gets_its_default(store):
+    path = store.find(store.save(RECORDS).name)
+    rewrite(path, with_cells(lambda axes: [axes.pop(name) for name in ("compile", "threads")]))
+    assert load(path).records == RECORDS
+
+
+def newer_value(row):
+    return with_cells(lambda axes: axes.update(dtype="float8"))(row)
+
+
+def newer_kind(row):
+    return row | ({"kind": "weather"} if row["kind"] == "environment" else {})
+
+
+def without_field(row):
+    row.pop("facts", None)
+    return row
+
+
+@pytest.mark.parametrize("edit", [newer_value, newer_kind, without_field])
+def test_a_sealed_file_that_does_not_fit_is_refused_and_the_other_runs_load(store, edit):
+    strange, whole = store.save(RECORDS), store.save(RECORDS)
+    path = store.find(strange.name)
+    rewrite(path, edit)
+    runs, amiss = store.load_all()
+    assert [run.name for run in runs] == [whole.name]
+    assert path.name in amiss[0]
+    assert path.exists()
+
+
+def test_a_part_file_with_a_newer_axis_value_is_refused_and_the_other_runs_load(store):
+    path = part_file(store)
+    rewrite(path, newer_value)
+    whole = store.save(RECORDS)
+    runs, amiss = store.load_all()
+    assert [run.name for run in runs] == [whole.name]
+    assert path.name in amiss[0]
+
+
+def test_fields_added_later_are_passed_over(store):
+    path = store.find(store.save(RECORDS).name)
+    rewrite(path, lambda row: row | {"mood": "good"})
+    assert load(path).records == RECORDS
+
+
+# --- going on
+
+
+FIRST, SECOND = block(), block(batch_size=64)
+METERS = ("step_time", "peak_transient")
+CUT = (
+    started([*FIRST, *SECOND], meters=METERS),
+    environment(),
+    *(timed(c, [1, 2]) for c in FIRST),
+    *(counted(c, 5) for c in FIRST[:2]),  # the block lacks two of this meter
+    *(timed(c, [3, 4]) for c in SECOND[:3]),  # and this one of this
+    *(skipped(c, meter="peak_transient") for c in SECOND),
+)
+
+
+def test_what_is_done_is_what_every_mode_of_a_block_has():
+    run = run_of(CUT)
+    assert run.done == {
+        *((c, "step_time") for c in FIRST),
+        *((c, "peak_transient") for c in SECOND),
+    }
+    assert run.unfinished() == [FIRST[0].block, SECOND[0].block]
+
+
+def test_resuming_drops_readings_without_partners_and_keeps_the_rest(store):
+    path = part_file(store, CUT)
+    writer, run = store.resume(path.name)
+    with writer:
+        assert writer.path == path
+        assert run.records == CUT
+        kept = load(path).records
+    assert kept == (*CUT[:2], *CUT[2:6], *CUT[-4:])
+
+
+def test_a_resumed_run_goes_on_and_is_sealed_under_its_name(store):
+    path = part_file(store, CUT)
+    path.write_bytes(path.read_bytes() + b'{"kind":"meas')
+    writer, run = store.resume("latest")
+    rest = (*(counted(c, 5) for c in FIRST), *(timed(c, [3, 4]) for c in SECOND), ended())
+    with writer:
+        for record in rest:
+            writer.write(record)
+        final = writer.seal()
+    assert "dropped 13 bytes" in run.dropped
+    whole = load(final)
+    assert (whole.name, whole.sealed, whole.dropped) == (run.name, True, "")
+    assert whole.unfinished() == []
+    assert whole.records[-len(rest) :] == rest
+    assert [found.name for found in store.folder.iterdir()] == [final.name]
+
+
+def test_a_resumed_run_can_be_cut_and_resumed_again(store):
+    path = part_file(store, CUT)
+    for _ in range(3):
+        writer, _run = store.resume(path.name)
+        with writer:
+            writer.write(timed(SECOND[0], [3, 4]))
+    assert [r for r in load(path).records if r == timed(SECOND[0], [3, 4])] == [
+        timed(SECOND[0], [3, 4])
+    ]
+
+
+def test_a_run_that_is_being_written_cannot_be_resumed(store):
+    with store.create() as writer:
+        writer.write(RECORDS[0])
+        with pytest.raises(StoreError, match="is being written by another process"):
+            store.resume(writer.name)
+        writer.write(RECORDS[1])
+        assert load(writer.path).records == RECORDS[:2]
+
+
+def test_a_run_that_was_resumed_cannot_be_resumed_beside_it(store):
+    path = part_file(store, CUT)
+    writer, _ = store.resume(path.name)
+    with writer, pytest.raises(StoreError, match="is being written"):
+        store.resume(path.name)
+    store.resume(path.name)[0].__exit__(None, None, None)
+
+
+def test_resuming_what_another_has_just_replaced_is_refused(store, monkeypatch):
+    """One that opened the old file before the first resume replaced it, and locks it after."""
+    path = part_file(store, CUT)
+    lock = store_module._lock
+    first = []
+
+    def lock_late(file, of):
+        monkeypatch.setattr(store_module, "_lock", lock)
+        first.append(store.resume(path.name)[0])
+        lock(file, of)
+
+    monkeypatch.setattr(store_module, "_lock", lock_late)
+    with pytest.raises(StoreError):
+        store.resume(path.name)
+
+
+def test_a_complete_run_cannot_be_resumed(store):
+    name = store.save(RECORDS).name
+    with pytest.raises(StoreError, match=f"{name!r} is complete"):
+        store.resume(name)
+
+
+# --- where it cannot be written or found
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        pytest.param("file"),
+        "file/results",
+    ],
+)
+def test_a_file_in_place_of_the_folder_is_named_with_the_option_that_mends_it(tmp_path, folder):
+    (tmp_path / "file").write_text("a file")
+    said = ""
+    try:
+        Store(tmp_path / folder).create()
+    except (StoreError, RecursionError) as error:  # pytest takes a minute to show the latter
+        said = str(error)
+    assert said.startswith(f"cannot write results in {str(tmp_path / folder)!r}: ")
+    assert "--results" in said
+
+
+def test_a_folder_that_is_not_there_is_made_on_writing_and_empty_before(tmp_path):
+    store = Store(tmp_path / "a" / "b")
+    assert store.load_all() == ([], [])
+    assert store.save(RECORDS).records == RECORDS
+
+
+def test_other_files_in_the_folder_are_no_runs(store):
+    name = store.save(RECORDS).name
+    (store.folder / "notes.txt").write_text("hello")
+    (store.folder / f"folder{SEALED}").mkdir()
+    assert [run.name for run in store.load_all()[0]] == [name]
+
+
+@pytest.fixture
+def three(store, frozen, drawn):
+    """A store of three runs, the second unsealed; their names."""
+    drawn("aaaa", "bbbb", "cccc")
+    first = store.save(RECORDS).name
+    second = part_file(store).name.removesuffix(PART)
+    frozen(days=1)
+    return [first, second, store.save(RECORDS).name]
+
+
+@pytest.mark.parametrize("suffix", ["", SEALED, PART])
+def test_a_run_is_found_by_its_name_with_or_without_suffix(store, three, suffix):
+    assert [load(store.find(name + suffix)).name for name in three] == three
+
+
+def test_a_run_is_found_by_path_in_another_folder(store, three, tmp_path):
+    path = store.find(three[0])
+    elsewhere = tmp_path / "saved.jsonl"
+    path.rename(elsewhere)
+    assert store.find(str(elsewhere)) == elsewhere
+
+
+def test_a_run_is_found_by_its_beginning(store, three):
+    assert store.find("20260103").name.startswith(three[2])
+    assert store.find(three[1][:-3]).name.startswith(three[1])
+
+
+def test_the_latest_run_is_found_sealed_or_not(store, three, frozen, drawn):
+    assert store.find("latest").name.startswith(three[2])
+    frozen(days=1)
+    drawn("dddd")
+    path = part_file(store)
+    assert store.find("latest") == path
+
+
+def test_a_beginning_that_fits_several_runs_names_them(store, three):
+    with pytest.raises(StoreError) as caught:
+        store.find("20260102")
+    assert str(caught.value) == f"'20260102' fits several runs: {three[0]}, {three[1]}"
+
+
+def test_a_name_that_is_another_s_beginning_is_that_run(store):
+    store.folder.mkdir()
+    for name in ("nightly", "nightly-2"):
+        store.save(RECORDS)
+        store.find("2").rename(store.folder / f"{name}{SEALED}")
+    assert store.find("nightly").name == f"nightly{SEALED}"
+
+
+def test_a_run_that_is_not_there_is_refused_with_those_that_are(store, three):
+    with pytest.raises(StoreError) as caught:
+        store.find("1999")
+    assert all(name in str(caught.value) for name in ["1999", *three])
+
+
+@pytest.mark.parametrize("name", ["latest", "1999"])
+def test_in_an_empty_folder_there_is_no_run(store, name):
+    with pytest.raises(StoreError, match=f"no run '{name}' in .* the latest there: none"):
+        store.find(name)
+
+
+def test_a_run_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(StoreError, match=r"cannot read .*gone.jsonl"):
+        load(tmp_path / f"gone{SEALED}")
+
+
+def test_a_cell_is_unfinished_until_each_meter_has_an_outcome():
+    only = cell()
+    first = started([only], meters=METERS)
+    assert run_of([first, timed(only, [1])]).unfinished() == [only.block]
+    both = [timed(only, [1]), skipped(only, meter="peak_transient", cause="unreadable")]
+    assert run_of([first, *both]).unfinished() == []

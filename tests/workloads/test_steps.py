@@ -1,0 +1,111 @@
+"""What a step does under each mode, seen from outside: gradients, statistics, weights."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gradbench.errors import Impossible
+from gradbench.experiment.matrix import GRAD_MODES, WORKLOADS as NAMES, Cell
+from gradbench.workloads.arms import build
+from gradbench.workloads.grad_modes import MODES
+from gradbench.workloads.models import MODELS
+from gradbench.workloads.steps import WORKLOADS, must_fail
+
+
+def subject(workload, model="mlp_tiny", batch_size=4):
+    cell = Cell(model=model, workload=workload, grad_mode="global_on", batch_size=batch_size)
+    return build(cell, MODELS[model], seed=0)
+
+
+def step(workload, mode, of):
+    row = WORKLOADS[workload]
+    work = row.prepare(of, MODES[mode])
+    with row.held(MODES[mode]):
+        return work()
+
+
+def gradients(of):
+    return [p.grad for part in of.parts() for p in part.parameters()]
+
+
+def test_the_catalogue_has_the_workloads_that_the_matrix_knows():
+    assert tuple(WORKLOADS) == NAMES
+
+
+@pytest.mark.parametrize("mode", GRAD_MODES)
+def test_inference_gives_the_same_bits_in_every_mode(mode):
+    of = subject("inference", "cnn_small")
+    expected = of.module.eval()(of.x)
+    assert torch.equal(step("inference", mode, of), expected)
+
+
+def test_training_moves_weights_a_little_and_fills_every_gradient():
+    of = subject("training")
+    before = [p.clone() for p in of.module.parameters()]
+    step("training", "global_on", of)
+    assert all(g is not None for g in gradients(of))
+    moved = [(a - b).abs().max() for a, b in zip(before, of.module.parameters(), strict=True)]
+    assert 0 < max(moved) < 1e-4
+
+
+@pytest.mark.parametrize("mode", GRAD_MODES[1:])
+def test_training_where_nothing_is_recorded_fails_in_torchs_words(mode):
+    assert must_fail("training", mode)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        step("training", mode, subject("training"))
+
+
+def test_nothing_else_is_expected_to_fail():
+    assert [(w, m) for w in NAMES for m in GRAD_MODES if must_fail(w, m)] == [
+        ("training", mode) for mode in GRAD_MODES[1:]
+    ]
+
+
+@pytest.mark.parametrize("mode", GRAD_MODES)
+def test_reenabled_training_gives_the_gradients_of_plain_training(mode):
+    plain, inside = subject("training"), subject("training_reenabled")
+    step("training", "global_on", plain)
+    step("training_reenabled", mode, inside)
+    assert all(map(torch.equal, gradients(plain), gradients(inside)))
+
+
+@pytest.mark.parametrize("model", ["mlp_tiny", "mlp_deep", "mlp_wide", "cnn_small", "resnet18_32"])
+@pytest.mark.parametrize("mode", GRAD_MODES)
+def test_frozen_backbone_gives_the_head_the_same_gradient_in_every_mode(model, mode):
+    reference, other = (subject("frozen_backbone", model, 2) for _ in range(2))
+    step("frozen_backbone", "global_on", reference)
+    step("frozen_backbone", mode, other)
+    assert torch.equal(reference.head.weight.grad, other.head.weight.grad)
+
+
+@pytest.mark.parametrize("mode", GRAD_MODES)
+def test_frozen_backbone_spares_the_backbones_gradients_where_nothing_is_recorded(mode):
+    of = subject("frozen_backbone")
+    step("frozen_backbone", mode, of)
+    assert all(p.grad is None for p in of.module.parameters()) is not MODES[mode].records
+
+
+def test_frozen_backbone_needs_a_head():
+    with pytest.raises(Impossible, match="names none"):
+        WORKLOADS["frozen_backbone"].prepare(
+            replace(subject("inference"), head=None), MODES["no_grad"]
+        )
+
+
+@pytest.mark.parametrize(("workload", "moves"), [("inference", False), ("training", True)])
+def test_batch_norm_learns_in_training_only(workload, moves):
+    of = subject(workload, "cnn_small")
+    mean = of.module[1].running_mean
+    before = mean.clone()
+    step(workload, "global_on", of)
+    assert torch.equal(before, mean) is not moves
+
+
+def test_a_step_leaves_no_mode_behind():
+    for workload in NAMES:
+        for mode in GRAD_MODES:
+            if not must_fail(workload, mode):
+                step(workload, mode, subject(workload))
+            assert torch.is_grad_enabled()
+            assert not torch.is_inference_mode_enabled()
