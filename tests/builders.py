@@ -37,7 +37,7 @@ def started(cells: Iterable[Cell], *, meters: Sequence[str] = ("step_time",), **
     return Started(
         **{
             "protocol": PROTOCOL,
-            "started": "2026-01-02T03:04:05+00:00",
+            "started_at": "2026-01-02T03:04:05+00:00",
             "command": ("gradbench", "run"),
             "cells": tuple(cells),
             "meters": tuple(meters),
@@ -152,7 +152,7 @@ def run_at(number: int, outcomes: Iterable[Outcome] | None = None, *, command=()
     first = started(
         dict.fromkeys(o.cell for o in outcomes),
         meters=tuple(dict.fromkeys(o.meter for o in outcomes)),
-        started=f"2026-{1 + day // 28:02}-{1 + day % 28:02}T{hour:02}:00:00+00:00",
+        started_at=f"2026-{1 + day // 28:02}-{1 + day % 28:02}T{hour:02}:00:00+00:00",
         command=tuple(command) or ("gradbench", "run"),
     )
     known = {"git_commit": f"{number:040x}", "git_dirty": False, "host": "here", "protocol": 1}
@@ -200,6 +200,6 @@ def run_on_a_machine(
     first = started(
         dict.fromkeys(o.cell for o in outcomes),
         meters=tuple(dict.fromkeys(o.meter for o in outcomes)),
-        started=when,
+        started_at=when,
     )
     return run_of([first, environment(**MACHINE | facts), *outcomes, ended()], name=name)

@@ -14,7 +14,7 @@ PROMISES = [
     ("import gradbench; gradbench.summary, gradbench.render", ["torch"]),
     ("import gradbench.terminal.run_tables, gradbench.analysis.run_sentences", ["torch"]),
     (
-        "import gradbench.exports, gradbench.ci_job, gradbench.gate.judgements",
+        "import gradbench.exports, gradbench.ci_job, gradbench.gate.figure_verdicts",
         ["torch", "matplotlib"],
     ),
     (

@@ -32,7 +32,7 @@ from scipy import stats
 from gradbench.comparison import checkouts, versions
 from gradbench.experiment.matrix import Cell, Matrix
 from gradbench.gate import decide
-from gradbench.gate.decision import Status
+from gradbench.gate.result import Status
 from gradbench.runner import environment
 from gradbench.runner.bench import Bench
 from gradbench.selfcheck import faults, gate as proof, trials
@@ -54,7 +54,7 @@ from collections import deque
 from pathlib import Path
 import torch
 from torch import nn
-from gradbench.models import MODELS
+from gradbench.workloads.models import MODELS
 
 TURNS = json.loads((Path(__file__).parent / "turns.json").read_text())
 
@@ -338,7 +338,7 @@ def executed(given: argparse.Namespace) -> dict[str, Any]:
                     inputs=inputs(),
                 )
                 seconds.append(time.monotonic() - began)
-                verdicts += [j.verdict for j in decision.judgements if j.meter == "step_time"]
+                verdicts += [j.verdict for j in decision.figure_verdicts if j.meter == "step_time"]
             counted[str(slowdown)] = {str(v): verdicts.count(v) for v in Verdict}
             print(f"+{slowdown:.0%}: {counted[str(slowdown)]}", flush=True)
     print(f"{min(seconds):.0f} to {max(seconds):.0f} s each")

@@ -18,7 +18,7 @@ import torch
 
 from gradbench import Cell, Plan
 from gradbench.runner import attempts
-from gradbench.runner.fork_server import Nursery
+from gradbench.runner.fork_server import ForkServer
 from gradbench.runner.interleave import calibrate, interleave, warm_up
 from gradbench.runner.meters import StepTime
 from gradbench.stats import estimates
@@ -66,11 +66,11 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=10)
     parser.add_argument("--budget", type=float, default=2.0)
     given = parser.parse_args()
-    nursery = Nursery("time")
+    server = ForkServer("time")
     for pair in PAIRS:
         ratios = []
         for seed in range(given.blocks):
-            (batch_ns,) = nursery.run(held_object.sides, pair, seed, given.budget, limit_s=600)
+            (batch_ns,) = server.run(held_object.sides, pair, seed, given.budget, limit_s=600)
             candidate, reference = (np.array(side, dtype=np.float64) for side in batch_ns)
             ratios.append(estimates.paired_ratio(candidate, reference))
         points = [ratio.point for ratio in ratios]
@@ -81,7 +81,7 @@ def main() -> None:
             f"  the interval holds 1 in {held} of {len(points)}",
             flush=True,
         )
-    nursery.close()
+    server.close()
 
 
 if __name__ == "__main__":

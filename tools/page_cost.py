@@ -60,7 +60,7 @@ def cost(count: int) -> str:
         done, size = time.process_time(), page.stat().st_size
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return (
-        f"{len(run.started.cells)} cells: imports {loaded - begin:.1f} s of CPU, "
+        f"{len(run.header.cells)} cells: imports {loaded - begin:.1f} s of CPU, "
         f"page {done - loaded:.1f} s, "
         f"peak RSS {peak:.0f} MiB, {size / 1e6:.2f} MB"
     )

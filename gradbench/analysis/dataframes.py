@@ -161,11 +161,11 @@ def scaling(
 ) -> "pd.DataFrame":
     """Return the straight lines through peaks of cells that differ in one size only.
 
-    Columns: ``run``, the axes (of the cell with the least of the size), ``knob`` (``batch_size``,
+    Columns: ``run``, the axes (of the cell with the least of it), ``variable`` (``batch_size``,
     or a size in the model's name), ``slope`` (bytes per sample, per layer, ...), ``intercept``
     (bytes), ``off`` (largest relative distance of a point), ``exponent`` (slope in logarithms),
     ``points``, ``break_even``: how many times the reference mode's batch fits where memory is
-    plenty (NaN where that is not asked: other knobs, no reference).
+    plenty (NaN where that is not asked: other variables, no reference).
     """
     import pandas as pd
 
@@ -177,17 +177,17 @@ def scaling(
             {
                 "run": run.name,
                 **line.cell.axes(),
-                "knob": line.knob,
+                "variable": line.variable,
                 "slope": line.slope,
                 "intercept": line.intercept,
                 "off": line.off,
                 "exponent": line.exponent,
                 "points": len(line.at),
-                "break_even": allowed.get(line.cell) if line.knob == "batch_size" else None,
+                "break_even": allowed.get(line.cell) if line.variable == "batch_size" else None,
             }
             for line in lines
         ]
-    columns = ["knob", "slope", "intercept", "off", "exponent", "points", "break_even"]
+    columns = ["variable", "slope", "intercept", "off", "exponent", "points", "break_even"]
     return pd.DataFrame(rows, columns=["run", *AXES, *columns])
 
 
@@ -276,7 +276,7 @@ def control(run: Run, cell: Cell) -> Estimate | None:
 def noise(run: Run, cell: Cell) -> float:
     """Return the noise floor of a cell's block, from its A/A control where it has one."""
     found = control(run, cell)
-    return estimates.noise_floor(found) if found else estimates.SYSTEMATIC
+    return estimates.noise_floor(found) if found else estimates.MIN_DETECTABLE_EFFECT
 
 
 def at(cell: Cell, grad_mode: str) -> Cell:

@@ -42,7 +42,7 @@ def findings(run: Run) -> list[str]:
     return lines
 
 
-def foretold(run: Run) -> str:
+def predicted(run: Run) -> str:
     """Return in a sentence how far predicted peaks are from measured ones, "" without any."""
     peaks = {
         meter: {
@@ -62,7 +62,7 @@ def foretold(run: Run) -> str:
         return ""
     exact = sum(error == 0 for error in off.values())
     worst = max(off, key=lambda cell: abs(off[cell]))
-    told = f"peaks foretold from fake tensors: {exact} of {len(off)} to the byte"
+    told = f"peaks predicted from fake tensors: {exact} of {len(off)} to the byte"
     return told if exact == len(off) else f"{told}, the worst off by {off[worst]:+.2%} ({worst})"
 
 

@@ -42,8 +42,8 @@ class View:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.blocks: Mapping[Block, list[Cell]] = by_block(run.started.cells)
-        self._outcomes: dict[Cell, dict[str, Outcome]] = {c: {} for c in run.started.cells}
+        self.blocks: Mapping[Block, list[Cell]] = by_block(run.header.cells)
+        self._outcomes: dict[Cell, dict[str, Outcome]] = {c: {} for c in run.header.cells}
         for outcome in run.outcomes:
             self._outcomes.setdefault(outcome.cell, {})[outcome.meter] = outcome
         self._estimates: dict[tuple[Cell, str], Estimate | None] = {}
@@ -114,7 +114,7 @@ class View:
         if measured is not None and measured.exact:
             return 0.0
         control = self.control(cell) if measured is None or measured.unit == "ns" else None
-        return estimates.noise_floor(control) if control else estimates.SYSTEMATIC
+        return estimates.noise_floor(control) if control else estimates.MIN_DETECTABLE_EFFECT
 
     def verdict(self, cell: Cell, meter: str, reference: str) -> Verdict | None:
         """Return what the change says, or None where there is none."""

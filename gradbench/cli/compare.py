@@ -55,7 +55,7 @@ def compare(
     if base is None and base_python is None:
         raise Impossible("nothing to compare with: give --base REV, --base-python PATH, or both")
     from ..comparison import checkouts, versions, worktree
-    from ..gate.decision import Unjudged
+    from ..gate.result import NotCompared
 
     effort = versions.Effort(threshold=threshold, pairs=pairs, seed=seed)
     began, here = time.monotonic(), Path.cwd()
@@ -72,7 +72,7 @@ def compare(
         preflight.check(cells, models)
         obstacles = {cell: why for cell in cells if (why := preflight.obstacle(cell, models))}
         left_out = tuple(
-            Unjudged(cell=cell, meter="step_time", why="no number", reason=reason)
+            NotCompared(cell=cell, meter="step_time", why="no number", reason=reason)
             for cell, (_, reason) in obstacles.items()
         )
         if base is not None and worktree.is_dirty(new.tree):
@@ -85,7 +85,7 @@ def compare(
             inputs=inputs,
             say=lambda words: say(status, words),
         )
-    decision = replace(decision, unjudged=(*left_out, *decision.unjudged))
+    decision = replace(decision, not_compared=(*left_out, *decision.not_compared))
     result = decision.status(strict=strict)
     if as_json:
         print(json.dumps(as_plain(decision, result), indent=1))

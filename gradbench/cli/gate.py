@@ -16,7 +16,7 @@ from ..gate import rules
 from .app import Results, app, err, one_line_errors, out, say
 
 if TYPE_CHECKING:
-    from ..gate.decision import Decision
+    from ..gate.result import GateResult
     from ..records.run import Run
 
 STATUSES = (
@@ -103,7 +103,7 @@ def _gate(
     results: Path,
 ) -> None:
     from ..gate import decide as gating
-    from ..gate.decision import Status
+    from ..gate.result import Status
 
     ours = _load(candidates, results)
     if not ours:
@@ -185,7 +185,7 @@ def _save(names: Sequence[str], path: Path, results: Path) -> None:
 
 
 def _prove() -> None:
-    from ..gate.decision import Status
+    from ..gate.result import Status
     from ..selfcheck.gate import prove
     from ..terminal.run_tables import check_table
 
@@ -197,21 +197,21 @@ def _prove() -> None:
         raise typer.Exit(Status.REGRESSION)
 
 
-def show(decision: "Decision", *, everything: bool) -> None:
+def show(decision: "GateResult", *, everything: bool) -> None:
     """Print a decision: verdicts, worse first, then what has none."""
     from ..terminal import verdict_tables
 
     width = out.width if out.is_terminal else verdict_tables.WIDE
     console = Console(highlight=False, width=width)
-    for table in verdict_tables.verdict_tables(decision.judgements, everything=everything):
+    for table in verdict_tables.verdict_tables(decision.figure_verdicts, everything=everything):
         console.print(table)
-    for line in verdict_tables.unjudged_lines(decision.unjudged, everything=everything):
+    for line in verdict_tables.not_compared_lines(decision.not_compared, everything=everything):
         out.print(f"[dim]{escape(line)}[/dim]")
 
 
-def conclusion(decision: "Decision", status: int) -> str:
+def conclusion(decision: "GateResult", status: int) -> str:
     """Return a decision in a sentence, for the console."""
-    from ..gate.decision import Status
+    from ..gate.result import Status
 
     counts = ", ".join(f"{number} {verdict}" for verdict, number in decision.counts.items())
     match status:
@@ -227,13 +227,14 @@ def conclusion(decision: "Decision", status: int) -> str:
             return f"no regression: {counts}"
 
 
-def as_plain(decision: "Decision", status: int) -> dict[str, Any]:
+def as_plain(decision: "GateResult", status: int) -> dict[str, Any]:
     """Return a decision as plain data for JSON."""
     return {
         "status": int(status),
         "counts": dict(decision.counts),
-        "judgements": [
-            {**asdict(judgement), "id": str(judgement.cell)} for judgement in decision.judgements
+        "verdicts": [
+            {**asdict(figure_verdict), "id": str(figure_verdict.cell)}
+            for figure_verdict in decision.figure_verdicts
         ],
-        "unjudged": [{**asdict(each), "id": str(each.cell)} for each in decision.unjudged],
+        "not_compared": [{**asdict(each), "id": str(each.cell)} for each in decision.not_compared],
     }

@@ -112,11 +112,11 @@ def run(
     else:
         writer, cut = store.resume(resume)
         cells, meters, inputs = (
-            list(cut.started.cells),
-            list(cut.started.meters),
-            dict(cut.started.inputs),
+            list(cut.header.cells),
+            list(cut.header.meters),
+            dict(cut.header.inputs),
         )
-        chosen = Plan(**cut.started.plan)  # type: ignore[arg-type] # numbers by name, as written
+        chosen = Plan(**cut.header.plan)  # type: ignore[arg-type] # numbers by name, as written
         models = _models_of(cut)
         if cut.dropped:
             err.print(f"[yellow]{escape(cut.dropped)}[/yellow]")
@@ -177,8 +177,8 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
 def _models_of(cut: "Run") -> Mapping[str, "Model"]:
     from ..workloads.models import MODELS
 
-    models = MODELS | own_models(cut.started.inputs)
-    for cell in cut.started.cells:
+    models = MODELS | own_models(cut.header.inputs)
+    for cell in cut.header.cells:
         if cell.model not in models:
             raise BadModel(
                 f"model {cell.model!r} was given in Python: resume there, run(..., resumed=run)"
@@ -190,7 +190,7 @@ def _say_what_is_kept(store: "Store", writer: "Writer") -> None:
     from ..store.jsonl import load
 
     kept = load(store.find(writer.name))
-    total = len(by_block(kept.started.cells))
+    total = len(by_block(kept.header.cells))
     err.print(
         f"stopped: {total - len(kept.unfinished())} of {total} blocks are kept; "
         f"go on with: gradbench run --resume {writer.name} "

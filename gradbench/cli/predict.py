@@ -192,7 +192,7 @@ def _row(cell: Cell, found: "Prediction | str") -> dict[str, object]:
         "peak_bytes": found.peak_bytes,
         "before_bytes": found.before_bytes,
         "transient_bytes": found.transient_bytes,
-        "parts": dict(found.anatomy.parts),
+        "parts": dict(found.breakdown.parts),
         "not_counted_inside": list(found.unprobed),
         "seconds": round(found.seconds, 3),
     }

@@ -22,8 +22,8 @@ def print_run(run: "Run", reference: str) -> None:
     )
     for reason in words.reasons(run):
         out.print(f"[dim]{escape(reason)}[/dim]")
-    if words.foretold(run):
-        out.print(f"[dim]{escape(words.foretold(run))}[/dim]")
+    if words.predicted(run):
+        out.print(f"[dim]{escape(words.predicted(run))}[/dim]")
     for finding in [*words.leaks(run), *words.findings(run)]:
         out.print(f"[yellow]{escape(finding)}[/yellow]")
     if run.dropped:

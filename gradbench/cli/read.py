@@ -104,7 +104,7 @@ def runs(*, results: Results = Path("results")) -> None:
             err.print(f"no runs in {escape(repr(str(results)))}")
         where = "" if results == Path("results") else f" --results {shlex.quote(str(results))}"
         for one in found:
-            total = len(by_block(one.started.cells))
+            total = len(by_block(one.header.cells))
             if one.sealed:
                 state = "complete"
             elif being_written(store.find(one.name)):

@@ -16,7 +16,7 @@ from ..gate.decide import percent
 from ..runner.interleave import calibrate, interleave, warm_up
 from ..runner.meters import StepTime
 from ..stats import estimates
-from ..stats.estimates import SYSTEMATIC, Estimate
+from ..stats.estimates import MIN_DETECTABLE_EFFECT, Estimate
 from ..stats.verdicts import TOLERANCE, Verdict, judge
 
 
@@ -87,7 +87,7 @@ def compare(
     change = estimates.paired_ratio(sides[1], sides[0])
     return Comparison(
         change=change,
-        verdict=judge(change, floor=SYSTEMATIC, tolerance=tolerance),
+        verdict=judge(change, floor=MIN_DETECTABLE_EFFECT, tolerance=tolerance),
         base_ns=estimates.median(sides[0]),
         candidate_ns=estimates.median(sides[1]),
         stopped=rounds.stopped,

@@ -32,7 +32,12 @@ class Side:
     """One live process of a version; use it as a context manager."""
 
     def __init__(
-        self, version: Version, *, training: bool, limit_s: float, luck: Mapping[str, str]
+        self,
+        version: Version,
+        *,
+        training: bool,
+        limit_s: float,
+        randomized_layout: Mapping[str, str],
     ) -> None:
         self.version = version
         ours, theirs = socket.socketpair()
@@ -50,7 +55,7 @@ class Side:
                 env={
                     **os.environ,
                     **settings("time"),
-                    **luck,
+                    **randomized_layout,
                     "PYTHONPATH": os.pathsep.join(path),
                 },
                 pass_fds=[theirs.fileno()],
@@ -62,7 +67,7 @@ class Side:
         except OSError as error:
             raise Impossible(f"cannot run {version.python!r}: {error.strerror}") from error
         theirs.close()
-        self._line = worker.Line(ours.detach(), timeout_s=limit_s)
+        self._line = worker.JsonLineSocket(ours.detach(), timeout_s=limit_s)
 
     def ask(self, **message: Any) -> dict[str, Any]:
         """Send a message and return the answer; raise `Failed` or `Lost`."""

@@ -16,8 +16,8 @@ import numpy as np
 from .. import devices
 from ..errors import BadModel, Impossible
 from ..experiment.matrix import Cell
-from ..gate.decision import Decision, Unjudged
-from ..gate.judgements import Judgement
+from ..gate.figure_verdicts import FigureVerdict
+from ..gate.result import GateResult, NotCompared
 from ..runner.interleave import calibrate
 from ..stats import estimates, pair_rule
 from ..stats.pair_rule import Pair
@@ -104,7 +104,7 @@ class Comparison:
                     self._versions[index],
                     training=training,
                     limit_s=self._effort.limit_s,
-                    luck=self._luck(),
+                    randomized_layout=self._randomized_layout(),
                 )
                 live[index] = stack.enter_context(new)
             sides = [live[index] for index in range(len(SIDES))]
@@ -200,28 +200,30 @@ class Comparison:
             if cell not in self.found.failures
         }
 
-    def decision(self, cells: Sequence[Cell]) -> Decision:
+    def decision(self, cells: Sequence[Cell]) -> GateResult:
         """Return the verdicts that the pairs measured so far allow."""
-        judged: list[Judgement] = []
-        unjudged: list[Unjudged] = []
+        judged: list[FigureVerdict] = []
+        not_compared: list[NotCompared] = []
         logs = self.logs()
         for cell in cells:
             failed = self.found.failures.get(cell)
             if failed is not None:
                 found = _failed(cell, failed)
-                (judged if isinstance(found, Judgement) else unjudged).append(found)  # type: ignore[arg-type] # each list takes its own kind
+                (judged if isinstance(found, FigureVerdict) else not_compared).append(found)  # type: ignore[arg-type] # each list takes its own kind
             else:
                 judged.append(self._time(cell, logs[cell]))
                 judged += self._saved(cell)
-        return Decision(
-            judgements=tuple(judged), unjudged=tuple(unjudged), measured=len(self.found.pairs)
+        return GateResult(
+            figure_verdicts=tuple(judged),
+            not_compared=tuple(not_compared),
+            measured=len(self.found.pairs),
         )
 
-    def _time(self, cell: Cell, logs: Sequence[float]) -> Judgement:
+    def _time(self, cell: Cell, logs: Sequence[float]) -> FigureVerdict:
         first, fresh = logs[: self._effort.pairs], logs[self._effort.pairs :]
         ruling = pair_rule.rule(first, fresh, threshold=self._effort.threshold)
         base, candidate = zip(*(pair.typical_ns for pair in self.found.pairs[cell]), strict=True)
-        return Judgement(
+        return FigureVerdict(
             cell=cell,
             meter="step_time",
             verdict=ruling.verdict,
@@ -232,14 +234,14 @@ class Comparison:
             reason=ruling.reason,
         )
 
-    def _saved(self, cell: Cell) -> Iterator[Judgement]:
+    def _saved(self, cell: Cell) -> Iterator[FigureVerdict]:
         before, now = self.found.saved[cell]
         if before is None or now is None:
             return
         verdict = (
             Verdict.WORSE if now > before else Verdict.BETTER if now < before else Verdict.SAME
         )
-        yield Judgement(
+        yield FigureVerdict(
             cell=cell,
             meter="saved_for_backward",
             verdict=verdict,
@@ -262,7 +264,7 @@ class Comparison:
             "fork": devices.find(cell.device).start == "fork",
         }
 
-    def _luck(self) -> dict[str, str]:
+    def _randomized_layout(self) -> dict[str, str]:
         """Return variables that move where things lie in a process, another way for each.
 
         The size of the environment and the order of sets and dictionaries can make equal code
@@ -287,7 +289,7 @@ def compare(
     effort: Effort | None = None,
     inputs: Mapping[str, tuple[int, ...]] | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> Decision:
+) -> GateResult:
     """Return the verdicts on the cells' step time and bytes saved for backward.
 
     ``inputs`` has the shapes (B excluded) of models that are named by import path. Cells that the
@@ -309,13 +311,13 @@ def compare(
     return comparison.decision(cells)
 
 
-def _failed(cell: Cell, words: Mapping[str, str]) -> Judgement | Unjudged:
+def _failed(cell: Cell, words: Mapping[str, str]) -> FigureVerdict | NotCompared:
     """Return what it means that a side could not step the cell."""
     if len(words) == 2:
-        return Unjudged(cell=cell, meter="step_time", why="no number", reason=words["candidate"])
+        return NotCompared(cell=cell, meter="step_time", why="no number", reason=words["candidate"])
     (name,) = words
     worse = name == "candidate"
-    return Judgement(
+    return FigureVerdict(
         cell=cell,
         meter="step_time",
         verdict=Verdict.WORSE if worse else Verdict.BETTER,

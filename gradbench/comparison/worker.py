@@ -20,7 +20,7 @@ from typing import Any, Final
 WARM_STEPS: Final = 3
 
 
-class Line:
+class JsonLineSocket:
     """A socket that carries one JSON value a line, question and answer in turn."""
 
     def __init__(self, descriptor: int, *, timeout_s: float | None = None) -> None:
@@ -45,7 +45,7 @@ class Line:
 
 def main(descriptor: int, *, training: bool) -> None:
     """Say what was imported, then take cells until the other side closes."""
-    line = Line(descriptor)
+    line = JsonLineSocket(descriptor)
     import torch
 
     torch.set_num_threads(1)  # what a user's module does on import must leave no threads behind
@@ -78,7 +78,7 @@ def imported(path: str) -> dict[str, Any]:
         return {"failed": str(error)}
 
 
-def in_a_fork(line: Line, asked: dict[str, Any]) -> None:
+def in_a_fork(line: JsonLineSocket, asked: dict[str, Any]) -> None:
     """Answer from a child; if it dies, say so in its stead."""
     gc.collect()
     gc.freeze()
@@ -95,15 +95,15 @@ def in_a_fork(line: Line, asked: dict[str, Any]) -> None:
         line.send(failed=f"the process ended with exit status {code}")
 
 
-def answer(line: Line, asked: dict[str, Any]) -> None:
+def answer(line: JsonLineSocket, asked: dict[str, Any]) -> None:
     """Take a cell's turns; whatever the model raises is the answer to what was asked last."""
     try:
-        turns(line, asked)
+        time_slices(line, asked)
     except BaseException as error:  # noqa: BLE001 # a model may even exit: it is the outcome
         line.send(failed=words(error))
 
 
-def turns(line: Line, asked: dict[str, Any]) -> None:
+def time_slices(line: JsonLineSocket, asked: dict[str, Any]) -> None:
     """Prepare a cell, say how long its step takes, then time slices of batches as told."""
     arm, subject, device, typical_ns = prepare(asked)
     line.send(typical_ns=typical_ns)

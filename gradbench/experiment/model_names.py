@@ -7,7 +7,7 @@ from typing import Final
 FAMILIES: Final = {"mlp": ("depth", "width"), "cnn": ("depth", "width", "resolution")}
 """Families of models and the sizes that their names must give, in this order."""
 
-KNOBS: Final = ("depth", "width", "resolution")
+VARIABLES: Final = ("depth", "width", "resolution")
 _NAME: Final = re.compile(r"(mlp|cnn)_d(\d+)_w(\d+)(?:_r(\d+))?")
 
 

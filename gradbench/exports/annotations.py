@@ -6,12 +6,12 @@ from typing import Final
 
 from ..analysis import run_sentences
 from ..experiment.matrix import Cell
-from ..gate.judgements import Judgement
+from ..gate.figure_verdicts import FigureVerdict
 from ..records.measurements import Skipped
 from ..records.run import Run
 from ..stats.verdicts import Verdict
 from .numbers import BROKEN, Exported, only
-from .source_locations import Locate, Place, nowhere
+from .source_locations import Locate, SourceLocation, nowhere
 from .verdict_text import values_in_words
 
 FILE: Final = "annotations.txt"
@@ -27,7 +27,7 @@ class Annotation:
     kind: str
     title: str
     message: str
-    place: Place | None = None
+    place: SourceLocation | None = None
 
     def __str__(self) -> str:
         properties = {"title": self.title}
@@ -42,7 +42,7 @@ def export(runs: Sequence[Run], *, locate: Locate = nowhere) -> Exported:
     return Exported({FILE: text(of_run(only(runs, "an annotation"), locate=locate))})
 
 
-def judged(rows: Iterable[Judgement], *, locate: Locate = nowhere) -> str:
+def judged(rows: Iterable[FigureVerdict], *, locate: Locate = nowhere) -> str:
     """Return a verdict table's annotations as text (`of_verdicts`)."""
     return text(of_verdicts(rows, locate=locate))
 
@@ -68,7 +68,7 @@ def of_run(run: Run, *, locate: Locate = nowhere) -> list[Annotation]:
     ]
 
 
-def of_verdicts(rows: Iterable[Judgement], *, locate: Locate = nowhere) -> list[Annotation]:
+def of_verdicts(rows: Iterable[FigureVerdict], *, locate: Locate = nowhere) -> list[Annotation]:
     """Return an error for what is worse, a warning for what is inconclusive."""
     kinds = {Verdict.WORSE: "error", Verdict.INCONCLUSIVE: "warning"}
     return [

@@ -59,7 +59,7 @@ def export(runs: Sequence[Run]) -> Exported:
     files: dict[str, str] = {}
     described: dict[str, dict[str, Any]] = {}
     left_out: list[str] = []
-    for run in sorted(runs, key=lambda run: run.started.started):
+    for run in sorted(runs, key=lambda run: run.header.started_at):
         found = _benchmarks(run)
         for name, members in found.items():
             described[name] = _describe(name, members, run)  # the latest protocol is shown
@@ -95,7 +95,7 @@ def _describe(name: str, members: Sequence[Figure], run: Run) -> dict[str, Any]:
     return {
         "name": name,
         "pretty_name": f"{members[0].cell.block} {members[0].name}",
-        "code": f"# gradbench, protocol {run.started.protocol}: {members[0].cell.block}",
+        "code": f"# gradbench, protocol {run.header.protocol}: {members[0].cell.block}",
         "param_names": ["grad_mode"],
         "params": [_modes()],
         "timeout": 0,
@@ -111,14 +111,14 @@ def _modes() -> list[str]:
 
 def _version(run: Run) -> str:
     """asv shows only results whose version is the benchmark's: protocols never meet."""
-    return f"protocol-{run.started.protocol}"
+    return f"protocol-{run.header.protocol}"
 
 
 def _results(
     run: Run, found: Benchmarks, machine: Mapping[str, Any], sha: str
 ) -> dict[str, object]:
     facts = run.environment.facts
-    milliseconds = int(datetime.fromisoformat(run.started.started).timestamp() * 1000)
+    milliseconds = int(datetime.fromisoformat(run.header.started_at).timestamp() * 1000)
     python = ".".join(str(facts.get("python", "")).split(".")[:2])
     torch = str(facts.get("torch", ""))
     return {

@@ -6,12 +6,12 @@ from xml.etree import ElementTree as ET
 
 from ..analysis import dataframes, format_units
 from ..experiment.matrix import Block
-from ..gate.judgements import Judgement
+from ..gate.figure_verdicts import FigureVerdict
 from ..records.measurements import Outcome, Skipped
 from ..records.run import Run
 from ..stats.verdicts import Verdict
 from .numbers import BROKEN, Exported, only
-from .source_locations import Locate, Place, nowhere
+from .source_locations import Locate, SourceLocation, nowhere
 from .verdict_text import change_in_words
 
 FILE: Final = "junit.xml"
@@ -29,14 +29,14 @@ def export(runs: Sequence[Run], *, locate: Locate = nowhere) -> Exported:
         suite = suites.get(outcome.cell.block)
         if suite is None:
             suite = suites[outcome.cell.block] = _suite(root, outcome.cell.block)
-            suite.set("timestamp", run.started.started)
+            suite.set("timestamp", run.header.started_at)
         case = _case(suite, f"{outcome.cell.grad_mode} {outcome.meter}", outcome.cell.block)
         _place(case, locate(outcome.cell))
         _told(case, outcome)
     return Exported({FILE: _text(root)})
 
 
-def judged(rows: Iterable[Judgement], *, locate: Locate = nowhere) -> str:
+def judged(rows: Iterable[FigureVerdict], *, locate: Locate = nowhere) -> str:
     """Return a verdict table as JUnit XML: worse is a failure, inconclusive is skipped."""
     root = ET.Element("testsuites", name="gradbench")
     suites: dict[Block, ET.Element] = {}
@@ -63,7 +63,7 @@ def _case(suite: ET.Element, name: str, block: Block) -> ET.Element:
     return ET.SubElement(suite, "testcase", name=_clean(name), classname=_clean(str(block)))
 
 
-def _place(case: ET.Element, place: Place | None) -> None:
+def _place(case: ET.Element, place: SourceLocation | None) -> None:
     if place is not None:
         case.set("file", _clean(place.file))
         case.set("line", str(place.line))

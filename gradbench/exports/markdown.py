@@ -11,7 +11,7 @@ from typing import Final
 from ..analysis import dataframes, format_units, run_sentences
 from ..analysis.diagnosis import before_a_run
 from ..experiment.matrix import GRAD_MODES, Block, Cell, by_block
-from ..gate.judgements import Judgement
+from ..gate.figure_verdicts import FigureVerdict
 from ..records.measurements import Measurement, Outcome, Skipped
 from ..records.run import Run
 from ..stats import estimates
@@ -72,10 +72,10 @@ def judged(verdicts: Verdicts) -> Iterator[str]:
     if quiet:
         heading = f"<details><summary>{len(quiet)} the same</summary>\n\n"
         yield heading + "".join(_verdict_table(quiet)) + "\n</details>\n\n"
-    yield from _list("What has no verdict, and why", verdicts.unjudged)
+    yield from _list("What has no verdict, and why", verdicts.not_compared)
 
 
-def _verdict_table(rows: Iterable[Judgement]) -> Iterator[str]:
+def _verdict_table(rows: Iterable[FigureVerdict]) -> Iterator[str]:
     yield "| verdict | cell | meter | baseline → candidate | why |\n|---|---|---|---|---|\n"
     for row in rows:
         word = f"**{row.verdict.value}**" if row.verdict is Verdict.WORSE else row.verdict.value
@@ -84,9 +84,9 @@ def _verdict_table(rows: Iterable[Judgement]) -> Iterator[str]:
 
 
 def _head(run: Run) -> Iterator[str]:
-    blocks = by_block(run.started.cells)
+    blocks = by_block(run.header.cells)
     numbers = sum(isinstance(outcome, Measurement) for outcome in run.outcomes)
-    size = f"{_many(len(run.started.cells), 'cell')} in {_many(len(blocks), 'block')}"
+    size = f"{_many(len(run.header.cells), 'cell')} in {_many(len(blocks), 'block')}"
     found = f"{_many(numbers, 'number')}, {_many(len(run.outcomes) - numbers, 'reason')}"
     yield f"## Run {escaped(run.name)}\n\n{size}; {found}. {escaped(run_sentences.spent(run))}.\n\n"
     facts = run.environment.facts
@@ -138,8 +138,8 @@ def _list(heading: str, lines: Sequence[str]) -> Iterator[str]:
 
 def _tables(run: Run, reference: str) -> Iterator[str]:
     have = {(outcome.cell, outcome.meter): outcome for outcome in run.outcomes}
-    blocks = by_block(run.started.cells)
-    modes = [m for m in GRAD_MODES if any(cell.grad_mode == m for cell in run.started.cells)]
+    blocks = by_block(run.header.cells)
+    modes = [m for m in GRAD_MODES if any(cell.grad_mode == m for cell in run.header.cells)]
     others = [mode for mode in modes if mode != reference]
     if any(meter == "step_time" for _, meter in have):
         yield (
@@ -151,7 +151,7 @@ def _tables(run: Run, reference: str) -> Iterator[str]:
         for block, cells in blocks.items():
             yield _time_row(block, cells, have, reference=reference, others=others)
         yield "\n"
-    exact = [m for m in run.started.meters if any(_counted(o) for o in _of(have, m))]
+    exact = [m for m in run.header.meters if any(_counted(o) for o in _of(have, m))]
     if exact:
         yield "### Figures that repeat to the byte\n\n"
         yield _header(["block", "meter", *modes])
@@ -185,7 +185,7 @@ def _time_row(
 ) -> str:
     base = have.get((dataframes.at(cells[0], reference), "step_time"))
     control = _control(cells[0], have)
-    floor = estimates.noise_floor(control) if control else estimates.SYSTEMATIC
+    floor = estimates.noise_floor(control) if control else estimates.MIN_DETECTABLE_EFFECT
     ratios = [
         _change(have.get((dataframes.at(cells[0], mode), "step_time")), base, floor)
         for mode in others

@@ -54,9 +54,9 @@ def export(runs: Sequence[Run]) -> Exported:
     is said, and exits 0 on a regression: read its ``--output json``. Rows are in the order of
     time. Raise `StoreError` without a number.
     """
-    ordered = sorted(runs, key=lambda run: (run.started.started, run.name))
+    ordered = sorted(runs, key=lambda run: (run.header.started_at, run.name))
     machines = {machine_mark(run.environment.facts) for run in ordered}
-    protocols = {run.started.protocol for run in ordered}
+    protocols = {run.header.protocol for run in ordered}
     files: dict[str, str] = {}
     lines = ["tests:"]
     names: dict[str, None] = {}
@@ -80,7 +80,7 @@ def _tables(runs: Sequence[Run]) -> Iterator[_Table]:
     series: dict[tuple[Cell, int, str, str], dict[str, float]] = {}
     for run in runs:
         for point in _points(run):
-            key = (point.cell, run.started.protocol, point.machine, point.figure)
+            key = (point.cell, run.header.protocol, point.machine, point.figure)
             series.setdefault(key, {})[run.name] = point.value
     grouped: dict[tuple[Cell, int, str, tuple[str, ...]], dict[str, dict[str, float]]] = {}
     for (cell, protocol, machine, figure), values in series.items():
@@ -119,7 +119,7 @@ def _csv(table: _Table, runs: Mapping[str, Run]) -> str:
         run = runs[name]
         commit = run.environment.facts.get("git_commit", "")
         values = [repr(values[name]) for values in table.columns.values()]
-        writer.writerow([run.started.started, commit, name, *values])
+        writer.writerow([run.header.started_at, commit, name, *values])
     return out.getvalue()
 
 

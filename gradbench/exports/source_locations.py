@@ -16,7 +16,7 @@ SUITES: Final = "benchmarks"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SourceLocation:
     """A file, as a path from the repository's root, and a line, from 1."""
 
     file: str
@@ -26,17 +26,17 @@ class Place:
         return f"{self.file}:{self.line}"
 
 
-Locate = Callable[[Cell], Place | None]
+Locate = Callable[[Cell], SourceLocation | None]
 
 
 def nowhere(_cell: Cell) -> None:
     """Return no place for any cell."""
 
 
-def parse(text: str) -> Place | None:
+def parse(text: str) -> SourceLocation | None:
     """Return ``file:line`` as a place, or None for anything else."""
     file, _, line = text.rpartition(":")
-    return Place(file, int(line)) if file and line.isdecimal() and int(line) > 0 else None
+    return SourceLocation(file, int(line)) if file and line.isdecimal() and int(line) > 0 else None
 
 
 def locator(runs: Iterable[Run], root: Path, *, repository: Path | None = None) -> Locate:
@@ -48,9 +48,9 @@ def locator(runs: Iterable[Run], root: Path, *, repository: Path | None = None) 
     not by importing them. None where nothing is there. Files are relative to ``root``, or to the
     ``repository`` that has it.
     """
-    recorded: dict[str, Place] = {}
+    recorded: dict[str, SourceLocation] = {}
     for run in runs:
-        for cell, text in run.started.places.items():
+        for cell, text in run.header.places.items():
             place = parse(text)
             if place is not None:
                 recorded.setdefault(cell, place)
@@ -61,19 +61,19 @@ def locator(runs: Iterable[Run], root: Path, *, repository: Path | None = None) 
     if repository is not None and root.resolve().is_relative_to(repository.resolve()):
         inside = PurePosixPath(root.resolve().relative_to(repository.resolve()))
 
-    def locate(cell: Cell) -> Place | None:
+    def locate(cell: Cell) -> SourceLocation | None:
         known = (
             recorded.get(str(cell))
             or factory(cell.model)
             or by_workload.get(cell.workload)
             or by_workload.get("")
         )
-        return Place(str(inside / known.file), known.line) if known else None
+        return SourceLocation(str(inside / known.file), known.line) if known else None
 
     return locate
 
 
-def _factory(root: Path, model: str) -> Place | None:
+def _factory(root: Path, model: str) -> SourceLocation | None:
     """Return where ``package.module:factory`` is defined below ``root``, or below its src."""
     module, _, name = model.partition(":")
     if not name or not all(part.isidentifier() for part in module.split(".")):
@@ -85,7 +85,7 @@ def _factory(root: Path, model: str) -> Place | None:
                 if not isinstance(node, ast.FunctionDef | ast.ClassDef):
                     continue
                 if node.name == name.partition(".")[0]:
-                    return Place(path.relative_to(root).as_posix(), node.lineno)
+                    return SourceLocation(path.relative_to(root).as_posix(), node.lineno)
     return None
 
 
@@ -97,12 +97,12 @@ def _parsed(path: Path) -> ast.Module:
         return ast.Module(body=[], type_ignores=[])  # not ours to complain about: pytest will
 
 
-def _marked_tests(root: Path) -> Mapping[str, Place]:
+def _marked_tests(root: Path) -> Mapping[str, SourceLocation]:
     """Return workload -> the first test marked for it; "" for one that takes any workload."""
-    found: dict[str, Place] = {}
+    found: dict[str, SourceLocation] = {}
     for path in sorted((root / SUITES).glob("**/*.py")):
         for workload, line in _marks(_parsed(path)):
-            place = Place(path.relative_to(root).as_posix(), line)
+            place = SourceLocation(path.relative_to(root).as_posix(), line)
             found.setdefault(workload, place)
     return found
 

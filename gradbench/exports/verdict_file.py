@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import StoreError
 from ..experiment.matrix import AXES, Cell
-from ..gate.judgements import Judgement
+from ..gate.figure_verdicts import FigureVerdict
 from ..stats.estimates import Estimate
 from ..stats.verdicts import Verdict
 
@@ -17,21 +17,21 @@ from ..stats.verdicts import Verdict
 class Verdicts:
     """The rows of one or more verdict tables, and in words what has no verdict and why."""
 
-    rows: tuple[Judgement, ...] = ()
-    unjudged: tuple[str, ...] = ()
+    rows: tuple[FigureVerdict, ...] = ()
+    not_compared: tuple[str, ...] = ()
 
 
 def read_verdicts(paths: Sequence[Path]) -> Verdicts:
     """Return what the files hold, in their order; raise `StoreError` for one that is none."""
-    rows: list[Judgement] = []
-    unjudged: dict[str, list[str]] = {}
+    rows: list[FigureVerdict] = []
+    not_compared: dict[str, list[str]] = {}
     for path in paths:
         try:
             content = json.loads(path.read_text("utf-8"))
-            rows += [_judgement(row) for row in content["judgements"]]
-            for row in content.get("unjudged", ()):
+            rows += [_figure_verdict(row) for row in content["verdicts"]]
+            for row in content.get("not_compared", ()):
                 why = ": ".join(str(row[key]) for key in ("why", "reason") if row.get(key))
-                figures = unjudged.setdefault(why, [])
+                figures = not_compared.setdefault(why, [])
                 figures.append(f"{_cell(row['cell'])} {row['meter']}")
         except OSError as error:
             raise StoreError(f"cannot read {str(path)!r}: {error.strerror}") from error
@@ -39,13 +39,13 @@ def read_verdicts(paths: Sequence[Path]) -> Verdicts:
             raise StoreError(
                 f"{str(path)!r} holds no verdicts ({error}): write them with gradbench gate --json"
             ) from error
-    return Verdicts(tuple(rows), tuple(_sentence(reason, f) for reason, f in unjudged.items()))
+    return Verdicts(tuple(rows), tuple(_sentence(reason, f) for reason, f in not_compared.items()))
 
 
-def _judgement(row: Mapping[str, Any]) -> Judgement:
+def _figure_verdict(row: Mapping[str, Any]) -> FigureVerdict:
     change = row["change"]
-    known = {field.name for field in fields(Judgement)}
-    return Judgement(
+    known = {field.name for field in fields(FigureVerdict)}
+    return FigureVerdict(
         **{key: value for key, value in row.items() if key in known}
         | {
             "cell": _cell(row["cell"]),

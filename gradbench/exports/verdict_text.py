@@ -1,17 +1,17 @@
 """Verdicts in words, as every export tells them."""
 
 from ..analysis import format_units
-from ..gate.judgements import Judgement
+from ..gate.figure_verdicts import FigureVerdict
 
 
-def change_in_words(row: Judgement) -> str:
+def change_in_words(row: FigureVerdict) -> str:
     """Return mode, meter and verdict, then both sides as `values_in_words` tells them."""
     words = f"{row.cell.grad_mode} {row.meter} {row.verdict.value}"
     sides = values_in_words(row)
     return f"{words}: {sides}" if sides else words
 
 
-def values_in_words(row: Judgement) -> str:
+def values_in_words(row: FigureVerdict) -> str:
     """Return both sides and their ratio with its interval, as far as they are there."""
     parts = []
     if row.baseline is not None and row.candidate is not None:

@@ -17,13 +17,13 @@ from ..experiment.matrix import Block, Cell
 from ..records.measurements import Cause, Measurement, Outcome, Skipped
 from ..records.run import Run
 from ..stats import estimates
-from ..stats.estimates import SYSTEMATIC, Estimate, Floats
+from ..stats.estimates import MIN_DETECTABLE_EFFECT, Estimate, Floats
 from ..stats.log_t_test import mean_log, t_below, t_quantile
 from ..stats.verdicts import Verdict
 from ..store.comparability import Kind, difference
 from . import rules
-from .decision import Decision, Unjudged, Why
-from .judgements import Judgement
+from .figure_verdicts import FigureVerdict
+from .result import GateResult, NotCompared, Why
 from .rules import Rule, Rules
 
 FAILURES: Final[tuple[Cause, ...]] = (
@@ -46,7 +46,7 @@ MANY: Final = 10  # modules that a breakdown names at most
 
 def decide(
     baselines: Sequence[Run], candidates: Sequence[Run], *, by: Rules | None = None
-) -> Decision:
+) -> GateResult:
     """Hold the candidates against the baselines, figure by figure.
 
     Several runs of a side are one sample of its noisy figures. Of a figure that repeats, the
@@ -75,7 +75,7 @@ class _Side:
     """The runs of one side, oldest first, by cell and meter."""
 
     def __init__(self, runs: Iterable[Run]) -> None:
-        self.runs = sorted(runs, key=lambda run: run.started.started)
+        self.runs = sorted(runs, key=lambda run: run.header.started_at)
         self.readings: dict[tuple[Cell, str], list[_Reading]] = {}
         for run in self.runs:
             for outcome in run.outcomes:
@@ -116,29 +116,31 @@ class _Gate:
         self._differences: dict[tuple[int, int, Kind, str], str] = {}
         self._floors: dict[tuple[int, Block], float] = {}
 
-    def decide(self) -> Decision:
-        judged: list[Judgement] = []
+    def decide(self) -> GateResult:
+        judged: list[FigureVerdict] = []
         tests: list[_Test] = []
-        unjudged: list[Unjudged] = []
+        not_compared: list[NotCompared] = []
         keys = dict.fromkeys([*self._now.readings, *self._before.readings])
         for cell, meter in keys:
             for found in self._figure(cell, meter):
                 match found:
-                    case Judgement():
+                    case FigureVerdict():
                         judged.append(found)
                     case _Test():
                         tests.append(found)
-                    case Unjudged():
-                        unjudged.append(found)
+                    case NotCompared():
+                        not_compared.append(found)
         judged += settle(tests, self._by)
         order = {cell: number for number, cell in enumerate(dict.fromkeys(c for c, _ in keys))}
-        return Decision(
-            judgements=tuple(sorted(judged, key=lambda judgement: order[judgement.cell])),
-            unjudged=tuple(unjudged),
+        return GateResult(
+            figure_verdicts=tuple(
+                sorted(judged, key=lambda figure_verdict: order[figure_verdict.cell])
+            ),
+            not_compared=tuple(not_compared),
             measured=sum(bool(self._now.numbers(*key)) for key in self._now.readings),
         )
 
-    def _figure(self, cell: Cell, meter: str) -> Iterator[Judgement | _Test | Unjudged]:
+    def _figure(self, cell: Cell, meter: str) -> Iterator[FigureVerdict | _Test | NotCompared]:
         theirs, ours = self._before.numbers(cell, meter), self._now.numbers(cell, meter)
         if not theirs or not ours:
             if self._by.rule(cell, meter, rules.EXACT).judge:
@@ -150,7 +152,7 @@ class _Gate:
 
     def _without_numbers(
         self, cell: Cell, meter: str, theirs: Sequence[_Number], ours: Sequence[_Number]
-    ) -> Judgement | Unjudged:
+    ) -> FigureVerdict | NotCompared:
         before, now = self._before.reasons(cell, meter), self._now.reasons(cell, meter)
         if theirs and now and now[-1].cause in FAILURES:
             measured = theirs[-1].measured
@@ -166,16 +168,16 @@ class _Gate:
         else:
             why = "not measured" if theirs else "new" if ours else "no number"
             reason = _words((now or before)[-1])
-        return Unjudged(cell=cell, meter=meter, why=why, reason=reason)
+        return NotCompared(cell=cell, meter=meter, why=why, reason=reason)
 
     def _with_numbers(
         self, cell: Cell, meter: str, theirs: Sequence[_Number], ours: Sequence[_Number]
-    ) -> Iterator[Judgement | _Test | Unjudged]:
+    ) -> Iterator[FigureVerdict | _Test | NotCompared]:
         newest = ours[-1].measured
         kind = _kind(newest)
         fit, why_not = self._fitting(theirs, ours[-1].run, kind, cell.device)
         if not fit:
-            yield Unjudged(cell=cell, meter=meter, why="not comparable", reason=why_not)
+            yield NotCompared(cell=cell, meter=meter, why="not comparable", reason=why_not)
             return
         if newest.unit == "bytes" or newest.exact:
             default = rules.EXACT if newest.exact else rules.COARSE
@@ -190,9 +192,9 @@ class _Gate:
                 sides = [
                     [_level(number.measured, quantile) for number in side] for side in (fit, ours)
                 ]
-                yield _test(cell, name, newest.unit, *sides, rule=rule, floor=SYSTEMATIC)
+                yield _test(cell, name, newest.unit, *sides, rule=rule, floor=MIN_DETECTABLE_EFFECT)
 
-    def _ratio(self, cell: Cell, meter: str) -> Iterator[_Test | Unjudged]:
+    def _ratio(self, cell: Cell, meter: str) -> Iterator[_Test | NotCompared]:
         """Yield the change of the mode's ratio to the reference mode, where both were timed."""
         reference = self._by.reference
         name = f"{meter}/{reference}"
@@ -207,7 +209,7 @@ class _Gate:
         fit = [r for r in theirs if not self._difference(r[0], latest, "ratio", cell.device)]
         if not fit:
             why_not = self._difference(theirs[-1][0], latest, "ratio", cell.device)
-            yield Unjudged(cell=cell, meter=name, why="not comparable", reason=why_not)
+            yield NotCompared(cell=cell, meter=name, why="not comparable", reason=why_not)
             return
         floor = max(
             self._floor(self._before, fit[-1][0], cell), self._floor(self._now, latest, cell)
@@ -252,11 +254,11 @@ class _Gate:
                 if number.run is run and cell.holds_mode
             ]
             control = _ratio_of(*sides) if len(sides) == 2 else None
-            self._floors[key] = estimates.noise_floor(control) if control else SYSTEMATIC
+            self._floors[key] = estimates.noise_floor(control) if control else MIN_DETECTABLE_EFFECT
         return self._floors[key]
 
 
-def settle(tests: Sequence[_Test], by: Rules) -> list[Judgement]:
+def settle(tests: Sequence[_Test], by: Rules) -> list[FigureVerdict]:
     """Return the verdicts of all noisy figures of a table, p-values adjusted for their number."""
     adjust = estimates.holm if by.correction == "holm" else estimates.benjamini_hochberg
     p_values = adjust(np.array([test.p_value for test in tests], dtype=np.float64))
@@ -268,9 +270,9 @@ def settle(tests: Sequence[_Test], by: Rules) -> list[Judgement]:
     ]
 
 
-def _verdict(test: _Test, *, clear: bool, chance: str) -> Judgement:
+def _verdict(test: _Test, *, clear: bool, chance: str) -> FigureVerdict:
     change, rule = test.change, test.rule
-    margin = max(rule.tolerance, SYSTEMATIC)
+    margin = max(rule.tolerance, MIN_DETECTABLE_EFFECT)
     least, most = 1 / (1 + margin), 1 + margin
     if clear and not least <= change.point <= most:
         worse = (change.point > 1) == (rule.better == "lower")
@@ -281,7 +283,7 @@ def _verdict(test: _Test, *, clear: bool, chance: str) -> Judgement:
     else:
         verdict = Verdict.INCONCLUSIVE
         reason = f"may lie beyond the tolerance of {margin:.1%}; {chance}"
-    return Judgement(
+    return FigureVerdict(
         cell=test.cell,
         meter=test.meter,
         verdict=verdict,
@@ -293,7 +295,7 @@ def _verdict(test: _Test, *, clear: bool, chance: str) -> Judgement:
     )
 
 
-def _counted(base: _Number, ours: Sequence[_Number], rule: Rule) -> Judgement:
+def _counted(base: _Number, ours: Sequence[_Number], rule: Rule) -> FigureVerdict:
     """Judge a figure that repeats: the worst of the candidate's against the baseline's."""
     sign = 1 if rule.better == "lower" else -1
     worst = max(ours, key=lambda number: sign * number.measured.per_step()[0])
@@ -306,7 +308,7 @@ def _counted(base: _Number, ours: Sequence[_Number], rule: Rule) -> Judgement:
     verdict = Verdict.WORSE if grown > allowed else Verdict.SAME
     if grown < -allowed:
         verdict = Verdict.BETTER
-    return Judgement(
+    return FigureVerdict(
         cell=measured.cell,
         meter=measured.meter,
         verdict=verdict,
@@ -347,12 +349,12 @@ def _modules(before: Run, now: Run, measured: Measurement) -> str:
 
 def _broken(
     theirs: Measurement | None, ours: Measurement | None, verdict: Verdict, reason: str
-) -> Judgement:
+) -> FigureVerdict:
     """Return the verdict on a figure that one side has and the other cannot have."""
     measured = theirs or ours
     assert measured is not None
     before, now = (float(np.median(side.per_step())) if side else None for side in (theirs, ours))
-    return Judgement(
+    return FigureVerdict(
         cell=measured.cell,
         meter=measured.meter,
         verdict=verdict,

@@ -65,7 +65,7 @@ class Figure:
 
 def origin(run: Run) -> Origin:
     """Return where a run's figures come from."""
-    return origin_of(run.name, run.started.started, run.environment.facts)
+    return origin_of(run.name, run.header.started_at, run.environment.facts)
 
 
 def origin_of(run: str, started: str, facts: Mapping[str, Fact]) -> Origin:

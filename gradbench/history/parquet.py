@@ -317,7 +317,7 @@ def _check(metadata: dict[bytes, bytes], name: str) -> None:
 
 
 def _month(run: Run) -> str:
-    return run.started.started[:7]
+    return run.header.started_at[:7]
 
 
 def _digest(runs: Sequence[Run]) -> str:

@@ -159,7 +159,7 @@ def _add(connection: sqlite3.Connection, run: Run, path: str, digest: str) -> No
         "path": path,
         "sha256": digest,
         "run": run.name,
-        "started": run.started.started,
+        "started": run.header.started_at,
         "facts": json.dumps(dict(run.environment.facts)),
     }
     added = connection.execute(

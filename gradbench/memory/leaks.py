@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from .saved_tensors import Whereabouts
-from .storage_tracker import Birth, StorageWatch
+from .saved_tensors import ModuleStack
+from .storage_tracker import Creation, StorageTracker
 
 STEPS = 3  # in which something must be left each time
 
@@ -23,20 +23,22 @@ def growth(live_bytes: Sequence[int]) -> int:
 
 def kept(
     step: Callable[[], object], rest: Callable[[], object], modules: Mapping[str, nn.Module]
-) -> list[Birth]:
+) -> list[Creation]:
     """Return the storages that `STEPS` steps made and that outlive them, largest first.
 
     ``rest`` is called after each step: it puts away what a step may leave, its gradients.
     ``modules``, by path, are those that may be named.
     """
-    alive: dict[int, Birth] = {}
+    alive: dict[int, Creation] = {}
 
-    def died(birth: Birth) -> None:
+    def on_free(birth: Creation) -> None:
         alive.pop(birth.key, None)
 
     with (
-        Whereabouts(modules) as where,
-        StorageWatch(born=lambda birth: alive.update({birth.key: birth}), died=died, where=where),
+        ModuleStack(modules) as where,
+        StorageTracker(
+            on_create=lambda birth: alive.update({birth.key: birth}), on_free=on_free, where=where
+        ),
     ):
         for _ in range(STEPS):
             step()
@@ -45,7 +47,7 @@ def kept(
     return sorted(alive.values(), key=lambda birth: -birth.nbytes)
 
 
-def named(births: Sequence[Birth], *, most: int = 3) -> str:
+def named(births: Sequence[Creation], *, most: int = 3) -> str:
     """Return in words what `kept` found: bytes a step by operator, module and line."""
     totals: dict[str, int] = {}
     for birth in births:

@@ -14,14 +14,14 @@ from .. import devices
 from ..devices import Device
 from ..errors import DeviceUnavailable, GradbenchError
 from ..experiment.matrix import Cell
-from ..records.allocations import Change, Entry, Mark, Resident, Within, dissect
+from ..records.allocations import Change, Entry, Mark, Resident, Within, attribute_peak
 from ..records.predictions import Fit, Prediction
 from ..workloads.arms import Layout, build, make_arm, steps
 from ..workloads.models import Model
 from ..workloads.steps import Subject, must_fail
 from .probe import Call, Prober
 from .step_phases import Marks
-from .storage_tracker import Birth, StorageWatch, storage_key
+from .storage_tracker import Creation, StorageTracker, storage_key
 
 BASES: Final = (2, 4)
 """Batch sizes at which calls too large to be run are run instead; their inside is affine in it."""
@@ -88,7 +88,7 @@ class Predictor:
         entries = list(self._filled_in(outline, inside))
         return Prediction(
             cell,
-            dissect(entries, resident=outline.resident, before_bytes=outline.before_bytes),
+            attribute_peak(entries, resident=outline.resident, before_bytes=outline.before_bytes),
             outline.before_bytes,
             tuple(sorted(unprobed)),
             time.perf_counter() - began,
@@ -199,11 +199,11 @@ def _fake_step(cell: Cell, model: Model, device: Device, seed: int) -> _Outline:
     entries: list[Entry | Call] = []
     live: dict[int, int] = {}
 
-    def born(birth: Birth) -> None:
+    def on_create(birth: Creation) -> None:
         live[birth.key] = device.rounded(birth.nbytes)
         entries.append(Change(birth.key, live[birth.key], birth.op))
 
-    def died(birth: Birth) -> None:
+    def on_free(birth: Creation) -> None:
         entries.append(Change(birth.key, -live.pop(birth.key), birth.op))
 
     def called(func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -214,7 +214,7 @@ def _fake_step(cell: Cell, model: Model, device: Device, seed: int) -> _Outline:
     marks = Marks(address=storage_key)
     with FakeTensorMode():
         subject = _subject(cell, model, device, seed=seed)
-        with StorageWatch(born=born, died=died, called=called):
+        with StorageTracker(on_create=on_create, on_free=on_free, called=called):
             arm = make_arm(cell, marks.around(subject))
             with marks.telling(_nobody, subject.parameters()):
                 steps(arm, 1)  # the first makes optimizer state

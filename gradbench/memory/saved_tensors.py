@@ -29,7 +29,7 @@ class Saved:
     line: str  # "nets.py:12 in forward", the innermost line of the user's own, or ""
 
 
-class Whereabouts:
+class ModuleStack:
     """Knows which module's forward runs right now, of those it was given by path.
 
     Use it as a context manager. Compiled code calls no hooks: then it is wherever it was before.
@@ -84,7 +84,7 @@ class SavedTensors:
         apart: Iterable[Tensor] = (),
     ) -> None:
         self.saved: list[Saved] = []
-        self._where = Whereabouts(modules or {})
+        self._where = ModuleStack(modules or {})
         self._apart = {_key(tensor) for tensor in apart}
         self._held: dict[int, Tensor] = {}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda packed: packed)

@@ -10,13 +10,13 @@ from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .saved_tensors import Whereabouts, users_line
+from .saved_tensors import ModuleStack, users_line
 
 Operator = torch._ops.OpOverload
 
 
 @dataclass(frozen=True, slots=True)
-class Birth:
+class Creation:
     """A storage's first appearance: its size, and who made it where."""
 
     key: int
@@ -31,7 +31,7 @@ def storage_key(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-class StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it untyped
+class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it untyped
     """Tells of each storage's birth and death, and of each operator before its outputs.
 
     It sees what operators return; what they allocate and free inside is theirs (see `probe`).
@@ -43,13 +43,18 @@ class StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch 
     def __init__(
         self,
         *,
-        born: Callable[[Birth], None],
-        died: Callable[[Birth], None] = lambda _: None,
+        on_create: Callable[[Creation], None],
+        on_free: Callable[[Creation], None] = lambda _: None,
         called: Callable[[Operator, Sequence[Any], Mapping[str, Any], Any], None] | None = None,
-        where: Whereabouts | None = None,
+        where: ModuleStack | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch leaves it untyped
-        self._born, self._died, self._called, self._where = born, died, called, where
+        self._on_create, self._on_free, self._called, self._where = (
+            on_create,
+            on_free,
+            called,
+            where,
+        )
         self._alive: dict[int, weakref.ref[UntypedStorage]] = {}
 
     def __torch_dispatch__(
@@ -87,7 +92,7 @@ class StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch 
         storage, key = tensor.untyped_storage(), storage_key(tensor)
         if key in self._alive or not storage.nbytes():
             return
-        birth = Birth(
+        birth = Creation(
             key,
             storage.nbytes(),
             str(func.overloadpacket).replace(".", "::"),
@@ -97,7 +102,7 @@ class StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch 
 
         def gone(_: object) -> None:
             self._alive.pop(key, None)
-            self._died(birth)
+            self._on_free(birth)
 
         self._alive[key] = weakref.ref(storage, gone)
-        self._born(birth)
+        self._on_create(birth)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from .. import devices
 from ..devices import Ledger
-from ..records.allocations import Anatomy, Change, Entry, Mark, Tag, dissect
+from ..records.allocations import Change, Entry, Mark, PeakBreakdown, Tag, attribute_peak
 from . import leaks
-from .saved_tensors import Saved, Whereabouts, paths, users_line
-from .storage_tracker import Birth
+from .saved_tensors import ModuleStack, Saved, paths, users_line
+from .storage_tracker import Creation
 
 CALLS = 3  # to see whether something is left each time: the first may fill caches
 
@@ -25,19 +25,19 @@ class Usage:
     """What a call did, beyond what was there before it.
 
     ``peak_bytes`` is the most that it had allocated at once, ``saved`` what of it autograd saved
-    for backward, ``anatomy`` what the peak was made of. ``leaked_bytes`` is what each further
+    for backward, ``breakdown`` what the peak was made of. ``leaked_bytes`` is what each further
     call leaves behind, None where that was not asked, and ``kept`` who made it.
     """
 
-    anatomy: Anatomy
+    breakdown: PeakBreakdown
     saved: tuple[Saved, ...]
     leaked_bytes: int | None = None
-    kept: tuple[Birth, ...] = ()
+    kept: tuple[Creation, ...] = ()
 
     @property
     def peak_bytes(self) -> int:
         """Most bytes that the call had allocated at once."""
-        return self.anatomy.peak_bytes
+        return self.breakdown.peak_bytes
 
     @property
     def saved_bytes(self) -> int:
@@ -77,20 +77,20 @@ def memory_usage(
     def call() -> None:
         function(*args)
 
-    with Whereabouts(known) as where:
+    with ModuleStack(known) as where:
         _, _, entries = ledger.trace(lambda mark: _telling(call, mark, where))
-    anatomy = dissect(entries, resident={}, before_bytes=0)
+    breakdown = attribute_peak(entries, resident={}, before_bytes=0)
     saved = tuple(_saved(entries))
     if not leaks_too:
-        return Usage(anatomy, saved)
+        return Usage(breakdown, saved)
     leaked = leaks.growth([_live_after(ledger, call) for _ in range(CALLS)])
-    kept: Sequence[Birth] = ()
+    kept: Sequence[Creation] = ()
     if leaked:
         kept, _ = ledger.observe(lambda: leaks.kept(call, lambda: None, known))
-    return Usage(anatomy, saved, leaked, tuple(kept))
+    return Usage(breakdown, saved, leaked, tuple(kept))
 
 
-def _telling(call: Callable[[], None], mark: Callable[[Mark], None], where: Whereabouts) -> None:
+def _telling(call: Callable[[], None], mark: Callable[[Mark], None], where: ModuleStack) -> None:
     def pack(tensor: Tensor) -> Tensor:
         kept = tensor.detach()  # a node that saves its own output would hold itself for ever
         storage = kept.untyped_storage()

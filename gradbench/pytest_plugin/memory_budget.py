@@ -144,9 +144,9 @@ def _hold(usage: "Usage", limits: dict[str, int]) -> None:
 def _peak(usage: "Usage", limit: int) -> str:
     if usage.peak_bytes <= limit:
         return ""
-    anatomy = usage.anatomy
-    parts = [f"{_size(anatomy.parts['saved'])} saved for backward"] if usage.saved else []
-    parts += [f"{_size(nbytes)} by {op}" for op, nbytes in list(anatomy.ops.items())[:TOLD] if op]
+    breakdown = usage.breakdown
+    parts = [f"{_size(breakdown.parts['saved'])} saved for backward"] if usage.saved else []
+    parts += [f"{_size(nbytes)} by {op}" for op, nbytes in list(breakdown.ops.items())[:TOLD] if op]
     return (
         f"memory peak of {_size(usage.peak_bytes)} exceeds the limit of {_size(limit)}; "
         f"at the peak: {', '.join(parts)}"

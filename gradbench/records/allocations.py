@@ -72,8 +72,8 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
-class Anatomy:
-    """What `dissect` found; see `records.Breakdown` for the shape of the timeline."""
+class PeakBreakdown:
+    """What `attribute_peak` found; see `records.Breakdown` for the shape of the timeline."""
 
     parts: Mapping[str, int]  # bytes at the peak by `PARTS`
     phase: str  # of the peak
@@ -88,10 +88,10 @@ class Anatomy:
         return sum(self.parts.values())
 
 
-def dissect(
+def attribute_peak(
     entries: Sequence[Entry], *, resident: Mapping[int, Resident], before_bytes: int
-) -> Anatomy:
-    """Return the anatomy of a step.
+) -> PeakBreakdown:
+    """Return what a step's peak is made of, and the way there.
 
     ``resident`` is what was there before, by address; what ``before_bytes`` holds beyond it is
     ``unknown``. A free of a block that nobody allocated here is taken from its resident part, or
@@ -134,7 +134,7 @@ def dissect(
         if sum(now.values()) > sum(peak.values()):
             peak, peak_phase, peak_at = dict(now), phase, index
     kept = list(_thinned(moments, size=sum))
-    return Anatomy(
+    return PeakBreakdown(
         parts=peak,
         phase=peak_phase,
         ops=_ops_at(entries[: peak_at + 1], purposes),

@@ -25,7 +25,7 @@ class Started:
     """First record of a run: what it set out to do, so that it can be resumed."""
 
     protocol: int
-    started: str  # UTC, ISO 8601
+    started_at: str  # UTC, ISO 8601
     command: tuple[str, ...]
     cells: tuple[Cell, ...]
     meters: tuple[str, ...]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..experiment.matrix import Cell
-from .allocations import Anatomy
+from .allocations import PeakBreakdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Prediction:
     """
 
     cell: Cell
-    anatomy: Anatomy
+    breakdown: PeakBreakdown
     before_bytes: int
     unprobed: tuple[str, ...]
     seconds: float
@@ -23,7 +23,7 @@ class Prediction:
     @property
     def peak_bytes(self) -> int:
         """Most bytes that will be live at once, what is there before the step included."""
-        return self.anatomy.peak_bytes
+        return self.breakdown.peak_bytes
 
     @property
     def transient_bytes(self) -> int:

@@ -27,7 +27,7 @@ class Run:
     dropped: str = ""
 
     @cached_property
-    def started(self) -> Started:
+    def header(self) -> Started:
         """What the run set out to do."""
         return next(record for record in self.records if isinstance(record, Started))
 
@@ -58,8 +58,8 @@ class Run:
         have = {(r.cell, r.meter) for r in (*self.outcomes, *self.breakdowns.values())}
         return frozenset(
             (cell, meter)
-            for members in by_block(self.started.cells).values()
-            for meter in self.started.meters
+            for members in by_block(self.header.cells).values()
+            for meter in self.header.meters
             if all((cell, meter) in have for cell in members)
             for cell in members
         )
@@ -68,6 +68,6 @@ class Run:
         """Return the blocks that still miss an outcome."""
         return [
             block
-            for block, members in by_block(self.started.cells).items()
-            if any((c, m) not in self.done for c in members for m in self.started.meters)
+            for block, members in by_block(self.header.cells).items()
+            if any((c, m) not in self.done for c in members for m in self.header.meters)
         ]

@@ -37,8 +37,8 @@ def capacities(view: View) -> Iterator[Capacity]:
 
     The line goes through the peaks of the two largest batches.
     """
-    for family, knob, members in families(view):
-        if knob != "batch_size":
+    for family, variable, members in families(view):
+        if variable != "batch_size":
             continue
         for mode in GRAD_MODES:
             cells = sorted((c for c in members if c.grad_mode == mode), key=lambda c: c.batch_size)

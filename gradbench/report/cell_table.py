@@ -124,7 +124,7 @@ def drawers(view: View) -> Iterator[Drawer]:
             number=number,
             block=block,
             control=format_units.interval(control.low, control.high) if control else "",
-            again=commands.again(cells[0], view.run.started),
+            again=commands.again(cells[0], view.run.header),
             distributions=sparklines.distributions(
                 timed, unit="ns", label=f"distribution of step times of {block}, by mode"
             )

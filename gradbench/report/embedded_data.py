@@ -43,8 +43,8 @@ def embedded(views: Sequence[View]) -> Markup:
 def _run(view: View) -> dict[str, Any]:
     return {
         "run": view.run.name,
-        "started": view.run.started.started,
-        "protocol": view.run.started.protocol,
+        "started": view.run.header.started_at,
+        "protocol": view.run.header.protocol,
         "environment": {name: _finite(fact) for name, fact in facts_of(view.run).items()},
         "axes": list(AXES),
         "cells": [list(cell.axes().values()) for cell in view.cells],

@@ -107,8 +107,8 @@ def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, obje
     return {
         "mark": mark,
         "name": run.name,
-        "started": run.started.started,
-        "command": " ".join(run.started.command),
+        "started": run.header.started_at,
+        "command": " ".join(run.header.command),
         "dropped": run.dropped,
         "unfinished": [str(block) for block in run.unfinished()],
         "machine": [str(facts[name]) for name in ("cpu", "gpu") if name in facts]

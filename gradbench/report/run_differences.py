@@ -62,7 +62,7 @@ def compare(baseline: View, candidate: View) -> Comparison:
 
     Times carry both runs' intervals and a floor of `DRIFT`; what repeats to the byte has neither.
     """
-    versions = [view.run.started.protocol for view in (baseline, candidate)]
+    versions = [view.run.header.protocol for view in (baseline, candidate)]
     found = [] if versions[0] != versions[1] else list(_differences(baseline, candidate))
     told = [d for d in found if d.verdict in (Verdict.BETTER, Verdict.WORSE)]
     told.sort(key=lambda d: (d.verdict != Verdict.WORSE, -abs(d.change.point - 1)))

@@ -178,7 +178,7 @@ def _bearings(runs: Sequence[Run], meter: str, figures: Mapping[str, str]) -> li
     found: dict[str, tuple[float, Bearing]] = {}
     for run in runs:
         have = {o.cell: o for o in run.outcomes if isinstance(o, Measurement) and o.meter == meter}
-        for block in by_block(run.started.cells):
+        for block in by_block(run.header.cells):
             cell = block.cell
             sides = have.get(dataframes.at(cell, WITH)), have.get(dataframes.at(cell, WITHOUT))
             if cell.workload != "inference" or sides[0] is None or sides[1] is None:

@@ -92,7 +92,7 @@ def started(
     """Return the record that opens a run; see `Started` for its fields."""
     return Started(
         protocol=PROTOCOL,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         command=tuple(sys.argv),
         cells=tuple(cells),
         meters=tuple(meters),

@@ -25,7 +25,7 @@ from ..records.measurements import (
 from ..workloads.models import MODELS, Model
 from . import environment
 from .attempts import Spent, Trying, capture_environment
-from .fork_server import Died, JobError, Kind, Nursery
+from .fork_server import ForkServer, JobError, MallocProfile, WorkerDied
 from .instructions_pass import count_block
 from .memory_pass import memory_block, process_cells
 from .meters import METERS, Pass
@@ -64,14 +64,16 @@ class Bench:
         if not sys.platform.startswith("linux"):
             raise DeviceUnavailable(f"gradbench measures on Linux, and this is {sys.platform}")
         self._plan, self._models, self._meters = plan, models, tuple(meters)
-        self._nurseries: dict[Kind, Nursery] = {}
+        self._servers: dict[MallocProfile, ForkServer] = {}
         self._began = time.perf_counter()
         self._seconds: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        kinds: set[Kind] = {_kind(METERS[name].read_in, malloc="pinned") for name in self._meters}
+        kinds: set[MallocProfile] = {
+            _kind(METERS[name].read_in, malloc="pinned") for name in self._meters
+        }
         for kind in kinds:
-            self._nurseries[kind] = Nursery(kind)
+            self._servers[kind] = ForkServer(kind)
         return self
 
     def __exit__(
@@ -80,12 +82,12 @@ class Bench:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for nursery in self._nurseries.values():
-            nursery.close()
+        for server in self._servers.values():
+            server.close()
 
     def environment(self, device_names: Iterable[str]) -> Environment:
         """Return the facts, captured in a process that then ends."""
-        (captured,) = next(iter(self._nurseries.values())).run(
+        (captured,) = next(iter(self._servers.values())).run(
             capture_environment, sorted(set(device_names)), limit_s=self._plan.limit_s
         )
         assert isinstance(captured, Environment)
@@ -170,7 +172,7 @@ class Bench:
                             found.append(message)
             except JobError as bug:
                 return outcomes + _complete(found, left, names, "failed", f"gradbench: {bug}")
-            except Died as death:
+            except WorkerDied as death:
                 if trying is None or measured or death.cause == "timed_out" or len(left) == 1:
                     return outcomes + _complete(found, left, names, death.cause, str(death))
                 why = f"the process was {death} while this mode was tried"
@@ -189,9 +191,9 @@ class Bench:
             return
         kind = _kind(doing, malloc=cells[0].malloc)
         asked = time.perf_counter()
-        nursery = self._nursery(kind, fresh=fresh)
+        server = self._server(kind, fresh=fresh)
         try:
-            messages = nursery.run(
+            messages = server.run(
                 _with_model,
                 _JOBS[doing],
                 list(cells),
@@ -208,20 +210,20 @@ class Bench:
                 yield message
         finally:
             if fresh:
-                nursery.close()
+                server.close()
 
-    def _nursery(self, kind: Kind, *, fresh: bool) -> Nursery:
+    def _server(self, kind: MallocProfile, *, fresh: bool) -> ForkServer:
         if fresh:
-            return Nursery(kind)
-        nursery = self._nurseries.get(kind)
-        if nursery is None or not nursery.alive:
-            if nursery is not None:
-                nursery.close()
-            nursery = self._nurseries[kind] = Nursery(kind)
-        return nursery
+            return ForkServer(kind)
+        server = self._servers.get(kind)
+        if server is None or not server.alive:
+            if server is not None:
+                server.close()
+            server = self._servers[kind] = ForkServer(kind)
+        return server
 
 
-def _kind(doing: Pass, *, malloc: str) -> Kind:
+def _kind(doing: Pass, *, malloc: str) -> MallocProfile:
     if doing != "time":
         return "memory"
     return "time" if malloc == "pinned" else "system"

@@ -26,12 +26,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 T = TypeVar("T")
-Kind = Literal["time", "system", "memory"]
+MallocProfile = Literal["time", "system", "memory"]
 
 # glibc: in the time kind large tensors come from the heap and stay there, or history decides
 # whether a step pays for page faults, as it does in the system kind; in the memory kind freed
 # tensors go back to the kernel, so that resident memory follows what is live (mallopt(3)).
-_MALLOC: Final[Mapping[Kind, Mapping[str, str]]] = {
+_MALLOC: Final[Mapping[MallocProfile, Mapping[str, str]]] = {
     "time": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)},
     "system": {},
     "memory": {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)},
@@ -45,12 +45,12 @@ _COMMON: Final[Mapping[str, str]] = {
 }
 
 
-def settings(kind: Kind) -> dict[str, str]:
+def settings(kind: MallocProfile) -> dict[str, str]:
     """Return the environment variables that a measuring process of the kind starts with."""
     return {**_COMMON, **_MALLOC[kind]}
 
 
-class Died(Exception):
+class WorkerDied(Exception):
     """A job's process ended without finishing; the message says how."""
 
     def __init__(self, cause: Literal["crashed", "timed_out", "out_of_memory"], why: str) -> None:
@@ -62,10 +62,10 @@ class JobError(Exception):
     """A job raised, which it should not: the message is the traceback from the other process."""
 
 
-class Nursery:
+class ForkServer:
     """One loaded parent of a kind, started at once and used for any number of jobs."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: MallocProfile) -> None:
         ours, theirs = socket.socketpair()
         environment = {**os.environ, **settings(kind)}
         self._process = subprocess.Popen(
@@ -81,7 +81,7 @@ class Nursery:
     def run(
         self, function: Callable[..., Iterator[T]], *arguments: object, limit_s: float
     ) -> Iterator[T]:
-        """Yield what the generator yields in its own process; raise `Died` or `JobError`."""
+        """Yield what the generator yields in its own process; raise `WorkerDied` or `JobError`."""
         job = pickle.dumps((function, arguments))
         over = False
         try:
@@ -94,9 +94,9 @@ class Nursery:
                 elif kind == "raised":
                     raise JobError(content)
                 elif kind == "died":
-                    raise Died(*content)
+                    raise WorkerDied(*content)
         except (EOFError, OSError) as error:
-            raise Died("crashed", "the parent of the measuring processes is gone") from error
+            raise WorkerDied("crashed", "the parent of the measuring processes is gone") from error
         finally:
             if not over:  # nobody listens any more: what it still sends must not meet the next job
                 self.close()
@@ -206,7 +206,7 @@ def _last_words(log: int) -> str:
     return told[0].strip() if told else ""
 
 
-def main(descriptor: int, kind: Kind) -> None:
+def main(descriptor: int, kind: MallocProfile) -> None:
     """Load what every job needs, then serve the socket that this process inherited.
 
     Importing this package has loaded torch. The first optimizer of a process imports 800 modules

@@ -11,7 +11,7 @@ import psutil
 from ..records.measurements import Fact
 
 
-class Surroundings:
+class HostNoise:
     """Watches the machine and this process between entering and leaving."""
 
     def __enter__(self) -> Self:

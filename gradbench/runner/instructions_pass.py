@@ -27,7 +27,7 @@ from ..workloads.models import Model
 from ..workloads.steps import Subject
 from . import callgrind
 from .attempts import Message, Refusal, Stopwatch, attempt, settle, try_to_build
-from .fork_server import Kind, settings
+from .fork_server import MallocProfile, settings
 from .meters import METERS
 
 METER: Final = METERS["instructions"]
@@ -70,7 +70,7 @@ def count_block(cells: Sequence[Cell], model: bytes, plan: Plan) -> Iterator[Mes
         return
     with tempfile.TemporaryDirectory(prefix="gradbench-") as name:
         folder = Path(name)
-        kind: Kind = "time" if cells[0].malloc == "pinned" else "system"
+        kind: MallocProfile = "time" if cells[0].malloc == "pinned" else "system"
         job = pickle.dumps((list(cells), model, plan))
         end = _run(command, folder, job, environment=_environment(kind), limit_s=plan.limit_s)
         counts, told = callgrind.read_dumps(folder), _read_told(folder)
@@ -198,7 +198,7 @@ def _command(cell: Cell) -> list[str]:
     return callgrind.command([sys.executable, "-c", f"import {__name__} as i; i.main()"])
 
 
-def _environment(kind: Kind) -> dict[str, str]:
+def _environment(kind: MallocProfile) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -13,7 +13,7 @@ from ..memory import leaks
 from ..memory.predict import CannotTrain, Predictor, Unpredictable
 from ..memory.saved_tensors import SavedTensors, paths
 from ..memory.step_phases import Marks
-from ..records.allocations import Anatomy, Mark, dissect
+from ..records.allocations import Mark, PeakBreakdown, attribute_peak
 from ..records.measurements import Breakdown, Fact, Measurement, Reading
 from ..workloads.arms import CellArm, make_arm, steps
 from ..workloads.models import Model
@@ -165,7 +165,7 @@ class _Reader:
         _, window = self._ledger.observe(self._subject.clear_gradients)
         return window.after_bytes
 
-    def _dissected(self, function: Callable[[], T]) -> tuple[T, Window, Anatomy]:
+    def _dissected(self, function: Callable[[], T]) -> tuple[T, Window, PeakBreakdown]:
         resident = self._marks.resident(self._subject)
 
         def told(mark: Callable[[Mark], None]) -> T:
@@ -173,7 +173,11 @@ class _Reader:
                 return function()
 
         result, window, entries = self._ledger.trace(told)
-        return result, window, dissect(entries, resident=resident, before_bytes=window.before_bytes)
+        return (
+            result,
+            window,
+            attribute_peak(entries, resident=resident, before_bytes=window.before_bytes),
+        )
 
     def _saved(self, arm: CellArm) -> SavedTensors | Unreadable:
         recorder = SavedTensors(
@@ -190,18 +194,18 @@ class _Reader:
 
     def _breakdown(
         self,
-        first: tuple[Window, Anatomy],
-        warm: tuple[Window, Anatomy],
+        first: tuple[Window, PeakBreakdown],
+        warm: tuple[Window, PeakBreakdown],
         saved: SavedTensors | Unreadable,
     ) -> Breakdown:
         modules = saved.by_module() if isinstance(saved, SavedTensors) else {}
-        window, anatomy = warm
+        window, breakdown = warm
         return Breakdown(
             cell=self._cell,
-            parts=_whole(window, anatomy),
+            parts=_whole(window, breakdown),
             first_parts=_whole(*first),
-            timeline=anatomy.timeline,
-            phases=anatomy.phases,
+            timeline=breakdown.timeline,
+            phases=breakdown.phases,
             modules={path or OUTSIDE: nbytes for path, nbytes in list(modules.items())[:MODULES]},
             rounding_bytes=window.rounding_bytes,
         )
@@ -251,10 +255,10 @@ def process_cells(
     yield watch.lap("memory passes")
 
 
-def _whole(window: Window, anatomy: Anatomy) -> dict[str, int]:
+def _whole(window: Window, breakdown: PeakBreakdown) -> dict[str, int]:
     """Return the parts of a peak; what the allocator counted and nobody traced is unknown."""
-    untraced = window.peak_bytes - anatomy.peak_bytes
-    return {**anatomy.parts, "unknown": anatomy.parts["unknown"] + untraced}
+    untraced = window.peak_bytes - breakdown.peak_bytes
+    return {**breakdown.parts, "unknown": breakdown.parts["unknown"] + untraced}
 
 
 def _left(leaked: Found, nbytes: int) -> Found:

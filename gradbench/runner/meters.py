@@ -89,7 +89,7 @@ METERS: Final[Mapping[str, Meter]] = {
             "bytes",
             "memory",
             True,
-            "peak_allocated as foretold from a run on fake tensors, without the memory",
+            "peak_allocated as predicted by a step on fake tensors, without the memory",
         ),
         Meter(
             "leaked",

@@ -15,7 +15,7 @@ from ..workloads.models import Model
 from ..workloads.steps import Subject
 from .attempts import TRIAL_STEPS, Message, Stopwatch, Trying, attempt, settle, skip, try_to_build
 from .cuda_clocks import Figure, read_clocks
-from .host_noise import Surroundings
+from .host_noise import HostNoise
 from .interleave import calibrate, interleave, warm_up
 from .meters import METERS, StepTime
 
@@ -86,7 +86,7 @@ def step_times(
 ) -> Iterator[Message]:
     """Yield each arm's batches; notes say what is ``known``, and what may have spoilt them."""
     monitor, target_ns = device.monitor(), batch_target(arms[0].cell, device)
-    with Surroundings() as surroundings:
+    with HostNoise() as noise:
         rounds = interleave(
             arms,
             clock,
@@ -108,7 +108,7 @@ def step_times(
                 "stopped_by": rounds.stopped,
                 "half_width": round(rounds.precision, 6),
                 "minor_faults_per_step": minor_faults(arm),
-                **surroundings.notes(batches),
+                **noise.notes(batches),
                 **monitor.notes(),
                 **told,
             },

@@ -23,7 +23,7 @@ from ..records.measurements import Measurement
 from ..records.selfcheck import Check
 from ..runner.bench import Bench
 from ..runner.environment import capture
-from ..runner.fork_server import Kind, Nursery
+from ..runner.fork_server import ForkServer, MallocProfile
 from ..stats.estimates import Estimate
 from ..workloads.models import MODELS
 from . import trials
@@ -51,30 +51,30 @@ def run(
     """Run every check; return them and the environment they were run in."""
     found: list[Check] = []
     load_before = psutil.getloadavg()[0]
-    nursery = Nursery("time")
+    server = ForkServer("time")
     try:
         for subject in effort.subjects:
             more = sum(subject.injected.values())
             say(f"{subject.name}: {subject.equal} A/A trials, {more} injected")
-            found += _trials(nursery, subject, "")
+            found += _trials(server, subject, "")
         for subject in effort.neighbour:
             say(f"{subject.name} beside a memory-thrashing neighbour: {subject.equal} A/A trials")
             with thrashing():
-                found += _trials(nursery, subject, " beside a memory-thrashing neighbour")
+                found += _trials(server, subject, " beside a memory-thrashing neighbour")
         say("memory against arithmetic")
         found += list(_memory())
         say("the timing loop's own cost")
-        found += list(_overhead(nursery))
+        found += list(_overhead(server))
         say("interleaved against long separate blocks")
-        found.append(_bias(nursery, effort))
+        found.append(_bias(server, effort))
         say("torch.utils.benchmark.Timer on the same step")
-        found.append(_agreement(nursery, effort))
+        found.append(_agreement(server, effort))
         say("identical processes, alive together")
         found += list(_processes(effort))
         say("the same questions to Timer and pytest-benchmark, in sequence")
-        found += list(peers(nursery, effort))
+        found += list(peers(server, effort))
     finally:
-        nursery.close()
+        server.close()
     facts = dict(capture(["cpu"]).facts)
     facts |= {
         "load_before": round(load_before, 2),
@@ -102,7 +102,7 @@ def summarise(injected: float, ratios: Sequence[Estimate]) -> Outcome:
     )
 
 
-def _trials(nursery: Nursery, subject: Subject, where: str) -> Iterator[Check]:
+def _trials(server: ForkServer, subject: Subject, where: str) -> Iterator[Check]:
     ratios: dict[float, list[Estimate]] = {}
     wanted = {0.0: subject.equal, **subject.injected}
     plan = Plan(
@@ -118,7 +118,7 @@ def _trials(nursery: Nursery, subject: Subject, where: str) -> Iterator[Check]:
         left = {i: n - len(ratios.get(i, [])) for i, n in wanted.items()}
         asked = [injected for injected, count in left.items() if count > 0]
         count = min(10, *(left[injected] for injected in asked))
-        for trial in nursery.run(  # a fresh process every few trials: layout is part of the noise
+        for trial in server.run(  # a fresh process every few trials: layout is part of the noise
             trials.compare_with_itself,
             subject.cell,
             MODELS[subject.cell.model],
@@ -212,18 +212,18 @@ def _memory() -> Iterator[Check]:
     )
 
 
-def _overhead(nursery: Nursery) -> Iterator[Check]:
-    ((each, batch),) = nursery.run(trials.overheads, limit_s=LIMIT_S)
+def _overhead(server: ForkServer) -> Iterator[Check]:
+    ((each, batch),) = server.run(trials.overheads, limit_s=LIMIT_S)
     yield Check("loop overhead a call", float(each), "ns", "beyond the call", "<= 5 ns", each <= 5)
     yield Check(
         "loop overhead a batch", float(batch), "ns", "two clock readings", "<= 100 ns", batch <= 100
     )
 
 
-def _bias(nursery: Nursery, effort: Effort) -> Check:
+def _bias(server: ForkServer, effort: Effort) -> Check:
     cells = [replace(TINY, grad_mode=mode) for mode in ("no_grad", "global_on")]
     plan = Plan(budget_s=effort.bias_s, precision_short=1e-9, max_rounds=1_000_000)
-    (answer,) = nursery.run(
+    (answer,) = server.run(
         trials.interleaved_and_separate, cells, MODELS["mlp_tiny"], plan, 20, limit_s=LIMIT_S
     )
     batch_ns, steps, medians = answer
@@ -239,10 +239,10 @@ def _bias(nursery: Nursery, effort: Effort) -> Check:
     )
 
 
-def _agreement(nursery: Nursery, effort: Effort) -> Check:
+def _agreement(server: ForkServer, effort: Effort) -> Check:
     plan = Plan(budget_s=0.25)
     pairs = list(
-        nursery.run(
+        server.run(
             trials.against_timer, TINY, MODELS["mlp_tiny"], plan, effort.turns, limit_s=LIMIT_S
         )
     )
@@ -258,11 +258,14 @@ def _agreement(nursery: Nursery, effort: Effort) -> Check:
 
 
 def _processes(effort: Effort) -> Iterator[Check]:
-    kinds: tuple[tuple[Kind, str], ...] = (("time", "pinned malloc"), ("system", "default malloc"))
+    kinds: tuple[tuple[MallocProfile, str], ...] = (
+        ("time", "pinned malloc"),
+        ("system", "default malloc"),
+    )
     for kind, name in kinds:
-        nursery = Nursery(kind)
+        server = ForkServer(kind)
         try:
-            (medians,) = nursery.run(
+            (medians,) = server.run(
                 trials.live_processes,
                 CNN,
                 MODELS[CNN.model],
@@ -272,7 +275,7 @@ def _processes(effort: Effort) -> Iterator[Check]:
                 limit_s=LIMIT_S,
             )
         finally:
-            nursery.close()
+            server.close()
         logs = [math.log(value) for value in medians]
         spread = statistics.stdev(logs)
         pinned = kind == "time"

@@ -8,7 +8,7 @@ from .. import runner
 from ..experiment.matrix import Matrix
 from ..experiment.plan import Plan
 from ..gate import decide
-from ..gate.decision import Decision
+from ..gate.result import GateResult
 from ..records.measurements import Environment
 from ..records.run import Run
 from ..records.selfcheck import Check
@@ -79,9 +79,9 @@ def _timed(meter: str, _mode: str) -> bool:
 
 
 def _share(
-    name: str, decision: Decision, about: Callable[[str, str], bool], wanted: Verdict
+    name: str, decision: GateResult, about: Callable[[str, str], bool], wanted: Verdict
 ) -> Check:
-    found = [j for j in decision.judgements if about(j.meter, j.cell.grad_mode)]
+    found = [j for j in decision.figure_verdicts if about(j.meter, j.cell.grad_mode)]
     right = [j for j in found if j.verdict is wanted]
     wrong = [
         f"{j.cell.grad_mode} {j.meter} {j.verdict}: {j.reason}" for j in found if j not in right

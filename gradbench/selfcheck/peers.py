@@ -15,13 +15,13 @@ from scipy import stats
 
 from ..experiment.plan import Plan
 from ..records.selfcheck import Check
-from ..runner.fork_server import Nursery
+from ..runner.fork_server import ForkServer
 from ..workloads.models import MODELS
 from . import trials
 from .effort import ALPHA, LIMIT_S, TINY, Effort, judge
 
 
-def peers(nursery: Nursery, effort: Effort) -> Iterator[Check]:
+def peers(server: ForkServer, effort: Effort) -> Iterator[Check]:
     """Yield how often each tool calls equal work different, and finds injected work."""
     injections = [0.0, 0.02]
     plan = Plan(budget_s=0.5)
@@ -30,7 +30,7 @@ def peers(nursery: Nursery, effort: Effort) -> Iterator[Check]:
         "pytest-benchmark": {},
         "gradbench": {},
     }
-    for injected, base, variant in nursery.run(
+    for injected, base, variant in server.run(
         trials.timer_trials,
         TINY,
         MODELS["mlp_tiny"],
@@ -43,7 +43,7 @@ def peers(nursery: Nursery, effort: Effort) -> Iterator[Check]:
     for injected, base, variant in _pytest_trials(effort.peers, plan.budget_s / 2, injections):
         found["pytest-benchmark"].setdefault(injected, []).append(differ(base, variant))
     ours = replace(plan, precision_short=1e-9, max_rounds=1_000_000)
-    for trial in nursery.run(
+    for trial in server.run(
         trials.compare_with_itself,
         TINY,
         MODELS["mlp_tiny"],
@@ -120,10 +120,10 @@ _PEER: Final = textwrap.dedent(
     import json, os, time
 
     import pytest
-    from gradbench.models import MODELS
-    from gradbench.plan import Plan
-    from gradbench.runner import trials
-    from gradbench.selfcheck import TINY
+    from gradbench.workloads.models import MODELS
+    from gradbench.experiment.plan import Plan
+    from gradbench.selfcheck import trials
+    from gradbench.selfcheck.effort import TINY
 
     ASKED = json.loads(os.environ["GRADBENCH_PEER"])
     SIDES = [

@@ -14,7 +14,7 @@ from typing import Final, Literal
 import torch
 
 from ..records.semantics import NOT_RUN, RAISED, Behaviour, ClaimSeen, ListingSeen, PitfallSeen
-from ..runner.fork_server import Died, JobError, Nursery
+from ..runner.fork_server import ForkServer, JobError, WorkerDied
 from . import listings, table
 from .claims import CLAIMS
 from .listings import LISTINGS, Ran
@@ -125,14 +125,14 @@ def _proof(which: Which, name: str) -> Proof:
 
 
 def _run_alone() -> tuple[dict[Task, Seen], list[ListingSeen]]:
-    nursery = Nursery("system")
+    server = ForkServer("system")
     try:
-        return _prove_alone(nursery), _listings(nursery)
+        return _prove_alone(server), _listings(server)
     finally:
-        nursery.close()
+        server.close()
 
 
-def _prove_alone(nursery: Nursery) -> dict[Task, Seen]:
+def _prove_alone(server: ForkServer) -> dict[Task, Seen]:
     """Run the proofs in one process; one that takes it down is answered, and the rest go on."""
     answers: dict[Task, Seen] = {}
     left = _tasks(alone=True)
@@ -140,8 +140,8 @@ def _prove_alone(nursery: Nursery) -> dict[Task, Seen]:
         seen: list[Seen] = []
         why = ""
         try:
-            seen.extend(nursery.run(prove_alone, left, limit_s=LIMIT_S))
-        except (Died, JobError) as error:
+            seen.extend(server.run(prove_alone, left, limit_s=LIMIT_S))
+        except (WorkerDied, JobError) as error:
             why = str(error).strip().splitlines()[-1]
         answers |= dict(zip(left, seen, strict=False))
         left = left[len(seen) :]
@@ -150,7 +150,7 @@ def _prove_alone(nursery: Nursery) -> dict[Task, Seen]:
     return answers
 
 
-def _listings(nursery: Nursery) -> list[ListingSeen]:
+def _listings(server: ForkServer) -> list[ListingSeen]:
     programs = [
         (listing, repaired)
         for listing in LISTINGS.values()
@@ -159,8 +159,8 @@ def _listings(nursery: Nursery) -> list[ListingSeen]:
     ]
     sources = [one.repaired if repaired else one.source for one, repaired in programs]
     try:
-        ran = list(nursery.run(run_listings, sources, limit_s=LIMIT_S))
-    except (Died, JobError) as error:
+        ran = list(server.run(run_listings, sources, limit_s=LIMIT_S))
+    except (WorkerDied, JobError) as error:
         ran = [Ran("", error=f"not run: {error}")] * len(sources)
     return [
         listings.seen(listing, repaired=repaired, ran=one)

@@ -11,7 +11,7 @@ from scipy import special  # not scipy.stats: importing that takes longer than a
 
 Floats = NDArray[np.float64]
 
-SYSTEMATIC: Final = 0.003
+MIN_DETECTABLE_EFFECT: Final = 0.003
 """Relative effects below this were seen between identical arms: no interval makes them real."""
 
 
@@ -41,13 +41,13 @@ class Estimate:
         """Smallest relative change that would have been seen four times in five.
 
         Half-width times (z(0.975) + z(0.8)) / z(0.975), the usual power calculation for a
-        normal estimator (Cohen 1988, section 2.4), and never below `SYSTEMATIC`. Of
+        normal estimator (Cohen 1988, section 2.4), and never below `MIN_DETECTABLE_EFFECT`. Of
         `process_interval` over five processes it is a little short: seen 77 times in 100.
         """
         if self.exact:
             return 0.0
         z = special.ndtri([0.975, 0.8])
-        return max(SYSTEMATIC, self.half_width * float(z.sum() / z[0]))
+        return max(MIN_DETECTABLE_EFFECT, self.half_width * float(z.sum() / z[0]))
 
 
 def exact(value: float) -> Estimate:
@@ -244,12 +244,14 @@ def benjamini_hochberg(p_values: Floats) -> Floats:
 
 
 def noise_floor(control: Estimate) -> float:
-    """Return the relative difference that an A/A control does not rule out, `SYSTEMATIC` at least.
+    """Return the relative difference that an A/A control does not rule out.
+
+    It is `MIN_DETECTABLE_EFFECT` at least.
 
     ``control`` is the ratio of two arms that are truly equal, so whatever its interval allows
     away from 1 is noise.
     """
-    return max(SYSTEMATIC, abs(math.log(control.low)), abs(math.log(control.high)))
+    return max(MIN_DETECTABLE_EFFECT, abs(math.log(control.low)), abs(math.log(control.high)))
 
 
 def _log_ratios(candidate: Floats, reference: Floats) -> Floats:

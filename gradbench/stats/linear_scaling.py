@@ -9,7 +9,7 @@ import numpy as np
 from ..experiment import model_names
 from ..experiment.matrix import Cell
 
-KNOBS: Final[Mapping[str, str]] = {
+VARIABLES: Final[Mapping[str, str]] = {
     "batch_size": "sample",
     "depth": "layer",
     "width": "channel",
@@ -27,17 +27,17 @@ CURVED: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Peak bytes of cells that differ in one knob only, and the straight line through them.
+    """Peak bytes of cells that differ in one variable only, and the straight line through them.
 
-    ``slope`` is in bytes per unit of the knob: per sample for ``batch_size``, per layer for
+    ``slope`` is in bytes per unit of the variable: per sample for ``batch_size``, per layer for
     ``depth``. ``intercept`` is what the line says of none: for ``batch_size`` what is there for
     the model alone. ``off`` is the largest relative distance of a point from the line: where it
-    is large the peak is not linear in the knob, as in width, whose parameters grow with its
+    is large the peak is not linear in the variable, as in width, whose parameters grow with its
     square; then look at ``exponent``, the slope in logarithms.
     """
 
-    cell: Cell  # the one with the least of the knob
-    knob: str
+    cell: Cell  # the one with the least of the variable
+    variable: str
     at: tuple[int, ...]
     peaks: tuple[int, ...]
     slope: float
@@ -48,17 +48,17 @@ class Line:
     @property
     def curved(self) -> bool:
         """Whether a power says more than the line: parameters grow with the square of a width."""
-        return self.off > CURVED or self.knob in ("width", "resolution")
+        return self.off > CURVED or self.variable in ("width", "resolution")
 
     def largest(self, budget_bytes: float) -> int:
-        """Return how much of the knob fits a budget by the line; 0 if nothing does."""
+        """Return how much of the variable fits a budget by the line; 0 if nothing does."""
         if self.slope <= 0:
             return 0
         return max(0, int((budget_bytes - self.intercept) // self.slope))
 
 
-def fit(cell: Cell, knob: str, points: Mapping[int, int]) -> Line:
-    """Return the least-squares line through ``points``, knob value -> bytes.
+def fit(cell: Cell, variable: str, points: Mapping[int, int]) -> Line:
+    """Return the least-squares line through ``points``, variable value -> bytes.
 
     Distances count relative to the peak, for points span decades. Raise ValueError for less than
     two points.
@@ -76,27 +76,27 @@ def fit(cell: Cell, knob: str, points: Mapping[int, int]) -> Line:
     off = float(np.max(np.abs(slope * x + intercept - y) / y))
     exponent = float(np.polyfit(np.log(x), np.log(y), 1)[0])
     peaks = tuple(points[value] for value in at)
-    return Line(cell, knob, tuple(at), peaks, float(slope), float(intercept), off, exponent)
+    return Line(cell, variable, tuple(at), peaks, float(slope), float(intercept), off, exponent)
 
 
 def lines(peaks: Mapping[Cell, int]) -> list[Line]:
-    """Return a line for every set of cells that differ in one knob only, in at least two values.
+    """Return a line for every set of cells that differ in one variable only, over two values up.
 
     ``peaks`` are bytes by cell, above 0.
     """
     found = []
-    for knob in KNOBS:
+    for variable in VARIABLES:
         groups: dict[Cell, dict[int, int]] = {}
         least: dict[Cell, Cell] = {}
-        for cell, nbytes in sorted(peaks.items(), key=lambda item: value(item[0], knob) or 0):
-            at = value(cell, knob)
+        for cell, nbytes in sorted(peaks.items(), key=lambda item: value(item[0], variable) or 0):
+            at = value(cell, variable)
             if at is None:
                 continue
-            rest = apart_from(cell, knob)
+            rest = apart_from(cell, variable)
             groups.setdefault(rest, {})[at] = nbytes
             least.setdefault(rest, cell)
         found += [
-            fit(least[rest], knob, points) for rest, points in groups.items() if len(points) > 1
+            fit(least[rest], variable, points) for rest, points in groups.items() if len(points) > 1
         ]
     return found
 
@@ -107,7 +107,7 @@ def break_even(lines: Iterable[Line], *, reference: str) -> dict[Cell, float]:
     That is the ratio of the two slopes, bytes per sample; by the cell of each line over
     ``batch_size`` whose block has one of the reference mode too.
     """
-    over_batch = [line for line in lines if line.knob == "batch_size" and line.slope > 0]
+    over_batch = [line for line in lines if line.variable == "batch_size" and line.slope > 0]
     of_reference = {
         apart_from(line.cell, "batch_size").block: line.slope
         for line in over_batch
@@ -120,21 +120,21 @@ def break_even(lines: Iterable[Line], *, reference: str) -> dict[Cell, float]:
     }
 
 
-def value(cell: Cell, knob: str) -> int | None:
-    """Return the knob's value in a cell, or None if its model's name gives none."""
-    if knob == "batch_size":
+def value(cell: Cell, variable: str) -> int | None:
+    """Return the variable's value in a cell, or None if its model's name gives none."""
+    if variable == "batch_size":
         return cell.batch_size
     sized = model_names.parse(cell.model)
-    return (getattr(sized, knob) or None) if sized is not None else None
+    return (getattr(sized, variable) or None) if sized is not None else None
 
 
-def apart_from(cell: Cell, knob: str) -> Cell:
-    """Return what a cell shares with those that differ from it in a knob only, in a cell's form."""
-    if knob == "batch_size":
+def apart_from(cell: Cell, variable: str) -> Cell:
+    """Return what cells that differ in a variable only share, in a cell's form."""
+    if variable == "batch_size":
         return replace(cell, batch_size=1)
     sized = model_names.parse(cell.model)
     assert sized is not None
     others: Sequence[str] = [
-        f"{name[0]}{getattr(sized, name)}" for name in model_names.KNOBS if name != knob
+        f"{name[0]}{getattr(sized, name)}" for name in model_names.VARIABLES if name != variable
     ]
     return replace(cell, model="_".join([sized.family, *others]))

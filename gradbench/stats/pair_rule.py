@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from .estimates import SYSTEMATIC, Estimate, hodges_lehmann
+from .estimates import MIN_DETECTABLE_EFFECT, Estimate, hodges_lehmann
 from .verdicts import Verdict
 
 PAIRS: Final = 5
@@ -65,7 +65,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ruling:
+class PairVerdict:
     """A verdict on one cell, the change over all its pairs, and the reason."""
 
     verdict: Verdict
@@ -101,15 +101,15 @@ def detectable(logs: Sequence[float]) -> float:
 
     Of their centre, from the deviation that a quarter of the pairs exceed, so that one spoilt pair
     of five does not count; the median deviation would be too easily small by luck. Never below
-    `SYSTEMATIC`.
+    `MIN_DETECTABLE_EFFECT`.
     """
     middle = centre(logs)
     deviations = sorted(abs(log - middle) for log in logs)
     spread = deviations[math.ceil(0.75 * len(logs)) - 1] / _NORMAL_75
-    return max(SYSTEMATIC, SIGMAS * _CENTRE * spread / math.sqrt(len(logs)))
+    return max(MIN_DETECTABLE_EFFECT, SIGMAS * _CENTRE * spread / math.sqrt(len(logs)))
 
 
-def suspicion(logs: Sequence[float], *, threshold: float = THRESHOLD) -> int:
+def direction(logs: Sequence[float], *, threshold: float = THRESHOLD) -> int:
     """Return the direction in which the pairs point: 1 slower, -1 faster, 0 neither.
 
     Their centre lies beyond `CUT` of the threshold, and all of them but one in five on that side
@@ -123,9 +123,9 @@ def suspicion(logs: Sequence[float], *, threshold: float = THRESHOLD) -> int:
     return sign if against <= len(logs) // 5 else 0
 
 
-def unsettled(logs: Sequence[float], *, threshold: float = THRESHOLD) -> bool:
+def needs_confirmation(logs: Sequence[float], *, threshold: float = THRESHOLD) -> bool:
     """Return whether a cell needs fresh pairs: it is suspect, or could hide what is looked for."""
-    return suspicion(logs, threshold=threshold) != 0 or detectable(logs) > threshold
+    return direction(logs, threshold=threshold) != 0 or detectable(logs) > threshold
 
 
 def more(
@@ -142,7 +142,7 @@ def more(
     suspicion stands as it was, and without it none can be confirmed.
     """
     if len(fresh) < len(first):
-        return unsettled(first, threshold=threshold)
+        return needs_confirmation(first, threshold=threshold)
     if len(fresh) >= len(first) + extra:
         return False
     return rule(first, fresh, threshold=threshold).verdict is Verdict.INCONCLUSIVE
@@ -150,7 +150,7 @@ def more(
 
 def rule(
     first: Sequence[float], fresh: Sequence[float] = (), *, threshold: float = THRESHOLD
-) -> Ruling:
+) -> PairVerdict:
     """Return the verdict on a cell's log ratios of the first pairs and of the confirming ones.
 
     ``worse`` and ``better`` take both, each by itself, and a change that all pairs together
@@ -159,8 +159,8 @@ def rule(
     """
     every = [*first, *fresh]
     seen = detectable(every)
-    suspected = suspicion(first, threshold=threshold)
-    confirmed = suspicion(fresh, threshold=threshold) if fresh else 0
+    suspected = direction(first, threshold=threshold)
+    confirmed = direction(fresh, threshold=threshold) if fresh else 0
     found = change(every)
     middle = centre(every)
     if suspected and confirmed == suspected and abs(middle) >= seen:
@@ -178,4 +178,4 @@ def rule(
             reason = f"{len(every)} pairs lean to a change and do not agree on it"
         if suspected and not fresh:
             reason = "suspected, and not yet confirmed by fresh pairs"
-    return Ruling(verdict=verdict, change=found, detectable=seen, reason=reason)
+    return PairVerdict(verdict=verdict, change=found, detectable=seen, reason=reason)

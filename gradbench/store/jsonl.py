@@ -306,6 +306,8 @@ def _record(row: dict[str, Any], path: Path) -> Record:
         row["timeline"] = {part: tuple(line) for part, line in row["timeline"].items()}
     if kind is Started:
         row["cells"] = tuple(_cell(cell, path) for cell in row["cells"])
+        if "started" in row:  # as runs up to 2026-11-26 call it
+            row["started_at"] = row.pop("started")
         row["inputs"] = {model: tuple(shape) for model, shape in row["inputs"].items()}
     known = _FIELDS[kind]
     record: Record = kind(

@@ -53,18 +53,18 @@ def merge(runs: Sequence[Run], *, different_machines: bool = False) -> Merged:
 
 
 def _position(run: Run) -> tuple[int, str]:
-    return (_shard(run).index, run.name) if run.started.shard else (0, run.name)
+    return (_shard(run).index, run.name) if run.header.shard else (0, run.name)
 
 
 def _shard(run: Run) -> shards.Shard:
-    return shards.parse(run.started.shard)
+    return shards.parse(run.header.shard)
 
 
 def _check(runs: Sequence[Run], *, different_machines: bool) -> None:
     first = runs[0]
     for run in runs[1:]:
         for what in ("protocol", "plan", "meters"):
-            ours, theirs = getattr(first.started, what), getattr(run.started, what)
+            ours, theirs = getattr(first.header, what), getattr(run.header, what)
             if ours != theirs:
                 raise StoreError(
                     f"{run.name} and {first.name} are not shards of one matrix: {what} "
@@ -79,9 +79,9 @@ def _check(runs: Sequence[Run], *, different_machines: bool) -> None:
             )
     _check_inputs(runs)
     _check_twice(runs)
-    counts = {_shard(run).count for run in runs if run.started.shard}
+    counts = {_shard(run).count for run in runs if run.header.shard}
     if len(counts) > 1:
-        said = ", ".join(f"{run.name} is {run.started.shard or 'no shard'}" for run in runs)
+        said = ", ".join(f"{run.name} is {run.header.shard or 'no shard'}" for run in runs)
         raise StoreError(f"these are not shards of one matrix: {said}")
 
 
@@ -95,7 +95,7 @@ def _difference(theirs: object, ours: object) -> str:
 def _check_inputs(runs: Sequence[Run]) -> None:
     shapes: dict[str, tuple[int, ...]] = {}
     for run in runs:
-        for model, shape in run.started.inputs.items():
+        for model, shape in run.header.inputs.items():
             if shapes.setdefault(model, shape) != shape:
                 raise StoreError(
                     f"{run.name} measured {model!r} with input {shape!r}, another shard with "
@@ -106,7 +106,7 @@ def _check_inputs(runs: Sequence[Run]) -> None:
 def _check_twice(runs: Sequence[Run]) -> None:
     owner: dict[Cell, Run] = {}
     for run in runs:
-        for cell in dict.fromkeys([*run.started.cells, *(o.cell for o in run.outcomes)]):
+        for cell in dict.fromkeys([*run.header.cells, *(o.cell for o in run.outcomes)]):
             other = owner.setdefault(cell, run)
             if other is not run:
                 raise StoreError(
@@ -124,22 +124,22 @@ def _moved(first: Run, other: Run, names: Sequence[str]) -> str | None:
 
 
 def _started(runs: Sequence[Run]) -> Started:
-    first = runs[0].started
+    first = runs[0].header
     return replace(
         first,
-        started=min(run.started.started for run in runs),
+        started_at=min(run.header.started_at for run in runs),
         command=("gradbench", "merge", *(run.name for run in runs)),
         cells=tuple(cell for members in _blocks(runs) for cell in members),
-        inputs={model: s for run in runs for model, s in run.started.inputs.items()},
+        inputs={model: s for run in runs for model, s in run.header.inputs.items()},
         shard="",
-        places={cell: place for run in runs for cell, place in run.started.places.items()},
+        places={cell: place for run in runs for cell, place in run.header.places.items()},
     )
 
 
 def _blocks(runs: Sequence[Run]) -> list[list[Cell]]:
     """Return the blocks in the order of the matrix that was dealt out to the shards."""
-    hands = [list(by_block(run.started.cells).values()) for run in runs]
-    if not all(run.started.shard for run in runs):
+    hands = [list(by_block(run.header.cells).values()) for run in runs]
+    if not all(run.header.shard for run in runs):
         return list(chain.from_iterable(hands))
     return [members for row in zip_longest(*hands) for members in row if members is not None]
 
@@ -183,7 +183,7 @@ def _remarks(runs: Sequence[Run], *, mixed: bool) -> list[str]:
             "comparable between blocks or with another run; ratios between modes and exact "
             "figures are"
         )
-    known = [_shard(run) for run in runs if run.started.shard]
+    known = [_shard(run) for run in runs if run.header.shard]
     if known:
         count = known[0].count
         have = {shard.index for shard in known}

@@ -17,7 +17,7 @@ from ..records.predictions import Fit, Prediction
 from ..stats import linear_scaling
 from .run_tables import as_text
 
-FORETOLD_PARTS: Final = {
+PREDICTED_PARTS: Final = {
     "parameters": "params",
     "gradients": "grads",
     "optimizer_state": "optim",
@@ -37,7 +37,7 @@ def prediction_tables(
     for block, cells in by_block(predictions).items():
         table = Table(box=None, header_style="dim", pad_edge=False)
         table.add_column("", min_width=15)
-        for heading in ("peak", "×", "before", "adds", *FORETOLD_PARTS.values()):
+        for heading in ("peak", "×", "before", "adds", *PREDICTED_PARTS.values()):
             least = 6 if heading == "×" else 8
             table.add_column(heading, justify="right", no_wrap=True, min_width=least)
         against = predictions.get(dataframes.at(cells[0], reference))
@@ -47,14 +47,17 @@ def prediction_tables(
                 table.add_row(f"  {cell.grad_mode}", Text("none", style="dim"))
                 continue
             ratio = found.peak_bytes / against.peak_bytes if isinstance(against, Prediction) else 0
-            parts = found.anatomy.parts
+            parts = found.breakdown.parts
             table.add_row(
                 f"  {cell.grad_mode}",
                 format_units.size(found.peak_bytes),
                 format_units.factor(ratio) if ratio else "",
                 format_units.size(found.before_bytes),
                 format_units.size(found.transient_bytes),
-                *(format_units.size(parts[part]) if parts[part] else "" for part in FORETOLD_PARTS),
+                *(
+                    format_units.size(parts[part]) if parts[part] else ""
+                    for part in PREDICTED_PARTS
+                ),
             )
         reasons = dict.fromkeys(why for cell in cells if isinstance(why := predictions[cell], str))
         shown += [Text(f"\n{block}", style="bold"), table]
@@ -79,12 +82,12 @@ def scaling_tables(peaks: Mapping[Cell, int], *, reference: str) -> RenderableTy
         for line in members:
             table.add_row(
                 f"  {line.cell.grad_mode}",
-                f"{format_units.size(line.slope)}/{linear_scaling.KNOBS[line.knob]}",
+                f"{format_units.size(line.slope)}/{linear_scaling.VARIABLES[line.variable]}",
                 format_units.size(line.intercept),
                 f"{line.off:.1%}",
                 f"{line.exponent:.2f}" if line.curved else "",
                 format_units.factor(allowed[line.cell])
-                if line.knob == "batch_size" and line.cell in allowed
+                if line.variable == "batch_size" and line.cell in allowed
                 else "",
             )
         shown += [Text(f"\n{name}: peak = at none + slope × size", style="bold"), table]
@@ -93,8 +96,8 @@ def scaling_tables(peaks: Mapping[Cell, int], *, reference: str) -> RenderableTy
 
 def _varied(line: linear_scaling.Line) -> str:
     cell = line.cell
-    name = cell.block.family if line.knob == "batch_size" else str(cell.block)
-    return f"{name} over {line.knob.replace('_', ' ')} {line.at[0]} to {line.at[-1]}"
+    name = cell.block.family if line.variable == "batch_size" else str(cell.block)
+    return f"{name} over {line.variable.replace('_', ' ')} {line.at[0]} to {line.at[-1]}"
 
 
 def fit_table(

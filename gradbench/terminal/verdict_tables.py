@@ -9,8 +9,8 @@ from rich.text import Text
 
 from ..analysis import format_units
 from ..gate.decide import percent
-from ..gate.decision import Unjudged, Why
-from ..gate.judgements import Judgement
+from ..gate.figure_verdicts import FigureVerdict
+from ..gate.result import NotCompared, Why
 from ..stats.verdicts import Verdict
 
 ORDER: Final = (Verdict.WORSE, Verdict.INCONCLUSIVE, Verdict.BETTER, Verdict.SAME)
@@ -25,12 +25,16 @@ WIDE: Final = 160
 
 
 def verdict_tables(
-    judgements: Sequence[Judgement], *, everything: bool = False
+    figure_verdicts: Sequence[FigureVerdict], *, everything: bool = False
 ) -> list[RenderableType]:
     """Return a table a verdict, worse first; `same` is counted only, unless ``everything``."""
     shown: list[RenderableType] = []
     for verdict in ORDER:
-        rows = [judgement for judgement in judgements if judgement.verdict is verdict]
+        rows = [
+            figure_verdict
+            for figure_verdict in figure_verdicts
+            if figure_verdict.verdict is verdict
+        ]
         if not rows:
             continue
         title = Text(f"{verdict}: {len(rows)}", style=f"bold {STYLES[verdict]}")
@@ -41,18 +45,20 @@ def verdict_tables(
     return shown
 
 
-def unjudged_lines(unjudged: Iterable[Unjudged], *, everything: bool = False) -> list[str]:
+def not_compared_lines(
+    not_compared: Iterable[NotCompared], *, everything: bool = False
+) -> list[str]:
     """Return in sentences what has no verdict: each reason once, with meters and cells.
 
     What has no number on either side is counted only, unless ``everything``: that is how it was.
     """
-    unjudged = list(unjudged)
-    lines, silent = [], [each for each in unjudged if each.why == "no number"]
+    not_compared = list(not_compared)
+    lines, silent = [], [each for each in not_compared if each.why == "no number"]
     if silent and not everything:
-        unjudged = [each for each in unjudged if each.why != "no number"]
+        not_compared = [each for each in not_compared if each.why != "no number"]
         lines.append(f"no number on either side: {len(silent)} figures (--all says why)")
     grouped: dict[tuple[Why, str], dict[str, list[str]]] = {}
-    for each in unjudged:
+    for each in not_compared:
         by_cell = grouped.setdefault((each.why, each.reason), {})
         by_cell.setdefault(str(each.cell), []).append(each.meter)
     for (why, reason), cells in sorted(grouped.items(), key=lambda item: item[0][0]):
@@ -64,14 +70,14 @@ def unjudged_lines(unjudged: Iterable[Unjudged], *, everything: bool = False) ->
     return lines
 
 
-def _counted(rows: Sequence[Judgement]) -> str:
+def _counted(rows: Sequence[FigureVerdict]) -> str:
     meters: dict[str, int] = {}
     for row in rows:
         meters[row.meter] = meters.get(row.meter, 0) + 1
     return "  " + ", ".join(f"{meter} of {count}" for meter, count in meters.items())
 
 
-def _table(rows: Sequence[Judgement]) -> Table:
+def _table(rows: Sequence[FigureVerdict]) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 2))
     for heading, right in (("cell", False), ("figure", False), ("baseline", True)):
         table.add_column(heading, justify="right" if right else "left", no_wrap=True)
@@ -97,7 +103,7 @@ def quantity(value: float | None, unit: str) -> str:
     return format_units.factor(value) if unit == "ratio" else format_units.quantity(value, unit)
 
 
-def _change(row: Judgement) -> str:
+def _change(row: FigureVerdict) -> str:
     if row.change is None:
         return ""
     words = percent(row.change.point)

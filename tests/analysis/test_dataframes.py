@@ -35,7 +35,7 @@ from gradbench.analysis.dataframes import (
 )
 from gradbench.experiment.matrix import AXES
 from gradbench.records.measurements import PARTS, Measurement
-from gradbench.stats.estimates import SYSTEMATIC
+from gradbench.stats.estimates import MIN_DETECTABLE_EFFECT
 
 ON, OFF, NO_GRAD, INFERENCE = block()
 SMALL = run(
@@ -114,7 +114,7 @@ def test_changes_hold_each_other_mode_against_the_reference():
     assert (row.grad_mode, row.reference) == ("no_grad", "global_on")
     assert (row.ratio, row.low, row.high) == pytest.approx((0.75, 0.75, 0.75))
     assert row["rounds"] == 3
-    assert row.detectable == SYSTEMATIC
+    assert row.detectable == MIN_DETECTABLE_EFFECT
     memory = only(frame, meter="peak_transient")
     assert (memory.ratio, memory.exact, memory.detectable) == (0.25, True, 0)
 
@@ -202,7 +202,7 @@ def test_the_control_is_global_off_over_no_grad_whichever_cell_of_the_block_asks
 )
 def test_without_both_sides_there_is_no_control_and_the_floor_is_the_systematic(outcomes):
     assert control(run(outcomes), ON) is None
-    assert noise(run(outcomes), ON) == SYSTEMATIC
+    assert noise(run(outcomes), ON) == MIN_DETECTABLE_EFFECT
 
 
 def test_a_breakdown_is_a_row_a_part_at_each_of_its_two_peaks():
@@ -231,12 +231,12 @@ def peaks_at(slopes, *, meter="peak_allocated", **axes):
 def test_scaling_is_a_row_a_line_with_the_cell_of_the_least():
     frame = scaling(run(peaks_at({"global_on": 300, "no_grad": 100}), name="r"))
     row = only(frame, grad_mode="no_grad")
-    assert (row.run, row.knob, row.batch_size, row.points) == ("r", "batch_size", 1, 2)
+    assert (row.run, row.variable, row.batch_size, row.points) == ("r", "batch_size", 1, 2)
     assert (row.slope, row.intercept, row.break_even) == pytest.approx((100, 1000, 3))
     assert row.off == pytest.approx(0, abs=1e-9)
     assert row.exponent == pytest.approx(math.log(1900 / 1100) / math.log(9))
     assert only(frame, grad_mode="global_on").break_even == pytest.approx(1)
-    columns = ["knob", "slope", "intercept", "off", "exponent", "points", "break_even"]
+    columns = ["variable", "slope", "intercept", "off", "exponent", "points", "break_even"]
     assert list(frame.columns) == ["run", *AXES, *columns]
 
 
@@ -255,7 +255,7 @@ def test_break_even_is_asked_of_batches_only_and_of_nobody_without_the_reference
     deep = [counted(cell(model=f"mlp_d{depth}_w8"), 10 * depth + 5) for depth in (1, 2)]
     deep = [counted(o.cell, o.values[0], meter="peak_allocated") for o in deep]
     frame = scaling(run([*deep, *peaks_at({"no_grad": 100})]))
-    assert set(frame.knob) == {"depth", "batch_size"}
+    assert set(frame.variable) == {"depth", "batch_size"}
     assert frame.break_even.isna().all()
 
 

@@ -14,7 +14,7 @@ from builders import (
     started,
 )
 
-from gradbench.analysis.run_sentences import foretold, leaks, reasons, spent
+from gradbench.analysis.run_sentences import leaks, predicted, reasons, spent
 from gradbench.records.measurements import Measurement
 
 
@@ -77,9 +77,9 @@ def test_a_run_that_did_not_end_says_so():
     assert spent(run_of([started([])])) == "the run did not come to its end"
 
 
-def both_peaks(cell, *, foretold, measured):
+def both_peaks(cell, *, predicted, measured):
     return [
-        counted(cell, foretold, meter="predicted_peak"),
+        counted(cell, predicted, meter="predicted_peak"),
         counted(cell, measured, meter="peak_allocated"),
     ]
 
@@ -88,19 +88,19 @@ ON, OFF, NO_GRAD, INFERENCE = block()
 
 
 def test_predictions_that_are_exact_are_counted():
-    exact = [o for c in block() for o in both_peaks(c, foretold=800, measured=800)]
-    assert foretold(run(exact)) == "peaks foretold from fake tensors: 4 of 4 to the byte"
+    exact = [o for c in block() for o in both_peaks(c, predicted=800, measured=800)]
+    assert predicted(run(exact)) == "peaks predicted from fake tensors: 4 of 4 to the byte"
 
 
 @pytest.mark.parametrize(("off", "sign"), [(980, "-2.00%"), (1020, "+2.00%")])
 def test_the_worst_prediction_is_named_with_its_sign_whichever_it_has(off, sign):
     found = [
-        *both_peaks(ON, foretold=800, measured=800),
-        *both_peaks(NO_GRAD, foretold=off, measured=1000),
-        *both_peaks(INFERENCE, foretold=1010, measured=1000),
+        *both_peaks(ON, predicted=800, measured=800),
+        *both_peaks(NO_GRAD, predicted=off, measured=1000),
+        *both_peaks(INFERENCE, predicted=1010, measured=1000),
     ]
-    assert foretold(run(found)) == (
-        "peaks foretold from fake tensors: 1 of 3 to the byte, the worst off by "
+    assert predicted(run(found)) == (
+        "peaks predicted from fake tensors: 1 of 3 to the byte, the worst off by "
         f"{sign} (inference[cpu-mlp_tiny-b8-no_grad])"
     )
 
@@ -113,16 +113,16 @@ def test_the_worst_prediction_is_named_with_its_sign_whichever_it_has(off, sign)
         [counted(ON, 8, meter="predicted_peak")],
         [counted(ON, 8, meter="peak_allocated")],
         [counted(ON, 8, meter="predicted_peak"), counted(OFF, 8, meter="peak_allocated")],
-        both_peaks(ON, foretold=8, measured=0),
+        both_peaks(ON, predicted=8, measured=0),
         [
             counted(ON, 8, meter="peak_allocated"),
             skipped(ON, meter="predicted_peak", cause="unreadable"),
         ],
     ],
-    ids=["empty", "neither", "foretold", "measured", "apart", "nothing", "unpredictable"],
+    ids=["empty", "neither", "predicted", "measured", "apart", "nothing", "unpredictable"],
 )
 def test_without_both_sides_there_is_no_word_of_predictions(outcomes):
-    assert foretold(run(outcomes)) == ""
+    assert predicted(run(outcomes)) == ""
 
 
 def leaked(cell, nbytes, **notes):

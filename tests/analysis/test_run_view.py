@@ -51,7 +51,7 @@ def test_an_exact_figure_has_no_floor_and_bytes_that_are_not_have_the_least():
     ]
     view = View(run([*measured_block(step_ns={"global_off": 1650}), *rss]))
     assert view.floor(ON, MEMORY) == 0
-    assert view.floor(ON, "peak_rss") == estimates.SYSTEMATIC
+    assert view.floor(ON, "peak_rss") == estimates.MIN_DETECTABLE_EFFECT
     assert view.floor(ON, TIME) > 0.09
 
 

@@ -12,10 +12,10 @@ from gradbench import ci_job
 from gradbench.ci_job import Ended, Part, gravest, parts, perform
 from gradbench.cli import USAGE, app
 from gradbench.errors import StoreError, UnknownName
-from gradbench.exports.source_locations import Place
+from gradbench.exports.source_locations import SourceLocation
 from gradbench.store.jsonl import Store
 
-AT = Place("bench.toml", 3)
+AT = SourceLocation("bench.toml", 3)
 
 
 def row(verdict="worse", mode="no_grad", meter="peak_transient"):
@@ -45,7 +45,7 @@ class Calls:
             Store(self.folder / ci_job.RESULTS).save(made.records)
             return Ended(0, "")
         status, rows = self.script.get(part.name, (0, []))
-        output = json.dumps({"judgements": rows}) if rows is not None else "a mistake"
+        output = json.dumps({"verdicts": rows}) if rows is not None else "a mistake"
         return Ended(status, output)
 
 

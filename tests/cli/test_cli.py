@@ -414,7 +414,7 @@ def test_a_run_leaves_one_sealed_file_and_one_page(measured):
 def test_a_run_has_one_outcome_for_each_cell_and_meter(measured):
     run = measured.run()
     assert run.sealed
-    assert run.started.cells == tuple(block())
+    assert run.header.cells == tuple(block())
     assert run.unfinished() == []
     pairs = Counter((outcome.cell, outcome.meter) for outcome in run.outcomes)
     assert set(pairs.values()) == {1}
@@ -436,7 +436,7 @@ def test_where_nobody_looks_progress_is_a_plain_line_for_each_block(measured):
 
 
 def test_the_plan_of_the_options_is_the_plan_in_the_records(measured):
-    assert measured.run().started.plan["budget_s"] == 0.05
+    assert measured.run().header.plan["budget_s"] == 0.05
 
 
 def test_show_prints_what_the_run_printed(measured, gradbench):
@@ -499,7 +499,7 @@ def test_a_model_of_ones_own_is_measured_from_where_the_user_stands(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     run = Called(done, tmp_path).run()
-    assert run.started.inputs == {"mynet:make": (8,)}
+    assert run.header.inputs == {"mynet:make": (8,)}
     assert {outcome.cell.batch_size for outcome in run.outcomes} == {4}
     output_bytes = 4 * 2 * 4
     assert [o.values for o in run.outcomes if isinstance(o, Measurement)] == [(output_bytes,)] * 4
@@ -625,7 +625,7 @@ def test_resuming_completes_a_killed_run_with_one_outcome_each(resumed):
     assert run.sealed
     pairs = Counter((outcome.cell, outcome.meter) for outcome in run.outcomes)
     meters = ("step_time", "peak_transient")
-    assert set(pairs) == {(member, meter) for member in run.started.cells for meter in meters}
+    assert set(pairs) == {(member, meter) for member in run.header.cells for meter in meters}
     assert set(pairs.values()) == {1}
 
 

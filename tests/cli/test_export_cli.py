@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from gradbench.cli import USAGE, app
 from gradbench.exports import FORMATS
-from gradbench.exports.source_locations import Place, locator
+from gradbench.exports.source_locations import SourceLocation, locator
 from gradbench.records.measurements import Started
 from gradbench.store.jsonl import Store, load
 
@@ -106,7 +106,7 @@ def test_verdicts_alone_are_annotated_where_the_benchmarks_are(gradbench, here):
         "unit": "bytes",
         "reason": "one byte more",
     }
-    (here / "gate.json").write_text(json.dumps({"judgements": [row]}), "utf-8")
+    (here / "gate.json").write_text(json.dumps({"verdicts": [row]}), "utf-8")
     result = gradbench("export", "annotations", "--verdicts", "gate.json")
     assert result.stdout == (
         "::error file=benchmarks/test_it.py,line=2,"
@@ -120,9 +120,9 @@ def test_verdicts_alone_are_annotated_where_the_benchmarks_are(gradbench, here):
 def test_annotations_count_files_from_github_s_workspace(gradbench, here, monkeypatch):
     monkeypatch.setenv("GITHUB_WORKSPACE", str(here.parent))
     run = save("results")
-    broken = run_of([replace(run.started, places={str(cell()): "t.py:3"}), *run.records[1:]])
+    broken = run_of([replace(run.header, places={str(cell()): "t.py:3"}), *run.records[1:]])
     found = locator([broken], here, repository=here.parent)(cell())
-    assert found == Place(f"{here.name}/t.py", 3)
+    assert found == SourceLocation(f"{here.name}/t.py", 3)
 
 
 def test_report_prints_markdown_or_writes_it(gradbench, here):
@@ -139,7 +139,7 @@ def test_merge_saves_the_joined_run_and_says_where(gradbench, here):
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     joined = load(here / result.stdout.split()[1])
-    assert {c.batch_size for c in joined.started.cells} == {1, 2}
+    assert {c.batch_size for c in joined.header.cells} == {1, 2}
     assert sorted(map(str, joined.outcomes)) == sorted(
         str(o) for run in parts for o in run.outcomes
     )
@@ -191,8 +191,8 @@ def test_run_writes_down_its_shard_and_where_a_config_names_each_cell(gradbench,
     assert gradbench("run", "--config", "bench.toml", "--shard", "2/2").exit_code == 0
     assert {c.batch_size for c in asked["cells"]} == {2}
     run = load(Store("results").find("latest"))
-    assert run.started.shard == "2/2"
-    assert set(run.started.places.values()) == {"bench.toml:2"}
+    assert run.header.shard == "2/2"
+    assert set(run.header.places.values()) == {"bench.toml:2"}
 
 
 def test_exporting_and_merging_never_load_torch(here):

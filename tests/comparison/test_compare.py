@@ -20,7 +20,7 @@ from gradbench.comparison import checkouts, versions, worktree
 from gradbench.comparison.versions import Effort
 from gradbench.errors import BadModel, GradbenchError, Impossible
 from gradbench.experiment.matrix import Cell
-from gradbench.gate.decision import Status
+from gradbench.gate.result import Status
 from gradbench.stats import pair_rule
 from gradbench.stats.pair_rule import Pair
 from gradbench.stats.verdicts import Verdict
@@ -314,7 +314,7 @@ def test_cells_that_this_machine_cannot_run_are_told_with_their_reason(project, 
     asked = ("--model", "nets:make", "--input", "4,8", "--workload", "inference", "--threads", 9999)
     answer = compare("--base", "HEAD", *asked, "--json")
     assert answer.exit_code == Status.NOTHING_MEASURED
-    told = json.loads(answer.stdout)["unjudged"]
+    told = json.loads(answer.stdout)["not_compared"]
     assert len(told) == 4
     assert all("9999 threads, but this process may use" in one["reason"] for one in told)
 
@@ -328,7 +328,7 @@ def test_the_command_runs_each_side_from_its_own_tree_and_says_what_became_worse
     assert answer.exit_code == Status.REGRESSION, answer.output
     rows = {
         (row["cell"]["model"].removeprefix("nets:"), row["meter"]): row
-        for row in json.loads(answer.stdout)["judgements"]
+        for row in json.loads(answer.stdout)["verdicts"]
     }
     slow = rows["slow", "step_time"]
     assert slow["verdict"] == "worse", slow

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from gradbench.experiment.model_names import FAMILIES, KNOBS, Sized, parse
+from gradbench.experiment.model_names import FAMILIES, VARIABLES, Sized, parse
 
 SIZES = st.integers(1, 10**9)
 
@@ -43,11 +43,13 @@ def test_no_other_name_has_sizes(name):
     assert parse(name) is None
 
 
-def test_every_family_names_its_sizes_in_the_order_of_the_knobs():
+def test_every_family_names_its_sizes_in_the_order_of_the_variables():
     sized = {"mlp": parse("mlp_d1_w2"), "cnn": parse("cnn_d1_w2_r3")}
     assert set(sized) == set(FAMILIES)
     for family, found in sized.items():
-        assert FAMILIES[family] == tuple(knob for knob in KNOBS if getattr(found, knob))
-        assert [getattr(found, knob) for knob in FAMILIES[family]] == [1, 2, 3][
+        assert FAMILIES[family] == tuple(
+            variable for variable in VARIABLES if getattr(found, variable)
+        )
+        assert [getattr(found, variable) for variable in FAMILIES[family]] == [1, 2, 3][
             : len(FAMILIES[family])
         ]

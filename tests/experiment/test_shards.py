@@ -67,7 +67,7 @@ def part(shard: str, *, name: str | None = None, facts=None, **axes):
         dict.fromkeys(o.cell for o in outcomes),
         meters=("step_time", "peak_transient"),
         shard=shard,
-        started=f"2026-01-02T03:04:0{axes['batch_size']}+00:00",
+        started_at=f"2026-01-02T03:04:0{axes['batch_size']}+00:00",
         places={str(outcomes[0].cell): f"test_x.py:{axes['batch_size']}"},
     )
     known = {"host": "one", "git_commit": "a" * 40, "load_before": 0.5} | (facts or {})
@@ -87,10 +87,10 @@ def test_merged_shards_are_the_run_of_the_whole_matrix(tmp_path):
     merged = merge(parts)
     assert merged.remarks == ()
     joined = Store(tmp_path).save(merged.records)
-    assert joined.started.cells == tuple(cells)
-    assert joined.started.shard == ""
+    assert joined.header.cells == tuple(cells)
+    assert joined.header.shard == ""
     assert joined.unfinished() == []
-    assert joined.started.command == ("gradbench", "merge", "part1", "part2", "part3")
+    assert joined.header.command == ("gradbench", "merge", "part1", "part2", "part3")
     assert len(joined.breakdowns) == 3
     assert joined.ended.seconds == {"timing": 3.0}
     assert joined.environment == environment()
@@ -101,7 +101,7 @@ def test_merging_keeps_every_outcome_and_place_and_the_earliest_start():
     first, *rest = merge(parts).records
     kept = [r for r in rest if not isinstance(r, Environment | Ended)]
     assert kept == [outcome for run in parts for outcome in run.outcomes]
-    assert first.started == "2026-01-02T03:04:02+00:00"
+    assert first.started_at == "2026-01-02T03:04:02+00:00"
     assert sorted(first.places.values()) == ["test_x.py:2", "test_x.py:4"]
 
 

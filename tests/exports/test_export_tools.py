@@ -58,7 +58,7 @@ def history(tmp_path_factory):
         opening = started(
             dict.fromkeys(o.cell for o in outcomes),
             meters=("step_time", "peak_transient"),
-            started=then.isoformat(timespec="seconds"),
+            started_at=then.isoformat(timespec="seconds"),
         )
         facts = environment(
             git_commit=git("rev-parse", "HEAD", cwd=folder), host="ci", cpu="X", python="3.11.7"

@@ -41,15 +41,15 @@ from gradbench.exports import (
     write,
 )
 from gradbench.exports.github_action_benchmark import BIGGER, SMALLER
-from gradbench.exports.source_locations import Place
-from gradbench.gate.judgements import Judgement
+from gradbench.exports.source_locations import SourceLocation
+from gradbench.gate.figure_verdicts import FigureVerdict
 from gradbench.records.measurements import Measurement
 from gradbench.stats.estimates import Estimate, exact
 from gradbench.stats.verdicts import Verdict
 
 COMMIT = "0123456789" * 4
 HOSTILE = 'a|b<script>"&%\n::error::x,y:z'
-AT = Place("benchmarks/test_it.py", 12)
+AT = SourceLocation("benchmarks/test_it.py", 12)
 
 
 def measured(*, at=0, name="r1", protocol=1, slower=1.0, outcomes=(), **facts):
@@ -64,7 +64,7 @@ def measured(*, at=0, name="r1", protocol=1, slower=1.0, outcomes=(), **facts):
     opening = started(
         dict.fromkeys(o.cell for o in outcomes),
         meters=meters,
-        started=f"2026-01-02T03:04:{at:02d}+00:00",
+        started_at=f"2026-01-02T03:04:{at:02d}+00:00",
         protocol=protocol,
     )
     known = {"git_commit": COMMIT, "host": "ci", "cpu": "X", "python": "3.11.7"} | facts
@@ -409,9 +409,9 @@ def test_junit_survives_what_xml_cannot_hold():
 # Verdicts
 
 
-def judgement(verdict, member=None, *, meter="step_time", point=1.1, reason="why", **fields):
+def figure_verdict(verdict, member=None, *, meter="step_time", point=1.1, reason="why", **fields):
     change = Estimate(point=point, low=point - 0.01, high=point + 0.01, confidence=0.95, rounds=9)
-    return Judgement(
+    return FigureVerdict(
         **{
             "cell": member or cell("no_grad"),
             "meter": meter,
@@ -426,7 +426,7 @@ def judgement(verdict, member=None, *, meter="step_time", point=1.1, reason="why
     )
 
 
-EVERY = [judgement(verdict, meter=f"{verdict}_time") for verdict in Verdict]
+EVERY = [figure_verdict(verdict, meter=f"{verdict}_time") for verdict in Verdict]
 
 
 def test_junit_of_verdicts_fails_what_is_worse_and_skips_what_is_inconclusive():
@@ -446,7 +446,7 @@ def test_junit_of_verdicts_fails_what_is_worse_and_skips_what_is_inconclusive():
 
 
 def test_annotations_err_at_file_and_line_and_escape_what_github_would_read():
-    row = judgement(Verdict.WORSE, cell("no_grad", model="a,b:c"), reason="50% more\r\n::x")
+    row = figure_verdict(Verdict.WORSE, cell("no_grad", model="a,b:c"), reason="50% more\r\n::x")
     (line,) = annotations.judged([row], locate=lambda _cell: AT).splitlines()
     head, _, message = line.removeprefix("::error ").partition("::")
     properties = dict(part.split("=", 1) for part in head.split(","))
@@ -459,7 +459,7 @@ def test_annotations_err_at_file_and_line_and_escape_what_github_would_read():
 
 
 def test_annotations_without_a_place_have_no_file():
-    assert annotations.judged([judgement(Verdict.WORSE)]).startswith("::error title=")
+    assert annotations.judged([figure_verdict(Verdict.WORSE)]).startswith("::error title=")
 
 
 def test_only_worse_and_inconclusive_are_annotated():
@@ -469,8 +469,8 @@ def test_only_worse_and_inconclusive_are_annotated():
 
 @pytest.mark.parametrize(("number", "shown"), [(10, 10), (11, 10), (500, 10)])
 def test_at_most_ten_annotations_of_a_kind_and_the_last_counts_the_rest(number, shown):
-    table = [judgement(Verdict.WORSE, cell(batch_size=i + 1)) for i in range(number)]
-    lines = annotations.judged([*table, judgement(Verdict.INCONCLUSIVE)]).splitlines()
+    table = [figure_verdict(Verdict.WORSE, cell(batch_size=i + 1)) for i in range(number)]
+    lines = annotations.judged([*table, figure_verdict(Verdict.INCONCLUSIVE)]).splitlines()
     assert sum(line.startswith("::error") for line in lines) == shown
     assert sum(line.startswith("::warning") for line in lines) == 1
     rest = [line for line in lines if "job summary" in line]
@@ -576,15 +576,15 @@ def test_markdown_keeps_to_the_limit_and_says_how_much_had_no_room(limit):
 
 
 def test_a_change_of_one_byte_shows():
-    row = judgement(
+    row = figure_verdict(
         Verdict.WORSE, meter="saved_for_backward", unit="bytes", change=exact(1.000_000_1)
     )
     text = "".join(markdown.judged(Verdicts((row,))))
     assert "1,000 B → 1,100 B" in text
 
 
-def test_a_judgement_without_numbers_is_told_by_its_reason():
-    row = judgement(
+def test_a_verdict_without_numbers_is_told_by_its_reason():
+    row = figure_verdict(
         Verdict.INCONCLUSIVE, change=None, baseline=None, candidate=None, reason="not comparable"
     )
     assert annotations.judged([row]).endswith("::not comparable\n")
@@ -619,7 +619,7 @@ def plain(rows, **more):
     """Return rows as ``gate --json`` prints them."""
     return {
         "status": 1,
-        "judgements": [{**asdict(row), "id": str(row.cell)} for row in rows],
+        "verdicts": [{**asdict(row), "id": str(row.cell)} for row in rows],
         **more,
     }
 
@@ -631,7 +631,7 @@ def written(tmp_path, content):
 
 
 def test_verdicts_come_back_from_json_as_they_went(tmp_path):
-    rows = [*EVERY, judgement(Verdict.SAME, change=None, baseline=None, candidate=None)]
+    rows = [*EVERY, figure_verdict(Verdict.SAME, change=None, baseline=None, candidate=None)]
     skipped_over = [
         {
             "cell": cell(mode).axes(),
@@ -641,9 +641,9 @@ def test_verdicts_come_back_from_json_as_they_went(tmp_path):
         }
         for mode in ("no_grad", "global_on")
     ]
-    found = read_verdicts([written(tmp_path, plain(rows, unjudged=skipped_over))])
+    found = read_verdicts([written(tmp_path, plain(rows, not_compared=skipped_over))])
     assert list(found.rows) == rows
-    assert found.unjudged == (
+    assert found.not_compared == (
         "not comparable: host was a: inference[cpu-mlp_tiny-b8-no_grad] step_time and 1 more",
     )
     text = markdown.summary([], verdicts=found)
@@ -652,7 +652,7 @@ def test_verdicts_come_back_from_json_as_they_went(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [[], {}, {"judgements": [{}]}, {"judgements": None}, plain(EVERY) | {"unjudged": [1]}],
+    [[], {}, {"verdicts": [{}]}, {"verdicts": None}, plain(EVERY) | {"not_compared": [1]}],
 )
 def test_a_file_without_verdicts_is_refused_in_one_line(content, tmp_path):
     with pytest.raises(StoreError, match="holds no verdicts") as refused:

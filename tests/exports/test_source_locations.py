@@ -8,7 +8,7 @@ import pytest
 from builders import cell, measured_block, run_of, started
 
 from gradbench.experiment.toml_config import places
-from gradbench.exports.source_locations import Place, locator, nowhere, parse
+from gradbench.exports.source_locations import SourceLocation, locator, nowhere, parse
 
 ROOT = Path(__file__).parents[2]
 SUITE = """
@@ -35,8 +35,8 @@ def folder(tmp_path):
 
 def test_a_cell_is_at_the_function_that_is_marked_for_its_workload(folder):
     locate = locator([], folder)
-    assert locate(cell()) == Place("benchmarks/deep/test_mine.py", 6)
-    assert locate(cell(workload="training")) == Place("benchmarks/deep/test_mine.py", 12)
+    assert locate(cell()) == SourceLocation("benchmarks/deep/test_mine.py", 6)
+    assert locate(cell(workload="training")) == SourceLocation("benchmarks/deep/test_mine.py", 12)
     assert locate(cell(workload="frozen_backbone")) is None
 
 
@@ -44,7 +44,7 @@ def test_a_bare_marker_stands_for_every_workload(folder):
     suite = "import pytest\n\n@pytest.mark.gradbench\ndef test_all(gradbench_cell): ...\n"
     (folder / "benchmarks" / "test_all.py").write_text(suite, "utf-8")
     locate = locator([], folder)
-    assert locate(cell(workload="frozen_backbone")) == Place("benchmarks/test_all.py", 4)
+    assert locate(cell(workload="frozen_backbone")) == SourceLocation("benchmarks/test_all.py", 4)
 
 
 def test_what_a_run_recorded_comes_first(folder):
@@ -52,8 +52,8 @@ def test_what_a_run_recorded_comes_first(folder):
     member = outcomes[0].cell
     opening = started([member], places={str(member): "suite/test_x.py:7", "other": "no line"})
     locate = locator([run_of([opening, *outcomes])], folder)
-    assert locate(member) == Place("suite/test_x.py", 7)
-    assert locate(cell("global_on")) == Place("benchmarks/deep/test_mine.py", 6)
+    assert locate(member) == SourceLocation("suite/test_x.py", 7)
+    assert locate(cell("global_on")) == SourceLocation("benchmarks/deep/test_mine.py", 6)
 
 
 def test_files_are_counted_from_the_repository_where_it_is_above(folder):
@@ -70,9 +70,9 @@ def test_a_model_given_by_path_is_at_its_factory(name, line, path, folder):
     source = "class Net:\n    def tiny(): ...\n\ndef make(): ...\n"
     (folder / path).write_text(source, "utf-8")
     locate = locator([], folder)
-    assert locate(cell(model=f"shop.nets:{name}")) == Place(path, line)
+    assert locate(cell(model=f"shop.nets:{name}")) == SourceLocation(path, line)
     for unknown in ("shop.nets:other", "shop.other:make", "../shop:make", ":make", "shop.nets:"):
-        assert locate(cell(model=unknown)) == Place("benchmarks/deep/test_mine.py", 6)
+        assert locate(cell(model=unknown)) == SourceLocation("benchmarks/deep/test_mine.py", 6)
 
 
 @pytest.mark.parametrize("content", [b"def test_(:", b"\xff\xfe", b"\0"])

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 from gradbench.cli import USAGE, app
 from gradbench.errors import BadConfig, StoreError
 from gradbench.gate.decide import decide
-from gradbench.gate.decision import Decision, Status
+from gradbench.gate.result import GateResult, Status
 from gradbench.gate.rules import Override, Rules, read
 from gradbench.records.measurements import Environment, Measurement
 from gradbench.stats.verdicts import Verdict
@@ -39,13 +39,13 @@ def saved(size: int, mode: str = "global_on", **axes) -> Measurement:
     return counted(cell(mode, **axes), size, meter="saved_for_backward")
 
 
-def verdicts(decision: Decision) -> dict[tuple[str, str], Verdict]:
-    return {(j.cell.grad_mode, j.meter): j.verdict for j in decision.judgements}
+def verdicts(decision: GateResult) -> dict[tuple[str, str], Verdict]:
+    return {(j.cell.grad_mode, j.meter): j.verdict for j in decision.figure_verdicts}
 
 
-def only(decision: Decision):
-    (judgement,) = decision.judgements
-    return judgement
+def only(decision: GateResult):
+    (figure_verdict,) = decision.figure_verdicts
+    return figure_verdict
 
 
 def noisy_times(seed: int, *, slower: float = 1.0, modes=("global_on", "no_grad"), rounds=40):
@@ -129,9 +129,9 @@ def test_equal_arms_instructions_may_differ_by_what_equal_arms_do():
 def test_bytes_of_another_torch_or_isa_are_not_compared_and_that_is_said(fact, value):
     decision = decide([run([saved(1)], **{fact: value})], [run([saved(2)])])
     assert decision.status() is Status.NO_BASELINE
-    (unjudged,) = decision.unjudged
-    assert unjudged.why == "not comparable"
-    assert unjudged.reason.startswith(f"{fact} was {str(value)!r}, is ")
+    (not_compared,) = decision.not_compared
+    assert not_compared.why == "not comparable"
+    assert not_compared.reason.startswith(f"{fact} was {str(value)!r}, is ")
 
 
 def test_bytes_span_machines_and_builds_of_one_torch():
@@ -158,7 +158,7 @@ def test_equal_times_are_the_same_and_twice_the_time_is_worse():
 def test_times_of_another_machine_are_not_judged_but_ratios_are():
     decision = decide([run(noisy_times(1), host="b")], [run(noisy_times(2, slower=2.0))])
     assert verdicts(decision) == {("global_on", "step_time/no_grad"): Verdict.SAME}
-    assert {u.reason for u in decision.unjudged} == {"host was 'b', is 'a'"}
+    assert {u.reason for u in decision.not_compared} == {"host was 'b', is 'a'"}
 
 
 @pytest.mark.parametrize("fact", ["host", "cpu", "cores", "python", "torch", "protocol"])
@@ -170,8 +170,8 @@ def test_times_are_judged_only_when_all_of_the_machine_is_the_same_and_recorded(
         ]
     )
     decision = decide([without], [run(noisy_times(1))])
-    assert not [j for j in decision.judgements if j.meter == "step_time"]
-    assert f"{fact} is not recorded on both sides" in {u.reason for u in decision.unjudged}
+    assert not [j for j in decision.figure_verdicts if j.meter == "step_time"]
+    assert f"{fact} is not recorded on both sides" in {u.reason for u in decision.not_compared}
 
 
 def test_a_mode_that_lost_its_advantage_shows_in_the_ratio():
@@ -188,7 +188,7 @@ def test_a_mode_that_lost_its_advantage_shows_in_the_ratio():
 
 def test_the_control_pair_is_no_ratio_to_judge():
     runs = [run(measured_block(), name=name) for name in "ab"]
-    meters = {(j.cell.grad_mode, j.meter) for j in decide(runs[:1], runs[1:]).judgements}
+    meters = {(j.cell.grad_mode, j.meter) for j in decide(runs[:1], runs[1:]).figure_verdicts}
     assert ("global_off", "step_time/no_grad") not in meters
     assert ("inference_mode", "step_time/no_grad") in meters
 
@@ -207,7 +207,7 @@ def test_the_more_is_tested_the_more_it_takes_to_be_an_alarm():
 
     def first(blocks: int) -> Verdict:
         decision = decide([table(blocks, slower=1.0)], [table(blocks, slower=1.21)])
-        return decision.judgements[0].verdict
+        return decision.figure_verdicts[0].verdict
 
     assert (first(1), first(1000)) == (Verdict.WORSE, Verdict.INCONCLUSIVE)
 
@@ -233,7 +233,9 @@ def test_in_two_hundred_null_tables_at_most_a_few_cry_wolf():
                 )
             )
         decision = decide(sides[:1], sides[1:], by=by)
-        alarms += any(j.verdict in (Verdict.WORSE, Verdict.BETTER) for j in decision.judgements)
+        alarms += any(
+            j.verdict in (Verdict.WORSE, Verdict.BETTER) for j in decision.figure_verdicts
+        )
     assert alarms <= 20  # 10 expected; the chance of more than 20 is 0.1 %
 
 
@@ -255,7 +257,7 @@ def test_latency_is_judged_by_its_median_alone_unless_asked():
     calls = [replace(o, meter="latency", iterations=1) for o in noisy_times(1, modes=("no_grad",))]
     assert only(decide([run(calls)], [run(calls)])).meter == "latency_p50"
     by = Rules(overrides=[Override(meters=("latency_p90",), changes={"judge": True})])
-    meters = [j.meter for j in decide([run(calls)], [run(calls)], by=by).judgements]
+    meters = [j.meter for j in decide([run(calls)], [run(calls)], by=by).figure_verdicts]
     assert meters == ["latency_p50", "latency_p90"]
 
 
@@ -273,22 +275,22 @@ def test_a_cell_that_failed_is_a_regression_in_its_own_words():
 def test_a_cell_that_this_machine_cannot_measure_is_not():
     absent = skipped(cell(), meter="saved_for_backward", cause="unavailable", reason="no CUDA")
     decision = decide([run([saved(1)])], [run([absent])])
-    assert (decision.judgements, decision.unjudged[0].why) == ((), "not measured")
+    assert (decision.figure_verdicts, decision.not_compared[0].why) == ((), "not measured")
     assert decision.status() is Status.NOTHING_MEASURED
 
 
 def test_new_and_gone_cells_are_named_and_no_error():
     both = saved(5, batch_size=1)
     decision = decide([run([both, saved(1, batch_size=2)])], [run([both, saved(1, batch_size=3)])])
-    assert {(u.why, u.cell.batch_size) for u in decision.unjudged} == {("new", 3), ("gone", 2)}
+    assert {(u.why, u.cell.batch_size) for u in decision.not_compared} == {("new", 3), ("gone", 2)}
     assert decision.status() is Status.OK
 
 
 def test_what_never_had_a_number_is_no_news():
     refused = skipped(cell("no_grad", workload="training"), meter="saved_for_backward")
     decision = decide([run([saved(1), refused])], [run([saved(1), refused])])
-    assert [u.why for u in decision.unjudged] == ["no number"]
-    assert TORCH_SAYS in decision.unjudged[0].reason
+    assert [u.why for u in decision.not_compared] == ["no number"]
+    assert TORCH_SAYS in decision.not_compared[0].reason
 
 
 def test_statuses_tell_what_happened():
@@ -398,8 +400,8 @@ def test_the_committed_baseline_is_that_of_the_tiny_preset(request):
     from gradbench.experiment.presets import PRESETS
 
     committed = load(request.config.rootpath / "results" / "baseline" / "tiny.jsonl")
-    assert set(committed.started.cells) == set(PRESETS["tiny"])
-    assert {"saved_for_backward", "peak_allocated"} <= set(committed.started.meters)
+    assert set(committed.header.cells) == set(PRESETS["tiny"])
+    assert {"saved_for_backward", "peak_allocated"} <= set(committed.header.meters)
     assert "host" not in committed.environment.facts
 
 
@@ -445,7 +447,7 @@ def test_json_holds_every_verdict_with_its_axes(gate, files):
     content = json.loads(answer.stdout)
     assert content["status"] == answer.exit_code == Status.REGRESSION
     assert content["counts"]["worse"] == 1
-    (worse,) = [j for j in content["judgements"] if j["verdict"] == "worse"]
+    (worse,) = [j for j in content["verdicts"] if j["verdict"] == "worse"]
     assert (worse["cell"]["model"], worse["baseline"], worse["candidate"]) == (
         "mlp_tiny",
         4096,

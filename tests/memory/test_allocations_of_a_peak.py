@@ -11,7 +11,7 @@ from gradbench.records.allocations import (
     Resident,
     Tag,
     Within,
-    dissect,
+    attribute_peak,
 )
 from gradbench.records.measurements import PARTS
 
@@ -19,8 +19,8 @@ NOTHING = dict.fromkeys(PARTS, 0)
 A, B, C, D = 0xA0, 0xB0, 0xC0, 0xD0
 
 
-def anatomy(*entries, resident=None, before=0):
-    return dissect(entries, resident=resident or {}, before_bytes=before)
+def breakdown(*entries, resident=None, before=0):
+    return attribute_peak(entries, resident=resident or {}, before_bytes=before)
 
 
 def parts(**known):
@@ -33,7 +33,7 @@ def totals(found):
 
 
 def test_nothing_that_happens_is_what_was_there_before():
-    found = anatomy(resident={A: Resident(30, "parameters")}, before=50)
+    found = breakdown(resident={A: Resident(30, "parameters")}, before=50)
     assert found.parts == parts(parameters=30, unknown=20)
     assert (found.peak_bytes, found.phase, found.left) == (50, "prepare", ())
     assert totals(found) == [50]
@@ -41,7 +41,7 @@ def test_nothing_that_happens_is_what_was_there_before():
 
 def test_a_purpose_that_shows_later_holds_from_the_blocks_first_byte_on():
     """A is saved only after B came and went: at the peak before that it counts as saved."""
-    found = anatomy(Change(A, 100), Change(B, 50), Change(B, -50), Tag(A, "saved"))
+    found = breakdown(Change(A, 100), Change(B, 50), Change(B, -50), Tag(A, "saved"))
     assert found.parts == parts(saved=100, other=50)
     assert found.timeline["saved"] == (0, 100, 100, 100)
     assert found.timeline["other"] == (0, 0, 50, 0)
@@ -52,13 +52,13 @@ def test_of_several_purposes_the_last_in_a_blocks_life_holds_in_whatever_order_t
     tags = ["saved", "gradients", "optimizer_state"]
     for count in (1, 2, 3):
         told = [Tag(A, part) for part in tags[:count]][::order]
-        found = anatomy(Change(A, 8), *told)
+        found = breakdown(Change(A, 8), *told)
         assert found.parts == parts(**{tags[count - 1]: 8})
         assert found.left == (Left(8, tags[count - 1], ""),)
 
 
 def test_an_address_used_again_is_another_block():
-    found = anatomy(
+    found = breakdown(
         Change(A, 10),
         Tag(A, "gradients"),
         Change(A, -10),
@@ -73,13 +73,13 @@ def test_an_address_used_again_is_another_block():
 
 
 def test_a_tag_for_a_block_that_is_not_live_is_nobodys():
-    found = anatomy(Tag(A, "saved"), Change(A, 10), Change(A, -10), Tag(A, "gradients"))
+    found = breakdown(Tag(A, "saved"), Change(A, 10), Change(A, -10), Tag(A, "gradients"))
     assert found.parts == parts(other=10)
 
 
 def test_a_tag_does_not_take_a_resident_block_from_its_part():
     """Parameters are saved for backward too; they stay parameters."""
-    found = anatomy(
+    found = breakdown(
         Tag(A, "saved"), Change(B, 1), resident={A: Resident(9, "parameters")}, before=9
     )
     assert found.parts == parts(parameters=9, other=1)
@@ -87,7 +87,7 @@ def test_a_tag_does_not_take_a_resident_block_from_its_part():
 
 def test_a_resident_block_that_is_freed_leaves_its_part_once():
     """Gradients are dropped before the step's own peak; what takes their address is not theirs."""
-    found = anatomy(
+    found = breakdown(
         Change(A, -40),
         Change(A, 60),
         Change(A, -60),
@@ -102,19 +102,19 @@ def test_a_resident_block_that_is_freed_leaves_its_part_once():
 
 
 def test_a_free_of_what_nobody_knows_is_taken_from_the_unknown():
-    found = anatomy(Change(D, -15), Change(A, 20), resident={}, before=25)
+    found = breakdown(Change(D, -15), Change(A, 20), resident={}, before=25)
     assert found.parts == parts(unknown=10, other=20)
     assert found.timeline["unknown"] == (25, 10, 10)
 
 
 def test_a_resident_block_is_freed_once_and_a_second_free_is_unknown():
-    found = anatomy(Change(A, -4), Change(A, -6), resident={A: Resident(4, "inputs")}, before=10)
+    found = breakdown(Change(A, -4), Change(A, -6), resident={A: Resident(4, "inputs")}, before=10)
     assert found.timeline["inputs"] == (4, 0, 0)
     assert found.timeline["unknown"] == (6, 6, 0)
 
 
 def test_what_an_operator_takes_inside_counts_for_that_moment_only_and_is_named():
-    found = anatomy(
+    found = breakdown(
         Change(A, 100, "aten::mm"),
         Within(64, "aten::convolution"),
         Change(B, 20, "aten::add"),
@@ -126,7 +126,7 @@ def test_what_an_operator_takes_inside_counts_for_that_moment_only_and_is_named(
 
 
 def test_an_inner_need_below_the_peak_is_in_no_part_of_it():
-    found = anatomy(
+    found = breakdown(
         Within(64, "aten::convolution"), Change(A, 100, "aten::mm"), Change(B, 5, "aten::add")
     )
     assert found.parts == parts(other=105)
@@ -134,7 +134,7 @@ def test_an_inner_need_below_the_peak_is_in_no_part_of_it():
 
 
 def test_the_operators_are_of_other_at_the_peak_alone_most_first():
-    found = anatomy(
+    found = breakdown(
         Change(A, 10, "aten::relu"),
         Tag(A, "saved"),
         Change(B, 20, "aten::add"),
@@ -148,7 +148,7 @@ def test_the_operators_are_of_other_at_the_peak_alone_most_first():
 
 
 def test_of_two_moments_alike_the_first_is_the_peak():
-    found = anatomy(
+    found = breakdown(
         Phase("forward"),
         Change(A, 8, "first"),
         Change(A, -8),
@@ -160,7 +160,7 @@ def test_of_two_moments_alike_the_first_is_the_peak():
 
 
 def test_phases_are_those_of_the_moments_in_order():
-    found = anatomy(
+    found = breakdown(
         Change(A, 1),
         Phase("forward"),
         Change(B, 2),
@@ -183,7 +183,7 @@ def test_phases_are_those_of_the_moments_in_order():
 
 
 def test_what_is_left_is_what_the_step_allocated_and_did_not_free():
-    found = anatomy(
+    found = breakdown(
         Change(A, 5, "aten::mm"),
         Tag(A, "gradients"),
         Change(B, 7, "aten::relu"),
@@ -208,7 +208,7 @@ def staircase(count, *, phases=("forward", "backward", "optimizer")):
 @pytest.mark.parametrize("count", [1, 10, 21, 22, 500, 5000])
 def test_a_long_step_is_thinned_to_about_so_many_moments(count):
     moments = 1 + 3 * 2 * count
-    found = anatomy(*staircase(count))
+    found = breakdown(*staircase(count))
     assert len(found.phases) == len(totals(found))
     if moments <= MOMENTS:
         assert len(found.phases) == moments
@@ -219,7 +219,7 @@ def test_a_long_step_is_thinned_to_about_so_many_moments(count):
 @pytest.mark.parametrize("count", [3, 500])
 def test_thinning_keeps_every_phases_highest_moment_and_both_ends(count):
     entries = [*staircase(count), Change(B, 17)]
-    found = anatomy(*entries, before=5)
+    found = breakdown(*entries, before=5)
     heights = dict.fromkeys(found.phases, 0)
     for name, size in zip(found.phases, totals(found), strict=True):
         heights[name] = max(heights[name], size)
@@ -282,7 +282,7 @@ def running(entries, before):
 @given(actions=st.lists(ACTIONS, max_size=150))
 def test_parts_sum_to_the_peak_whatever_happens(actions):
     entries, own = acted(actions)
-    found = dissect(entries, resident=RESIDENT, before_bytes=150)
+    found = attribute_peak(entries, resident=RESIDENT, before_bytes=150)
     sizes = running(entries, 150)
     assert sum(found.parts.values()) == found.peak_bytes == max(sizes)
     assert tuple(found.parts) == tuple(found.timeline) == PARTS

@@ -14,7 +14,7 @@ from gradbench.experiment.matrix import GRAD_MODES, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.memory import leaks
 from gradbench.memory.saved_tensors import paths
-from gradbench.memory.storage_tracker import Birth
+from gradbench.memory.storage_tracker import Creation
 from gradbench.records.measurements import Measurement
 from gradbench.runner import memory_pass
 from gradbench.workloads.models import Model, classification, mlp
@@ -181,7 +181,7 @@ def test_growth_is_what_every_step_adds(live, bytes_a_step):
 
 
 def birth(nbytes, op, *, module="", line=""):
-    return Birth(0, nbytes, op, module, line)
+    return Creation(0, nbytes, op, module, line)
 
 
 def test_places_are_named_most_first_three_at_most():

@@ -70,13 +70,13 @@ def blocks(cells):
 @pytest.mark.parametrize(
     "cells", blocks(PRESETS["tiny"]), ids=lambda cells: f"{cells[0].model}-{cells[0].workload}"
 )
-def test_every_cell_of_tiny_is_foretold_to_the_byte(cells):
+def test_every_cell_of_tiny_is_predicted_to_the_byte(cells):
     """And where torch refuses to train, in which words."""
     found = read(cells, MODELS[cells[0].model], ["peak_allocated", "predicted_peak"])
     for member in cells:
-        foretold, measured = found[member, "predicted_peak"], found[member, "peak_allocated"]
-        assert told(foretold) == told(measured)
-        assert isinstance(foretold, Skipped) or foretold.notes == {}
+        predicted, measured = found[member, "predicted_peak"], found[member, "peak_allocated"]
+        assert told(predicted) == told(measured)
+        assert isinstance(predicted, Skipped) or predicted.notes == {}
     refused = {
         member.grad_mode for member in cells if isinstance(found[member, "predicted_peak"], Skipped)
     }
@@ -107,7 +107,7 @@ def named(axes):
 
 @pytest.fixture(scope="module")
 def both(predictor):
-    """What a cell measures, and what was foretold of it."""
+    """What a cell measures, and what was predicted of it."""
 
     @cache
     def compared(member):
@@ -119,44 +119,44 @@ def both(predictor):
 
 
 @pytest.mark.parametrize("axes", FORWARDS + BACKWARDS, ids=named)
-def test_cells_of_every_kind_are_foretold_to_the_byte(axes, both):
-    measured, foretold = both(cell(**axes))
-    assert foretold.peak_bytes == measured["peak_allocated"].values[0]
-    assert foretold.transient_bytes == measured["peak_transient"].values[0]
-    assert foretold.unprobed == ()
+def test_cells_of_every_kind_are_predicted_to_the_byte(axes, both):
+    measured, predicted = both(cell(**axes))
+    assert predicted.peak_bytes == measured["peak_allocated"].values[0]
+    assert predicted.transient_bytes == measured["peak_transient"].values[0]
+    assert predicted.unprobed == ()
 
 
 @pytest.mark.parametrize("axes", FORWARDS, ids=named)
-def test_peaks_in_the_forward_are_foretold_in_every_part(axes, both):
-    measured, foretold = both(cell(**axes))
-    assert foretold.anatomy.parts == measured["breakdown"].parts
+def test_peaks_in_the_forward_are_predicted_in_every_part(axes, both):
+    measured, predicted = both(cell(**axes))
+    assert predicted.breakdown.parts == measured["breakdown"].parts
 
 
 @pytest.mark.parametrize("axes", BACKWARDS, ids=named)
-def test_peaks_in_backward_are_foretold_in_every_part(axes, both):
-    measured, foretold = both(cell(**axes))
-    assert foretold.anatomy.parts == measured["breakdown"].parts
+def test_peaks_in_backward_are_predicted_in_every_part(axes, both):
+    measured, predicted = both(cell(**axes))
+    assert predicted.breakdown.parts == measured["breakdown"].parts
 
 
 @pytest.mark.parametrize("optimizer", ["sgd_momentum", "adamw"])
 @pytest.mark.parametrize("model", ["mlp_tiny", "cnn_small"])
-def test_what_the_optimizer_keeps_is_foretold_to_the_byte(model, optimizer, both):
+def test_what_the_optimizer_keeps_is_predicted_to_the_byte(model, optimizer, both):
     """AdamW's updates divide by Python numbers, which become tensors of 8 bytes and then of 4."""
-    measured, foretold = both(cell(model=model, optimizer=optimizer, **TRAINING))
-    assert foretold.peak_bytes == measured["peak_allocated"].values[0]
+    measured, predicted = both(cell(model=model, optimizer=optimizer, **TRAINING))
+    assert predicted.peak_bytes == measured["peak_allocated"].values[0]
     state = measured["breakdown"].parts["optimizer_state"]
-    assert foretold.anatomy.parts["optimizer_state"] == state > 0
+    assert predicted.breakdown.parts["optimizer_state"] == state > 0
 
 
-def test_the_way_there_is_foretold_too(predictor):
+def test_the_way_there_is_predicted_too(predictor):
     member = cell(model="mlp_tiny", workload="training", grad_mode="global_on")
     measured = read([member], MODELS["mlp_tiny"], ["breakdown"])[member, "breakdown"]
-    anatomy = predictor.predict(member, MODELS["mlp_tiny"]).anatomy
-    assert [name for name, _ in groupby(anatomy.phases)] == [
+    breakdown = predictor.predict(member, MODELS["mlp_tiny"]).breakdown
+    assert [name for name, _ in groupby(breakdown.phases)] == [
         name for name, _ in groupby(measured.phases)
     ]
     for part in ("saved", "gradients"):
-        assert max(anatomy.timeline[part]) == max(measured.timeline[part])
+        assert max(breakdown.timeline[part]) == max(measured.timeline[part])
 
 
 def test_a_prediction_repeats_whatever_was_predicted_before(predictor):
@@ -165,8 +165,8 @@ def test_a_prediction_repeats_whatever_was_predicted_before(predictor):
         for model in ("mlp_tiny", "cnn_small")
         for workload in ("inference", "training")
     ]
-    first = [predictor.predict(member, MODELS[member.model]).anatomy for member in members]
-    again = [predictor.predict(member, MODELS[member.model]).anatomy for member in members[::-1]]
+    first = [predictor.predict(member, MODELS[member.model]).breakdown for member in members]
+    again = [predictor.predict(member, MODELS[member.model]).breakdown for member in members[::-1]]
     assert first == again[::-1]
 
 
@@ -194,15 +194,15 @@ def test_what_an_operator_takes_inside_is_carried_on_to_batches_that_are_not_run
         )
     pixels = batch * side * side
     weights = channels * 27 + channels * CLASSES + CLASSES
-    assert few.anatomy.parts == dict.fromkeys(PARTS, 0) | {
+    assert few.breakdown.parts == dict.fromkeys(PARTS, 0) | {
         "parameters": weights * FLOAT,
         "inputs": 3 * pixels * FLOAT + batch * LABEL,
         "other": (27 + channels) * pixels * FLOAT,
     }
-    assert few.anatomy.ops["aten::convolution"] >= 27 * pixels * FLOAT
+    assert few.breakdown.ops["aten::convolution"] >= 27 * pixels * FLOAT
     assert few.peak_bytes == all_.peak_bytes
     assert few.unprobed == all_.unprobed == ()
-    assert none.anatomy.parts["other"] == 2 * channels * pixels * FLOAT  # what outputs show
+    assert none.breakdown.parts["other"] == 2 * channels * pixels * FLOAT  # what outputs show
     assert "aten::convolution" in none.unprobed
 
 
@@ -223,12 +223,12 @@ def with_prober(prober):
     return predictor
 
 
-def test_a_model_far_larger_than_any_memory_here_is_foretold_by_arithmetic(predictor):
+def test_a_model_far_larger_than_any_memory_here_is_predicted_by_arithmetic(predictor):
     """Two weights of 256 GiB each, a million samples; what cannot be run at any batch is named."""
     wide, batch = 2**18, 10**6
     found = predictor.predict(cell(batch_size=batch), perceptron(wide, wide, wide, CLASSES))
     weights = 2 * (wide * wide + wide) + wide * CLASSES + CLASSES
-    assert found.anatomy.parts == dict.fromkeys(PARTS, 0) | {
+    assert found.breakdown.parts == dict.fromkeys(PARTS, 0) | {
         "parameters": weights * FLOAT,
         "inputs": batch * wide * FLOAT + batch * LABEL,
         "other": 2 * batch * wide * FLOAT,
@@ -246,13 +246,13 @@ def test_tied_parameters_count_once_also_in_another_dtype(predictor):
     for dtype, itemsize in (("float32", 4), ("bfloat16", 2)):
         member = cell(dtype=dtype, workload="training", grad_mode="global_on")
         found = read([member], model, ["breakdown"])[member, "breakdown"]
-        foretold = predictor.predict(member, model).anatomy
-        assert foretold.peak_bytes == sum(found.parts.values())
-        assert foretold.parts["parameters"] == found.parts["parameters"]
-        assert foretold.parts["parameters"] == (32 * 32 + 2 * 32) * itemsize
+        predicted = predictor.predict(member, model).breakdown
+        assert predicted.peak_bytes == sum(found.parts.values())
+        assert predicted.parts["parameters"] == found.parts["parameters"]
+        assert predicted.parts["parameters"] == (32 * 32 + 2 * 32) * itemsize
 
 
-def test_compiled_code_is_not_foretold_but_a_reason(predictor):
+def test_compiled_code_is_not_predicted_but_a_reason(predictor):
     member = cell(model="mlp_tiny", compile="on")
     with pytest.raises(Unpredictable, match="compiled code allocates by its own plan"):
         predictor.predict(member, MODELS["mlp_tiny"])
@@ -303,7 +303,7 @@ def test_no_mode_is_left_behind_by_a_step_that_fails(predictor):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 @pytest.mark.parametrize("mode", ["global_on", "no_grad"])
-def test_a_gpu_that_is_not_here_is_foretold_in_its_allocators_blocks(mode):
+def test_a_gpu_that_is_not_here_is_predicted_in_its_allocators_blocks(mode):
     """Each tensor takes a multiple of 512 bytes; what kernels need inside nobody can ask."""
 
     def block(numbers, itemsize=FLOAT):
@@ -313,7 +313,7 @@ def test_a_gpu_that_is_not_here_is_foretold_in_its_allocators_blocks(mode):
     member = cell(device="cuda", grad_mode=mode, batch_size=batch)
     found = Predictor("cuda").predict(member, perceptron(*widths))
     hidden = [block(batch * width) for width in widths[1:-1]]
-    assert found.anatomy.parts == dict.fromkeys(PARTS, 0) | {
+    assert found.breakdown.parts == dict.fromkeys(PARTS, 0) | {
         "parameters": sum(
             block(wide * narrow) + block(narrow) for wide, narrow in pairwise(widths)
         ),
@@ -323,7 +323,7 @@ def test_a_gpu_that_is_not_here_is_foretold_in_its_allocators_blocks(mode):
         "other": hidden[1] if mode == "global_on" else 2 * hidden[0],
     }
     assert found.unprobed == ("aten::addmm",)
-    assert all(size % 512 == 0 for sizes in found.anatomy.timeline.values() for size in sizes)
+    assert all(size % 512 == 0 for sizes in found.breakdown.timeline.values() for size in sizes)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
@@ -333,18 +333,18 @@ def test_a_gpus_optimizer_works_on_lists_and_so_needs_temporaries_of_every_param
     there = Predictor("cuda").predict(cell(device="cuda", optimizer="adamw", **axes), model)
     here = Predictor("cpu").predict(cell(optimizer="adamw", **axes), model)
     weights = 2 * (64 * 64 + 64) * FLOAT
-    assert there.anatomy.phase == here.anatomy.phase == "optimizer"
-    assert there.anatomy.ops["aten::_foreach_sqrt"] >= weights
-    assert there.anatomy.parts["other"] >= weights
-    assert here.anatomy.parts["other"] < 2 * (64 * 64 + 64) * FLOAT + 100
+    assert there.breakdown.phase == here.breakdown.phase == "optimizer"
+    assert there.breakdown.ops["aten::_foreach_sqrt"] >= weights
+    assert there.breakdown.parts["other"] >= weights
+    assert here.breakdown.parts["other"] < 2 * (64 * 64 + 64) * FLOAT + 100
 
 
 RESNET = """
 from pathlib import Path
 import torch
-from gradbench.matrix import Cell
+from gradbench.experiment.matrix import Cell
 from gradbench.memory.predict import Predictor
-from gradbench.models import MODELS
+from gradbench.workloads.models import MODELS
 torch.set_num_threads(1)
 cell = Cell(model="resnet18_224", workload="inference", grad_mode="no_grad", batch_size=64)
 found = Predictor("cpu").predict(cell, MODELS["resnet18_224"])
@@ -353,7 +353,7 @@ print(found.peak_bytes, int(mark) * 1024)
 """
 
 
-def test_a_resnet_of_64_pictures_is_foretold_in_less_than_a_gibibyte():
+def test_a_resnet_of_64_pictures_is_predicted_in_less_than_a_gibibyte():
     """Weights of 47 MB, pictures of 39 MB, and at the first BatchNorm two maps of 206 MB."""
     done = subprocess.run(
         [sys.executable, "-c", RESNET], capture_output=True, text=True, timeout=120, check=True

@@ -486,7 +486,7 @@ def test_a_shard_measures_whole_blocks_of_its_own_and_the_others_are_deselected(
     assert bench.asked == [[cell(m, batch_size=1, workload=workload) for m in GRAD_MODES]]
     assert result.parseoutcomes()["deselected"] == 4
     (path,) = (pytester.path / "results").iterdir()
-    assert load(path).started.shard == f"{index}/2"
+    assert load(path).header.shard == f"{index}/2"
 
 
 def test_the_shards_share_what_k_leaves(scripted, bench):
@@ -497,7 +497,7 @@ def test_the_shards_share_what_k_leaves(scripted, bench):
 def test_a_run_knows_file_and_line_of_each_cell_s_test(scripted, pytester):
     scripted("-k", "test_inference")
     (path,) = (pytester.path / "results").iterdir()
-    places = load(path).started.places
+    places = load(path).header.places
     assert set(places) == {str(cell(mode, batch_size=1)) for mode in GRAD_MODES}
     (place,) = set(places.values())
     file, _, line = place.rpartition(":")

@@ -474,7 +474,7 @@ def test_a_forward_and_backward_peak_at_the_last_gradient():
     gradients = wide * hidden + hidden + hidden * classes + classes
     assert used.peak_bytes == (gradients + batch * classes + batch * hidden) * FLOAT
     assert used.saved_bytes == batch * hidden * FLOAT
-    assert sum(left.nbytes for left in used.anatomy.left) == gradients * FLOAT
+    assert sum(left.nbytes for left in used.breakdown.left) == gradients * FLOAT
 
 
 class Trainer:

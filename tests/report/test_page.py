@@ -245,7 +245,7 @@ def test_without_a_run_there_is_no_page():
 def test_the_figures_inside_are_those_of_the_run():
     (inside,) = page_of("normal").parsed.data
     assert [dict(zip(inside["axes"], row, strict=True)) for row in inside["cells"]] == [
-        c.axes() for c in RUNS["normal"].started.cells
+        c.axes() for c in RUNS["normal"].header.cells
     ]
     rows = [
         dict(zip(inside["figures"]["columns"], r, strict=True)) for r in inside["figures"]["rows"]
@@ -346,7 +346,7 @@ RENDER = """
 import sys
 from pathlib import Path
 from gradbench.report import write
-from gradbench.store import Store
+from gradbench.store.jsonl import Store
 runs, amiss = Store(sys.argv[1]).load_all()
 write(runs, Path(sys.argv[2]))
 print(len(runs), len(amiss), "torch" in sys.modules)

@@ -350,7 +350,7 @@ def test_only_facts_that_differ_are_shown_a_value_a_run():
 def test_a_notebook_shows_the_answer_and_a_row_a_cell():
     shown = Report(NORMAL, reference="no_grad")._repr_html_()
     assert "<code>inference_mode</code> is faster" in shown
-    assert shown.count("<tr>") == 1 + len(NORMAL.started.cells)
+    assert shown.count("<tr>") == 1 + len(NORMAL.header.cells)
     assert "0.667 [0.667, 0.667]" in shown
     assert "<script" not in shown
 

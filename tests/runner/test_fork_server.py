@@ -7,31 +7,31 @@ from collections.abc import Iterator
 import jobs
 import pytest
 
-from gradbench.runner.fork_server import Died, JobError, Nursery
+from gradbench.runner.fork_server import ForkServer, JobError, WorkerDied
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    nursery = Nursery("time")
-    yield nursery
-    nursery.close()
+def server() -> Iterator[ForkServer]:
+    server = ForkServer("time")
+    yield server
+    server.close()
 
 
-def run(nursery: Nursery, job, *arguments, limit_s=30.0):
-    return list(nursery.run(job, *arguments, limit_s=limit_s))
+def run(server: ForkServer, job, *arguments, limit_s=30.0):
+    return list(server.run(job, *arguments, limit_s=limit_s))
 
 
-def test_a_job_sends_what_it_yields(nursery):
-    assert run(nursery, jobs.count, 3) == [0, 1, 2]
+def test_a_job_sends_what_it_yields(server):
+    assert run(server, jobs.count, 3) == [0, 1, 2]
 
 
-def test_jobs_in_quick_succession_do_not_meet(nursery):
-    assert [run(nursery, jobs.count, n) for n in range(12)] == [list(range(n)) for n in range(12)]
+def test_jobs_in_quick_succession_do_not_meet(server):
+    assert [run(server, jobs.count, n) for n in range(12)] == [list(range(n)) for n in range(12)]
 
 
-def test_a_job_starts_with_one_thread_and_its_kinds_malloc(nursery):
-    assert run(nursery, jobs.threads_and_malloc) == [(1, "0")]
-    memory = Nursery("memory")
+def test_a_job_starts_with_one_thread_and_its_kinds_malloc(server):
+    assert run(server, jobs.threads_and_malloc) == [(1, "0")]
+    memory = ForkServer("memory")
     try:
         assert run(memory, jobs.threads_and_malloc) == [(1, "unset")]
     finally:
@@ -46,44 +46,44 @@ def test_a_job_starts_with_one_thread_and_its_kinds_malloc(nursery):
         (jobs.exit_early, "crashed", r"exit status 3.*\(the last words\)"),
     ],
 )
-def test_a_death_is_told_with_its_cause_and_the_next_job_runs(nursery, job, cause, words):
-    with pytest.raises(Died, match=words) as death:
-        run(nursery, job)
+def test_a_death_is_told_with_its_cause_and_the_next_job_runs(server, job, cause, words):
+    with pytest.raises(WorkerDied, match=words) as death:
+        run(server, job)
     assert death.value.cause == cause
-    assert run(nursery, jobs.count, 2) == [0, 1]
+    assert run(server, jobs.count, 2) == [0, 1]
 
 
-def test_a_hang_ends_at_the_time_limit_and_its_process_is_gone(nursery):
-    stream = nursery.run(jobs.hang, limit_s=0.5)
+def test_a_hang_ends_at_the_time_limit_and_its_process_is_gone(server):
+    stream = server.run(jobs.hang, limit_s=0.5)
     pid = next(stream)
-    with pytest.raises(Died, match=r"time limit of 0.5 s") as death:
+    with pytest.raises(WorkerDied, match=r"time limit of 0.5 s") as death:
         next(stream)
     assert death.value.cause == "timed_out"
     assert gone(pid)
-    assert run(nursery, jobs.count, 1) == [0]
+    assert run(server, jobs.count, 1) == [0]
 
 
-def test_an_exception_arrives_with_its_traceback(nursery):
+def test_an_exception_arrives_with_its_traceback(server):
     with pytest.raises(JobError, match=r"in fail\n.*\n.*ValueError: a bug"):
-        run(nursery, jobs.fail)
+        run(server, jobs.fail)
 
 
 def test_closing_kills_the_job_that_runs():
-    nursery = Nursery("time")
-    stream = nursery.run(jobs.hang, limit_s=600)
+    server = ForkServer("time")
+    stream = server.run(jobs.hang, limit_s=600)
     pid = next(stream)
-    nursery.close()
+    server.close()
     assert gone(pid)
 
 
-def test_a_stream_that_is_abandoned_ends_the_nursery_instead_of_confusing_it():
-    nursery = Nursery("time")
-    stream = nursery.run(jobs.hang, limit_s=600)
+def test_a_stream_that_is_abandoned_ends_the_fork_server_instead_of_confusing_it():
+    server = ForkServer("time")
+    stream = server.run(jobs.hang, limit_s=600)
     next(stream)
     stream.close()
-    assert not nursery.alive
-    with pytest.raises(Died, match="gone"):
-        run(nursery, jobs.count, 1)
+    assert not server.alive
+    with pytest.raises(WorkerDied, match="gone"):
+        run(server, jobs.count, 1)
 
 
 def gone(pid: int) -> bool:

@@ -15,7 +15,7 @@ from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.records.measurements import Ended, Environment, Reading, Started
 from gradbench.runner import run
 from gradbench.runner.bench import Bench
-from gradbench.runner.fork_server import Died
+from gradbench.runner.fork_server import WorkerDied
 from gradbench.runner.preflight import DEFAULT_METERS, check, obstacle, portable
 from gradbench.workloads.models import MODELS, Model
 
@@ -241,7 +241,7 @@ def test_a_run_from_elsewhere_is_not_resumed_here(tmp_path):
 def test_a_parent_that_is_gone_is_replaced_for_the_next_pass():
     cells = list(Matrix(models=["mlp_tiny"], grad_modes=["no_grad"]))
     with Bench(plan=PLAN, meters=["saved_for_backward"]) as bench:
-        bench._nurseries["memory"].close()
+        bench._servers["memory"].close()
         ((outcome,),) = bench.measure(cells)
         assert isinstance(outcome, Measurement)
 
@@ -254,12 +254,12 @@ def test_other_systems_are_told_so(monkeypatch):
 
 def test_cells_that_keep_dying_end_the_block_not_the_run(monkeypatch):
     def die(*_, **__):
-        raise Died("crashed", "killed by SIGSEGV")
+        raise WorkerDied("crashed", "killed by SIGSEGV")
         yield
 
-    monkeypatch.setattr("gradbench.runner.fork_server.Nursery.run", die)
+    monkeypatch.setattr("gradbench.runner.fork_server.ForkServer.run", die)
     cells = list(Matrix(models=["mlp_tiny"]))
     bench = Bench(plan=PLAN, meters=["step_time"])
-    bench._nurseries["time"] = type("N", (), {"alive": True, "run": die})()
+    bench._servers["time"] = type("N", (), {"alive": True, "run": die})()
     (found,) = bench.measure(cells)
     assert [o.cause for o in found] == ["crashed"] * 4

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from gradbench.cli import app
 from gradbench.experiment.plan import Plan
-from gradbench.gate.decision import Status
+from gradbench.gate.result import Status
 from gradbench.records.measurements import Measurement
 from gradbench.records.selfcheck import Check
 from gradbench.runner.bench import Bench

@@ -24,7 +24,7 @@ from gradbench.cli.semantics import known_or_seen
 from gradbench.records import semantics
 from gradbench.records.semantics import NOT_RUN, RAISED, VERDICTS, Outcome
 from gradbench.report import render, write
-from gradbench.runner.fork_server import Died
+from gradbench.runner.fork_server import WorkerDied
 from gradbench.semantics import CLAIMS, PITFALLS, differences, examination, examine, record, state
 from gradbench.semantics.examination import prove
 from gradbench.semantics.listings import LISTINGS
@@ -272,7 +272,7 @@ def test_a_proof_that_takes_its_process_down_costs_itself_alone(monkeypatch):
         def run(self, _job, left, *, limit_s):
             for task in left:
                 if task[1] == "deadly":
-                    raise Died("crashed", "killed by SIGSEGV")
+                    raise WorkerDied("crashed", "killed by SIGSEGV")
                 yield Seen("holds", task[1])
 
     answers = examination._prove_alone(Mortal())
@@ -356,8 +356,8 @@ def test_a_file_that_cannot_be_read_is_as_good_as_none(text, tmp_path):
 def test_neither_loading_nor_showing_needs_torch(seen, tmp_path):
     semantics.save(seen, tmp_path / semantics.FILE)
     code = (
-        "import sys; from pathlib import Path; from gradbench import behaviour, report; "
-        f"behaviour.load(Path({str(tmp_path / semantics.FILE)!r})); print('torch' in sys.modules)"
+        "import sys; from pathlib import Path; from gradbench import report; from gradbench.records import semantics; "
+        f"semantics.load(Path({str(tmp_path / semantics.FILE)!r})); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

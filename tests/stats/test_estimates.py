@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings, strategies as st
 from scipy import stats
 
 from gradbench.stats.estimates import (
-    SYSTEMATIC,
+    MIN_DETECTABLE_EFFECT,
     Estimate,
     benjamini_hochberg,
     exact,
@@ -234,7 +234,7 @@ def test_half_width_is_relative_to_the_point():
         ((0.99, 1.02), math.log(1.02)),
         ((0.95, 1.02), -math.log(0.95)),
         ((1.01, 1.04), math.log(1.04)),  # off by more than its width: that is noise too
-        ((0.999, 1.001), SYSTEMATIC),
+        ((0.999, 1.001), MIN_DETECTABLE_EFFECT),
     ],
 )
 def test_the_noise_floor_is_the_most_that_the_control_allows_and_at_least_the_systematic(
@@ -259,7 +259,7 @@ def test_a_detectable_change_is_seen_four_times_in_five():
 
 
 def test_no_change_below_the_systematic_is_called_detectable():
-    assert estimate(0.9999, 1.0001).detectable == SYSTEMATIC
+    assert estimate(0.9999, 1.0001).detectable == MIN_DETECTABLE_EFFECT
 
 
 @over_distributions
@@ -326,8 +326,10 @@ def test_the_interval_over_processes_holds_the_truth_as_often_as_it_says(n):
 def test_processes_decide_however_many_rounds_each_of_them_had():
     """Pooled rounds of processes that differ by luck exclude the truth; processes do not."""
     rng = np.random.default_rng(4)
-    luck = rng.normal(0, 0.02, (SIMULATIONS, 5, 1))
-    rounds = np.exp(luck + rng.normal(0, 0.005, (SIMULATIONS, 5, 100)))  # (runs, processes, rounds)
+    randomized_layout = rng.normal(0, 0.02, (SIMULATIONS, 5, 1))
+    rounds = np.exp(
+        randomized_layout + rng.normal(0, 0.005, (SIMULATIONS, 5, 100))
+    )  # (runs, processes, rounds)
     by_process = np.median(rounds, axis=2)
     assert_covers([process_interval(row) for row in by_process], 1.0)
     pooled = [median(row.ravel()) for row in rounds]

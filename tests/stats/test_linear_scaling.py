@@ -7,19 +7,21 @@ import pytest
 from builders import block, cell
 from hypothesis import example, given, strategies as st
 
-from gradbench.stats.linear_scaling import CURVED, KNOBS, break_even, fit, lines, value
+from gradbench.stats.linear_scaling import CURVED, VARIABLES, break_even, fit, lines, value
 
 BATCHES = st.lists(st.integers(1, 10**4), min_size=2, max_size=6, unique=True)
 PEAKS = st.dictionaries(st.integers(1, 10**4), st.integers(1, 10**12), min_size=2, max_size=6)
 
 
-def through(knob, points, **axes):
+def through(variable, points, **axes):
     """Return the peaks of cells that differ in one size."""
-    if knob == "batch_size":
+    if variable == "batch_size":
         return {cell(batch_size=at, **axes): nbytes for at, nbytes in points.items()}
     sizes = {"depth": 2, "width": 16, "resolution": 8}
     return {
-        cell(model="cnn_d{depth}_w{width}_r{resolution}".format(**sizes | {knob: at}), **axes): n
+        cell(
+            model="cnn_d{depth}_w{width}_r{resolution}".format(**sizes | {variable: at}), **axes
+        ): n
         for at, n in points.items()
     }
 
@@ -84,11 +86,11 @@ def test_the_power_is_the_exponent_and_only_a_first_power_is_no_curve(power):
     assert (line.off > CURVED) == (power != 1)
 
 
-@pytest.mark.parametrize("knob", KNOBS)
-def test_width_and_resolution_are_taken_for_curved_however_straight_two_points_are(knob):
-    (line,) = lines(through(knob, {2: 20, 4: 40}))
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_width_and_resolution_are_taken_for_curved_however_straight_two_points_are(variable):
+    (line,) = lines(through(variable, {2: 20, 4: 40}))
     assert line.off == pytest.approx(0, abs=1e-9)
-    assert line.curved == (knob in ("width", "resolution"))
+    assert line.curved == (variable in ("width", "resolution"))
 
 
 @pytest.mark.parametrize("points", [{}, {8: 100}])
@@ -124,13 +126,13 @@ def test_a_level_line_has_no_slope_that_a_budget_could_be_divided_by():
 # Which cells make a line
 
 
-@pytest.mark.parametrize("knob", KNOBS)
-def test_cells_that_differ_in_one_size_make_one_line_over_it(knob):
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_cells_that_differ_in_one_size_make_one_line_over_it(variable):
     points = straight(10, 5, [4, 1, 2])
-    (line,) = lines(through(knob, points))
-    assert (line.knob, line.at, line.peaks) == (knob, (1, 2, 4), (15, 25, 45))
+    (line,) = lines(through(variable, points))
+    assert (line.variable, line.at, line.peaks) == (variable, (1, 2, 4), (15, 25, 45))
     assert (line.slope, line.intercept) == pytest.approx((10, 5))
-    assert line.cell == min(through(knob, points), key=lambda cell: value(cell, knob))
+    assert line.cell == min(through(variable, points), key=lambda cell: value(cell, variable))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,9 @@ def test_a_grid_of_two_sizes_makes_a_line_for_each_value_of_the_other():
         for depth in (1, 2, 3)
         for batch in (1, 8)
     }
-    found = [(line.knob, value(line.cell, line.knob), round(line.slope)) for line in lines(grid)]
+    found = [
+        (line.variable, value(line.cell, line.variable), round(line.slope)) for line in lines(grid)
+    ]
     over_batch = [("batch_size", 1, 7 * depth) for depth in (1, 2, 3)]
     over_depth = [("depth", 1, 100 + 7 * batch) for batch in (1, 8)]
     assert found == over_batch + over_depth
@@ -166,7 +170,7 @@ def test_a_grid_of_two_sizes_makes_a_line_for_each_value_of_the_other():
 
 def test_sizes_are_read_off_the_models_name():
     member = cell(model="cnn_d3_w16_r32", batch_size=5)
-    assert {knob: value(member, knob) for knob in KNOBS} == {
+    assert {variable: value(member, variable) for variable in VARIABLES} == {
         "batch_size": 5,
         "depth": 3,
         "width": 16,

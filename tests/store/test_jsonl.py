@@ -130,7 +130,7 @@ def test_every_kind_of_record_comes_back_as_it_was(store):
 
 def test_a_run_gives_its_parts_by_name(store):
     run = store.save(RECORDS)
-    assert run.started == RECORDS[0]
+    assert run.header == RECORDS[0]
     assert run.environment == RECORDS[1]
     assert run.outcomes == RECORDS[2:-2]
     assert run.breakdowns == {CELLS[0]: RECORDS[-2]}

@@ -18,7 +18,7 @@ PRELUDE = f"""
 import sys
 sys.path.insert(0, {TESTS!r})
 from builders import block, environment, started, timed
-from gradbench.store import Store
+from gradbench.store.jsonl import Store
 cells = block()
 """
 

@@ -18,7 +18,7 @@ from builders import (
 )
 from rich.console import Console
 
-from gradbench.records.allocations import Anatomy
+from gradbench.records.allocations import PeakBreakdown
 from gradbench.records.measurements import PARTS
 from gradbench.records.predictions import Fit, Prediction
 from gradbench.terminal.prediction_tables import fit_table, prediction_tables, scaling_tables
@@ -168,8 +168,8 @@ def predicted(cell, *, parameters=2048, saved=0, other=1024):
         "saved": saved,
         "other": other,
     }
-    anatomy = Anatomy(parts, "forward", {"aten::addmm": other}, {}, (), ())
-    return Prediction(cell, anatomy, parameters + 512, (), 0.1)
+    breakdown = PeakBreakdown(parts, "forward", {"aten::addmm": other}, {}, (), ())
+    return Prediction(cell, breakdown, parameters + 512, (), 0.1)
 
 
 def test_a_predicted_block_is_a_title_and_a_line_a_mode_with_its_parts():
@@ -331,7 +331,7 @@ def test_a_cell_that_cannot_be_fitted_is_none_and_nobodys_reference():
     assert rows[1] == "inference[cpu-mlp_tiny] no_grad 7 900 B (90.00%) 1.07 KiB (110.00%)"
 
 
-def test_what_was_measured_stands_beside_what_was_foretold():
+def test_what_was_measured_stands_beside_what_was_predicted():
     at, above = (cell(batch_size=batch) for batch in (7, 8))
     measured = {
         at: counted(at, 2048, meter="peak_allocated"),

@@ -49,16 +49,16 @@ def scaling(run: Run | View, *, theme: Theme = LIGHT, most: int = FAMILIES) -> F
         inset(figure, left=0.8, right=0.1, top=0.7, bottom=0.5)
         grid = figure.subplots(2 * lines, columns, squeeze=False)
         figure.subplots_adjust(wspace=0.36, hspace=0.55)
-        for number, (name, knob, members) in enumerate(shown):
+        for number, (name, variable, members) in enumerate(shown):
             line, column = divmod(number, columns)
             rates, peaks = grid[2 * line, column], grid[2 * line + 1, column]
             rates.set_title(short(name, 42), fontsize=9.5)
-            _curves(rates, view, theme, members, meter=TIME, knob=knob)
-            _curves(peaks, view, theme, members, meter=PEAK, knob=knob)
+            _curves(rates, view, theme, members, meter=TIME, variable=variable)
+            _curves(peaks, view, theme, members, meter=PEAK, variable=variable)
             if column == 0:
                 rates.set_ylabel("samples/s")
                 peaks.set_ylabel("peak memory")
-            peaks.set_xlabel(knob.replace("_", " "))
+            peaks.set_xlabel(variable.replace("_", " "))
         for axes in [
             axes
             for line in range(lines)
@@ -72,7 +72,7 @@ def scaling(run: Run | View, *, theme: Theme = LIGHT, most: int = FAMILIES) -> F
 
 
 def families(view: View) -> list[tuple[str, str, list[Cell]]]:
-    """Return names, knobs, and the cells that differ only in mode and that knob, in two values.
+    """Return names, variables, and the cells that differ only in mode and variable, in two values.
 
     Knobs are the batch size and what a model's name may give: depth, width, resolution.
     """
@@ -82,17 +82,17 @@ def families(view: View) -> list[tuple[str, str, list[Cell]]]:
         if view.measurement(c, TIME) or view.measurement(c, PEAK) or out_of_memory(view, c)
     ]
     found = []
-    for knob in linear_scaling.KNOBS:
+    for variable in linear_scaling.VARIABLES:
         groups: dict[Block, list[Cell]] = {}
         for cell in known:
-            if linear_scaling.value(cell, knob) is not None:
-                groups.setdefault(linear_scaling.apart_from(cell, knob).block, []).append(cell)
+            if linear_scaling.value(cell, variable) is not None:
+                groups.setdefault(linear_scaling.apart_from(cell, variable).block, []).append(cell)
         for block, cells in groups.items():
-            if len({linear_scaling.value(cell, knob) for cell in cells}) > 1:
-                name = block.family if knob == "batch_size" else str(block)
-                found.append((name, knob, cells))
+            if len({linear_scaling.value(cell, variable) for cell in cells}) > 1:
+                name = block.family if variable == "batch_size" else str(block)
+                found.append((name, variable, cells))
     return sorted(
-        found, key=lambda family: (list(linear_scaling.KNOBS).index(family[1]), family[0])
+        found, key=lambda family: (list(linear_scaling.VARIABLES).index(family[1]), family[0])
     )
 
 
@@ -105,10 +105,10 @@ def out_of_memory(view: View, cell: Cell) -> bool:
 
 
 def _curves(
-    axes: Axes, view: View, theme: Theme, members: Sequence[Cell], *, meter: str, knob: str
+    axes: Axes, view: View, theme: Theme, members: Sequence[Cell], *, meter: str, variable: str
 ) -> None:
     def at(cell: Cell) -> int:
-        return linear_scaling.value(cell, knob) or 0
+        return linear_scaling.value(cell, variable) or 0
 
     if not any(_height(view, cell, meter) for cell in members):
         axes.set_axis_off()

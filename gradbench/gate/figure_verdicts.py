@@ -8,7 +8,7 @@ from ..stats.verdicts import Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
+class FigureVerdict:
     """One row of a verdict table.
 
     ``change`` is the ratio candidate / baseline, None where there is none (a side that could not

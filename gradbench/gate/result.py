@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..experiment.matrix import Cell
 from ..stats.verdicts import Verdict
-from .judgements import Judgement
+from .figure_verdicts import FigureVerdict
 
 Why = Literal["new", "gone", "not comparable", "not measured", "no number"]
 """``not measured``: the baseline has a number; ``no number``: neither side has one."""
@@ -26,7 +26,7 @@ class Status(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unjudged:
+class NotCompared:
     """A figure without a verdict: why, in a word and in words."""
 
     cell: Cell
@@ -36,17 +36,17 @@ class Unjudged:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
+class GateResult:
     """What a gate came to: verdicts, what is without one, how many figures had a number."""
 
-    judgements: tuple[Judgement, ...]
-    unjudged: tuple[Unjudged, ...]
+    figure_verdicts: tuple[FigureVerdict, ...]
+    not_compared: tuple[NotCompared, ...]
     measured: int  # cells times meters that the candidate has a number for
 
     @cached_property
     def counts(self) -> Mapping[Verdict, int]:
         """How many verdicts there are of each kind."""
-        given = [judgement.verdict for judgement in self.judgements]
+        given = [figure_verdict.verdict for figure_verdict in self.figure_verdicts]
         return {verdict: given.count(verdict) for verdict in Verdict}
 
     def status(self, *, strict: bool = False) -> Status:
@@ -55,7 +55,7 @@ class Decision:
             return Status.REGRESSION
         if not self.measured:
             return Status.NOTHING_MEASURED
-        if not self.judgements:
+        if not self.figure_verdicts:
             return Status.NO_BASELINE
         if strict and self.counts[Verdict.INCONCLUSIVE]:
             return Status.INCONCLUSIVE
