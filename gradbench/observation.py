@@ -1,7 +1,5 @@
 """A doctor for one call: what the grad modes did to it."""
 
-import functools
-import inspect
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
@@ -10,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .memory.called_modules import called_modules
 from .memory.saved_tensors import SavedTensors, users_line
 
 MANY: Final = 5
@@ -100,7 +99,7 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
     Operations are seen through a ``TorchFunctionMode``, so inside compiled code nothing is seen but
     what is saved and what is returned.
     """
-    roots = _modules(function, inputs, options)
+    roots = called_modules(function, inputs, options)
     parameters = _parameters(roots)
     apart = [
         *parameters.values(),
@@ -263,35 +262,6 @@ def _reached(outputs: Sequence[Tensor]) -> set[int]:
                 seen.add(following)
                 nodes.append(following)
     return found
-
-
-def _modules(
-    function: object, inputs: Sequence[object], options: Mapping[str, object]
-) -> list[nn.Module]:
-    """Return the modules that a call is about, each once."""
-    found: dict[int, nn.Module] = {}
-    todo: list[object] = [function, *inputs, *options.values()]
-    while todo:
-        one = todo.pop(0)
-        if isinstance(one, nn.Module):
-            found.setdefault(id(one), one)
-        elif isinstance(one, functools.partial):
-            todo += [one.func, *one.args, *one.keywords.values()]
-        elif inspect.ismethod(one):
-            todo += [one.__self__, one.__func__]
-        elif inspect.isfunction(one):
-            todo += _closed_over(one)
-            todo += [one.__wrapped__] if hasattr(one, "__wrapped__") else []
-        else:
-            attributes = getattr(one, "__dict__", {}).values()
-            todo += [value for value in attributes if isinstance(value, nn.Module)]
-    return list(found.values())
-
-
-def _closed_over(function: Callable[..., object]) -> list[object]:
-    variables = inspect.getclosurevars(function)
-    named = {**variables.globals, **variables.nonlocals}
-    return [one for one in named.values() if isinstance(one, nn.Module)]
 
 
 def _parameters(roots: Sequence[nn.Module]) -> dict[str, Tensor]:

@@ -1,10 +1,8 @@
 """What one call of anybody's function does to memory: its peak, what it saves, what it leaves."""
 
 import gc
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from .. import devices
 from ..devices import Ledger
 from ..records.allocations import Change, Entry, Mark, PeakBreakdown, Tag, attribute_peak
 from . import leaks
+from .called_modules import called_modules
 from .saved_tensors import ModuleStack, Saved, paths, users_line
 from .storage_tracker import Creation
 
@@ -72,7 +71,7 @@ def memory_usage(
     found = devices.find(device)
     found.check()
     ledger = found.ledger()
-    known = dict(modules) if modules is not None else paths(*_modules(function, args))
+    known = dict(modules) if modules is not None else paths(*called_modules(function, args))
 
     def call() -> None:
         function(*args)
@@ -129,16 +128,3 @@ def _live_after(ledger: Ledger, call: Callable[[], None]) -> int:
 
     _, window = ledger.observe(tidy)
     return window.after_bytes
-
-
-def _modules(function: Callable[..., object], args: Sequence[object]) -> list[nn.Module]:
-    """Return the modules that a function is, is bound to, closes over or is given."""
-    candidates: list[object] = [*args]
-    while isinstance(function, partial):
-        candidates += [*function.args, *function.keywords.values()]
-        function = function.func
-    owner = getattr(function, "__self__", None)
-    candidates += [function, owner, *getattr(owner, "__dict__", {}).values()]
-    if inspect.isfunction(function):
-        candidates += inspect.getclosurevars(function).nonlocals.values()
-    return [found for found in candidates if isinstance(found, nn.Module)]

@@ -451,7 +451,7 @@ def test_a_forward_takes_and_saves_what_arithmetic_says(net, x):
         "float32",
         "1",
     )
-    assert one.line.startswith("test_budget.py:")
+    assert one.line.startswith("test_memory_budget.py:")
 
 
 def test_without_a_graph_nothing_is_saved(net, x):
@@ -516,7 +516,7 @@ def test_functions_of_a_root_are_called_the_models_own(x):
     x = x.clone().requires_grad_()
     (one,) = memory_usage(Squares(), x).saved
     assert one.module == ROOT
-    assert one.line.startswith("test_budget.py:")
+    assert one.line.startswith("test_memory_budget.py:")
 
 
 def test_what_the_function_raises_passes_through_and_no_hook_stays(net):
