@@ -1,7 +1,6 @@
 """Commands over many runs: ``history`` shows series and their changes, ``pack`` makes Parquet."""
 
 import json
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -12,6 +11,7 @@ from rich.markup import escape
 
 from ..errors import StoreError, UnknownName
 from ..experiment.matrix import GRAD_MODES, WORKLOADS
+from ..git import GitError, git
 from .app import app, err, one_line_errors, out, split
 
 if TYPE_CHECKING:
@@ -165,16 +165,9 @@ def commit_address(given: str | None) -> str:
         linker(given)  # says what is wrong with it
         return given
     try:
-        answer = subprocess.run(
-            ["git", "remote", "get-url", "origin"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
+        return commit_url(git("remote", "get-url", "origin"))
+    except GitError:
         return ""
-    return commit_url(answer.stdout)
 
 
 def _runs(sources: Sequence[Path], amiss: list[str]) -> Iterator["Run"]:

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Iterable
 from importlib import metadata
@@ -13,6 +12,7 @@ import torch
 from .. import devices
 from ..errors import DeviceUnavailable
 from ..experiment.plan import PROTOCOL
+from ..git import GitError, git
 from ..records.measurements import Environment, Fact
 
 
@@ -24,7 +24,7 @@ def capture(device_names: Iterable[str]) -> Environment:
     facts: dict[str, Fact] = {
         "protocol": PROTOCOL,
         "gradbench": _version("torch-gradbench"),
-        **_git(),
+        **_commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torch_git": torch.version.git_version,
@@ -83,16 +83,10 @@ def _blas() -> str:
     return "unknown: torch does not say"
 
 
-def _git() -> dict[str, Fact]:
-    def git(*arguments: str) -> str:
-        answer = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
-        )
-        return answer.stdout.strip()
-
+def _commit() -> dict[str, Fact]:
     try:
         commit = git("rev-parse", "HEAD")
         return {"git_commit": commit, "git_dirty": bool(git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
+    except GitError:
         why = "unknown: no git commit in the working directory"
         return {"git_commit": why, "git_dirty": why}
