@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from ..errors import Impossible
 from ..runner.fork_server import settings
+from ..runner.process_end import how_it_ended, last_words, tail
 from . import worker
 from .checkouts import Version
 
@@ -42,6 +43,7 @@ class Side:
         self.version = version
         ours, theirs = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 # closed with the process
+        self._asked_at = 0  # where in the log the output begins that belongs to the last question
         path = [*map(str, version.paths), *filter(None, [os.environ.get("PYTHONPATH")])]
         try:
             self._process = subprocess.Popen(
@@ -71,6 +73,7 @@ class Side:
 
     def ask(self, **message: Any) -> dict[str, Any]:
         """Send a message and return the answer; raise `Failed` or `Lost`."""
+        self._asked_at = os.fstat(self._log.fileno()).st_size
         try:
             self._line.send(**message)
         except OSError as error:
@@ -87,6 +90,8 @@ class Side:
             raise self._lost(self._last_words()) from error
         if answer is None:
             raise self._lost(self._last_words())
+        if "ended" in answer:  # the fork that took the cell
+            raise Failed(self.version.name, how_it_ended(answer["ended"], self._output()))
         if "failed" in answer:
             raise Failed(self.version.name, answer["failed"])
         return answer
@@ -110,6 +115,7 @@ class Side:
         return Lost(self.version.name, why)
 
     def _last_words(self) -> str:
-        lines = os.pread(self._log.fileno(), 65536, 0).decode(errors="replace").splitlines()
-        told = [line.strip() for line in lines if line.strip() and not line.startswith("USDT:")]
-        return told[-1] if told else "its process ended without a word"
+        return last_words(self._output()) or "its process ended without a word"
+
+    def _output(self) -> str:
+        return tail(self._log.fileno(), since=self._asked_at)

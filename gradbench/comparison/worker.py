@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import platform
-import signal
 import socket
 import sys
 import time
@@ -89,10 +88,8 @@ def in_a_fork(line: JsonLineSocket, asked: dict[str, Any]) -> None:
         os._exit(0)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        line.send(failed=f"the process was killed by {signal.Signals(-code).name}")
-    elif code > 0:
-        line.send(failed=f"the process ended with exit status {code}")
+    if code:
+        line.send(ended=code)
 
 
 def answer(line: JsonLineSocket, asked: dict[str, Any]) -> None:

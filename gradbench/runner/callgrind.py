@@ -5,7 +5,6 @@ import mmap
 import platform
 import re
 import shutil
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -95,11 +94,3 @@ def read_dumps(folder: Path) -> dict[str, list[int]]:
         if name and total:
             counts.setdefault(name[1], []).append(int(total[1]))
     return counts
-
-
-def cause_of_end(code: int, log: str) -> str:
-    """Return how a process under valgrind ended, with its last words where it has any."""
-    if code < 0:
-        return f"ended by {signal.Signals(-code).name}"
-    words = [line for line in log.splitlines() if line.strip() and not line.startswith("==")]
-    return f"ended with exit status {code}" + (f" ({words[-1].strip()})" if words else "")

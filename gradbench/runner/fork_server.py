@@ -25,6 +25,8 @@ from typing import Final, Literal, TypeVar
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from .process_end import how_it_ended, tail
+
 T = TypeVar("T")
 MallocProfile = Literal["time", "system", "memory"]
 
@@ -151,7 +153,8 @@ def _relay(control: Connection, job: bytes, limit_s: float) -> bool:
                     message = reader.recv()
                 except (EOFError, OSError):
                     child.join()
-                    death = _cause_of_death(child.exitcode, _last_words(log.fileno()))
+                    assert child.exitcode is not None  # it was joined
+                    death = _cause_of_death(child.exitcode, tail(log.fileno()))
                     last = ("died", death)
                 else:
                     if message[0] == "item":
@@ -190,20 +193,10 @@ def _kill(child: BaseProcess) -> None:
     child.kill()
 
 
-def _cause_of_death(code: int | None, last_words: str) -> tuple[str, str]:
-    words = f" ({last_words})" if last_words else ""
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        if -code == signal.SIGKILL:
-            return "out_of_memory", f"killed by {name}, as the kernel does when memory runs out"
-        return "crashed", f"killed by {name}{words}"
-    return "crashed", f"ended with exit status {code} before it was done{words}"
-
-
-def _last_words(log: int) -> str:
-    lines = os.pread(log, 65536, 0).decode(errors="replace").splitlines()
-    told = [line for line in lines if line.strip() and not line.startswith("USDT:")]
-    return told[0].strip() if told else ""
+def _cause_of_death(code: int, output: str) -> tuple[str, str]:
+    if code == -signal.SIGKILL:
+        return "out_of_memory", "killed by SIGKILL, as the kernel does when memory runs out"
+    return "crashed", how_it_ended(code, output)
 
 
 def main(descriptor: int, kind: MallocProfile) -> None:

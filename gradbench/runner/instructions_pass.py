@@ -29,6 +29,7 @@ from . import callgrind
 from .attempts import Message, Refusal, Stopwatch, attempt, settle, try_to_build
 from .fork_server import MallocProfile, settings
 from .meters import METERS
+from .process_end import how_it_ended
 
 METER: Final = METERS["instructions"]
 WARM_UP_STEPS: Final = 20  # CPython specialises code that has run eight times (PEP 659)
@@ -92,7 +93,7 @@ def outcome(
     steps = counts.get(_named(index, "step"), ())[-COUNTED_ROUNDS:]
     empty = counts.get(_named(index, "empty"), ())[-COUNTED_ROUNDS:]
     if min(len(steps), len(empty)) < COUNTED_ROUNDS:
-        return _skip(cell, ("unreadable", f"the process under valgrind {end}"))
+        return _skip(cell, ("unreadable", f"the process under valgrind: {end}"))
     overhead = median_low(empty)
     return Measurement(
         cell=cell,
@@ -231,10 +232,10 @@ def _run(
                 check=False,
             ).returncode
         except subprocess.TimeoutExpired:
-            return f"was killed at its time limit of {limit_s:g} s"
+            return f"killed at its time limit of {limit_s:g} s"
         except OSError as error:
             return f"could not be started: {error}"
-    return callgrind.cause_of_end(code, (folder / LOG).read_text("utf-8", errors="replace"))
+    return how_it_ended(code, (folder / LOG).read_text("utf-8", errors="replace"))
 
 
 def _read_told(folder: Path) -> Told:

@@ -16,7 +16,7 @@ from gradbench import Matrix, Measurement, Plan, Skipped
 from gradbench.devices import Unreadable
 from gradbench.devices.cuda import CUDA
 from gradbench.runner import callgrind, instructions_pass, run
-from gradbench.runner.callgrind import Requests, cause_of_end, read_dumps
+from gradbench.runner.callgrind import Requests, read_dumps
 from gradbench.runner.instructions_pass import Told, count_block, outcome
 from gradbench.runner.meters import METERS
 from gradbench.runner.preflight import DEFAULT_METERS, portable
@@ -118,23 +118,6 @@ def test_a_dump_that_was_cut_short_and_the_one_at_the_end_count_for_nothing(tmp_
     assert read_dumps(tmp_path) == {}
 
 
-@pytest.mark.parametrize(
-    ("code", "log", "end"),
-    [
-        (0, "", "ended with exit status 0"),
-        (-11, "Fatal Python error", "ended by SIGSEGV"),
-        (-4, "", "ended by SIGILL"),
-        (
-            1,
-            "==7== Callgrind\nValueError: no\n\n==7==\n",
-            "ended with exit status 1 (ValueError: no)",
-        ),
-    ],
-)
-def test_an_end_is_told_with_its_last_words(code, log, end):
-    assert cause_of_end(code, log) == end
-
-
 # A block
 
 
@@ -156,14 +139,14 @@ def test_threads_that_wait_by_spinning_are_refused(instead):
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("raise SystemExit('no such tool')", "ended with exit status 1 (no such tool)"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "ended by SIGILL"),
-        ("pass", "ended with exit status 0"),
+        ("raise SystemExit('no such tool')", "ended early with exit status 1 (no such tool)"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "killed by SIGILL"),
+        ("pass", "ended early with exit status 0"),
     ],
 )
 def test_when_valgrind_fails_every_cell_has_the_reason(instead, code, words):
     instead(code)
-    assert_unreadable(counted(block()), f"the process under valgrind {words}")
+    assert_unreadable(counted(block()), f"the process under valgrind: {words}")
 
 
 def test_a_valgrind_that_does_not_start_is_a_reason(monkeypatch, tmp_path):
@@ -174,13 +157,13 @@ def test_a_valgrind_that_does_not_start_is_a_reason(monkeypatch, tmp_path):
 def test_a_hang_ends_at_the_limit(instead):
     instead("import time; time.sleep(600)")
     found = counted(block(), plan=Plan(limit_s=0.5))
-    assert_unreadable(found, "was killed at its time limit of 0.5 s")
+    assert_unreadable(found, "killed at its time limit of 0.5 s")
 
 
 def test_outside_of_callgrind_there_are_no_counts(instead):
     instead("import gradbench.runner.instructions_pass as i; i.main()")
     found = counted(block(grad_modes=["no_grad"]))
-    assert_unreadable(found, "ended with exit status 0")
+    assert_unreadable(found, "ended early with exit status 0")
 
 
 COUNT_WITH_FAKE_REQUESTS = "import jobs; jobs.count_with_fake_requests()"
@@ -238,7 +221,7 @@ def test_what_was_counted_before_the_end_is_kept():
     told = Told({}, {})
     assert outcome(first, 0, counts, told, "was killed").values == (1900,)
     assert outcome(second, 1, counts, told, "was killed").reason == (
-        "the process under valgrind was killed"
+        "the process under valgrind: was killed"
     )
 
 

@@ -1,0 +1,61 @@
+"""How a process ended, in words: its signal or exit status, and the line of output that says why.
+
+Everything that starts a process says it so: the fork server, callgrind, the sides of a comparison.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Final
+
+TAIL_BYTES: Final = 65536
+"""How much of a log is read, from its end: a model may print for hours before it crashes."""
+_NOT_WORDS: Final = ("USDT:", "==")  # what tracing and valgrind print
+_FATAL: Final = "Fatal Python error:"  # faulthandler's first line; a traceback follows it
+_WHAT: Final = "what():"  # of the C++ exception that nobody caught
+
+
+def how_it_ended(code: int, output: str = "") -> str:
+    """Return how a process ended that had more to do: ``killed by SIGSEGV (...)``.
+
+    ``code`` is below 0 where a signal killed it, as `subprocess` has it; ``output`` is what it
+    printed.
+    """
+    end = f"killed by {signal_name(-code)}" if code < 0 else f"ended early with exit status {code}"
+    words = last_words(output)
+    return f"{end} ({words})" if words else end
+
+
+def signal_name(number: int) -> str:
+    """Return ``SIGKILL`` of 9, and of a signal that has no name its number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def tail(log: int, *, since: int = 0) -> str:
+    """Return the end of what was written to a file's descriptor, from a position on."""
+    size = os.fstat(log).st_size
+    start = max(since, size - TAIL_BYTES)
+    return os.pread(log, max(0, size - start), start).decode(errors="replace")
+
+
+def last_words(output: str) -> str:
+    """Return the line that says best why a process ended, or ``""``.
+
+    That is what an uncaught C++ exception says, else the error that stopped the interpreter, else
+    the last line: a Python traceback ends with its error, and warnings come before.
+    """
+    lines = list(_lines(output))
+    for start in (_WHAT, _FATAL):
+        for line in lines:
+            if line.startswith(start):
+                return line.removeprefix(_WHAT).strip()
+    return lines[-1] if lines else ""
+
+
+def _lines(output: str) -> Iterator[str]:
+    for line in output.splitlines():
+        if line.strip() and not line.startswith(_NOT_WORDS):
+            yield line.strip()

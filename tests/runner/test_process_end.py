@@ -1,0 +1,79 @@
+"""How a process ended: its signal or status, and of all it printed the line that says why."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from gradbench.runner.process_end import TAIL_BYTES, how_it_ended, last_words, tail
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "end"),
+    [
+        (0, "", "ended early with exit status 0"),
+        (3, "it is over\n", "ended early with exit status 3 (it is over)"),
+        (-11, "", "killed by SIGSEGV"),
+        (-62, "", "killed by signal 62"),  # real-time signals have no name of their own
+        (
+            1,
+            "==7== Callgrind\nValueError: no\n\n==7==\n",
+            "ended early with exit status 1 (ValueError: no)",
+        ),
+    ],
+)
+def test_an_end_is_a_signal_or_a_status_with_the_last_words(code, output, end):
+    assert how_it_ended(code, output) == end
+
+
+CRASH = """\
+nets.py:3: UserWarning: this will be removed
+Fatal Python error: Segmentation fault
+
+Current thread 0x00007f (most recent call first):
+  File "nets.py", line 7 in forward
+"""
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("", ""),
+        ("\nUSDT: probes\n \n", ""),
+        ("a warning\nRuntimeError: the error\n", "RuntimeError: the error"),
+        (CRASH, "Fatal Python error: Segmentation fault"),
+        ("terminate called\n  what():  CUDA error\n" + CRASH, "CUDA error"),
+    ],
+)
+def test_neither_a_warning_before_nor_a_stack_after_hides_the_error(output, words):
+    assert last_words(output) == words
+
+
+def test_real_processes_are_told_as_they_ended():
+    def told(program):
+        done = subprocess.run(
+            [sys.executable, "-X", "faulthandler", "-c", program],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return how_it_ended(done.returncode, done.stderr)
+
+    assert told("import os; os.abort()") == "killed by SIGABRT (Fatal Python error: Aborted)"
+    assert told("1 / 0") == "ended early with exit status 1 (ZeroDivisionError: division by zero)"
+    killed = f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})"
+    assert told(killed) == "killed by SIGKILL"
+
+
+def test_of_a_long_log_the_end_is_read_and_nothing_before_the_position(tmp_path):
+    with (tmp_path / "log").open("w+b") as log:
+        log.write(b"early\n" * TAIL_BYTES + b"late\n")
+        log.flush()
+        end = log.tell()
+        assert last_words(tail(log.fileno())) == "late"
+        assert len(tail(log.fileno())) == TAIL_BYTES
+        assert tail(log.fileno(), since=end) == ""
+        log.write(b"later\n")
+        log.flush()
+        assert tail(log.fileno(), since=end) == "later\n"
