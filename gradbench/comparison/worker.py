@@ -3,7 +3,8 @@
 It runs in a fresh process of either side, with that side's interpreter and import path, and speaks
 JSON lines through a socket that it inherits. It is the candidate's script on both sides; of
 gradbench it uses what the path has, and only the names in ``comparison.entry``. For each cell it
-forks, so that no cell inherits another's heap, and a crash is the end of that cell alone.
+forks, so that no cell inherits another's heap, and a crash is the end of that cell alone. It runs
+as a script, so it names gradbench in full.
 """
 
 import gc
@@ -49,7 +50,7 @@ def main(descriptor: int, *, training: bool) -> None:
 
     torch.set_num_threads(1)  # what a user's module does on import must leave no threads behind
     try:
-        from . import entry  # loaded once, for all forks
+        from gradbench.comparison import entry  # loaded once, for all forks
 
         if training:  # the first optimizer loads as much again as torch itself
             torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -68,7 +69,7 @@ def main(descriptor: int, *, training: bool) -> None:
 
 def imported(path: str) -> dict[str, Any]:
     """Import a user's factory; return the file that its module came from, or why it cannot be."""
-    from .entry import resolve
+    from gradbench.comparison.entry import resolve
 
     try:
         resolve(path)
@@ -116,7 +117,7 @@ def time_slices(line: JsonLineSocket, asked: dict[str, Any]) -> None:
 
 def prepare(asked: dict[str, Any]) -> tuple[Any, Any, Any, float]:
     """Build the cell's step and warm it up; return arm, subject, device and a step's ns."""
-    from .entry import MODELS, Cell, build, from_path, make_arm, settle
+    from gradbench.comparison.entry import MODELS, Cell, build, from_path, make_arm, settle
 
     cell = Cell(**asked["cell"])
     own = asked["shape"] is not None
@@ -154,7 +155,7 @@ def slice_ns(arm: Any, device: Any, iterations: int, batches: int) -> list[int]:
 
 def saved_bytes(arm: Any, subject: Any) -> int | None:
     """Return the bytes that a step saves for backward, or None where that cannot be read."""
-    from .entry import SavedTensors
+    from gradbench.comparison.entry import SavedTensors
 
     recorder = SavedTensors(apart=subject.resident())
     try:

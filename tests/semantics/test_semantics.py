@@ -356,7 +356,8 @@ def test_a_file_that_cannot_be_read_is_as_good_as_none(text, tmp_path):
 def test_neither_loading_nor_showing_needs_torch(seen, tmp_path):
     semantics.save(seen, tmp_path / semantics.FILE)
     code = (
-        "import sys; from pathlib import Path; from gradbench import report; from gradbench.records import semantics; "
+        "import sys; from pathlib import Path; from gradbench import report; "
+        "from gradbench.records import semantics; "
         f"semantics.load(Path({str(tmp_path / semantics.FILE)!r})); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
