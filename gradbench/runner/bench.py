@@ -69,10 +69,9 @@ class Bench:
         self._seconds: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        kinds: set[MallocProfile] = {
+        for kind in dict.fromkeys(
             _kind(METERS[name].read_in, malloc="pinned") for name in self._meters
-        }
-        for kind in kinds:
+        ):
             self._servers[kind] = ForkServer(kind)
         return self
 
@@ -87,7 +86,8 @@ class Bench:
 
     def environment(self, device_names: Iterable[str]) -> Environment:
         """Return the facts, captured in a process that then ends."""
-        (captured,) = next(iter(self._servers.values())).run(
+        kind = _kind(METERS[self._meters[0]].read_in, malloc="pinned")
+        (captured,) = self._server(kind, fresh=False).run(
             capture_environment, sorted(set(device_names)), limit_s=self._plan.limit_s
         )
         assert isinstance(captured, Environment)

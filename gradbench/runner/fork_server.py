@@ -71,7 +71,12 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         environment = {**os.environ, **settings(kind)}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"import {__name__} as n; n.main({theirs.fileno()}, {kind!r})"],
+            [
+                sys.executable,
+                "-P",
+                "-c",
+                f"import {__name__} as n; n.main({theirs.fileno()}, {kind!r})",
+            ],
             env=environment | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -200,14 +205,25 @@ def _cause_of_death(code: int, output: str) -> tuple[str, str]:
 
 
 def main(descriptor: int, kind: MallocProfile) -> None:
-    """Load what every job needs, then serve the socket that this process inherited.
+    """Load what every job needs, then serve the socket that this process inherited."""
+    load(kind)
+    serve(Connection(descriptor))
+
+
+def load(kind: MallocProfile) -> None:
+    """Load what takes longer than many a block; compute nothing, and ask for no GPU.
 
     Importing this package has loaded torch. The first optimizer of a process imports 800 modules
-    more, and the first fake tensor a second's worth, which takes longer than many a block: they
-    are made here, and nothing is computed.
+    more, and the first fake tensor a second's worth. A process that asked whether there is a GPU
+    could not be forked: CUDA refuses to start in its children.
     """
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     if kind == "memory":
-        with FakeTensorMode():
+        with _UnaskingFakeTensorMode():
             torch.add(torch.zeros(1), 1)
-    serve(Connection(descriptor))
+
+
+class _UnaskingFakeTensorMode(FakeTensorMode):
+    """Fake tensors of the CPU alone: their mode asks for a GPU when it is entered, to avoid one."""
+
+    avoid_device_init = property(lambda _: False)

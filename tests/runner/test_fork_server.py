@@ -1,6 +1,8 @@
 """Measuring processes: fresh, single-threaded, with the allocator asked for, and mortal."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -95,3 +97,36 @@ def gone(pid: int) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+ASKS_NO_GPU = """
+import torch
+
+def asked(*_):
+    raise AssertionError("a GPU was asked for before the fork")
+
+places = [(torch.cuda, "is_available"), (torch.cuda, "device_count"), (torch.cuda, "_lazy_init"),
+          (torch._C, "_cuda_getDeviceCount"), (torch._C, "_accelerator_getAccelerator")]
+for module, name in places:
+    if hasattr(module, name):  # a build without CUDA has no more than the first three
+        setattr(module, name, asked)
+for kind in fork_server._MALLOC:
+    fork_server.load(kind)
+try:
+    torch.cuda.is_available()
+except AssertionError as error:
+    print(error)
+"""
+
+
+def test_what_is_loaded_before_the_fork_asks_for_no_gpu():
+    """Whoever has asked the driver how many there are cannot use CUDA in a fork.
+
+    In a process of its own: what this one has imported before would not be loaded again.
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", ASKS_NO_GPU], capture_output=True, text=True, check=False
+    )
+    assert (ended.stdout, ended.returncode) == ("a GPU was asked for before the fork\n", 0), (
+        ended.stderr
+    )
