@@ -223,7 +223,7 @@ def load(kind: MallocProfile) -> None:
             torch.add(torch.zeros(1), 1)
 
 
-class _UnaskingFakeTensorMode(FakeTensorMode):
+class _UnaskingFakeTensorMode(FakeTensorMode):  # type: ignore[no-untyped-call] # torch's own
     """Fake tensors of the CPU alone: their mode asks for a GPU when it is entered, to avoid one."""
 
     avoid_device_init = property(lambda _: False)
