@@ -110,6 +110,7 @@ places = [(torch.cuda, "is_available"), (torch.cuda, "device_count"), (torch.cud
 for module, name in places:
     if hasattr(module, name):  # a build without CUDA has no more than the first three
         setattr(module, name, asked)
+from gradbench.runner import fork_server
 for kind in fork_server._MALLOC:
     fork_server.load(kind)
 try:
