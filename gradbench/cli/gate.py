@@ -164,8 +164,7 @@ def _load(names: Iterable[str], results: Path) -> "list[Run]":
 def _rules(path: Path | None, asked: dict[str, Any], runs: "Sequence[Run]") -> rules.Rules:
     """Return the rules of a file, or of the nearest pyproject.toml, with options on top."""
     meters = {record.meter for run in runs for record in run.outcomes}
-    path = path or rules.find(Path.cwd())
-    by = rules.read(path, meters=meters) if path is not None else rules.Rules()
+    by = rules.in_force(meters, path=path)
     given = {key: value for key, value in asked.items() if value is not None}
     if given.get("correction", "holm") not in rules.CORRECTIONS:
         raise Impossible(f"--correction is holm or fdr, not {given['correction']!r}")
@@ -199,13 +198,15 @@ def _prove() -> None:
 
 def show(decision: "GateResult", *, everything: bool) -> None:
     """Print a decision: verdicts, worse first, then what has none."""
+    from ..gate.result_text import not_compared_lines
     from ..terminal import verdict_tables
 
     width = out.width if out.is_terminal else verdict_tables.WIDE
     console = Console(highlight=False, width=width)
     for table in verdict_tables.verdict_tables(decision.figure_verdicts, everything=everything):
         console.print(table)
-    for line in verdict_tables.not_compared_lines(decision.not_compared, everything=everything):
+    hint = " (--all says why)"
+    for line in not_compared_lines(decision.not_compared, everything=everything, hint=hint):
         out.print(f"[dim]{escape(line)}[/dim]")
 
 

@@ -71,6 +71,7 @@ def report(
         if format_name == "md":
             tell_markdown(run_names, output, results=results)
             return
+        from ..gate import rules
         from ..report import save_figures, write
         from ..store.jsonl import Store, load
 
@@ -81,7 +82,15 @@ def report(
         found = selfcheck.load(results / selfcheck.FILE)
         seen = semantics.load(results / semantics.FILE)
         url = commit_address(commit_url)
-        page = write(loaded, output or PAGE, checks=found, semantics=seen, commit_url=url)
+        meters = {outcome.meter for one in loaded for outcome in one.outcomes}
+        page = write(
+            loaded,
+            output or PAGE,
+            checks=found,
+            semantics=seen,
+            commit_url=url,
+            rules=rules.in_force(meters) if len(loaded) > 1 else None,
+        )
         out.print(escape(str(page)))
         for one in loaded if figures is not None else ():
             assert figures is not None

@@ -99,6 +99,15 @@ def find(start: Path) -> Path | None:
     return None
 
 
+def in_force(meters: Iterable[str], *, path: Path | None = None) -> Rules:
+    """Return the rules of a file, or else of the nearest ``pyproject.toml``, or the defaults.
+
+    ``meters`` are those that the runs have read; see `read`.
+    """
+    path = path or find(Path.cwd())
+    return read(path, meters=meters) if path is not None else Rules()
+
+
 def read(path: Path, *, meters: Iterable[str] = ()) -> Rules:
     """Return the rules in a TOML file: the table of ``pyproject.toml``, or a file of its own.
 

@@ -8,6 +8,7 @@ from ..analysis import run_sentences
 from ..analysis.run_view import MEMORY, TIME, View
 from ..errors import StoreError
 from ..experiment.matrix import GRAD_MODES
+from ..gate.rules import Rules
 from ..records.run import Run
 from ..records.selfcheck import Check
 from ..records.semantics import Behaviour
@@ -34,13 +35,14 @@ def render(
     checks: Checks | None = None,
     semantics: Behaviour | None = None,
     commit_url: str = "",
+    rules: Rules | None = None,
 ) -> str:
     """Return one self-contained HTML page about one or more runs; several show their history.
 
-    Of several, the last is held against the first. ``checks`` is what a self-check found and where
-    (`gradbench.records.selfcheck.load`), ``semantics`` what the modes were seen to do
-    (`gradbench.records.semantics.load`), ``commit_url`` the address of a commit's page, with
-    ``{commit}`` in it. Raise `StoreError` without a run.
+    Of several, the last is held against the first, by the gate's ``rules``. ``checks`` is what a
+    self-check found and where (`gradbench.records.selfcheck.load`), ``semantics`` what the modes
+    were seen to do (`gradbench.records.semantics.load`), ``commit_url`` the address of a commit's
+    page, with ``{commit}`` in it. Raise `StoreError` without a run.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
@@ -68,7 +70,7 @@ def render(
         beside=beside,
         below=below,
         runs=sections,
-        comparison=run_differences.compare(views[0], views[-1]) if len(views) > 1 else None,
+        comparison=run_differences.compare(runs[0], runs[-1], by=rules) if len(runs) > 1 else None,
         environments=run_differences.environments(runs),
         data=embedded_data.embedded(views),
         checks=checks[0] if checks else (),
@@ -84,9 +86,10 @@ def write(
     checks: Checks | None = None,
     semantics: Behaviour | None = None,
     commit_url: str = "",
+    rules: Rules | None = None,
 ) -> Path:
     """Write the page; raise `StoreError` where that cannot be."""
-    html = render(runs, checks=checks, semantics=semantics, commit_url=commit_url)
+    html = render(runs, checks=checks, semantics=semantics, commit_url=commit_url, rules=rules)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(html, "utf-8", errors="backslashreplace")

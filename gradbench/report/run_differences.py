@@ -1,46 +1,35 @@
-"""Two runs held together: what changed cell by cell, and how their environments differ."""
+"""Two runs held against each other: the gate's verdicts, and how the environments differ."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ..analysis import format_units
-from ..analysis.run_view import MEMORY, TIME, View
 from ..experiment.matrix import Cell
+from ..gate.decide import decide
+from ..gate.figure_verdicts import FigureVerdict
+from ..gate.result import GateResult
+from ..gate.result_text import not_compared_lines, quantity
+from ..gate.rules import Rules
 from ..records.measurements import Fact
 from ..records.run import Run
-from ..stats.estimates import Estimate
-from ..stats.verdicts import Verdict, judge
+from ..stats.verdicts import Verdict
 
-METERS: Final = (TIME, MEMORY, "saved_for_backward", "peak_allocated")
-DRIFT: Final = 0.05
-"""Times of one process each differ by this much between runs that are equal (the same code on the
-same machine): no smaller difference is told from luck."""
 MANY: Final = 400  # rows
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One meter of one cell in both runs."""
+    """One figure of one cell in both runs, with the gate's verdict and its reason."""
 
     cell: Cell
-    meter: str
+    figure: str
     before: str
     after: str
-    change: Estimate
+    ratio: str  # with its interval; "" where a side has no number
     verdict: Verdict
-
-    @property
-    def ratio(self) -> str:
-        """The ratio with its interval."""
-        words = format_units.factor(self.change.point)
-        exact = self.change.low == self.change.high
-        return (
-            words
-            if exact
-            else f"{words} {format_units.interval(self.change.low, self.change.high)}"
-        )
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,66 +39,66 @@ class Comparison:
     baseline: str
     candidate: str
     differences: Sequence[Difference]  # better and worse, the largest first
-    counts: Mapping[str, Mapping[Verdict, int]]  # by meter
+    counts: Mapping[str, Mapping[Verdict, int]]  # by figure
     left_out: int
     lost: Sequence[str]  # cells that only the baseline measured
     gained: Sequence[str]
-    protocols: str  # why the two may not be compared at all, or ""
+    not_compared: Sequence[str]  # of cells that both have, what has no verdict, and why
 
 
-def compare(baseline: View, candidate: View) -> Comparison:
-    """Return the changes from one run to another.
+def compare(baseline: Run, candidate: Run, *, by: Rules | None = None) -> Comparison:
+    """Return the changes from one run to another, as `decide` judges them.
 
-    Times carry both runs' intervals and a floor of `DRIFT`; what repeats to the byte has neither.
+    ``by`` are the gate's rules; without them its defaults.
     """
-    versions = [view.run.header.protocol for view in (baseline, candidate)]
-    found = [] if versions[0] != versions[1] else list(_differences(baseline, candidate))
-    told = [d for d in found if d.verdict in (Verdict.BETTER, Verdict.WORSE)]
-    told.sort(key=lambda d: (d.verdict != Verdict.WORSE, -abs(d.change.point - 1)))
-    before = {str(c) for c in baseline.cells if baseline.outcomes(c)}
-    after = {str(c) for c in candidate.cells if candidate.outcomes(c)}
+    result = decide([baseline], [candidate], by=by)
+    changed = [v for v in result.figure_verdicts if v.verdict in (Verdict.BETTER, Verdict.WORSE)]
+    changed.sort(key=_rank)
+    before, after = (
+        {str(outcome.cell) for outcome in run.outcomes} for run in (baseline, candidate)
+    )
     return Comparison(
-        baseline=baseline.run.name,
-        candidate=candidate.run.name,
-        differences=told[:MANY],
-        counts={
-            meter: counts
-            for meter in METERS
-            if (counts := Counter(d.verdict for d in found if d.meter == meter))
-        },
-        left_out=max(0, len(told) - MANY),
+        baseline=baseline.name,
+        candidate=candidate.name,
+        differences=[_difference(found) for found in changed[:MANY]],
+        counts=_counts(result),
+        left_out=max(0, len(changed) - MANY),
         lost=sorted(before - after),
         gained=sorted(after - before),
-        protocols=""
-        if versions[0] == versions[1]
-        else f"protocol {versions[0]} and protocol {versions[1]} measure differently",
+        not_compared=not_compared_lines(
+            each for each in result.not_compared if str(each.cell) in before & after
+        ),
     )
 
 
-def _differences(baseline: View, candidate: View) -> Iterator[Difference]:
-    for cell in candidate.cells:
-        for meter in METERS:
-            before, after = baseline.estimate(cell, meter), candidate.estimate(cell, meter)
-            measured = candidate.measurement(cell, meter)
-            if before is None or after is None or measured is None or before.low <= 0:
-                continue
-            change = Estimate(
-                point=after.point / before.point,
-                low=after.low / before.high,
-                high=after.high / before.low,
-                confidence=min(before.confidence, after.confidence),
-                rounds=min(before.rounds, after.rounds),
-                exact=before.exact and after.exact,
-            )
-            floor = 0.0 if change.exact else max(DRIFT, candidate.floor(cell), baseline.floor(cell))
-            yield Difference(
-                cell=cell,
-                meter=meter,
-                before=format_units.quantity(before.point, measured.unit),
-                after=format_units.quantity(after.point, measured.unit),
-                change=change,
-                verdict=judge(change, floor=floor),
-            )
+def _rank(found: FigureVerdict) -> tuple[bool, float]:
+    """Worse comes before better, what one side cannot measure first, then the largest change."""
+    size = abs(found.change.point - 1) if found.change is not None else float("inf")
+    return found.verdict is not Verdict.WORSE, -size
+
+
+def _difference(found: FigureVerdict) -> Difference:
+    ratio = ""
+    if found.change is not None:
+        ratio = format_units.factor(found.change.point)
+        if not found.change.exact:
+            ratio += f" {format_units.interval(found.change.low, found.change.high)}"
+    return Difference(
+        cell=found.cell,
+        figure=found.meter,
+        before=quantity(found.baseline, found.unit),
+        after=quantity(found.candidate, found.unit),
+        ratio=ratio,
+        verdict=found.verdict,
+        reason=found.reason,
+    )
+
+
+def _counts(result: GateResult) -> dict[str, Counter[Verdict]]:
+    counts: dict[str, Counter[Verdict]] = {}
+    for found in result.figure_verdicts:
+        counts.setdefault(found.meter, Counter())[found.verdict] += 1
+    return counts
 
 
 def environments(runs: Sequence[Run]) -> dict[str, list[Fact]]:

@@ -1,16 +1,15 @@
 """Verdicts as tables for the terminal, worse first; the doors print them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis import format_units
 from ..gate.decide import percent
 from ..gate.figure_verdicts import FigureVerdict
-from ..gate.result import NotCompared, Why
+from ..gate.result_text import quantity
 from ..stats.verdicts import Verdict
 
 ORDER: Final = (Verdict.WORSE, Verdict.INCONCLUSIVE, Verdict.BETTER, Verdict.SAME)
@@ -45,31 +44,6 @@ def verdict_tables(
     return shown
 
 
-def not_compared_lines(
-    not_compared: Iterable[NotCompared], *, everything: bool = False
-) -> list[str]:
-    """Return in sentences what has no verdict: each reason once, with meters and cells.
-
-    What has no number on either side is counted only, unless ``everything``: that is how it was.
-    """
-    not_compared = list(not_compared)
-    lines, silent = [], [each for each in not_compared if each.why == "no number"]
-    if silent and not everything:
-        not_compared = [each for each in not_compared if each.why != "no number"]
-        lines.append(f"no number on either side: {len(silent)} figures (--all says why)")
-    grouped: dict[tuple[Why, str], dict[str, list[str]]] = {}
-    for each in not_compared:
-        by_cell = grouped.setdefault((each.why, each.reason), {})
-        by_cell.setdefault(str(each.cell), []).append(each.meter)
-    for (why, reason), cells in sorted(grouped.items(), key=lambda item: item[0][0]):
-        meters = dict.fromkeys(meter for read in cells.values() for meter in read)
-        limit = len(cells) if everything else 3
-        named = ", ".join(list(cells)[:limit])
-        more = f" and {len(cells) - limit} more cells" if len(cells) > limit else ""
-        lines.append(f"{why}: {reason}: {', '.join(meters)} of {named}{more}")
-    return lines
-
-
 def _counted(rows: Sequence[FigureVerdict]) -> str:
     meters: dict[str, int] = {}
     for row in rows:
@@ -94,13 +68,6 @@ def _table(rows: Sequence[FigureVerdict]) -> Table:
             Text(row.reason, style="dim"),
         )
     return table
-
-
-def quantity(value: float | None, unit: str) -> str:
-    """Return a side's figure with its unit, or a dash where it has none."""
-    if value is None:
-        return "—"
-    return format_units.factor(value) if unit == "ratio" else format_units.quantity(value, unit)
 
 
 def _change(row: FigureVerdict) -> str:

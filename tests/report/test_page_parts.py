@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,16 +16,21 @@ from builders import (
     refused_block,
     run,
     run_of,
+    run_on_a_machine,
     skipped,
     started,
     timed,
+    write_run,
 )
+from typer.testing import CliRunner
 
 from gradbench import Report
 from gradbench.analysis.run_view import MEMORY, TIME, View
+from gradbench.cli import app
 from gradbench.experiment.matrix import by_block
 from gradbench.experiment.presets import PRESETS
 from gradbench.experiment.toml_config import choose
+from gradbench.gate.rules import Override, Rules
 from gradbench.report import (
     answer,
     capacity,
@@ -291,31 +297,77 @@ def test_a_batch_that_takes_nothing_fits_in_any_size():
 # --- what changed
 
 
-def compared(before, after):
-    return run_differences.compare(View(run(before, name="a")), View(run(after, name="b")))
-
-
-def test_bytes_that_differ_at_all_are_a_change():
-    found = compared([counted(ON, 1000)], [counted(ON, 1001)])
-    (row,) = found.differences
-    assert (row.meter, row.verdict, row.before, row.after) == (
-        MEMORY,
-        "worse",
-        "1,000 B",
-        "1,001 B",
+def compared(before, after, **facts):
+    """Return how two runs on one machine differ; ``facts`` are of the second."""
+    return run_differences.compare(
+        run_on_a_machine(before, name="a"), run_on_a_machine(after, name="b", **facts)
     )
 
 
-@pytest.mark.parametrize(("factor", "verdicts"), [(1.04, []), (1.2, ["worse"]), (0.8, ["better"])])
-def test_a_time_has_changed_beyond_what_runs_differ_by_anyhow(factor, verdicts):
-    found = compared([timed(ON, [1000] * 12)], [timed(ON, [int(1000 * factor)] * 12)])
-    assert [row.verdict for row in found.differences] == verdicts
+def times(factor, *, spread=0.01):
+    """Return a mode's times: rounds around 1 µs times a factor, some slower than others."""
+    return [timed(ON, [int(1_000_000 * factor * (1 + spread * n / 12)) for n in range(12)])]
 
 
-def test_a_spread_that_both_sides_share_is_no_change():
-    found = compared([timed(ON, [1000, 1500] * 6)], [timed(ON, [1300, 1500] * 6)])
-    assert found.differences == []
-    assert found.counts[TIME] == {Verdict.INCONCLUSIVE: 1}
+PAIRS = {
+    "equal": ([*times(1), counted(ON, 64)], [*times(1), counted(ON, 64)], {}),
+    "a byte more": ([counted(ON, 64)], [counted(ON, 65)], {}),
+    "a byte less": ([counted(ON, 64)], [counted(ON, 63)], {}),
+    "15 % slower": (times(1), times(1.15), {}),
+    "half as fast": (times(1), times(2), {}),
+    "twice as fast": (times(2), times(1), {}),
+    "a spread on both sides": (times(1, spread=0.6), times(1.15, spread=0.6), {}),
+    "a mode's advantage lost": (measured_block(), measured_block(step_ns={"no_grad": 2000}), {}),
+    "another host": ([*times(1), counted(ON, 64)], [*times(2), counted(ON, 65)], {"host": "b"}),
+    "another protocol": (times(1), times(2), {"protocol": 99}),
+    "a cell that broke": (
+        [counted(ON, 64)],
+        [skipped(ON, meter=MEMORY, cause="crashed", reason="killed by SIGSEGV")],
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_page_and_gate_give_the_same_verdict_on_the_same_two_runs(pair, tmp_path):
+    before, after, facts = PAIRS[pair]
+    runs = run_on_a_machine(before, name="a"), run_on_a_machine(after, name="b", **facts)
+    paths = [str(write_run(one, tmp_path)) for one in runs]
+    gate = CliRunner().invoke(app, ["gate", "--baseline", paths[0], paths[1], "--json"])
+    judged = [
+        (row["id"], row["meter"], row["verdict"]) for row in json.loads(gate.stdout)["verdicts"]
+    ]
+    found = run_differences.compare(*runs)
+    shown = [(str(row.cell), row.figure, str(row.verdict)) for row in found.differences]
+    assert sorted(shown) == sorted(row for row in judged if row[2] in ("better", "worse"))
+    assert {
+        (figure, str(verdict)): count
+        for figure, counts in found.counts.items()
+        for verdict, count in counts.items()
+    } == Counter((figure, verdict) for _, figure, verdict in judged)
+
+
+def test_the_table_of_pairs_has_every_verdict_and_one_that_is_not_compared():
+    found = [compared(before, after, **facts) for before, after, facts in PAIRS.values()]
+    given = {verdict for one in found for counts in one.counts.values() for verdict in counts}
+    assert given == set(Verdict)
+    assert any(one.not_compared for one in found)
+
+
+def test_bytes_that_differ_at_all_are_a_change_with_its_reason():
+    (row,) = compared([counted(ON, 1000)], [counted(ON, 1001)]).differences
+    assert (row.figure, row.verdict, row.before, row.after, row.ratio, row.reason) == (
+        *(MEMORY, "worse", "1,000 B", "1,001 B"),
+        *("1.001", "+1 B, 0 allowed"),
+    )
+
+
+def test_a_cell_that_broke_is_worse_without_a_ratio_and_comes_first():
+    broken = skipped(OFF, meter=MEMORY, cause="crashed", reason="killed by SIGSEGV")
+    found = compared([counted(ON, 64), counted(OFF, 64)], [counted(ON, 640), broken])
+    first, second = found.differences
+    assert (first.after, first.ratio, first.reason) == ("—", "", "crashed: killed by SIGSEGV")
+    assert (second.cell, second.ratio) == (ON, "10")
 
 
 def test_the_worst_comes_first_and_better_last():
@@ -330,13 +382,19 @@ def test_the_worst_comes_first_and_better_last():
 def test_cells_of_one_run_only_are_named():
     found = compared([counted(ON, 1)], [counted(OFF, 1)])
     assert (found.lost, found.gained) == ([str(ON)], [str(OFF)])
+    assert found.not_compared == []
 
 
-def test_runs_of_different_protocols_are_not_compared():
-    old = run_of([started([ON], protocol=99), counted(ON, 1)])
-    found = run_differences.compare(View(old), View(run([counted(ON, 2)])))
-    assert found.differences == []
-    assert "protocol 99" in found.protocols
+def test_what_may_not_be_compared_is_named_with_the_fact_that_differs():
+    found = compared([*times(1), counted(ON, 64)], [*times(2), counted(ON, 64)], host="b")
+    assert (found.differences, dict(found.counts)) == ([], {MEMORY: {Verdict.SAME: 1}})
+    assert found.not_compared == [f"not comparable: host was 'a', is 'b': {TIME} of {ON}"]
+
+
+def test_the_rules_of_the_gate_are_the_page_s():
+    lenient = Rules(overrides=[Override(changes={"tolerance_bytes": 8})])
+    runs = [run_on_a_machine([counted(ON, size)]) for size in (64, 65)]
+    assert run_differences.compare(*runs, by=lenient).differences == []
 
 
 def test_only_facts_that_differ_are_shown_a_value_a_run():
