@@ -5,12 +5,12 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import BadModel
-from ..experiment.matrix import GRAD_MODES, Cell, select
+from ..experiment.matrix import AXES, Cell, select
 from ..experiment.plan import Plan
 from ..experiment.presets import PRESETS
 from ..experiment.toml_config import choose, parse_input
@@ -18,22 +18,6 @@ from .app import one_line_errors, split
 
 if TYPE_CHECKING:
     from ..workloads.models import Model
-
-_AXES: Final[Mapping[str, str]] = {
-    "model": "A built-in model, or your own as package.module:factory (with --input).",
-    "workload": "What a step does: inference, training, training_reenabled, frozen_backbone.",
-    "grad_mode": f"{', '.join(GRAD_MODES)}.",
-    "device": "cpu, cuda, cuda:N. Without it: cpu, and cuda where there is one.",
-    "batch_size": "Samples in a step.",
-    "dtype": "float32, bfloat16, float16.",
-    "threads": "Threads within an operator.",
-    "memory_format": "contiguous, or channels_last for images.",
-    "compile": "off, on: through torch.compile.",
-    "entry": "held: the mode entered once around many steps; per_call: in each step.",
-    "malloc": "pinned: timed processes keep freed memory; system: as users have it.",
-    "l2": "hot, cold: a GPU's cache between steps.",
-    "optimizer": "sgd, sgd_momentum, adamw: of workloads that train.",
-}
 
 
 class Request:
@@ -43,17 +27,19 @@ class Request:
         self.config: Path | None = options["config"]
         self._preset: str = options["preset"]
         self._input: str | None = options["input"]
-        self._selections = {axis: split(options[axis]) for axis in _AXES}
-        self.given = [
-            f"--{name.replace('_', '-')}" for name in ("config", "input", *_AXES) if options[name]
-        ] + (["--preset"] if self._preset != "quick" else [])
+        self._selections = {axis: split(options[axis]) for axis in AXES}
+        options_given = {"--config": self.config, "--input": self._input} | {
+            AXES[axis].option: values for axis, values in self._selections.items()
+        }
+        self.given = [option for option, value in options_given.items() if value]
+        self.given += ["--preset"] if self._preset != "quick" else []
 
     def arguments(self) -> list[str]:
         """Return the options as they would be given to another command."""
         told = ["--config", str(self.config)] if self.config else ["--preset", self._preset]
         for axis, values in self._selections.items():
             for value in values:
-                told += [f"--{axis.replace('_', '-')}", value]
+                told += [AXES[axis].option, value]
         return told + (["--input", self._input] if self._input else [])
 
     @staticmethod
@@ -61,7 +47,8 @@ class Request:
         """Return the options as the parameters of a function."""
 
         def option(name: str, type_: object, default: object, text: str) -> inspect.Parameter:
-            info = typer.Option(f"--{name.replace('_', '-')}", help=text, rich_help_panel="Matrix")
+            shown = AXES[name].option if name in AXES else f"--{name}"
+            info = typer.Option(shown, help=text, rich_help_panel="Matrix")
             return inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
@@ -73,7 +60,7 @@ class Request:
         return [
             option("preset", str, "quick", f"{presets}."),
             option("config", Path | None, None, "A TOML file instead of a preset."),
-            *(option(axis, list[str] | None, None, text) for axis, text in _AXES.items()),
+            *(option(name, list[str] | None, None, axis.help) for name, axis in AXES.items()),
             option("input", str | None, None, "What your own model takes, B first: 8,3,224,224."),
         ]
 

@@ -1,70 +1,130 @@
 """The design of an experiment: axes in, cells out."""
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import Final
+from typing import Annotated, Final
 
 from ..errors import Impossible, UnknownName
+from .axis import Axis, Value, axes_of
 
 GRAD_MODES: Final = ("global_on", "global_off", "no_grad", "inference_mode")
 WORKLOADS: Final = ("inference", "training", "training_reenabled", "frozen_backbone")
-DTYPES: Final = ("float32", "bfloat16", "float16")
-MEMORY_FORMATS: Final = ("contiguous", "channels_last")
-COMPILE: Final = ("off", "on")
-ENTRIES: Final = ("held", "per_call")
-MALLOCS: Final = ("pinned", "system")
-L2: Final = ("hot", "cold")
-OPTIMIZERS: Final = ("sgd", "sgd_momentum", "adamw")
-
-# Axes whose values are known without asking a catalogue that needs torch.
-CLOSED_AXES: Final[Mapping[str, tuple[str, ...]]] = {
-    "grad_mode": GRAD_MODES,
-    "workload": WORKLOADS,
-    "dtype": DTYPES,
-    "memory_format": MEMORY_FORMATS,
-    "compile": COMPILE,
-    "entry": ENTRIES,
-    "malloc": MALLOCS,
-    "l2": L2,
-    "optimizer": OPTIMIZERS,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """One value per axis: what is measured, and nothing about how.
 
-    An axis added later has a default, so that results recorded before it keep their key.
+    A field is an axis, and all there is to one: `Matrix`, TOML files, options, the page, exports
+    and keys read it from here. An axis added later has a default, so that results recorded before
+    it keep their key.
     """
 
-    model: str
-    workload: str
-    grad_mode: str
-    device: str = "cpu"
-    batch_size: int = 32
-    dtype: str = "float32"
-    threads: int = 1
-    memory_format: str = "contiguous"
-    compile: str = "off"
-    entry: str = "held"  # is the mode entered once around many steps, or in each?
-    malloc: str = "pinned"  # do timed processes keep freed memory, or as the system does?
-    l2: str = "hot"  # of a GPU: does a step find the last one's data in its cache?
-    optimizer: str = "sgd"  # of workloads that train: what keeps state beside the parameters
+    model: Annotated[
+        str,
+        Axis(
+            plural="models",
+            help="A built-in model, or your own as package.module:factory (with --input).",
+        ),
+    ]
+    workload: Annotated[
+        str,
+        Axis(
+            plural="workloads",
+            help=f"What a step does: {', '.join(WORKLOADS)}.",
+            values=WORKLOADS,
+            swept=("inference",),
+        ),
+    ]
+    grad_mode: Annotated[
+        str,
+        Axis(
+            plural="grad_modes",
+            help=f"{', '.join(GRAD_MODES)}.",
+            values=GRAD_MODES,
+            swept=GRAD_MODES,
+        ),
+    ]
+    device: Annotated[
+        str,
+        Axis(
+            plural="devices",
+            help="cpu, cuda, cuda:N. Without it: cpu, and cuda where there is one.",
+        ),
+    ] = "cpu"
+    batch_size: Annotated[
+        int, Axis(plural="batch_sizes", help="Samples in a step.", label="b{}")
+    ] = 32
+    dtype: Annotated[
+        str,
+        Axis(
+            plural="dtypes",
+            help="float32, bfloat16, float16.",
+            values=("float32", "bfloat16", "float16"),
+        ),
+    ] = "float32"
+    threads: Annotated[
+        int, Axis(plural="threads", help="Threads within an operator.", label="t{}")
+    ] = 1
+    memory_format: Annotated[
+        str,
+        Axis(
+            plural="memory_formats",
+            help="contiguous, or channels_last for images.",
+            values=("contiguous", "channels_last"),
+        ),
+    ] = "contiguous"
+    compile: Annotated[
+        str,
+        Axis(
+            plural="compile",
+            help="off, on: through torch.compile.",
+            values=("off", "on"),
+            label="compiled",
+        ),
+    ] = "off"
+    entry: Annotated[
+        str,
+        Axis(
+            plural="entries",
+            help="held: the mode entered once around many steps; per_call: in each step.",
+            values=("held", "per_call"),
+        ),
+    ] = "held"
+    malloc: Annotated[
+        str,
+        Axis(
+            plural="mallocs",
+            help="pinned: timed processes keep freed memory; system: as users have it.",
+            values=("pinned", "system"),
+            label="{}_malloc",
+        ),
+    ] = "pinned"
+    l2: Annotated[
+        str,
+        Axis(
+            plural="l2",
+            help="hot, cold: a GPU's cache between steps.",
+            values=("hot", "cold"),
+            label="{}_l2",
+        ),
+    ] = "hot"
+    optimizer: Annotated[
+        str,
+        Axis(
+            plural="optimizers",
+            help="sgd, sgd_momentum, adamw: of workloads that train.",
+            values=("sgd", "sgd_momentum", "adamw"),
+        ),
+    ] = "sgd"
 
     def __post_init__(self) -> None:
-        for axis, known in CLOSED_AXES.items():
-            if getattr(self, axis) not in known:
-                raise UnknownName(axis, str(getattr(self, axis)), known)
-        for axis in ("model", "device"):
-            if not isinstance(getattr(self, axis), str):
-                raise Impossible(f"{axis} must be a name, not {getattr(self, axis)!r}")
-        for axis in ("batch_size", "threads"):
-            value = getattr(self, axis)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise Impossible(f"{axis} must be a whole number from 1 up, not {value!r}")
+        for name, axis in AXES.items():
+            axis.check(getattr(self, name))
 
-    def axes(self) -> dict[str, str | int]:
+    def axes(self) -> dict[str, Value]:
         """Return axis name -> value, every axis, in declared order."""
         return asdict(self)
 
@@ -87,7 +147,14 @@ class Cell:
         return f"{self.workload}[{self.id}]"
 
 
-AXES: Final = tuple(field.name for field in fields(Cell))
+AXES: Final[Mapping[str, Axis]] = axes_of(Cell)
+"""Every axis by its name, in the order of a cell's fields."""
+
+AXIS_OF: Final[Mapping[str, str]] = {axis.plural: name for name, axis in AXES.items()}
+"""An axis's name by its plural."""
+
+_ALWAYS_SAID: Final = ("device", "model", "workload", "grad_mode", "batch_size")
+"""Axes that an id says wherever they stand; of the others it leaves out those at their default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +166,7 @@ class Block:
     @property
     def setting(self) -> str:
         """Readable name without the workload: ``cpu-mlp_deep-b32-bfloat16-t2``."""
-        return self._setting(f"b{self.cell.batch_size}")
+        return self._setting(AXES["batch_size"].label.format(self.cell.batch_size))
 
     @property
     def family(self) -> str:
@@ -109,14 +176,9 @@ class Block:
     def _setting(self, *batch: str) -> str:
         cell = self.cell
         extras = [
-            *([cell.dtype] if cell.dtype != "float32" else []),
-            *([f"t{cell.threads}"] if cell.threads != 1 else []),
-            *([cell.memory_format] if cell.memory_format != "contiguous" else []),
-            *(["compiled"] if cell.compile == "on" else []),
-            *([cell.entry] if cell.entry != "held" else []),
-            *(["system_malloc"] if cell.malloc == "system" else []),
-            *(["cold_l2"] if cell.l2 == "cold" else []),
-            *([cell.optimizer] if cell.optimizer != "sgd" else []),
+            axis.label.format(value)
+            for axis, value in zip(AXES.values(), cell.axes().values(), strict=True)
+            if axis.name not in _ALWAYS_SAID and value != axis.default
         ]
         return "-".join([cell.device, cell.model, *batch, *extras])
 
@@ -124,47 +186,64 @@ class Block:
         return f"{self.cell.workload}[{self.setting}]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+def _unless_named(axis: Axis) -> tuple[Value, ...]:
+    """Return what a matrix takes of an axis that it does not name; () where it must."""
+    return axis.swept if axis.default is None else (axis.default,)
+
+
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class Matrix:
     """The full factorial of its axes; iterate over it to get the cells.
 
+    ``Matrix(models=["mlp_deep"], batch_sizes=[1, 32])``: each axis by its plural, with a list of
+    values. An axis that is left out takes its default, the workload ``inference``, all grad modes.
     Cells that differ only in grad mode come out next to one another.
     """
 
-    models: Sequence[str]
-    workloads: Sequence[str] = ("inference",)
-    grad_modes: Sequence[str] = GRAD_MODES
-    devices: Sequence[str] = ("cpu",)
-    batch_sizes: Sequence[int] = (32,)
-    dtypes: Sequence[str] = ("float32",)
-    threads: Sequence[int] = (1,)
-    memory_formats: Sequence[str] = ("contiguous",)
-    compile: Sequence[str] = ("off",)
-    entries: Sequence[str] = ("held",)
-    mallocs: Sequence[str] = ("pinned",)
-    l2: Sequence[str] = ("hot",)
-    optimizers: Sequence[str] = ("sgd",)
+    axes: Mapping[str, tuple[Value, ...]]
+    """The values of every axis, by its name."""
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            values = getattr(self, field.name)
-            if isinstance(values, str) or not isinstance(values, Sequence):
-                raise Impossible(f"{field.name} takes a list of values, not {values!r}")
-            if not values:
-                raise Impossible(f"{field.name} is empty: name at least one value")
-        for _ in self:  # a wrong value is found here, where it was written
-            pass
+    def __init__(self, **values: Sequence[str] | Sequence[int]) -> None:
+        for plural, given in values.items():
+            if plural not in AXIS_OF:
+                raise UnknownName("axis", plural, AXIS_OF)
+            if isinstance(given, str) or not isinstance(given, Sequence):
+                raise Impossible(f"{plural} takes a list of values, not {given!r}")
+        axes = {
+            name: tuple(values.get(axis.plural, _unless_named(axis))) for name, axis in AXES.items()
+        }
+        object.__setattr__(self, "axes", axes)
+        for name, chosen in axes.items():
+            if not chosen:
+                raise Impossible(f"{AXES[name].plural} is empty: name at least one value")
+            for value in chosen:  # a wrong value is found here, where it was written
+                AXES[name].check(value)
 
     def __iter__(self) -> Iterator[Cell]:
-        axes = {axis: getattr(self, name) for name, axis in AXIS_OF.items()}
-        order = [axis for axis in axes if axis != "grad_mode"]
-        for values in product(*(axes[axis] for axis in order), axes["grad_mode"]):
-            yield Cell(**dict(zip([*order, "grad_mode"], values, strict=True)))
+        order = [*(name for name in self.axes if name != "grad_mode"), "grad_mode"]
+        for values in product(*(self.axes[name] for name in order)):
+            yield Cell(**dict(zip(order, values, strict=True)))  # type: ignore[arg-type] # checked by Cell
+
+    def __repr__(self) -> str:
+        given = (
+            f"{AXES[name].plural}={list(values)}"
+            for name, values in self.axes.items()
+            if values != _unless_named(AXES[name])
+        )
+        return f"Matrix({', '.join(given)})"
 
 
-AXIS_OF: Final[Mapping[str, str]] = {
-    field.name: axis for field, axis in zip(fields(Matrix), AXES, strict=True)
-}
+Matrix.__signature__ = inspect.Signature(  # type: ignore[attr-defined] # what help() and notebooks read
+    [
+        inspect.Parameter(
+            axis.plural,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=_unless_named(axis) or inspect.Parameter.empty,
+            annotation=Sequence[int] if axis.number else Sequence[str],
+        )
+        for axis in AXES.values()
+    ]
+)
 
 
 def unique(cells: Iterable[Cell]) -> list[Cell]:
@@ -181,7 +260,7 @@ def by_block(cells: Iterable[Cell]) -> dict[Block, list[Cell]]:
     return {block: list(members) for block, members in blocks.items()}
 
 
-def select(cells: Iterable[Cell], axis: str, values: Sequence[str | int]) -> list[Cell]:
+def select(cells: Iterable[Cell], axis: str, values: Sequence[Value]) -> list[Cell]:
     """Narrow or widen cells along one axis.
 
     Cells that have one of the values stay. A value that no cell has is added: every cell is

@@ -6,15 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from ..errors import BadConfig, GradbenchError, Impossible, UnknownName
-from .matrix import AXIS_OF, Cell, Matrix, select
+from .axis import whole_number
+from .matrix import AXES, AXIS_OF, Cell, Matrix, select
 from .plan import Plan
 from .presets import PRESETS, Experiment
-
-NUMBERS: Final = ("batch_size", "threads")
-"""Axes whose values are whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +41,16 @@ def choose(
     experiment = read(file) if file is not None else PRESETS[preset]
     cells = list(experiment)
     for axis, texts in (selections or {}).items():
-        values = [number(axis, text) if axis in NUMBERS else text for text in texts]
-        if values:
-            cells = select(cells, axis, values)
+        if texts:
+            cells = select(cells, axis, [AXES[axis].parse(text) for text in texts])
     if not cells:
         raise Impossible("these options leave no cell to measure")
     return Choice(tuple(cells), replace(experiment.plan, **(plan or {})), file)
 
 
-def number(axis: str, text: str) -> int:
-    """Return a whole number given as text; raise `Impossible` otherwise."""
-    if not text.isdecimal() or int(text) < 1:
-        raise Impossible(f"{axis.replace('_', '-')} must be a whole number from 1 up, not {text!r}")
-    return int(text)
-
-
 def parse_input(text: str) -> tuple[int, ...]:
     """Return ``8,3,224,224`` as numbers: the batch size, then the shape of one sample."""
-    sizes = tuple(number("input", part.strip()) for part in text.split(","))
+    sizes = tuple(whole_number("input", part.strip()) for part in text.split(","))
     if len(sizes) < 2:
         raise Impossible(f"input {text!r} needs a batch size and a shape: 8,3,224,224")
     return sizes
@@ -118,8 +108,8 @@ def places(path: Path, cells: Iterable[Cell]) -> dict[str, str]:
     exact = {cell: line for matrix, line in zip(matrices, lines, strict=True) for cell in matrix}
     by_model: dict[str, int] = {}
     for matrix, line in zip(matrices, lines, strict=True):
-        for model in matrix.models:
-            by_model.setdefault(model, line)
+        for model in matrix.axes["model"]:
+            by_model.setdefault(str(model), line)
     found = {cell: exact.get(cell) or by_model.get(cell.model) for cell in cells}
     return {str(cell): f"{path.as_posix()}:{line}" for cell, line in found.items() if line}
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ..analysis import dataframes
@@ -12,9 +12,6 @@ from ..experiment.matrix import AXES, GRAD_MODES, Cell
 from ..records.measurements import FINGERPRINT, Fact, Measurement, Skipped, Unit
 from ..records.run import Run
 
-DEFAULTS: Final[Mapping[str, str | int]] = {
-    field.name: field.default for field in fields(Cell) if field.default is not MISSING
-}
 BUILD: Final = ("protocol", "torch", "cpu_capability", "gpu")
 """Facts on which figures that repeat to the byte may depend."""
 
@@ -99,7 +96,7 @@ def key(cell: Cell) -> str:
     So a cell keeps its key when an axis is added, and `cell_of` gives it back.
     """
     return json.dumps(
-        {axis: value for axis, value in cell.axes().items() if value != DEFAULTS.get(axis)},
+        {axis: value for axis, value in cell.axes().items() if value != AXES[axis].default},
         separators=(",", ":"),
     )
 

@@ -214,7 +214,7 @@ class _Place:
 def _table(run: Run, *, rounds: bool) -> Any:
     pa, _ = _pyarrow()
     name = pa.dictionary(pa.int32(), pa.string())
-    axes = {axis: pa.int64() if axis in {"batch_size", "threads"} else name for axis in AXES}
+    axes = {axis.name: pa.int64() if axis.number else name for axis in AXES.values()}
     kinds = {
         **dict.fromkeys(("run", "started", "git_commit", "machine", "build"), name),
         "git_dirty": pa.bool_(),
@@ -253,7 +253,7 @@ def _table(run: Run, *, rounds: bool) -> Any:
         for column, filled in columns.items():
             value = row[column] if column in row else getattr(figure, column)
             filled.append(_utf8(value) if isinstance(value, str) else value)
-    told = json.dumps({"schema": SCHEMA, "axes": AXES}).encode()
+    told = json.dumps({"schema": SCHEMA, "axes": list(AXES)}).encode()
     fields = [pa.field(column, kind) for column, kind in kinds.items()]
     arrays = [
         pa.array(columns[field.name], field.type)

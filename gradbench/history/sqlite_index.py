@@ -139,7 +139,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA user_version = {VERSION}")
         return
     axes = () if version != VERSION else connection.execute("SELECT name FROM axes").fetchall()
-    if tuple(axis for (axis,) in axes) != AXES:
+    if tuple(axis for (axis,) in axes) != tuple(AXES):
         raise _Outdated
 
 

@@ -2,17 +2,13 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import cache
 from typing import Final
 
-from ..experiment.matrix import GRAD_MODES, Cell
+from ..experiment.matrix import AXES, GRAD_MODES, Cell
 from ..experiment.presets import PRESETS
 from ..records.measurements import Started
 
-_DEFAULTS: Final[Mapping[str, object]] = {
-    field.name: field.default for field in fields(Cell) if field.name not in ("model", "workload")
-}
 _PLAN: Final[Mapping[str, str]] = {"budget_s": "--budget", "limit_s": "--limit", "seed": "--seed"}
 
 
@@ -30,13 +26,13 @@ def again(cell: Cell, started: Started) -> str | None:
     modes = [c.grad_mode for c in started.cells if c.block == cell.block]
     words = ["gradbench", "run"]
     for axis, value in cell.axes().items():
-        option = f"--{axis.replace('_', '-')}"
+        option = AXES[axis].option
         if axis == "grad_mode":
             words += [] if sorted(modes) == sorted(GRAD_MODES) else [option, ",".join(modes)]
         elif axis == "batch_size" and own:
             shape = (cell.batch_size, *started.inputs[cell.model])
             words += ["--input", ",".join(map(str, shape))]
-        elif axis in ("model", "workload", "device", "batch_size") or value != _DEFAULTS[axis]:
+        elif axis in ("model", "workload", "device", "batch_size") or value != AXES[axis].default:
             words += [option, str(value)]
     for name, option in _PLAN.items():
         planned = started.plan.get(name)

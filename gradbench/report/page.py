@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from ..analysis import run_sentences
 from ..analysis.run_view import MEMORY, TIME, View
 from ..errors import StoreError
-from ..experiment.matrix import GRAD_MODES
+from ..experiment.matrix import AXES, GRAD_MODES
 from ..gate.rules import Rules
 from ..records.run import Run
 from ..records.selfcheck import Check
@@ -23,8 +23,6 @@ from . import (
     template,
 )
 from .semantics import section as semantics_section
-
-FACETS: Final = ("model", "workload", "device", "grad_mode")
 
 Checks = tuple[Sequence[Check], Mapping[str, Any]]
 
@@ -61,10 +59,7 @@ def render(
         "page.html.j2",
         script=template.Script.ours("page.js"),
         references=references,
-        facets={
-            facet: list(dict.fromkeys(getattr(cell, facet) for v in views for cell in v.cells))
-            for facet in FACETS
-        },
+        facets=_facets(views),
         semantics=semantics and semantics_section(semantics, runs, figures=_links(sections[0])),
         total=sum(len(view.cells) for view in views),
         beside=beside,
@@ -96,6 +91,21 @@ def write(
     except OSError as error:
         raise StoreError(f"cannot write the page {str(path)!r}: {error.strerror}") from error
     return path
+
+
+def _facets(views: Sequence[View]) -> dict[str, list[str]]:
+    """Return the axes of names in which the cells differ, the grad mode last, and their values.
+
+    Numbers are sorted by instead.
+    """
+    named = sorted(
+        (axis.name for axis in AXES.values() if not axis.number), key=lambda a: a == "grad_mode"
+    )
+    values = {
+        axis: list(dict.fromkeys(getattr(cell, axis) for v in views for cell in v.cells))
+        for axis in named
+    }
+    return {axis: found for axis, found in values.items() if len(found) > 1}
 
 
 def _references(views: Sequence[View]) -> list[str]:

@@ -8,7 +8,7 @@ from gradbench.errors import BadConfig, Impossible, UnknownName
 from gradbench.experiment.matrix import GRAD_MODES, WORKLOADS, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.experiment.presets import PRESETS
-from gradbench.experiment.toml_config import choose, locate, number, parse_input, read
+from gradbench.experiment.toml_config import choose, locate, parse_input, read
 
 GOOD = """\
 about = "our models"
@@ -294,17 +294,6 @@ def test_single_quotes_hide_no_name(toml):
 def test_a_name_is_not_found_in_a_comment(toml):
     path = toml('# models = ["mlp_dep"]\n[[matrix]]\nmodels = ["mlp_dep"]\n')
     assert "line 3, models" in locate(path, UnknownName("model", "mlp_dep", ["mlp_deep"]))
-
-
-@pytest.mark.parametrize("text", ["1", "32", "4096"])
-def test_a_whole_number_is_read(text):
-    assert number("batch_size", text) == int(text)
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "1e3", "²", " 8"])
-def test_anything_else_is_no_whole_number(text):
-    with pytest.raises(Impossible, match="batch-size must be a whole number"):
-        number("batch_size", text)
 
 
 def test_an_input_is_a_batch_size_and_a_shape():

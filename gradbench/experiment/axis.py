@@ -1,0 +1,66 @@
+"""What an axis is: the row that annotates its field in `Cell`, read by all who deal with axes."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields, replace
+from typing import Any, get_args
+
+from ..errors import Impossible, UnknownName
+
+Value = str | int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One thing that varies; the field that it annotates adds ``name``, ``number``, ``default``."""
+
+    plural: str  # of a matrix: its argument, and the key in a TOML file
+    help: str  # of the command-line option
+    values: tuple[str, ...] = ()  # all there are; () where only a catalogue with torch knows them
+    label: str = "{}"  # how an id says a value
+    swept: tuple[str, ...] = ()  # what a matrix takes if left out, where a cell has no default
+    name: str = ""
+    number: bool = False  # whole numbers from 1 up; names otherwise
+    default: Value | None = None  # None: each cell must say it
+
+    @property
+    def option(self) -> str:
+        """The command-line option that narrows or widens a preset along this axis."""
+        return f"--{self.name.replace('_', '-')}"
+
+    def parse(self, text: str) -> Value:
+        """Return a value that was given as text, on a command line."""
+        return whole_number(self.name, text) if self.number else text
+
+    def check(self, value: object) -> None:
+        """Raise `UnknownName` or `Impossible` unless a cell can have this value."""
+        if self.number:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise Impossible(f"{self.name} must be a whole number from 1 up, not {value!r}")
+        elif self.values:
+            if value not in self.values:
+                raise UnknownName(self.name, str(value), self.values)
+        elif not isinstance(value, str):
+            raise Impossible(f"{self.name} must be a name, not {value!r}")
+
+
+def axes_of(cell: type[Any]) -> Mapping[str, Axis]:
+    """Return the axes of a dataclass, by name, in the order of its fields."""
+    return {field.name: _row(field) for field in fields(cell)}
+
+
+def _row(field: Field[Any]) -> Axis:
+    kind, row = get_args(field.type)
+    assert isinstance(row, Axis)
+    return replace(
+        row,
+        name=field.name,
+        number=kind is int,
+        default=None if field.default is MISSING else field.default,
+    )
+
+
+def whole_number(name: str, text: str) -> int:
+    """Return a whole number given as text; raise `Impossible` otherwise."""
+    if not text.isdecimal() or int(text) < 1:
+        raise Impossible(f"{name.replace('_', '-')} must be a whole number from 1 up, not {text!r}")
+    return int(text)
