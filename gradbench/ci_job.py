@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from . import exports
 from .errors import StoreError, UnknownName
-from .exports import Verdicts, annotations, junit, markdown
+from .exports import annotations, junit, markdown
 from .exports.annotations import Annotation
 from .exports.source_locations import Locate
+from .exports.verdict_file import Verdicts, read_verdicts
 from .records.run import Run
 from .store.jsonl import Store
 
@@ -149,7 +149,7 @@ def perform(
             verdicts.append(folder / part.verdicts)
             _write(verdicts[-1], ended.output)
     runs, _ = Store(folder / RESULTS).load_all()  # of a run that was cut short, what there is
-    told = exports.read_verdicts(verdicts) if verdicts else None
+    told = read_verdicts(verdicts) if verdicts else None
     return _tell(statuses, told, runs, folder=folder, locate=locator(runs))
 
 

@@ -57,21 +57,22 @@ def export(
 ) -> None:
     """Write runs, or the verdicts on them, as other tools read them."""
     with one_line_errors():
-        from .. import exports
+        from ..exports.formats import FORMATS, export, write
+        from ..exports.verdict_file import read_verdicts
 
-        if format_name not in exports.FORMATS:
-            raise UnknownName("format", format_name, exports.FORMATS)
-        format_ = exports.FORMATS[format_name]
+        if format_name not in FORMATS:
+            raise UnknownName("format", format_name, FORMATS)
+        format_ = FORMATS[format_name]
         if format_.folder and output is None:
             raise Impossible(f"{format_name} is several files: say where with -o FOLDER")
-        judged = exports.read_verdicts(verdicts) if verdicts else None
+        judged = read_verdicts(verdicts) if verdicts else None
         runs = load_runs(run_names, results) if run_names or judged is None else []
-        exported = exports.export(format_name, runs, verdicts=judged, locate=places(runs))
+        exported = export(format_name, runs, verdicts=judged, locate=places(runs))
         if output is None:
             for text in exported.files.values():
                 print(text, end="")
         else:
-            written = exports.write(exported, output, folder=format_.folder)
+            written = write(exported, output, folder=format_.folder)
             where = output if format_.folder else written[0]
             count = f"  ({len(written)} files)" if format_.folder else ""
             out.print(escape(str(where)) + count)
@@ -107,13 +108,13 @@ def merge(
 
 def tell_markdown(names: list[str] | None, output: Path | None, *, results: Path) -> None:
     """Print runs as Markdown, or write them to a file and print where it is."""
-    from .. import exports
+    from ..exports.formats import export, write
 
-    exported = exports.export("markdown", load_runs(names, results))
+    exported = export("markdown", load_runs(names, results))
     if output is None:
         print(*exported.files.values(), sep="", end="")
     else:
-        (path,) = exports.write(exported, output, folder=False)
+        (path,) = write(exported, output, folder=False)
         out.print(escape(str(path)))
 
 

@@ -10,7 +10,7 @@ from builders import cell, environment, measured_block, refused_block, run_of, s
 from typer.testing import CliRunner
 
 from gradbench.cli import USAGE, app
-from gradbench.exports import FORMATS
+from gradbench.exports.formats import FORMATS
 from gradbench.exports.source_locations import SourceLocation, locator
 from gradbench.records.measurements import Started
 from gradbench.store.jsonl import Store, load

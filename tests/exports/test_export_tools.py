@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from builders import counted, ended, environment, measured_block, refused_block, run_of, started
 
-from gradbench.exports import export, write
+from gradbench.exports.formats import export, write
 from gradbench.exports.otava import CONFIG
 
 COMMITS = 24

@@ -28,20 +28,11 @@ from builders import (
 from junitparser import JUnitXml
 
 from gradbench.errors import Impossible, StoreError, UnknownName
-from gradbench.exports import (
-    FORMATS,
-    Verdicts,
-    annotations,
-    asv,
-    export,
-    junit,
-    markdown,
-    otava,
-    read_verdicts,
-    write,
-)
+from gradbench.exports import annotations, asv, junit, markdown, otava
+from gradbench.exports.formats import FORMATS, export, write
 from gradbench.exports.github_action_benchmark import BIGGER, SMALLER
 from gradbench.exports.source_locations import SourceLocation
+from gradbench.exports.verdict_file import Verdicts, read_verdicts
 from gradbench.gate.figure_verdicts import FigureVerdict
 from gradbench.records.measurements import Measurement
 from gradbench.stats.estimates import Estimate, exact

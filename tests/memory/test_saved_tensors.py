@@ -59,7 +59,7 @@ def test_the_line_is_the_users_own_and_not_torchs() -> None:
     with SavedTensors(apart=[x]) as saved:
         model(x)
     (line,) = saved.by_line()
-    assert line.startswith("test_saved.py:")
+    assert line.startswith("test_saved_tensors.py:")
     assert line.endswith(" in test_the_line_is_the_users_own_and_not_torchs")
 
 

@@ -343,8 +343,10 @@ def bench(monkeypatch, request) -> type[ScriptedBench]:
     """The scripted bench, in the place of the real one; every cell succeeds."""
     for name, value in (("script", staticmethod(succeed)), ("asked", []), ("made", 0)):
         monkeypatch.setattr(ScriptedBench, name, value, raising=False)
-    monkeypatch.setattr(runner, "Bench", ScriptedBench)
-    monkeypatch.setattr(runner, "DEFAULT_METERS", ("step_time", "peak_transient"))
+    monkeypatch.setattr("gradbench.runner.bench.Bench", ScriptedBench)
+    monkeypatch.setattr(
+        "gradbench.runner.preflight.DEFAULT_METERS", ("step_time", "peak_transient")
+    )
     return ScriptedBench
 
 

@@ -199,7 +199,7 @@ def test_combinations_that_cannot_be_are_told_without_running(axes, words):
 def test_many_threads_are_refused_on_a_crowded_machine(monkeypatch):
     monkeypatch.setattr("gradbench.runner.environment.busy_cores", lambda _: 64.0)
     matrix = Matrix(models=["mlp_tiny"], threads=[2], grad_modes=["no_grad"])
-    monkeypatch.setattr("gradbench.runner.obstacle", lambda *_: None)
+    monkeypatch.setattr("gradbench.runner.bench.obstacle", lambda *_: None)
     (found,) = outcomes(run(matrix, plan=PLAN, meters=["step_time"]))
     assert found.cause == "unavailable"
     assert "keep 64.0 busy" in found.reason
