@@ -17,8 +17,17 @@ from ..experiment.matrix import GRAD_MODES, Block
 from ..records.run import Run
 from ..stats import estimates
 from ..stats.estimates import Estimate
-from ..store.fingerprint import machine_mark
-from .numbers import Exported, Figure, commit, figures, slug, without_number
+from ..store.comparability import processor
+from .numbers import (
+    Exported,
+    Figure,
+    commit,
+    devices,
+    figures,
+    machine_mark,
+    slug,
+    without_number,
+)
 
 COLUMNS: Final = (
     "result",
@@ -189,14 +198,16 @@ def _interval(figure: Figure) -> Estimate:
 def _machine(run: Run) -> dict[str, str]:
     facts = run.environment.facts
     memory = facts.get("memory_bytes")
+    found = (processor(facts, device) for device in devices(run) if device != "cpu")
+    gpus = dict.fromkeys(str(gpu) for gpu in found if gpu is not None)
     return {
-        "machine": f"{slug(str(facts.get('host', 'unknown')))}-{machine_mark(facts)}",
+        "machine": f"{slug(str(facts.get('host', 'unknown')))}-{machine_mark(run)}",
         "os": str(facts.get("os", "")),
         "arch": str(facts.get("os", "")).partition("-with-")[0].rpartition("-")[2],
         "cpu": str(facts.get("cpu", "")),
         "num_cpu": str(facts.get("cores", "")),
         "ram": str(memory) if isinstance(memory, int) else "",
-        "gpu": str(facts.get("gpu", "")),
+        "gpu": ", ".join(gpus),
     }
 
 

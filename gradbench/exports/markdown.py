@@ -90,7 +90,12 @@ def _head(run: Run) -> Iterator[str]:
     found = f"{_many(numbers, 'number')}, {_many(len(run.outcomes) - numbers, 'reason')}"
     yield f"## Run {escaped(run.name)}\n\n{size}; {found}. {escaped(run_sentences.spent(run))}.\n\n"
     facts = run.environment.facts
-    told = ", ".join(f"{name} {facts[name]}" for name in FACTS if name in facts)
+    told = ", ".join(
+        f"{name} {facts[name]}"
+        for known in FACTS
+        for name in facts
+        if name == known or name.endswith(f" {known}")  # as in "cuda:1 gpu"
+    )
     yield f"{escaped(told) or 'The environment was not recorded.'}\n\n"
 
 

@@ -12,6 +12,7 @@ from ..experiment.matrix import Cell
 from ..records.measurements import Measurement, Skipped
 from ..records.run import Run
 from ..stats.estimates import Estimate
+from ..store.comparability import agreeing, identity
 
 BROKEN: Final = ("out_of_memory", "crashed", "timed_out", "failed")
 """Causes of a missing number that nobody expects."""
@@ -85,6 +86,17 @@ def commit(run: Run, format_name: str) -> str:
             "commit: measure inside a git repository"
         )
     return found
+
+
+def machine_mark(run: Run) -> str:
+    """Return six characters that tell a run's machine from others, to keep their times apart."""
+    names = agreeing("timed", devices(run), scope="machine")
+    return identity(run.environment.facts, names)[:6]
+
+
+def devices(run: Run) -> list[str]:
+    """Return the devices that a run has cells on, in their order."""
+    return list(dict.fromkeys(cell.device for cell in run.header.cells))
 
 
 def slug(text: str) -> str:

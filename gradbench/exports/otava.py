@@ -17,8 +17,7 @@ from ..errors import StoreError
 from ..experiment.matrix import GRAD_MODES, Cell
 from ..records.measurements import Measurement
 from ..records.run import Run
-from ..store.fingerprint import machine_mark
-from .numbers import Exported, figures, slug, without_number
+from .numbers import Exported, figures, machine_mark, slug, without_number
 
 CONFIG: Final = "otava.yaml"
 REFERENCE: Final = GRAD_MODES[0]
@@ -55,7 +54,7 @@ def export(runs: Sequence[Run]) -> Exported:
     time. Raise `StoreError` without a number.
     """
     ordered = sorted(runs, key=lambda run: (run.header.started_at, run.name))
-    machines = {machine_mark(run.environment.facts) for run in ordered}
+    machines = {machine_mark(run) for run in ordered}
     protocols = {run.header.protocol for run in ordered}
     files: dict[str, str] = {}
     lines = ["tests:"]
@@ -90,7 +89,7 @@ def _tables(runs: Sequence[Run]) -> Iterator[_Table]:
 
 
 def _points(run: Run) -> Iterator[_Point]:
-    machine = machine_mark(run.environment.facts)
+    machine = machine_mark(run)
     have = {(o.cell, o.meter): o for o in run.outcomes if isinstance(o, Measurement)}
     for figure in figures(run):
         exact = figure.estimate.exact

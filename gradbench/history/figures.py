@@ -1,36 +1,39 @@
 """A run as flat figures, each with its cell's key: what an index, a pack and a history share."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from ..analysis import dataframes
 from ..errors import GradbenchError, StoreError
 from ..experiment.matrix import AXES, GRAD_MODES, Cell
-from ..records.measurements import FINGERPRINT, Fact, Measurement, Skipped, Unit
+from ..records.measurements import Fact, Measurement, Skipped, Unit
 from ..records.run import Run
-
-BUILD: Final = ("protocol", "torch", "cpu_capability", "gpu")
-"""Facts on which figures that repeat to the byte may depend."""
+from ..store.comparability import Kind, agreeing, identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """Where a run's figures come from: which code, when, on what machine.
 
-    ``commit`` is empty where none was recorded. ``machine`` stands for the facts of
-    `FINGERPRINT`, ``build`` for those of `BUILD`: equal where all of them are equal.
+    ``commit`` is empty where none was recorded.
     """
 
     run: str
     started: str  # UTC, ISO 8601
     commit: str
     dirty: bool
-    machine: str
-    build: str
     facts: Mapping[str, Fact]
+
+    def machine(self, device: str) -> str:
+        """Return what is equal for runs whose times on a device may stand in one series."""
+        return identity(self.facts, agreeing("series", [device]))
+
+    def build(self, device: str, unit: str) -> str:
+        """Return what is equal for runs whose exact figures in a unit may be compared."""
+        kind: Kind = "instructions" if unit == "instructions" else "exact"
+        return identity(self.facts, agreeing(kind, [device]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +77,6 @@ def origin_of(run: str, started: str, facts: Mapping[str, Fact]) -> Origin:
         started=started,
         commit=commit if known else "",
         dirty=facts.get("git_dirty") is not False,
-        machine=_digest(facts, FINGERPRINT),
-        build=_digest(facts, BUILD),
         facts=facts,
     )
 
@@ -167,8 +168,3 @@ def _absent(outcome: Skipped) -> Figure:
         cause=outcome.cause,
         reason=outcome.reason,
     )
-
-
-def _digest(facts: Mapping[str, Fact], names: tuple[str, ...]) -> str:
-    told = json.dumps([facts.get(name) for name in names])
-    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:12]

@@ -236,15 +236,16 @@ def _table(run: Run, *, rounds: bool) -> Any:
         "started": origin.started,
         "git_commit": origin.commit,
         "git_dirty": origin.dirty,
-        "machine": origin.machine,
-        "build": origin.build,
         "facts": json.dumps(dict(origin.facts)),
     }
     for figure in figures.figures(run):
         raw = figure.measurement if rounds else None
         steps = raw.iterations if raw else None
+        device = figure.cell.device
         row = {
             **of_run,
+            "machine": origin.machine(device),
+            "build": origin.build(device, figure.unit or ""),
             "cell": figures.key(figure.cell),
             **figure.cell.axes(),
             "values": raw.values if raw else None,

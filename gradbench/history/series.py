@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -12,17 +11,15 @@ import pandas as pd
 from ..errors import GradbenchError, StoreError
 from ..experiment.matrix import Cell
 from ..experiment.plan import PROTOCOL
-from ..records.measurements import FINGERPRINT, Fact
+from ..records.measurements import Fact
 from ..records.run import Run
 from ..stats.changepoints import RULE, Rule, Shift, shifts
 from ..stats.estimates import Floats
 from ..stats.verdicts import Verdict
+from ..store.comparability import agreeing, processor
 from ..store.jsonl import load
 from . import figures as points, parquet
 from .sqlite_index import COLUMNS, Figures, Index
-
-TOLD: Final = (*FINGERPRINT, "python", "cpu_capability", "gpu_driver", "cuda", "os")
-"""Facts that are named where they changed together with a figure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,23 +195,31 @@ def _narrowed(figures: Figures, chosen: Chosen) -> tuple[pd.DataFrame, list[str]
 
 def _placed(frame: pd.DataFrame, origins: Mapping[str, points.Origin]) -> pd.DataFrame:
     """Return figures with their run's place in time, commit, machine and build, in that order."""
+    ordered = sorted(origins.values(), key=lambda origin: (origin.started, origin.run))
     runs = pd.DataFrame(
-        [
-            {
-                "run": origin.run,
-                "started": origin.started,
-                "label": _label(origin),
-                "torch": str(origin.facts.get("torch", "")),
-                "protocol": str(origin.facts.get("protocol", "")),
-                "machine": origin.machine,
-                "build": origin.build,
-            }
-            for origin in sorted(origins.values(), key=lambda o: (o.started, o.run))
-        ]
+        {
+            "run": [origin.run for origin in ordered],
+            "started": [origin.started for origin in ordered],
+            "label": [_label(origin) for origin in ordered],
+            "torch": [str(origin.facts.get("torch", "")) for origin in ordered],
+            "protocol": [str(origin.facts.get("protocol", "")) for origin in ordered],
+            "place": np.arange(len(ordered)),
+        }
     )
-    runs["place"] = np.arange(len(runs))
     runs["point"] = runs.groupby(["label", "torch"], sort=False).ngroup()
-    placed = frame.assign(run=frame["run"].astype(object)).merge(runs, on="run")
+    devices = {key: points.cell_of(key).device for key in frame["cell"].unique()}
+    frame = frame.assign(run=frame["run"].astype(object), device=frame["cell"].map(devices))
+    frame["unit"] = frame["unit"].astype(object)
+    wheres = frame[["device", "unit"]].drop_duplicates().itertuples(index=False)
+    where = pd.DataFrame(
+        [
+            (origin.run, device, unit, origin.machine(device), origin.build(device, unit))
+            for device, unit in wheres
+            for origin in ordered
+        ],
+        columns=["run", "device", "unit", "machine", "build"],
+    )
+    placed = frame.merge(runs, on="run").merge(where, on=["run", "device", "unit"])
     for column in ("cell", "meter", "unit", "reference"):
         placed[column] = placed[column].astype("category")
     return placed.sort_values("place", kind="stable")
@@ -312,12 +317,13 @@ def _series(
 ) -> Series:
     labels = tuple(_label(origins[run]).partition(" ")[0] for run in runs)
     started = tuple(origins[run].started for run in runs)
+    cell = points.cell_of(key["cell"])
     return Series(
-        cell=points.cell_of(key["cell"]),
+        cell=cell,
         meter=key["meter"],
         unit=key["unit"],
         reference=key.get("reference", ""),
-        machine=_machine(origins[runs[0]]) if key.get("machine") else "",
+        machine=_machine(origins[runs[0]], cell.device) if key.get("machine") else "",
         protocol=key["protocol"],
         exact=exact,
         values=values,
@@ -335,24 +341,28 @@ def _series(
                 after_points=shift.after_points,
                 p=shift.p,
                 verdict=Verdict.WORSE if shift.after > shift.before else Verdict.BETTER,
-                also=_also(origins[runs[against]].facts, origins[runs[shift.index]].facts),
+                also=_also(
+                    origins[runs[against]].facts, origins[runs[shift.index]].facts, cell.device
+                ),
             )
             for shift, against in found
         ),
     )
 
 
-def _machine(origin: points.Origin) -> str:
+def _machine(origin: points.Origin, device: str) -> str:
     """Return what the facts of a machine say of it, and what stands for all of them."""
     facts = origin.facts
-    named = [str(facts[name]) for name in ("host", "gpu", "cpu") if name in facts]
-    return ", ".join([*named, f"torch {facts.get('torch', 'unknown')}", origin.machine[:6]])
+    named = (facts.get("host"), processor(facts, device), facts.get("cpu"))
+    words = dict.fromkeys(str(fact) for fact in named if fact is not None)
+    return ", ".join([*words, f"torch {facts.get('torch', 'unknown')}", origin.machine(device)[:6]])
 
 
-def _also(before: Mapping[str, Fact], after: Mapping[str, Fact]) -> tuple[str, ...]:
+def _also(before: Mapping[str, Fact], after: Mapping[str, Fact], device: str) -> tuple[str, ...]:
+    """Return in words which facts changed on the way that a figure's time may depend on."""
     return tuple(
         f"{name} {before.get(name, 'not recorded')} → {after.get(name, 'not recorded')}"
-        for name in TOLD
+        for name in (*agreeing("timed", [device]), "os")
         if before.get(name) != after.get(name)
     )
 

@@ -37,14 +37,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """The facts that decide whether two runs may be compared. A fact that could not be read
-    says ``unknown: ...``."""
+    """The facts that decide whether two runs may be compared (`gradbench.store.comparability`). A
+    fact that could not be read says ``unknown: ...``."""
 
     facts: Mapping[str, Fact]
-
-
-FINGERPRINT: Final = ("host", "cpu", "cores", "gpu", "torch", "protocol")
-"""Facts that must agree before a run may be continued, or times stand in one series."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

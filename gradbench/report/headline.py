@@ -15,6 +15,7 @@ from ..records.measurements import Skipped
 from ..records.run import Run
 from ..stats.estimates import noise_floor
 from ..stats.verdicts import Verdict
+from ..store.comparability import processor
 
 REFERENCE: Final = GRAD_MODES[0]
 OFF: Final = ("no_grad", "inference_mode")
@@ -66,7 +67,7 @@ def _about(view: View, device: str) -> Iterator[str]:
     own = [c for c in cells if c.grad_mode in modes]
     parts = [part for part in (_memory(view, own), _time(view, own)) if part]
     if parts:
-        where = view.run.environment.facts.get("gpu" if device.startswith("cuda") else "cpu")
+        where = processor(view.run.environment.facts, device)
         place = f"On {device} ({where})" if where else f"On {device}"
         yield f"{place}, {' and '.join(f'`{mode}`' for mode in modes)} {' and '.join(parts)}."
     between = _between(view, [c for c in cells if c.grad_mode == OFF[1]])

@@ -12,6 +12,7 @@ from ..gate.rules import Rules
 from ..records.run import Run
 from ..records.selfcheck import Check
 from ..records.semantics import Behaviour
+from ..store.comparability import processor
 from . import (
     capacity,
     cell_table,
@@ -117,6 +118,9 @@ def _references(views: Sequence[View]) -> list[str]:
 def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, object]:
     run = view.run
     facts = run.environment.facts
+    devices = ("cpu", *(cell.device for cell in view.cells))
+    found = dict.fromkeys(processor(facts, device) for device in devices)
+    processors = [str(one) for one in found if one is not None]
     return {
         "mark": mark,
         "name": run.name,
@@ -124,8 +128,7 @@ def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, obje
         "command": " ".join(run.header.command),
         "dropped": run.dropped,
         "unfinished": [str(block) for block in run.unfinished()],
-        "machine": [str(facts[name]) for name in ("cpu", "gpu") if name in facts]
-        + ([f"torch {facts['torch']}"] if "torch" in facts else []),
+        "machine": processors + ([f"torch {facts['torch']}"] if "torch" in facts else []),
         "cells": len(view.cells),
         "missing": headline.missing(view),
         "answer": headline.answer(view),

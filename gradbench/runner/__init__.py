@@ -10,7 +10,7 @@ from ..experiment.matrix import Block, Cell, by_block, unique
 from ..experiment.plan import PROTOCOL, Plan
 from ..records.measurements import Record, Started
 from ..records.run import Run
-from ..store import fingerprint
+from ..store.comparability import agreeing, mismatch
 from ..workloads.models import MODELS, Model
 from .bench import Bench
 from .meters import Pass
@@ -65,8 +65,8 @@ def run(
             )
         here = bench.environment(cell.device for cell in cells)
         if resumed is not None and resumed.environment.facts:
-            moved = fingerprint.mismatch(resumed.environment.facts, here.facts)
-            if moved is not None:
+            names = agreeing("timed", (cell.device for cell in cells))
+            if moved := mismatch(resumed.environment.facts, here.facts, names):
                 raise StoreError(f"run {resumed.name!r} cannot go on here: {moved}")
         yield here
         for index, (block, members) in enumerate(blocks.items()):

@@ -14,7 +14,7 @@ from ..records.measurements import (
     Started,
 )
 from ..records.run import Run
-from .comparability import KEPT
+from .comparability import kept_for_exact
 
 
 def exact_records(run: Run) -> Iterator[Record]:
@@ -28,15 +28,14 @@ def exact_records(run: Run) -> Iterator[Record]:
         raise StoreError(
             f"run {run.name!r} has no figure that repeats: measure with --meter saved_for_backward"
         )
+    devices = {cell.device for cell in run.header.cells}
     for record in run.records:
         match record:
             case Started():
                 asked = tuple(meter for meter in record.meters if meter in meters)
                 yield replace(record, meters=asked, command=("gradbench", "gate"))
             case Environment(facts=facts):
-                yield Environment(
-                    facts={name: fact for name, fact in facts.items() if name.split()[-1] in KEPT}
-                )
+                yield Environment(facts=kept_for_exact(facts, devices))
             case Measurement() | Skipped() if record.meter in meters:
                 yield record
             case Breakdown() | Ended():

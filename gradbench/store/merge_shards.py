@@ -11,10 +11,8 @@ from ..experiment import shards
 from ..experiment.matrix import Block, Cell, by_block
 from ..records.measurements import Ended, Environment, Fact, Measurement, Record, Started
 from ..records.run import Run
-from .fingerprint import MACHINE, SOFTWARE, mismatch
+from .comparability import MIXED, Scope, agreeing, mismatch
 
-SAME: Final = (*SOFTWARE, "python", "git_commit")
-"""Facts that shards of one matrix must share wherever they were measured."""
 WORST: Final = ("load_before",)
 """Facts of which the largest stands for all."""
 
@@ -42,7 +40,7 @@ def merge(runs: Sequence[Run], *, different_machines: bool = False) -> Merged:
         raise StoreError("there is no run to merge")
     runs = sorted(runs, key=_position)
     _check(runs, different_machines=different_machines)
-    mixed = any(_moved(runs[0], run, MACHINE) for run in runs)
+    mixed = any(_moved(runs[0], run, "machine") for run in runs)
     records: list[Record] = [_started(runs), Environment(facts=_facts(runs))]
     for run in runs:
         kept = (r for r in run.records if not isinstance(r, Started | Environment | Ended))
@@ -70,9 +68,9 @@ def _check(runs: Sequence[Run], *, different_machines: bool) -> None:
                     f"{run.name} and {first.name} are not shards of one matrix: {what} "
                     f"{_difference(theirs, ours)}"
                 )
-        if differ := _moved(first, run, SAME):
+        if differ := _moved(first, run, "software"):
             raise StoreError(f"{run.name} cannot be merged with {first.name}: {differ}")
-        if not different_machines and (differ := _moved(first, run, MACHINE)):
+        if not different_machines and (differ := _moved(first, run, "machine")):
             raise StoreError(
                 f"{run.name} was measured on another machine than {first.name}: {differ}; "
                 "merge them all the same with --allow-different-machines"
@@ -119,8 +117,21 @@ def _check_twice(runs: Sequence[Run]) -> None:
                 raise StoreError(f"{run.name} holds {meter} of {cell} {count} times: leave it out")
 
 
-def _moved(first: Run, other: Run, names: Sequence[str]) -> str | None:
+def _moved(first: Run, other: Run, scope: Scope) -> str:
+    """Return in words how two shards differ in the facts that times depend on, or ``""``.
+
+    Of software the commit is one. A device counts where both have measured on it.
+    """
+    names = agreeing("timed", ["cpu", *_devices(first, other)], scope=scope)
+    if scope == "software":
+        names = (*names, "git_commit")
     return mismatch(first.environment.facts, other.environment.facts, names)
+
+
+def _devices(*runs: Run) -> list[str]:
+    """Return the devices that all of the runs have cells on."""
+    first, *others = ({cell.device for cell in run.header.cells} for run in runs)
+    return sorted(first.intersection(*others))
 
 
 def _started(runs: Sequence[Run]) -> Started:
@@ -156,13 +167,14 @@ def _facts(runs: Sequence[Run]) -> dict[str, Fact]:
         elif name in WORST and numbers:
             facts[name] = max(numbers)
         else:
-            facts[name] = f"mixed: {', '.join(map(str, different))}"
+            facts[name] = f"{MIXED}{', '.join(map(str, different))}"
     return facts
 
 
 def _noted(measurement: Measurement, run: Run) -> Measurement:
     facts = run.environment.facts
-    machine = ", ".join(str(facts[name]) for name in MACHINE if name in facts)
+    names = agreeing("timed", ["cpu", measurement.cell.device], scope="machine")
+    machine = ", ".join(str(facts[name]) for name in names if name in facts)
     return replace(measurement, notes={**measurement.notes, "machine": machine})
 
 

@@ -167,7 +167,7 @@ def test_one_commit_under_two_torches_is_two_points():
 # --- what spans machines
 
 
-@pytest.mark.parametrize("fact", ["host", "cpu", "cores", "gpu", "torch"])
+@pytest.mark.parametrize("fact", ["host", "cpu", "cores", "torch"])
 def test_times_never_mix_machines_and_ratios_and_bytes_do(fact):
     runs = [at(n, **{fact: n % 2}) for n in range(4)]
     series = series_of(runs)
@@ -178,6 +178,26 @@ def test_times_never_mix_machines_and_ratios_and_bytes_do(fact):
     assert counts == {"step_time": [2, 2], "peak_transient": [4]}
     assert [len(s.values) for s in series if s.figure == "step_time / global_on"] == [4]
     assert len({s.machine for s in series if s.figure == "step_time"}) == 2
+
+
+@pytest.mark.parametrize(("device", "fact"), [("cuda", "gpu"), ("cuda:1", "cuda:1 gpu")])
+def test_times_of_a_gpu_never_mix_with_another_s_and_times_of_the_cpu_do(device, fact):
+    runs = [
+        run_at(
+            n,
+            [*measured_block(["no_grad"], device=device), *measured_block(["no_grad"])],
+            **{fact: ("A100", "H100")[n % 2]},
+        )
+        for n in range(4)
+    ]
+    found = [(s.cell.device, len(s.values)) for s in series_of(runs) if s.figure == "step_time"]
+    assert sorted(found) == [("cpu", 4), (device, 2), (device, 2)]
+
+
+def test_bytes_of_two_builds_of_one_torch_are_one_build_on_the_cpu():
+    builds = [f"2.13.0+{('cpu', 'cu130')[n % 2]}" for n in range(8)]
+    runs = [at(n, size=(64, 96)[n % 2], torch=torch) for n, torch in enumerate(builds)]
+    assert [change.at for change in one(runs, "peak_transient").changes] == list(range(1, 8))
 
 
 def test_protocols_never_mix_and_an_old_one_is_said():

@@ -226,15 +226,16 @@ def test_a_resumed_run_leaves_out_what_is_done_and_does_not_repeat_its_opening(t
     assert sorted(map(repr, finished.outcomes)) == sorted(map(repr, outcomes(whole)))
 
 
-def test_a_run_from_elsewhere_is_not_resumed_here(tmp_path):
+@pytest.mark.parametrize("fact", ["torch", "python", "cpu_capability"])
+def test_a_run_from_elsewhere_is_not_resumed_here(tmp_path, fact):
     matrix = Matrix(models=["mlp_tiny"])
     start, where, *_ = run(matrix, plan=PLAN, meters=["saved_for_backward"])
-    moved = replace(where, facts={**where.facts, "torch": "1.0"})
+    moved = replace(where, facts={**where.facts, fact: "1.0"})
     with gradbench.Store(tmp_path).create() as writer:
         writer.write(start)
         writer.write(moved)
     writer, cut = gradbench.Store(tmp_path).resume("latest")
-    with writer, pytest.raises(StoreError, match=r"torch was '1.0', is "):
+    with writer, pytest.raises(StoreError, match=rf"{fact} was '1.0', is "):
         list(run(matrix, plan=PLAN, resumed=cut))
 
 
