@@ -118,11 +118,11 @@ def parts(
     wanted = [Part("run", ("run", *what, *results, "--reports", str(folder)))]
     if baselines:
         against = [argument for baseline in baselines for argument in ("--baseline", baseline)]
-        told = ("gate", *against, "latest", *results, "--json", *strict)
-        wanted.append(Part("gate", told, "gate.json"))
+        arguments = ("gate", *against, "latest", *results, "--json", *strict)
+        wanted.append(Part("gate", arguments, "gate.json"))
     if base is not None:
-        told = ("compare", "--base", base, *what, "--json", *strict)
-        wanted.append(Part("compare", told, "compare.json"))
+        arguments = ("compare", "--base", base, *what, "--json", *strict)
+        wanted.append(Part("compare", arguments, "compare.json"))
     return wanted
 
 
@@ -149,13 +149,13 @@ def perform(
             verdicts.append(folder / part.verdicts)
             _write(verdicts[-1], ended.output)
     runs, _ = Store(folder / RESULTS).load_all()  # of a run that was cut short, what there is
-    told = read_verdicts(verdicts) if verdicts else None
-    return _tell(statuses, told, runs, folder=folder, locate=locator(runs))
+    table = read_verdicts(verdicts) if verdicts else None
+    return _tell(statuses, table, runs, folder=folder, locate=locator(runs))
 
 
 def _tell(
     statuses: Mapping[str, int],
-    told: Verdicts | None,
+    verdicts: Verdicts | None,
     runs: Sequence[Run],
     *,
     folder: Path,
@@ -164,17 +164,17 @@ def _tell(
     job = Job(statuses, *(folder / file for file in (markdown.FILE, annotations.FILE, junit.FILE)))
     heading = f"{markdown.escaped(job.words)}\n\n"
     room = markdown.LIMIT - len(heading.encode())
-    _write(job.summary, heading + markdown.summary(runs, verdicts=told, limit=room))
-    found = [
+    _write(job.summary, heading + markdown.summary(runs, verdicts=verdicts, limit=room))
+    notices = [
         Annotation("error", f"gradbench {name}", in_words(name, status))
         for name, status in statuses.items()
         if status not in (OK, REGRESSION, INCONCLUSIVE)
     ]
-    found += annotations.of_verdicts(told.rows, locate=locate) if told else []
-    found += [each for run in runs for each in annotations.of_run(run, locate=locate)]
-    _write(job.annotations, annotations.text(found))
-    if told is not None:
-        _write(job.junit, junit.judged(told.rows, locate=locate))
+    notices += annotations.of_verdicts(verdicts.rows, locate=locate) if verdicts else []
+    notices += [each for run in runs for each in annotations.of_run(run, locate=locate)]
+    _write(job.annotations, annotations.text(notices))
+    if verdicts is not None:
+        _write(job.junit, junit.judged(verdicts.rows, locate=locate))
     elif any(run.outcomes for run in runs):
         _write(job.junit, junit.export(runs, locate=locate).files[junit.FILE])
     return job

@@ -70,7 +70,7 @@ class Observation:
             f"graph {'built' if self.graph_built else 'not built'}",
             f"{self.saved} tensor{'s' * (self.saved != 1)}, {self.saved_bytes:,} B saved",
         ]
-        for label, found in (
+        for label, names in (
             (
                 "without gradient",
                 [f"{name} ({why})" for name, why in self.without_gradient.items()],
@@ -78,9 +78,9 @@ class Observation:
             ("inference tensors", list(self.inference_outputs)),
             ("switches", [str(switch) for switch in self.switches]),
         ):
-            if found:
-                more = f" and {len(found) - MANY} more" if len(found) > MANY else ""
-                parts.append(f"{label}: {', '.join(found[:MANY])}{more}")
+            if names:
+                more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+                parts.append(f"{label}: {', '.join(names[:MANY])}{more}")
         return f"Observation({'; '.join(parts)})"
 
 
@@ -249,29 +249,29 @@ def _gradient_mark(tensor: Tensor) -> tuple[int, int] | None:
 
 def _reached(outputs: Sequence[Tensor]) -> set[int]:
     """Return the ids of the leaves that a backward() from the outputs would reach."""
-    found = {id(tensor) for tensor in outputs if tensor.requires_grad and tensor.is_leaf}
+    leaves = {id(tensor) for tensor in outputs if tensor.requires_grad and tensor.is_leaf}
     nodes = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
-    seen = set(nodes)
+    visited = set(nodes)
     while nodes:
         node = nodes.pop()
         variable = getattr(node, "variable", None)
         if variable is not None:
-            found.add(id(variable))
+            leaves.add(id(variable))
         for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
+            if following is not None and following not in visited:
+                visited.add(following)
                 nodes.append(following)
-    return found
+    return leaves
 
 
 def _parameters(roots: Sequence[nn.Module]) -> dict[str, Tensor]:
     """Return the parameters by path, each once; of several roots the path says whose."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
+    parameters: dict[str, Tensor] = {}
+    visited: set[int] = set()
     for number, root in enumerate(roots):
         prefix = f"{type(root).__name__}{number}." if len(roots) > 1 else ""
         for name, parameter in root.named_parameters():
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                found[prefix + name] = parameter
-    return found
+            if id(parameter) not in visited:
+                visited.add(id(parameter))
+                parameters[prefix + name] = parameter
+    return parameters

@@ -35,8 +35,8 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--trials", type=int, default=2000, help="draws a cell and slowdown")
     given = parser.parse_args()
-    found = [quality.load(path) for path in given.files]
-    recorded = [one for one in found if "pairs" in one]
+    records = [quality.load(path) for path in given.files]
+    recorded = [one for one in records if "pairs" in one]
     asked = [
         {
             name: quality.asked(rule, quality.pools(one), given.trials)
@@ -46,7 +46,7 @@ def main() -> None:
     ]
     sys.stdout.write(
         TEXT.read_text("utf-8").format(
-            where=found[0]["where"],
+            where=records[0]["where"],
             mib=HOSTILE_MIB,
             trials=f"{given.trials:,}",
             pairs=pair_rule.PAIRS,
@@ -55,16 +55,16 @@ def main() -> None:
                 for one, verdicts in zip(recorded, asked, strict=True)
             ),
             targets="\n".join(judged(recorded, asked)),
-            whole="\n".join(whole([one for one in found if "executed" in one])),
-            exact="\n".join(exact([one for one in found if "exact" in one])),
+            whole="\n".join(whole([one for one in records if "executed" in one])),
+            exact="\n".join(exact([one for one in records if "exact" in one])),
         )
     )
 
 
-def table(found: Mapping[str, Any], asked: Asked) -> Iterator[str]:
-    yield f"**{quality.how(found).capitalize()}** (load {found['load']} over 15 minutes):\n"
+def table(record: Mapping[str, Any], asked: Asked) -> Iterator[str]:
+    yield f"**{quality.how(record).capitalize()}** (load {record['load']} over 15 minutes):\n"
     yield HEAD
-    equal = quality.pools(found)[0.0]
+    equal = quality.pools(record)[0.0]
     for number, (name, verdicts) in enumerate(asked.items()):
         yield row([name, "", ""], {s: quality.pooled(of) for s, of in verdicts.items()})
         for cell, pairs in equal.items() if number == 0 else ():
@@ -80,25 +80,27 @@ def row(first: Sequence[str], verdicts: Mapping[float, Sequence[Verdict]]) -> st
     )
     cells = [*first, f"{false:.2%}", f"{unsure:.1%}"]
     for slowdown in INJECTED:
-        found, unsure = (
+        detected, unsure = (
             quality.share(verdicts[slowdown], v) for v in (Verdict.WORSE, Verdict.INCONCLUSIVE)
         )
-        cells.append(f"{found:.1%} ({unsure:.1%})")
+        cells.append(f"{detected:.1%} ({unsure:.1%})")
     return "| " + " | ".join(cells) + " |"
 
 
 def judged(recorded: Sequence[Mapping[str, Any]], asked: Sequence[Asked]) -> Iterator[str]:
     """Yield a row for each target; a cell that reads inconclusive counts as not found."""
-    for found, verdicts in zip(recorded, asked, strict=True):
-        ours = next(iter(verdicts.values()))
-        beside = "beside a neighbour" if found["neighbour"] else "without a neighbour"
-        false = quality.share(quality.pooled(ours[0.0]), Verdict.WORSE)
+    for record, verdicts in zip(recorded, asked, strict=True):
+        rule = next(iter(verdicts.values()))
+        beside = "beside a neighbour" if record["neighbour"] else "without a neighbour"
+        false = quality.share(quality.pooled(rule[0.0]), Verdict.WORSE)
         yield target(f"false alarms a cell, {beside}", false, most=0.001)
         least = (
-            {0.10: 0.98, 0.05: 0.85} if found["neighbour"] else {0.10: 0.98, 0.05: 0.97, 0.03: 0.90}
+            {0.10: 0.98, 0.05: 0.85}
+            if record["neighbour"]
+            else {0.10: 0.98, 0.05: 0.97, 0.03: 0.90}
         )
         for slowdown, wanted in least.items():
-            caught = quality.share(quality.pooled(ours[slowdown]), Verdict.WORSE)
+            caught = quality.share(quality.pooled(rule[slowdown]), Verdict.WORSE)
             yield target(f"+{slowdown:.0%} found, {beside}", caught, least=wanted)
 
 
@@ -108,17 +110,17 @@ def target(name: str, value: float, *, least: float = 0.0, most: float = 1.0) ->
     return f"| {name} | {asked} | {value:.2%} | {met} |"
 
 
-def whole(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def whole(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "| beside it | candidate | worse | better | same | inconclusive |"
     yield "| --- | --- | ---: | ---: | ---: | ---: |"
-    for one in found:
+    for one in records:
         beside = "a neighbour" if one["neighbour"] else "nothing"
         for slowdown, counts in one["executed"].items():
             name = f"+{float(slowdown):.0%}" if float(slowdown) else "equal"
             order = (Verdict.WORSE, Verdict.BETTER, Verdict.SAME, Verdict.INCONCLUSIVE)
             yield f"| {beside} | {name} | " + " | ".join(str(counts[str(v)]) for v in order) + " |"
     yield ""
-    for one in found:
+    for one in records:
         beside = "beside a neighbour" if one["neighbour"] else "with nothing beside them"
         low, high = min(one["seconds"]), max(one["seconds"])
         met = "met" if high < 90 else "missed"
@@ -128,8 +130,8 @@ def whole(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         )
 
 
-def exact(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for one in found:
+def exact(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for one in records:
         for name, count in one["exact"].items():
             yield (
                 f"- A small model {name}: {count} of {one['runs']} runs gated as a regression "

@@ -82,26 +82,26 @@ def main() -> None:
     given = arguments()
     began = time.monotonic()
     if given.executed:
-        found = executed(given)
+        outcome = executed(given)
     elif given.exact:
-        found = exact(given)
+        outcome = exact(given)
     else:
-        found = load(given.replay) if given.replay else record(given)
-        print_table(found, given)
+        outcome = load(given.replay) if given.replay else record(given)
+        print_table(outcome, given)
     print(f"{time.monotonic() - began:.0f} s")
     if given.save:
-        given.save.write_text(json.dumps(found), "utf-8")
+        given.save.write_text(json.dumps(outcome), "utf-8")
 
 
-def here(given: argparse.Namespace, **found: Any) -> dict[str, Any]:
+def here(given: argparse.Namespace, **results: Any) -> dict[str, Any]:
     """Return what was found, with where and how."""
     facts = environment.capture(["cpu"]).facts
-    said = ("cpu", "cores", "torch", "python")
+    names = ("cpu", "cores", "torch", "python")
     return {
-        "where": ", ".join(f"{name} {facts[name]}" for name in said),
+        "where": ", ".join(f"{name} {facts[name]}" for name in names),
         "neighbour": given.neighbour,
         "load": round(psutil.getloadavg()[2], 1),
-        **found,
+        **results,
     }
 
 
@@ -135,10 +135,10 @@ def sides(folder: Path) -> tuple[checkouts.Version, checkouts.Version]:
         (folder / name).mkdir()
         (folder / name / "subject.py").write_text(SUBJECT, "utf-8")
         pad(folder / name, {})
-    ours = Path(versions.__file__).parent.parent
+    package = Path(versions.__file__).parent.parent
     base, candidate = (
         checkouts.Version(
-            name=name, python=sys.executable, paths=(folder / name, ours), tree=folder / name
+            name=name, python=sys.executable, paths=(folder / name, package), tree=folder / name
         )
         for name in checkouts.SIDES
     )
@@ -175,10 +175,10 @@ def record(given: argparse.Namespace) -> dict[str, Any]:
             )
             for number in comparison.pairs(cells(given), given.pairs):
                 print(f"+{slowdown:.0%}: pair {number} of {given.pairs}", file=sys.stderr)
-            equal = equal or dict(comparison.found.pairs)
+            equal = equal or dict(comparison.results.pairs)
             pool[str(slowdown)] = {
                 str(cell): [(pair.base_ns, pair.candidate_ns) for pair in pairs]
-                for cell, pairs in comparison.found.pairs.items()
+                for cell, pairs in comparison.results.pairs.items()
             }
     return here(given, pairs=pool)
 
@@ -191,10 +191,10 @@ def slowed(pairs: Sequence[Pair], slowdown: float) -> list[Pair]:
     return [Pair(p.base_ns, (np.asarray(p.candidate_ns) * (1 + slowdown)).tolist()) for p in pairs]
 
 
-def ours(threshold: float) -> Rule:
+def compare_rule(threshold: float) -> Rule:
     """The rule of compare: first pairs, and fresh ones for what they leave unsettled."""
 
-    def judge(pairs: Sequence[Pair], rng: random.Random) -> Verdict:
+    def verdict_of(pairs: Sequence[Pair], rng: random.Random) -> Verdict:
         most = 2 * pair_rule.PAIRS + pair_rule.EXTRA
         left = [pair.log_ratio for pair in rng.sample(pairs, most)]
         first, fresh = [left.pop() for _ in range(pair_rule.PAIRS)], list[float]()
@@ -202,18 +202,18 @@ def ours(threshold: float) -> Rule:
             fresh.append(left.pop())
         return pair_rule.rule(first, fresh, threshold=threshold).verdict
 
-    return judge
+    return verdict_of
 
 
 def by_mean(limit: float) -> Rule:
     """pytest-benchmark's --benchmark-compare-fail=mean:5%: two runs, one after the other."""
 
-    def judge(pairs: Sequence[Pair], rng: random.Random) -> Verdict:
+    def verdict_of(pairs: Sequence[Pair], rng: random.Random) -> Verdict:
         one = rng.randrange(len(pairs) - 1)
         ratio = np.mean(pairs[one + 1].candidate_ns) / np.mean(pairs[one].base_ns)
         return Verdict.WORSE if ratio > 1 + limit else Verdict.SAME
 
-    return judge
+    return verdict_of
 
 
 def by_asv(factor: float) -> Rule:
@@ -223,7 +223,7 @@ def by_asv(factor: float) -> Rule:
     asv_runner/statistics.py).
     """
 
-    def judge(pairs: Sequence[Pair], rng: random.Random) -> Verdict:
+    def verdict_of(pairs: Sequence[Pair], rng: random.Random) -> Verdict:
         two = rng.sample(pairs, 2)
         base = np.concatenate([np.ravel(pair.base_ns) for pair in two])
         candidate = np.concatenate([np.ravel(pair.candidate_ns) for pair in two])
@@ -231,24 +231,24 @@ def by_asv(factor: float) -> Rule:
         beyond = np.median(candidate) / np.median(base) > factor
         return Verdict.WORSE if differ and beyond else Verdict.SAME
 
-    return judge
+    return verdict_of
 
 
 def rules(threshold: float = pair_rule.THRESHOLD) -> dict[str, Rule]:
     """Return each rule by its name, ours first."""
     return {
-        f"`gradbench compare`, threshold {threshold:.0%}": ours(threshold),
+        f"`gradbench compare`, threshold {threshold:.0%}": compare_rule(threshold),
         "pytest-benchmark, `mean:5%`": by_mean(0.05),
         "asv `continuous`, factor 1.1": by_asv(1.1),
         "asv `continuous`, factor 1.05": by_asv(1.05),
     }
 
 
-def pools(found: Mapping[str, Any]) -> Pool:
+def pools(record: Mapping[str, Any]) -> Pool:
     """Return the recorded pairs; where slowdowns were not executed, they are simulated."""
     pool = {
         float(slowdown): {cell: [Pair(*pair) for pair in pairs] for cell, pairs in of.items()}
-        for slowdown, of in found["pairs"].items()
+        for slowdown, of in record["pairs"].items()
     }
     for slowdown in INJECTED:
         simulated = {cell: slowed(pairs, slowdown) for cell, pairs in pool[0.0].items()}
@@ -256,11 +256,11 @@ def pools(found: Mapping[str, Any]) -> Pool:
     return pool
 
 
-def print_table(found: Mapping[str, Any], given: argparse.Namespace) -> None:
-    print(f"{how(found)}, {given.trials} draws a cell")
+def print_table(record: Mapping[str, Any], given: argparse.Namespace) -> None:
+    print(f"{how(record)}, {given.trials} draws a cell")
     print(f"{'':42} {'false':>7} {'inconcl.':>8}", end="")
     print("".join(f"{f'+{slowdown:.0%}':>7}{'incl.':>7}" for slowdown in INJECTED))
-    pool = pools(found)
+    pool = pools(record)
     for number, (name, rule) in enumerate(rules(given.threshold).items()):
         verdicts = asked(rule, pool, given.trials)
         print_row(name, {slowdown: pooled(of) for slowdown, of in verdicts.items()})
@@ -268,13 +268,13 @@ def print_table(found: Mapping[str, Any], given: argparse.Namespace) -> None:
             print_row(f"  {cell}", {slowdown: of[cell] for slowdown, of in verdicts.items()})
 
 
-def how(found: Mapping[str, Any]) -> str:
+def how(record: Mapping[str, Any]) -> str:
     """Return in words what was recorded, and how."""
-    equal = found["pairs"]["0.0"]
-    beside = "a neighbour thrashing memory" if found["neighbour"] else "nothing beside it"
+    equal = record["pairs"]["0.0"]
+    beside = "a neighbour thrashing memory" if record["neighbour"] else "nothing beside it"
     return (
         f"{len(equal)} cells, {min(map(len, equal.values()))} pairs of each kind, {beside}, "
-        f"slowdowns {'executed' if len(found['pairs']) > 1 else 'simulated'}"
+        f"slowdowns {'executed' if len(record['pairs']) > 1 else 'simulated'}"
     )
 
 
@@ -326,7 +326,7 @@ def executed(given: argparse.Namespace) -> dict[str, Any]:
         for _ in equal.pairs(cells(given), 3):
             pass
         for slowdown in (0.0, *INJECTED):
-            pad(candidate.tree, turns_for(slowdown, equal.found.pairs) if slowdown else {})
+            pad(candidate.tree, turns_for(slowdown, equal.results.pairs) if slowdown else {})
             verdicts = []
             for number in range(given.executed):
                 began = time.monotonic()

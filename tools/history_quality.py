@@ -94,7 +94,7 @@ def batch(kind: str, rng: np.random.Generator) -> Made:
     return np.exp(logs), tuple(cuts)
 
 
-def ours(values: Floats, rule: Rule = RULE) -> list[int]:
+def gradbench_shifts(values: Floats, rule: Rule = RULE) -> list[int]:
     return [shift.index for shift in shifts(values, rule=rule)]
 
 
@@ -104,20 +104,20 @@ def plain_ruptures(values: Floats) -> list[int]:
         return []
     logs = np.log(values)
     penalty = 2 * math.log(len(logs)) * float(np.var(np.diff(logs))) / 2
-    found = ruptures.KernelCPD(kernel="linear", min_size=5).fit(logs).predict(pen=penalty)
-    return [int(cut) for cut in found[:-1]]
+    ends = ruptures.KernelCPD(kernel="linear", min_size=5).fit(logs).predict(pen=penalty)
+    return [int(cut) for cut in ends[:-1]]
 
 
 def ever(values: Floats, rule: Rule = RULE) -> bool:
     """Whether any alarm is raised as the series grows, one run of the detector a point."""
-    return any(ours(values[:end], rule) for end in range(10, len(values) + 1))
+    return any(gradbench_shifts(values[:end], rule) for end in range(10, len(values) + 1))
 
 
 def in_time(made: Made, rule: Rule = RULE) -> int:
     """After how many points a step is first seen within `NEAR` points of where it is; 0: never."""
     values, (at,) = made
     for end in range(at + 1, len(values) + 1):
-        if hits(ours(values[:end], rule), (at,)):
+        if hits(gradbench_shifts(values[:end], rule), (at,)):
             return end - at
     return 0
 
@@ -133,11 +133,11 @@ def bound(rng: np.random.Generator, *, sd: float, step: float, most: float = 0.0
     size, series = math.log1p(step) / sd, 20_000
 
     def statistic(values: Floats) -> Floats:
-        found = np.zeros_like(values)
+        values = np.zeros_like(values)
         for at in range(values.shape[1]):
-            before = found[:, at - 1] if at else 0.0
-            found[:, at] = np.maximum(0, before + size * (values[:, at] - size / 2))
-        return found
+            before = values[:, at - 1] if at else 0.0
+            values[:, at] = np.maximum(0, before + size * (values[:, at] - size / 2))
+        return values
 
     threshold = np.quantile(statistic(rng.normal(size=(series, POINTS))).max(axis=1), 1 - most)
     risen = rng.normal(size=(series, 60 + NEAR))
@@ -145,9 +145,9 @@ def bound(rng: np.random.Generator, *, sd: float, step: float, most: float = 0.0
     return float((statistic(risen)[:, 60:].max(axis=1) >= threshold).mean())
 
 
-def hits(found: Sequence[int], true: Sequence[int]) -> int:
+def hits(detected: Sequence[int], true: Sequence[int]) -> int:
     """How many of the true changes are found within `NEAR` points, each find used once."""
-    left, count = list(found), 0
+    left, count = list(detected), 0
     for at in true:
         near = [cut for cut in left if abs(cut - at) <= NEAR]
         if near:
@@ -201,7 +201,9 @@ def table(given: argparse.Namespace, rule: Rule) -> list[str]:
             long = make(partial(batch, kind), number, 2)
             detectors: dict[str, Callable[[list[Made]], list[list[int]]]] = {
                 "gradbench": lambda made: list(
-                    pool.map(partial(ours, rule=rule), [v for v, _ in made], chunksize=10)
+                    pool.map(
+                        partial(gradbench_shifts, rule=rule), [v for v, _ in made], chunksize=10
+                    )
                 ),
                 "ruptures": lambda made: [plain_ruptures(values) for values, _ in made],
             }
@@ -209,7 +211,7 @@ def table(given: argparse.Namespace, rule: Rule) -> list[str]:
                 detectors["otava"] = partial(otava, given.otava)
             for name, detect in detectors.items():
                 false = sum(map(bool, detect(calm)))
-                found = {
+                detected = {
                     step: sum(
                         hits(cuts, true) for cuts, (_, true) in zip(detect(made), made, strict=True)
                     )
@@ -221,7 +223,7 @@ def table(given: argparse.Namespace, rule: Rule) -> list[str]:
                 precision, recall = right / max(claimed, 1), right / there
                 say.append(
                     f"| {kind} | {name} | {share(false, given.series)} | "
-                    + " | ".join(share(found[step], given.series) for step in STEPS)
+                    + " | ".join(share(detected[step], given.series) for step in STEPS)
                     + f" | {precision:.2f} | {recall:.2f} |"
                 )
                 if name != "gradbench":
@@ -256,7 +258,7 @@ def table(given: argparse.Namespace, rule: Rule) -> list[str]:
                             verdict(rate, most=most),
                         )
                     )
-                for what, value in (("whole", found[0.10]), ("as it grew", soon[0.10])):
+                for what, value in (("whole", detected[0.10]), ("as it grew", soon[0.10])):
                     rate = value / given.series
                     targets.append(
                         (

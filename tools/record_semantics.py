@@ -12,12 +12,12 @@ from gradbench.semantics.record import FILE, record_of, version_of
 
 def main() -> None:
     """Examine, merge, write."""
-    seen = examine(say=lambda words: print(words, file=sys.stderr))
+    behaviour = examine(say=lambda words: print(words, file=sys.stderr))
     records = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}
-    records[version_of(seen.torch)] = record_of(seen)
+    records[version_of(behaviour.torch)] = record_of(behaviour)
     FILE.write_text(json.dumps(records, indent=1) + "\n", "utf-8")
-    print("\n".join(seen.differences) or "as recorded before")
-    print(seen.seconds)
+    print("\n".join(behaviour.differences) or "as recorded before")
+    print(behaviour.seconds)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def main() -> None:
     saved = selfcheck.load(Path(sys.argv[1]))
     if saved is None:
         sys.exit(f"{sys.argv[1]!r} is no self-check: run gradbench selfcheck first")
-    found, facts = saved
+    checks, facts = saved
     where = (
         f"{facts['cpu']}, {facts['cores']} cores, torch {facts['torch']}, "
         f"Python {facts['python']}, load {facts['load_before']} before and {facts['load_after']} "
@@ -51,7 +51,7 @@ def main() -> None:
     )
     rows = "\n".join(
         f"| {check.name} | {check.words} | {check.target} | {check.verdict} | {check.detail} |"
-        for check in found
+        for check in checks
     )
     note = "".join(f"\n\n{words}" for words in sys.argv[2:])
     Path("docs/selfcheck.md").write_text(TEXT.format(where=where, rows=rows, note=note), "utf-8")

@@ -149,8 +149,8 @@ def breakdowns(runs: Run | Iterable[Run]) -> "pd.DataFrame":
     rows = [
         {"run": run.name, **cell.axes(), "moment": moment, "part": part, "bytes": nbytes}
         for run in _runs(runs)
-        for cell, found in run.breakdowns.items()
-        for moment, parts in (("peak", found.parts), ("first peak", found.first_parts))
+        for cell, breakdown in run.breakdowns.items()
+        for moment, parts in (("peak", breakdown.parts), ("first peak", breakdown.first_parts))
         for part, nbytes in parts.items()
     ]
     return pd.DataFrame(rows, columns=["run", *AXES, "moment", "part", "bytes"])
@@ -275,8 +275,8 @@ def control(run: Run, cell: Cell) -> Estimate | None:
 
 def noise(run: Run, cell: Cell) -> float:
     """Return the noise floor of a cell's block, from its A/A control where it has one."""
-    found = control(run, cell)
-    return estimates.noise_floor(found) if found else estimates.MIN_DETECTABLE_EFFECT
+    ratio = control(run, cell)
+    return estimates.noise_floor(ratio) if ratio else estimates.MIN_DETECTABLE_EFFECT
 
 
 def at(cell: Cell, grad_mode: str) -> Cell:

@@ -11,7 +11,7 @@ from ..records.measurements import Fact, Measurement
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing amiss: what was seen, and the remedy."""
+    """One possible interference: the sign of it, and the remedy."""
 
     name: str
     sentence: str
@@ -110,25 +110,25 @@ def diagnose(measurement: Measurement) -> list[Finding]:
     """Return what may have spoilt a timed measurement, worst thresholds as in `SYMPTOMS`."""
     if measurement.unit != "ns" or not measurement.values:
         return []
-    found = []
+    symptoms = []
     for symptom in SYMPTOMS:
         value = symptom.read(measurement)
         if value is not None and value > symptom.threshold:
             sentence = symptom.sentence.format(value=value)
-            found.append(Finding(symptom.name, sentence, symptom.remedy))
-    return found
+            symptoms.append(Finding(symptom.name, sentence, symptom.remedy))
+    return symptoms
 
 
 def before_a_run(facts: Mapping[str, Fact]) -> list[Finding]:
     """Return what will spoil a run here, from `environment.capture` and `environment.watch`."""
-    found = []
+    warnings = []
     busy = facts.get("others_busy_cores")
     if isinstance(busy, int | float) and busy > 0.5:
         sentence = f"other processes keep {busy:.1f} of {facts.get('cores')} cores busy"
-        found.append(Finding("other work", sentence, "stop it first, or expect wider intervals"))
+        warnings.append(Finding("other work", sentence, "stop it first, or expect wider intervals"))
     governor = str(facts.get("cpu_governor", ""))
     if governor in ("powersave", "ondemand", "conservative", "schedutil"):
-        found.append(
+        warnings.append(
             Finding(
                 "governor",
                 f"the CPU's governor is {governor}: its clock follows the work",
@@ -136,23 +136,23 @@ def before_a_run(facts: Mapping[str, Fact]) -> list[Finding]:
             )
         )
     if facts.get("torch_debug") is True:
-        found.append(
+        warnings.append(
             Finding("debug build", "torch is a debug build", "install a release build of torch")
         )
     nice = facts.get("nice")
     if isinstance(nice, int) and nice > 0:
-        found.append(
+        warnings.append(
             Finding(
                 "nice", f"this process has nice {nice}", "start it with nice 0: others go first"
             )
         )
     steal = facts.get("steal")
     if isinstance(steal, int | float) and steal > 0.02:
-        found.append(
+        warnings.append(
             Finding(
                 "steal",
                 f"the hypervisor takes {steal:.0%} of the time for its other guests",
                 "measure at another hour or on a machine of your own",
             )
         )
-    return found
+    return warnings

@@ -62,12 +62,12 @@ def parse_size(text: str) -> int:
 
     ``kB``, ``MB``, ``GB`` and ``TB`` are powers of 1000. Raise ValueError for anything else.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
     scales = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
     scales |= {unit.lower(): scale for scale, unit in _BYTES}
-    if found is None or found[2].lower() not in scales:
+    if match is None or match[2].lower() not in scales:
         raise ValueError(f"{text!r} is no size: write 80GiB, 1.5MiB, 24GB or a number of bytes")
-    return int(Fraction(found[1]) * scales[found[2].lower()])
+    return int(Fraction(match[1]) * scales[match[2].lower()])
 
 
 def rate(per_second: float) -> str:

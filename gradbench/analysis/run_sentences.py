@@ -22,14 +22,14 @@ def reasons(run: Run) -> Iterator[str]:
 
 def findings(run: Run) -> list[str]:
     """Return what may have spoilt timed figures, each once, with the blocks it was seen in."""
-    seen: dict[tuple[str, str], dict[str, str]] = {}
+    blocks_by_symptom: dict[tuple[str, str], dict[str, str]] = {}
     for outcome in run.outcomes:
         if isinstance(outcome, Measurement) and outcome.meter == "step_time":
             for finding in diagnose(outcome):
-                blocks = seen.setdefault((finding.name, finding.remedy), {})
+                blocks = blocks_by_symptom.setdefault((finding.name, finding.remedy), {})
                 blocks.setdefault(str(outcome.cell.block), finding.sentence)
     lines = []
-    for (name, remedy), blocks in seen.items():
+    for (name, remedy), blocks in blocks_by_symptom.items():
         (block, sentence), *more = blocks.items()
         rest = (
             f" and {len(more)} more blocks"
@@ -62,24 +62,28 @@ def predicted(run: Run) -> str:
         return ""
     exact = sum(error == 0 for error in off.values())
     worst = max(off, key=lambda cell: abs(off[cell]))
-    told = f"peaks predicted from fake tensors: {exact} of {len(off)} to the byte"
-    return told if exact == len(off) else f"{told}, the worst off by {off[worst]:+.2%} ({worst})"
+    sentence = f"peaks predicted from fake tensors: {exact} of {len(off)} to the byte"
+    return (
+        sentence
+        if exact == len(off)
+        else f"{sentence}, the worst off by {off[worst]:+.2%} ({worst})"
+    )
 
 
 def leaks(run: Run) -> list[str]:
     """Return a sentence for every cell whose step leaves something behind, each time or once."""
-    found = []
+    sentences = []
     for outcome in run.outcomes:
         if not isinstance(outcome, Measurement) or outcome.meter != "leaked":
             continue
         if outcome.values[0]:
             who = outcome.notes.get("kept", "nobody was seen to make them")
-            found.append(
+            sentences.append(
                 f"leak: {outcome.cell} leaves {outcome.values[0]:,} B behind each step: {who}"
             )
         elif left := outcome.notes.get("left_for_later_cells"):
-            found.append(f"leak: {outcome.cell} leaves {left:,} B behind for later cells, once")
-    return found
+            sentences.append(f"leak: {outcome.cell} leaves {left:,} B behind for later cells, once")
+    return sentences
 
 
 def spent(run: Run) -> str:

@@ -13,7 +13,7 @@ from ..records.measurements import Measurement, Outcome, Skipped
 from ..records.run import Run
 from ..stats import estimates
 from ..stats.estimates import Estimate
-from ..stats.verdicts import Verdict, judge
+from ..stats.verdicts import Verdict, classify
 from . import dataframes, format_units
 
 MEMORY: Final = "peak_transient"
@@ -93,11 +93,11 @@ class View:
     def _change(self, cell: Cell, meter: str, reference: str) -> Estimate | None:
         if cell.grad_mode == reference:
             return None
-        ours = self.measurement(cell, meter)
-        theirs = self.measurement(dataframes.at(cell, reference), meter) if ours else None
-        if ours is None or theirs is None or (len(ours.values) != len(theirs.values)):
+        measured = self.measurement(cell, meter)
+        base = self.measurement(dataframes.at(cell, reference), meter) if measured else None
+        if measured is None or base is None or (len(measured.values) != len(base.values)):
             return None
-        return dataframes.ratio(ours, theirs)
+        return dataframes.ratio(measured, base)
 
     def control(self, cell: Cell) -> Estimate | None:
         """Return the A/A control of a cell's block; see `tables.control`."""
@@ -119,7 +119,7 @@ class View:
     def verdict(self, cell: Cell, meter: str, reference: str) -> Verdict | None:
         """Return what the change says, or None where there is none."""
         change = self.change(cell, meter, reference)
-        return judge(change, floor=self.floor(cell, meter)) if change else None
+        return classify(change, floor=self.floor(cell, meter)) if change else None
 
     def stopped(self, cell: Cell) -> Skipped | None:
         """Return why a cell has no number at all, or None if it has one or nothing was tried."""
@@ -133,7 +133,7 @@ class View:
 
     def value(self, cell: Cell, meter: str) -> Value:
         """Return a meter's number, its spread in the detail, or why there is none."""
-        return told(self.outcomes(cell).get(meter), self.estimate(cell, meter))
+        return outcome_value(self.outcomes(cell).get(meter), self.estimate(cell, meter))
 
     def ratio(self, cell: Cell, meter: str, reference: str) -> Value:
         """Return the ratio to the reference mode with its interval, and its verdict as kind."""
@@ -171,18 +171,18 @@ class View:
         if measured is None:
             return self.value(cell, "latency")
         figures = dataframes.figures(measured)
-        told = ", ".join(
+        percentiles = ", ".join(
             f"{name.removeprefix('latency_')} {format_units.duration(figure.point)} "
             f"({format_units.duration(figure.low)} to {format_units.duration(figure.high)})"
             for name, figure in figures.items()
         )
         last = figures["latency_p99"].point
         return Value(
-            format_units.duration(last), f"{len(measured.values)} single calls: {told}", last
+            format_units.duration(last), f"{len(measured.values)} single calls: {percentiles}", last
         )
 
 
-def told(outcome: Outcome | None, figure: Estimate | None) -> Value:
+def outcome_value(outcome: Outcome | None, figure: Estimate | None) -> Value:
     """Return an outcome's number, of which ``figure`` is the estimate, or why there is none."""
     if outcome is None:
         return Value("not measured", kind="reason")

@@ -62,9 +62,11 @@ def compare(
     with (
         unwinding(),
         err.status("loading torch") as status,
-        checkouts.checked_out_versions(here=here, revision=base, base_python=base_python) as found,
+        checkouts.checked_out_versions(
+            here=here, revision=base, base_python=base_python
+        ) as checked_out,
     ):
-        old, new, itself = found
+        old, new, itself = checked_out
         cells, _, models, inputs = request.cells({})
         checkouts.check(cells, inputs, itself=itself, other_python=base_python is not None)
         from ..runner import preflight

@@ -105,19 +105,19 @@ def _gate(
     from ..gate import decide as gating
     from ..gate.result import Status
 
-    ours = _load(candidates, results)
-    if not ours:
+    candidate_runs = _load(candidates, results)
+    if not candidate_runs:
         err.print(f"[red]gradbench:[/red] no run fits {escape(', '.join(candidates))}")
         raise typer.Exit(Status.NOTHING_MEASURED)
     try:
-        theirs = _load(baseline, results)
+        baseline_runs = _load(baseline, results)
     except MissingRun as missing:
-        theirs = []
+        baseline_runs = []
         err.print(f"[yellow]{escape(str(missing))}[/yellow]")
-    if not theirs:
+    if not baseline_runs:
         err.print(f"[yellow]no baseline: no run fits {escape(', '.join(baseline))}[/yellow]")
-    by = _rules(rules_file, asked, [*ours, *theirs])
-    decision = gating.decide(theirs, ours, by=by)
+    by = _rules(rules_file, asked, [*candidate_runs, *baseline_runs])
+    decision = gating.decide(baseline_runs, candidate_runs, by=by)
     status = decision.status(strict=by.strict)
     if as_json:
         print(json.dumps(as_plain(decision, status), indent=1))
@@ -138,7 +138,7 @@ def _load(names: Iterable[str], results: Path) -> "list[Run]":
     """
     from ..store.jsonl import SEALED, Store, load
 
-    store, found = Store(results), {}
+    store, loaded = Store(results), {}
     for name in names:
         if Path(name).is_dir():
             paths = sorted(Path(name).glob(f"*{SEALED}"))
@@ -151,14 +151,14 @@ def _load(names: Iterable[str], results: Path) -> "list[Run]":
                 path = store.find(name)
             except StoreError as error:
                 raise MissingRun(str(error)) from error
-            found[path.resolve()] = load(path)
+            loaded[path.resolve()] = load(path)
             continue
         for path in paths:
             try:
-                found[path.resolve()] = load(path)
+                loaded[path.resolve()] = load(path)
             except StoreError as error:
                 err.print(f"[yellow]left out: {escape(str(error))}[/yellow]")
-    return list(found.values())
+    return list(loaded.values())
 
 
 def _rules(path: Path | None, asked: dict[str, Any], runs: "Sequence[Run]") -> rules.Rules:
@@ -189,9 +189,9 @@ def _prove() -> None:
     from ..terminal.run_tables import check_table
 
     with err.status("loading torch") as status:
-        found = list(prove(say=lambda words: say(status, words)))
-    Console(highlight=False, width=max(out.width, 120)).print(check_table(found))
-    if not all(check.passed for check in found):
+        checks = list(prove(say=lambda words: say(status, words)))
+    Console(highlight=False, width=max(out.width, 120)).print(check_table(checks))
+    if not all(check.passed for check in checks):
         err.print("[red]gradbench:[/red] this machine cannot tell now: its gate would be no gate")
         raise typer.Exit(Status.REGRESSION)
 

@@ -98,18 +98,22 @@ def history(
         link = commit_links.linker(url)
         figures = past.read(sources or ["results"])
         series, left_out = past.history(figures, chosen=chosen)
-        amiss = [*figures.amiss, *left_out]
-        for words in amiss:
+        warnings = [*figures.warnings, *left_out]
+        for words in warnings:
             err.print(f"[yellow]{escape(words)}[/yellow]")
         if output is not None:
             from ..report.history import render
 
-            _write(output, render(series, link=link, amiss=amiss))
+            _write(output, render(series, link=link, warnings=warnings))
     if as_json:
         from ..history.series_text import plain
 
-        told = {"series": [plain(one) for one in series], "amiss": amiss, "commit_url": url}
-        print(json.dumps(told))
+        content = {
+            "series": [plain(one) for one in series],
+            "warnings": warnings,
+            "commit_url": url,
+        }
+        print(json.dumps(content))
     else:
         _print(series, every=every)
         if output is not None:
@@ -146,9 +150,9 @@ def pack(
     with one_line_errors():
         from ..history import parquet as packing
 
-        amiss: list[str] = []
-        packed = packing.pack(_runs(sources or [Path("results")], amiss), output, rounds=rounds)
-    for words in amiss:
+        warnings: list[str] = []
+        packed = packing.pack(_runs(sources or [Path("results")], warnings), output, rounds=rounds)
+    for words in warnings:
         err.print(f"[yellow]{escape(words)}[/yellow]")
     for name in packed.files:
         out.print(escape(name))
@@ -170,7 +174,7 @@ def commit_address(given: str | None) -> str:
         return ""
 
 
-def _runs(sources: Sequence[Path], amiss: list[str]) -> Iterator["Run"]:
+def _runs(sources: Sequence[Path], warnings: list[str]) -> Iterator["Run"]:
     """Yield the sealed runs of folders and files, one at a time; say of the others why not."""
     from ..history.sqlite_index import run_files
     from ..store.jsonl import PART, BrokenSeal, load, set_aside
@@ -180,14 +184,14 @@ def _runs(sources: Sequence[Path], amiss: list[str]) -> Iterator["Run"]:
             raise StoreError(f"no runs in {str(source)!r}: there is no such folder or file")
         for path in run_files(source) if source.is_dir() else [source]:
             if path.name.endswith(PART):
-                amiss.append(f"{path} is not complete: it is left out until it is")
+                warnings.append(f"{path} is not complete: it is left out until it is")
                 continue
             try:
                 yield load(path)
             except BrokenSeal as error:
-                amiss.append(f"{error}; {set_aside(path)}")
+                warnings.append(f"{error}; {set_aside(path)}")
             except StoreError as error:
-                amiss.append(str(error))
+                warnings.append(str(error))
 
 
 def _print(series: Sequence["Series"], *, every: bool) -> None:
@@ -201,7 +205,7 @@ def _print(series: Sequence["Series"], *, every: bool) -> None:
     if shown:
         Console(highlight=False, width=width).print(table(shown))
     lone = sum(len(one.values) == 1 for one in series)
-    told = [
+    summary = [
         f"{len(changed)} of {len(series)} series changed their level",
         *(
             [f"{len(still) - len(shown) + len(changed)} more without a change: --all lists them"]
@@ -210,7 +214,7 @@ def _print(series: Sequence["Series"], *, every: bool) -> None:
         ),
         *([f"{lone} have one point only"] if lone else []),
     ]
-    out.print(f"[dim]{escape('; '.join(told))}[/dim]")
+    out.print(f"[dim]{escape('; '.join(summary))}[/dim]")
 
 
 def _worse(series: "Series", last: int) -> bool:

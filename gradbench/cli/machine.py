@@ -12,7 +12,7 @@ from ..records.selfcheck import FILE
 from ..store.jsonl import check_writable
 from .app import Results, app, err, one_line_errors, out, say
 
-SPOILT: Final = 1
+INTERFERENCE: Final = 1
 WATCH_S: Final = 1.0
 
 
@@ -33,11 +33,11 @@ def env(
         if check:
             from ..analysis.diagnosis import before_a_run
 
-            found = before_a_run(facts)
-            for finding in found:
+            warnings = before_a_run(facts)
+            for finding in warnings:
                 out.print(f"{finding.name}: {finding.sentence}: {finding.remedy}")
-            out.print("nothing here would spoil a run" if not found else "")
-            raise typer.Exit(SPOILT if found else 0)
+            out.print("nothing here would spoil a run" if not warnings else "")
+            raise typer.Exit(INTERFERENCE if warnings else 0)
         if as_json:
             print(json.dumps(dict(facts), indent=2))
             return
@@ -67,16 +67,16 @@ def selfcheck(
 
         effort = THOROUGH if thorough else QUICK
         with err.status("loading torch") as status:
-            found, facts = checking.run(effort, say=lambda words: say(status, words))
+            checks, facts = checking.run(effort, say=lambda words: say(status, words))
         path = results / FILE
-        checking.save(found, facts, path)
+        checking.save(checks, facts, path)
         if as_json:
             print(path.read_text("utf-8"))
             return
         from ..terminal import run_tables
 
         width = out.width if out.is_terminal else run_tables.WIDE + 40
-        Console(highlight=False, width=width).print(run_tables.check_table(found))
+        Console(highlight=False, width=width).print(run_tables.check_table(checks))
         where = f"{facts['cpu']}, {facts['cores']} cores, torch {facts['torch']}"
         out.print(f"{where}, load {facts['load_before']} before, {facts['load_after']} after")
         out.print(f"saved    {escape(str(path))}")

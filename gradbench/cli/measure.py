@@ -19,7 +19,7 @@ from ..store.jsonl import check_writable
 from .app import INTERRUPTED, Reference, Reports, Results, app, check_reference, err, out, split
 from .printing import print_run
 from .request import Request, own_models, takes_request
-from .semantics import known_or_seen
+from .semantics import load_or_examine
 
 if TYPE_CHECKING:
     from ..records.run import Run
@@ -159,15 +159,15 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
         disable=not err.is_terminal,
     )
     task = bar.add_task(f"{cells} cells: loading torch", total=None)
-    said: list[str] = []
+    printed: list[str] = []
 
     def listen(event: "Progress") -> None:
         block = str(event.block)
         if err.is_terminal:
             words = f"{escape(block)} {event.doing}"
             bar.update(task, description=words, completed=event.done, total=event.total)
-        elif block not in said:
-            said.append(block)
+        elif block not in printed:
+            printed.append(block)
             print(f"[{event.done + 1}/{event.total}] {block}", file=sys.stderr, flush=True)
 
     with bar:
@@ -204,8 +204,8 @@ def _conclude(path: Path, reports: Path, reference: str, *, semantics: bool) -> 
 
     finished = load(path)
     print_run(finished, reference)
-    found = selfcheck.load(path.parent / selfcheck.FILE)
+    checks = selfcheck.load(path.parent / selfcheck.FILE)
     torch = finished.environment.facts.get("torch")
-    seen = known_or_seen(path.parent, torch=str(torch)) if semantics and torch else None
-    page = write([finished], reports / f"{finished.name}.html", checks=found, semantics=seen)
+    behaviour = load_or_examine(path.parent, torch=str(torch)) if semantics and torch else None
+    page = write([finished], reports / f"{finished.name}.html", checks=checks, semantics=behaviour)
     out.print(f"records  {escape(str(path))}\npage     {escape(str(page))}")

@@ -68,15 +68,15 @@ def predict(
         measured = _confirmed(fits, models) if confirm else {}
         _print_fits(fits, measured, as_json=as_json, reference=reference)
         return
-    found = list(_predictions(cells, models, predictors, seed=plan.seed))
+    outcomes = list(_predictions(cells, models, predictors, seed=plan.seed))
     if as_json:
-        print(json.dumps([_row(cell, outcome) for cell, outcome in found], indent=2))
+        print(json.dumps([_row(cell, outcome) for cell, outcome in outcomes], indent=2))
         return
     from ..terminal import prediction_tables, run_tables
 
     console = Console(highlight=False, width=out.width if out.is_terminal else run_tables.WIDE)
-    predictions = {cell: one for cell, one in found if not isinstance(one, str)}
-    console.print(prediction_tables.prediction_tables(dict(found), reference=reference))
+    predictions = {cell: one for cell, one in outcomes if not isinstance(one, str)}
+    console.print(prediction_tables.prediction_tables(dict(outcomes), reference=reference))
     peaks = {cell: one.peak_bytes for cell, one in predictions.items()}
     lines = prediction_tables.scaling_tables(peaks, reference=reference)
     if lines is not None:
@@ -146,9 +146,9 @@ def _confirmed(
 
     cells = [
         replace(cell, batch_size=batch)
-        for cell, found in fits
-        if not isinstance(found, str) and found.batch_size
-        for batch in (found.batch_size, found.batch_size + 1)
+        for cell, fit in fits
+        if not isinstance(fit, str) and fit.batch_size
+        for batch in (fit.batch_size, fit.batch_size + 1)
     ]
     if not cells:
         return {}
@@ -173,44 +173,42 @@ def _print_fits(
     reference: str,
 ) -> None:
     if as_json:
-        print(json.dumps([_fit_row(cell, found, measured) for cell, found in fits], indent=2))
+        print(json.dumps([_fit_row(cell, fit, measured) for cell, fit in fits], indent=2))
         return
     from ..terminal import prediction_tables, run_tables
 
     console = Console(highlight=False, width=out.width if out.is_terminal else run_tables.WIDE)
     console.print(prediction_tables.fit_table(fits, measured, reference=reference))
-    for cell, found in fits:
-        if isinstance(found, str):
-            out.print(f"[dim]{escape(f'{cell}: {found}')}[/dim]")
+    for cell, fit in fits:
+        if isinstance(fit, str):
+            out.print(f"[dim]{escape(f'{cell}: {fit}')}[/dim]")
 
 
-def _row(cell: Cell, found: "Prediction | str") -> dict[str, object]:
-    if isinstance(found, str):
-        return {**cell.axes(), "reason": found}
+def _row(cell: Cell, prediction: "Prediction | str") -> dict[str, object]:
+    if isinstance(prediction, str):
+        return {**cell.axes(), "reason": prediction}
     return {
         **cell.axes(),
-        "peak_bytes": found.peak_bytes,
-        "before_bytes": found.before_bytes,
-        "transient_bytes": found.transient_bytes,
-        "parts": dict(found.breakdown.parts),
-        "not_counted_inside": list(found.unprobed),
-        "seconds": round(found.seconds, 3),
+        "peak_bytes": prediction.peak_bytes,
+        "before_bytes": prediction.before_bytes,
+        "transient_bytes": prediction.transient_bytes,
+        "parts": dict(prediction.breakdown.parts),
+        "not_counted_inside": list(prediction.unprobed),
+        "seconds": round(prediction.seconds, 3),
     }
 
 
-def _fit_row(
-    cell: Cell, found: "Fit | str", measured: "Mapping[Cell, Outcome]"
-) -> dict[str, object]:
-    if isinstance(found, str):
-        return {**cell.axes(), "reason": found}
+def _fit_row(cell: Cell, fit: "Fit | str", measured: "Mapping[Cell, Outcome]") -> dict[str, object]:
+    if isinstance(fit, str):
+        return {**cell.axes(), "reason": fit}
     row: dict[str, object] = {
         **cell.axes(),
-        "batch_size": found.batch_size,
-        "budget_bytes": found.budget_bytes,
-        "peak_bytes": found.peak_bytes,
-        "next_bytes": found.next_bytes,
+        "batch_size": fit.batch_size,
+        "budget_bytes": fit.budget_bytes,
+        "peak_bytes": fit.peak_bytes,
+        "next_bytes": fit.next_bytes,
     }
-    for name, batch in (("measured", found.batch_size), ("measured_next", found.batch_size + 1)):
+    for name, batch in (("measured", fit.batch_size), ("measured_next", fit.batch_size + 1)):
         outcome = measured.get(replace(cell, batch_size=batch)) if batch else None
         if outcome is not None:
             row[name] = getattr(outcome, "reason", None) or getattr(outcome, "values", [None])[0]

@@ -36,7 +36,7 @@ def print_scaling(run: "Run", reference: str) -> None:
     from ..analysis import dataframes
     from ..terminal import prediction_tables, run_tables
 
-    found = prediction_tables.scaling_tables(dataframes.peaks(run), reference=reference)
+    table = prediction_tables.scaling_tables(dataframes.peaks(run), reference=reference)
     width = out.width if out.is_terminal else run_tables.WIDE
     words = "no cells of this run differ in batch size, depth, width or resolution only"
-    Console(highlight=False, width=width).print(found if found is not None else words)
+    Console(highlight=False, width=width).print(table if table is not None else words)

@@ -79,15 +79,15 @@ def report(
         loaded = [load(store.find(name)) for name in run_names or ["latest"]]
         for dropped in filter(None, (one.dropped for one in loaded)):
             err.print(f"[yellow]{escape(dropped)}[/yellow]")
-        found = selfcheck.load(results / selfcheck.FILE)
-        seen = semantics.load(results / semantics.FILE)
+        checks = selfcheck.load(results / selfcheck.FILE)
+        behaviour = semantics.load(results / semantics.FILE)
         url = commit_address(commit_url)
         meters = {outcome.meter for one in loaded for outcome in one.outcomes}
         page = write(
             loaded,
             output or PAGE,
-            checks=found,
-            semantics=seen,
+            checks=checks,
+            semantics=behaviour,
             commit_url=url,
             rules=rules.in_force(meters) if len(loaded) > 1 else None,
         )
@@ -103,16 +103,16 @@ def report(
 
 @app.command()
 def runs(*, results: Results = Path("results")) -> None:
-    """List the runs in results/, and what is amiss with any."""
+    """List the runs in results/, and what is wrong with any."""
     with one_line_errors():
         from ..store.jsonl import Store, being_written
 
         store = Store(results)
-        found, amiss = store.load_all()
-        if not found and not amiss:
+        loaded, warnings = store.load_all()
+        if not loaded and not warnings:
             err.print(f"no runs in {escape(repr(str(results)))}")
         where = "" if results == Path("results") else f" --results {shlex.quote(str(results))}"
-        for one in found:
+        for one in loaded:
             total = len(by_block(one.header.cells))
             if one.sealed:
                 state = "complete"
@@ -121,5 +121,5 @@ def runs(*, results: Results = Path("results")) -> None:
             else:
                 state = f"cut short: gradbench run --resume {one.name}{where}"
             out.print(f"{one.name}  {total - len(one.unfinished())} of {total} blocks  {state}")
-        for complaint in amiss:
+        for complaint in warnings:
             err.print(f"[yellow]{escape(complaint)}[/yellow]")

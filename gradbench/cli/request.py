@@ -36,11 +36,11 @@ class Request:
 
     def arguments(self) -> list[str]:
         """Return the options as they would be given to another command."""
-        told = ["--config", str(self.config)] if self.config else ["--preset", self._preset]
+        arguments = ["--config", str(self.config)] if self.config else ["--preset", self._preset]
         for axis, values in self._selections.items():
             for value in values:
-                told += [AXES[axis].option, value]
-        return told + (["--input", self._input] if self._input else [])
+                arguments += [AXES[axis].option, value]
+        return arguments + (["--input", self._input] if self._input else [])
 
     @staticmethod
     def parameters() -> list[inspect.Parameter]:

@@ -52,84 +52,86 @@ def semantics(
     """
     with one_line_errors():
         check_writable(results, "--results")
-        seen = see(results)
+        behaviour = examine_and_save(results)
         if as_json:
-            print(to_json(seen))
+            print(to_json(behaviour))
         else:
             for wanted, lines in ((table, _table), (claims, _claims), (pitfalls, _pitfalls)):
                 if wanted:
-                    lines(seen)
-            _summary(seen)
+                    lines(behaviour)
+            _summary(behaviour)
             out.print(f"saved    {escape(str(results / FILE))}")
-        for difference in seen.differences:
+        for difference in behaviour.differences:
             err.print(f"[red]changed:[/red] {escape(difference)}")
-    raise typer.Exit(CHANGED if seen.differences else 0)
+    raise typer.Exit(CHANGED if behaviour.differences else 0)
 
 
-def see(results: Path) -> Behaviour:
+def examine_and_save(results: Path) -> Behaviour:
     """Run everything, save it in a results folder, return it."""
     with err.status("loading torch") as status:
         from ..semantics import examine
 
-        seen = examine(say=(lambda words: say(status, words)) if err.is_terminal else _silent)
-    save(seen, results / FILE)
-    return seen
+        behaviour = examine(say=(lambda words: say(status, words)) if err.is_terminal else _silent)
+    save(behaviour, results / FILE)
+    return behaviour
 
 
-def known_or_seen(results: Path, *, torch: str) -> Behaviour:
+def load_or_examine(results: Path, *, torch: str) -> Behaviour:
     """Return what a results folder has on this version of torch; run everything if it has not."""
     known = load(results / FILE)
     if known is not None and known.torch == torch:
         return known
     err.print("[dim]what the modes do on this torch (once for each version)[/dim]")
-    return see(results)
+    return examine_and_save(results)
 
 
 def _silent(_: str) -> None:
     """Where nobody looks, a line for each of a hundred proofs would be noise."""
 
 
-def _summary(seen: Behaviour) -> None:
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in counted(seen).items() if count)
-    biting = [pitfall for pitfall in seen.pitfalls if pitfall.shown == "yes"]
-    silent = sum(pitfall.silent for pitfall in biting)
-    cured = sum(pitfall.cured == "yes" for pitfall in biting)
-    out.print(f"[bold]torch {escape(seen.torch)}[/bold], Python {seen.python}")
+def _summary(behaviour: Behaviour) -> None:
+    counts = ", ".join(
+        f"{count} {verdict}" for verdict, count in counted(behaviour).items() if count
+    )
+    reproduced = [pitfall for pitfall in behaviour.pitfalls if pitfall.shown == "yes"]
+    silent = sum(pitfall.silent for pitfall in reproduced)
+    cured = sum(pitfall.cured == "yes" for pitfall in reproduced)
+    out.print(f"[bold]torch {escape(behaviour.torch)}[/bold], Python {behaviour.python}")
     out.print(
-        f"table    {len(seen.table)} combinations, {len(sights(seen.table))} different "
+        f"table    {len(behaviour.table)} combinations, {len(sights(behaviour.table))} different "
         "outcomes by state and input"
     )
-    out.print(f"claims   {len(seen.claims)} of the article: {counts}")
+    out.print(f"claims   {len(behaviour.claims)} of the article: {counts}")
     out.print(
-        f"pitfalls {len(seen.pitfalls)}: {len(biting)} bite here, {silent} of them silently; "
-        f"{cured} are cured as said"
+        f"pitfalls {len(behaviour.pitfalls)}: {len(reproduced)} reproduce here, "
+        f"{silent} of them silently; the cures of {cured} work"
     )
-    for name, reason in _not_run(seen):
+    for name, reason in _not_run(behaviour):
         out.print(f"[dim]not run  {escape(name)}: {escape(reason)}[/dim]")
-    where = f"the record of torch {seen.recorded}"
-    if seen.torch.startswith(f"{seen.recorded}."):
+    where = f"the record of torch {behaviour.recorded}"
+    if behaviour.torch.startswith(f"{behaviour.recorded}."):
         against = where
     else:
         against = f"{where}, the nearest there is"
-    changed = len(seen.differences)
+    changed = len(behaviour.differences)
     out.print(f"record   {changed or 'nothing'} differs from {against}")
-    total = sum(seen.seconds.values())
+    total = sum(behaviour.seconds.values())
     out.print(f"took     {total:.1f} s")
 
 
-def _not_run(seen: Behaviour) -> Iterator[tuple[str, str]]:
-    for claim in seen.claims:
+def _not_run(behaviour: Behaviour) -> Iterator[tuple[str, str]]:
+    for claim in behaviour.claims:
         if claim.verdict == NOT_RUN:
             yield claim.id, claim.seen
-    for pitfall in seen.pitfalls:
+    for pitfall in behaviour.pitfalls:
         if pitfall.shown == NOT_RUN:
             yield pitfall.id, pitfall.shown_seen
 
 
-def _table(seen: Behaviour) -> None:
-    constructs = list(dict.fromkeys(step.construct for step in seen.transitions))
-    states = list(dict.fromkeys(step.before for step in seen.transitions))
-    after = {(step.before, step.construct): step.after for step in seen.transitions}
+def _table(behaviour: Behaviour) -> None:
+    constructs = list(dict.fromkeys(step.construct for step in behaviour.transitions))
+    states = list(dict.fromkeys(step.before for step in behaviour.transitions))
+    after = {(step.before, step.construct): step.after for step in behaviour.transitions}
     moves = Table(box=None, header_style="dim", pad_edge=False, title="entering, from a state")
     moves.add_column("from")
     for construct in constructs:
@@ -138,24 +140,25 @@ def _table(seen: Behaviour) -> None:
         leads = (state_words(after[before, construct]) for construct in constructs)
         moves.add_row(state_words(before), *leads)
     does = Table(box=None, header_style="dim", pad_edge=False, title="what operations do there")
-    operations = [name for name, _ in sights(seen.table)[0].outcomes]
+    operations = [name for name, _ in sights(behaviour.table)[0].outcomes]
     for heading in ("state", "input", *operations, "combinations"):
         does.add_column(heading, overflow="fold")
-    for sight in sights(seen.table):
+    for sight in sights(behaviour.table):
         state = state_words((sight.grad, sight.inference))
         outcomes = (outcome.words for _, outcome in sight.outcomes)
         does.add_row(state, sight.input, *outcomes, str(sight.contexts))
-    restored = sum(row.restored and row.restored_after_error for row in seen.table)
+    restored = sum(row.restored and row.restored_after_error for row in behaviour.table)
     console = Console(highlight=False, width=out.width if out.is_terminal else 200)
     console.print(moves, "", does, "")
     out.print(
-        f"{restored} of {len(seen.table)} combinations put back what was there, also after an error"
+        f"{restored} of {len(behaviour.table)} combinations restore the state before, "
+        "also after an error"
     )
     out.print("[dim]row by row: gradbench.semantics.truth_table(), or --json[/dim]\n")
 
 
-def _claims(seen: Behaviour) -> None:
-    for claim in seen.claims:
+def _claims(behaviour: Behaviour) -> None:
+    for claim in behaviour.claims:
         colour = {"holds": "green", "fails": "red", "raised": "red"}.get(claim.verdict, "yellow")
         out.print(f"[{colour}]{claim.verdict}[/{colour}]: {escape(claim.says)}")
         out.print(f"  [dim]{escape(claim.place)} ({claim.id})[/dim]")
@@ -165,13 +168,13 @@ def _claims(seen: Behaviour) -> None:
     out.print()
 
 
-def _pitfalls(seen: Behaviour) -> None:
-    for pitfall in seen.pitfalls:
-        bites = {"yes": "[red]bites here[/red]", "no": "[green]not here[/green]"}.get(
+def _pitfalls(behaviour: Behaviour) -> None:
+    for pitfall in behaviour.pitfalls:
+        reproduces = {"yes": "[red]bites here[/red]", "no": "[green]not here[/green]"}.get(
             pitfall.shown, f"[yellow]{pitfall.shown}[/yellow]"
         )
         kind = "silent" if pitfall.silent else "loud"
-        out.print(f"[bold]{escape(pitfall.title)}[/bold] ({kind}, {bites})")
+        out.print(f"[bold]{escape(pitfall.title)}[/bold] ({kind}, {reproduces})")
         for label, words in (
             ("happens", pitfall.happens),
             ("why", pitfall.why),

@@ -17,7 +17,7 @@ from ..runner.interleave import calibrate, interleave, warm_up
 from ..runner.meters import StepTime
 from ..stats import estimates
 from ..stats.estimates import MIN_DETECTABLE_EFFECT, Estimate
-from ..stats.verdicts import TOLERANCE, Verdict, judge
+from ..stats.verdicts import TOLERANCE, Verdict, classify
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,16 +66,16 @@ def compare(
     What either raises is raised.
     """
     plan = Plan(budget_s=budget_s, seed=seed)
-    found = devices.find(device)
-    found.check()
-    clock, rng = StepTime(found.synchronize, time.perf_counter_ns), random.Random(seed)
+    torch_device = devices.find(device)
+    torch_device.check()
+    clock, rng = StepTime(torch_device.synchronize, time.perf_counter_ns), random.Random(seed)
     arms = [_Arm(base), _Arm(candidate)]
     typical_ns = min(warm_up(arms, clock, plan=plan, rng=rng).typical_ns)
     rounds = interleave(
         arms,
         clock,
-        iterations=calibrate(typical_ns, found.batch_ns),
-        target_ns=found.batch_ns,
+        iterations=calibrate(typical_ns, torch_device.batch_ns),
+        target_ns=torch_device.batch_ns,
         step_ns=typical_ns,
         plan=plan,
         rng=rng,
@@ -87,7 +87,7 @@ def compare(
     change = estimates.paired_ratio(sides[1], sides[0])
     return Comparison(
         change=change,
-        verdict=judge(change, floor=MIN_DETECTABLE_EFFECT, tolerance=tolerance),
+        verdict=classify(change, floor=MIN_DETECTABLE_EFFECT, tolerance=tolerance),
         base_ns=estimates.median(sides[0]),
         candidate_ns=estimates.median(sides[1]),
         stopped=rounds.stopped,

@@ -15,7 +15,7 @@ from .worktree import BadRevision, checked_out, repository
 SIDES: Final = ("base", "candidate")
 
 
-OURS: Final = Path(__file__).parents[1]
+PACKAGE: Final = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ def checked_out_versions(
     ):
         measuring = Path(folder) / "measuring"
         measuring.mkdir()
-        (measuring / "gradbench").symlink_to(OURS, target_is_directory=True)
+        (measuring / "gradbench").symlink_to(PACKAGE, target_is_directory=True)
         base = root
         if revision is not None:
             base = stack.enter_context(checked_out(root, revision, Path(folder) / "base"))

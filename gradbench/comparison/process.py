@@ -41,7 +41,7 @@ class Side:
         randomized_layout: Mapping[str, str],
     ) -> None:
         self.version = version
-        ours, theirs = socket.socketpair()
+        parent_end, child_end = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 # closed with the process
         self._asked_at = 0  # where in the log the output begins that belongs to the last question
         path = [*map(str, version.paths), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -51,7 +51,7 @@ class Side:
                     version.python,
                     "-P",
                     worker.__file__,
-                    str(theirs.fileno()),
+                    str(child_end.fileno()),
                     "training" if training else "inference",
                 ],
                 env={
@@ -60,7 +60,7 @@ class Side:
                     **randomized_layout,
                     "PYTHONPATH": os.pathsep.join(path),
                 },
-                pass_fds=[theirs.fileno()],
+                pass_fds=[child_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
@@ -68,8 +68,8 @@ class Side:
             )
         except OSError as error:
             raise Impossible(f"cannot run {version.python!r}: {error.strerror}") from error
-        theirs.close()
-        self._line = worker.JsonLineSocket(ours.detach(), timeout_s=limit_s)
+        child_end.close()
+        self._line = worker.JsonLineSocket(parent_end.detach(), timeout_s=limit_s)
 
     def ask(self, **message: Any) -> dict[str, Any]:
         """Send a message and return the answer; raise `Failed` or `Lost`."""

@@ -55,7 +55,7 @@ class Effort:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class PairResults:
     """What all pairs came to: times and bytes by cell, or each side's words for why not."""
 
     pairs: dict[Cell, list[Pair]] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Comparison:
     ) -> None:
         self._versions, self._effort, self._inputs = (base, candidate), effort, inputs
         self._rng = random.Random(effort.seed)
-        self.found = Found()
+        self.results = PairResults()
         self.facts: dict[str, dict[str, str]] = {}
 
     def pairs(self, cells: Sequence[Cell], count: int) -> Iterator[int]:
@@ -85,7 +85,7 @@ class Comparison:
         With no cell left that both sides can step, there is no pair.
         """
         for number in range(count):
-            left = [cell for cell in cells if cell not in self.found.failures]
+            left = [cell for cell in cells if cell not in self.results.failures]
             if not left:
                 return
             self._rng.shuffle(left)
@@ -135,7 +135,7 @@ class Comparison:
             except Lost:
                 return list(cells[number + 1 :])
             if pair is not None:
-                self.found.pairs.setdefault(cell, []).append(pair)
+                self.results.pairs.setdefault(cell, []).append(pair)
         return []
 
     def _cell(self, sides: Sequence[Side], cell: Cell) -> Pair | None:
@@ -162,7 +162,7 @@ class Comparison:
             raise Lost(failure.side, failure.why) from failure
 
     def _note(self, cell: Cell, failure: Failed) -> None:
-        self.found.failures.setdefault(cell, {})[failure.side] = failure.why
+        self.results.failures.setdefault(cell, {})[failure.side] = failure.why
 
     def _turns(self, sides: Sequence[Side], cell: Cell, typical_ns: float) -> Pair:
         effort = self._effort
@@ -175,11 +175,11 @@ class Comparison:
         times: tuple[list[list[float]], list[list[float]]] = ([], [])
         for _ in range(turns):
             for index in self._shuffled():
-                told = sides[index].ask(iterations=iterations, batches=batches)["ns"]
-                times[index].append([ns / iterations for ns in told])
-        if cell not in self.found.saved:
+                batch_ns = sides[index].ask(iterations=iterations, batches=batches)["ns"]
+                times[index].append([ns / iterations for ns in batch_ns])
+        if cell not in self.results.saved:
             read = [one.ask(saved=True)["saved"] for one in sides]
-            self.found.saved[cell] = (read[0], read[1])
+            self.results.saved[cell] = (read[0], read[1])
         for one in sides:
             one.ask(stop=True)
         return Pair(*times)
@@ -196,8 +196,8 @@ class Comparison:
         """Return the log ratios of each cell's pairs, of cells that both sides could step."""
         return {
             cell: [pair.log_ratio for pair in pairs]
-            for cell, pairs in self.found.pairs.items()
-            if cell not in self.found.failures
+            for cell, pairs in self.results.pairs.items()
+            if cell not in self.results.failures
         }
 
     def decision(self, cells: Sequence[Cell]) -> GateResult:
@@ -206,23 +206,23 @@ class Comparison:
         not_compared: list[NotCompared] = []
         logs = self.logs()
         for cell in cells:
-            failed = self.found.failures.get(cell)
+            failed = self.results.failures.get(cell)
             if failed is not None:
-                found = _failed(cell, failed)
-                (judged if isinstance(found, FigureVerdict) else not_compared).append(found)  # type: ignore[arg-type] # each list takes its own kind
+                outcome = _failed(cell, failed)
+                (judged if isinstance(outcome, FigureVerdict) else not_compared).append(outcome)  # type: ignore[arg-type] # each list takes its own kind
             else:
                 judged.append(self._time(cell, logs[cell]))
                 judged += self._saved(cell)
         return GateResult(
             figure_verdicts=tuple(judged),
             not_compared=tuple(not_compared),
-            measured=len(self.found.pairs),
+            measured=len(self.results.pairs),
         )
 
     def _time(self, cell: Cell, logs: Sequence[float]) -> FigureVerdict:
         first, fresh = logs[: self._effort.pairs], logs[self._effort.pairs :]
         ruling = pair_rule.rule(first, fresh, threshold=self._effort.threshold)
-        base, candidate = zip(*(pair.typical_ns for pair in self.found.pairs[cell]), strict=True)
+        base, candidate = zip(*(pair.typical_ns for pair in self.results.pairs[cell]), strict=True)
         return FigureVerdict(
             cell=cell,
             meter="step_time",
@@ -235,7 +235,7 @@ class Comparison:
         )
 
     def _saved(self, cell: Cell) -> Iterator[FigureVerdict]:
-        before, now = self.found.saved[cell]
+        before, now = self.results.saved[cell]
         if before is None or now is None:
             return
         verdict = (
@@ -254,8 +254,8 @@ class Comparison:
 
     def _asked(self, cell: Cell) -> dict[str, Any]:
         default = Cell(model="", workload=cell.workload, grad_mode=cell.grad_mode).axes()
-        said = ("model", "workload", "grad_mode")
-        axes = {k: v for k, v in cell.axes().items() if k in said or v != default[k]}
+        required = ("model", "workload", "grad_mode")
+        axes = {k: v for k, v in cell.axes().items() if k in required or v != default[k]}
         return {
             "cell": axes,
             "shape": self._inputs.get(cell.model),

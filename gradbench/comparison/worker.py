@@ -106,11 +106,11 @@ def time_slices(line: JsonLineSocket, asked: dict[str, Any]) -> None:
     arm, subject, device, typical_ns = prepare(asked)
     line.send(typical_ns=typical_ns)
     gc.disable()
-    while (told := line.receive()) is not None and "stop" not in told:
-        if "saved" in told:
+    while (request := line.receive()) is not None and "stop" not in request:
+        if "saved" in request:
             line.send(saved=saved_bytes(arm, subject))
         else:
-            line.send(ns=slice_ns(arm, device, told["iterations"], told["batches"]))
+            line.send(ns=slice_ns(arm, device, request["iterations"], request["batches"]))
     gc.enable()
     line.send(stopped=True)
 
@@ -138,7 +138,7 @@ def prepare(asked: dict[str, Any]) -> tuple[Any, Any, Any, float]:
 
 def slice_ns(arm: Any, device: Any, iterations: int, batches: int) -> list[int]:
     """Return the ns of batches of steps, one after the other, after one step that is not timed."""
-    found = []
+    batches_ns = []
     clock_ns, synchronize, step = time.perf_counter_ns, device.synchronize, arm.step
     with arm.held():
         step()
@@ -149,8 +149,8 @@ def slice_ns(arm: Any, device: Any, iterations: int, batches: int) -> list[int]:
             for _ in repeats:
                 step()
             synchronize()
-            found.append(clock_ns() - start_ns)
-    return found
+            batches_ns.append(clock_ns() - start_ns)
+    return batches_ns
 
 
 def saved_bytes(arm: Any, subject: Any) -> int | None:

@@ -47,9 +47,9 @@ def checked_out(root: Path, revision: str, folder: Path) -> Iterator[Path]:
     Submodules stay empty. Raise `BadRevision` for a revision that is not there, `GitError` in git's
     words where git cannot.
     """
-    found = commit(root, revision)
+    revision_id = commit(root, revision)
     try:  # from here on: interrupted while it adds, git leaves a worktree that it has locked
-        asked = ("--quiet", "--detach", "--force", str(folder), found)
+        asked = ("--quiet", "--detach", "--force", str(folder), revision_id)
         git("worktree", "add", *asked, folder=root, limit_s=None)  # a large tree takes its time
         yield folder
     finally:

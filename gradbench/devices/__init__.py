@@ -65,14 +65,14 @@ class Monitor(Protocol):
 class Unwatched:
     """The monitor of a device without sensors to look at; its notes may say why."""
 
-    said: Mapping[str, Fact] = field(default_factory=dict)
+    recorded: Mapping[str, Fact] = field(default_factory=dict)
 
     def sample(self) -> None:
         """Do nothing."""
 
     def notes(self) -> Mapping[str, Fact]:
         """Return the reason, if there is one to tell."""
-        return self.said
+        return self.recorded
 
 
 def nothing() -> None:
@@ -192,11 +192,11 @@ def find(name: str) -> Device:
 
 def available() -> list[str]:
     """Return the device families that this machine has."""
-    found = []
+    names = []
     for family in DEVICES:
         try:
             find(family).check()
         except DeviceUnavailable:
             continue
-        found.append(family)
-    return found
+        names.append(family)
+    return names

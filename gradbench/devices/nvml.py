@@ -45,18 +45,18 @@ class Gpu:
         In a container the driver may know the process by another number, and under some drivers
         it keeps no account of memory.
         """
-        found = [
+        used = [
             process.usedGpuMemory
             for process in self._ask("nvmlDeviceGetComputeRunningProcesses")
             if process.pid == pid
         ]
-        if not found:
+        if not used:
             raise Unreadable(
                 f"NVML lists no process {pid}: inside a container it has another number"
             )
-        if found[0] is None:
+        if used[0] is None:
             raise Unreadable("this driver keeps no account of a process's memory")
-        return int(found[0])
+        return int(used[0])
 
     def slowdowns(self) -> int:
         """Return the bits that say why the clock is what it is; raise `Unreadable`."""

@@ -39,11 +39,11 @@ def trace(function: Callable[[Callable[[Mark], None]], T], *, device: str) -> tu
 
     with profile(profile_memory=True) as profiler:
         result = function(mark)
-    found = sorted(_found(profiler, marks, device), key=lambda pair: pair[0])
-    return result, [entry for _, entry in found]
+    ordered = sorted(_entries(profiler, marks, device), key=lambda pair: pair[0])
+    return result, [entry for _, entry in ordered]
 
 
-def _found(profiler: profile, marks: list[Mark], device: str) -> Iterator[tuple[int, Entry]]:
+def _entries(profiler: profile, marks: list[Mark], device: str) -> Iterator[tuple[int, Entry]]:
     results: Any = profiler.kineto_results  # untyped in torch
     stack = [(node, "") for node in reversed(results.experimental_event_tree())]
     while stack:

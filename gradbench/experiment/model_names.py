@@ -27,8 +27,8 @@ def parse(name: str) -> Sized | None:
     ``mlp_d8_w256``: 8 hidden layers of width 256. ``cnn_d3_w16_r32``: 3 convolutions of 16
     channels on images of 32x32.
     """
-    found = _NAME.fullmatch(name)
-    if found is None or (found[1] == "cnn") != (found[4] is not None):
+    match = _NAME.fullmatch(name)
+    if match is None or (match[1] == "cnn") != (match[4] is not None):
         return None
-    sizes = [int(text) for text in found.groups()[1:] if text is not None]
-    return Sized(found[1], *sizes) if min(sizes) > 0 else None
+    sizes = [int(text) for text in match.groups()[1:] if text is not None]
+    return Sized(match[1], *sizes) if min(sizes) > 0 else None

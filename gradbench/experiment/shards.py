@@ -37,7 +37,7 @@ class Shard:
 
 def parse(text: str) -> Shard:
     """Return ``2/3`` as a shard; raise `Impossible` for anything else."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise Impossible(f"shard {text!r} is not like 2/3: the second of three")
-    return Shard(int(found[1]), int(found[2]))
+    return Shard(int(match[1]), int(match[2]))

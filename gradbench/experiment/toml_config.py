@@ -110,8 +110,8 @@ def places(path: Path, cells: Iterable[Cell]) -> dict[str, str]:
     for matrix, line in zip(matrices, lines, strict=True):
         for model in matrix.axes["model"]:
             by_model.setdefault(str(model), line)
-    found = {cell: exact.get(cell) or by_model.get(cell.model) for cell in cells}
-    return {str(cell): f"{path.as_posix()}:{line}" for cell, line in found.items() if line}
+    positions = {cell: exact.get(cell) or by_model.get(cell.model) for cell in cells}
+    return {str(cell): f"{path.as_posix()}:{line}" for cell, line in positions.items() if line}
 
 
 def _lines_of_models(text: str) -> list[int]:
@@ -163,18 +163,18 @@ def at(path: Path, text: str, key: str, *, header: str, table: int = 0) -> str:
 
     A key at the top has the header ``""``, and may be a table's header itself.
     """
-    here, seen = "", -1
+    here, index = "", -1
     pattern = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*=""")
     for line_number, line in enumerate(text.splitlines(), 1):
         where = f"{path}, line {line_number}, {key}: "
-        found = re.match(r"""\s*(\[\[?)\s*([\w.'"/-]+)\s*(\]\]?)\s*(#.*)?$""", line)
-        if found:
-            name = re.sub(r"""["']""", "", found[2])
-            here = f"{found[1]}{name}{found[3]}"
-            seen += here == header
+        match = re.match(r"""\s*(\[\[?)\s*([\w.'"/-]+)\s*(\]\]?)\s*(#.*)?$""", line)
+        if match:
+            name = re.sub(r"""["']""", "", match[2])
+            here = f"{match[1]}{name}{match[3]}"
+            index += here == header
             if not header and name == key:
                 return where
-        elif here == header and (not header or seen == table) and pattern.match(line):
+        elif here == header and (not header or index == table) and pattern.match(line):
             return where
     return f"{path}, {key}: "
 

@@ -33,8 +33,8 @@ class Annotation:
         properties = {"title": self.title}
         if self.place is not None:
             properties = {"file": self.place.file, "line": str(self.place.line), **properties}
-        told = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
-        return f"::{self.kind} {told}::{_data(self.message)}"
+        pairs = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
+        return f"::{self.kind} {pairs}::{_data(self.message)}"
 
 
 def export(runs: Sequence[Run], *, locate: Locate = nowhere) -> Exported:
@@ -54,7 +54,7 @@ def of_run(run: Run, *, locate: Locate = nowhere) -> list[Annotation]:
         if isinstance(outcome, Skipped) and outcome.cause in BROKEN:
             key = (outcome.cell, outcome.cause, outcome.reason)
             broken.setdefault(key, []).append(outcome.meter)
-    found = [
+    annotations = [
         Annotation(
             "error",
             f"{cell} {cause.replace('_', ' ')}",
@@ -63,7 +63,7 @@ def of_run(run: Run, *, locate: Locate = nowhere) -> list[Annotation]:
         )
         for (cell, cause, reason), meters in broken.items()
     ]
-    return found + [
+    return annotations + [
         Annotation("warning", "may be spoilt", line) for line in run_sentences.findings(run)
     ]
 

@@ -69,8 +69,8 @@ def export(runs: Sequence[Run]) -> Exported:
     described: dict[str, dict[str, Any]] = {}
     left_out: list[str] = []
     for run in sorted(runs, key=lambda run: run.header.started_at):
-        found = _benchmarks(run)
-        for name, members in found.items():
+        benchmarks = _benchmarks(run)
+        for name, members in benchmarks.items():
             described[name] = _describe(name, members, run)  # the latest protocol is shown
         machine, sha = _machine(run), commit(run, "asv")
         path = f"{machine['machine']}/{sha[:8]}-{_environment(run)}.json"
@@ -80,7 +80,7 @@ def export(runs: Sequence[Run]) -> Exported:
                 f"commit {sha[:8]} on {machine['machine']}; leave one out"
             )
         files[f"{machine['machine']}/machine.json"] = _text(machine | {"version": 1})
-        files[path] = _text(_results(run, found, machine, sha))
+        files[path] = _text(_results(run, benchmarks, machine, sha))
         left_out += without_number(run)
     if not described:
         raise StoreError("asv: these runs hold no number: there is nothing to export")
@@ -89,10 +89,10 @@ def export(runs: Sequence[Run]) -> Exported:
 
 
 def _benchmarks(run: Run) -> Benchmarks:
-    found: Benchmarks = {}
+    benchmarks: Benchmarks = {}
     for figure in figures(run):
-        found.setdefault(_name(figure.cell.block, figure.name), []).append(figure)
-    return found
+        benchmarks.setdefault(_name(figure.cell.block, figure.name), []).append(figure)
+    return benchmarks
 
 
 def _name(block: Block, figure: str) -> str:
@@ -124,7 +124,7 @@ def _version(run: Run) -> str:
 
 
 def _results(
-    run: Run, found: Benchmarks, machine: Mapping[str, Any], sha: str
+    run: Run, benchmarks: Benchmarks, machine: Mapping[str, Any], sha: str
 ) -> dict[str, object]:
     facts = run.environment.facts
     milliseconds = int(datetime.fromisoformat(run.header.started_at).timestamp() * 1000)
@@ -141,7 +141,7 @@ def _results(
         "env_vars": {},
         "result_columns": list(COLUMNS),
         "results": {
-            name: _row(members, _version(run), milliseconds) for name, members in found.items()
+            name: _row(members, _version(run), milliseconds) for name, members in benchmarks.items()
         },
         "durations": {},
     }

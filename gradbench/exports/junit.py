@@ -32,7 +32,7 @@ def export(runs: Sequence[Run], *, locate: Locate = nowhere) -> Exported:
             suite.set("timestamp", run.header.started_at)
         case = _case(suite, f"{outcome.cell.grad_mode} {outcome.meter}", outcome.cell.block)
         _place(case, locate(outcome.cell))
-        _told(case, outcome)
+        _add_outcome(case, outcome)
     return Exported({FILE: _text(root)})
 
 
@@ -69,7 +69,7 @@ def _place(case: ET.Element, place: SourceLocation | None) -> None:
         case.set("line", str(place.line))
 
 
-def _told(case: ET.Element, outcome: Outcome) -> None:
+def _add_outcome(case: ET.Element, outcome: Outcome) -> None:
     if isinstance(outcome, Skipped):
         kind = "error" if outcome.cause in BROKEN else "skipped"
         reason = _clean(outcome.reason)

@@ -62,8 +62,8 @@ def judged(verdicts: Verdicts) -> Iterator[str]:
     """Yield a verdict table in parts: counts, what is not the same, what is, folded, the rest."""
     rows = verdicts.rows
     count = {verdict: sum(row.verdict is verdict for row in rows) for verdict in ORDER}
-    told = ", ".join(f"{number} {verdict.value}" for verdict, number in count.items() if number)
-    yield f"## gradbench: {told or 'nothing was judged'}\n\n"
+    counts = ", ".join(f"{number} {verdict.value}" for verdict, number in count.items() if number)
+    yield f"## gradbench: {counts or 'nothing was judged'}\n\n"
     loud = [row for verdict in ORDER[:3] for row in rows if row.verdict is verdict]
     if loud:
         yield from _verdict_table(loud)
@@ -87,16 +87,16 @@ def _head(run: Run) -> Iterator[str]:
     blocks = by_block(run.header.cells)
     numbers = sum(isinstance(outcome, Measurement) for outcome in run.outcomes)
     size = f"{_many(len(run.header.cells), 'cell')} in {_many(len(blocks), 'block')}"
-    found = f"{_many(numbers, 'number')}, {_many(len(run.outcomes) - numbers, 'reason')}"
-    yield f"## Run {escaped(run.name)}\n\n{size}; {found}. {escaped(run_sentences.spent(run))}.\n\n"
+    outcomes = f"{_many(numbers, 'number')}, {_many(len(run.outcomes) - numbers, 'reason')}"
+    yield f"## Run {escaped(run.name)}\n\n{size}; {outcomes}. {escaped(run_sentences.spent(run))}.\n\n"
     facts = run.environment.facts
-    told = ", ".join(
+    listed = ", ".join(
         f"{name} {facts[name]}"
         for known in FACTS
         for name in facts
         if name == known or name.endswith(f" {known}")  # as in "cuda:1 gpu"
     )
-    yield f"{escaped(told) or 'The environment was not recorded.'}\n\n"
+    yield f"{escaped(listed) or 'The environment was not recorded.'}\n\n"
 
 
 def _many(count: int, what: str) -> str:
@@ -105,7 +105,7 @@ def _many(count: int, what: str) -> str:
 
 def _remarks(run: Run) -> Iterator[str]:
     facts = run.environment.facts
-    spoilt = [
+    interference = [
         *(f"{f.name}: {f.sentence}; {f.remedy}" for f in before_a_run(facts)),
         *(f"mixed machines: {name} is {v}" for name, v in facts.items() if _mixed(v)),
         *run_sentences.findings(run),
@@ -115,7 +115,7 @@ def _remarks(run: Run) -> Iterator[str]:
     yield from _list(
         "What could not be measured, and why", [*run_sentences.reasons(run), *_unread(run)]
     )
-    yield from _list("What may have spoilt figures", spoilt)
+    yield from _list("What may have spoilt figures", interference)
 
 
 def _mixed(fact: object) -> bool:
@@ -209,12 +209,12 @@ def _control(cell: Cell, have: Have) -> Estimate | None:
     return dataframes.ratio(candidate, reference) if isinstance(reference, Measurement) else None
 
 
-def _change(ours: Outcome | None, theirs: Outcome | None, floor: float) -> str:
-    if not (isinstance(ours, Measurement) and isinstance(theirs, Measurement)):
-        return _value(ours)
-    change = dataframes.ratio(ours, theirs)
+def _change(measured: Outcome | None, base: Outcome | None, floor: float) -> str:
+    if not (isinstance(measured, Measurement) and isinstance(base, Measurement)):
+        return _value(measured)
+    change = dataframes.ratio(measured, base)
     if change is None:
-        return _value(ours)
+        return _value(measured)
     verdict = judge(change, floor=floor)
     interval = format_units.interval(change.low, change.high)
     return f"{format_units.factor(change.point)} {interval} {verdict.value}"

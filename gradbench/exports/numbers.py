@@ -79,13 +79,13 @@ def with_number(runs: Sequence[Run], format_name: str) -> Run:
 
 def commit(run: Run, format_name: str) -> str:
     """Return the full hash of the commit that was measured; raise `StoreError` where none is."""
-    found = str(run.environment.facts.get("git_commit", "not recorded"))
-    if re.fullmatch(r"[0-9a-f]{40,64}", found) is None:
+    sha = str(run.environment.facts.get("git_commit", "not recorded"))
+    if re.fullmatch(r"[0-9a-f]{40,64}", sha) is None:
         raise StoreError(
-            f"run {run.name} has no commit ({found}), and {format_name} orders its results by "
+            f"run {run.name} has no commit ({sha}), and {format_name} orders its results by "
             "commit: measure inside a git repository"
         )
-    return found
+    return sha
 
 
 def machine_mark(run: Run) -> str:

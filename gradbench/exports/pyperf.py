@@ -63,7 +63,7 @@ def _benchmark(measurement: Measurement) -> dict[str, Any]:
 
 def _facts(run: Run) -> dict[str, Fact]:
     """Return the facts that pyperf can show: on one line, not empty, numbers or text."""
-    ours = run.environment.facts
-    said = {theirs: str(ours[name]) for theirs, name in FACTS.items() if name in ours}
-    metadata: dict[str, Fact] = {k: " ".join(v.split()) for k, v in said.items() if v.strip()}
+    facts = run.environment.facts
+    translated = {key: str(facts[name]) for key, name in FACTS.items() if name in facts}
+    metadata: dict[str, Fact] = {k: " ".join(v.split()) for k, v in translated.items() if v.strip()}
     return metadata

@@ -99,12 +99,12 @@ def _parsed(path: Path) -> ast.Module:
 
 def _marked_tests(root: Path) -> Mapping[str, SourceLocation]:
     """Return workload -> the first test marked for it; "" for one that takes any workload."""
-    found: dict[str, SourceLocation] = {}
+    locations: dict[str, SourceLocation] = {}
     for path in sorted((root / SUITES).glob("**/*.py")):
         for workload, line in _marks(_parsed(path)):
             place = SourceLocation(path.relative_to(root).as_posix(), line)
-            found.setdefault(workload, place)
-    return found
+            locations.setdefault(workload, place)
+    return locations
 
 
 def _marks(tree: ast.Module) -> Iterator[tuple[str, int]]:

@@ -90,8 +90,8 @@ class _Side:
         ]
 
     def reasons(self, cell: Cell, meter: str) -> list[Skipped]:
-        found = (reading.outcome for reading in self.readings.get((cell, meter), ()))
-        return [outcome for outcome in found if isinstance(outcome, Skipped)]
+        outcomes = (reading.outcome for reading in self.readings.get((cell, meter), ()))
+        return [outcome for outcome in outcomes if isinstance(outcome, Skipped)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,14 +122,14 @@ class _Gate:
         not_compared: list[NotCompared] = []
         keys = dict.fromkeys([*self._now.readings, *self._before.readings])
         for cell, meter in keys:
-            for found in self._figure(cell, meter):
-                match found:
+            for result in self._figure(cell, meter):
+                match result:
                     case FigureVerdict():
-                        judged.append(found)
+                        judged.append(result)
                     case _Test():
-                        tests.append(found)
+                        tests.append(result)
                     case NotCompared():
-                        not_compared.append(found)
+                        not_compared.append(result)
         judged += settle(tests, self._by)
         order = {cell: number for number, cell in enumerate(dict.fromkeys(c for c, _ in keys))}
         return GateResult(
@@ -141,41 +141,41 @@ class _Gate:
         )
 
     def _figure(self, cell: Cell, meter: str) -> Iterator[FigureVerdict | _Test | NotCompared]:
-        theirs, ours = self._before.numbers(cell, meter), self._now.numbers(cell, meter)
-        if not theirs or not ours:
+        baseline, candidate = self._before.numbers(cell, meter), self._now.numbers(cell, meter)
+        if not baseline or not candidate:
             if self._by.rule(cell, meter, rules.EXACT).judge:
-                yield self._without_numbers(cell, meter, theirs, ours)
+                yield self._without_numbers(cell, meter, baseline, candidate)
             return
-        yield from self._with_numbers(cell, meter, theirs, ours)
+        yield from self._with_numbers(cell, meter, baseline, candidate)
         if meter in CLOCKS:
             yield from self._ratio(cell, meter)
 
     def _without_numbers(
-        self, cell: Cell, meter: str, theirs: Sequence[_Number], ours: Sequence[_Number]
+        self, cell: Cell, meter: str, baseline: Sequence[_Number], candidate: Sequence[_Number]
     ) -> FigureVerdict | NotCompared:
         before, now = self._before.reasons(cell, meter), self._now.reasons(cell, meter)
-        if theirs and now and now[-1].cause in FAILURES:
-            measured = theirs[-1].measured
+        if baseline and now and now[-1].cause in FAILURES:
+            measured = baseline[-1].measured
             return _broken(measured, None, Verdict.WORSE, _words(now[-1]))
-        if ours and before and before[-1].cause in FAILURES:
+        if candidate and before and before[-1].cause in FAILURES:
             words = f"has a number now; the baseline had none: {_words(before[-1])}"
-            return _broken(None, ours[-1].measured, Verdict.BETTER, words)
-        if not theirs and not before:
+            return _broken(None, candidate[-1].measured, Verdict.BETTER, words)
+        if not baseline and not before:
             why: Why = "new"
             reason = "not in the baseline"
-        elif not ours and not now:
+        elif not candidate and not now:
             why, reason = "gone", "not in the candidate"
         else:
-            why = "not measured" if theirs else "new" if ours else "no number"
+            why = "not measured" if baseline else "new" if candidate else "no number"
             reason = _words((now or before)[-1])
         return NotCompared(cell=cell, meter=meter, why=why, reason=reason)
 
     def _with_numbers(
-        self, cell: Cell, meter: str, theirs: Sequence[_Number], ours: Sequence[_Number]
+        self, cell: Cell, meter: str, baseline: Sequence[_Number], candidate: Sequence[_Number]
     ) -> Iterator[FigureVerdict | _Test | NotCompared]:
-        newest = ours[-1].measured
+        newest = candidate[-1].measured
         kind = _kind(newest)
-        fit, why_not = self._fitting(theirs, ours[-1].run, kind, cell.device)
+        fit, why_not = self._fitting(baseline, candidate[-1].run, kind, cell.device)
         if not fit:
             yield NotCompared(cell=cell, meter=meter, why="not comparable", reason=why_not)
             return
@@ -183,14 +183,15 @@ class _Gate:
             default = rules.EXACT if newest.exact else rules.COARSE
             rule = self._by.rule(cell, meter, default)
             if rule.judge:
-                yield _counted(fit[-1], ours, rule)
+                yield _counted(fit[-1], candidate, rule)
             return
         quantiles = LATENCIES if meter == "latency" else {meter: LOW}
         for name, quantile in quantiles.items():
             rule = self._by.rule(cell, name, rules.TIMED)
             if rule.judge:
                 sides = [
-                    [_level(number.measured, quantile) for number in side] for side in (fit, ours)
+                    [_level(number.measured, quantile) for number in side]
+                    for side in (fit, candidate)
                 ]
                 yield _test(cell, name, newest.unit, *sides, rule=rule, floor=MIN_DETECTABLE_EFFECT)
 
@@ -202,19 +203,21 @@ class _Gate:
         control = cell.holds_mode and {cell.grad_mode, reference} == {"global_off", "no_grad"}
         if cell.grad_mode == reference or control or not rule.judge:
             return
-        theirs, ours = (self._paired(side, cell, meter) for side in (self._before, self._now))
-        if not theirs or not ours:
+        baseline, candidate = (
+            self._paired(side, cell, meter) for side in (self._before, self._now)
+        )
+        if not baseline or not candidate:
             return
-        latest = ours[-1][0]
-        fit = [r for r in theirs if not self._difference(r[0], latest, "ratio", cell.device)]
+        latest = candidate[-1][0]
+        fit = [r for r in baseline if not self._difference(r[0], latest, "ratio", cell.device)]
         if not fit:
-            why_not = self._difference(theirs[-1][0], latest, "ratio", cell.device)
+            why_not = self._difference(baseline[-1][0], latest, "ratio", cell.device)
             yield NotCompared(cell=cell, meter=name, why="not comparable", reason=why_not)
             return
         floor = max(
             self._floor(self._before, fit[-1][0], cell), self._floor(self._now, latest, cell)
         )
-        sides = ([ratio for _, ratio in side] for side in (fit, ours))
+        sides = ([ratio for _, ratio in side] for side in (fit, candidate))
         yield _test(cell, name, "ratio", *sides, rule=rule, floor=floor)
 
     def _paired(self, side: _Side, cell: Cell, meter: str) -> list[tuple[Run, Estimate]]:
@@ -222,18 +225,18 @@ class _Gate:
         other = replace(cell, grad_mode=self._by.reference)
         below = {id(number.run): number.measured for number in side.numbers(other, meter)}
         return [
-            (number.run, found)
+            (number.run, ratio)
             for number in side.numbers(cell, meter)
             if id(number.run) in below
-            and (found := _ratio_of(number.measured, below[id(number.run)])) is not None
+            and (ratio := _ratio_of(number.measured, below[id(number.run)])) is not None
         ]
 
     def _fitting(
-        self, theirs: Sequence[_Number], run: Run, kind: Kind, device: str
+        self, baseline: Sequence[_Number], run: Run, kind: Kind, device: str
     ) -> tuple[list[_Number], str]:
         """Return the baselines that may be compared with a run, or why the newest may not."""
-        fit = [n for n in theirs if not self._difference(n.run, run, kind, device)]
-        return fit, "" if fit else self._difference(theirs[-1].run, run, kind, device)
+        fit = [n for n in baseline if not self._difference(n.run, run, kind, device)]
+        return fit, "" if fit else self._difference(baseline[-1].run, run, kind, device)
 
     def _difference(self, before: Run, now: Run, kind: Kind, device: str) -> str:
         key = (id(before), id(now), kind, device)
@@ -295,10 +298,10 @@ def _verdict(test: _Test, *, clear: bool, chance: str) -> FigureVerdict:
     )
 
 
-def _counted(base: _Number, ours: Sequence[_Number], rule: Rule) -> FigureVerdict:
+def _counted(base: _Number, candidate: Sequence[_Number], rule: Rule) -> FigureVerdict:
     """Judge a figure that repeats: the worst of the candidate's against the baseline's."""
     sign = 1 if rule.better == "lower" else -1
-    worst = max(ours, key=lambda number: sign * number.measured.per_step()[0])
+    worst = max(candidate, key=lambda number: sign * number.measured.per_step()[0])
     before, now = base.measured.per_step()[0], worst.measured.per_step()[0]
     measured = worst.measured
     allowed = max(float(rule.tolerance_bytes), rule.tolerance * abs(before))
@@ -332,28 +335,30 @@ def _modules(before: Run, now: Run, measured: Measurement) -> str:
     """Name the modules that save other bytes than before, where both runs have broken it down."""
     if measured.meter != "saved_for_backward" and not measured.meter.startswith("peak_"):
         return ""
-    theirs, ours = (run.breakdowns.get(measured.cell) for run in (before, now))
-    if theirs is None or ours is None:
+    baseline, candidate = (run.breakdowns.get(measured.cell) for run in (before, now))
+    if baseline is None or candidate is None:
         return ""
-    least = min(theirs.modules.values()) if len(theirs.modules) >= MANY else 0
+    least = min(baseline.modules.values()) if len(baseline.modules) >= MANY else 0
     moved = {
-        module: ours.modules.get(module, 0) - theirs.modules.get(module, least)
-        for module in {**ours.modules, **theirs.modules}
-        if module in ours.modules or len(ours.modules) < MANY
+        module: candidate.modules.get(module, 0) - baseline.modules.get(module, least)
+        for module in {**candidate.modules, **baseline.modules}
+        if module in candidate.modules or len(candidate.modules) < MANY
     }
     named = sorted((m for m in moved if moved[m]), key=lambda m: -abs(moved[m]))
-    told = [f"{module} {moved[module]:+,} B" for module in named[:3]]
+    named_changes = [f"{module} {moved[module]:+,} B" for module in named[:3]]
     more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-    return f"; saved by module: {', '.join(told)}{more}" if told else ""
+    return f"; saved by module: {', '.join(named_changes)}{more}" if named_changes else ""
 
 
 def _broken(
-    theirs: Measurement | None, ours: Measurement | None, verdict: Verdict, reason: str
+    baseline: Measurement | None, candidate: Measurement | None, verdict: Verdict, reason: str
 ) -> FigureVerdict:
     """Return the verdict on a figure that one side has and the other cannot have."""
-    measured = theirs or ours
+    measured = baseline or candidate
     assert measured is not None
-    before, now = (float(np.median(side.per_step())) if side else None for side in (theirs, ours))
+    before, now = (
+        float(np.median(side.per_step())) if side else None for side in (baseline, candidate)
+    )
     return FigureVerdict(
         cell=measured.cell,
         meter=measured.meter,
@@ -370,8 +375,8 @@ def _test(
     cell: Cell,
     meter: str,
     unit: str,
-    theirs: Sequence[Estimate],
-    ours: Sequence[Estimate],
+    baseline: Sequence[Estimate],
+    candidate: Sequence[Estimate],
     *,
     rule: Rule,
     floor: float,
@@ -382,7 +387,7 @@ def _test(
     from its rounds where there is one; and of the drift between runs that neither side can see.
     Degrees of freedom as Welch (1947) has them, the drift counting as known.
     """
-    before, now = mean_log(theirs), mean_log(ours)
+    before, now = mean_log(baseline), mean_log(candidate)
     error = math.sqrt(before.variance + now.variance + rule.drift**2)
     shares = sum(
         side.variance**2 / side.freedom for side in (before, now) if math.isfinite(side.freedom)
@@ -403,7 +408,7 @@ def _test(
             low=math.exp(change - half),
             high=math.exp(change + half),
             confidence=CONFIDENCE,
-            rounds=sum(level.rounds for level in ours),
+            rounds=sum(level.rounds for level in candidate),
         ),
         p_value=min(1.0, p_value),
         rule=rule,

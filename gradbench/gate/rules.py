@@ -83,11 +83,11 @@ class Rules:
 
     def rule(self, cell: Cell, meter: str, default: Rule) -> Rule:
         """Return how the cell's figure is judged: the default, changed by whatever fits it."""
-        found = DEFAULTS.get(meter, default)
+        rule = DEFAULTS.get(meter, default)
         for override in self.overrides:
             if override.holds(cell, meter):
-                found = replace(found, **override.changes)
-        return found
+                rule = replace(rule, **override.changes)
+        return rule
 
 
 def find(start: Path) -> Path | None:
@@ -156,11 +156,11 @@ class _Reader:
         header = f"[{self._prefix}ratios]"
         rest = {key: value for key, value in table.items() if key != "reference"}
         changes = self._changes(rest, header, beside=("reference",))
-        found: dict[str, Any] = {"ratio": replace(RATIO, **changes)}
+        rules: dict[str, Any] = {"ratio": replace(RATIO, **changes)}
         if "reference" in table:
             where = self._at("reference", header)
-            found["reference"] = _one_of(where, table["reference"], GRAD_MODES)
-        return found
+            rules["reference"] = _one_of(where, table["reference"], GRAD_MODES)
+        return rules
 
     def _by_meter(self, tables: Mapping[str, Any]) -> Iterator[Override]:
         for meter, table in tables.items():
@@ -229,16 +229,16 @@ def _parse(path: Path) -> tuple[str, dict[str, Any]]:
 
 def _gate(path: Path, text: str, tree: Mapping[str, Any]) -> object:
     """Return what ``pyproject.toml`` has for the gate, or None; raise for a table misspelt."""
-    ours: object = tree.get("tool", {})
+    table: object = tree.get("tool", {})
     for name in TABLE[1:]:
-        if not isinstance(ours, dict):
+        if not isinstance(table, dict):
             return None
         if name == TABLE[-1]:
-            for key in ours.keys() - set(SIBLINGS):
+            for key in table.keys() - set(SIBLINGS):
                 where = at(path, text, ".".join((*TABLE[:-1], key)), header="")
                 raise BadConfig(where + no_key(key, SIBLINGS))
-        ours = ours.get(name)
-    return ours
+        table = table.get(name)
+    return table
 
 
 def _share(where: str, value: object) -> float:

@@ -11,14 +11,14 @@ def commit_url(remote: str) -> str:
 
     Empty for a remote that is no forge's. What stands before an ``@``, perhaps a token, is dropped.
     """
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"(?:(?:https?|ssh|git)://)?(?:[^@/]+@)?([\w.-]+)(?::\d+(?=/))?[:/]/?"
         r"([\w./~-]+?)(?:\.git)?/?",
         remote.strip(),
     )
-    if found is None or "." not in found[1] or "/" not in found[2]:
+    if match is None or "." not in match[1] or "/" not in match[2]:
         return ""
-    host, path = found.groups()
+    host, path = match.groups()
     middle = "/-/commit/" if "gitlab" in host else "/commit/"
     return f"https://{host}/{path}{middle}{{commit}}"
 

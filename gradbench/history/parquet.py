@@ -87,7 +87,7 @@ def read(source: str) -> Figures:
     pa, pq = _pyarrow()
     place = _Place(source)
     tables: list[Any] = []
-    amiss: list[str] = []
+    warnings: list[str] = []
     origins: dict[str, figures.Origin] = {}
     names = place.files()
     if not names:
@@ -98,23 +98,23 @@ def read(source: str) -> Figures:
             metadata = pq.read_schema(pa.BufferReader(content)).metadata or {}
             _check(metadata, place.say(name))
             table = pq.read_table(pa.BufferReader(content), columns=[*COLUMNS])
-            found = _origins(pq.read_table(pa.BufferReader(content), columns=[*_ORIGIN]))
+            file_origins = _origins(pq.read_table(pa.BufferReader(content), columns=[*_ORIGIN]))
         except StoreError as error:
-            amiss.append(str(error))
+            warnings.append(str(error))
             continue
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             first_line = (str(error).splitlines() or ["unreadable"])[0]
-            amiss.append(f"{place.say(name)}: {first_line}; {place.set_aside(name)}")
+            warnings.append(f"{place.say(name)}: {first_line}; {place.set_aside(name)}")
             continue
-        twice = sorted(found.keys() & origins.keys())
+        twice = sorted(file_origins.keys() & origins.keys())
         if twice:
             keep = pa.compute.invert(pa.compute.is_in(table["run"], pa.array(twice)))
             table = table.filter(keep)
         tables.append(table.filter(pa.compute.is_valid(table["value"])))
-        origins = found | origins
+        origins = file_origins | origins
     if not tables:
-        return Figures(pd.DataFrame(columns=[*COLUMNS]), {}, amiss)
-    return Figures(_joined(tables).to_pandas(), origins, amiss)
+        return Figures(pd.DataFrame(columns=[*COLUMNS]), {}, warnings)
+    return Figures(_joined(tables).to_pandas(), origins, warnings)
 
 
 def is_pack(source: str) -> bool:
@@ -149,10 +149,10 @@ class _Place:
     def files(self) -> list[str]:
         """Return the names of the dataset's files, in order."""
         try:
-            found = self._files.glob(f"{self._root}/month=*/*.parquet")
+            paths = self._files.glob(f"{self._root}/month=*/*.parquet")
         except OSError as error:
             raise StoreError(f"cannot read {self._where!r}: {error}") from error
-        return sorted("/".join(path.rsplit("/", 2)[-2:]) for path in found)
+        return sorted("/".join(path.rsplit("/", 2)[-2:]) for path in paths)
 
     def get(self, name: str) -> bytes:
         """Return a file's content."""
@@ -254,7 +254,7 @@ def _table(run: Run, *, rounds: bool) -> Any:
         for column, filled in columns.items():
             value = row[column] if column in row else getattr(figure, column)
             filled.append(_utf8(value) if isinstance(value, str) else value)
-    told = json.dumps({"schema": SCHEMA, "axes": list(AXES)}).encode()
+    metadata = json.dumps({"schema": SCHEMA, "axes": list(AXES)}).encode()
     fields = [pa.field(column, kind) for column, kind in kinds.items()]
     arrays = [
         pa.array(columns[field.name], field.type)
@@ -262,7 +262,7 @@ def _table(run: Run, *, rounds: bool) -> Any:
         else pa.array(columns[field.name], pa.string()).dictionary_encode()
         for field in fields
     ]
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata={MARK: told}))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata={MARK: metadata}))
 
 
 def _utf8(text: str) -> str:
@@ -305,12 +305,12 @@ def _check(metadata: dict[bytes, bytes], name: str) -> None:
     """Raise `StoreError` unless a file is ours and says nothing that we would misread."""
     if MARK not in metadata:
         raise StoreError(f"{name} was not written by gradbench pack: it is left out")
-    told = json.loads(metadata[MARK])
-    if told["schema"] > SCHEMA:
+    content = json.loads(metadata[MARK])
+    if content["schema"] > SCHEMA:
         raise StoreError(
-            f"{name} has schema {told['schema']}, this gradbench reads {SCHEMA}: upgrade"
+            f"{name} has schema {content['schema']}, this gradbench reads {SCHEMA}: upgrade"
         )
-    unknown = sorted(set(told["axes"]) - set(AXES))
+    unknown = sorted(set(content["axes"]) - set(AXES))
     if unknown:
         raise StoreError(
             f"{name} has axes unknown to this gradbench, {', '.join(unknown)}: upgrade"

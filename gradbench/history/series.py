@@ -104,14 +104,14 @@ def read(sources: Sequence[str | Path]) -> Figures:
 
     A run that several have counts once. Raise `StoreError` where there is no such thing.
     """
-    found = [_source(str(source)) for source in sources]
+    sources = [_source(str(source)) for source in sources]
     frames: list[pd.DataFrame] = []
     origins: dict[str, points.Origin] = {}
-    for one in found:
+    for one in sources:
         frames.append(one.frame[~one.frame["run"].isin(origins.keys())] if origins else one.frame)
         origins = one.origins | origins
     frame = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
-    return Figures(frame, origins, [words for one in found for words in one.amiss])
+    return Figures(frame, origins, [words for one in sources for words in one.amiss])
 
 
 def of(runs: Iterable[Run]) -> Figures:
@@ -141,9 +141,9 @@ def history(
     a machine.
     """
     chosen = chosen or Chosen()
-    frame, amiss = _narrowed(figures, chosen)
+    frame, warnings = _narrowed(figures, chosen)
     if frame.empty:
-        return [], amiss
+        return [], warnings
     frame = _placed(frame, figures.origins)
     series = [
         *_noisy(frame[~frame["exact"]], figures.origins, rule),
@@ -151,7 +151,7 @@ def history(
     ]
     order = {key: number for number, key in enumerate(frame["cell"].unique())}
     series.sort(key=lambda one: (order[points.key(one.cell)], one.figure, one.where))
-    return series, amiss
+    return series, warnings
 
 
 def _source(source: str) -> Figures:
@@ -166,12 +166,12 @@ def _source(source: str) -> Figures:
 def _narrowed(figures: Figures, chosen: Chosen) -> tuple[pd.DataFrame, list[str]]:
     """Return the chosen figures, their cells' keys as this gradbench writes them."""
     frame = figures.frame
-    renamed, amiss = {}, []
+    renamed, warnings = {}, []
     for key in frame["cell"].unique():
         try:
             cell = points.cell_of(key)
         except StoreError as error:
-            amiss.append(str(error))
+            warnings.append(str(error))
             continue
         model = (chosen.renamed or {}).get(cell.model, cell.model)
         if all(
@@ -190,7 +190,7 @@ def _narrowed(figures: Figures, chosen: Chosen) -> tuple[pd.DataFrame, list[str]
     frame["cell"] = frame["cell"].astype(object).map(renamed)
     frame["exact"] = frame["exact"].astype(bool)
     frame["ratio"] = frame["ratio"].astype(np.float64)  # None where there is none
-    return frame, amiss
+    return frame, warnings
 
 
 def _placed(frame: pd.DataFrame, origins: Mapping[str, points.Origin]) -> pd.DataFrame:
@@ -255,7 +255,7 @@ def _noisy(
                 exact=False,
                 values=figures,
                 runs=[names[place] for place in group["place"]],
-                found=[(shift, shift.index - 1) for shift in shifts(figures, rule=rule)],
+                located_shifts=[(shift, shift.index - 1) for shift in shifts(figures, rule=rule)],
                 origins=origins,
             )
 
@@ -272,7 +272,7 @@ def _exact(frame: pd.DataFrame, origins: Mapping[str, points.Origin]) -> Iterato
             exact=True,
             values=figures,
             runs=list(group["run"]),
-            found=_by_build(figures, list(group["build"])),
+            located_shifts=_by_build(figures, list(group["build"])),
             origins=origins,
         )
 
@@ -312,7 +312,7 @@ def _series(
     exact: bool,
     values: Floats,
     runs: Sequence[str],
-    found: Sequence[tuple[Shift, int]],  # and the point that each is held against
+    located_shifts: Sequence[tuple[Shift, int]],  # and the point that each is held against
     origins: Mapping[str, points.Origin],
 ) -> Series:
     labels = tuple(_label(origins[run]).partition(" ")[0] for run in runs)
@@ -345,7 +345,7 @@ def _series(
                     origins[runs[against]].facts, origins[runs[shift.index]].facts, cell.device
                 ),
             )
-            for shift, against in found
+            for shift, against in located_shifts
         ),
     )
 

@@ -40,11 +40,11 @@ COLUMNS: Final = ("run", "cell", "meter", "unit", "exact", "value", "ratio", "re
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Figures of many runs: a frame of `COLUMNS`, where they come from, and what was amiss."""
+    """Figures of many runs: a frame of `COLUMNS`, their origins, and what was left out and why."""
 
     frame: pd.DataFrame
     origins: dict[str, figures.Origin]
-    amiss: list[str]
+    warnings: list[str]
 
 
 class Index:
@@ -85,18 +85,18 @@ class Index:
             connection.execute("PRAGMA synchronous = OFF")  # a cache need not outlive a power cut
             connection.execute("BEGIN IMMEDIATE")
             _prepare(connection)
-            amiss = self._refresh(connection)
+            warnings = self._refresh(connection)
             connection.execute("COMMIT")
-            return Figures(_frame(connection), _origins(connection), amiss)
+            return Figures(_frame(connection), _origins(connection), warnings)
 
     def _refresh(self, connection: sqlite3.Connection) -> list[str]:
         rows = connection.execute("SELECT path, size, mtime_ns, read_ns, sha256 FROM runs")
         known = {row[0]: row[1:] for row in rows}
-        amiss: list[str] = []
+        warnings: list[str] = []
         for path in run_files(self.folder):
             name = str(path.relative_to(self.folder))
             if path.name.endswith(PART):
-                amiss.append(f"{name} is not complete: it is left out until it is")
+                warnings.append(f"{name} is not complete: it is left out until it is")
                 continue
             try:
                 stat = path.stat()
@@ -112,18 +112,20 @@ class Index:
                     )
                 known.pop(name, None)
             except BrokenSeal as error:
-                amiss.append(f"{error}; {set_aside(path)}")
+                warnings.append(f"{error}; {set_aside(path)}")
             except UnicodeEncodeError:
-                amiss.append(f"{name!a} is no name in UTF-8: rename it")
+                warnings.append(f"{name!a} is no name in UTF-8: rename it")
             except (StoreError, OSError) as error:
-                amiss.append(str(error))
+                warnings.append(str(error))
         for gone in known:
             _forget(connection, gone)
         twice = connection.execute(
             "SELECT run, COUNT(*) FROM runs GROUP BY run HAVING COUNT(DISTINCT sha256) > 1"
         )
-        amiss += [f"{count} files differ and are all run {run}: one counts" for run, count in twice]
-        return amiss
+        warnings += [
+            f"{count} files differ and are all run {run}: one counts" for run, count in twice
+        ]
+        return warnings
 
 
 class _Outdated(Exception):
@@ -145,8 +147,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 def run_files(folder: Path) -> Iterator[Path]:
     """Yield the files of runs in a folder and below it, as artifacts are unpacked, by name."""
-    found = (path for path in folder.rglob("*.jsonl*") if path.name.endswith((SEALED, PART)))
-    inside = (path for path in found if QUARANTINE not in path.relative_to(folder).parts[:-1])
+    paths = (path for path in folder.rglob("*.jsonl*") if path.name.endswith((SEALED, PART)))
+    inside = (path for path in paths if QUARANTINE not in path.relative_to(folder).parts[:-1])
     return iter(sorted(path for path in inside if path.is_file()))
 
 
@@ -173,8 +175,8 @@ def _add(connection: sqlite3.Connection, run: Run, path: str, digest: str) -> No
         name = figures.key(figure.cell)
         if name not in cells:
             connection.execute("INSERT OR IGNORE INTO cells (key) VALUES (?)", [name])
-            found = connection.execute("SELECT id FROM cells WHERE key = ?", [name])
-            (cells[name],) = found.fetchone()
+            row_id = connection.execute("SELECT id FROM cells WHERE key = ?", [name])
+            (cells[name],) = row_id.fetchone()
         connection.execute(
             "INSERT INTO figures VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (

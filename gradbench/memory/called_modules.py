@@ -15,18 +15,18 @@ def called_modules(
     Those that the callable is, is a method of, is a partial of or wraps; that it closes over or
     names; that it has as an attribute, or its owner has; and those among its arguments.
     """
-    found: list[nn.Module] = []
-    seen: set[int] = set()
+    modules: list[nn.Module] = []
+    visited: set[int] = set()
     todo: list[object] = [function, *arguments, *(options or {}).values()]
     while todo:
         one = todo.pop(0)
-        if id(one) in seen:  # a function may wrap itself
+        if id(one) in visited:  # a function may wrap itself
             continue
-        seen.add(id(one))
+        visited.add(id(one))
         if isinstance(one, nn.Module):
-            found.append(one)
+            modules.append(one)
         todo = [*_behind(one), *todo]
-    return found
+    return modules
 
 
 def _behind(one: object) -> list[object]:

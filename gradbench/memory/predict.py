@@ -106,8 +106,8 @@ class Predictor:
         def peak(batch: int) -> int:
             if batch not in peaks:
                 sized = replace(cell, batch_size=batch)
-                found = self.predict(sized, model, seed=seed, probing=False)
-                peaks[batch] = found.peak_bytes
+                prediction = self.predict(sized, model, seed=seed, probing=False)
+                peaks[batch] = prediction.peak_bytes
             return peaks[batch]
 
         fits, over = 0, 1

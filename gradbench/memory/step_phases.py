@@ -67,7 +67,7 @@ class Marks:
     def resident(self, subject: Subject) -> dict[int, Resident]:
         """Return the blocks that are there between steps, by address."""
         parts = subject.parts()
-        found: dict[int, Resident] = {}
+        residents: dict[int, Resident] = {}
         owned: list[tuple[str, Iterable[Tensor]]] = [
             ("parameters", (p for part in parts for p in part.parameters())),
             ("buffers", (b for part in parts for b in part.buffers())),
@@ -82,8 +82,8 @@ class Marks:
             for tensor in tensors:
                 nbytes = tensor.untyped_storage().nbytes()
                 if nbytes:
-                    found.setdefault(self.address(tensor), Resident(nbytes, name))
-        return found
+                    residents.setdefault(self.address(tensor), Resident(nbytes, name))
+        return residents
 
     def _say(self, mark: Mark) -> None:
         if self._tell is not None:

@@ -68,9 +68,9 @@ def memory_usage(
     Raise `DeviceUnavailable` without that device, `Unreadable` where this torch's allocator cannot
     be read, and whatever the function raises.
     """
-    found = devices.find(device)
-    found.check()
-    ledger = found.ledger()
+    torch_device = devices.find(device)
+    torch_device.check()
+    ledger = torch_device.ledger()
     known = dict(modules) if modules is not None else paths(*called_modules(function, args))
 
     def call() -> None:

@@ -161,27 +161,27 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     cells = [cell for cell in map(_cell_of, session.items) if cell is not None]
     if not cells:
         return
-    ours = _session(session.config)
-    ours.selected = by_block(cells)
-    ours.places = _places(session.items)
+    cell_session = _session(session.config)
+    cell_session.selected = by_block(cells)
+    cell_session.places = _places(session.items)
     option = session.config.getoption
     if not (option("collectonly") or option("benchmark_skip") or option("benchmark_disable")):
         try:
-            check_writable(ours.results, "--gradbench-results")
-            check_writable(ours.reports, "--gradbench-reports")
+            check_writable(cell_session.results, "--gradbench-results")
+            check_writable(cell_session.reports, "--gradbench-reports")
         except GradbenchError as error:
             raise pytest.UsageError(f"gradbench: {error}") from None
 
 
 def _places(items: list[pytest.Item]) -> dict[str, str]:
     """Return cell -> ``file:line`` of the first test that has it, for what points at tests."""
-    found: dict[str, str] = {}
+    places: dict[str, str] = {}
     for item in items:
         cell = _cell_of(item)
         file, line, _ = item.location  # counted from 0; None where pytest cannot tell
         if cell is not None and line is not None:
-            found.setdefault(str(cell), f"{Path(file).as_posix()}:{line + 1}")
-    return found
+            places.setdefault(str(cell), f"{Path(file).as_posix()}:{line + 1}")
+    return places
 
 
 @pytest.fixture
@@ -291,17 +291,17 @@ class Session:
     _bench: "Bench | None" = None
     _trials: "Bench | None" = None
     _writer: "Writer | None" = None
-    _found: dict[Cell, dict[str, Reading]] = field(default_factory=dict)
+    _readings: dict[Cell, dict[str, Reading]] = field(default_factory=dict)
 
     def outcomes(self, cell: Cell) -> Mapping[str, Reading]:
         """Return the cell's outcomes; measure its whole block on first need."""
-        if cell not in self._found:
+        if cell not in self._readings:
             bench, writer = self._open()
             for outcomes in bench.measure(self.selected[cell.block]):
                 for outcome in outcomes:
                     writer.write(outcome)
-                    self._found.setdefault(outcome.cell, {})[outcome.meter] = outcome
-        return self._found[cell]
+                    self._readings.setdefault(outcome.cell, {})[outcome.meter] = outcome
+        return self._readings[cell]
 
     def try_once(self, cell: Cell) -> Skipped | None:
         """Run a cell's step in its own process and return why that is impossible, if it is."""
@@ -327,14 +327,14 @@ class Session:
         ended = self._bench.ended()
         self._bench.__exit__(None, None, None)
         with self._writer:
-            if all(cell in self._found for cells in self.selected.values() for cell in cells):
+            if all(cell in self._readings for cells in self.selected.values() for cell in cells):
                 self._writer.write(ended)
                 self.path = self._writer.seal()
             else:  # stopped on the way: a part file can be resumed
                 self.path = self._writer.path
         run = load(self.path)
-        seen = semantics.load(self.results / semantics.FILE)
-        self.page = write([run], self.reports / f"{run.name}.html", semantics=seen)
+        behaviour = semantics.load(self.results / semantics.FILE)
+        self.page = write([run], self.reports / f"{run.name}.html", semantics=behaviour)
         return run
 
     def _open(self) -> "tuple[Bench, Writer]":

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MARKER: Final = "memory_budget"
 LIMITS: Final = ("peak", "saved", "leaked")
-TOLD: Final = 3
+MAX_NAMED: Final = 3
 """Places that a failure names."""
 
 
@@ -132,13 +132,13 @@ def _limits(args: tuple[object, ...], given: Mapping[str, Any], where: str) -> d
 
 def _hold(usage: "Usage", limits: dict[str, int]) -> None:
     """Raise `OverBudget` with every limit that was passed."""
-    told = [
+    failures = [
         complaint
         for name, describe in (("peak", _peak), ("saved", _saved), ("leaked", _leaked))
         if name in limits and (complaint := describe(usage, limits[name]))
     ]
-    if told:
-        raise OverBudget("\n".join(told))
+    if failures:
+        raise OverBudget("\n".join(failures))
 
 
 def _peak(usage: "Usage", limit: int) -> str:
@@ -146,7 +146,9 @@ def _peak(usage: "Usage", limit: int) -> str:
         return ""
     breakdown = usage.breakdown
     parts = [f"{_size(breakdown.parts['saved'])} saved for backward"] if usage.saved else []
-    parts += [f"{_size(nbytes)} by {op}" for op, nbytes in list(breakdown.ops.items())[:TOLD] if op]
+    parts += [
+        f"{_size(nbytes)} by {op}" for op, nbytes in list(breakdown.ops.items())[:MAX_NAMED] if op
+    ]
     return (
         f"memory peak of {_size(usage.peak_bytes)} exceeds the limit of {_size(limit)}; "
         f"at the peak: {', '.join(parts)}"
@@ -165,8 +167,8 @@ def _saved(usage: "Usage", limit: int) -> str:
     graph = "a graph is built here: " if limit == 0 else ""
     return (
         f"{_size(usage.saved_bytes)} saved for backward exceed the limit of {_size(limit)}; {graph}"
-        + "; ".join(f"{_size(nbytes)} {place}" for place, nbytes in ranked[:TOLD])
-        + (f"; and {len(ranked) - TOLD} more places" if len(ranked) > TOLD else "")
+        + "; ".join(f"{_size(nbytes)} {place}" for place, nbytes in ranked[:MAX_NAMED])
+        + (f"; and {len(ranked) - MAX_NAMED} more places" if len(ranked) > MAX_NAMED else "")
     )
 
 

@@ -146,20 +146,20 @@ def attribute_peak(
 
 def _purposes(entries: Sequence[Entry]) -> dict[int, str]:
     """Return what each allocation, by its place in the entries, turns out to be for."""
-    found: dict[int, str] = {}
+    purposes: dict[int, str] = {}
     live: dict[int, int] = {}
     for index, entry in enumerate(entries):
         match entry:
             case Change(address, nbytes, _) if nbytes > 0:
                 live[address] = index
-                found[index] = "other"
+                purposes[index] = "other"
             case Change(address, _, _):
                 live.pop(address, None)
             case Tag(address, part) if address in live:
                 owner = live[address]
-                if _RANK[part] > _RANK[found[owner]]:
-                    found[owner] = part
-    return found
+                if _RANK[part] > _RANK[purposes[owner]]:
+                    purposes[owner] = part
+    return purposes
 
 
 def _thinned(

@@ -34,8 +34,8 @@ class Run:
     @cached_property
     def environment(self) -> Environment:
         """Where it was measured; no facts if the run ended before they were captured."""
-        found = (record for record in self.records if isinstance(record, Environment))
-        return next(found, Environment(facts={}))
+        environments = (record for record in self.records if isinstance(record, Environment))
+        return next(environments, Environment(facts={}))
 
     @cached_property
     def outcomes(self) -> tuple[Outcome, ...]:

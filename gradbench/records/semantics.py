@@ -70,7 +70,7 @@ class Transition:
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimSeen:
+class ClaimResult:
     """A claim of the article and what its proof came to."""
 
     id: str
@@ -83,7 +83,7 @@ class ClaimSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class PitfallSeen:
+class PitfallResult:
     """A pitfall, whether it is one here, and whether its cure cures."""
 
     id: str
@@ -101,7 +101,7 @@ class PitfallSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class ListingSeen:
+class ListingResult:
     """A listing that was run, and how far it came."""
 
     id: str
@@ -125,16 +125,16 @@ class Behaviour:
     differences: tuple[str, ...]  # from that record
     transitions: tuple[Transition, ...]
     table: tuple[Row, ...]
-    claims: tuple[ClaimSeen, ...]
-    pitfalls: tuple[PitfallSeen, ...]
-    listings: tuple[ListingSeen, ...]
+    claims: tuple[ClaimResult, ...]
+    pitfalls: tuple[PitfallResult, ...]
+    listings: tuple[ListingResult, ...]
 
 
-def save(seen: Behaviour, path: Path) -> None:
+def save(behaviour: Behaviour, path: Path) -> None:
     """Write as JSON; raise `StoreError` where that cannot be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(to_json(seen), "utf-8")
+        path.write_text(to_json(behaviour), "utf-8")
     except OSError as error:
         raise StoreError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
@@ -147,20 +147,20 @@ def load(path: Path) -> Behaviour | None:
         return None
 
 
-def to_json(seen: Behaviour) -> str:
+def to_json(behaviour: Behaviour) -> str:
     """Return one JSON object; rows of the table name their outcomes by number, each written once.
 
     The last element of a row has a number for each of ``operations``.
     """
-    content = {field.name: getattr(seen, field.name) for field in fields(seen)}
+    content = {field.name: getattr(behaviour, field.name) for field in fields(behaviour)}
     for name in ("claims", "pitfalls", "listings", "transitions"):
         content[name] = [asdict(one) for one in content[name]]
     numbers: dict[Outcome, int] = {}
     rows = [
         [*astuple(row)[:-1], [numbers.setdefault(o, len(numbers)) for o in row.outcomes.values()]]
-        for row in seen.table
+        for row in behaviour.table
     ]
-    content["operations"] = list(seen.table[0].outcomes) if seen.table else []
+    content["operations"] = list(behaviour.table[0].outcomes) if behaviour.table else []
     content["outcomes"] = [asdict(outcome) for outcome in numbers]
     content["table"] = []
     table = ",\n  ".join(json.dumps(row) for row in rows)  # a line each
@@ -180,19 +180,19 @@ def from_json(text: str) -> Behaviour:
         Transition(tuple(one["before"]), one["construct"], tuple(one["after"]))
         for one in content["transitions"]
     )
-    content["claims"] = tuple(ClaimSeen(**one) for one in content["claims"])
+    content["claims"] = tuple(ClaimResult(**one) for one in content["claims"])
     content["pitfalls"] = tuple(
-        PitfallSeen(**one | {"versions": tuple(one["versions"])}) for one in content["pitfalls"]
+        PitfallResult(**one | {"versions": tuple(one["versions"])}) for one in content["pitfalls"]
     )
-    content["listings"] = tuple(ListingSeen(**one) for one in content["listings"])
+    content["listings"] = tuple(ListingResult(**one) for one in content["listings"])
     content["differences"] = tuple(content["differences"])
     return Behaviour(**content)
 
 
-def counted(seen: Behaviour) -> dict[str, int]:
+def counted(behaviour: Behaviour) -> dict[str, int]:
     """Return how many claims came to each verdict, not run and raised included."""
     counts = dict.fromkeys((*VERDICTS, NOT_RUN, RAISED), 0)
-    for claim in seen.claims:
+    for claim in behaviour.claims:
         counts[claim.verdict] += 1
     return counts
 
@@ -210,16 +210,16 @@ class Sight:
 
 def sights(rows: Sequence[Row]) -> list[Sight]:
     """Return what differs among the rows, each once, by state and input."""
-    found: dict[tuple[bool, bool, str, tuple[tuple[str, Outcome], ...]], int] = {}
+    contexts: dict[tuple[bool, bool, str, tuple[tuple[str, Outcome], ...]], int] = {}
     for row in rows:
         key = (row.grad, row.inference, row.input, tuple(row.outcomes.items()))
-        found[key] = found.get(key, 0) + 1
+        contexts[key] = contexts.get(key, 0) + 1
     inputs = list(dict.fromkeys(row.input for row in rows))
 
     def order(sight: Sight) -> tuple[bool, bool, int]:
         return sight.inference, not sight.grad, inputs.index(sight.input)
 
-    return sorted((Sight(*key, contexts) for key, contexts in found.items()), key=order)
+    return sorted((Sight(*key, contexts) for key, contexts in contexts.items()), key=order)
 
 
 def state_words(state: tuple[bool, bool]) -> str:

@@ -195,6 +195,6 @@ def _facts(measured: Measurement, values: Floats) -> dict[str, str]:
 
 def _modules(view: View, cells: Sequence[Cell]) -> dict[str, str]:
     """Return the bytes that modules of a block saved for backward, in the mode that saved most."""
-    found = [view.run.breakdowns[c].modules for c in cells if c in view.run.breakdowns]
-    most = max(found, key=lambda saved: sum(saved.values()), default={})
+    modules = [view.run.breakdowns[c].modules for c in cells if c in view.run.breakdowns]
+    most = max(modules, key=lambda saved: sum(saved.values()), default={})
     return {name: format_units.size(size) for name, size in most.items() if size}

@@ -69,8 +69,8 @@ def _figures(view: View) -> list[list[object]]:
             elif meter == "latency":
                 for name, figure in dataframes.figures(outcome).items():
                     rows.append([number, name, outcome.unit, *_numbers(figure), "", ""])
-            elif (found := view.estimate(cell, meter)) is not None:
-                rows.append([number, meter, outcome.unit, *_numbers(found), "", ""])
+            elif (estimate := view.estimate(cell, meter)) is not None:
+                rows.append([number, meter, outcome.unit, *_numbers(estimate), "", ""])
     return rows
 
 

@@ -51,8 +51,8 @@ def answer(run: Run | View) -> list[str]:
     """Return in a sentence or two per device what the modes cost, names in backticks."""
     view = View.of(run)
     devices = dict.fromkeys(cell.device for cell in view.cells)
-    said = [sentence for device in devices for sentence in _about(view, device)]
-    return said or ["No block of this run has two measured modes to compare."]
+    sentences = [sentence for device in devices for sentence in _about(view, device)]
+    return sentences or ["No block of this run has two measured modes to compare."]
 
 
 def _about(view: View, device: str) -> Iterator[str]:
@@ -90,57 +90,57 @@ def _memory(view: View, cells: Sequence[Cell]) -> str:
 
 
 def _time(view: View, cells: Sequence[Cell]) -> str:
-    found = [
+    changes = [
         (change.point, verdict)
         for c in cells
         if (change := view.change(c, TIME, REFERENCE))
         and (verdict := view.verdict(c, TIME, REFERENCE))
     ]
-    if not found:
+    if not changes:
         return ""
-    least, most = min(point for point, _ in found), max(point for point, _ in found)
-    counts = Counter(verdict for _, verdict in found)
-    told = f"({tally(counts)} of {len(found)} comparisons)"
+    least, most = min(point for point, _ in changes), max(point for point, _ in changes)
+    counts = Counter(verdict for _, verdict in changes)
+    share = f"({tally(counts)} of {len(changes)} comparisons)"
     if most < 1 and counts[Verdict.BETTER]:
-        return f"take {_to(_percent(1 - most), _percent(1 - least))} less time {told}"
+        return f"take {_to(_percent(1 - most), _percent(1 - least))} less time {share}"
     if not counts[Verdict.BETTER] and not counts[Verdict.WORSE]:
-        return f"show no difference in its time beyond the noise floor {told}"
-    return f"change its time by {_signed(least - 1)} to {_signed(most - 1)} {told}"
+        return f"show no difference in its time beyond the noise floor {share}"
+    return f"change its time by {_signed(least - 1)} to {_signed(most - 1)} {share}"
 
 
 def _between(view: View, cells: Sequence[Cell]) -> str:
-    found = [
+    changes = [
         (change.point, view.verdict(c, TIME, OFF[0]), view.floor(c))
         for c in cells
         if (change := view.change(c, TIME, OFF[0]))
     ]
-    if not found:
+    if not changes:
         return ""
-    floor = _percent(max(floor for _, _, floor in found))
-    counts = Counter(verdict for _, verdict, _ in found)
-    blocks = f"{len(found)} block{'s' * (len(found) != 1)}"
-    told = []
+    floor = _percent(max(floor for _, _, floor in changes))
+    counts = Counter(verdict for _, verdict, _ in changes)
+    blocks = f"{len(changes)} block{'s' * (len(changes) != 1)}"
+    phrases = []
     for verdict, word in ((Verdict.BETTER, "faster"), (Verdict.WORSE, "slower")):
-        sizes = [abs(point - 1) for point, given, _ in found if given == verdict]
+        sizes = [abs(point - 1) for point, given, _ in changes if given == verdict]
         if sizes:
             by = _to(_percent(min(sizes)), _percent(max(sizes)))
-            told.append(f"{word} in {len(sizes)} of {blocks}, by {by}")
-    if not told:
+            phrases.append(f"{word} in {len(sizes)} of {blocks}, by {by}")
+    if not phrases:
         nothing = "Between the two no difference in time shows beyond the noise floor"
         return f"{nothing}, ±{floor} at most."
     rest = counts[Verdict.SAME] + counts[Verdict.INCONCLUSIVE]
     end = f"; in the other {rest} no difference shows beyond the noise floor" if rest else ""
-    return f"Between the two, `{OFF[1]}` is {' and '.join(told)}{end}."
+    return f"Between the two, `{OFF[1]}` is {' and '.join(phrases)}{end}."
 
 
 def asides(run: Run | View) -> list[str]:
     """Return what the other workloads say, a sentence each."""
-    view, said = View.of(run), []
+    view, sentences = View.of(run), []
     refused = [c for c in view.cells if (why := view.stopped(c)) and why.cause == "cannot_train"]
     if refused:
         modes = ", ".join(f"`{m}`" for m in dict.fromkeys(c.grad_mode for c in refused))
         tried = f"Training inside {modes} was tried in {len(refused)} cells"
-        said.append(f"{tried} and cannot work: torch records no graph there.")
+        sentences.append(f"{tried} and cannot work: torch records no graph there.")
     for workload, what in (
         ("training_reenabled", "Training with grad re-enabled inside a mode"),
         (
@@ -153,9 +153,9 @@ def asides(run: Run | View) -> list[str]:
         if verdicts:
             points = [r.point for c in cells if (r := view.change(c, TIME, REFERENCE))]
             span = _to(format_units.factor(min(points)), format_units.factor(max(points)))
-            told = f"{tally(verdicts)} of {verdicts.total()} comparisons"
-            said.append(f"{what} takes {span} times as long as under `{REFERENCE}`: {told}.")
-    return said
+            counts = f"{tally(verdicts)} of {verdicts.total()} comparisons"
+            sentences.append(f"{what} takes {span} times as long as under `{REFERENCE}`: {counts}.")
+    return sentences
 
 
 def tally(counts: Mapping[Verdict, int]) -> str:
@@ -190,15 +190,17 @@ def noise(view: View) -> Noise | None:
 def warnings(run: Run) -> list[str]:
     """Return what about the environment, before and during the run, may have spoilt figures."""
     facts = run.environment.facts
-    said = [f"{found.name}: {found.sentence}; {found.remedy}" for found in before_a_run(facts)]
+    lines = [
+        f"{warning.name}: {warning.sentence}; {warning.remedy}" for warning in before_a_run(facts)
+    ]
     load, cores = facts.get("load_before"), facts.get("cores")
     if isinstance(load, int | float) and isinstance(cores, int) and load > BUSY * cores:
-        said.append(
+        lines.append(
             f"load: it was {load:.2f} on {cores} cores before the run; stop other work first"
         )
     if facts.get("git_dirty") is True:
-        said.append("dirty tree: the working directory held changes that no commit names")
-    return said + run_sentences.findings(run)
+        lines.append("dirty tree: the working directory held changes that no commit names")
+    return lines + run_sentences.findings(run)
 
 
 def missing(run: Run | View) -> Mapping[str, int]:
@@ -209,12 +211,12 @@ def missing(run: Run | View) -> Mapping[str, int]:
 
 def unreadable(run: Run) -> list[str]:
     """Return what meters could not read, a line a meter and device."""
-    said = {
+    lines = {
         f"{outcome.meter} on {outcome.cell.device}: {outcome.reason}"
         for outcome in run.outcomes
         if isinstance(outcome, Skipped) and outcome.cause == "unreadable"
     }
-    return sorted(said)
+    return sorted(lines)
 
 
 def _percent(share: float) -> str:

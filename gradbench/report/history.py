@@ -19,7 +19,7 @@ EDGE: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class ChangeText:
     """A change as the page tells it; ``url`` is empty where no commit's page is known."""
 
     verdict: str
@@ -39,7 +39,7 @@ class Line:
     first: str
     last: str
     drawing: Markup
-    changes: tuple[Told, ...]
+    changes: tuple[ChangeText, ...]
 
 
 def of_runs(runs: Sequence[Run], *, commit_url: str = "") -> dict[str, Any] | None:
@@ -63,9 +63,11 @@ def context(series: Sequence[Series], *, link: Link) -> dict[str, Any] | None:
     }
 
 
-def render(series: Sequence[Series], *, link: Link, amiss: Sequence[str] = ()) -> str:
+def render(series: Sequence[Series], *, link: Link, warnings: Sequence[str] = ()) -> str:
     """Return one self-contained HTML page with nothing but the history."""
-    return template.render("history_page.html.j2", history=context(series, link=link), amiss=amiss)
+    return template.render(
+        "history_page.html.j2", history=context(series, link=link), warnings=warnings
+    )
 
 
 def drawing(series: Series) -> Markup:
@@ -95,9 +97,9 @@ def drawing(series: Series) -> Markup:
             f'<circle cx="{at:.1f}" cy="{y(change.after):.1f}" r="3"/></g>'
         )
     many = len(series.changes)
-    told = f"{len(series.values)} points, {many} change{'s' * (many != 1)}"
+    label = f"{len(series.values)} points, {many} change{'s' * (many != 1)}"
     return Markup(  # noqa: S704 # numbers and words of our own
-        f'<svg class="spark" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{told}">'
+        f'<svg class="spark" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
         f"{''.join(parts)}</svg>"
     )
 
@@ -112,7 +114,7 @@ def _line(series: Series, link: Link) -> Line:
         last=amount(series, float(series.values[-1])),
         drawing=drawing(series),
         changes=tuple(
-            Told(
+            ChangeText(
                 verdict=str(change.verdict),
                 text=sentence(series, change),
                 commit=short(change.commit),

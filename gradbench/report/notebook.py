@@ -42,7 +42,9 @@ class Report:
 
     def _shown(self, run: Run) -> Markup:
         view = View(run)
-        said = Markup("").join(Markup("<p>{}</p>").format(prose(s)) for s in headline.answer(view))
+        answer = Markup("").join(
+            Markup("<p>{}</p>").format(prose(s)) for s in headline.answer(view)
+        )
         lines = Markup("").join(
             Markup("<tr><td>{}</td><td>{}</td>{}</tr>").format(
                 str(cell.block),
@@ -67,4 +69,4 @@ class Report:
         return Markup(
             "<div><p><b>run {}</b>; × is the ratio to {}</p>{}"
             "<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table><p>{}</p></div>"
-        ).format(run.name, self.reference, said, head, lines, more)
+        ).format(run.name, self.reference, answer, head, lines, more)

@@ -58,7 +58,7 @@ def render(
     ]
     return template.render(
         "page.html.j2",
-        script=template.Script.ours("page.js"),
+        script=template.Script.packaged("page.js"),
         references=references,
         facets=_facets(views),
         semantics=semantics and semantics_section(semantics, runs, figures=_links(sections[0])),

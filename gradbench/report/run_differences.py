@@ -60,7 +60,7 @@ def compare(baseline: Run, candidate: Run, *, by: Rules | None = None) -> Compar
     return Comparison(
         baseline=baseline.name,
         candidate=candidate.name,
-        differences=[_difference(found) for found in changed[:MANY]],
+        differences=[_difference(figure_verdict) for figure_verdict in changed[:MANY]],
         counts=_counts(result),
         left_out=max(0, len(changed) - MANY),
         lost=sorted(before - after),
@@ -71,33 +71,33 @@ def compare(baseline: Run, candidate: Run, *, by: Rules | None = None) -> Compar
     )
 
 
-def _rank(found: FigureVerdict) -> tuple[bool, float]:
+def _rank(figure_verdict: FigureVerdict) -> tuple[bool, float]:
     """Worse comes before better, what one side cannot measure first, then the largest change."""
-    size = abs(found.change.point - 1) if found.change is not None else float("inf")
-    return found.verdict is not Verdict.WORSE, -size
+    size = abs(figure_verdict.change.point - 1) if figure_verdict.change is not None else float("inf")
+    return figure_verdict.verdict is not Verdict.WORSE, -size
 
 
-def _difference(found: FigureVerdict) -> Difference:
+def _difference(figure_verdict: FigureVerdict) -> Difference:
     ratio = ""
-    if found.change is not None:
-        ratio = format_units.factor(found.change.point)
-        if not found.change.exact:
-            ratio += f" {format_units.interval(found.change.low, found.change.high)}"
+    if figure_verdict.change is not None:
+        ratio = format_units.factor(figure_verdict.change.point)
+        if not figure_verdict.change.exact:
+            ratio += f" {format_units.interval(figure_verdict.change.low, figure_verdict.change.high)}"
     return Difference(
-        cell=found.cell,
-        figure=found.meter,
-        before=quantity(found.baseline, found.unit),
-        after=quantity(found.candidate, found.unit),
+        cell=figure_verdict.cell,
+        figure=figure_verdict.meter,
+        before=quantity(figure_verdict.baseline, figure_verdict.unit),
+        after=quantity(figure_verdict.candidate, figure_verdict.unit),
         ratio=ratio,
-        verdict=found.verdict,
-        reason=found.reason,
+        verdict=figure_verdict.verdict,
+        reason=figure_verdict.reason,
     )
 
 
 def _counts(result: GateResult) -> dict[str, Counter[Verdict]]:
     counts: dict[str, Counter[Verdict]] = {}
-    for found in result.figure_verdicts:
-        counts.setdefault(found.meter, Counter())[found.verdict] += 1
+    for figure_verdict in result.figure_verdicts:
+        counts.setdefault(figure_verdict.meter, Counter())[figure_verdict.verdict] += 1
     return counts
 
 

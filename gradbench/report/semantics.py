@@ -10,7 +10,7 @@ from ..experiment.matrix import by_block
 from ..records import semantics
 from ..records.measurements import Measurement
 from ..records.run import Run
-from ..records.semantics import Behaviour, ClaimSeen, Outcome, Row
+from ..records.semantics import Behaviour, ClaimResult, Outcome, Row
 
 METERS: Final[Mapping[str, str]] = {"memory": "peak_transient", "speed": "step_time"}
 """What bears on a claim about memory or speed."""
@@ -32,7 +32,7 @@ class Bearing:
 class ClaimRow:
     """A claim as the section shows it."""
 
-    claim: ClaimSeen
+    claim: ClaimResult
     kind: str  # a class of the style sheet
     bearings: tuple[Bearing, ...]
 
@@ -60,7 +60,7 @@ class Combination:
 
 
 def section(
-    seen: Behaviour, runs: Sequence[Run], *, figures: Mapping[str, str] | None = None
+    behaviour: Behaviour, runs: Sequence[Run], *, figures: Mapping[str, str] | None = None
 ) -> dict[str, object]:
     """Return the context of ``semantics.html.j2``.
 
@@ -68,7 +68,7 @@ def section(
     nothing bears on the claims about memory and speed.
     """
     errors: dict[str, int] = {}
-    combinations = _combinations(seen.table, errors)
+    combinations = _combinations(behaviour.table, errors)
     sights = [
         {
             "state": semantics.state_words((sight.grad, sight.inference)),
@@ -76,34 +76,34 @@ def section(
             "words": [_short(outcome, errors) for _, outcome in sight.outcomes],
             "contexts": sight.contexts,
         }
-        for sight in semantics.sights(seen.table)
+        for sight in semantics.sights(behaviour.table)
     ]
     bearings = {about: _bearings(runs, meter, figures or {}) for about, meter in METERS.items()}
     claims = [
         ClaimRow(claim, _kind(claim.verdict), tuple(bearings.get(claim.about, ())))
-        for claim in seen.claims
+        for claim in behaviour.claims
     ]
-    operations = [operation.replace("_", " ") for operation in seen.table[0].outcomes]
+    operations = [operation.replace("_", " ") for operation in behaviour.table[0].outcomes]
     return {
-        "torch": seen.torch,
-        "when": seen.when,
-        "recorded": seen.recorded,
-        "differences": seen.differences,
-        "counts": {word: n for word, n in semantics.counted(seen).items() if n},
-        "constructs": list(dict.fromkeys(step.construct for step in seen.transitions)),
-        "moves": _moves(seen),
+        "torch": behaviour.torch,
+        "when": behaviour.when,
+        "recorded": behaviour.recorded,
+        "differences": behaviour.differences,
+        "counts": {word: n for word, n in semantics.counted(behaviour).items() if n},
+        "constructs": list(dict.fromkeys(step.construct for step in behaviour.transitions)),
+        "moves": _moves(behaviour),
         "operations": operations,
         "sights": sights,
         "combinations": combinations,
-        "axes": _axes(seen.table),
+        "axes": _axes(behaviour.table),
         "errors": list(errors),
-        "rows": len(seen.table),
-        "restored": sum(row.restored and row.restored_after_error for row in seen.table),
+        "rows": len(behaviour.table),
+        "restored": sum(row.restored and row.restored_after_error for row in behaviour.table),
         "measured": [row for row in claims if row.claim.about],
         "claims": claims,
-        "silent": [pitfall for pitfall in seen.pitfalls if pitfall.silent],
-        "loud": [pitfall for pitfall in seen.pitfalls if not pitfall.silent],
-        "listings": seen.listings,
+        "silent": [pitfall for pitfall in behaviour.pitfalls if pitfall.silent],
+        "loud": [pitfall for pitfall in behaviour.pitfalls if not pitfall.silent],
+        "listings": behaviour.listings,
     }
 
 
@@ -111,10 +111,10 @@ def _kind(verdict: str) -> str:
     return {"holds": "holds", "fails": "fails", semantics.RAISED: "fails"}.get(verdict, "between")
 
 
-def _moves(seen: Behaviour) -> list[tuple[str, list[tuple[str, bool]]]]:
+def _moves(behaviour: Behaviour) -> list[tuple[str, list[tuple[str, bool]]]]:
     """Return each state with where each construct leads from it, and whether that is elsewhere."""
     rows: dict[tuple[bool, bool], list[tuple[str, bool]]] = {}
-    for step in seen.transitions:
+    for step in behaviour.transitions:
         leads = semantics.state_words(step.after), step.after != step.before
         rows.setdefault(step.before, []).append(leads)
     return [(semantics.state_words(state), leads) for state, leads in rows.items()]
@@ -136,8 +136,8 @@ def _axes(table: Sequence[Row]) -> list[tuple[str, str, list[tuple[str, str]]]]:
         "input": [row.input for row in table],
     }
     return [
-        (name, mark, [(value, _mark(mark, value)) for value in dict.fromkeys(found)])
-        for (name, found), mark in zip(values.items(), "aoni", strict=True)
+        (name, mark, [(value, _mark(mark, value)) for value in dict.fromkeys(occurring)])
+        for (name, occurring), mark in zip(values.items(), "aoni", strict=True)
     ]
 
 
@@ -175,7 +175,7 @@ def _bearings(runs: Sequence[Run], meter: str, figures: Mapping[str, str]) -> li
 
     Of blocks that differ only in batch size, the one with the largest.
     """
-    found: dict[str, tuple[float, Bearing]] = {}
+    bearings: dict[str, tuple[float, Bearing]] = {}
     for run in runs:
         have = {o.cell: o for o in run.outcomes if isinstance(o, Measurement) and o.meter == meter}
         for block in by_block(run.header.cells):
@@ -189,7 +189,7 @@ def _bearings(runs: Sequence[Run], meter: str, figures: Mapping[str, str]) -> li
                 if not change.exact:
                     words += f" {format_units.interval(change.low, change.high)}"
                 bearing = Bearing(str(block), words, figures.get(meter, ""))
-                if change.point > found.get(block.family, (0.0, bearing))[0]:
-                    found[block.family] = change.point, bearing
-    ordered = [bearing for _, bearing in sorted(found.values(), key=lambda pair: -pair[0])]
+                if change.point > bearings.get(block.family, (0.0, bearing))[0]:
+                    bearings[block.family] = change.point, bearing
+    ordered = [bearing for _, bearing in sorted(bearings.values(), key=lambda pair: -pair[0])]
     return ordered if len(ordered) <= MOST else [*ordered[: MOST - 1], ordered[-1]]

@@ -82,8 +82,8 @@ def _line(points: Sequence[tuple[float, float]]) -> str:
 
 def _svg(label: str, drawn: Markup, **edges: str) -> Markup:
     texts = Markup("").join(
-        Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(*_EDGES[edge], said)
-        for edge, said in edges.items()
+        Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(*_EDGES[edge], text)
+        for edge, text in edges.items()
     )
     return Markup(
         '<svg class="sketch" viewBox="-1 -3 392 94" role="img" aria-label="{}">'

@@ -36,7 +36,7 @@ def inline(figure: Figure, *, mark: str, label: str) -> Markup:
     assert viewbox is not None
     drawn = str(title.format(viewbox[1], label)) + drawn[drawn.index(">") + 1 :]
     drawn = re.sub(r"font-family: [^;]*; ?", "", drawn)  # the page has its own
-    drawn = _COLOUR.sub(lambda found: _COLOURS[found[0]], drawn)
+    drawn = _COLOUR.sub(lambda match: _COLOURS[match[0]], drawn)
     drawn = _LINK.sub(r'<g class="mark" data-cell="\1"><title>\2</title>\3</g>', drawn)
     drawn = re.sub(r'(<[a-zA-Z][^<>]*?\s)id="', rf'\g<1>id="{mark}-', drawn)
     drawn = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{mark}-", drawn)

@@ -24,7 +24,7 @@ class Script:
     mark: str
 
     @classmethod
-    def ours(cls, name: str) -> Self:
+    def packaged(cls, name: str) -> Self:
         """Return the script in the file of that name."""
         text = _text(name)
         digest = hashlib.sha256(text.encode()).digest()

@@ -157,7 +157,7 @@ class Bench:
         left = list(cells)
         outcomes: list[Reading] = []
         for _ in range(MAX_DEATHS):
-            found: list[Reading] = []
+            readings: list[Reading] = []
             trying: Cell | None = None
             measured = False
             try:
@@ -169,17 +169,17 @@ class Bench:
                             measured = phase != "build"
                             self._add(phase, seconds)
                         case Measurement() | Breakdown() | Skipped():
-                            found.append(message)
+                            readings.append(message)
             except JobError as bug:
-                return outcomes + _complete(found, left, names, "failed", f"gradbench: {bug}")
+                return outcomes + _complete(readings, left, names, "failed", f"gradbench: {bug}")
             except WorkerDied as death:
                 if trying is None or measured or death.cause == "timed_out" or len(left) == 1:
-                    return outcomes + _complete(found, left, names, death.cause, str(death))
+                    return outcomes + _complete(readings, left, names, death.cause, str(death))
                 why = f"the process was {death} while this mode was tried"
                 outcomes += _skip_all([trying], names, death.cause, why)
                 left.remove(trying)
             else:
-                return outcomes + _complete(found, left, names, "failed", "no outcome was sent")
+                return outcomes + _complete(readings, left, names, "failed", "no outcome was sent")
         return outcomes + _skip_all(left, names, "crashed", "the block's other cells kept dying")
 
     def _stream(
@@ -264,11 +264,11 @@ def _skip_all(
 
 
 def _complete(
-    found: list[Reading], cells: Iterable[Cell], names: Sequence[str], cause: Cause, why: str
+    readings: list[Reading], cells: Iterable[Cell], names: Sequence[str], cause: Cause, why: str
 ) -> list[Reading]:
     """Give every cell and meter without an outcome the reason why."""
-    have = {(outcome.cell, outcome.meter) for outcome in found}
+    have = {(outcome.cell, outcome.meter) for outcome in readings}
     missing = [(cell, name) for cell in cells for name in names if (cell, name) not in have]
-    return found + [
+    return readings + [
         Skipped(cell=cell, meter=name, cause=cause, reason=why) for cell, name in missing
     ]

@@ -232,7 +232,7 @@ def _energies(
     try:
         counter = device.energy_counter()
         chunk = max(1, math.ceil(ENERGY_CHUNK_NS / max(step_ns, 1.0)))
-        found: list[list[tuple[int, int]]] = [[] for _ in arms]
+        energies: list[list[tuple[int, int]]] = [[] for _ in arms]
         order = list(range(len(arms)))
         start_s = time.perf_counter()
         with collector_resting():
@@ -245,12 +245,12 @@ def _energies(
                     with arm.held():
                         run = partial(_steps, arm, chunk, device.synchronize)
                         energy_uj, chunks = _energy_window(run, counter)
-                        found[index].append((energy_uj, chunks * chunk))
+                        energies[index].append((energy_uj, chunks * chunk))
     except Unreadable as reason:
         return [reason for _ in arms]
     return [
         Reading([energy for energy, _ in rounds], [steps for _, steps in rounds])
-        for rounds in found
+        for rounds in energies
     ]
 
 

@@ -77,8 +77,8 @@ def _version(distribution: str) -> str:
 
 def _blas() -> str:
     for word in ("BLAS_INFO", "LAPACK_INFO"):
-        _, found, rest = torch.__config__.show().partition(f"{word}=")
-        if found:
+        _, separator, rest = torch.__config__.show().partition(f"{word}=")
+        if separator:
             return rest.partition(",")[0]
     return "unknown: torch does not say"
 

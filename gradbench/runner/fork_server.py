@@ -68,22 +68,22 @@ class ForkServer:
     """One loaded parent of a kind, started at once and used for any number of jobs."""
 
     def __init__(self, kind: MallocProfile) -> None:
-        ours, theirs = socket.socketpair()
+        parent_end, child_end = socket.socketpair()
         environment = {**os.environ, **settings(kind)}
         self._process = subprocess.Popen(
             [
                 sys.executable,
                 "-P",
                 "-c",
-                f"import {__name__} as n; n.main({theirs.fileno()}, {kind!r})",
+                f"import {__name__} as n; n.main({child_end.fileno()}, {kind!r})",
             ],
             env=environment | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
-            pass_fds=[theirs.fileno()],
+            pass_fds=[child_end.fileno()],
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the door; closing the socket ends this one
         )
-        theirs.close()
-        self._control = Connection(ours.detach())
+        child_end.close()
+        self._control = Connection(parent_end.detach())
 
     def run(
         self, function: Callable[..., Iterator[T]], *arguments: object, limit_s: float

@@ -35,7 +35,7 @@ METER: Final = METERS["instructions"]
 WARM_UP_STEPS: Final = 20  # CPython specialises code that has run eight times (PEP 659)
 SETTLING_ROUNDS: Final = 3  # after counting began
 COUNTED_ROUNDS: Final = 11  # odd, so that the median is a count
-TOLD: Final = "told.jsonl"
+REPORT: Final = "report.jsonl"
 LOG: Final = "log"
 
 # Where things lie decides what malloc, dictionaries and BLAS kernels do, and the size of the
@@ -50,7 +50,7 @@ _KEPT_PREFIXES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ChildReport:
     """What the process under valgrind had to say beside its counts."""
 
     notes: Mapping[str, str]
@@ -74,22 +74,22 @@ def count_block(cells: Sequence[Cell], model: bytes, plan: Plan) -> Iterator[Mes
         kind: MallocProfile = "time" if cells[0].malloc == "pinned" else "system"
         job = pickle.dumps((list(cells), model, plan))
         end = _run(command, folder, job, environment=_environment(kind), limit_s=plan.limit_s)
-        counts, told = callgrind.read_dumps(folder), _read_told(folder)
+        counts, report = callgrind.read_dumps(folder), _read_report(folder)
     for index, cell in enumerate(cells):
-        yield outcome(cell, index, counts, told, end)
+        yield outcome(cell, index, counts, report, end)
     yield watch.lap("counting")
 
 
 def outcome(
-    cell: Cell, index: int, counts: Mapping[str, Sequence[int]], told: Told, end: str
+    cell: Cell, index: int, counts: Mapping[str, Sequence[int]], report: ChildReport, end: str
 ) -> Outcome:
     """Return what was found for the cell at a place in its block.
 
     The median of single steps, less the median of nothing counted in the same way. One step in
     many pays for malloc's tidying up, and a mean would spread that over whichever mode it hit.
     """
-    if index in told.refused:
-        return _skip(cell, told.refused[index])
+    if index in report.refused:
+        return _skip(cell, report.refused[index])
     steps = counts.get(_named(index, "step"), ())[-COUNTED_ROUNDS:]
     empty = counts.get(_named(index, "empty"), ())[-COUNTED_ROUNDS:]
     if min(len(steps), len(empty)) < COUNTED_ROUNDS:
@@ -103,7 +103,7 @@ def outcome(
         iterations=1,
         exact=METER.exact,
         notes={
-            **told.notes,
+            **report.notes,
             "steps": len(steps),
             "least": min(steps) - overhead,
             "most": max(steps) - overhead,
@@ -115,13 +115,13 @@ def main() -> None:
     """Count in this process, which runs under callgrind: the job comes by standard input."""
     cells, model, plan = pickle.load(sys.stdin.buffer)
     signal.alarm(math.ceil(plan.limit_s) + 60)  # should nobody be left to end it
-    with Path(TOLD).open("w", encoding="utf-8", buffering=1) as told:
+    with Path(REPORT).open("w", encoding="utf-8", buffering=1) as file:
         count(
             cells,
             pickle.loads(model),
             plan,
             ask=callgrind.Requests(),
-            tell=lambda what: print(json.dumps(what), file=told),
+            tell=lambda what: print(json.dumps(what), file=file),
         )
 
 
@@ -238,8 +238,8 @@ def _run(
     return how_it_ended(code, (folder / LOG).read_text("utf-8", errors="replace"))
 
 
-def _read_told(folder: Path) -> Told:
-    file = folder / TOLD
+def _read_report(folder: Path) -> ChildReport:
+    file = folder / REPORT
     lines = file.read_text("utf-8").splitlines() if file.exists() else []
     notes: dict[str, str] = {}
     refused: dict[int, Refusal] = {}
@@ -249,7 +249,7 @@ def _read_told(folder: Path) -> Told:
         if "refused" in what:
             cause, reason = what["refused"]
             refused[what["cell"]] = cause, reason
-    return Told(notes, refused)
+    return ChildReport(notes, refused)
 
 
 def _named(index: int, what: str) -> str:

@@ -53,21 +53,21 @@ class Warmth:
 
 def warm_up(arms: Sequence[Arm], clock: StepTime, *, plan: Plan, rng: random.Random) -> Warmth:
     """Step every arm until its times are steady, or five times ``warmup_s`` are over."""
-    seen: list[list[int]] = [[] for _ in arms]
+    step_ns: list[list[int]] = [[] for _ in arms]
     start_ns = clock.clock_ns()
     while True:
         for index in rng.sample(range(len(arms)), len(arms)):
             with arms[index].held():
-                seen[index].append(clock.read(arms[index].step, 1))
+                step_ns[index].append(clock.read(arms[index].step, 1))
         elapsed_s = (clock.clock_ns() - start_ns) / 1e9
-        rounds = len(seen[0])
-        if rounds >= 6 and elapsed_s >= plan.warmup_s and all(map(_steady, seen)):
+        rounds = len(step_ns[0])
+        if rounds >= 6 and elapsed_s >= plan.warmup_s and all(map(_steady, step_ns)):
             steady = True
             break
         if rounds >= 3 and elapsed_s >= 5 * plan.warmup_s:
             steady = False
             break
-    typical = [statistics.median(times[-max(3, len(times) // 3) :]) for times in seen]
+    typical = [statistics.median(times[-max(3, len(times) // 3) :]) for times in step_ns]
     return Warmth(typical, rounds, steady)
 
 

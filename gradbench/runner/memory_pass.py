@@ -49,7 +49,7 @@ class Figure:
     notes: Mapping[str, Fact] = field(default_factory=dict)
 
 
-Found = Figure | Breakdown | Unreadable
+MeterResult = Figure | Breakdown | Unreadable
 
 
 def memory_block(
@@ -92,13 +92,13 @@ def _measured(
     for cell in cells:
         yield Trying(cell)
         reader = _Reader(cell, subject, ledger, device)
-        found = reader.read()
+        results = reader.read()
         after = reader.close()
-        if not isinstance(found, tuple):
-            found["leaked"] = _left(found["leaked"], after - at_rest)
+        if not isinstance(results, tuple):
+            results["leaked"] = _left(results["leaked"], after - at_rest)
         at_rest = after
         for name in wanted:
-            yield _outcome(cell, name, found if isinstance(found, tuple) else found[name])
+            yield _outcome(cell, name, results if isinstance(results, tuple) else results[name])
     yield watch.lap("memory passes")
 
 
@@ -112,7 +112,7 @@ class _Reader:
         self._arm: CellArm | None
         self._arm, _ = ledger.observe(partial(make_arm, cell, self._subject))
 
-    def read(self) -> dict[str, Found] | Refusal:
+    def read(self) -> dict[str, MeterResult] | Refusal:
         """Return what every meter of the pass reads, or why the cell cannot run.
 
         The first step is dissected, then one from a warm state; saved tensors are recorded in a
@@ -168,11 +168,11 @@ class _Reader:
     def _dissected(self, function: Callable[[], T]) -> tuple[T, Window, PeakBreakdown]:
         resident = self._marks.resident(self._subject)
 
-        def told(mark: Callable[[Mark], None]) -> T:
+        def marked(mark: Callable[[Mark], None]) -> T:
             with self._marks.telling(mark, self._subject.parameters()):
                 return function()
 
-        result, window, entries = self._ledger.trace(told)
+        result, window, entries = self._ledger.trace(marked)
         return (
             result,
             window,
@@ -210,7 +210,7 @@ class _Reader:
             rounding_bytes=window.rounding_bytes,
         )
 
-    def _leaked(self, arm: CellArm, live: list[int]) -> Found:
+    def _leaked(self, arm: CellArm, live: list[int]) -> MeterResult:
         if not leaks.growth(live):
             return Figure(0)
         for _ in range(leaks.STEPS):  # what only waits for the collector is no leak
@@ -246,7 +246,7 @@ def process_cells(
             yield from (skip(cell, name, refused) for name in wanted)
             continue
         subject.clear_gradients()
-        figures: dict[str, Found] = {}
+        figures: dict[str, MeterResult] = {}
         with arm.held():
             figures["peak_rss"] = _or_reason(partial(_peak_rss, arm))
             figures["device_process"] = _or_reason(lambda: Figure(device.process_bytes()))
@@ -261,22 +261,22 @@ def _whole(window: Window, breakdown: PeakBreakdown) -> dict[str, int]:
     return {**breakdown.parts, "unknown": breakdown.parts["unknown"] + untraced}
 
 
-def _left(leaked: Found, nbytes: int) -> Found:
+def _left(leaked: MeterResult, nbytes: int) -> MeterResult:
     """Return the figure with a note of what the cell left for those after it, if anything."""
     if not isinstance(leaked, Figure) or nbytes <= 0:
         return leaked
     return Figure(leaked.value, {**leaked.notes, "left_for_later_cells": nbytes})
 
 
-def _predicted(predictor: Predictor, cell: Cell, model: Model, plan: Plan) -> Found | Refusal:
+def _predicted(predictor: Predictor, cell: Cell, model: Model, plan: Plan) -> MeterResult | Refusal:
     try:
-        found = predictor.predict(cell, model, seed=plan.seed)
+        prediction = predictor.predict(cell, model, seed=plan.seed)
     except CannotTrain as words:
         return "cannot_train", str(words)
     except Unpredictable as reason:
         return Unreadable(str(reason))
-    notes = {"not_counted_inside": ", ".join(found.unprobed)} if found.unprobed else {}
-    return Figure(found.peak_bytes, notes)
+    notes = {"not_counted_inside": ", ".join(prediction.unprobed)} if prediction.unprobed else {}
+    return Figure(prediction.peak_bytes, notes)
 
 
 def _peak_rss(arm: CellArm) -> Figure:
@@ -284,27 +284,27 @@ def _peak_rss(arm: CellArm) -> Figure:
     return Figure(peak_bytes, {"bias": bias} if bias else {})
 
 
-def _or_reason(read: Callable[[], Figure]) -> Found:
+def _or_reason(read: Callable[[], Figure]) -> MeterResult:
     try:
         return read()
     except Unreadable as reason:
         return reason
 
 
-def _outcome(cell: Cell, name: str, found: Found | Refusal) -> Reading:
-    if isinstance(found, tuple):
-        return skip(cell, name, found)
-    if isinstance(found, Breakdown):
-        return found
-    if isinstance(found, Unreadable):
-        return skip(cell, name, ("unreadable", str(found)))
+def _outcome(cell: Cell, name: str, result: MeterResult | Refusal) -> Reading:
+    if isinstance(result, tuple):
+        return skip(cell, name, result)
+    if isinstance(result, Breakdown):
+        return result
+    if isinstance(result, Unreadable):
+        return skip(cell, name, ("unreadable", str(result)))
     meter = METERS[name]
     return Measurement(
         cell=cell,
         meter=name,
         unit=meter.unit,
-        values=(found.value,),
+        values=(result.value,),
         iterations=1,
         exact=meter.exact,
-        notes=found.notes,
+        notes=result.notes,
     )

@@ -192,9 +192,9 @@ def peak_rss(step: Step, *, steps: int, process: Path = Path("/proc/self")) -> t
         status = (process / "status").read_text("utf-8")
     except OSError as error:
         status = f"{error}"
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-    if found is not None:
-        return int(found[1]) * 1024, bias
+    match = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    if match is not None:
+        return int(match[1]) * 1024, bias
     if not bias:
         raise Unreadable("the kernel reports no VmHWM")
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

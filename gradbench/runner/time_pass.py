@@ -98,7 +98,7 @@ def step_times(
             between=monitor.sample,
         )
     batches = len(arms) * len(rounds.iterations)
-    for arm, values, told in zip(arms, rounds.batch_ns, known, strict=True):
+    for arm, values, notes in zip(arms, rounds.batch_ns, known, strict=True):
         yield _timed(
             arm,
             "step_time",
@@ -110,7 +110,7 @@ def step_times(
                 "minor_faults_per_step": minor_faults(arm),
                 **noise.notes(batches),
                 **monitor.notes(),
-                **told,
+                **notes,
             },
         )
 

@@ -27,7 +27,7 @@ from ..runner.fork_server import ForkServer, MallocProfile
 from ..stats.estimates import Estimate
 from ..workloads.models import MODELS
 from . import trials
-from .effort import CNN, LIMIT_S, TINY, Effort, Subject, judge
+from .effort import CNN, LIMIT_S, TINY, Effort, Subject, paired_ratio
 from .peers import peers
 
 HOSTILE_MIB: Final = 64
@@ -49,30 +49,30 @@ def run(
     effort: Effort, say: Callable[[str], None] = lambda _: None
 ) -> tuple[list[Check], dict[str, Any]]:
     """Run every check; return them and the environment they were run in."""
-    found: list[Check] = []
+    checks: list[Check] = []
     load_before = psutil.getloadavg()[0]
     server = ForkServer("time")
     try:
         for subject in effort.subjects:
             more = sum(subject.injected.values())
             say(f"{subject.name}: {subject.equal} A/A trials, {more} injected")
-            found += _trials(server, subject, "")
+            checks += _trials(server, subject, "")
         for subject in effort.neighbour:
             say(f"{subject.name} beside a memory-thrashing neighbour: {subject.equal} A/A trials")
             with thrashing():
-                found += _trials(server, subject, " beside a memory-thrashing neighbour")
+                checks += _trials(server, subject, " beside a memory-thrashing neighbour")
         say("memory against arithmetic")
-        found += list(_memory())
+        checks += list(_memory())
         say("the timing loop's own cost")
-        found += list(_overhead(server))
+        checks += list(_overhead(server))
         say("interleaved against long separate blocks")
-        found.append(_bias(server, effort))
+        checks.append(_bias(server, effort))
         say("torch.utils.benchmark.Timer on the same step")
-        found.append(_agreement(server, effort))
+        checks.append(_agreement(server, effort))
         say("identical processes, alive together")
-        found += list(_processes(effort))
+        checks += list(_processes(effort))
         say("the same questions to Timer and pytest-benchmark, in sequence")
-        found += list(peers(server, effort))
+        checks += list(peers(server, effort))
     finally:
         server.close()
     facts = dict(capture(["cpu"]).facts)
@@ -81,13 +81,13 @@ def run(
         "load_after": round(psutil.getloadavg()[0], 2),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return found, facts
+    return checks, facts
 
 
-def save(found: Sequence[Check], facts: dict[str, Any], path: Path) -> None:
+def save(checks: Sequence[Check], facts: dict[str, Any], path: Path) -> None:
     """Write checks and environment as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"facts": facts, "checks": [asdict(check) for check in found]}
+    content = {"facts": facts, "checks": [asdict(check) for check in checks]}
     path.write_text(json.dumps(content, indent=1), "utf-8")
 
 
@@ -128,11 +128,11 @@ def _trials(server: ForkServer, subject: Subject, where: str) -> Iterator[Check]
             limit_s=LIMIT_S,
         ):
             assert isinstance(trial, trials.Trial)
-            ratios.setdefault(trial.injected, []).append(judge(trial))
+            ratios.setdefault(trial.injected, []).append(paired_ratio(trial))
         seed += 1
-    for injected, found in sorted(ratios.items()):
-        yield _told(subject, summarise(injected, found), where)
-    widths = [ratio.half_width for found in ratios.values() for ratio in found]
+    for injected, estimates in sorted(ratios.items()):
+        yield _subject_check(subject, summarise(injected, estimates), where)
+    widths = [ratio.half_width for estimates in ratios.values() for ratio in estimates]
     yield _width(subject, widths, where)
 
 
@@ -148,7 +148,7 @@ def _width(subject: Subject, widths: Sequence[float], where: str) -> Check:
     )
 
 
-def _told(subject: Subject, outcome: Outcome, where: str) -> Check:
+def _subject_check(subject: Subject, outcome: Outcome, where: str) -> Check:
     share = outcome.detected / outcome.trials
     low, high = stats.binomtest(outcome.detected, outcome.trials).proportion_ci(method="wilson")
     name = f"{subject.name}, {subject.trial_s:g} s{where}"
@@ -227,7 +227,7 @@ def _bias(server: ForkServer, effort: Effort) -> Check:
         trials.interleaved_and_separate, cells, MODELS["mlp_tiny"], plan, 20, limit_s=LIMIT_S
     )
     batch_ns, steps, medians = answer
-    together = judge(trials.Trial(0.0, batch_ns, steps)).point
+    together = paired_ratio(trials.Trial(0.0, batch_ns, steps)).point
     apart = statistics.median(medians[1]) / statistics.median(medians[0])
     return Check(
         "bias of interleaving: global_on / no_grad, tiny MLP",
@@ -246,7 +246,7 @@ def _agreement(server: ForkServer, effort: Effort) -> Check:
             trials.against_timer, TINY, MODELS["mlp_tiny"], plan, effort.turns, limit_s=LIMIT_S
         )
     )
-    ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+    ratio = statistics.median(own_ns / timer_ns for own_ns, timer_ns in pairs)
     return Check(
         "agreement with torch.utils.benchmark.Timer",
         abs(ratio - 1),

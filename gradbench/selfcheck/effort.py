@@ -76,7 +76,7 @@ THOROUGH: Final = Effort(
 )
 
 
-def judge(trial: "trials.Trial") -> Estimate:
+def paired_ratio(trial: "trials.Trial") -> Estimate:
     """Return the ratio of a trial's variant to its base."""
     base, variant = (np.asarray(side, dtype=np.float64) for side in trial.batch_ns)
     return estimates.paired_ratio(variant, base)

@@ -81,16 +81,16 @@ def _timed(meter: str, _mode: str) -> bool:
 def _share(
     name: str, decision: GateResult, about: Callable[[str, str], bool], wanted: Verdict
 ) -> Check:
-    found = [j for j in decision.figure_verdicts if about(j.meter, j.cell.grad_mode)]
-    right = [j for j in found if j.verdict is wanted]
+    verdicts = [j for j in decision.figure_verdicts if about(j.meter, j.cell.grad_mode)]
+    right = [j for j in verdicts if j.verdict is wanted]
     wrong = [
-        f"{j.cell.grad_mode} {j.meter} {j.verdict}: {j.reason}" for j in found if j not in right
+        f"{j.cell.grad_mode} {j.meter} {j.verdict}: {j.reason}" for j in verdicts if j not in right
     ]
     return Check(
         name,
-        len(right) / len(found) if found else 0.0,
+        len(right) / len(verdicts) if verdicts else 0.0,
         "share",
-        f"{len(right)} of {len(found)} figures" + (f"; {wrong[0]}" if wrong else ""),
+        f"{len(right)} of {len(verdicts)} figures" + (f"; {wrong[0]}" if wrong else ""),
         "100 %",
-        bool(found) and not wrong,
+        bool(verdicts) and not wrong,
     )

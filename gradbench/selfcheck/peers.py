@@ -18,14 +18,14 @@ from ..records.selfcheck import Check
 from ..runner.fork_server import ForkServer
 from ..workloads.models import MODELS
 from . import trials
-from .effort import ALPHA, LIMIT_S, TINY, Effort, judge
+from .effort import ALPHA, LIMIT_S, TINY, Effort, paired_ratio
 
 
 def peers(server: ForkServer, effort: Effort) -> Iterator[Check]:
     """Yield how often each tool calls equal work different, and finds injected work."""
     injections = [0.0, 0.02]
     plan = Plan(budget_s=0.5)
-    found: dict[str, dict[float, list[bool]]] = {
+    calls: dict[str, dict[float, list[bool]]] = {
         "Timer": {},
         "pytest-benchmark": {},
         "gradbench": {},
@@ -39,24 +39,24 @@ def peers(server: ForkServer, effort: Effort) -> Iterator[Check]:
         effort.peers,
         limit_s=LIMIT_S,
     ):
-        found["Timer"].setdefault(injected, []).append(differ(base, variant))
+        calls["Timer"].setdefault(injected, []).append(differ(base, variant))
     for injected, base, variant in _pytest_trials(effort.peers, plan.budget_s / 2, injections):
-        found["pytest-benchmark"].setdefault(injected, []).append(differ(base, variant))
-    ours = replace(plan, precision_short=1e-9, max_rounds=1_000_000)
+        calls["pytest-benchmark"].setdefault(injected, []).append(differ(base, variant))
+    unhurried = replace(plan, precision_short=1e-9, max_rounds=1_000_000)
     for trial in server.run(
         trials.compare_with_itself,
         TINY,
         MODELS["mlp_tiny"],
-        ours,
+        unhurried,
         injections,
         effort.peers,
         limit_s=LIMIT_S,
     ):
         assert isinstance(trial, trials.Trial)
-        ratio = judge(trial)
-        told = not ratio.low <= 1 <= ratio.high
-        found["gradbench"].setdefault(trial.injected, []).append(told)
-    for tool, answers in found.items():
+        ratio = paired_ratio(trial)
+        different = not ratio.low <= 1 <= ratio.high
+        calls["gradbench"].setdefault(trial.injected, []).append(different)
+    for tool, answers in calls.items():
         rule = (
             "95 % interval"
             if tool == "gradbench"

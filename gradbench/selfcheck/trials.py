@@ -209,12 +209,12 @@ def against_timer(
     timer = Timer("step()", globals={"step": bench.arm.step})
     with bench.arm.held():
         for _ in range(turns):
-            theirs = timer.blocked_autorange(min_run_time=plan.budget_s).median * 1e9
+            timer_ns = timer.blocked_autorange(min_run_time=plan.budget_s).median * 1e9
             end = time.perf_counter() + plan.budget_s
-            ours = []
+            own_ns = []
             while time.perf_counter() < end:
-                ours.append(bench.clock.read(bench.arm.step, steps) / steps)
-            yield statistics.median(ours), theirs
+                own_ns.append(bench.clock.read(bench.arm.step, steps) / steps)
+            yield statistics.median(own_ns), timer_ns
 
 
 def timer_trials(
@@ -241,9 +241,9 @@ def live_processes(
     context = get_context("fork")
     ends = []
     for _ in range(processes):
-        ours, theirs = context.Pipe()
-        context.Process(target=_live, args=(cell, model, plan, theirs), daemon=True).start()
-        ends.append(ours)
+        parent_end, child_end = context.Pipe()
+        context.Process(target=_live, args=(cell, model, plan, child_end), daemon=True).start()
+        ends.append(parent_end)
     times: list[list[float]] = [[] for _ in ends]
     rng = random.Random(plan.seed)
     for end in ends:

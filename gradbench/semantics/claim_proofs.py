@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from ..devices import Unreadable, find
 from ..memory.saved_tensors import SavedTensors
 from .listings import LISTINGS, Ran, run
-from .proof import Absent, Seen, bits, error_of, judge, leaf
+from .proof import Absent, ProofResult, bits, claim_verdict, error_of, leaf
 
 DEPTH: Final = 32
 WIDTH: Final = 16  # so small that torch uses one thread: a busy machine is slow to wake a second
@@ -24,7 +24,7 @@ BATCH: Final = 16
 # --- title, introduction, and what is left out
 
 
-def only_a_function() -> Seen:
+def only_a_function() -> ProofResult:
     with torch.set_grad_enabled(False):
         inside = torch.is_grad_enabled()
     after = torch.is_grad_enabled()
@@ -34,25 +34,29 @@ def only_a_function() -> Seen:
         return torch.is_grad_enabled()
 
     works = not inside and after and not decorated()
-    return judge(not works, f"in a with: {inside}, after it: {after}, decorated: {decorated()}")
+    return claim_verdict(
+        not works, f"in a with: {inside}, after it: {after}, decorated: {decorated()}"
+    )
 
 
-def two_ways_only() -> Seen:
+def two_ways_only() -> ProofResult:
     weight = leaf()
     with torch.no_grad():
         ordinary = weight * 2
     with torch.inference_mode():
         marked, both = weight * 2, bits()
     third = marked.is_inference() and not ordinary.is_inference()
-    return judge(not third, f"inference_mode sets {both} and marks what is made in it: {third}")
+    return claim_verdict(
+        not third, f"inference_mode sets {both} and marks what is made in it: {third}"
+    )
 
 
-def graph_is_controlled() -> Seen:
+def graph_is_controlled() -> ProofResult:
     weight = leaf()
     with torch.no_grad():
         product, view = weight * 2, weight[:2]
     cut = not product.requires_grad and (weight * 2).requires_grad
-    return judge(
+    return claim_verdict(
         cut,
         f"a product made in the block requires grad: {product.requires_grad}, "
         f"a view: {view.requires_grad}",
@@ -60,12 +64,12 @@ def graph_is_controlled() -> Seen:
     )
 
 
-def on_everywhere() -> Seen:
+def on_everywhere() -> ProofResult:
     elsewhere = _other_thread_while(lambda: torch.set_grad_enabled(True), starts_with=False)
-    return judge(elsewhere, f"set True here; another thread that was off reads {elsewhere}")
+    return claim_verdict(elsewhere, f"set True here; another thread that was off reads {elsewhere}")
 
 
-def within_a_block() -> Seen:
+def within_a_block() -> ProofResult:
     def called() -> bool:
         return torch.is_grad_enabled()
 
@@ -80,7 +84,7 @@ def within_a_block() -> Seen:
     next(suspended)
     leaked = not torch.is_grad_enabled()
     suspended.close()
-    return judge(
+    return claim_verdict(
         not inside and after,
         f"inside {inside}, after {after}, in a function called from it {in_callee}, "
         f"leaked by a suspended generator: {leaked}",
@@ -88,7 +92,7 @@ def within_a_block() -> Seen:
     )
 
 
-def changes_results() -> Seen:
+def changes_results() -> ProofResult:
     model, batch = _mlp(), torch.ones(BATCH, WIDTH)
     outputs = []
     for enter in (torch.enable_grad, torch.no_grad, torch.inference_mode):
@@ -100,7 +104,7 @@ def changes_results() -> Seen:
         view = weight.view(-1)
     view.sum().backward()
     lost = weight.grad is None
-    return judge(
+    return claim_verdict(
         lost or not equal,
         f"outputs bit-equal: {equal}; a gradient lost through a view without an error: {lost}",
         always=not equal,
@@ -110,16 +114,18 @@ def changes_results() -> Seen:
 # --- section 1, paragraph 1
 
 
-def runtime_wide_switch() -> Seen:
+def runtime_wide_switch() -> ProofResult:
     def starts() -> bool:
         return torch.is_grad_enabled()
 
     torch.set_grad_enabled(False)
     elsewhere = _in_another_thread(starts)
-    return judge(not elsewhere, f"set False here; a thread started after it reads {elsewhere}")
+    return claim_verdict(
+        not elsewhere, f"set False here; a thread started after it reads {elsewhere}"
+    )
 
 
-def everything_is_tracked() -> Seen:
+def everything_is_tracked() -> ProofResult:
     torch.set_grad_enabled(True)
     plain = torch.ones(3)
     tracked = {
@@ -127,10 +133,10 @@ def everything_is_tracked() -> Seen:
         "plain * 2": (plain * 2).requires_grad,
         "weight.argmax()": leaf().argmax().requires_grad,
     }
-    return judge(all(tracked.values()), _listed(tracked))
+    return claim_verdict(all(tracked.values()), _listed(tracked))
 
 
-def graph_for_backward() -> Seen:
+def graph_for_backward() -> ProofResult:
     weight = leaf()
     product = weight * 2
     node = product.grad_fn
@@ -138,29 +144,29 @@ def graph_for_backward() -> Seen:
     ((end, _),) = (pair for pair in node.next_functions if pair[0] is not None)
     reached = getattr(end, "variable", None) is weight
     product.sum().backward()
-    return judge(
+    return claim_verdict(
         reached and weight.grad is not None,
         f"{node.name()} leads to the weight: {reached}; gradient {_numbers(weight.grad)}",
     )
 
 
-def on_by_default() -> Seen:
+def on_by_default() -> ProofResult:
     code = "import torch; print(torch.is_grad_enabled(), torch.is_inference_mode_enabled())"
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     words = answer.stdout.strip()
-    return judge(words == "True False", f"grad, inference in a fresh interpreter: {words}")
+    return claim_verdict(words == "True False", f"grad, inference in a fresh interpreter: {words}")
 
 
-def entirely_off() -> Seen:
+def entirely_off() -> ProofResult:
     torch.set_grad_enabled(False)
     product = leaf() * 2
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(torch.ones(3), torch.ones(3))
         tangent = forward_ad.unpack_dual(dual * dual).tangent
     view = leaf()[:2]
-    return judge(
+    return claim_verdict(
         not product.requires_grad,
         f"weight * 2 requires grad: {product.requires_grad}; forward-mode derivatives go on: "
         f"{tangent is not None}; a view says it requires grad: {view.requires_grad}",
@@ -168,9 +174,9 @@ def entirely_off() -> Seen:
     )
 
 
-def less_memory() -> Seen:
+def less_memory() -> ProofResult:
     trained, frozen = _peak_ratio(frozen=False), _peak_ratio(frozen=True)
-    return judge(
+    return claim_verdict(
         trained >= 2,
         f"MLP of {DEPTH} layers: a forward adds {trained:.1f} times as much at its peak with grad "
         f"on as off; with frozen parameters {frozen:.2f} times",
@@ -178,7 +184,7 @@ def less_memory() -> Seen:
     )
 
 
-def useful_for_inference() -> Seen:
+def useful_for_inference() -> ProofResult:
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(0.5))
     batch = torch.ones(BATCH, WIDTH)
     with torch.no_grad():
@@ -186,7 +192,7 @@ def useful_for_inference() -> Seen:
         alike = torch.equal(model(batch), model(batch))
         model.eval()
         alike_in_eval = torch.equal(model(batch), model(batch))
-    return judge(
+    return claim_verdict(
         kept == 0,
         f"{kept} B kept for backward; two passes agree before eval(): {alike}, after: "
         f"{alike_in_eval}",
@@ -194,14 +200,14 @@ def useful_for_inference() -> Seen:
     )
 
 
-def useful_when_pretrained() -> Seen:
+def useful_when_pretrained() -> ProofResult:
     model, batch = _mlp(), torch.ones(BATCH, WIDTH)
     loaded = _saved(model, batch)
     with torch.no_grad():
         off = _saved(model, batch)
     model.requires_grad_(requires_grad=False)
     frozen = _saved(model, batch)
-    return judge(
+    return claim_verdict(
         loaded > off,
         f"kept for backward: {loaded} B as loaded, {off} B with grad off, {frozen} B frozen and "
         "with grad on",
@@ -212,7 +218,7 @@ def useful_when_pretrained() -> Seen:
 # --- section 1, paragraphs 2 and 3
 
 
-def temporary() -> Seen:
+def temporary() -> ProofResult:
     restored = []
     for ambient in (True, False):
         torch.set_grad_enabled(ambient)
@@ -222,12 +228,12 @@ def temporary() -> Seen:
         with suppress(ZeroDivisionError), torch.no_grad():
             _ = 1 / 0
         restored.append(torch.is_grad_enabled() is ambient)
-    return judge(
+    return claim_verdict(
         all(restored), f"put back what was there, on or off, also after an error: {all(restored)}"
     )
 
 
-def no_graph_in_the_block() -> Seen:
+def no_graph_in_the_block() -> ProofResult:
     torch.set_grad_enabled(True)
     weight = leaf()
     loss = (weight**3).sum()
@@ -236,7 +242,7 @@ def no_graph_in_the_block() -> Seen:
         (derivative,) = torch.autograd.grad(loss, weight, create_graph=True)
         with torch.enable_grad():
             nested = weight * 2
-    return judge(
+    return claim_verdict(
         product.grad_fn is None,
         f"weight * 2 has a graph: {product.requires_grad}; inside a nested enable_grad: "
         f"{nested.requires_grad}; grad(create_graph=True): {derivative.requires_grad}",
@@ -244,52 +250,54 @@ def no_graph_in_the_block() -> Seen:
     )
 
 
-def hierarchy() -> Seen:
+def hierarchy() -> ProofResult:
     outcomes = {}
     for outer in (True, False):
         for inner in (True, False):
             with torch.set_grad_enabled(outer):
                 torch.set_grad_enabled(inner)
                 outcomes[outer, inner] = torch.is_grad_enabled()
-    last_wins = all(seen is inner for (_, inner), seen in outcomes.items())
-    return judge(not last_wins, f"whichever comes last decides, block or call: {last_wins}")
+    last_wins = all(state is inner for (_, inner), state in outcomes.items())
+    return claim_verdict(not last_wins, f"whichever comes last decides, block or call: {last_wins}")
 
 
-def sets_a_global_state() -> Seen:
+def sets_a_global_state() -> ProofResult:
     with torch.no_grad():
         torch.set_grad_enabled(True)
         inside = torch.is_grad_enabled()
     with torch.enable_grad():
         torch.set_grad_enabled(False)
     survived = not torch.is_grad_enabled()
-    return judge(
+    return claim_verdict(
         survived, f"called inside a block it acts ({inside}); it outlives the block: {survived}"
     )
 
 
-def block_overrides() -> Seen:
+def block_overrides() -> ProofResult:
     torch.set_grad_enabled(True)
     with torch.no_grad():
         inside = torch.is_grad_enabled()
-    return judge(not inside, f"grad inside the block: {inside}")
+    return claim_verdict(not inside, f"grad inside the block: {inside}")
 
 
-def nothing_changes_when_off() -> Seen:
+def nothing_changes_when_off() -> ProofResult:
     torch.set_grad_enabled(False)
     weight = leaf()
     before = bits(), (weight * 2).requires_grad
     with torch.no_grad():
         inside = bits(), (weight * 2).requires_grad
-    return judge(before == inside == ((False, False), False), f"before {before}, inside {inside}")
+    return claim_verdict(
+        before == inside == ((False, False), False), f"before {before}, inside {inside}"
+    )
 
 
-def default_and_exceptions() -> Seen:
+def default_and_exceptions() -> ProofResult:
     torch.set_grad_enabled(False)
     with torch.enable_grad():
         excepted = torch.is_grad_enabled()
         torch.set_grad_enabled(False)
         overruled = not torch.is_grad_enabled()
-    return judge(
+    return claim_verdict(
         excepted and not torch.is_grad_enabled(),
         f"enable_grad under off: {excepted}; a call inside the block overrules it: {overruled}",
         always=not overruled,
@@ -299,79 +307,85 @@ def default_and_exceptions() -> Seen:
 # --- listing 1
 
 
-def first_call_enables() -> Seen:
+def first_call_enables() -> ProofResult:
     before = torch.is_grad_enabled()
     torch.set_grad_enabled(True)
     after = torch.is_grad_enabled()
-    return judge(after, f"before the call {before}, after it {after}", always=before is not after)
+    return claim_verdict(
+        after, f"before the call {before}, after it {after}", always=before is not after
+    )
 
 
-def fails_inside_the_block() -> Seen:
+def fails_inside_the_block() -> ProofResult:
     scaled = leaf() * 2
     with torch.no_grad():
         shifted = (scaled + 1).sum()
         inside = error_of(shifted.backward)
     outside = error_of(shifted.backward)
-    return judge(
+    return claim_verdict(
         bool(inside), f"inside: {inside or 'ran'}; outside: {outside or 'ran'}", always=not outside
     )
 
 
-def tracked_after_the_block() -> Seen:
+def tracked_after_the_block() -> ProofResult:
     after = _cut_by_a_block(leaf()) * 3
-    return judge(
+    return claim_verdict(
         after.requires_grad,
         f"grad is {'on' if torch.is_grad_enabled() else 'off'}, and the result has a graph: "
         f"{after.requires_grad}",
     )
 
 
-def gradients_reach_the_leaf() -> Seen:
+def gradients_reach_the_leaf() -> ProofResult:
     weight = leaf()
     result = _cut_by_a_block(weight) * 3
     error = error_of(result.sum().backward)
-    return judge(not error and weight.grad is not None, error or f"gradient {weight.grad}")
+    return claim_verdict(not error and weight.grad is not None, error or f"gradient {weight.grad}")
 
 
-def three_elements_need_no_argument() -> Seen:
+def three_elements_need_no_argument() -> ProofResult:
     result = leaf() * 3
     error = error_of(result.backward)
-    return judge(not error, error or "backward() ran")
+    return claim_verdict(not error, error or "backward() ran")
 
 
-def first_listing_completes() -> Seen:
+def first_listing_completes() -> ProofResult:
     return _completes(run(LISTINGS["local-disable"].source))
 
 
-def override_is_shown() -> Seen:
+def override_is_shown() -> ProofResult:
     torch.set_grad_enabled(True)
     with torch.no_grad():
         inside = torch.is_grad_enabled()
-    return judge(not inside and torch.is_grad_enabled(), f"inside {inside}, after it on again")
+    return claim_verdict(
+        not inside and torch.is_grad_enabled(), f"inside {inside}, after it on again"
+    )
 
 
-def block_result_is_untracked() -> Seen:
+def block_result_is_untracked() -> ProofResult:
     shifted = _cut_by_a_block(leaf())
-    return judge(not shifted.requires_grad, f"it requires grad: {shifted.requires_grad}")
+    return claim_verdict(not shifted.requires_grad, f"it requires grad: {shifted.requires_grad}")
 
 
 # --- listing 2
 
 
-def off_in_the_whole_program() -> Seen:
+def off_in_the_whole_program() -> ProofResult:
     torch.set_grad_enabled(False)
     here, elsewhere = torch.is_grad_enabled(), _in_another_thread(torch.is_grad_enabled)
-    return judge(not here, f"here {here}, in a new thread {elsewhere}", always=not elsewhere)
+    return claim_verdict(
+        not here, f"here {here}, in a new thread {elsewhere}", always=not elsewhere
+    )
 
 
-def raises_because_it_is_off() -> Seen:
+def raises_because_it_is_off() -> ProofResult:
     recorded = (leaf() * 2).sum()
     torch.set_grad_enabled(False)
     unrecorded = (leaf() * 2).sum()
     off, earlier = error_of(unrecorded.backward), error_of(recorded.backward)
     torch.set_grad_enabled(True)
     on = error_of(unrecorded.backward)
-    return judge(
+    return claim_verdict(
         bool(off),
         f"while off: {off or 'ran'}; after switching on: {on or 'ran'}; a graph recorded before, "
         f"while off: {earlier or 'ran'}",
@@ -379,23 +393,23 @@ def raises_because_it_is_off() -> Seen:
     )
 
 
-def global_dominates() -> Seen:
+def global_dominates() -> ProofResult:
     torch.set_grad_enabled(False)
     with torch.enable_grad():
         inside = (leaf() * 2).requires_grad
-    return judge(not inside, f"under off, enable_grad records: {inside}")
+    return claim_verdict(not inside, f"under off, enable_grad records: {inside}")
 
 
-def backward_needs_grad_on() -> Seen:
+def backward_needs_grad_on() -> ProofResult:
     weight = leaf()
     loss = (weight * 2).sum()
     torch.set_grad_enabled(False)
     with torch.no_grad():
         error = error_of(loss.backward)
-    return judge(bool(error), error or f"backward() ran; gradient {_numbers(weight.grad)}")
+    return claim_verdict(bool(error), error or f"backward() ran; gradient {_numbers(weight.grad)}")
 
 
-def second_listing_completes() -> Seen:
+def second_listing_completes() -> ProofResult:
     ran = run(LISTINGS["global-disable"].source)
     return _completes(ran)
 
@@ -403,35 +417,35 @@ def second_listing_completes() -> Seen:
 # --- listing 3
 
 
-def flag_is_on_again() -> Seen:
+def flag_is_on_again() -> ProofResult:
     with torch.no_grad(), torch.enable_grad():
         inside = torch.is_grad_enabled()
-    return judge(inside, f"grad in the nested block: {inside}")
+    return claim_verdict(inside, f"grad in the nested block: {inside}")
 
 
-def inner_backward_reaches_the_block() -> Seen:
+def inner_backward_reaches_the_block() -> ProofResult:
     scaled = leaf() * 2
     with torch.no_grad():
         shifted = scaled + 1
         with torch.enable_grad():
             doubled = (shifted * 2).sum()
             error = error_of(doubled.backward)
-    return judge(not error, error or "backward() ran")
+    return claim_verdict(not error, error or "backward() ran")
 
 
-def later_backward_reaches_the_leaf() -> Seen:
+def later_backward_reaches_the_leaf() -> ProofResult:
     weight = leaf()
     with torch.no_grad():
         shifted = weight * 2 + 1
     error = error_of((shifted * 3).sum().backward)
-    return judge(not error and weight.grad is not None, error or f"gradient {weight.grad}")
+    return claim_verdict(not error and weight.grad is not None, error or f"gradient {weight.grad}")
 
 
-def third_listing_completes() -> Seen:
+def third_listing_completes() -> ProofResult:
     return _completes(run(LISTINGS["nested-reenable"].source))
 
 
-def reenabling_records() -> Seen:
+def reenabling_records() -> ProofResult:
     weight = leaf()
     with torch.no_grad():
         earlier = weight * 2
@@ -439,7 +453,7 @@ def reenabling_records() -> Seen:
             fresh, continued = weight * 2, earlier * 2
     with torch.inference_mode(), torch.enable_grad():
         flag, in_inference = torch.is_grad_enabled(), weight * 2
-    return judge(
+    return claim_verdict(
         fresh.requires_grad,
         f"recorded from a leaf: {fresh.requires_grad}, from a result of the block: "
         f"{continued.requires_grad}, in inference mode: {in_inference.requires_grad} with the flag "
@@ -448,7 +462,7 @@ def reenabling_records() -> Seen:
     )
 
 
-def any_depth() -> Seen:
+def any_depth() -> ProofResult:
     def nest(depth: int) -> bool:
         wanted = depth % 2 == 0
         with torch.set_grad_enabled(wanted):
@@ -456,37 +470,41 @@ def any_depth() -> Seen:
             return below and (leaf() * 2).requires_grad is wanted
 
     right = nest(50)
-    return judge(right, f"50 blocks, alternately on and off, each as asked on its way out: {right}")
+    return claim_verdict(
+        right, f"50 blocks, alternately on and off, each as asked on its way out: {right}"
+    )
 
 
-def stays_in_the_inner_block() -> Seen:
+def stays_in_the_inner_block() -> ProofResult:
     weight = leaf()
     with torch.no_grad(), torch.enable_grad():
         (weight * 2).sum().backward()
-    return judge(weight.grad is None, f"a leaf from outside has gradient {_numbers(weight.grad)}")
+    return claim_verdict(
+        weight.grad is None, f"a leaf from outside has gradient {_numbers(weight.grad)}"
+    )
 
 
-def is_not_retained() -> Seen:
+def is_not_retained() -> ProofResult:
     weight = leaf()
     with torch.no_grad():
         with torch.enable_grad():
             loss = (weight * 2).sum()
         kept = loss.requires_grad
     error = error_of(loss.backward)
-    return judge(
+    return claim_verdict(
         not kept or bool(error),
         f"the graph is there in the outer block: {kept}; backward() after both: "
         f"{error or 'ran'}; gradient {_numbers(weight.grad)}",
     )
 
 
-def only_its_input_changes() -> Seen:
+def only_its_input_changes() -> ProofResult:
     weight = leaf()
     with torch.no_grad():
         shifted = weight * 2
         with torch.enable_grad():
             (shifted * weight).sum().backward()
-    return judge(
+    return claim_verdict(
         shifted.grad is not None and weight.grad is None,
         f"gradient of the block's result {shifted.grad}, of the leaf {_numbers(weight.grad)}",
     )
@@ -529,10 +547,10 @@ def _cut_by_a_block(weight: Tensor) -> Tensor:
         return scaled + 1
 
 
-def _completes(ran: Ran) -> Seen:
+def _completes(ran: Ran) -> ProofResult:
     if ran.error:
-        return judge(False, f"stops at {ran.stopped_at}: {ran.error.partition(chr(10))[0]}")
-    return judge(True, "prints " + " / ".join(ran.printed.splitlines()))
+        return claim_verdict(False, f"stops at {ran.stopped_at}: {ran.error.partition(chr(10))[0]}")
+    return claim_verdict(True, "prints " + " / ".join(ran.printed.splitlines()))
 
 
 def _mlp() -> nn.Module:

@@ -13,13 +13,20 @@ from typing import Final, Literal
 
 import torch
 
-from ..records.semantics import NOT_RUN, RAISED, Behaviour, ClaimSeen, ListingSeen, PitfallSeen
+from ..records.semantics import (
+    NOT_RUN,
+    RAISED,
+    Behaviour,
+    ClaimResult,
+    ListingResult,
+    PitfallResult,
+)
 from ..runner.fork_server import ForkServer, JobError, WorkerDied
 from . import listings, table
 from .claims import CLAIMS
 from .listings import LISTINGS, Ran
 from .pitfalls import PITFALLS
-from .proof import Absent, Claim, Pitfall, Proof, Seen, in_a_thread
+from .proof import Absent, Claim, Pitfall, Proof, ProofResult, in_a_thread
 from .record import against, differences, versions_where_shown
 
 LIMIT_S: Final = 300.0
@@ -42,7 +49,7 @@ def examine(say: Callable[[str], None] = lambda _: None) -> Behaviour:
         with _timed(seconds, "table"):
             say("the truth table")
             rows, transitions = table.rows(), table.transitions()
-        answers: dict[Task, Seen] = {}
+        answers: dict[Task, ProofResult] = {}
         with _timed(seconds, "proofs"):
             for task in _tasks(alone=False):
                 say(" ".join(task))
@@ -51,7 +58,7 @@ def examine(say: Callable[[str], None] = lambda _: None) -> Behaviour:
             say("proofs and listings in another process")
             more, ran = elsewhere.result()
     answers |= more
-    seen = Behaviour(
+    behaviour = Behaviour(
         torch=torch.__version__,
         python=platform.python_version(),
         when=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -64,36 +71,36 @@ def examine(say: Callable[[str], None] = lambda _: None) -> Behaviour:
         pitfalls=tuple(_pitfall(pitfall, answers) for pitfall in PITFALLS),
         listings=tuple(ran),
     )
-    return held_against_record(seen)
+    return held_against_record(behaviour)
 
 
-def prove(proof: Proof) -> Seen:
+def prove(proof: Proof) -> ProofResult:
     """Run a proof in a fresh thread; what it lacks or raises becomes the answer."""
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             return in_a_thread(proof)
     except Absent as reason:
-        return Seen(NOT_RUN, str(reason))
+        return ProofResult(NOT_RUN, str(reason))
     except Exception as error:  # noqa: BLE001 # another torch may raise anything: that is an answer
-        return Seen(RAISED, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        return ProofResult(RAISED, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
 
-def held_against_record(seen: Behaviour) -> Behaviour:
+def held_against_record(behaviour: Behaviour) -> Behaviour:
     """Return the same with its differences from the record, and where pitfalls are on record."""
-    recorded = against(seen.torch)
+    recorded = against(behaviour.torch)
     return replace(
-        seen,
+        behaviour,
         recorded=recorded,
-        differences=tuple(differences(seen, recorded)),
+        differences=tuple(differences(behaviour, recorded)),
         pitfalls=tuple(
-            replace(pitfall, versions=versions_where_shown(pitfall, seen.torch))
-            for pitfall in seen.pitfalls
+            replace(pitfall, versions=versions_where_shown(pitfall, behaviour.torch))
+            for pitfall in behaviour.pitfalls
         ),
     )
 
 
-def prove_alone(tasks: Sequence[Task]) -> Iterator[Seen]:
+def prove_alone(tasks: Sequence[Task]) -> Iterator[ProofResult]:
     """Yield what each proof saw: a job for another process."""
     for task in tasks:
         yield prove(_proof(*task))
@@ -124,7 +131,7 @@ def _proof(which: Which, name: str) -> Proof:
     return pitfall.shows if which == "shows" else pitfall.cures
 
 
-def _run_alone() -> tuple[dict[Task, Seen], list[ListingSeen]]:
+def _run_alone() -> tuple[dict[Task, ProofResult], list[ListingResult]]:
     server = ForkServer("system")
     try:
         return _prove_alone(server), _listings(server)
@@ -132,25 +139,25 @@ def _run_alone() -> tuple[dict[Task, Seen], list[ListingSeen]]:
         server.close()
 
 
-def _prove_alone(server: ForkServer) -> dict[Task, Seen]:
+def _prove_alone(server: ForkServer) -> dict[Task, ProofResult]:
     """Run the proofs in one process; one that takes it down is answered, and the rest go on."""
-    answers: dict[Task, Seen] = {}
+    answers: dict[Task, ProofResult] = {}
     left = _tasks(alone=True)
     while left:
-        seen: list[Seen] = []
+        results: list[ProofResult] = []
         why = ""
         try:
-            seen.extend(server.run(prove_alone, left, limit_s=LIMIT_S))
+            results.extend(server.run(prove_alone, left, limit_s=LIMIT_S))
         except (WorkerDied, JobError) as error:
             why = str(error).strip().splitlines()[-1]
-        answers |= dict(zip(left, seen, strict=False))
-        left = left[len(seen) :]
+        answers |= dict(zip(left, results, strict=False))
+        left = left[len(results) :]
         if left:
-            answers[left.pop(0)] = Seen(RAISED, why)
+            answers[left.pop(0)] = ProofResult(RAISED, why)
     return answers
 
 
-def _listings(server: ForkServer) -> list[ListingSeen]:
+def _listings(server: ForkServer) -> list[ListingResult]:
     programs = [
         (listing, repaired)
         for listing in LISTINGS.values()
@@ -163,28 +170,28 @@ def _listings(server: ForkServer) -> list[ListingSeen]:
     except (WorkerDied, JobError) as error:
         ran = [Ran("", error=f"not run: {error}")] * len(sources)
     return [
-        listings.seen(listing, repaired=repaired, ran=one)
+        listings.listing_result(listing, repaired=repaired, ran=one)
         for (listing, repaired), one in zip(programs, ran, strict=True)
     ]
 
 
-def _claim(claim: Claim, answers: Mapping[Task, Seen]) -> ClaimSeen:
-    untestable = Seen("not testable", "")
-    seen = untestable if claim.proof is None else answers["claim", claim.id]
-    return ClaimSeen(
+def _claim(claim: Claim, answers: Mapping[Task, ProofResult]) -> ClaimResult:
+    untestable = ProofResult("not testable", "")
+    result = untestable if claim.proof is None else answers["claim", claim.id]
+    return ClaimResult(
         id=claim.id,
         place=claim.place,
         says=claim.says,
         truth=claim.truth,
         about=claim.about,
-        verdict=seen.answer,
-        seen=seen.words,
+        verdict=result.answer,
+        seen=result.words,
     )
 
 
-def _pitfall(pitfall: Pitfall, answers: Mapping[Task, Seen]) -> PitfallSeen:
+def _pitfall(pitfall: Pitfall, answers: Mapping[Task, ProofResult]) -> PitfallResult:
     shown, cured = answers["shows", pitfall.id], answers["cures", pitfall.id]
-    return PitfallSeen(
+    return PitfallResult(
         id=pitfall.id,
         title=pitfall.title,
         happens=pitfall.happens,

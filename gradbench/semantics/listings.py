@@ -9,7 +9,7 @@ from io import StringIO
 from textwrap import dedent
 from typing import Final
 
-from ..records.semantics import ListingSeen
+from ..records.semantics import ListingResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ def run(source: str) -> Ran:
     return Ran(printed.getvalue())
 
 
-def seen(listing: Listing, *, repaired: bool, ran: Ran) -> ListingSeen:
+def listing_result(listing: Listing, *, repaired: bool, ran: Ran) -> ListingResult:
     """Return the record of a run."""
-    return ListingSeen(
+    return ListingResult(
         id=listing.id,
         wanted=listing.wanted,
         source=listing.repaired if repaired else listing.source,

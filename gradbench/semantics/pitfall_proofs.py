@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from .proof import Absent, Seen, bits, error_of, leaf, yes
+from .proof import Absent, ProofResult, bits, error_of, leaf, yes
 
 # --- a view made while grad is off
 
 
-def view_loses_gradient() -> Seen:
+def view_loses_gradient() -> ProofResult:
     weight = leaf(4)
     with torch.no_grad():
         view = weight.view(2, 2)
@@ -38,7 +38,7 @@ def view_loses_gradient() -> Seen:
     )
 
 
-def view_outside_keeps_it() -> Seen:
+def view_outside_keeps_it() -> ProofResult:
     weight = leaf(4)
     view = weight.view(2, 2)
     (view * view).sum().backward()
@@ -48,7 +48,7 @@ def view_outside_keeps_it() -> Seen:
 # --- in-place changes while grad is off
 
 
-def change_is_invisible() -> Seen:
+def change_is_invisible() -> ProofResult:
     weight = leaf()
     shifted = weight + 1
     with torch.no_grad():
@@ -59,13 +59,13 @@ def change_is_invisible() -> Seen:
     return yes(wrong, f"ten times the sum, and the gradient is {_numbers(weight.grad)}")
 
 
-def new_tensor_is_visible() -> Seen:
+def new_tensor_is_visible() -> ProofResult:
     weight = leaf()
     ((weight + 1) * 10).sum().backward()
     return yes(_numbers(weight.grad) == "[10.0, 10.0, 10.0]", f"gradient {_numbers(weight.grad)}")
 
 
-def data_hides_the_change() -> Seen:
+def data_hides_the_change() -> ProofResult:
     weight = leaf()
     loss = (weight * weight).sum()
     weight.data.mul_(10)
@@ -74,7 +74,7 @@ def data_hides_the_change() -> Seen:
     return yes(wrong, error or f"gradient at 1 is {_numbers(weight.grad)}, should be 2")
 
 
-def no_grad_reports_the_change() -> Seen:
+def no_grad_reports_the_change() -> ProofResult:
     weight = leaf()
     loss = (weight * weight).sum()
     with torch.no_grad():
@@ -83,7 +83,7 @@ def no_grad_reports_the_change() -> Seen:
     return yes("modified by an inplace operation" in error, error or "backward() ran")
 
 
-def update_before_backward() -> Seen:
+def update_before_backward() -> ProofResult:
     weight = leaf()
     loss = (weight * weight).sum()
     with torch.no_grad():
@@ -92,7 +92,7 @@ def update_before_backward() -> Seen:
     return yes(bool(error), f"the update itself is allowed; then: {error or 'backward() ran'}")
 
 
-def update_after_backward() -> Seen:
+def update_after_backward() -> ProofResult:
     weight = leaf()
     (weight * weight).sum().backward()
     with torch.no_grad():
@@ -118,7 +118,7 @@ async def _first(stream: AsyncIterator[bool]) -> bool:
     return await anext(stream)
 
 
-def decorated_coroutine() -> Seen:
+def decorated_coroutine() -> ProofResult:
     on, streamed = asyncio.run(_decorated()), asyncio.run(_first(_decorated_stream()))
     return yes(
         on and streamed,
@@ -127,7 +127,7 @@ def decorated_coroutine() -> Seen:
     )
 
 
-def block_in_coroutine() -> Seen:
+def block_in_coroutine() -> ProofResult:
     async def plain() -> bool:
         with torch.no_grad():
             return torch.is_grad_enabled()
@@ -136,7 +136,7 @@ def block_in_coroutine() -> Seen:
     return yes(not on, f"grad in a with inside the coroutine: {on}")
 
 
-def mode_across_await() -> Seen:
+def mode_across_await() -> ProofResult:
     beside, after = _beside_another_task(_held_across_await)
     return yes(
         not (beside or after),
@@ -144,7 +144,7 @@ def mode_across_await() -> Seen:
     )
 
 
-def mode_between_awaits() -> Seen:
+def mode_between_awaits() -> ProofResult:
     beside, after = _beside_another_task(_left_before_await)
     return yes(
         beside and after, f"grad in another task of the loop: {beside}; when all are done: {after}"
@@ -189,14 +189,14 @@ def _decorated_batches() -> Iterator[bool]:
     yield torch.is_grad_enabled()
 
 
-def generator_leaks() -> Seen:
+def generator_leaks() -> ProofResult:
     batches = _batches()
     next(batches)
     outside = torch.is_grad_enabled()
     return yes(not outside, f"grad in the caller after one next(): {outside}")
 
 
-def decorated_generator_does_not() -> Seen:
+def decorated_generator_does_not() -> ProofResult:
     batches = _decorated_batches()
     inside, outside = next(batches), torch.is_grad_enabled()
     return yes(not inside and outside, f"grad inside {inside}, in the caller {outside}")
@@ -205,7 +205,7 @@ def decorated_generator_does_not() -> Seen:
 # --- set_grad_enabled
 
 
-def reused_object_is_stale() -> Seen:
+def reused_object_is_stale() -> ProofResult:
     mode = torch.set_grad_enabled(True)  # remembers: it was on
     torch.set_grad_enabled(False)
     with mode:
@@ -214,7 +214,7 @@ def reused_object_is_stale() -> Seen:
     return yes(after, f"grad before False, inside the kept object {inside}, after it {after}")
 
 
-def fresh_object_is_not() -> Seen:
+def fresh_object_is_not() -> ProofResult:
     torch.set_grad_enabled(False)
     with torch.set_grad_enabled(True):
         inside = torch.is_grad_enabled()
@@ -222,14 +222,14 @@ def fresh_object_is_not() -> Seen:
     return yes(inside and not after, f"grad before False, inside {inside}, after it {after}")
 
 
-def acts_when_built() -> Seen:
+def acts_when_built() -> ProofResult:
     mode = torch.set_grad_enabled(False)
     before_entering = torch.is_grad_enabled()
     del mode
     return yes(not before_entering, f"grad after building the object: {before_entering}")
 
 
-def built_in_the_with() -> Seen:
+def built_in_the_with() -> ProofResult:
     def mode() -> torch.set_grad_enabled:
         return torch.set_grad_enabled(False)
 
@@ -249,12 +249,12 @@ def _off_in_a_block() -> None:
         raise ZeroDivisionError
 
 
-def call_outlives_function() -> Seen:
+def call_outlives_function() -> ProofResult:
     after = _grad_after(_switches_off)
     return yes(not after, f"grad in the caller after the function failed: {after}")
 
 
-def block_does_not() -> Seen:
+def block_does_not() -> ProofResult:
     after = _grad_after(_off_in_a_block)
     return yes(after, f"grad in the caller after the function failed: {after}")
 
@@ -268,7 +268,7 @@ def _grad_after(function: Callable[[], None]) -> bool:
 # --- threads and processes
 
 
-def thread_starts_with_grad_on() -> Seen:
+def thread_starts_with_grad_on() -> ProofResult:
     with torch.no_grad():
         inside = _in_a_new_thread(bits)
     return yes(
@@ -276,7 +276,7 @@ def thread_starts_with_grad_on() -> Seen:
     )
 
 
-def thread_told_the_mode() -> Seen:
+def thread_given_the_mode() -> ProofResult:
     with torch.no_grad():
         mode = torch.is_grad_enabled()
 
@@ -296,7 +296,7 @@ def _in_a_new_thread(function: Callable[[], tuple[bool, bool]]) -> tuple[bool, b
     return answers[0]
 
 
-def spawned_worker_starts_fresh() -> Seen:
+def spawned_worker_starts_fresh() -> ProofResult:
     (forked, _), (spawned, _) = _in_a_worker("fork"), _in_a_worker("spawn")
     return yes(
         forked == (False, True) and spawned == (True, False),
@@ -305,9 +305,9 @@ def spawned_worker_starts_fresh() -> Seen:
     )
 
 
-def spawned_worker_told_the_mode() -> Seen:
-    _, told = _in_a_worker("spawn")
-    return yes(told == (False, True), f"a spawned worker that enters the mode itself: {told}")
+def spawned_worker_given_the_mode() -> ProofResult:
+    _, state = _in_a_worker("spawn")
+    return yes(state == (False, True), f"a spawned worker that enters the mode itself: {state}")
 
 
 Bits = tuple[bool, bool]
@@ -340,19 +340,19 @@ def _report(writer: Connection) -> None:
 # --- objects and statements
 
 
-def bare_statement() -> Seen:
+def bare_statement() -> ProofResult:
     torch.no_grad()
     after = torch.is_grad_enabled()
     return yes(after, f"grad after the statement: {after}")
 
 
-def with_statement() -> Seen:
+def with_statement() -> ProofResult:
     with torch.no_grad():
         inside = torch.is_grad_enabled()
     return yes(not inside, f"grad in a with: {inside}")
 
 
-def same_object_nested() -> Seen:
+def same_object_nested() -> ProofResult:
     mode = torch.no_grad()
     with mode, mode:
         pass
@@ -360,14 +360,14 @@ def same_object_nested() -> Seen:
     return yes(not after, f"grad after both blocks of one object: {after}")
 
 
-def own_object_each() -> Seen:
+def own_object_each() -> ProofResult:
     with torch.no_grad(), torch.no_grad():
         pass
     after = torch.is_grad_enabled()
     return yes(after, f"grad after both blocks, an object each: {after}")
 
 
-def left_out_of_order() -> Seen:
+def left_out_of_order() -> ProofResult:
     first, second = torch.no_grad(), torch.no_grad()
     first.__enter__()
     second.__enter__()
@@ -377,7 +377,7 @@ def left_out_of_order() -> Seen:
     return yes(not after, f"grad after leaving the outer object first: {after}")
 
 
-def left_by_a_stack() -> Seen:
+def left_by_a_stack() -> ProofResult:
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.no_grad())
@@ -385,8 +385,8 @@ def left_by_a_stack() -> Seen:
     return yes(after, f"grad after an ExitStack left both: {after}")
 
 
-def decorated_class() -> Seen:
-    with warnings.catch_warnings(record=True) as said:
+def decorated_class() -> ProofResult:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
 
         @torch.no_grad()
@@ -399,10 +399,10 @@ def decorated_class() -> Seen:
                 return self.layer(batch)  # type: ignore[no-any-return] # modules return anything
 
         recorded = Net()(torch.ones(1, 2)).requires_grad
-    return yes(recorded, f"forward records: {recorded}; warnings: {len(said)}")
+    return yes(recorded, f"forward records: {recorded}; warnings: {len(caught)}")
 
 
-def decorated_method() -> Seen:
+def decorated_method() -> ProofResult:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -419,14 +419,14 @@ def decorated_method() -> Seen:
 # --- what the modes do not do
 
 
-def dropout_and_statistics_go_on() -> Seen:
+def dropout_and_statistics_go_on() -> ProofResult:
     dropped, moved = _train_time_behaviour(training=True)
     return yes(
         dropped and moved, f"under no_grad: dropout drops {dropped}, BatchNorm's mean moves {moved}"
     )
 
 
-def eval_stops_them() -> Seen:
+def eval_stops_them() -> ProofResult:
     dropped, moved = _train_time_behaviour(training=False)
     return yes(not (dropped or moved), f"after eval(): drops {dropped}, moves {moved}")
 
@@ -441,13 +441,13 @@ def _train_time_behaviour(*, training: bool) -> tuple[bool, bool]:
     return dropped, bool(norm.running_mean.any())
 
 
-def inference_false_turns_grad_on() -> Seen:
+def inference_false_turns_grad_on() -> ProofResult:
     with torch.no_grad(), torch.inference_mode(mode=False):
         recorded = (leaf() * 2).requires_grad
     return yes(recorded, f"recorded inside no_grad: {recorded}")
 
 
-def inference_if_wanted() -> Seen:
+def inference_if_wanted() -> ProofResult:
     def evaluate(*, inference: bool) -> bool:
         with torch.inference_mode() if inference else torch.no_grad():
             return (leaf() * 2).requires_grad
@@ -457,20 +457,20 @@ def inference_if_wanted() -> Seen:
     return yes(not recorded, f"recorded inside no_grad: {recorded}")
 
 
-def enable_grad_in_inference() -> Seen:
+def enable_grad_in_inference() -> ProofResult:
     with torch.inference_mode(), torch.enable_grad():
         flag, recorded = torch.is_grad_enabled(), (leaf() * 2).requires_grad
     return yes(flag and not recorded, f"is_grad_enabled() {flag}, recorded {recorded}")
 
 
-def leaving_inference() -> Seen:
+def leaving_inference() -> ProofResult:
     weight = leaf()
     with torch.inference_mode(), torch.inference_mode(mode=False):
         recorded = (weight * 2).requires_grad
     return yes(recorded, f"recorded in inference_mode(False): {recorded}")
 
 
-def backward_ignores_the_mode() -> Seen:
+def backward_ignores_the_mode() -> ProofResult:
     weight = leaf()
     loss = (weight**3).sum()
     with torch.no_grad():
@@ -483,7 +483,7 @@ def backward_ignores_the_mode() -> Seen:
     )
 
 
-def grad_without_graph() -> Seen:
+def grad_without_graph() -> ProofResult:
     weight = leaf()
     loss = (weight**3).sum()
     (derivative,) = torch.autograd.grad(loss, weight)
@@ -493,30 +493,30 @@ def grad_without_graph() -> Seen:
     )
 
 
-def reentrant_checkpoint() -> Seen:
-    seen = _modes_in_checkpoint(use_reentrant=True)
-    return yes(seen == [False, True], f"grad in the forward pass and its repetition: {seen}")
+def reentrant_checkpoint() -> ProofResult:
+    modes = _modes_in_checkpoint(use_reentrant=True)
+    return yes(modes == [False, True], f"grad in the forward pass and its repetition: {modes}")
 
 
-def plain_checkpoint() -> Seen:
-    seen = _modes_in_checkpoint(use_reentrant=False)
-    return yes(seen == [True, True], f"grad in the forward pass and its repetition: {seen}")
+def plain_checkpoint() -> ProofResult:
+    modes = _modes_in_checkpoint(use_reentrant=False)
+    return yes(modes == [True, True], f"grad in the forward pass and its repetition: {modes}")
 
 
 def _modes_in_checkpoint(*, use_reentrant: bool) -> list[bool]:
-    seen: list[bool] = []
+    modes: list[bool] = []
 
     def part(batch: Tensor) -> Tensor:
-        seen.append(torch.is_grad_enabled())
+        modes.append(torch.is_grad_enabled())
         return batch.exp()
 
     result = checkpoint(part, leaf(), use_reentrant=use_reentrant)
     assert isinstance(result, Tensor)
     result.sum().backward()
-    return seen
+    return modes
 
 
-def forward_mode_goes_on() -> Seen:
+def forward_mode_goes_on() -> ProofResult:
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(torch.ones(3), torch.ones(3))
         with torch.no_grad():
@@ -529,7 +529,7 @@ def forward_mode_goes_on() -> Seen:
     )
 
 
-def primal_stops_it() -> Seen:
+def primal_stops_it() -> ProofResult:
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(torch.ones(3), torch.ones(3))
         plain = forward_ad.unpack_dual(dual).primal
@@ -546,12 +546,12 @@ def primal_stops_it() -> Seen:
     )
 
 
-def function_forward_is_off() -> Seen:
+def function_forward_is_off() -> ProofResult:
     recorded = _recorded_in_forward(reenable=False)
     return yes(not recorded, f"recorded inside Function.forward: {recorded}")
 
 
-def function_forward_turned_on() -> Seen:
+def function_forward_turned_on() -> ProofResult:
     recorded = _recorded_in_forward(reenable=True)
     return yes(recorded, f"recorded there inside enable_grad: {recorded}")
 
@@ -575,7 +575,7 @@ def _recorded_in_forward(*, reenable: bool) -> bool:
     return answers[0]
 
 
-def autocast_keeps_cut_weights() -> Seen:
+def autocast_keeps_cut_weights() -> ProofResult:
     reached = _gradient_after_autocast(one_region=True)
     return yes(
         not reached,
@@ -584,7 +584,7 @@ def autocast_keeps_cut_weights() -> Seen:
     )
 
 
-def autocast_region_each() -> Seen:
+def autocast_region_each() -> ProofResult:
     reached = _gradient_after_autocast(one_region=False)
     return yes(reached, f"with a region for each pass: {'there' if reached else 'missing'}")
 
@@ -604,12 +604,12 @@ def _gradient_after_autocast(*, one_region: bool) -> bool:
     return layer.weight.grad is not None
 
 
-def sum_of_losses_keeps_graphs() -> Seen:
+def sum_of_losses_keeps_graphs() -> ProofResult:
     alive = _graphs_alive(lambda loss: loss)
     return yes(alive > 0, f"of 5 steps' saved tensors, {alive} are alive after the loop")
 
 
-def sum_of_numbers_does_not() -> Seen:
+def sum_of_numbers_does_not() -> ProofResult:
     alive = _graphs_alive(lambda loss: loss.detach())
     return yes(alive == 0, f"of 5 steps' saved tensors, {alive} are alive after the loop")
 
@@ -633,12 +633,12 @@ def _graphs_alive(kept: Callable[[Tensor], Tensor]) -> int:
     return len(held)
 
 
-def compiled_under_each_mode() -> Seen:
+def compiled_under_each_mode() -> ProofResult:
     count = _compilations([torch.enable_grad, torch.no_grad, torch.inference_mode])
     return yes(count > 1, f"one function under three modes is compiled {count} times")
 
 
-def compiled_under_one_mode() -> Seen:
+def compiled_under_one_mode() -> ProofResult:
     count = _compilations([torch.no_grad] * 3)
     return yes(count == 1, f"under one mode it is compiled {count} times")
 
@@ -662,7 +662,7 @@ def _compilations(modes: list[Callable[[], Any]]) -> int:
     return count
 
 
-def entering_each_time() -> Seen:
+def entering_each_time() -> ProofResult:
     apart, together = _python_calls(each=True), _python_calls(each=False)
     return yes(
         apart > 4 * together,
@@ -670,7 +670,7 @@ def entering_each_time() -> Seen:
     )
 
 
-def entering_once() -> Seen:
+def entering_once() -> ProofResult:
     together = _python_calls(each=False)
     return yes(together < 100, f"100 additions in one block: {together} Python calls")
 
@@ -712,7 +712,7 @@ def _train(model: nn.Module) -> None:
     optimizer.step()
 
 
-def module_built_in_inference() -> Seen:
+def module_built_in_inference() -> ProofResult:
     model = _built_in_inference_mode()
     first = next(model.parameters())
     trained = error_of(lambda: _train(model))
@@ -724,7 +724,7 @@ def module_built_in_inference() -> Seen:
     )
 
 
-def deepcopy_outside() -> Seen:
+def deepcopy_outside() -> ProofResult:
     model = copy.deepcopy(_built_in_inference_mode())
     trained = error_of(lambda: _train(model))
     return yes(not trained, f"training a deepcopy made outside: {trained or 'ran'}")
@@ -735,7 +735,7 @@ def _features() -> Tensor:
         return torch.ones(3)
 
 
-def inference_tensor_saved() -> Seen:
+def inference_tensor_saved() -> ProofResult:
     added = error_of(lambda: leaf() + _features())
     multiplied = error_of(lambda: leaf() * _features())
     return yes(
@@ -743,13 +743,13 @@ def inference_tensor_saved() -> Seen:
     )
 
 
-def clone_outside() -> Seen:
+def clone_outside() -> ProofResult:
     weight = leaf()
     (weight * _features().clone()).sum().backward()
     return yes(weight.grad is not None, f"with a clone, gradient {_numbers(weight.grad)}")
 
 
-def change_after_inference() -> Seen:
+def change_after_inference() -> ProofResult:
     total = _features()
     error = error_of(lambda: total.div_(2))
     with torch.no_grad():
@@ -760,13 +760,13 @@ def change_after_inference() -> Seen:
     )
 
 
-def new_tensor_after_inference() -> Seen:
+def new_tensor_after_inference() -> ProofResult:
     total = _features() / 2
     error = error_of(lambda: total.div_(2))
     return yes(not error, f"total = total / n, then in place: {error or 'ran'}")
 
 
-def backward_in_inference() -> Seen:
+def backward_in_inference() -> ProofResult:
     weight, error = leaf(), ""
     loss = (weight * weight).sum()
     with torch.inference_mode():
@@ -780,7 +780,7 @@ def backward_in_inference() -> Seen:
     )
 
 
-def gradient_set_to_none() -> Seen:
+def gradient_set_to_none() -> ProofResult:
     weight = leaf()
     loss = (weight * weight).sum()
     with torch.inference_mode():
@@ -790,7 +790,7 @@ def gradient_set_to_none() -> Seen:
     return yes(not error, f"after zero_grad(set_to_none=True): {error or 'ran'}")
 
 
-def mark_stays_on() -> Seen:
+def mark_stays_on() -> ProofResult:
     marked = _features()
     kept = {
         "detach": marked.detach().is_inference(),
@@ -800,7 +800,7 @@ def mark_stays_on() -> Seen:
     return yes(all(kept.values()), f"still inference tensors: {_listed(kept)}")
 
 
-def mark_comes_off() -> Seen:
+def mark_comes_off() -> ProofResult:
     marked = _features()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tensor.pt"
@@ -816,7 +816,7 @@ def mark_comes_off() -> Seen:
     return yes(not any(kept.values()), f"still inference tensors: {_listed(kept)}")
 
 
-def fsdp_in_inference() -> Seen:
+def fsdp_in_inference() -> ProofResult:
     with _sharded() as model:
         batch = torch.ones(1, 4)
 
@@ -829,7 +829,7 @@ def fsdp_in_inference() -> Seen:
     return yes(bool(first), f"first forward: {first or 'ran'}; training after it: {later or 'ran'}")
 
 
-def fsdp_in_no_grad() -> Seen:
+def fsdp_in_no_grad() -> ProofResult:
     with _sharded() as model:
         batch = torch.ones(1, 4)
 

@@ -105,7 +105,7 @@ PITFALLS: Final = (
         cure="Enter the mode in the thread's own function.",
         link=f"{ISSUES}20528",
         shows=proofs.thread_starts_with_grad_on,
-        cures=proofs.thread_told_the_mode,
+        cures=proofs.thread_given_the_mode,
         silent=True,
     ),
     Pitfall(
@@ -116,7 +116,7 @@ PITFALLS: Final = (
         cure="Enter the mode in the worker's own function.",
         link=f"{DOCS}notes/multiprocessing.html",
         shows=proofs.spawned_worker_starts_fresh,
-        cures=proofs.spawned_worker_told_the_mode,
+        cures=proofs.spawned_worker_given_the_mode,
         silent=True,
         alone=True,
     ),

@@ -19,14 +19,14 @@ class Absent(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ProofResult:
     """What a proof saw: the answer that follows from it, and the sight itself in a few words."""
 
     answer: str  # a verdict, or of a pitfall "yes", "no"
     words: str
 
 
-Proof = Callable[[], Seen]
+Proof = Callable[[], ProofResult]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,16 +62,16 @@ class Pitfall:
     alone: bool = False  # as of a claim
 
 
-def judge(core: bool, words: str, *, always: bool = True) -> Seen:
+def claim_verdict(core: bool, words: str, *, always: bool = True) -> ProofResult:
     """Return the verdict on a claim: is its core so, and is it so without exception?"""
     if not core:
-        return Seen("fails", words)
-    return Seen("holds" if always else "holds with a qualification", words)
+        return ProofResult("fails", words)
+    return ProofResult("holds" if always else "holds with a qualification", words)
 
 
-def yes(so: bool, words: str) -> Seen:
+def yes(so: bool, words: str) -> ProofResult:
     """Return whether bad behaviour was seen, or a cure worked."""
-    return Seen("yes" if so else "no", words)
+    return ProofResult("yes" if so else "no", words)
 
 
 def bits() -> tuple[bool, bool]:

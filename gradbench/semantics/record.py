@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ..records.semantics import NOT_RUN, Behaviour, PitfallSeen
+from ..records.semantics import NOT_RUN, Behaviour, PitfallResult
 from .state import RULES, State, disagreements, enter
 
 FILE: Final = Path(__file__).with_name("recorded.json")
@@ -23,8 +23,8 @@ def recorded() -> dict[str, Record]:
 
 def version_of(torch: str) -> str:
     """Return major.minor of a version: builds and patches of one are held to the same record."""
-    found = re.match(r"\d+\.\d+", torch)
-    return found[0] if found else torch
+    match = re.match(r"\d+\.\d+", torch)
+    return match[0] if match else torch
 
 
 def against(torch: str) -> str:
@@ -37,7 +37,7 @@ def against(torch: str) -> str:
     return (older or have[:1])[-1]
 
 
-def differences(seen: Behaviour, version: str, record: Record | None = None) -> Iterator[str]:
+def differences(behaviour: Behaviour, version: str, record: Record | None = None) -> Iterator[str]:
     """Yield in words how what was seen differs from the record of a version.
 
     A proof that was not run says nothing, and a verdict that was not run when it was recorded is
@@ -45,36 +45,36 @@ def differences(seen: Behaviour, version: str, record: Record | None = None) -> 
     listings against running to their end, whatever the version.
     """
     record = recorded()[version] if record is None else record
-    for claim in seen.claims:
+    for claim in behaviour.claims:
         was = record["claims"].get(claim.id, "not on record")
         if NOT_RUN not in (was, claim.verdict) and was != claim.verdict:
             yield f"claim {claim.id}: {was} -> {claim.verdict} ({claim.seen})"
-    for pitfall in seen.pitfalls:
+    for pitfall in behaviour.pitfalls:
         now = (pitfall.shown, pitfall.cured)
         words = (pitfall.shown_seen, pitfall.cured_seen)
         was_both = record["pitfalls"].get(pitfall.id, ("not on record",) * 2)
         for part, before, after, word in zip(("shown", "cured"), was_both, now, words, strict=True):
             if NOT_RUN not in (before, after) and before != after:
                 yield f"pitfall {pitfall.id}: {part} {before} -> {after} ({word})"
-    for step in seen.transitions:
+    for step in behaviour.transitions:
         expected = enter(State(*step.before), step.construct, RULES)
         if (expected.grad, expected.inference) != step.after:
             yield f"state: {step.construct} leads from {step.before} to {step.after}"
-    yield from (f"table: {words}" for words in disagreements(seen.table))
-    for listing in seen.listings:
+    yield from (f"table: {words}" for words in disagreements(behaviour.table))
+    for listing in behaviour.listings:
         if listing.repaired and listing.error:
             yield f"listing {listing.id}, repaired: stops at {listing.stopped_at}: {listing.error}"
 
 
-def record_of(seen: Behaviour) -> Record:
+def record_of(behaviour: Behaviour) -> Record:
     """Return what is kept of a torch's behaviour."""
     return {
-        "claims": {claim.id: claim.verdict for claim in seen.claims},
-        "pitfalls": {pitfall.id: [pitfall.shown, pitfall.cured] for pitfall in seen.pitfalls},
+        "claims": {claim.id: claim.verdict for claim in behaviour.claims},
+        "pitfalls": {pitfall.id: [pitfall.shown, pitfall.cured] for pitfall in behaviour.pitfalls},
     }
 
 
-def versions_where_shown(pitfall: PitfallSeen, torch: str) -> tuple[str, ...]:
+def versions_where_shown(pitfall: PitfallResult, torch: str) -> tuple[str, ...]:
     """Return the versions that showed a pitfall, by the records and by what was seen now."""
     shown = {
         version

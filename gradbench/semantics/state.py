@@ -176,23 +176,23 @@ def factory(state: State) -> Outcome:
 
 def disagreements(rows: Sequence[Row], rules: Mapping[str, Rule] = RULES) -> list[str]:
     """Return in words where rows that were seen are not what the machine derives."""
-    found = []
+    disagreeing = []
     for row in rows:
         expected = predict(row.ambient, row.outer, row.inner, row.input, rules)
         where = f"set_grad_enabled({row.ambient}) > {row.outer} > {row.inner}, {row.input}"
-        found += [
+        disagreeing += [
             f"{where}: {field.name} is {getattr(row, field.name)}, "
             f"not {getattr(expected, field.name)}"
             for field in fields(row)
             if field.name != "outcomes"
             and getattr(row, field.name) != getattr(expected, field.name)
         ]
-        found += [
+        disagreeing += [
             f"{where}: {operation} gave {row.outcomes.get(operation)}, not {outcome}"
             for operation, outcome in expected.outcomes.items()
             if row.outcomes.get(operation) != outcome
         ]
-    return found
+    return disagreeing
 
 
 def _recorded(grad_fn: str, *, saved: int = 0) -> Outcome:

@@ -130,8 +130,8 @@ def partition(values: Floats, *, penalty: float, least: int) -> Cuts:
     ruptures = _ruptures()
     if ruptures is None:
         return exact_partition(values, penalty=penalty, least=least)
-    found = ruptures.KernelCPD(kernel="linear", min_size=least).fit(values).predict(pen=penalty)
-    return [int(cut) for cut in found[:-1]]
+    ends = ruptures.KernelCPD(kernel="linear", min_size=least).fit(values).predict(pen=penalty)
+    return [int(cut) for cut in ends[:-1]]
 
 
 def exact_partition(values: Floats, *, penalty: float, least: int) -> Cuts:
@@ -161,15 +161,15 @@ def exact_partition(values: Floats, *, penalty: float, least: int) -> Cuts:
 def _confirmed(logs: Floats, cuts: Cuts, inflation: float, rule: Rule) -> list[Shift]:
     """Take back cuts that fail, the least certain first, until the sides of each differ."""
     while True:
-        found = [
+        confirmed = [
             _shift(logs, *edges, inflation=inflation)
             for edges in zip([0, *cuts], cuts, [*cuts[1:], len(logs)], strict=False)
         ]
         worst = max(
-            (shift for shift in found if _fails(shift, rule)), key=lambda s: s.p, default=None
+            (shift for shift in confirmed if _fails(shift, rule)), key=lambda s: s.p, default=None
         )
         if worst is None:
-            return found
+            return confirmed
         cuts = [cut for cut in cuts if cut != worst.index]
 
 

@@ -84,7 +84,7 @@ def lines(peaks: Mapping[Cell, int]) -> list[Line]:
 
     ``peaks`` are bytes by cell, above 0.
     """
-    found = []
+    fitted = []
     for variable in VARIABLES:
         groups: dict[Cell, dict[int, int]] = {}
         least: dict[Cell, Cell] = {}
@@ -95,10 +95,10 @@ def lines(peaks: Mapping[Cell, int]) -> list[Line]:
             rest = apart_from(cell, variable)
             groups.setdefault(rest, {})[at] = nbytes
             least.setdefault(rest, cell)
-        found += [
+        fitted += [
             fit(least[rest], variable, points) for rest, points in groups.items() if len(points) > 1
         ]
-    return found
+    return fitted
 
 
 def break_even(lines: Iterable[Line], *, reference: str) -> dict[Cell, float]:

@@ -39,11 +39,11 @@ def _z(confidence: float) -> float:
 
 def t_below(value: float, freedom: float) -> float:
     """Return the chance that Student's t is below a value; the normal's with infinite freedom."""
-    found = special.ndtr(value) if math.isinf(freedom) else special.stdtr(freedom, value)
-    return float(found)
+    share = special.ndtr(value) if math.isinf(freedom) else special.stdtr(freedom, value)
+    return float(share)
 
 
 def t_quantile(chance: float, freedom: float) -> float:
     """Return the value that Student's t is below with this chance."""
-    found = special.ndtri(chance) if math.isinf(freedom) else special.stdtrit(freedom, chance)
-    return float(found)
+    quantile = special.ndtri(chance) if math.isinf(freedom) else special.stdtrit(freedom, chance)
+    return float(quantile)

@@ -52,7 +52,7 @@ class Pair:
         Turns that follow one another at once share what the machine does meanwhile.
         """
         turns = zip(self.base_ns, self.candidate_ns, strict=True)
-        return float(np.median([math.log(min(ours) / min(theirs)) for theirs, ours in turns]))
+        return float(np.median([math.log(min(candidate) / min(base)) for base, candidate in turns]))
 
     @property
     def typical_ns(self) -> tuple[float, float]:
@@ -76,12 +76,12 @@ class PairVerdict:
 
 def change(logs: Sequence[float]) -> Estimate:
     """Return the centre of the pairs' ratios with its signed-rank interval."""
-    found = hodges_lehmann(np.asarray(logs, dtype=np.float64))
+    centre = hodges_lehmann(np.asarray(logs, dtype=np.float64))
     return Estimate(
-        point=math.exp(found.point),
-        low=math.exp(found.low),
-        high=math.exp(found.high),
-        confidence=found.confidence,
+        point=math.exp(centre.point),
+        low=math.exp(centre.low),
+        high=math.exp(centre.high),
+        confidence=centre.confidence,
         rounds=len(logs),
     )
 
@@ -158,24 +158,24 @@ def rule(
     lean to none. All else is ``inconclusive``.
     """
     every = [*first, *fresh]
-    seen = detectable(every)
+    least_visible = detectable(every)
     suspected = direction(first, threshold=threshold)
     confirmed = direction(fresh, threshold=threshold) if fresh else 0
-    found = change(every)
+    estimate = change(every)
     middle = centre(every)
-    if suspected and confirmed == suspected and abs(middle) >= seen:
+    if suspected and confirmed == suspected and abs(middle) >= least_visible:
         verdict = Verdict.WORSE if suspected > 0 else Verdict.BETTER
         reason = f"{len(first)} pairs suspected it, {len(fresh)} fresh ones confirmed it"
-    elif seen <= threshold and abs(middle) < CUT * math.log1p(threshold):
+    elif least_visible <= threshold and abs(middle) < CUT * math.log1p(threshold):
         verdict = Verdict.SAME
-        reason = f"a change of {max(seen, threshold):.1%} would have shown"
+        reason = f"a change of {max(least_visible, threshold):.1%} would have shown"
         if suspected:
             reason = f"suspected by {len(first)} pairs, not confirmed by {len(fresh)} fresh ones"
     else:
         verdict = Verdict.INCONCLUSIVE
-        reason = f"pairs differ so much that only {seen:.1%} would have shown"
-        if seen <= threshold:
+        reason = f"pairs differ so much that only {least_visible:.1%} would have shown"
+        if least_visible <= threshold:
             reason = f"{len(every)} pairs lean to a change and do not agree on it"
         if suspected and not fresh:
             reason = "suspected, and not yet confirmed by fresh pairs"
-    return PairVerdict(verdict=verdict, change=found, detectable=seen, reason=reason)
+    return PairVerdict(verdict=verdict, change=estimate, detectable=least_visible, reason=reason)

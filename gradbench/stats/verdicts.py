@@ -18,7 +18,7 @@ class Verdict(StrEnum):
     INCONCLUSIVE = "inconclusive"
 
 
-def judge(
+def classify(
     change: Estimate,
     *,
     floor: float = 0.0,

@@ -71,12 +71,12 @@ class Writer:
         What was written before is then kept, as after any other end.
         """
         line = json.dumps(_plain(record), separators=(",", ":"))
-        with self._said():
+        with self._as_store_errors():
             print(line, file=self._file, flush=True)
 
     def seal(self) -> Path:
         """Add count and hash, rename the part file, and return the run's file."""
-        with self._said():
+        with self._as_store_errors():
             self._file.flush()
             content = self.path.read_bytes()
             seal = {
@@ -92,7 +92,7 @@ class Writer:
         return final
 
     @contextmanager
-    def _said(self) -> Iterator[None]:
+    def _as_store_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -181,13 +181,11 @@ class Store:
             return path
         if path.parent != Path():
             raise StoreError(f"no run in {name!r}: there is no such file")
-        names = {
-            found.name.removesuffix(PART).removesuffix(SEALED): found for found in self._files()
-        }
+        names = {path.name.removesuffix(PART).removesuffix(SEALED): path for path in self._files()}
         if name == "latest" and names:
             return names[max(names)]
         wanted = path.name.removesuffix(PART).removesuffix(SEALED)
-        close = [found for found in sorted(names) if found.startswith(wanted)]
+        close = [path for path in sorted(names) if path.startswith(wanted)]
         if wanted in names:
             return names[wanted]
         if len(close) == 1:
@@ -198,19 +196,19 @@ class Store:
         raise StoreError(f"no run {name!r} in {str(self.folder)!r}; the latest there: {there}")
 
     def load_all(self) -> tuple[list[Run], list[str]]:
-        """Return the readable runs by time, and in words what was found amiss with the others.
+        """Return the readable runs by time, and in words what is wrong with the others.
 
         A sealed file that does not match its seal is moved to ``quarantine/``, never deleted.
         """
-        runs, amiss = [], []
+        runs, warnings = [], []
         for path in self._files():
             try:
                 runs.append(load(path))
             except BrokenSeal as error:
-                amiss.append(f"{error}; {set_aside(path)}")
+                warnings.append(f"{error}; {set_aside(path)}")
             except StoreError as error:
-                amiss.append(str(error))
-        return runs, amiss
+                warnings.append(str(error))
+        return runs, warnings
 
     def _files(self) -> Iterator[Path]:
         return (

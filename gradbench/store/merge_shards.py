@@ -62,11 +62,11 @@ def _check(runs: Sequence[Run], *, different_machines: bool) -> None:
     first = runs[0]
     for run in runs[1:]:
         for what in ("protocol", "plan", "meters"):
-            ours, theirs = getattr(first.header, what), getattr(run.header, what)
-            if ours != theirs:
+            own, other = getattr(first.header, what), getattr(run.header, what)
+            if own != other:
                 raise StoreError(
                     f"{run.name} and {first.name} are not shards of one matrix: {what} "
-                    f"{_difference(theirs, ours)}"
+                    f"{_difference(other, own)}"
                 )
         if differ := _moved(first, run, "software"):
             raise StoreError(f"{run.name} cannot be merged with {first.name}: {differ}")
@@ -79,15 +79,15 @@ def _check(runs: Sequence[Run], *, different_machines: bool) -> None:
     _check_twice(runs)
     counts = {_shard(run).count for run in runs if run.header.shard}
     if len(counts) > 1:
-        said = ", ".join(f"{run.name} is {run.header.shard or 'no shard'}" for run in runs)
-        raise StoreError(f"these are not shards of one matrix: {said}")
+        shards = ", ".join(f"{run.name} is {run.header.shard or 'no shard'}" for run in runs)
+        raise StoreError(f"these are not shards of one matrix: {shards}")
 
 
-def _difference(theirs: object, ours: object) -> str:
-    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
-        keys = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
-        return ", ".join(f"{key} {theirs.get(key)!r} against {ours.get(key)!r}" for key in keys)
-    return f"{theirs!r} against {ours!r}"
+def _difference(other: object, own: object) -> str:
+    if isinstance(other, Mapping) and isinstance(own, Mapping):
+        keys = [key for key in {**other, **own} if other.get(key) != own.get(key)]
+        return ", ".join(f"{key} {other.get(key)!r} against {own.get(key)!r}" for key in keys)
+    return f"{other!r} against {own!r}"
 
 
 def _check_inputs(runs: Sequence[Run]) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..analysis import dataframes, format_units
-from ..analysis.run_view import told
+from ..analysis.run_view import outcome_value
 from ..experiment.matrix import Cell, by_block
 from ..records.measurements import Measurement, Outcome
 from ..records.predictions import Fit, Prediction
@@ -42,18 +42,20 @@ def prediction_tables(
             table.add_column(heading, justify="right", no_wrap=True, min_width=least)
         against = predictions.get(dataframes.at(cells[0], reference))
         for cell in cells:
-            found = predictions[cell]
-            if isinstance(found, str):
+            prediction = predictions[cell]
+            if isinstance(prediction, str):
                 table.add_row(f"  {cell.grad_mode}", Text("none", style="dim"))
                 continue
-            ratio = found.peak_bytes / against.peak_bytes if isinstance(against, Prediction) else 0
-            parts = found.breakdown.parts
+            ratio = (
+                prediction.peak_bytes / against.peak_bytes if isinstance(against, Prediction) else 0
+            )
+            parts = prediction.breakdown.parts
             table.add_row(
                 f"  {cell.grad_mode}",
-                format_units.size(found.peak_bytes),
+                format_units.size(prediction.peak_bytes),
                 format_units.factor(ratio) if ratio else "",
-                format_units.size(found.before_bytes),
-                format_units.size(found.transient_bytes),
+                format_units.size(prediction.before_bytes),
+                format_units.size(prediction.transient_bytes),
                 *(
                     format_units.size(parts[part]) if parts[part] else ""
                     for part in PREDICTED_PARTS
@@ -111,22 +113,22 @@ def fit_table(
     if measured:
         table.add_column("measured", justify="right")
         table.add_column("one more", justify="right")
-    batches = {cell: found.batch_size for cell, found in fits if isinstance(found, Fit)}
-    for cell, found in fits:
+    batches = {cell: fit.batch_size for cell, fit in fits if isinstance(fit, Fit)}
+    for cell, fit in fits:
         name = Text(f"{cell.block.family} {cell.grad_mode}")
-        if isinstance(found, str):
+        if isinstance(fit, str):
             table.add_row(name, Text("none", style="dim"))
             continue
         against = batches.get(dataframes.at(cell, reference))
         row: list[RenderableType] = [
             name,
-            f"{found.batch_size:,}",
-            format_units.factor(found.batch_size / against) if against else "",
-            _share(found.peak_bytes, found.budget_bytes) if found.batch_size else "",
-            _share(found.next_bytes, found.budget_bytes),
+            f"{fit.batch_size:,}",
+            format_units.factor(fit.batch_size / against) if against else "",
+            _share(fit.peak_bytes, fit.budget_bytes) if fit.batch_size else "",
+            _share(fit.next_bytes, fit.budget_bytes),
         ]
         if measured:
-            batches_tried = (found.batch_size, found.batch_size + 1)
+            batches_tried = (fit.batch_size, fit.batch_size + 1)
             row += [
                 _read(measured.get(replace(cell, batch_size=batch))) if batch else Text("")
                 for batch in batches_tried
@@ -143,4 +145,4 @@ def _share(nbytes: int | None, budget_bytes: int) -> str:
 
 def _read(outcome: Outcome | None) -> Text:
     figure = dataframes.estimate(outcome) if isinstance(outcome, Measurement) else None
-    return as_text(told(outcome, figure))
+    return as_text(outcome_value(outcome, figure))

@@ -142,22 +142,22 @@ class Catalogue(Mapping[str, Model]):
 
 
 def _sized(name: str) -> Model:
-    found = model_names.parse(name)
-    if found is None:
+    sizes = model_names.parse(name)
+    if sizes is None:
         raise KeyError(name)
-    if found.family == "mlp":
+    if sizes.family == "mlp":
         return Model(
-            partial(mlp, *[found.width] * (found.depth + 1), 10),
-            partial(classification, shape=(found.width,)),
-            head=str(2 * found.depth),
-            about=f"{found.depth} hidden layers of width {found.width}",
+            partial(mlp, *[sizes.width] * (sizes.depth + 1), 10),
+            partial(classification, shape=(sizes.width,)),
+            head=str(2 * sizes.depth),
+            about=f"{sizes.depth} hidden layers of width {sizes.width}",
         )
     return Model(
-        partial(cnn, depth=found.depth, width=found.width),
-        partial(classification, shape=(3, found.resolution, found.resolution)),
-        head=str(3 * found.depth + 2),
-        about=f"{found.depth} convolutions of {found.width} channels on "
-        f"3x{found.resolution}x{found.resolution}",
+        partial(cnn, depth=sizes.depth, width=sizes.width),
+        partial(classification, shape=(3, sizes.resolution, sizes.resolution)),
+        head=str(3 * sizes.depth + 2),
+        about=f"{sizes.depth} convolutions of {sizes.width} channels on "
+        f"3x{sizes.resolution}x{sizes.resolution}",
     )
 
 

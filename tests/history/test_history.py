@@ -38,8 +38,8 @@ def at(number, *, step_ns=1000, over=0.5, noise=0.0, size=64, **facts):
 
 
 def series_of(runs, **chosen):
-    series, amiss = history.history(history.of(runs), chosen=Chosen(**chosen))
-    assert amiss == []
+    series, warnings = history.history(history.of(runs), chosen=Chosen(**chosen))
+    assert warnings == []
     return series
 
 
@@ -81,8 +81,8 @@ def test_figures_of_an_axis_unknown_here_are_left_out_and_said():
     figures = history.of([at(0), at(1)])
     frame = figures.frame.copy()
     frame.loc[0, "cell"] = frame.loc[0, "cell"].replace("{", '{"moon":"full",')
-    series, amiss = history.history(replace(figures, frame=frame))
-    assert amiss == ["axes unknown to this gradbench, moon: upgrade"]
+    series, warnings = history.history(replace(figures, frame=frame))
+    assert warnings == ["axes unknown to this gradbench, moon: upgrade"]
     assert series
 
 
@@ -367,7 +367,9 @@ def test_a_page_of_several_runs_has_their_history_and_of_one_has_none(slower):
 
 
 def test_the_history_page_is_whole_and_marks_changes_with_links(slower):
-    html = on_page.render(series_of(slower), link=linker("https://x.org/{commit}"), amiss=["a <b>"])
+    html = on_page.render(
+        series_of(slower), link=linker("https://x.org/{commit}"), warnings=["a <b>"]
+    )
     page = Page(html)
     assert page.open == []
     assert page.count("svg") == 4

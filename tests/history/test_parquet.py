@@ -43,7 +43,7 @@ def test_what_is_packed_comes_back(packed):
     at_hand = series.of(RUNS)
     assert as_rows(figures) == as_rows(at_hand)
     assert figures.origins == at_hand.origins
-    assert figures.amiss == []
+    assert figures.warnings == []
 
 
 def test_history_is_the_same_from_either(packed, tmp_path):
@@ -155,7 +155,7 @@ def test_a_damaged_file_is_set_aside_by_name_and_the_rest_is_read(packed, damage
     first = files(packed)[0]
     first.write_bytes(damage(first.read_bytes()))
     figures = parquet.read(str(packed))
-    (words,) = figures.amiss
+    (words,) = figures.warnings
     assert first.name in words
     assert set(figures.origins) == {RUNS[2].name}
     assert [path.name for path in (packed / QUARANTINE).iterdir()] == [f"{first.name}.damaged"]
@@ -182,7 +182,7 @@ def test_a_file_that_would_be_misread_is_named_and_left_alone(packed, told, says
     first = files(packed)[0]
     marked(first, told)
     figures = parquet.read(str(packed))
-    assert [says in words for words in figures.amiss] == [True]
+    assert [says in words for words in figures.warnings] == [True]
     assert set(figures.origins) == {RUNS[2].name}
     assert first.is_file()
 

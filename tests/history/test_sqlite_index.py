@@ -52,7 +52,7 @@ def test_it_has_what_the_runs_have(folder, runs):
     at_hand = series.of(runs)
     assert as_rows(figures) == as_rows(at_hand)
     assert figures.origins == at_hand.origins
-    assert figures.amiss == []
+    assert figures.warnings == []
 
 
 def test_a_second_look_opens_no_run_file(folder, monkeypatch):
@@ -94,7 +94,7 @@ def test_a_byte_changed_under_the_same_size_and_time_is_noticed_while_the_file_i
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     figures = Index(folder).read()
     assert runs[1].name not in figures.origins
-    assert len(figures.amiss) == 1
+    assert len(figures.warnings) == 1
 
 
 def test_a_touched_file_is_hashed_and_not_read_again(folder, runs, monkeypatch):
@@ -108,12 +108,12 @@ def test_a_damaged_file_is_set_aside_by_name_and_the_others_are_shown(folder, ru
     path = folder / f"{runs[1].name}.jsonl"
     path.write_bytes(path.read_bytes()[:-200])
     figures = Index(folder).read()
-    (words,) = figures.amiss
+    (words,) = figures.warnings
     assert path.name in words
     assert QUARANTINE in words
     assert (folder / QUARANTINE / path.name).is_file()
     assert set(figures.origins) == {runs[0].name, runs[2].name}
-    assert Index(folder).read().amiss == []
+    assert Index(folder).read().warnings == []
 
 
 def newer(path, **fields):
@@ -136,7 +136,7 @@ def test_a_file_of_a_newer_schema_is_named_each_time_and_left_where_it_is(folder
     newer(path, schema=99)
     for _ in range(2):
         figures = Index(folder).read()
-        assert [("schema 99" in words, "upgrade" in words) for words in figures.amiss] == [
+        assert [("schema 99" in words, "upgrade" in words) for words in figures.warnings] == [
             (True, True)
         ]
         assert len(figures.origins) == 2
@@ -148,7 +148,7 @@ def test_a_run_that_is_still_written_is_left_out_and_said(folder):
         writer.write(started(block()))
         figures = Index(folder).read()
     assert len(figures.origins) == 3
-    assert "is not complete" in figures.amiss[0]
+    assert "is not complete" in figures.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -204,14 +204,14 @@ def test_a_run_that_lies_there_twice_counts_once_and_still_when_one_goes(tmp_pat
     first.unlink()
     figures = Index(tmp_path).read()
     assert as_rows(figures) == as_rows(series.of(runs[:1]))
-    assert figures.amiss == []
+    assert figures.warnings == []
 
 
 def test_two_runs_of_one_name_are_said(tmp_path, runs):
     write_run(runs[0], tmp_path / "a")
     write_run(run_at(0, [counted(block()[0], 8)]), tmp_path / "b")
     figures = Index(tmp_path).read()
-    assert figures.amiss == [f"2 files differ and are all run {runs[0].name}: one counts"]
+    assert figures.warnings == [f"2 files differ and are all run {runs[0].name}: one counts"]
     assert as_rows(figures) == as_rows(series.of(runs[:1]))
 
 
@@ -253,7 +253,7 @@ def test_a_file_whose_name_is_no_utf_8_is_said_and_the_others_are_shown(folder, 
     source = folder / f"{runs[0].name}.jsonl"
     Path(os.fsdecode(os.fsencode(folder) + b"/\xff.jsonl")).write_bytes(source.read_bytes())
     figures = Index(folder).read()
-    assert figures.amiss == [r"'\udcff.jsonl' is no name in UTF-8: rename it"]
+    assert figures.warnings == [r"'\udcff.jsonl' is no name in UTF-8: rename it"]
     assert as_rows(figures) == as_rows(series.of(runs))
 
 

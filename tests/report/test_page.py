@@ -347,9 +347,9 @@ import sys
 from pathlib import Path
 from gradbench.report import write
 from gradbench.store.jsonl import Store
-runs, amiss = Store(sys.argv[1]).load_all()
+runs, warnings = Store(sys.argv[1]).load_all()
 write(runs, Path(sys.argv[2]))
-print(len(runs), len(amiss), "torch" in sys.modules)
+print(len(runs), len(warnings), "torch" in sys.modules)
 """
 
 

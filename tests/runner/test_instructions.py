@@ -17,7 +17,7 @@ from gradbench.devices import Unreadable
 from gradbench.devices.cuda import CUDA
 from gradbench.runner import callgrind, instructions_pass, run
 from gradbench.runner.callgrind import Requests, read_dumps
-from gradbench.runner.instructions_pass import Told, count_block, outcome
+from gradbench.runner.instructions_pass import ChildReport, count_block, outcome
 from gradbench.runner.meters import METERS
 from gradbench.runner.preflight import DEFAULT_METERS, portable
 from gradbench.workloads.models import MODELS, Model
@@ -218,9 +218,9 @@ def test_a_run_that_is_asked_for_them_has_one_outcome_each(instead):
 def test_what_was_counted_before_the_end_is_kept():
     counts = {"0 step": [2000] * 14, "0 empty": [100] * 14, "1 step": [2000], "1 empty": [100]}
     first, second = block(grad_modes=["no_grad", "inference_mode"])
-    told = Told({}, {})
-    assert outcome(first, 0, counts, told, "was killed").values == (1900,)
-    assert outcome(second, 1, counts, told, "was killed").reason == (
+    sent = ChildReport({}, {})
+    assert outcome(first, 0, counts, sent, "was killed").values == (1900,)
+    assert outcome(second, 1, counts, sent, "was killed").reason == (
         "the process under valgrind: was killed"
     )
 
@@ -229,7 +229,7 @@ def test_rounds_before_steps_settle_and_single_costly_steps_do_not_count():
     steps = [9000, 5000, 3000, *[2000, 2002, 2001] * 3, 90_000, 2001]
     counts = {"0 step": steps, "0 empty": [150, 140, 130, *[100] * 11]}
     (cell,) = block(grad_modes=["no_grad"])
-    found = outcome(cell, 0, counts, Told({}, {}), "")
+    found = outcome(cell, 0, counts, ChildReport({}, {}), "")
     assert found.values == (1901,)
     assert (found.notes["least"], found.notes["most"]) == (1900, 89_900)
 
@@ -276,7 +276,7 @@ def test_a_visit_counts_one_step_inside_the_mode_after_one_that_is_not_counted()
 
 
 def test_every_round_visits_every_mode_that_runs_and_counting_starts_after_warm_up(monkeypatch):
-    log, told = [], []
+    log, sent = [], []
     monkeypatch.setattr(instructions_pass, "settle", lambda _: None)
     monkeypatch.setattr(instructions_pass.gc, "disable", lambda: log.append("no collector"))
     monkeypatch.setattr(
@@ -296,7 +296,7 @@ def test_every_round_visits_every_mode_that_runs_and_counting_starts_after_warm_
         "try_to_build",
         lambda *_, **__: object.__new__(instructions_pass.Subject),
     )
-    instructions_pass.count(block(), None, PLAN, ask=LoggedRequests(log), tell=told.append)
+    instructions_pass.count(block(), None, PLAN, ask=LoggedRequests(log), tell=sent.append)
     rounds = instructions_pass.SETTLING_ROUNDS + instructions_pass.COUNTED_ROUNDS
     assert log[:5] == ["warm up"] * 3 + ["no collector", "start"]
     assert [entry for entry in log if entry.startswith("dump") and "step" in entry] == [
@@ -304,7 +304,7 @@ def test_every_round_visits_every_mode_that_runs_and_counting_starts_after_warm_
         "dump 2 step",
         "dump 3 step",
     ] * rounds
-    assert told[1:] == [{"cell": 1, "refused": ("failed", "x")}]
+    assert sent[1:] == [{"cell": 1, "refused": ("failed", "x")}]
 
 
 @pytest.fixture
@@ -344,7 +344,7 @@ def test_the_job_comes_by_standard_input_and_what_it_has_to_say_is_written_as_it
         monkeypatch.setattr(sys, "stdin", type("In", (), {"buffer": stdin}))
         instructions_pass.main()
     assert alarms == [120]  # should the one who watches the limit be gone
-    assert json.loads((tmp_path / instructions_pass.TOLD).read_text()) == {"cell": 0}
+    assert json.loads((tmp_path / instructions_pass.REPORT).read_text()) == {"cell": 0}
 
 
 # The real thing

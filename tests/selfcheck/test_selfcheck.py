@@ -9,7 +9,7 @@ from gradbench.records import selfcheck as saved_checks
 from gradbench.records.selfcheck import Check
 from gradbench.selfcheck import checks as selfcheck
 from gradbench.selfcheck.checks import summarise
-from gradbench.selfcheck.effort import TINY, Effort, Subject, judge
+from gradbench.selfcheck.effort import TINY, Effort, Subject, paired_ratio
 from gradbench.selfcheck.peers import differ
 from gradbench.selfcheck.trials import Pad, Trial, measure_pad, padded, waste
 from gradbench.stats.estimates import Estimate
@@ -26,13 +26,13 @@ SAME, MORE = estimate(0.99, 1.0, 1.01), estimate(1.01, 1.02, 1.03)
 
 def told(injected, ratios):
     outcome = summarise(injected, ratios)
-    return selfcheck._told(SUBJECT, outcome, "")
+    return selfcheck._subject_check(SUBJECT, outcome, "")
 
 
 def test_a_trial_is_judged_by_the_ratio_of_variant_to_base():
     base = [random.Random(i).randint(90, 110) for i in range(200)]
     variant = [value * 1.02 for value in base]
-    assert judge(Trial(0.02, [base, variant], [1] * 200)).point == pytest.approx(1.02)
+    assert paired_ratio(Trial(0.02, [base, variant], [1] * 200)).point == pytest.approx(1.02)
 
 
 def test_a_summary_counts_intervals_that_exclude_1():

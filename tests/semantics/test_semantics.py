@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import gradbench
 from gradbench.cli import app
-from gradbench.cli.semantics import known_or_seen
+from gradbench.cli.semantics import load_or_examine
 from gradbench.records import semantics
 from gradbench.records.semantics import NOT_RUN, RAISED, VERDICTS, Outcome
 from gradbench.report import render, write
@@ -29,7 +29,7 @@ from gradbench.semantics import CLAIMS, PITFALLS, differences, examination, exam
 from gradbench.semantics.examination import prove
 from gradbench.semantics.listings import LISTINGS
 from gradbench.semantics.pitfall_proofs import call_outlives_function, generator_leaks
-from gradbench.semantics.proof import Absent, Seen, bits, first_sentence, judge
+from gradbench.semantics.proof import Absent, ProofResult, bits, claim_verdict, first_sentence
 from gradbench.semantics.state import INPUTS, RULES, Rule, State, disagreements, enter, predict
 
 HERE = record.version_of(torch.__version__)
@@ -241,12 +241,12 @@ def test_a_proof_that_leaks_a_mode_leaks_it_into_nothing(leaky):
 
 def test_proofs_see_the_state_of_a_new_thread_and_not_their_callers():
     with torch.inference_mode():
-        assert prove(lambda: Seen(str(bits()), "")).answer == "(True, False)"
+        assert prove(lambda: ProofResult(str(bits()), "")).answer == "(True, False)"
 
 
 def test_proofs_leave_the_random_state_alone():
     before = torch.get_rng_state()
-    prove(lambda: Seen("yes", str(torch.rand(3))))
+    prove(lambda: ProofResult("yes", str(torch.rand(3))))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -254,14 +254,14 @@ def test_a_proof_that_lacks_something_is_not_run_with_the_reason():
     def proof():
         raise Absent("no such device")
 
-    assert prove(proof) == Seen(NOT_RUN, "no such device")
+    assert prove(proof) == ProofResult(NOT_RUN, "no such device")
 
 
 def test_a_proof_that_raises_is_an_answer_of_its_own():
     def proof():
         raise AttributeError("torch has no attribute 'no_grad'")
 
-    assert prove(proof) == Seen(RAISED, "AttributeError: torch has no attribute 'no_grad'")
+    assert prove(proof) == ProofResult(RAISED, "AttributeError: torch has no attribute 'no_grad'")
 
 
 def test_a_proof_that_takes_its_process_down_costs_itself_alone(monkeypatch):
@@ -273,12 +273,12 @@ def test_a_proof_that_takes_its_process_down_costs_itself_alone(monkeypatch):
             for task in left:
                 if task[1] == "deadly":
                     raise WorkerDied("crashed", "killed by SIGSEGV")
-                yield Seen("holds", task[1])
+                yield ProofResult("holds", task[1])
 
     answers = examination._prove_alone(Mortal())
     assert list(answers) == tasks
-    assert answers["claim", "deadly"] == Seen(RAISED, "killed by SIGSEGV")
-    assert answers["claim", "last"] == Seen("holds", "last")
+    assert answers["claim", "deadly"] == ProofResult(RAISED, "killed by SIGSEGV")
+    assert answers["claim", "last"] == ProofResult("holds", "last")
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_a_proof_that_takes_its_process_down_costs_itself_alone(monkeypatch):
     ],
 )
 def test_a_verdict_follows_from_what_was_seen(core, always, verdict):
-    assert judge(core, "", always=always).answer == verdict
+    assert claim_verdict(core, "", always=always).answer == verdict
 
 
 @pytest.mark.parametrize(
@@ -465,10 +465,10 @@ def test_the_command_shows_what_it_is_asked_for(command, option, words):
 def test_a_run_asks_once_for_each_version_of_torch(seen, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("gradbench.semantics.examine", lambda say: asked.append(1) or seen)
-    assert known_or_seen(tmp_path, torch=seen.torch) == seen
-    assert known_or_seen(tmp_path, torch=seen.torch) == seen
+    assert load_or_examine(tmp_path, torch=seen.torch) == seen
+    assert load_or_examine(tmp_path, torch=seen.torch) == seen
     assert len(asked) == 1
-    assert known_or_seen(tmp_path, torch="9.9.9") == seen
+    assert load_or_examine(tmp_path, torch="9.9.9") == seen
     assert len(asked) == 2
 
 

@@ -355,9 +355,9 @@ def test_a_broken_seal_is_set_aside_by_name_and_the_other_runs_load(store):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    runs, amiss = store.load_all()
+    runs, warnings = store.load_all()
     assert {run.name for run in runs} == {first.name, last.name}
-    (words,) = amiss
+    (words,) = warnings
     moved = store.folder / QUARANTINE / path.name
     assert path.name in words
     assert str(moved) in words
@@ -370,9 +370,9 @@ def test_a_broken_seal_that_cannot_be_moved_stays_and_is_said(store):
     path = store.find(store.save(RECORDS).name)
     path.write_bytes(path.read_bytes()[:-9])
     (store.folder / QUARANTINE).write_text("in the way")
-    runs, amiss = store.load_all()
+    runs, warnings = store.load_all()
     assert not runs
-    assert "left where it is" in amiss[0]
+    assert "left where it is" in warnings[0]
     assert path.exists()
 
 
@@ -380,9 +380,9 @@ def test_a_broken_seal_that_cannot_be_moved_stays_and_is_said(store):
 def test_a_part_file_without_a_first_record_holds_no_run(store, content):
     whole = store.save(RECORDS)
     (store.folder / f"20260101T000000Z-0000{PART}").write_bytes(content)
-    runs, amiss = store.load_all()
+    runs, warnings = store.load_all()
     assert [run.name for run in runs] == [whole.name]
-    assert "holds no run" in amiss[0]
+    assert "holds no run" in warnings[0]
 
 
 # --- files of other versions
@@ -395,9 +395,9 @@ def test_a_newer_schema_is_refused_with_the_remedy_and_not_moved(store, write):
     with pytest.raises(StoreError, match=f"schema {SCHEMA + 1}.*upgrade") as caught:
         load(path)
     assert not isinstance(caught.value, BrokenSeal)
-    runs, amiss = store.load_all()
+    runs, warnings = store.load_all()
     assert not runs
-    assert path.name in amiss[0]
+    assert path.name in warnings[0]
     assert path.exists()
 
 
@@ -434,9 +434,9 @@ def test_a_sealed_file_that_does_not_fit_is_refused_and_the_other_runs_load(stor
     strange, whole = store.save(RECORDS), store.save(RECORDS)
     path = store.find(strange.name)
     rewrite(path, edit)
-    runs, amiss = store.load_all()
+    runs, warnings = store.load_all()
     assert [run.name for run in runs] == [whole.name]
-    assert path.name in amiss[0]
+    assert path.name in warnings[0]
     assert path.exists()
 
 
@@ -444,9 +444,9 @@ def test_a_part_file_with_a_newer_axis_value_is_refused_and_the_other_runs_load(
     path = part_file(store)
     rewrite(path, newer_value)
     whole = store.save(RECORDS)
-    runs, amiss = store.load_all()
+    runs, warnings = store.load_all()
     assert [run.name for run in runs] == [whole.name]
-    assert path.name in amiss[0]
+    assert path.name in warnings[0]
 
 
 def test_fields_added_later_are_passed_over(store):

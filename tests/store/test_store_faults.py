@@ -43,9 +43,9 @@ for number in range(8):
     for writer in writers:
         writer.stdout.close()
 
-    runs, amiss = Store(tmp_path).load_all()
+    runs, warnings = Store(tmp_path).load_all()
 
-    assert amiss == []
+    assert warnings == []
     written = [[o.values[0] for o in run.outcomes] for run in runs]
     assert sorted(written) == sorted(
         [[mine * 1000 + value for value in range(40)] for mine in (1, 2) for _ in range(8)]

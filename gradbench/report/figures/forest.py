@@ -196,7 +196,7 @@ def _draw(axes: Axes, view: View, theme: Theme, marks: Sequence[Mark], reference
         words = [_words(mark, reference) for mark in own]
         linked = tags(view, theme, [m.cell for m in own], words)
         colour = theme.modes[mode]
-        told = [m.verdict in (Verdict.BETTER, Verdict.WORSE) for m in own]
+        decided = [m.verdict in (Verdict.BETTER, Verdict.WORSE) for m in own]
         wide = [m for m in own if not m.change.exact]
         axes.add_collection(
             LineCollection(
@@ -211,7 +211,7 @@ def _draw(axes: Axes, view: View, theme: Theme, marks: Sequence[Mark], reference
             [m.row for m in own],
             s=26,
             marker=MARKERS[mode],
-            facecolors=[colour if yes else theme.paper for yes in told],
+            facecolors=[colour if yes else theme.paper for yes in decided],
             edgecolors=colour,
             linewidths=1.3,
             zorder=3,

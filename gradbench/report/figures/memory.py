@@ -141,15 +141,15 @@ def _bars(axes: Axes, view: View, theme: Theme, rows: Sequence[tuple[float, Cell
         scale = largest[cell.block]
         total = sum(parts_of(view, cell).values())
         reserved, predicted = (view.estimate(cell, m) for m in ("peak_reserved", "predicted_peak"))
-        said = format_units.size(total)
+        label = format_units.size(total)
         if reserved:
             outlines.append(_box(0, reserved.point / scale, row, 0.42))
-            said += f" of {format_units.size(reserved.point)}"
+            label += f" of {format_units.size(reserved.point)}"
         if predicted:
             ticks.append(
                 [(predicted.point / scale, row - 0.47), (predicted.point / scale, row + 0.47)]
             )
-        axes.text(1.01, row, said, va="center", fontsize=8.5)
+        axes.text(1.01, row, label, va="center", fontsize=8.5)
     axes.add_collection(
         PolyCollection(outlines, facecolors="none", edgecolors=theme.dim, linewidths=1),
         autolim=False,
@@ -334,5 +334,5 @@ def chosen(view: View, most: int) -> dict[Block, list[Cell]]:
         key = (block.cell.device, block.cell.model, block.cell.workload)
         if key not in best or saved > best[key][0]:
             best[key] = (saved, block, cells)
-    ranked = sorted(best.values(), key=lambda found: -found[0])
+    ranked = sorted(best.values(), key=lambda entry: -entry[0])
     return {block: cells for _, block, cells in ranked[:most]}

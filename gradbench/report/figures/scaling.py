@@ -81,7 +81,7 @@ def families(view: View) -> list[tuple[str, str, list[Cell]]]:
         for c in view.cells
         if view.measurement(c, TIME) or view.measurement(c, PEAK) or out_of_memory(view, c)
     ]
-    found = []
+    families = []
     for variable in linear_scaling.VARIABLES:
         groups: dict[Block, list[Cell]] = {}
         for cell in known:
@@ -90,9 +90,9 @@ def families(view: View) -> list[tuple[str, str, list[Cell]]]:
         for block, cells in groups.items():
             if len({linear_scaling.value(cell, variable) for cell in cells}) > 1:
                 name = block.family if variable == "batch_size" else str(block)
-                found.append((name, variable, cells))
+                families.append((name, variable, cells))
     return sorted(
-        found, key=lambda family: (list(linear_scaling.VARIABLES).index(family[1]), family[0])
+        families, key=lambda family: (list(linear_scaling.VARIABLES).index(family[1]), family[0])
     )
 
 
@@ -162,5 +162,5 @@ def _height(view: View, cell: Cell, meter: str) -> float:
     if meter == TIME:
         measured = view.measurement(cell, TIME)
         return dataframes.throughput(measured).point if measured else 0.0
-    found = view.estimate(cell, meter)
-    return found.point if found else 0.0
+    figure = view.estimate(cell, meter)
+    return figure.point if figure else 0.0

@@ -151,7 +151,7 @@ def tags(view: View, theme: Theme, cells: Sequence[Cell], words: Sequence[str]) 
     if not theme.linked:
         return None
     numbers = view.numbers
-    return [f"cell:{numbers[c]}|{said}" for c, said in zip(cells, words, strict=True)]
+    return [f"cell:{numbers[c]}|{sentence}" for c, sentence in zip(cells, words, strict=True)]
 
 
 def short(name: str, most: int = 40) -> str:

@@ -62,8 +62,8 @@ def tradeoff(
             )
             for cell in cells:
                 time, memory = points[cell]
-                said = f"{cell}: {format_units.factor(time)} of {reference}'s time, "
-                said += f"{format_units.factor(memory)} of its memory"
+                sentence = f"{cell}: {format_units.factor(time)} of {reference}'s time, "
+                sentence += f"{format_units.factor(memory)} of its memory"
                 axes.scatter(
                     [time],
                     [memory],
@@ -77,7 +77,7 @@ def tradeoff(
                         view,
                         theme,
                         [cell],
-                        [said],
+                        [sentence],
                     ),
                 )
             extras = block.setting.removeprefix(f"{block.cell.device}-")
