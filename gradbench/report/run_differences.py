@@ -73,7 +73,9 @@ def compare(baseline: Run, candidate: Run, *, by: Rules | None = None) -> Compar
 
 def _rank(figure_verdict: FigureVerdict) -> tuple[bool, float]:
     """Worse comes before better, what one side cannot measure first, then the largest change."""
-    size = abs(figure_verdict.change.point - 1) if figure_verdict.change is not None else float("inf")
+    size = (
+        abs(figure_verdict.change.point - 1) if figure_verdict.change is not None else float("inf")
+    )
     return figure_verdict.verdict is not Verdict.WORSE, -size
 
 
@@ -82,7 +84,9 @@ def _difference(figure_verdict: FigureVerdict) -> Difference:
     if figure_verdict.change is not None:
         ratio = format_units.factor(figure_verdict.change.point)
         if not figure_verdict.change.exact:
-            ratio += f" {format_units.interval(figure_verdict.change.low, figure_verdict.change.high)}"
+            ratio += (
+                f" {format_units.interval(figure_verdict.change.low, figure_verdict.change.high)}"
+            )
     return Difference(
         cell=figure_verdict.cell,
         figure=figure_verdict.meter,
