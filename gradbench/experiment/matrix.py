@@ -153,7 +153,7 @@ AXES: Final[Mapping[str, Axis]] = axes_of(Cell)
 AXIS_OF: Final[Mapping[str, str]] = {axis.plural: name for name, axis in AXES.items()}
 """An axis's name by its plural."""
 
-_ALWAYS_SAID: Final = ("device", "model", "workload", "grad_mode", "batch_size")
+_ALWAYS_SHOWN: Final = ("device", "model", "workload", "grad_mode", "batch_size")
 """Axes that an id says wherever they stand; of the others it leaves out those at their default."""
 
 
@@ -178,7 +178,7 @@ class Block:
         extras = [
             axis.label.format(value)
             for axis, value in zip(AXES.values(), cell.axes().values(), strict=True)
-            if axis.name not in _ALWAYS_SAID and value != axis.default
+            if axis.name not in _ALWAYS_SHOWN and value != axis.default
         ]
         return "-".join([cell.device, cell.model, *batch, *extras])
 

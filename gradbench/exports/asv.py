@@ -198,8 +198,8 @@ def _interval(figure: Figure) -> Estimate:
 def _machine(run: Run) -> dict[str, str]:
     facts = run.environment.facts
     memory = facts.get("memory_bytes")
-    found = (processor(facts, device) for device in devices(run) if device != "cpu")
-    gpus = dict.fromkeys(str(gpu) for gpu in found if gpu is not None)
+    processors = (processor(facts, device) for device in devices(run) if device != "cpu")
+    gpus = dict.fromkeys(str(gpu) for gpu in processors if gpu is not None)
     return {
         "machine": f"{slug(str(facts.get('host', 'unknown')))}-{machine_mark(run)}",
         "os": str(facts.get("os", "")),

@@ -16,7 +16,7 @@ from ..records.measurements import Measurement, Outcome, Skipped
 from ..records.run import Run
 from ..stats import estimates
 from ..stats.estimates import Estimate
-from ..stats.verdicts import Verdict, judge
+from ..stats.verdicts import Verdict, classify
 from .numbers import Exported
 from .verdict_file import Verdicts
 from .verdict_text import values_in_words
@@ -88,7 +88,8 @@ def _head(run: Run) -> Iterator[str]:
     numbers = sum(isinstance(outcome, Measurement) for outcome in run.outcomes)
     size = f"{_many(len(run.header.cells), 'cell')} in {_many(len(blocks), 'block')}"
     outcomes = f"{_many(numbers, 'number')}, {_many(len(run.outcomes) - numbers, 'reason')}"
-    yield f"## Run {escaped(run.name)}\n\n{size}; {outcomes}. {escaped(run_sentences.spent(run))}.\n\n"
+    yield f"## Run {escaped(run.name)}\n\n{size}; {outcomes}. "
+    yield f"{escaped(run_sentences.spent(run))}.\n\n"
     facts = run.environment.facts
     listed = ", ".join(
         f"{name} {facts[name]}"
@@ -215,7 +216,7 @@ def _change(measured: Outcome | None, base: Outcome | None, floor: float) -> str
     change = dataframes.ratio(measured, base)
     if change is None:
         return _value(measured)
-    verdict = judge(change, floor=floor)
+    verdict = classify(change, floor=floor)
     interval = format_units.interval(change.low, change.high)
     return f"{format_units.factor(change.point)} {interval} {verdict.value}"
 

@@ -104,14 +104,14 @@ def read(sources: Sequence[str | Path]) -> Figures:
 
     A run that several have counts once. Raise `StoreError` where there is no such thing.
     """
-    sources = [_source(str(source)) for source in sources]
+    parts = [_source(str(source)) for source in sources]
     frames: list[pd.DataFrame] = []
     origins: dict[str, points.Origin] = {}
-    for one in sources:
+    for one in parts:
         frames.append(one.frame[~one.frame["run"].isin(origins.keys())] if origins else one.frame)
         origins = one.origins | origins
     frame = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
-    return Figures(frame, origins, [words for one in sources for words in one.amiss])
+    return Figures(frame, origins, [words for one in parts for words in one.warnings])
 
 
 def of(runs: Iterable[Run]) -> Figures:

@@ -106,7 +106,7 @@ def _facets(views: Sequence[View]) -> dict[str, list[str]]:
         axis: list(dict.fromkeys(getattr(cell, axis) for v in views for cell in v.cells))
         for axis in named
     }
-    return {axis: found for axis, found in values.items() if len(found) > 1}
+    return {axis: several for axis, several in values.items() if len(several) > 1}
 
 
 def _references(views: Sequence[View]) -> list[str]:
