@@ -248,37 +248,6 @@ def ratio(candidate: Measurement, reference: Measurement) -> Estimate | None:
     return estimates.paired_ratio(per_step(candidate), per_step(reference))
 
 
-def control(run: Run, cell: Cell) -> Estimate | None:
-    """Return the block's A/A control, ``global_off`` / ``no_grad``: the same flag, truly 1.
-
-    None where a side was not timed, or where steps enter their mode themselves: entering
-    ``no_grad`` costs a microsecond or two more than calling ``set_grad_enabled``.
-    """
-    if not cell.holds_mode:
-        return None
-    sides = [
-        next(
-            (
-                outcome
-                for outcome in run.outcomes
-                if isinstance(outcome, Measurement)
-                and outcome.meter == "step_time"
-                and outcome.cell == at(cell, mode)
-            ),
-            None,
-        )
-        for mode in ("global_off", "no_grad")
-    ]
-    candidate, reference = sides
-    return ratio(candidate, reference) if candidate and reference else None
-
-
-def noise(run: Run, cell: Cell) -> float:
-    """Return the noise floor of a cell's block, from its A/A control where it has one."""
-    ratio = control(run, cell)
-    return estimates.noise_floor(ratio) if ratio else estimates.MIN_DETECTABLE_EFFECT
-
-
 def at(cell: Cell, grad_mode: str) -> Cell:
     """Return the cell of the same block under another grad mode."""
     return replace(cell, grad_mode=grad_mode)

@@ -5,18 +5,17 @@ give way to the verdicts, the reasons and the warnings, and a line says how many
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from ..analysis import dataframes, format_units, run_sentences
 from ..analysis.diagnosis import before_a_run
-from ..experiment.matrix import GRAD_MODES, Block, Cell, by_block
+from ..analysis.run_view import TIME, View
+from ..experiment.matrix import GRAD_MODES, Cell, by_block
 from ..gate.figure_verdicts import FigureVerdict
-from ..records.measurements import Measurement, Outcome, Skipped
+from ..records.measurements import Measurement, Skipped
 from ..records.run import Run
-from ..stats import estimates
-from ..stats.estimates import Estimate
-from ..stats.verdicts import Verdict, classify
+from ..stats.verdicts import Verdict
 from .numbers import Exported
 from .verdict_file import Verdicts
 from .verdict_text import values_in_words
@@ -28,8 +27,6 @@ REASONS: Final = 200
 """Sentences of one list; a run that breaks everywhere would say little more."""
 ORDER: Final = (Verdict.WORSE, Verdict.INCONCLUSIVE, Verdict.BETTER, Verdict.SAME)
 FACTS: Final = ("torch", "python", "cpu", "cores", "gpu", "host", "git_commit", "protocol")
-
-Have = Mapping[tuple[Cell, str], Outcome]
 
 
 def export(runs: Sequence[Run], *, reference: str = GRAD_MODES[0]) -> Exported:
@@ -143,39 +140,37 @@ def _list(heading: str, lines: Sequence[str]) -> Iterator[str]:
 
 
 def _tables(run: Run, reference: str) -> Iterator[str]:
-    have = {(outcome.cell, outcome.meter): outcome for outcome in run.outcomes}
-    blocks = by_block(run.header.cells)
-    modes = [m for m in GRAD_MODES if any(cell.grad_mode == m for cell in run.header.cells)]
+    view = View(run)
+    modes = [m for m in GRAD_MODES if any(cell.grad_mode == m for cell in view.cells)]
     others = [mode for mode in modes if mode != reference]
-    if any(meter == "step_time" for _, meter in have):
+    if any(outcome.meter == TIME for outcome in run.outcomes):
         yield (
             f"### Step time, and each mode's ratio to {reference}\n\n"
             "Median of paired rounds with its 95 % interval; below 1 is faster. A ratio inside "
             "what the A/A control cannot tell from 1 is the same.\n\n"
         )
         yield _header(["block", reference, *others, "A/A control"])
-        for block, cells in blocks.items():
-            yield _time_row(block, cells, have, reference=reference, others=others)
+        for block, cells in view.blocks.items():
+            control = view.control(cells[0])
+            yield _row(
+                [
+                    str(block),
+                    _value(view, dataframes.at(cells[0], reference), TIME),
+                    *(_change(view, dataframes.at(cells[0], mode), reference) for mode in others),
+                    format_units.interval(control.low, control.high) if control else "none",
+                ]
+            )
         yield "\n"
-    exact = [m for m in run.header.meters if any(_counted(o) for o in _of(have, m))]
+    counted = {o.meter for o in run.outcomes if isinstance(o, Measurement) and o.exact}
+    exact = [meter for meter in run.header.meters if meter in counted]
     if exact:
         yield "### Figures that repeat to the byte\n\n"
         yield _header(["block", "meter", *modes])
-        for block, cells in blocks.items():
+        for block, cells in view.blocks.items():
+            members = [dataframes.at(cells[0], mode) for mode in modes]
             for meter in exact:
-                values = [
-                    _exact(have.get((dataframes.at(cells[0], mode), meter))) for mode in modes
-                ]
-                yield _row([str(block), meter, *values])
+                yield _row([str(block), meter, *(_exact(view, cell, meter) for cell in members)])
         yield "\n"
-
-
-def _of(have: Have, meter: str) -> Iterator[Outcome]:
-    return (outcome for (_, name), outcome in have.items() if name == meter)
-
-
-def _counted(outcome: Outcome) -> bool:
-    return isinstance(outcome, Measurement) and outcome.exact
 
 
 def _header(headings: Sequence[str]) -> str:
@@ -186,59 +181,26 @@ def _row(values: Iterable[str]) -> str:
     return f"| {' | '.join(map(escaped, values))} |\n"
 
 
-def _time_row(
-    block: Block, cells: Sequence[Cell], have: Have, *, reference: str, others: Sequence[str]
-) -> str:
-    base = have.get((dataframes.at(cells[0], reference), "step_time"))
-    control = _control(cells[0], have)
-    floor = estimates.noise_floor(control) if control else estimates.MIN_DETECTABLE_EFFECT
-    ratios = [
-        _change(have.get((dataframes.at(cells[0], mode), "step_time")), base, floor)
-        for mode in others
-    ]
-    shown = format_units.interval(control.low, control.high) if control else "none"
-    return _row([str(block), _value(base), *ratios, shown])
-
-
-def _control(cell: Cell, have: Have) -> Estimate | None:
-    sides = [
-        have.get((dataframes.at(cell, mode), "step_time")) for mode in ("global_off", "no_grad")
-    ]
-    candidate, reference = sides
-    if not cell.holds_mode or not isinstance(candidate, Measurement):
-        return None
-    return dataframes.ratio(candidate, reference) if isinstance(reference, Measurement) else None
-
-
-def _change(measured: Outcome | None, base: Outcome | None, floor: float) -> str:
-    if not (isinstance(measured, Measurement) and isinstance(base, Measurement)):
-        return _value(measured)
-    change = dataframes.ratio(measured, base)
-    if change is None:
-        return _value(measured)
-    verdict = classify(change, floor=floor)
+def _change(view: View, cell: Cell, reference: str) -> str:
+    change, verdict = view.change(cell, TIME, reference), view.verdict(cell, TIME, reference)
+    if change is None or verdict is None:
+        return _value(view, cell, TIME)
     interval = format_units.interval(change.low, change.high)
     return f"{format_units.factor(change.point)} {interval} {verdict.value}"
 
 
-def _value(outcome: Outcome | None) -> str:
-    if outcome is None:
-        return "not measured"
-    if isinstance(outcome, Skipped):
-        return "cannot train here" if outcome.cause == "cannot_train" else _spaced(outcome.cause)
-    return format_units.quantity(dataframes.estimate(outcome).point, outcome.unit)
+def _value(view: View, cell: Cell, meter: str) -> str:
+    outcome = view.outcomes(cell).get(meter)
+    if isinstance(outcome, Skipped) and outcome.cause == "cannot_train":
+        return "cannot train here"
+    return view.value(cell, meter).text
 
 
-def _exact(outcome: Outcome | None) -> str:
-    if not isinstance(outcome, Measurement):
-        return _value(outcome)
-    point = dataframes.estimate(outcome).point
-    plain = f"{point:,.0f}"
-    return f"{plain} B" if outcome.unit == "bytes" else plain
-
-
-def _spaced(cause: str) -> str:
-    return cause.replace("_", " ")
+def _exact(view: View, cell: Cell, meter: str) -> str:
+    measured, figure = view.measurement(cell, meter), view.estimate(cell, meter)
+    if measured is None or figure is None:
+        return _value(view, cell, meter)
+    return f"{figure.point:,.0f} B" if measured.unit == "bytes" else f"{figure.point:,.0f}"
 
 
 def escaped(text: str) -> str:

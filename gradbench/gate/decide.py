@@ -8,12 +8,13 @@ the reason is said.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from ..experiment.matrix import Block, Cell
+from ..analysis.run_view import CONTROL, View
+from ..experiment.matrix import Cell
 from ..records.measurements import Cause, Measurement, Outcome, Skipped
 from ..records.run import Run
 from ..stats import estimates
@@ -86,7 +87,7 @@ class _Side:
         return [
             _Number(reading.run, reading.outcome)
             for reading in self.readings.get((cell, meter), ())
-            if isinstance(reading.outcome, Measurement)
+            if isinstance(reading.outcome, Measurement) and reading.outcome.values
         ]
 
     def reasons(self, cell: Cell, meter: str) -> list[Skipped]:
@@ -114,7 +115,7 @@ class _Gate:
     def __init__(self, before: _Side, now: _Side, by: Rules) -> None:
         self._before, self._now, self._by = before, now, by
         self._differences: dict[tuple[int, int, Kind, str], str] = {}
-        self._floors: dict[tuple[int, Block], float] = {}
+        self._views = {id(run): View(run) for run in (*before.runs, *now.runs)}
 
     def decide(self) -> GateResult:
         judged: list[FigureVerdict] = []
@@ -200,7 +201,7 @@ class _Gate:
         reference = self._by.reference
         name = f"{meter}/{reference}"
         rule = self._by.rule(cell, name, self._by.ratio)
-        control = cell.holds_mode and {cell.grad_mode, reference} == {"global_off", "no_grad"}
+        control = cell.holds_mode and {cell.grad_mode, reference} == set(CONTROL)
         if cell.grad_mode == reference or control or not rule.judge:
             return
         baseline, candidate = (
@@ -214,22 +215,17 @@ class _Gate:
             why_not = self._difference(baseline[-1][0], latest, "ratio", cell.device)
             yield NotCompared(cell=cell, meter=name, why="not comparable", reason=why_not)
             return
-        floor = max(
-            self._floor(self._before, fit[-1][0], cell), self._floor(self._now, latest, cell)
-        )
+        floor = max(self._views[id(run)].floor(cell) for run in (fit[-1][0], latest))
         sides = ([ratio for _, ratio in side] for side in (fit, candidate))
         yield _test(cell, name, "ratio", *sides, rule=rule, floor=floor)
 
     def _paired(self, side: _Side, cell: Cell, meter: str) -> list[tuple[Run, Estimate]]:
         """Return each run's ratio of the mode to the reference mode."""
-        other = replace(cell, grad_mode=self._by.reference)
-        below = {id(number.run): number.measured for number in side.numbers(other, meter)}
-        return [
-            (number.run, ratio)
+        ratios = (
+            (number.run, self._views[id(number.run)].change(cell, meter, self._by.reference))
             for number in side.numbers(cell, meter)
-            if id(number.run) in below
-            and (ratio := _ratio_of(number.measured, below[id(number.run)])) is not None
-        ]
+        )
+        return [(run, ratio) for run, ratio in ratios if ratio is not None]
 
     def _fitting(
         self, baseline: Sequence[_Number], run: Run, kind: Kind, device: str
@@ -245,20 +241,6 @@ class _Gate:
                 before.environment.facts, now.environment.facts, kind=kind, device=device
             )
         return self._differences[key]
-
-    def _floor(self, side: _Side, run: Run, cell: Cell) -> float:
-        """Return the noise floor of the cell's block in a run, from its A/A control."""
-        key = (id(run), cell.block)
-        if key not in self._floors:
-            sides = [
-                number.measured
-                for mode in ("global_off", "no_grad")
-                for number in side.numbers(replace(cell, grad_mode=mode), "step_time")
-                if number.run is run and cell.holds_mode
-            ]
-            control = _ratio_of(*sides) if len(sides) == 2 else None
-            self._floors[key] = estimates.noise_floor(control) if control else MIN_DETECTABLE_EFFECT
-        return self._floors[key]
 
 
 def settle(tests: Sequence[_Test], by: Rules) -> list[FigureVerdict]:
@@ -418,13 +400,6 @@ def _test(
 def _level(measured: Measurement, quantile: float) -> Estimate:
     rounds: Floats = np.asarray(measured.per_step(), dtype=np.float64)
     return estimates.low_quantile(rounds, q=quantile)
-
-
-def _ratio_of(candidate: Measurement, reference: Measurement) -> Estimate | None:
-    sides = [np.asarray(side.per_step(), dtype=np.float64) for side in (candidate, reference)]
-    if len(sides[0]) != len(sides[1]) or min(side.min() for side in sides) <= 0:
-        return None
-    return estimates.paired_ratio(*sides)
 
 
 def _kind(measured: Measurement) -> Kind:

@@ -23,9 +23,7 @@ from builders import (
 from gradbench.analysis.dataframes import (
     breakdowns,
     changes,
-    control,
     estimate,
-    noise,
     peaks,
     per_step,
     ratio,
@@ -181,28 +179,6 @@ def test_the_median_is_of_steps_and_the_interval_of_their_order():
 def test_a_ratio_pairs_rounds_by_index():
     change = ratio(timed(NO_GRAD, [10, 200, 3000]), timed(ON, [20, 400, 6000]))
     assert (change.low, change.high) == pytest.approx((0.5, 0.5))
-
-
-def test_the_control_is_global_off_over_no_grad_whichever_cell_of_the_block_asks():
-    found = run([timed(OFF, [102] * 12), timed(NO_GRAD, [100] * 12), timed(ON, [900] * 12)])
-    for member in block():
-        assert control(found, member).point == pytest.approx(1.02)
-        assert noise(found, member) == pytest.approx(math.log(1.02))
-
-
-@pytest.mark.parametrize(
-    "outcomes",
-    [
-        [timed(OFF, [1, 1])],
-        [timed(OFF, [1, 1]), skipped(NO_GRAD)],
-        [timed(OFF, [1, 1]), timed(cell("no_grad", batch_size=64), [1, 1])],
-        [counted(OFF, 5), counted(NO_GRAD, 5)],
-    ],
-    ids=["one-side", "skipped", "another-block", "no-times"],
-)
-def test_without_both_sides_there_is_no_control_and_the_floor_is_the_systematic(outcomes):
-    assert control(run(outcomes), ON) is None
-    assert noise(run(outcomes), ON) == MIN_DETECTABLE_EFFECT
 
 
 def test_a_breakdown_is_a_row_a_part_at_each_of_its_two_peaks():

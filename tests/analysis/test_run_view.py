@@ -1,5 +1,7 @@
 """A run looked up by cell: one answer for terminal and page, or the reason why there is none."""
 
+import math
+
 import pytest
 from builders import (
     block,
@@ -20,12 +22,33 @@ from gradbench.stats.verdicts import Verdict
 ON, OFF, NO_GRAD, INFERENCE = block()
 
 
-def test_changes_and_control_are_those_of_the_tables():
+def test_the_control_is_global_off_over_no_grad_whichever_cell_of_the_block_asks():
+    view = View(run([timed(OFF, [102] * 12), timed(NO_GRAD, [100] * 12), timed(ON, [900] * 12)]))
+    for member in block():
+        assert view.control(member).point == pytest.approx(1.02)
+        assert view.floor(member) == pytest.approx(math.log(1.02))
+
+
+@pytest.mark.parametrize(
+    "outcomes",
+    [
+        [timed(OFF, [1, 1])],
+        [timed(OFF, [1, 1]), skipped(NO_GRAD)],
+        [timed(OFF, [1, 1]), timed(cell("no_grad", batch_size=64), [1, 1])],
+        [counted(OFF, 5), counted(NO_GRAD, 5)],
+        [timed(cell(mode, entry="per_call"), [1, 1]) for mode in ("global_off", "no_grad")],
+    ],
+    ids=["one-side", "skipped", "another-block", "no-times", "entered-by-steps"],
+)
+def test_without_both_sides_there_is_no_control_and_the_floor_is_the_least(outcomes):
+    view = View(run(outcomes))
+    assert view.control(outcomes[0].cell) is None
+    assert view.floor(outcomes[0].cell) == estimates.MIN_DETECTABLE_EFFECT
+
+
+def test_changes_are_those_of_the_tables():
     whole = run([*measured_block(), *measured_block(batch_size=64, step_ns={"global_off": 1650})])
     view = View(whole)
-    for member in view.cells:
-        assert view.control(member) == dataframes.control(whole, member)
-        assert view.floor(member) == dataframes.noise(whole, member)
     table = dataframes.changes(whole, reference="no_grad").set_index(
         ["batch_size", "grad_mode", "meter"]
     )

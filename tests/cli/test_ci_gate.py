@@ -99,4 +99,4 @@ def test_without_a_comparable_baseline_the_job_is_red_and_says_so(baseline, tmp_
     told = done.annotations.read_text("utf-8")
     assert "::error title=gradbench gate::no comparable baseline" in told
     assert "What has no verdict, and why" in done.summary.read_text("utf-8")
-    assert "torch was '2.13.0', is '1.0'" in done.summary.read_text("utf-8")
+    assert "torch release was '2.13.0', is '1.0'" in done.summary.read_text("utf-8")
