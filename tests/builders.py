@@ -120,7 +120,7 @@ def measured_block(
 ) -> list[Outcome]:
     """Return a time and a memory outcome for each mode of one block.
 
-    A round is slower than the one before by 1 % in every mode alike, so ratios have no spread.
+    A round is slower than the one before by 1% in every mode alike, so ratios have no spread.
     """
     step_ns = {"global_on": 2000, "global_off": 1500, "no_grad": 1500, "inference_mode": 1000} | (
         dict(step_ns or {})

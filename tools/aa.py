@@ -1,6 +1,6 @@
 """Repeat one quick block and count how often its A/A control's interval holds 1.
 
-``global_off`` and ``no_grad`` set the same flag, so their true ratio is 1, and a 95 % interval
+``global_off`` and ``no_grad`` set the same flag, so their true ratio is 1, and a 95% interval
 should hold it in about 19 of 20 blocks.
 
     python tools/aa.py --model mlp_tiny --batch-size 1 --blocks 20

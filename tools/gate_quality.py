@@ -1,7 +1,7 @@
 """How often `gradbench compare` cries wolf, and what it finds, beside two other tools' rules.
 
 Records pairs of processes, base and candidate in turns as compare has them, over nine cells: equal
-ones, and (--real) ones whose candidate really executes 3, 5 and 10 % more work. Then asks each rule
+ones, and (--real) ones whose candidate really executes 3, 5 and 10% more work. Then asks each rule
 about pairs drawn from the record. Without --real, slowdowns are simulated: the candidate's times
 of equal pairs are multiplied.
 

@@ -48,7 +48,7 @@ def white(rng: np.random.Generator, points: int, *, sd: float) -> Floats:
 
 
 def spiky(rng: np.random.Generator, points: int, *, sd: float) -> Floats:
-    """The same, and one point in twenty is 10 to 50 % slower."""
+    """The same, and one point in twenty is 10 to 50% slower."""
     logs = rng.normal(0, sd, points)
     hit = rng.random(points) < 0.05
     logs[hit] += np.log1p(rng.uniform(0.1, 0.5, hit.sum()))
@@ -65,10 +65,10 @@ def drifting(rng: np.random.Generator, points: int, *, sd: float, r: float = 0.6
 
 
 KINDS: Final[dict[str, Callable[[np.random.Generator, int], Floats]]] = {
-    "white 2 %": partial(white, sd=0.02),
-    "white 5 %": partial(white, sd=0.05),
-    "spikes 3 %": partial(spiky, sd=0.03),
-    "AR 0.6, 3 %": partial(drifting, sd=0.03),
+    "white 2%": partial(white, sd=0.02),
+    "white 5%": partial(white, sd=0.05),
+    "spikes 3%": partial(spiky, sd=0.03),
+    "AR 0.6, 3%": partial(drifting, sd=0.03),
 }
 
 
@@ -85,7 +85,7 @@ def stepped(kind: str, rng: np.random.Generator, *, step: float) -> Made:
 
 
 def batch(kind: str, rng: np.random.Generator) -> Made:
-    """Five changes of 5 to 20 %, up or down, thirty points apart or more."""
+    """Five changes of 5 to 20%, up or down, thirty points apart or more."""
     logs = KINDS[kind](rng, LONG)
     places = rng.choice(np.arange(1, 12), 5, replace=False)
     cuts = sorted(int(40 * place + rng.integers(0, 11)) for place in places)
@@ -186,7 +186,7 @@ def table(given: argparse.Namespace, rule: Rule) -> list[str]:
         return [draw(np.random.default_rng([given.seed, *name, trial])) for trial in trials]
 
     say += [
-        "| series | detector | false alarm in 200 points | +5 % found | +10 % found "
+        "| series | detector | false alarm in 200 points | +5% found | +10% found "
         "| precision, n = 500 | recall |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
@@ -228,7 +228,7 @@ def table(given: argparse.Namespace, rule: Rule) -> list[str]:
                 )
                 if name != "gradbench":
                     continue
-                most = {"white 2 %": 0.05, "white 5 %": 0.05, "spikes 3 %": 0.10}.get(kind)
+                most = {"white 2%": 0.05, "white 5%": 0.05, "spikes 3%": 0.10}.get(kind)
                 alarms = sum(pool.map(partial(ever, rule=rule), [v for v, _ in calm], chunksize=5))
                 delays = {
                     step: list(pool.map(partial(in_time, rule=rule), made, chunksize=5))
@@ -262,10 +262,10 @@ def table(given: argparse.Namespace, rule: Rule) -> list[str]:
                     rate = value / given.series
                     targets.append(
                         (
-                            f"{kind}: +10 % found within {NEAR} points "
+                            f"{kind}: +10% found within {NEAR} points "
                             + ("of its place, whole" if what == "whole" else "after it"),
                             f"{rate:.1%}",
-                            "≥ 98 %",
+                            "≥ 98%",
                             verdict(rate, least=0.98),
                         )
                     )
@@ -283,13 +283,13 @@ def table(given: argparse.Namespace, rule: Rule) -> list[str]:
         "",
         "Asked again at every commit, as it is in use (gradbench only):",
         "",
-        f"| series | any false alarm in 200 commits | +5 % seen within {NEAR} points "
-        f"| median delay | +10 % seen within {NEAR} points | median delay |",
+        f"| series | any false alarm in 200 commits | +5% seen within {NEAR} points "
+        f"| median delay | +10% seen within {NEAR} points | median delay |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         *growing,
         "",
-        f"For scale: a CUSUM that is told level, noise (5 %) and step (+10 %), and only not when, "
-        f"sees {share(oracle, 1)} within {NEAR} points, with alarms in 5 % of series without one.",
+        f"For scale: a CUSUM that is told level, noise (5%) and step (+10%), and only not when, "
+        f"sees {share(oracle, 1)} within {NEAR} points, with alarms in 5% of series without one.",
         "",
         "| target | value | asked | |",
         "| --- | ---: | ---: | --- |",

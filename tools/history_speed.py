@@ -49,7 +49,7 @@ def one_run(cells: int) -> gradbench.Run:
 
 
 def multiply(folder: Path, *, runs: int, a_file: int = 100) -> None:
-    """Replace a pack of one run by one of many, with noise of 2 % and a change in one series."""
+    """Replace a pack of one run by one of many, with noise of 2% and a change in one series."""
     (first,) = folder.rglob("*.parquet")
     table = pq.read_table(first, partitioning=None)
     first.unlink()

@@ -41,7 +41,7 @@ def test_step(benchmark):
 
 
 WORDS = """
-An error of -100 % means that the meter saw nothing. The kernel's mark and polling see resident
+An error of -100% means that the meter saw nothing. The kernel's mark and polling see resident
 pages, so a step that fits into pages the process has touched before is invisible to them, and
 polling sees what it happens to meet. memray counts every allocation of the process while the step
 runs, Python's own objects among them."""

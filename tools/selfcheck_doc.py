@@ -13,8 +13,8 @@ TEXT = """\
 
 `gradbench selfcheck` holds the measuring against answers that are known, on the machine it runs on:
 
-- **Equal arms** must come out equal. A step is compared with itself, many times; a 95 % interval
-  should exclude 1 in about 5 % of the trials, not more.
+- **Equal arms** must come out equal. A step is compared with itself, many times; a 95% interval
+  should exclude 1 in about 5% of the trials, not more.
 - **Injected work** must be found. An empty loop of known cost follows the step on one side.
 - **Memory** must match arithmetic, to the byte.
 - The timing loop's own cost, what interleaving does to a ratio against long separate blocks, what

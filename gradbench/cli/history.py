@@ -75,7 +75,7 @@ def history(
     """Show every figure over the commits it was measured at, and where its level changed.
 
     Times are a series a machine, their ratios to the block's first grad mode span machines. A
-    change of a time takes five points on each side and 2 %; of bytes that repeat, any difference.
+    change of a time takes five points on each side and 2%; of bytes that repeat, any difference.
     """
     with one_line_errors():
         from ..history import commit_links, series as past

@@ -60,8 +60,8 @@ def compare(
     """Call two functions in turn, within fractions of a millisecond, and judge their ratio.
 
     Both are called without arguments, in this process as it is: same thread count, same heap.
-    Rounds visit both in random order; it stops when the ratio's interval is narrow (0.25 % for
-    calls under 1 ms, 0.5 % above) or at ``budget_s``, never because of what it shows.
+    Rounds visit both in random order; it stops when the ratio's interval is narrow (0.25% for
+    calls under 1 ms, 0.5% above) or at ``budget_s``, never because of what it shows.
     ``tolerance`` is the change that does not matter. ``device`` is what the calls leave work on.
     What either raises is raised.
     """

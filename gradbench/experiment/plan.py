@@ -13,7 +13,7 @@ PROTOCOL: Final = 1
 class Plan:
     """Stop a block's timing on precision or on budget, never on significance.
 
-    Precision is the relative half-width of the 95 % interval of every mode's ratio to the
+    Precision is the relative half-width of the 95% interval of every mode's ratio to the
     block's first mode: ``precision_short`` for steps under 1 ms, ``precision_long`` above.
     """
 

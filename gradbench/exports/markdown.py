@@ -146,7 +146,7 @@ def _tables(run: Run, reference: str) -> Iterator[str]:
     if any(outcome.meter == TIME for outcome in run.outcomes):
         yield (
             f"### Step time, and each mode's ratio to {reference}\n\n"
-            "Median of paired rounds with its 95 % interval; below 1 is faster. A ratio inside "
+            "Median of paired rounds with its 95% interval; below 1 is faster. A ratio inside "
             "what the A/A control cannot tell from 1 is the same.\n\n"
         )
         yield _header(["block", reference, *others, "A/A control"])

@@ -220,7 +220,7 @@ def unreadable(run: Run) -> list[str]:
 
 
 def _percent(share: float) -> str:
-    return f"{format_units.digits(round(share * 100, 1))} %"
+    return f"{format_units.digits(round(share * 100, 1))}%"
 
 
 def _signed(share: float) -> str:
@@ -231,6 +231,6 @@ def _to(low: str, high: str) -> str:
     """Return a span, its unit once, or one number where both ends read the same."""
     if low == high:
         return low
-    if low.endswith(" %") and high.endswith(" %"):
-        low = low.removesuffix(" %")
+    if low.endswith("%") and high.endswith("%"):
+        low = low.removesuffix("%")
     return f"{low} to {high}"

@@ -16,7 +16,7 @@ from .interleave import Arm, collector_resting
 
 ROUNDS: Final = 50
 BUDGET_S: Final = 1.0  # of host and device rounds together
-LEAST: Final = 6  # rounds: fewer cannot carry a 95 % interval (see `estimates.median`)
+LEAST: Final = 6  # rounds: fewer cannot carry a 95% interval (see `estimates.median`)
 
 SLACK_NS: Final = 100_000  # what a held stream waits beyond the time that enqueueing took before
 LONGEST_HOLD_NS: Final = 1_000_000_000  # displays hang when a kernel runs for seconds

@@ -162,7 +162,7 @@ def _subject_check(subject: Subject, outcome: Outcome, where: str) -> Check:
             share,
             "share",
             detail,
-            target="2-7 % (nominal 5 %)",
+            target="2-7% (nominal 5%)",
             passed=0.02 <= share <= 0.07 if outcome.trials >= ENOUGH else bool(low <= 0.07),
         )
     off = outcome.estimate - outcome.injected
@@ -171,7 +171,7 @@ def _subject_check(subject: Subject, outcome: Outcome, where: str) -> Check:
         share,
         "share",
         f"{detail}; estimated {outcome.estimate:+.2%}, off by {off * 100:+.2f} points",
-        target=">= 95 %" if outcome.injected in (0.005, 0.02) else "",
+        target=">= 95%" if outcome.injected in (0.005, 0.02) else "",
         passed=share >= 0.95 if outcome.injected in (0.005, 0.02) else None,
     )
 
@@ -252,7 +252,7 @@ def _agreement(server: ForkServer, effort: Effort) -> Check:
         abs(ratio - 1),
         "share",
         f"our median step / Timer's is {ratio:.4f}, {len(pairs)} turns",
-        "<= 2 %",
+        "<= 2%",
         abs(ratio - 1) <= 0.02,
     )
 
@@ -284,7 +284,7 @@ def _processes(effort: Effort) -> Iterator[Check]:
             spread,
             "share",
             f"{effort.processes} processes of the small CNN, {effort.turns} turns each",
-            "<= 1 %" if pinned else "",
+            "<= 1%" if pinned else "",
             spread <= 0.01 if pinned else None,
         )
 

@@ -91,6 +91,6 @@ def _share(
         len(right) / len(verdicts) if verdicts else 0.0,
         "share",
         f"{len(right)} of {len(verdicts)} figures" + (f"; {wrong[0]}" if wrong else ""),
-        "100 %",
+        "100%",
         bool(verdicts) and not wrong,
     )

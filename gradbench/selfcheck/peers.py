@@ -58,9 +58,9 @@ def peers(server: ForkServer, effort: Effort) -> Iterator[Check]:
         calls["gradbench"].setdefault(trial.injected, []).append(different)
     for tool, answers in calls.items():
         rule = (
-            "95 % interval"
+            "95% interval"
             if tool == "gradbench"
-            else "Welch's t test at 5 %, two runs in sequence"
+            else "Welch's t test at 5%, two runs in sequence"
         )
         for injected, called in answers.items():
             question = (
@@ -75,7 +75,7 @@ def peers(server: ForkServer, effort: Effort) -> Iterator[Check]:
 
 
 def differ(base: Sequence[float], variant: Sequence[float]) -> bool:
-    """Return whether Welch's t test at 5 % calls two samples of times different."""
+    """Return whether Welch's t test at 5% calls two samples of times different."""
     return bool(stats.ttest_ind(base, variant, equal_var=False).pvalue < ALPHA)
 
 

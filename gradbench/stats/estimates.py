@@ -58,7 +58,7 @@ def exact(value: float) -> Estimate:
 def median(values: Floats, *, confidence: float = 0.95) -> Estimate:
     """Return the median of ``values`` (rounds,) and its order-statistic interval.
 
-    See `low_quantile`. Fewer than six rounds cannot carry 95 %: then it spans all of them and
+    See `low_quantile`. Fewer than six rounds cannot carry 95%: then it spans all of them and
     ``confidence`` says what that is worth. Raise ValueError without rounds.
     """
     return low_quantile(values, q=0.5, confidence=confidence)
@@ -73,7 +73,7 @@ def low_quantile(values: Floats, q: float = 0.1, *, confidence: float = 0.95) ->
     continuous distribution (David & Nagaraja 2003, Order Statistics, section 7.1). The point
     lies between its neighbours in rank (Hyndman & Fan 1996, type 7).
 
-    Few rounds have no such l (q = 0.1 at 95 % takes 36): then the interval begins at the least of
+    Few rounds have no such l (q = 0.1 at 95% takes 36): then the interval begins at the least of
     them, and ``confidence`` says what that is worth. Raise ValueError without rounds, or for a
     ``q`` outside of (0, 1).
     """
@@ -177,11 +177,11 @@ def process_interval(values: Floats, *, confidence: float = 0.95) -> Estimate:
 def hodges_lehmann(values: Floats, *, confidence: float = 0.95) -> Estimate:
     """Return the median of all means of two of ``values`` (n,), each with itself included.
 
-    Of normal noise it wants 5 % more values than the mean where the median wants 57 % more, and
+    Of normal noise it wants 5% more values than the mean where the median wants 57% more, and
     one wild value of six does not move it far (Hodges & Lehmann 1963, Estimates of Location Based
     on Rank Tests). Its interval is the signed-rank test's, for a symmetric distribution (Hollander
     & Wolfe 1999, Nonparametric Statistical Methods, section 3.3). Fewer than six values cannot
-    carry 95 %: then it spans all means, and ``confidence`` says what that is worth. Raise
+    carry 95%: then it spans all means, and ``confidence`` says what that is worth. Raise
     ValueError without values.
     """
     n = len(values)

@@ -41,7 +41,7 @@ def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType
             _block_table(view, cells, reference=reference, wide=width >= WIDE),
         ]
     legend = Text(
-        f"× is the ratio to {reference}, with its 95 % interval: below 1 is faster or smaller.\n"
+        f"× is the ratio to {reference}, with its 95% interval: below 1 is faster or smaller.\n"
         "memory is what the step adds to what was there before it.",
         style="dim",
     )

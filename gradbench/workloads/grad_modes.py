@@ -15,7 +15,7 @@ class GradMode:
 
     ``enter`` is the construct that users write. ``hold`` sets the state that it sets, for many
     steps, and leaves nothing of its own behind: while a ``no_grad`` object was held, the A/A
-    control lay up to 0.1 % from 1 (docs/measuring.md). So held, modes that set the same flag are
+    control lay up to 0.1% from 1 (docs/measuring.md). So held, modes that set the same flag are
     one and the same.
     """
 

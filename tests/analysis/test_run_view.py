@@ -82,7 +82,7 @@ def test_verdicts_are_by_the_floor_of_the_block():
     view = View(run(measured_block(step_ns={"global_off": 1650, "inference_mode": 1400})))
     assert (
         view.verdict(INFERENCE, TIME, "no_grad") == Verdict.SAME
-    )  # 7 %, and the control is off by 10
+    )  # 7%, and the control is off by 10
     assert view.verdict(INFERENCE, TIME, "global_on") == Verdict.BETTER
     assert view.verdict(ON, TIME, "no_grad") == Verdict.WORSE
     assert view.verdict(NO_GRAD, TIME, "no_grad") is None

@@ -187,7 +187,7 @@ def test_sides_swapped_give_the_opposite_verdict():
 
 
 def test_equal_sides_are_hardly_ever_called_worse():
-    """Normal pairs of 1 %, as on a machine with other work: about one in a thousand at most."""
+    """Normal pairs of 1%, as on a machine with other work: about one in a thousand at most."""
     rng = np.random.default_rng(0)
     trials = rng.normal(0, 0.01, (2000, 2, pair_rule.PAIRS)).tolist()
     worse = sum(pair_rule.rule(a, b).verdict is Verdict.WORSE for a, b in trials)

@@ -459,7 +459,7 @@ def ticking(clock, *, watts, every_s):
 
 @pytest.mark.parametrize("every_s", [0.001, 0.02, 0.1])
 def test_energy_is_read_from_tick_to_tick(gpu, held, every_s):
-    """100 W over steps of 1 ms are 100 mJ a step; unaligned windows would be 40 % off at 0.1 s."""
+    """100 W over steps of 1 ms are 100 mJ a step; unaligned windows would be 40% off at 0.1 s."""
     clock = gpu.clock
 
     def run():

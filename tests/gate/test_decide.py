@@ -237,7 +237,7 @@ def test_in_two_hundred_null_tables_at_most_a_few_cry_wolf():
         alarms += any(
             j.verdict in (Verdict.WORSE, Verdict.BETTER) for j in decision.figure_verdicts
         )
-    assert alarms <= 20  # 10 expected; the chance of more than 20 is 0.1 %
+    assert alarms <= 20  # 10 expected; the chance of more than 20 is 0.1%
 
 
 def test_several_runs_a_side_speak_by_their_own_spread():

@@ -255,7 +255,7 @@ def test_a_figure_that_doubles_is_told_as_a_factor():
 
 @pytest.fixture(scope="module")
 def slower():
-    """Return sixty commits of 1 % noise; from number 40 on a mode takes 10 % longer."""
+    """Return sixty commits of 1% noise; from number 40 on a mode takes 10% longer."""
     return [
         at(n, over=0.5 * (1.1 if n >= 40 else 1), noise=0.01, python=("3.11", "3.12")[n >= 40])
         for n in range(60)

@@ -53,9 +53,9 @@ def test_the_answer_is_computed_from_inference_blocks():
     costs, between = answer(NORMAL)
     assert costs == (
         "On cpu, `no_grad` and `inference_mode` cut the memory that an inference step adds by a "
-        "factor of 4 and take 25 to 50 % less time (4 better of 4 comparisons)."
+        "factor of 4 and take 25 to 50% less time (4 better of 4 comparisons)."
     )
-    assert between == "Between the two, `inference_mode` is faster in 2 of 2 blocks, by 33.3 %."
+    assert between == "Between the two, `inference_mode` is faster in 2 of 2 blocks, by 33.3%."
 
 
 def test_the_answer_does_not_call_noise_a_difference():
@@ -63,13 +63,13 @@ def test_the_answer_does_not_call_noise_a_difference():
     costs, between = answer(run(measured_block(step_ns=same)))
     assert "show no difference in its time beyond the noise floor" in costs
     assert between == (
-        "Between the two no difference in time shows beyond the noise floor, ±9.5 % at most."
+        "Between the two no difference in time shows beyond the noise floor, ±9.5% at most."
     )
 
 
 def test_the_answer_has_both_signs_where_a_mode_is_slower():
     mixed = [*measured_block(), *measured_block(batch_size=64, step_ns={"no_grad": 3000})]
-    assert "change its time by −50 % to +50 % (" in answer(run(mixed))[0]
+    assert "change its time by −50% to +50% (" in answer(run(mixed))[0]
 
 
 def test_the_answer_is_by_device_and_names_the_machine():
@@ -313,7 +313,7 @@ PAIRS = {
     "equal": ([*times(1), counted(ON, 64)], [*times(1), counted(ON, 64)], {}),
     "a byte more": ([counted(ON, 64)], [counted(ON, 65)], {}),
     "a byte less": ([counted(ON, 64)], [counted(ON, 63)], {}),
-    "15 % slower": (times(1), times(1.15), {}),
+    "15% slower": (times(1), times(1.15), {}),
     "half as fast": (times(1), times(2), {}),
     "twice as fast": (times(2), times(1), {}),
     "a spread on both sides": (times(1, spread=0.6), times(1.15, spread=0.6), {}),

@@ -112,7 +112,7 @@ def test_a_padded_arm_does_the_step_and_then_the_waste(monkeypatch):
 
 def test_checks_survive_being_saved_and_words_have_units(tmp_path):
     checks = [
-        Check("a", 0.0312, "share", "x", "<= 5 %", True),
+        Check("a", 0.0312, "share", "x", "<= 5%", True),
         Check("b", 3.3, "ns", "y"),
         Check("c", 0.001, "points", "z", "<= 0.5 points", True),
         Check("d", 2048, "bytes", "w", "0 B", False),

@@ -68,8 +68,8 @@ def test_no_line_nearby_has_smaller_relative_distances(points, factor, moved):
 
 
 def test_a_small_peak_pulls_as_much_as_a_large_one():
-    """100 bytes a sample, the largest peak 1 % too high. By bytes alone the line would turn by
-    about 1 % around the middle of 1000 samples and miss the peak of one sample by its own size."""
+    """100 bytes a sample, the largest peak 1% too high. By bytes alone the line would turn by
+    about 1% around the middle of 1000 samples and miss the peak of one sample by its own size."""
     points = straight(100, 0, [1, 10, 100]) | {1000: 101_000}
     line = fit(cell(), "batch_size", points)
     assert line.off < 0.01
