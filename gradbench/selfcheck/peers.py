@@ -58,9 +58,7 @@ def peers(server: ForkServer, effort: Effort) -> Iterator[Check]:
         calls["gradbench"].setdefault(trial.injected, []).append(different)
     for tool, answers in calls.items():
         rule = (
-            "95% interval"
-            if tool == "gradbench"
-            else "Welch's t test at 5%, two runs in sequence"
+            "95% interval" if tool == "gradbench" else "Welch's t test at 5%, two runs in sequence"
         )
         for injected, called in answers.items():
             question = (
