@@ -13,7 +13,6 @@ from ..records.run import Run
 from ..store.comparability import agreeing, mismatch
 from ..workloads.models import MODELS, Model
 from .bench import Bench
-from .meters import Pass
 from .preflight import DEFAULT_METERS, check
 
 
@@ -22,7 +21,7 @@ class Progress:
     """What is running: said before each pass over a block."""
 
     block: Block
-    doing: Pass
+    doing: str  # the name of a pass
     done: int  # blocks
     total: int
 
@@ -71,7 +70,7 @@ def run(
         yield here
         for index, (block, members) in enumerate(blocks.items()):
 
-            def say(doing: Pass, block: Block = block, index: int = index) -> None:
+            def say(doing: str, block: Block = block, index: int = index) -> None:
                 if progress is not None:
                     progress(Progress(block, doing, index, len(blocks)))
 

@@ -1,9 +1,9 @@
 """The bench: each pass over a block in processes of its own, one outcome per cell and meter."""
 
-import pickle
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -26,11 +26,9 @@ from ..workloads.models import MODELS, Model
 from . import environment
 from .attempts import Spent, Trying, capture_environment
 from .fork_server import ForkServer, JobError, MallocProfile, WorkerDied
-from .instructions_pass import count_block
-from .memory_pass import memory_block, process_cells
-from .meters import METERS, Pass
+from .meters import METERS
+from .passes import PASSES, Pass, Task
 from .preflight import DEFAULT_METERS, obstacle, portable, usable_cores
-from .time_pass import time_block
 
 WATCH_S: Final = 0.3  # how long others are watched before a multi-threaded block
 
@@ -39,13 +37,6 @@ SPARE_CORES: Final = 0.25  # how much of a core they may take all the same
 
 
 MAX_DEATHS: Final = 4  # of one block's processes, each leaving out the cell that was tried last
-
-
-_JOBS: Final[Mapping[Pass, Callable[..., Iterator[object]]]] = {
-    "time": time_block,
-    "memory": memory_block,
-    "process": process_cells,
-}
 
 
 class Bench:
@@ -69,10 +60,9 @@ class Bench:
         self._seconds: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        for kind in dict.fromkeys(
-            _kind(METERS[name].read_in, malloc="pinned") for name in self._meters
-        ):
-            self._servers[kind] = ForkServer(kind)
+        for reading in dict.fromkeys(METERS[name].read_in for name in self._meters):
+            if PASSES[reading].forked:
+                self._server(PASSES[reading].malloc["pinned"])
         return self
 
     def __exit__(
@@ -86,8 +76,8 @@ class Bench:
 
     def environment(self, device_names: Iterable[str]) -> Environment:
         """Return the facts, captured in a process that then ends."""
-        kind = _kind(METERS[self._meters[0]].read_in, malloc="pinned")
-        (captured,) = self._server(kind, fresh=False).run(
+        reading = PASSES[METERS[self._meters[0]].read_in]
+        (captured,) = self._server(reading.malloc["pinned"]).run(
             capture_environment, sorted(set(device_names)), limit_s=self._plan.limit_s
         )
         assert isinstance(captured, Environment)
@@ -98,14 +88,14 @@ class Bench:
         cells: Sequence[Cell],
         *,
         done: Collection[tuple[Cell, str]] = (),
-        say: Callable[[Pass], None] = lambda _: None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> Iterator[list[Reading]]:
         """Yield, pass by pass, one outcome for each cell of one block and each meter.
 
         A meter that is ``done`` for all of the cells is left out; one that is done for some is
         read again for all, or its rounds would not be pairs.
         """
-        wanted: dict[Pass, list[str]] = {}
+        wanted: dict[str, list[str]] = {}
         for name in self._meters:
             if not all((cell, name) in done for cell in cells):
                 wanted.setdefault(METERS[name].read_in, []).append(name)
@@ -113,7 +103,7 @@ class Bench:
         possible = [cell for cell in cells if why_not[cell] is None]
         for doing, names in wanted.items():
             say(doing)
-            outcomes = self._read(possible, doing, names) if possible else []
+            outcomes = self._read(possible, PASSES[doing], names) if possible else []
             outcomes += [
                 Skipped(cell=cell, meter=name, cause=refusal[0], reason=refusal[1])
                 for cell, refusal in why_not.items()
@@ -138,21 +128,13 @@ class Bench:
         self._seconds[phase] = self._seconds.get(phase, 0.0) + max(0.0, seconds)
 
     def _read(self, cells: list[Cell], doing: Pass, names: Sequence[str]) -> list[Reading]:
-        device = devices.find(cells[0].device)
-        crowded = _crowded(cells[0].threads) if doing == "time" else None
+        crowded = _crowded(cells[0].threads) if doing.needs_idle_cores else None
         if crowded is not None:
             return _skip_all(cells, names, "unavailable", crowded)
-        if doing == "process" and device.start == "fork":
-            return [
-                outcome
-                for cell in cells
-                for outcome in self._survive([cell], doing, names, fresh=False)
-            ]
-        return self._survive(cells, doing, names, fresh=device.start == "spawn")
+        processes = [[cell] for cell in cells] if doing.one_process_per_cell else [cells]
+        return [outcome for group in processes for outcome in self._survive(group, doing, names)]
 
-    def _survive(
-        self, cells: Sequence[Cell], doing: Pass, names: Sequence[str], *, fresh: bool
-    ) -> list[Reading]:
+    def _survive(self, cells: Sequence[Cell], doing: Pass, names: Sequence[str]) -> list[Reading]:
         """Run a pass; when its process dies, leave out the cell it died on and run it again."""
         left = list(cells)
         outcomes: list[Reading] = []
@@ -161,7 +143,7 @@ class Bench:
             trying: Cell | None = None
             measured = False
             try:
-                for message in self._stream(left, doing, names, fresh=fresh):
+                for message in self._stream(left, doing, names):
                     match message:
                         case Trying(cell):
                             trying = cell
@@ -182,61 +164,25 @@ class Bench:
                 return outcomes + _complete(readings, left, names, "failed", "no outcome was sent")
         return outcomes + _skip_all(left, names, "crashed", "the block's other cells kept dying")
 
-    def _stream(
-        self, cells: Sequence[Cell], doing: Pass, names: Sequence[str], *, fresh: bool
-    ) -> Iterator[object]:
+    def _stream(self, cells: Sequence[Cell], doing: Pass, names: Sequence[str]) -> Iterator[object]:
         model = portable(cells[0].model, self._models[cells[0].model])
-        if doing == "instructions":  # valgrind wants a process from its first instruction on
-            yield from count_block(cells, model, self._plan)
-            return
-        kind = _kind(doing, malloc=cells[0].malloc)
+        task = Task(list(cells), model, self._plan, tuple(names))
+        fresh = devices.find(cells[0].device).start == "spawn"
         asked = time.perf_counter()
-        server = self._server(kind, fresh=fresh)
-        try:
-            messages = server.run(
-                _with_model,
-                _JOBS[doing],
-                list(cells),
-                model,
-                self._plan,
-                tuple(names),
-                limit_s=self._plan.limit_s,
-            )
-            started = False
-            for message in messages:
-                if not started and isinstance(message, Spent):
-                    started = True
-                    self._add("process starts", time.perf_counter() - asked - message.seconds)
-                yield message
-        finally:
-            if fresh:
-                server.close()
+        started = False
+        for message in doing.start(task, partial(self._server, fresh=fresh)):
+            if not started and isinstance(message, Spent):
+                started = True
+                self._add("process starts", time.perf_counter() - asked - message.seconds)
+            yield message
 
-    def _server(self, kind: MallocProfile, *, fresh: bool) -> ForkServer:
-        if fresh:
-            return ForkServer(kind)
-        server = self._servers.get(kind)
-        if server is None or not server.alive:
+    def _server(self, profile: MallocProfile, *, fresh: bool = False) -> ForkServer:
+        server = self._servers.get(profile)
+        if server is None or fresh or not server.alive:
             if server is not None:
                 server.close()
-            server = self._servers[kind] = ForkServer(kind)
+            server = self._servers[profile] = ForkServer(profile)
         return server
-
-
-def _kind(doing: Pass, *, malloc: str) -> MallocProfile:
-    if doing != "time":
-        return "memory"
-    return "time" if malloc == "pinned" else "system"
-
-
-def _with_model(
-    job: Callable[..., Iterator[object]],
-    cells: Sequence[Cell],
-    model: bytes,
-    plan: Plan,
-    wanted: Sequence[str],
-) -> Iterator[object]:
-    yield from job(cells, pickle.loads(model), plan, wanted)
 
 
 def _crowded(threads: int) -> str | None:

@@ -38,6 +38,9 @@ _MALLOC: Final[Mapping[MallocProfile, Mapping[str, str]]] = {
     "system": {},
     "memory": {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)},
 }
+# The profile of a pass's processes, by the value that its cells have on the axis ``malloc``.
+AS_TIMED: Final[Mapping[str, MallocProfile]] = {"pinned": "time", "system": "system"}
+FOR_MEMORY: Final[Mapping[str, MallocProfile]] = {"pinned": "memory", "system": "memory"}
 # No thread pools before the fork, and no second source of variation after it.
 _COMMON: Final[Mapping[str, str]] = {
     "OPENBLAS_NUM_THREADS": "1",

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
@@ -27,7 +27,7 @@ from ..workloads.models import Model
 from ..workloads.steps import Subject
 from . import callgrind
 from .attempts import Message, Refusal, Stopwatch, attempt, settle, try_to_build
-from .fork_server import MallocProfile, settings
+from .fork_server import AS_TIMED, MallocProfile, settings
 from .meters import METERS
 from .process_end import how_it_ended
 
@@ -57,7 +57,9 @@ class ChildReport:
     refused: Mapping[int, Refusal]  # by the cell's place in the block
 
 
-def count_block(cells: Sequence[Cell], model: bytes, plan: Plan) -> Iterator[Message]:
+def count_block(
+    cells: Sequence[Cell], model: bytes, plan: Plan, _wanted: Collection[str]
+) -> Iterator[Message]:
     """Yield one outcome for each of a block's cells: a step's instructions, or why not.
 
     ``model`` is a pickled `Model`. A process that ends early or at ``plan.limit_s`` leaves the
@@ -71,9 +73,9 @@ def count_block(cells: Sequence[Cell], model: bytes, plan: Plan) -> Iterator[Mes
         return
     with tempfile.TemporaryDirectory(prefix="gradbench-") as name:
         folder = Path(name)
-        kind: MallocProfile = "time" if cells[0].malloc == "pinned" else "system"
         job = pickle.dumps((list(cells), model, plan))
-        end = _run(command, folder, job, environment=_environment(kind), limit_s=plan.limit_s)
+        environment = _environment(AS_TIMED[cells[0].malloc])
+        end = _run(command, folder, job, environment=environment, limit_s=plan.limit_s)
         counts, report = callgrind.read_dumps(folder), _read_report(folder)
     for index, cell in enumerate(cells):
         yield outcome(cell, index, counts, report, end)

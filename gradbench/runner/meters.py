@@ -6,15 +6,11 @@ import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from ..devices import Unreadable, Window, nothing
 from ..records.measurements import Unit
 from ..workloads.steps import Step
-
-Pass = Literal["time", "memory", "process", "instructions"]
-"""The passes over a block: timed rounds, exact counts, one process per cell for its RSS, and one
-process of the block under valgrind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +19,7 @@ class Meter:
 
     name: str
     unit: Unit
-    read_in: Pass
+    read_in: str  # the name of a pass
     exact: bool
     about: str
     default: bool = True  # is it read when nobody names meters?

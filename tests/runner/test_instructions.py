@@ -34,7 +34,7 @@ def counted(cells, model=MODELS["mlp_tiny"], plan=PLAN):
     """Return the outcomes of a block's cells in their order, one each."""
     found = [
         message
-        for message in count_block(cells, portable("m", model), plan)
+        for message in count_block(cells, portable("m", model), plan, ["instructions"])
         if isinstance(message, Measurement | Skipped)
     ]
     assert [o.cell for o in found] == cells
