@@ -50,11 +50,30 @@ class Line:
         """Whether a power says more than the line: parameters grow with the square of a width."""
         return self.off > CURVED or self.variable in ("width", "resolution")
 
-    def largest(self, budget_bytes: float) -> int:
-        """Return how much of the variable fits a budget by the line; 0 if nothing does."""
+    def largest(self, budget_bytes: float) -> int | None:
+        """Return the largest value that fits a budget, by the line.
+
+        0 where none does: what does not grow with the variable alone exceeds the budget. None
+        where any does: the peak does not grow with it.
+        """
         if self.slope <= 0:
-            return 0
+            return None if max(self.peaks) <= budget_bytes else 0
         return max(0, int((budget_bytes - self.intercept) // self.slope))
+
+    def distance(self, points: Mapping[int, float]) -> float:
+        """Return the largest relative distance of points, variable's value -> bytes, from it."""
+        return max(
+            abs(self.slope * at + self.intercept - peak) / peak for at, peak in points.items()
+        )
+
+
+def largest_two(cell: Cell, variable: str, points: Mapping[int, int]) -> Line:
+    """Return the line through the peaks of the two largest values, which say how it goes on.
+
+    Peaks rise in straight pieces: what a small batch needs beside its samples says little of a
+    large one. Raise ValueError for less than two points.
+    """
+    return fit(cell, variable, {at: points[at] for at in sorted(points)[-2:]})
 
 
 def fit(cell: Cell, variable: str, points: Mapping[int, int]) -> Line:
@@ -71,6 +90,9 @@ def fit(cell: Cell, variable: str, points: Mapping[int, int]) -> Line:
     middle = float(np.average(x, weights=1 / y**2))
     slope, level = np.polyfit(x - middle, y, 1, w=1 / y)  # apart from the middle: well conditioned
     intercept = level - slope * middle
+    if len(at) == 2:  # then the line goes through both, and need not be rounded
+        slope = (y[1] - y[0]) / (x[1] - x[0])
+        intercept = y[1] - slope * x[1]
     if abs(slope) * (x[-1] - x[0]) < ROUNDING * y.max():
         slope, intercept = 0.0, float(np.sum(1 / y) / np.sum(1 / y**2))
     off = float(np.max(np.abs(slope * x + intercept - y) / y))

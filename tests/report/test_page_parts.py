@@ -277,7 +277,8 @@ def peaks(**sizes):
 
 def test_a_straight_line_says_the_largest_batch_that_fits():
     (row,) = capacity.capacities(View(run(peaks(b1=1100, b10=2000, b20=3000))))
-    assert (row.fixed_bytes, row.sample_bytes, row.measured, row.lost) == (1000, 100, 20, 0)
+    assert (row.fixed_bytes, row.sample_bytes) == pytest.approx((1000, 100))
+    assert (row.measured, row.lost) == (20, 0)
     assert row.off == pytest.approx(0)
     assert row.fits[4 * 2**30] == (4 * 2**30 - 1000) // 100
 

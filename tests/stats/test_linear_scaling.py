@@ -7,7 +7,15 @@ import pytest
 from builders import block, cell
 from hypothesis import example, given, strategies as st
 
-from gradbench.stats.linear_scaling import CURVED, VARIABLES, break_even, fit, lines, value
+from gradbench.stats.linear_scaling import (
+    CURVED,
+    VARIABLES,
+    break_even,
+    fit,
+    largest_two,
+    lines,
+    value,
+)
 
 BATCHES = st.lists(st.integers(1, 10**4), min_size=2, max_size=6, unique=True)
 PEAKS = st.dictionaries(st.integers(1, 10**4), st.integers(1, 10**12), min_size=2, max_size=6)
@@ -109,8 +117,18 @@ def test_the_largest_that_a_line_allows_fits_and_one_more_does_not(slope, interc
     assert intercept + slope * (largest + 1) > budget - near
 
 
-def test_a_line_that_falls_allows_nothing():
-    assert fit(cell(), "batch_size", {1: 100, 2: 50}).largest(10**9) == 0
+@pytest.mark.parametrize("points", [{1: 100, 2: 50}, {1: 100, 2: 100}])
+def test_where_the_peak_does_not_grow_any_size_fits_or_none(points):
+    line = fit(cell(), "batch_size", points)
+    assert (line.largest(100), line.largest(99)) == (None, 0)
+
+
+def test_the_line_through_the_two_largest_leaves_out_what_small_sizes_need():
+    points = {1: 5000, 10: 2000, 20: 3000}
+    line = largest_two(cell(), "batch_size", points)
+    assert (line.slope, line.intercept) == pytest.approx((100, 1000))
+    assert line.largest(4000) == 30
+    assert line.distance(points) == pytest.approx(abs(1100 - 5000) / 5000)
 
 
 def test_a_level_line_has_no_slope_that_a_budget_could_be_divided_by():
@@ -118,7 +136,7 @@ def test_a_level_line_has_no_slope_that_a_budget_could_be_divided_by():
     level = through("batch_size", {1: 100, 2: 100}, grad_mode="no_grad")
     rising = through("batch_size", {1: 100, 2: 200})
     (line,) = lines(level)
-    assert line.largest(10**9) == 0
+    assert line.largest(10**9) is None
     allowed = break_even(lines(level | rising), reference="global_on")
     assert {c.grad_mode for c in allowed} == {"global_on"}
 
