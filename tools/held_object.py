@@ -9,7 +9,6 @@ it is not, and is turned over when the sides are swapped, it is the object's doi
 import argparse
 import random
 import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -19,7 +18,7 @@ import torch
 from gradbench import Cell, Plan
 from gradbench.runner import attempts
 from gradbench.runner.fork_server import ForkServer
-from gradbench.runner.interleave import calibrate, interleave, warm_up
+from gradbench.runner.interleave import timed_rounds
 from gradbench.runner.meters import StepTime
 from gradbench.stats import estimates
 from gradbench.workloads.arms import build, make_arm
@@ -43,20 +42,9 @@ def sides(pair: str, seed: int, budget_s: float) -> Iterator[list[list[int]]]:
     subject = build(cell, MODELS[cell.model], seed=seed)
     modes: tuple[GradMode, GradMode] = PAIRS[pair]
     arms = [replace(make_arm(cell, subject), mode=mode) for mode in modes]
-    clock = StepTime(device.synchronize, time.perf_counter_ns)
-    rng = random.Random(seed)
     plan = Plan(budget_s=budget_s, precision_short=1e-9, max_rounds=1_000_000)
-    step_ns = min(warm_up(arms, clock, plan=plan, rng=rng))
-    yield interleave(
-        arms,
-        clock,
-        iterations=calibrate(step_ns, device.batch_ns),
-        target_ns=device.batch_ns,
-        step_ns=step_ns,
-        plan=plan,
-        rng=rng,
-        recalibrating=False,
-    ).batch_ns
+    clock, rng = StepTime.of(device), random.Random(seed)
+    yield timed_rounds(arms, clock, plan=plan, rng=rng).batch_ns
 
 
 def main() -> None:

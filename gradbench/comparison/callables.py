@@ -1,7 +1,6 @@
 """Two callables of this process, interleaved: which is faster, by how much, how surely."""
 
 import random
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from .. import devices
 from ..analysis import format_units
 from ..experiment.plan import Plan
 from ..gate.decide import percent
-from ..runner.interleave import calibrate, interleave, warm_up
+from ..runner.interleave import timed_rounds
 from ..runner.meters import StepTime
 from ..stats import estimates
 from ..stats.estimates import MIN_DETECTABLE_EFFECT, Estimate
@@ -68,18 +67,9 @@ def compare(
     plan = Plan(budget_s=budget_s, seed=seed)
     torch_device = devices.find(device)
     torch_device.check()
-    clock, rng = StepTime(torch_device.synchronize, time.perf_counter_ns), random.Random(seed)
     arms = [_Arm(base), _Arm(candidate)]
-    typical_ns = min(warm_up(arms, clock, plan=plan, rng=rng).typical_ns)
-    rounds = interleave(
-        arms,
-        clock,
-        iterations=calibrate(typical_ns, torch_device.batch_ns),
-        target_ns=torch_device.batch_ns,
-        step_ns=typical_ns,
-        plan=plan,
-        rng=rng,
-    )
+    clock, rng = StepTime.of(torch_device), random.Random(seed)
+    rounds = timed_rounds(arms, clock, plan=plan, rng=rng)
     sides = [
         np.asarray(batch_ns, dtype=np.float64) / np.asarray(rounds.iterations)
         for batch_ns in rounds.batch_ns

@@ -89,26 +89,27 @@ def calibrate(step_ns: float, batch_ns: int) -> int:
     return max(3, math.ceil(batch_ns / max(step_ns, 1.0)))
 
 
-def interleave(
+def timed_rounds(
     arms: Sequence[Arm],
     clock: StepTime,
     *,
-    iterations: int,
-    target_ns: int,
-    step_ns: float,
     plan: Plan,
     rng: random.Random,
-    recalibrating: bool = True,
+    warmth: Warmth | None = None,
     between: Callable[[], object] = nothing,
 ) -> Rounds:
     """Visit every arm once a round, in a freshly shuffled order, until precise or out of budget.
 
-    One untimed step follows each switch, for caches and branch predictors belong to the arm
-    that ran before; the garbage collector rests. When the machine has become so much faster or
-    slower that the fastest arm's batches last twice or half their ``target_ns``, the steps in a
-    batch are counted anew: a round's arms always have the same. ``between`` is called before
-    each round.
+    Arms are warmed up first, unless ``warmth`` says what came of that before. A batch has as many
+    steps as last about ``clock.batch_ns`` (see `calibrate`). One untimed step follows each switch,
+    for caches and branch predictors belong to the arm that ran before; the garbage collector
+    rests. When the machine has become so much faster or slower that the fastest arm's batches last
+    twice or half as long as they should, the steps in a batch are counted anew: a round's arms
+    always have the same. ``between`` is called before each round.
     """
+    warmth = warmth or warm_up(arms, clock, plan=plan, rng=rng)
+    step_ns = min(warmth.typical_ns)
+    iterations = calibrate(step_ns, clock.batch_ns)
     batch_ns: list[list[int]] = [[] for _ in arms]
     steps: list[int] = []
     target = plan.precision_short if step_ns < SHORT_STEP_NS else plan.precision_long
@@ -128,8 +129,8 @@ def interleave(
                     batch_ns[index].append(clock.read(arm.step, iterations))
             steps.append(iterations)
             rounds = len(steps)
-            if recalibrating and rounds % LOOK_BACK == 0:
-                iterations = recalibrate(batch_ns, steps, target_ns)
+            if rounds % LOOK_BACK == 0:
+                iterations = recalibrate(batch_ns, steps, clock.batch_ns)
             if rounds < plan.min_rounds:
                 continue
             if clock.clock_ns() - start_ns >= budget_ns:

@@ -3,12 +3,13 @@
 import itertools
 import re
 import resource
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
-from ..devices import Unreadable, Window, nothing
+from ..devices import Device, Unreadable, Window, nothing
 from ..records.measurements import Unit
 from ..workloads.steps import Step
 
@@ -141,6 +142,13 @@ class StepTime:
     synchronize: Callable[[], None]
     clock_ns: Callable[[], int]
     flush: Callable[[], object] = nothing  # keeps the batch from what the last one left in caches
+    batch_ns: int = 0  # how long a batch should last; 0: one step
+
+    @classmethod
+    def of(cls, device: Device, *, flush: Callable[[], object] = nothing) -> Self:
+        """Return the device's clock; where a cache is flushed, a batch is the one step after it."""
+        batch_ns = device.batch_ns if flush is nothing else 0
+        return cls(device.synchronize, time.perf_counter_ns, flush, batch_ns)
 
     def read(self, step: Step, iterations: int) -> int:
         """Return the nanoseconds that ``iterations`` steps took, their device work included.

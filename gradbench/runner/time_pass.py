@@ -2,7 +2,6 @@
 
 import random
 import resource
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -16,7 +15,7 @@ from ..workloads.steps import Subject
 from .attempts import TRIAL_STEPS, Message, Stopwatch, Trying, attempt, settle, skip, try_to_build
 from .cuda_clocks import Figure, read_clocks
 from .host_noise import HostNoise
-from .interleave import calibrate, interleave, warm_up
+from .interleave import Warmth, calibrate, timed_rounds, warm_up
 from .meters import METERS, StepTime
 
 FAULT_STEPS = 10
@@ -47,7 +46,7 @@ def time_block(
     if not arms:
         yield watch.lap("warm-up")
         return
-    clock = StepTime(device.synchronize, time.perf_counter_ns, flush)
+    clock = StepTime.of(device, flush=flush)
     rng = random.Random(f"{plan.seed} {cells[0].block}")
     warmth = warm_up(arms, clock, plan=plan, rng=rng)
     typical = min(warmth.typical_ns)
@@ -57,7 +56,7 @@ def time_block(
         device,
         wanted,
         flush=flush,
-        iterations=calibrate(typical, batch_target(cells[0], device)),
+        iterations=calibrate(typical, clock.batch_ns),
         step_ns=typical,
         plan=plan,
         rng=rng,
@@ -67,10 +66,10 @@ def time_block(
     if "step_time" in wanted:
         warming = {"warmup_rounds": warmth.rounds, "warmup_steady": warmth.steady}
         known = [{**split.notes, **warming} for split in splits]
-        yield from step_times(arms, clock, device, known, typical_ns=typical, plan=plan, rng=rng)
+        yield from step_times(arms, clock, device, known, warmth=warmth, plan=plan, rng=rng)
     yield watch.lap("timing")
     if "latency" in wanted:
-        yield from latencies(arms, clock, device, typical_ns=typical, plan=plan, rng=rng)
+        yield from latencies(arms, clock, warmth=warmth, plan=plan, rng=rng)
         yield watch.lap("latency")
 
 
@@ -80,22 +79,15 @@ def step_times(
     device: Device,
     known: Sequence[Mapping[str, Fact]],
     *,
-    typical_ns: float,
+    warmth: Warmth,
     plan: Plan,
     rng: random.Random,
 ) -> Iterator[Message]:
     """Yield each arm's batches; notes say what is ``known``, and what may have spoilt them."""
-    monitor, target_ns = device.monitor(), batch_target(arms[0].cell, device)
+    monitor = device.monitor()
     with HostNoise() as noise:
-        rounds = interleave(
-            arms,
-            clock,
-            iterations=calibrate(typical_ns, target_ns),
-            target_ns=target_ns,
-            step_ns=typical_ns,
-            plan=plan,
-            rng=rng,
-            between=monitor.sample,
+        rounds = timed_rounds(
+            arms, clock, plan=plan, rng=rng, warmth=warmth, between=monitor.sample
         )
     batches = len(arms) * len(rounds.iterations)
     for arm, values, notes in zip(arms, rounds.batch_ns, known, strict=True):
@@ -118,32 +110,18 @@ def step_times(
 def latencies(
     arms: Sequence[CellArm],
     clock: StepTime,
-    device: Device,
     *,
-    typical_ns: float,
+    warmth: Warmth,
     plan: Plan,
     rng: random.Random,
 ) -> Iterator[Message]:
     """Yield each arm's single calls, interleaved; a share of the budget, as many as it holds."""
     budget_s = plan.budget_s * LATENCY_SHARE
     single = replace(plan, budget_s=budget_s, precision_short=NEVER, precision_long=NEVER)
-    rounds = interleave(
-        arms,
-        clock,
-        iterations=1,
-        target_ns=device.batch_ns,
-        step_ns=typical_ns,
-        plan=single,
-        rng=rng,
-        recalibrating=False,
-    )
+    calls = replace(clock, batch_ns=0)
+    rounds = timed_rounds(arms, calls, plan=single, rng=rng, warmth=warmth)
     for arm, values in zip(arms, rounds.batch_ns, strict=True):
         yield _timed(arm, "latency", values, rounds.iterations, {})
-
-
-def batch_target(cell: Cell, device: Device) -> int:
-    """Return the length of a batch in ns; 0, a single step, where it must find a cold cache."""
-    return device.batch_ns if cell.l2 == "hot" else 0
 
 
 def _further(arm: CellArm, figures: Mapping[str, Figure]) -> Iterator[Outcome]:

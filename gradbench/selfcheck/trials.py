@@ -14,11 +14,10 @@ from typing import Final
 
 from torch.utils.benchmark import Timer
 
-from ..devices import Device
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..runner.attempts import settle
-from ..runner.interleave import Rounds, calibrate, interleave, warm_up
+from ..runner.interleave import Rounds, Warmth, calibrate, timed_rounds, warm_up
 from ..runner.meters import StepTime
 from ..workloads.arms import CellArm, build, make_arm
 from ..workloads.models import Model
@@ -99,22 +98,25 @@ class Prepared:
 
     arm: CellArm
     clock: StepTime
-    device: Device
-    typical_ns: float
+    warmth: Warmth
     rng: random.Random
+
+    @property
+    def typical_ns(self) -> float:
+        """A step's ns, as warming up found it."""
+        return self.warmth.typical_ns[0]
+
+    @property
+    def batch(self) -> int:
+        """The steps of a batch."""
+        return calibrate(self.typical_ns, self.clock.batch_ns)
 
     def pair(self, extra: int, plan: Plan) -> Rounds:
         """Return the interleaved rounds of the arm and of itself with ``extra`` turns of waste."""
         base = padded(self.arm, 0)
         variant = padded(self.arm, extra) if extra else base
-        return interleave(
-            [base, variant],
-            self.clock,
-            iterations=calibrate(self.typical_ns, self.device.batch_ns),
-            target_ns=self.device.batch_ns,
-            step_ns=self.typical_ns,
-            plan=plan,
-            rng=self.rng,
+        return timed_rounds(
+            [base, variant], self.clock, plan=plan, rng=self.rng, warmth=self.warmth
         )
 
 
@@ -122,10 +124,8 @@ def prepare(cell: Cell, model: Model, plan: Plan) -> Prepared:
     """Build a cell's step in this process and warm it up."""
     device = settle(cell)
     arm = make_arm(cell, build(cell, model, seed=plan.seed))
-    clock = StepTime(device.synchronize, time.perf_counter_ns)
-    rng = random.Random(plan.seed)
-    (typical_ns,) = warm_up([arm], clock, plan=plan, rng=rng).typical_ns
-    return Prepared(arm, clock, device, typical_ns, rng)
+    clock, rng = StepTime.of(device), random.Random(plan.seed)
+    return Prepared(arm, clock, warm_up([arm], clock, plan=plan, rng=rng), rng)
 
 
 def compare_with_itself(
@@ -151,20 +151,11 @@ def interleaved_and_separate(
     device = settle(cells[0])
     subject = build(cells[0], model, seed=plan.seed)
     arms = [make_arm(cell, subject) for cell in cells]
-    clock = StepTime(device.synchronize, time.perf_counter_ns)
-    rng = random.Random(plan.seed)
-    typical_ns = min(warm_up(arms, clock, plan=plan, rng=rng).typical_ns)
-    steps = calibrate(typical_ns, device.batch_ns)
-    rounds = interleave(
-        arms,
-        clock,
-        iterations=steps,
-        target_ns=device.batch_ns,
-        step_ns=typical_ns,
-        plan=plan,
-        rng=rng,
-        recalibrating=False,
-    )
+    clock, rng = StepTime.of(device), random.Random(plan.seed)
+    warmth = warm_up(arms, clock, plan=plan, rng=rng)
+    rounds = timed_rounds(arms, clock, plan=plan, rng=rng, warmth=warmth)
+    typical_ns = min(warmth.typical_ns)
+    steps = calibrate(typical_ns, clock.batch_ns)
     medians: list[list[float]] = [[], []]
     long = max(20, round(plan.budget_s * 1e9 / blocks / 2 / (typical_ns * steps)))
     for block in range(blocks):
@@ -205,7 +196,7 @@ def against_timer(
 ) -> Iterator[tuple[float, float]]:
     """Yield our median step and `torch.utils.benchmark.Timer`'s, in ns, turn and turn about."""
     bench = prepare(cell, model, plan)
-    steps = calibrate(bench.typical_ns, bench.device.batch_ns)
+    steps = bench.batch
     timer = Timer("step()", globals={"step": bench.arm.step})
     with bench.arm.held():
         for _ in range(turns):
@@ -257,7 +248,7 @@ def live_processes(
 
 def _live(cell: Cell, model: Model, plan: Plan, pipe: Connection) -> None:
     bench = prepare(cell, model, plan)
-    steps = calibrate(bench.typical_ns, bench.device.batch_ns)
+    steps = bench.batch
     pipe.send("ready")
     with bench.arm.held():
         while pipe.recv() == "go":

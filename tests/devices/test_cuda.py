@@ -21,7 +21,7 @@ from gradbench.records.allocations import Phase, Tag
 from gradbench.records.measurements import Breakdown, Measurement, Skipped
 from gradbench.runner import cuda_clocks, memory_pass, time_pass
 from gradbench.runner.bench import Bench
-from gradbench.runner.interleave import interleave
+from gradbench.runner.interleave import Warmth, timed_rounds
 from gradbench.runner.meters import METERS, StepTime, allocator_figures
 from gradbench.workloads.models import MODELS
 
@@ -687,16 +687,14 @@ def test_a_sensor_that_the_driver_lacks_is_words_and_the_other_a_number():
 def test_looks_are_rare_and_outside_every_timed_window(driver):
     """A round takes 3 ms here, so that there is a look at every 17th."""
     clock, log = FakeClock(), driver.log
-    sides = [FakeArm(name, clock, lambda _: 500_000, log) for name in "ab"]
+    sides = [FakeArm(name, clock, lambda _: 750_000, log) for name in "ab"]
     sampler = nvml.Sampler(nvml.Gpu(driver, "handle"), clock)
-    interleave(
+    timed_rounds(
         sides,
         StepTime(lambda: log.append("synchronize"), clock),
-        iterations=2,
-        target_ns=1_000_000,
-        step_ns=500_000,
         plan=Plan(budget_s=10.0, min_rounds=100, max_rounds=100),
         rng=random.Random(0),
+        warmth=Warmth([750_000] * 2, 6, steady=True),
         between=sampler.sample,
     )
     assert log.count("nvml") == 6

@@ -6,8 +6,16 @@ import random
 import pytest
 from fakes import FakeArm, FakeClock, arms
 
+from gradbench import devices
 from gradbench.experiment.plan import Plan
-from gradbench.runner.interleave import calibrate, collector_resting, interleave, precision, warm_up
+from gradbench.runner.interleave import (
+    Warmth,
+    calibrate,
+    collector_resting,
+    precision,
+    timed_rounds,
+    warm_up,
+)
 from gradbench.runner.meters import StepTime
 
 PLAN = Plan(budget_s=1.0, min_rounds=12, max_rounds=500, warmup_s=0.001)
@@ -23,19 +31,16 @@ def measure(
     clock,
     *,
     plan=PLAN,
-    iterations=3,
     step_ns=1000.0,
-    target_ns=3000,
-    synchronize=lambda: None,
+    batch_ns=3000,
 ):
-    return interleave(
+    """Return the rounds of arms that were warm before; unless told, of three steps each."""
+    return timed_rounds(
         sides,
-        StepTime(synchronize, clock),
-        iterations=iterations,
-        target_ns=target_ns,
-        step_ns=step_ns,
+        StepTime(lambda: None, clock, batch_ns=batch_ns),
         plan=plan,
         rng=random.Random(0),
+        warmth=Warmth([step_ns for _ in sides], 6, steady=True),
     )
 
 
@@ -57,7 +62,7 @@ def test_every_round_visits_every_arm_once_in_a_fresh_order(clock):
 
 def test_one_untimed_step_follows_each_switch_and_modes_are_held_around_steps(clock):
     log = []
-    rounds = measure(arms(clock, [1000, 2000], log), clock, iterations=3)
+    rounds = measure(arms(clock, [1000, 2000], log), clock)
     visit = log[: log.index("leave arm0") + 1] if log[0] == "enter arm0" else log[6:12]
     assert visit == ["enter arm0", *["arm0"] * 4, "leave arm0"]
     assert not any("outside" in entry for entry in log)
@@ -77,7 +82,7 @@ def test_stops_on_budget_when_times_scatter(clock):
     sides = [
         FakeArm(name, clock, lambda _: noise.randint(100_000, 900_000), []) for name in ("a", "b")
     ]
-    rounds = measure(sides, clock, iterations=1, step_ns=500_000, plan=Plan(budget_s=0.1))
+    rounds = measure(sides, clock, batch_ns=0, step_ns=500_000, plan=Plan(budget_s=0.1))
     assert rounds.stopped == "budget"
     assert clock.now_ns >= 0.1e9
     assert rounds.precision > 0.0025
@@ -88,7 +93,7 @@ def test_stops_at_the_most_rounds_and_never_before_the_least(clock):
     sides = [FakeArm(name, clock, lambda _: noise.randint(10, 90), []) for name in ("a", "b")]
     assert len(measure(sides, clock).batch_ns[0]) == PLAN.max_rounds
     long = arms(clock, [10**9, 10**9], [])
-    assert len(measure(long, clock, iterations=1, step_ns=1e9).batch_ns[0]) == PLAN.min_rounds
+    assert len(measure(long, clock, step_ns=1e9).batch_ns[0]) == PLAN.min_rounds
 
 
 def test_never_stops_on_significance(clock):
@@ -98,7 +103,7 @@ def test_never_stops_on_significance(clock):
         FakeArm("slow", clock, lambda _: noise.randint(10_000, 19_000), []),
         FakeArm("fast", clock, lambda _: noise.randint(1_000, 1_900), []),
     ]
-    assert measure(sides, clock, iterations=1).stopped == "rounds"
+    assert measure(sides, clock, batch_ns=0).stopped == "rounds"
 
 
 def test_drift_shared_by_both_arms_does_not_widen_the_ratio(clock):
@@ -106,7 +111,7 @@ def test_drift_shared_by_both_arms_does_not_widen_the_ratio(clock):
         FakeArm("a", clock, lambda n: 1000 * (100 + n), log := []),
         FakeArm("b", clock, lambda n: 1000 * (100 + n), log),
     ]
-    rounds = measure(sides, clock, iterations=1, step_ns=1e5)
+    rounds = measure(sides, clock, batch_ns=0, step_ns=1e5)
     times = rounds.batch_ns[0]
     assert max(times) > 1.3 * min(times)
     assert rounds.precision < 0.05
@@ -155,6 +160,22 @@ def test_warm_up_gives_up_at_five_times_its_least(clock):
     assert 5e6 <= clock.now_ns <= 5e6 + last_ns
 
 
+def test_arms_are_warmed_up_and_batches_calibrated_unless_that_was_done_before(clock):
+    sides = arms(clock, [2_000, 1_000], log := [])
+    rounds = timed_rounds(
+        sides, StepTime(lambda: None, clock, batch_ns=8_000), plan=PLAN, rng=random.Random(0)
+    )
+    assert set(rounds.iterations) == {8}
+    visits = sum(entry == "enter arm0" for entry in log)
+    assert visits > len(rounds.iterations)
+
+
+def test_a_batch_lasts_as_the_device_says_and_is_one_step_behind_a_flushed_cache():
+    device = devices.find("cpu")
+    assert StepTime.of(device).batch_ns == device.batch_ns > 0
+    assert StepTime.of(device, flush=lambda: None).batch_ns == 0
+
+
 def test_precision_is_the_widest_half_width_against_the_first_arm():
     steady, scattered = [100] * 50, [90, 110] * 25
     one = [1] * 50
@@ -176,7 +197,7 @@ def test_batches_are_counted_anew_when_the_machine_changes(clock):
     log = []
     sides = [FakeArm(name, clock, cost, log) for name in ("a", "b")]
     plan = Plan(budget_s=10, min_rounds=12, max_rounds=300, precision_short=1e-9)
-    rounds = measure(sides, clock, iterations=10, step_ns=10_000, target_ns=100_000, plan=plan)
+    rounds = measure(sides, clock, step_ns=10_000, batch_ns=100_000, plan=plan)
     assert rounds.iterations[:50] == [10] * 50
     assert rounds.iterations[-1] == 4
     assert sorted(set(rounds.iterations)) == [4, 10]
@@ -187,7 +208,7 @@ def test_batches_are_counted_anew_when_the_machine_changes(clock):
 def test_batches_stay_as_they_are_while_the_machine_does(clock):
     noise = random.Random(6)
     sides = [FakeArm(name, clock, lambda _: noise.randint(7, 13), []) for name in ("a", "b")]
-    rounds = measure(sides, clock, iterations=300, target_ns=3000, plan=PLAN)
+    rounds = measure(sides, clock, step_ns=10, plan=PLAN)
     assert set(rounds.iterations) == {300}
 
 
