@@ -7,6 +7,9 @@ from typing import Final
 import numpy as np
 
 from ..records.measurements import Fact, Measurement
+from ..records.run import Run
+from ..store.comparability import MIXED
+from .run_sentences import leaks
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,9 @@ def _note(name: str) -> Callable[[Measurement], float | None]:
 
     return read
 
+
+BUSY: Final = 0.5
+"""Load before a run, over the cores, from which it is worth a warning."""
 
 SYMPTOMS: Final = (
     Symptom(
@@ -119,6 +125,40 @@ def diagnose(measurement: Measurement) -> list[Finding]:
     return symptoms
 
 
+def possible_interference(run: Run) -> list[str]:
+    """Return what may have moved a run's figures, a sentence each with its remedy.
+
+    What the environment says, what the timed rounds show, and what steps leave behind for others.
+    The one list: page, terminal, Markdown and annotations print it.
+    """
+    facts = run.environment.facts
+    lines = [f"{found.name}: {found.sentence}; {found.remedy}" for found in before_a_run(facts)]
+    lines += [
+        f"mixed machines: {name} is {value}"
+        for name, value in facts.items()
+        if isinstance(value, str) and value.startswith(MIXED)
+    ]
+    if facts.get("git_dirty") is True:
+        lines.append("dirty tree: the working directory held changes that no commit names")
+    return [*lines, *_symptoms(run), *leaks(run)]
+
+
+def _symptoms(run: Run) -> list[str]:
+    """Return the symptoms of timed figures, each once, with the blocks it was seen in."""
+    blocks_by_symptom: dict[tuple[str, str], dict[str, str]] = {}
+    for outcome in run.outcomes:
+        if isinstance(outcome, Measurement) and outcome.meter == "step_time":
+            for symptom in diagnose(outcome):
+                blocks = blocks_by_symptom.setdefault((symptom.name, symptom.remedy), {})
+                blocks.setdefault(str(outcome.cell.block), symptom.sentence)
+    lines = []
+    for (name, remedy), blocks in blocks_by_symptom.items():
+        (block, sentence), *more = blocks.items()
+        rest = f" and {len(more)} more block{'s' * (len(more) != 1)}" if more else ""
+        lines.append(f"{name}: {sentence} in {block}{rest}; {remedy}")
+    return lines
+
+
 def before_a_run(facts: Mapping[str, Fact]) -> list[Finding]:
     """Return what will spoil a run here, from `environment.capture` and `environment.watch`."""
     warnings = []
@@ -126,6 +166,7 @@ def before_a_run(facts: Mapping[str, Fact]) -> list[Finding]:
     if isinstance(busy, int | float) and busy > 0.5:
         sentence = f"other processes keep {busy:.1f} of {facts.get('cores')} cores busy"
         warnings.append(Finding("other work", sentence, "stop it first, or expect wider intervals"))
+    warnings += _load(facts) if busy is None else []  # watched, it says more than a past load
     governor = str(facts.get("cpu_governor", ""))
     if governor in ("powersave", "ondemand", "conservative", "schedutil"):
         warnings.append(
@@ -156,3 +197,11 @@ def before_a_run(facts: Mapping[str, Fact]) -> list[Finding]:
             )
         )
     return warnings
+
+
+def _load(facts: Mapping[str, Fact]) -> list[Finding]:
+    load, cores = facts.get("load_before"), facts.get("cores")
+    if not (isinstance(load, int | float) and isinstance(cores, int)) or load <= BUSY * cores:
+        return []
+    sentence = f"it was {load:.2f} on {cores} cores before the run"
+    return [Finding("load", sentence, "stop other work first")]

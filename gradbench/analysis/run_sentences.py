@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from ..records.measurements import Measurement, Skipped
 from ..records.run import Run
-from .diagnosis import diagnose
 
 
 def reasons(run: Run) -> Iterator[str]:
@@ -18,28 +17,6 @@ def reasons(run: Run) -> Iterator[str]:
     for (cause, reason), cells in grouped.items():
         many = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
         yield f"{cause.replace('_', ' ')}: {', '.join(cells[:3])}{many}: {reason}"
-
-
-def findings(run: Run) -> list[str]:
-    """Return what may have spoilt timed figures, each once, with the blocks it was seen in."""
-    blocks_by_symptom: dict[tuple[str, str], dict[str, str]] = {}
-    for outcome in run.outcomes:
-        if isinstance(outcome, Measurement) and outcome.meter == "step_time":
-            for finding in diagnose(outcome):
-                blocks = blocks_by_symptom.setdefault((finding.name, finding.remedy), {})
-                blocks.setdefault(str(outcome.cell.block), finding.sentence)
-    lines = []
-    for (name, remedy), blocks in blocks_by_symptom.items():
-        (block, sentence), *more = blocks.items()
-        rest = (
-            f" and {len(more)} more blocks"
-            if len(more) > 1
-            else " and 1 more block"
-            if more
-            else ""
-        )
-        lines.append(f"{name}: {sentence} in {block}{rest}; {remedy}")
-    return lines
 
 
 def predicted(run: Run) -> str:
@@ -84,6 +61,16 @@ def leaks(run: Run) -> list[str]:
         elif left := outcome.notes.get("left_for_later_cells"):
             sentences.append(f"leak: {outcome.cell} leaves {left:,} B behind for later cells, once")
     return sentences
+
+
+def unreadable(run: Run) -> list[str]:
+    """Return what meters could not read, a line a meter and device."""
+    lines = {
+        f"{outcome.meter} on {outcome.cell.device}: {outcome.reason}"
+        for outcome in run.outcomes
+        if isinstance(outcome, Skipped) and outcome.cause == "unreadable"
+    }
+    return sorted(lines)
 
 
 def spent(run: Run) -> str:

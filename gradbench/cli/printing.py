@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def print_run(run: "Run", reference: str) -> None:
     """Print a run's table, what has no number, what may have spoilt figures, where time went."""
     from ..analysis import run_sentences as words
+    from ..analysis.diagnosis import possible_interference
     from ..terminal import run_tables
 
     width = out.width if out.is_terminal else run_tables.WIDE
@@ -24,8 +25,8 @@ def print_run(run: "Run", reference: str) -> None:
         out.print(f"[dim]{escape(reason)}[/dim]")
     if words.predicted(run):
         out.print(f"[dim]{escape(words.predicted(run))}[/dim]")
-    for finding in [*words.leaks(run), *words.findings(run)]:
-        out.print(f"[yellow]{escape(finding)}[/yellow]")
+    for line in possible_interference(run):
+        out.print(f"[yellow]{escape(line)}[/yellow]")
     if run.dropped:
         err.print(f"[yellow]{escape(run.dropped)}[/yellow]")
     out.print(f"[dim]{escape(words.spent(run))}[/dim]")

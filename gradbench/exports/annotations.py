@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..analysis import run_sentences
+from ..analysis import diagnosis
 from ..experiment.matrix import Cell
 from ..gate.figure_verdicts import FigureVerdict
 from ..records.measurements import Skipped
@@ -64,7 +64,8 @@ def of_run(run: Run, *, locate: Locate = nowhere) -> list[Annotation]:
         for (cell, cause, reason), meters in broken.items()
     ]
     return annotations + [
-        Annotation("warning", "may be spoilt", line) for line in run_sentences.findings(run)
+        Annotation("warning", "possible interference", line)
+        for line in diagnosis.possible_interference(run)
     ]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from ..analysis import dataframes, format_units, run_sentences
-from ..analysis.diagnosis import before_a_run
+from ..analysis.diagnosis import possible_interference
 from ..analysis.run_view import TIME, View
 from ..experiment.matrix import GRAD_MODES, Cell, by_block
 from ..gate.figure_verdicts import FigureVerdict
@@ -102,32 +102,14 @@ def _many(count: int, what: str) -> str:
 
 
 def _remarks(run: Run) -> Iterator[str]:
-    facts = run.environment.facts
-    interference = [
-        *(f"{f.name}: {f.sentence}; {f.remedy}" for f in before_a_run(facts)),
-        *(f"mixed machines: {name} is {v}" for name, v in facts.items() if _mixed(v)),
-        *run_sentences.findings(run),
+    missing = [
+        *run_sentences.reasons(run),
+        *run_sentences.unreadable(run),
+        *(f"{block}: the run was cut short" for block in run.unfinished()),
         *([run.dropped] if run.dropped else []),
-        *(f"not measured: {block}: the run was cut short" for block in run.unfinished()),
     ]
-    yield from _list(
-        "What could not be measured, and why", [*run_sentences.reasons(run), *_unread(run)]
-    )
-    yield from _list("What may have spoilt figures", interference)
-
-
-def _mixed(fact: object) -> bool:
-    return isinstance(fact, str) and fact.startswith("mixed: ")
-
-
-def _unread(run: Run) -> list[str]:
-    return sorted(
-        {
-            f"{outcome.meter} on {outcome.cell.device}: {outcome.reason}"
-            for outcome in run.outcomes
-            if isinstance(outcome, Skipped) and outcome.cause == "unreadable"
-        }
-    )
+    yield from _list("What could not be measured, and why", missing)
+    yield from _list("Possible interference", possible_interference(run))
 
 
 def _list(heading: str, lines: Sequence[str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What the first screen says, computed from a run: the answer, verdicts, noise, warnings."""
+"""What the first screen says, computed from a run: the answer, verdicts, noise."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,11 +7,9 @@ from typing import Final
 
 import numpy as np
 
-from ..analysis import format_units, run_sentences
-from ..analysis.diagnosis import before_a_run
+from ..analysis import format_units
 from ..analysis.run_view import MEMORY, TIME, View
 from ..experiment.matrix import GRAD_MODES, Cell
-from ..records.measurements import Skipped
 from ..records.run import Run
 from ..stats.estimates import noise_floor
 from ..stats.verdicts import Verdict
@@ -20,8 +18,6 @@ from ..store.comparability import processor
 REFERENCE: Final = GRAD_MODES[0]
 OFF: Final = ("no_grad", "inference_mode")
 """The modes that the answer is about: ``global_off`` is ``no_grad`` by another name."""
-BUSY: Final = 0.5
-"""Load before the run, over the cores, from which it is worth a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,36 +183,10 @@ def noise(view: View) -> Noise | None:
     return Noise(len(controls), float(np.median(floors)), max(floors), held)
 
 
-def warnings(run: Run) -> list[str]:
-    """Return what about the environment, before and during the run, may have spoilt figures."""
-    facts = run.environment.facts
-    lines = [
-        f"{warning.name}: {warning.sentence}; {warning.remedy}" for warning in before_a_run(facts)
-    ]
-    load, cores = facts.get("load_before"), facts.get("cores")
-    if isinstance(load, int | float) and isinstance(cores, int) and load > BUSY * cores:
-        lines.append(
-            f"load: it was {load:.2f} on {cores} cores before the run; stop other work first"
-        )
-    if facts.get("git_dirty") is True:
-        lines.append("dirty tree: the working directory held changes that no commit names")
-    return lines + run_sentences.findings(run)
-
-
 def missing(run: Run | View) -> Mapping[str, int]:
     """Return how many cells have no number at all, by cause."""
     view = View.of(run)
     return Counter(why.cause for cell in view.cells if (why := view.stopped(cell)))
-
-
-def unreadable(run: Run) -> list[str]:
-    """Return what meters could not read, a line a meter and device."""
-    lines = {
-        f"{outcome.meter} on {outcome.cell.device}: {outcome.reason}"
-        for outcome in run.outcomes
-        if isinstance(outcome, Skipped) and outcome.cause == "unreadable"
-    }
-    return sorted(lines)
 
 
 def _percent(share: float) -> str:

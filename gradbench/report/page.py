@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis import run_sentences
+from ..analysis.diagnosis import possible_interference
 from ..analysis.run_view import MEMORY, TIME, View
 from ..errors import StoreError
 from ..experiment.matrix import AXES, GRAD_MODES
@@ -133,7 +134,7 @@ def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, obje
         "missing": headline.missing(view),
         "answer": headline.answer(view),
         "asides": headline.asides(view),
-        "warnings": headline.warnings(run),
+        "warnings": possible_interference(run),
         "noise": headline.noise(view),
         "strips": {
             reference: [
@@ -148,7 +149,7 @@ def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, obje
         "budgets": capacity.BUDGETS,
         "drawers": list(cell_table.drawers(view)),
         "reasons": list(run_sentences.reasons(run)),
-        "unreadable": headline.unreadable(run),
+        "unreadable": run_sentences.unreadable(run),
         "spent": run_sentences.spent(run),
         "facts": run_differences.facts_of(run),
     }

@@ -1,11 +1,23 @@
 """What may have spoilt a figure: each symptom seen when it is there, and only then."""
 
+import html
 import random
 
 import pytest
+from builders import block, counted, environment, run_of, started, timed as timed_as
 
 from gradbench import Cell, Measurement
-from gradbench.analysis.diagnosis import SYMPTOMS, before_a_run, diagnose, drift, spread
+from gradbench.analysis.diagnosis import (
+    SYMPTOMS,
+    before_a_run,
+    diagnose,
+    drift,
+    possible_interference,
+    spread,
+)
+from gradbench.cli.printing import print_run
+from gradbench.exports import annotations, markdown
+from gradbench.report import render
 
 CELL = Cell(model="m", workload="inference", grad_mode="no_grad")
 CALM = {
@@ -115,3 +127,50 @@ def test_what_would_spoil_a_run_is_told_before_it(fact, value, name):
 
 def test_facts_that_are_unknown_spoil_nothing():
     assert before_a_run({"cpu_governor": "unknown: no such file"}) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"load_before": 1.5, "cores": 2}, "load: it was 1.50 on 2 cores"),
+        ({"git_dirty": True}, "dirty tree"),
+        ({"torch_debug": True}, "debug build"),
+        ({"cpu_governor": "powersave"}, "governor"),
+        ({"host": "mixed: a, b"}, "mixed machines: host is mixed: a, b"),
+    ],
+)
+def test_what_the_environment_says_is_possible_interference(facts, words):
+    assert possible_interference(run_of([started([]), environment()])) == []
+    (line,) = possible_interference(run_of([started([]), environment(**facts)]))
+    assert line.startswith(words)
+
+
+def test_a_symptom_is_said_once_with_the_blocks_that_show_it():
+    cells = [c for size in (1, 2, 3) for c in block(["no_grad"], batch_size=size)]
+    run = run_of([started(cells), *(timed_as(c, [100] * 90, steal=0.5) for c in cells)])
+    (line,) = possible_interference(run)
+    assert " in inference[cpu-mlp_tiny-b1] and 2 more blocks; " in line
+
+
+def test_page_terminal_markdown_and_annotations_print_one_list(capsys):
+    (cell,) = block(["no_grad"])
+    leak = counted(cell, 64, meter="leaked")
+    records = [
+        started([cell], meters=("step_time", "leaked")),
+        environment(cpu_governor="powersave", git_dirty=True, load_before=9.0, host="mixed: a, b"),
+        timed_as(cell, [100] * 45 + [300] * 45, steal=0.5),
+        leak,
+    ]
+    run = run_of(records)
+    lines = possible_interference(run)
+    assert len(lines) == 7
+    print_run(run, "no_grad")
+    terminal = capsys.readouterr().out
+    page = html.unescape(render(run))
+    written = [each.message for each in annotations.of_run(run)]
+    summary = markdown.summary([run])
+    for line in lines:
+        assert line in page
+        assert line in terminal
+        assert line in written
+        assert markdown.escaped(line) in summary

@@ -513,20 +513,19 @@ def test_markdown_has_memory_to_the_byte_and_why_a_number_is_missing():
     assert TORCH_SAYS.replace("_", "_") in text
 
 
-def test_markdown_names_what_may_have_spoilt_figures():
+def test_markdown_names_possible_interference():
     text = content(
         "markdown", measured(cpu_governor="powersave", torch_debug=True, host="mixed: a, b")
     )
-    told = text.partition("### What may have spoilt figures")[2]
+    told = text.partition("### Possible interference")[2]
     for words in ("governor is powersave", "debug build", "mixed machines: host"):
         assert words in told
 
 
 def test_markdown_of_a_run_that_was_cut_short_names_its_blocks():
     cut = run_of([started(block()), environment(), timed(cell(), [5] * 12)], sealed=False)
-    assert "not measured: inference[cpu-mlp_tiny-b8]: the run was cut short" in content(
-        "markdown", cut
-    )
+    text = content("markdown", cut).partition("### What could not be measured, and why")[2]
+    assert "- inference[cpu-mlp_tiny-b8]: the run was cut short" in text
 
 
 def test_every_row_of_a_table_has_its_columns_whatever_the_names_hold():

@@ -115,22 +115,6 @@ def test_the_noise_floor_is_the_controls():
     assert headline.noise(View(run(measured_block(["no_grad"])))) is None
 
 
-@pytest.mark.parametrize(
-    ("facts", "said"),
-    [
-        ({"load_before": 1.5, "cores": 2}, "load: it was 1.50 on 2 cores"),
-        ({"git_dirty": True}, "dirty tree"),
-        ({"torch_debug": True}, "debug build"),
-        ({"cpu_governor": "powersave"}, "governor"),
-    ],
-)
-def test_a_bad_environment_is_warned_of(facts, said):
-    quiet = run_of([started([]), environment()])
-    assert headline.warnings(quiet) == []
-    (warning,) = headline.warnings(run_of([started([]), environment(**facts)]))
-    assert said in warning
-
-
 # --- commands
 
 
