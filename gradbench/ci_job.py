@@ -181,7 +181,7 @@ def _tell(
 
 
 def _fresh(folder: Path) -> None:
-    """Refuse a folder that holds a run: whose it is could not be told afterwards."""
+    """Refuse a folder that holds a run: nobody could say afterwards whose it is."""
     if any((folder / RESULTS).glob("*")):
         raise StoreError(
             f"{str(folder)!r} holds the run of another job: choose another with -o, or remove it"

@@ -125,7 +125,7 @@ def in_time(made: Made, rule: Rule = RULE) -> int:
 def bound(rng: np.random.Generator, *, sd: float, step: float, most: float = 0.05) -> float:
     """What share of rises is seen within `NEAR` points by a detector that knows all but when.
 
-    Page's CUSUM, told the level, the noise, that the change is a rise, and its size: of rules that
+    Page's CUSUM, given the level, the noise, that the change is a rise, and its size: of rules that
     are false as rarely none is quicker at its worst (Moustakides 1986, Optimal Stopping Times for
     Detecting Changes in Distributions). Its threshold is set so that a share ``most`` of series
     without a rise raises an alarm in `POINTS` points.
@@ -288,7 +288,7 @@ def table(given: argparse.Namespace, rule: Rule) -> list[str]:
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         *growing,
         "",
-        f"For scale: a CUSUM that is told level, noise (5%) and step (+10%), and only not when, "
+        f"For scale: a CUSUM that knows level, noise (5%) and step (+10%), but not the moment, "
         f"sees {share(oracle, 1)} within {NEAR} points, with alarms in 5% of series without one.",
         "",
         "| target | value | asked | |",

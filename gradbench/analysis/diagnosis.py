@@ -1,4 +1,4 @@
-"""What may have spoilt a figure: thresholds, plain sentences, and what to do."""
+"""Possible interference with a measurement: thresholds, plain sentences, and remedies."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ SYMPTOMS: Final = (
 
 
 def diagnose(measurement: Measurement) -> list[Finding]:
-    """Return what may have spoilt a timed measurement, worst thresholds as in `SYMPTOMS`."""
+    """Return the possible interference with a timed measurement, thresholds as in `SYMPTOMS`."""
     if measurement.unit != "ns" or not measurement.values:
         return []
     symptoms = []
@@ -160,7 +160,7 @@ def _symptoms(run: Run) -> list[str]:
 
 
 def before_a_run(facts: Mapping[str, Fact]) -> list[Finding]:
-    """Return what will spoil a run here, from `environment.capture` and `environment.watch`."""
+    """Return what would interfere with a run here, from `environment.capture` and `environment.watch`."""
     warnings = []
     busy = facts.get("others_busy_cores")
     if isinstance(busy, int | float) and busy > 0.5:

@@ -43,7 +43,7 @@ def predicted(run: Run) -> str:
     return (
         sentence
         if exact == len(off)
-        else f"{sentence}, the worst off by {off[worst]:+.2%} ({worst})"
+        else f"{sentence}, the largest error {off[worst]:+.2%} ({worst})"
     )
 
 

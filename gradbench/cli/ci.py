@@ -39,7 +39,7 @@ def ci(
         Path, typer.Option("-o", "--output", help="Folder for the run, verdicts and reports.")
     ] = Path("gradbench-ci"),
 ) -> None:
-    """Measure, gate and compare as asked, and tell the CI system what came of it.
+    """Measure, gate and compare as asked, and report the result to the CI system.
 
     The folder then holds the run in results/, its page, gate.json and compare.json, summary.md,
     annotations.txt and junit.xml. Under GitHub Actions the summary and the annotations are shown.

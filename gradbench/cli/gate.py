@@ -39,33 +39,33 @@ def gate(
     *,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(metavar="RUN", help="Runs, files, folders or globs to hold them against."),
+        typer.Option(metavar="RUN", help="Runs, files, folders or globs to compare with."),
     ] = None,
     rules_file: Annotated[
         Path | None,
-        typer.Option("--rules", help="TOML file instead of [tool.gradbench.gate]."),
+        typer.Option("--rules", help="TOML file instead of \\[tool.gradbench.gate]."),
     ] = None,
     correction: Annotated[
         str | None,
         typer.Option(
-            help="How false alarms are held down over the whole table: holm (their chance is at "
-            "most alpha; default) or fdr (their share among alarms is)."
+            help="How the tests of the whole table are corrected: holm (the chance of any false "
+            "alarm is at most alpha; default) or fdr (the share of false alarms is)."
         ),
     ] = None,
-    alpha: Annotated[float | None, typer.Option(help="That chance or share; 0.01.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="That chance or share. Default: 0.01.")] = None,
     strict: Annotated[bool, typer.Option(help="Exit 3 when anything is inconclusive.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Show what is the same too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     save_baseline: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the run's exact figures there; judge nothing."),
+        typer.Option(metavar="FILE", help="Write the run's exact figures there; no verdicts."),
     ] = None,
     self_test: Annotated[
-        bool, typer.Option("--self-test", help="Prove first that this machine can tell.")
+        bool, typer.Option("--self-test", help="Validate first that this machine detects a regression.")
     ] = False,
     results: Results = Path("results"),
 ) -> None:
-    """Hold runs against a baseline and exit 1 when anything became worse.
+    """Compare runs with a baseline and exit 1 on a regression.
 
     Bytes that repeat are judged as they are: one more is a regression. Ratios between grad modes
     and times are judged by tests over the whole table; times only where both runs come from one
@@ -192,7 +192,7 @@ def _prove() -> None:
         checks = list(prove(say=lambda words: say(status, words)))
     Console(highlight=False, width=max(out.width, 120)).print(check_table(checks))
     if not all(check.passed for check in checks):
-        err.print("[red]gradbench:[/red] this machine cannot tell now: its gate would be no gate")
+        err.print("[red]gradbench:[/red] this machine cannot detect a regression now: a gate here would prove nothing")
         raise typer.Exit(Status.REGRESSION)
 
 

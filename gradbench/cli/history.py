@@ -68,14 +68,15 @@ def history(
         typer.Option(
             metavar="POINTS",
             min=1,
-            help="Exit 1 where one of the last POINTS is a change for worse.",
+            help="Exit 1 where one of the last POINTS is a regression.",
         ),
     ] = None,
 ) -> None:
-    """Show every figure over the commits it was measured at, and where its level changed.
+    """Show every metric over the commits it was measured at, and where its level changed.
 
-    Times are a series a machine, their ratios to the block's first grad mode span machines. A
-    change of a time takes five points on each side and 2%; of bytes that repeat, any difference.
+    Times have a series per machine; their ratios to the block's first grad mode span machines. A
+    change of a time takes five points on each side and 2%; of a deterministic metric, any
+    difference.
     """
     with one_line_errors():
         from ..history import commit_links, series as past

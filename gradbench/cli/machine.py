@@ -21,7 +21,7 @@ def env(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Say what would spoil a run; exit 1 if anything would.")
+        bool, typer.Option("--check", help="Name what would interfere with a run; exit 1 if anything would.")
     ] = False,
 ) -> None:
     """Print the facts that decide whether two runs may be compared."""
@@ -36,7 +36,7 @@ def env(
             warnings = before_a_run(facts)
             for finding in warnings:
                 out.print(f"{finding.name}: {finding.sentence}: {finding.remedy}")
-            out.print("nothing here would spoil a run" if not warnings else "")
+            out.print("nothing here would interfere with a run" if not warnings else "")
             raise typer.Exit(INTERFERENCE if warnings else 0)
         if as_json:
             print(json.dumps(dict(facts), indent=2))
@@ -55,10 +55,11 @@ def selfcheck(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     results: Results = Path("results"),
 ) -> None:
-    """Prove on this machine that the measuring can be believed, in under two minutes.
+    """Validate the measurement on this machine, by A/A tests and injected slowdowns.
 
-    Equal arms must come out equal, work of known size must be found, memory must match
-    arithmetic. The answers are saved in results/selfcheck.json and shown on every page.
+    Equal arms must come out equal, an injected slowdown must be detected, memory must match
+    arithmetic. It takes under two minutes. The results are saved in results/selfcheck.json and
+    shown on every page.
     """
     with one_line_errors():
         check_writable(results, "--results")

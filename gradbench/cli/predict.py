@@ -44,7 +44,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     reference: Reference = "global_on",
 ) -> None:
-    """Say what a step's peak memory will be, for models larger than this machine.
+    """Predict a step's peak memory, also for models larger than this machine.
 
     Each cell runs on fake tensors, which have shapes and no bytes; kernels that allocate inside
     are run once, on small inputs. Models may have their sizes in their names: mlp_d8_w512 has 8

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def print_run(run: "Run", reference: str) -> None:
-    """Print a run's table, what has no number, what may have spoilt figures, where time went."""
+    """Print a run's table, what has no number, possible interference, where time went."""
     from ..analysis import run_sentences as words
     from ..analysis.diagnosis import possible_interference
     from ..terminal import run_tables

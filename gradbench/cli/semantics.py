@@ -29,7 +29,7 @@ CHANGED: Final = 1
 
 @app.command(
     epilog="Examples: [bold]gradbench semantics --pitfalls[/bold]  |  "
-    "[bold]gradbench semantics --json > seen.json[/bold]"
+    "[bold]gradbench semantics --json > semantics.json[/bold]"
 )
 def semantics(
     *,
@@ -37,7 +37,7 @@ def semantics(
         bool, typer.Option("--claims", help="Each claim of the article, its verdict, what is so.")
     ] = False,
     pitfalls: Annotated[
-        bool, typer.Option("--pitfalls", help="Each pitfall, whether it bites here, its cure.")
+        bool, typer.Option("--pitfalls", help="Each pitfall, whether it reproduces here, its cure.")
     ] = False,
     table: Annotated[
         bool, typer.Option("--table", help="The states, and what operations do in each.")
@@ -45,7 +45,7 @@ def semantics(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
     results: Results = Path("results"),
 ) -> None:
-    """Run what the modes do on this torch: truth table, claims, pitfalls.
+    """Execute what the modes do on this torch: truth table, claims, pitfalls.
 
     Exits 0 if all is as recorded for this version of torch, 1 if not, with what differs. The
     answers are saved in results/semantics.json and shown on every page.
@@ -170,7 +170,7 @@ def _claims(behaviour: Behaviour) -> None:
 
 def _pitfalls(behaviour: Behaviour) -> None:
     for pitfall in behaviour.pitfalls:
-        reproduces = {"yes": "[red]bites here[/red]", "no": "[green]not here[/green]"}.get(
+        reproduces = {"yes": "[red]reproduces here[/red]", "no": "[green]not here[/green]"}.get(
             pitfall.shown, f"[yellow]{pitfall.shown}[/yellow]"
         )
         kind = "silent" if pitfall.silent else "loud"

@@ -44,7 +44,7 @@ class Effort:
 
     def __post_init__(self) -> None:
         if self.pairs < 3:
-            raise Impossible(f"{self.pairs} pairs cannot outvote one that is spoilt: 3 at least")
+            raise Impossible(f"{self.pairs} pairs cannot outvote a disturbed one: 3 at least")
         if not 0 < self.threshold < 1:
             raise Impossible(f"the threshold is a share, as 0.03, not {self.threshold!r}")
 

@@ -1,4 +1,4 @@
-"""One side of a comparison between versions: a script that steps cells and times them as told.
+"""One side of a comparison between versions: a script that steps cells and times them on request.
 
 It runs in a fresh process of either side, with that side's interpreter and import path, and speaks
 JSON lines through a socket that it inherits. It is the candidate's script on both sides; of
@@ -102,7 +102,7 @@ def answer(line: JsonLineSocket, asked: dict[str, Any]) -> None:
 
 
 def time_slices(line: JsonLineSocket, asked: dict[str, Any]) -> None:
-    """Prepare a cell, say how long its step takes, then time slices of batches as told."""
+    """Prepare a cell, say how long its step takes, then time slices of batches on request."""
     arm, subject, device, typical_ns = prepare(asked)
     line.send(typical_ns=typical_ns)
     gc.disable()

@@ -119,7 +119,7 @@ class Device(Protocol):
 
     @property
     def foreach(self) -> bool:
-        """Whether torch's optimizers work on lists of tensors here unless told otherwise."""
+        """Whether torch's optimizers work on lists of tensors here unless asked otherwise."""
 
     def rounded(self, nbytes: int) -> int:
         """Return the bytes that the allocator takes for a block of so many."""

@@ -159,7 +159,7 @@ class CUDA:
         """Return NVML's handle of this device; raise `Unreadable` without one.
 
         By what it is, never by its index: NVML counts all GPUs of the machine in PCI order,
-        while torch counts those in ``CUDA_VISIBLE_DEVICES``, fastest first unless told otherwise.
+        while torch counts those in ``CUDA_VISIBLE_DEVICES``, fastest first unless set otherwise.
         """
         properties = self._properties()
         parts = [f"pci_{part}_id" for part in ("domain", "bus", "device")]

@@ -97,7 +97,7 @@ class Cell:
         str,
         Axis(
             plural="mallocs",
-            help="pinned: timed processes keep freed memory; system: as users have it.",
+            help="pinned: timed processes keep freed memory; system: malloc's defaults.",
             values=("pinned", "system"),
             label="{}_malloc",
         ),

@@ -22,7 +22,7 @@ class Experiment:
 
 PRESETS: Final[Mapping[str, Experiment]] = {
     "tiny": Experiment(
-        about="every room once, for CI: under a minute on two cores",
+        about="every part once, for CI: under a minute on two cores",
         matrices=(
             Matrix(models=["mlp_tiny"], workloads=WORKLOADS, batch_sizes=[8]),
             Matrix(models=["cnn_small"], workloads=["inference", "training"], batch_sizes=[2]),

@@ -48,7 +48,7 @@ def judged(rows: Iterable[FigureVerdict], *, locate: Locate = nowhere) -> str:
 
 
 def of_run(run: Run, *, locate: Locate = nowhere) -> list[Annotation]:
-    """Return an error a cell whose step broke, and a warning a thing that may spoil figures."""
+    """Return an error a cell whose step broke, and a warning for possible interference."""
     broken: dict[tuple[Cell, str, str], list[str]] = {}
     for outcome in run.outcomes:
         if isinstance(outcome, Skipped) and outcome.cause in BROKEN:

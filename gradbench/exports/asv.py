@@ -59,7 +59,7 @@ def export(runs: Sequence[Run]) -> Exported:
     """Return ``benchmarks.json`` and, a folder a machine, ``machine.json`` and results a commit.
 
     Put them into asv's ``results_dir`` and run ``asv publish``. A benchmark is one figure of one
-    block, its parameter the grad mode. Machines are told apart by what their times depend on, not
+    block, its parameter the grad mode. Machines differ by what their times depend on, not
     by name alone. The date of a result is when it was measured. Raise `StoreError` for a run
     without a commit, without a number, or for two runs of one commit on one machine.
     """

@@ -44,8 +44,8 @@ def summary(
     """Return verdicts, if there are any, and each run's tables, in at most ``limit`` bytes.
 
     Of a run: each mode's step time against ``reference`` with its interval and verdict, the
-    memory that is counted to the byte, what could not be measured and why, and what may have
-    spoilt figures.
+    memory that is counted to the byte, what could not be measured and why, and possible
+    interference.
     """
     parts = [(part, True) for part in (judged(verdicts) if verdicts else ())]
     for run in runs:
@@ -129,7 +129,7 @@ def _tables(run: Run, reference: str) -> Iterator[str]:
         yield (
             f"### Step time, and each mode's ratio to {reference}\n\n"
             "Median of paired rounds with its 95% interval; below 1 is faster. A ratio inside "
-            "what the A/A control cannot tell from 1 is the same.\n\n"
+            "the A/A control's noise is the same.\n\n"
         )
         yield _header(["block", reference, *others, "A/A control"])
         for block, cells in view.blocks.items():
@@ -146,7 +146,7 @@ def _tables(run: Run, reference: str) -> Iterator[str]:
     counted = {o.meter for o in run.outcomes if isinstance(o, Measurement) and o.exact}
     exact = [meter for meter in run.header.meters if meter in counted]
     if exact:
-        yield "### Figures that repeat to the byte\n\n"
+        yield "### Deterministic metrics\n\n"
         yield _header(["block", "meter", *modes])
         for block, cells in view.blocks.items():
             members = [dataframes.at(cells[0], mode) for mode in modes]

@@ -135,7 +135,7 @@ def history(
     A point is a commit: the median over its runs, at the time of the first; where that differs
     between runs, a commit under each version of torch. A run with uncommitted changes, or without
     a commit, is a point of its own. Protocols never mix. Ratios to the reference mode span
-    machines. Figures that repeat to the byte do as well: each value is held against the last one
+    machines. Deterministic metrics do as well: each value is held against the last one
     of the same build (torch, vector instructions, GPU), so that machines which take turns are no
     change, and of a build that is new against the last one there is. Everything else is a series
     a machine.

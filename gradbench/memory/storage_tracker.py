@@ -83,7 +83,7 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torc
         return result
 
     def _know(self, tensor: Tensor) -> None:
-        """Take a storage for known: it was there before, and its death is not told."""
+        """Take a storage for known: it was there before, and its release is not reported."""
         storage, key = tensor.untyped_storage(), storage_key(tensor)
         if key not in self._alive:
             self._alive[key] = weakref.ref(storage, lambda _: self._alive.pop(key, None))

@@ -1,4 +1,4 @@
-"""pytest's door: one test per cell, pytest-benchmark's statistics from our interleaved rounds."""
+"""The pytest plugin for cells: one test per cell, pytest-benchmark's statistics of our rounds."""
 
 import shlex
 import statistics
@@ -73,7 +73,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker, and the budgets' door beside this one."""
+    """Register the marker, and the plugin for memory budgets."""
     config.pluginmanager.register(memory_budget, "gradbench_budget")
     config.addinivalue_line(
         "markers",
@@ -178,7 +178,7 @@ def _places(items: list[pytest.Item]) -> dict[str, str]:
     places: dict[str, str] = {}
     for item in items:
         cell = _cell_of(item)
-        file, line, _ = item.location  # counted from 0; None where pytest cannot tell
+        file, line, _ = item.location  # counted from 0; None where pytest knows none
         if cell is not None and line is not None:
             places.setdefault(str(cell), f"{Path(file).as_posix()}:{line + 1}")
     return places
@@ -453,4 +453,4 @@ def _give_up(cell: Cell, why: Skipped) -> None:
 
 
 def _nothing() -> None:
-    """What pytest-benchmark runs while it is told recorded times."""
+    """What pytest-benchmark runs while it receives recorded times."""

@@ -1,4 +1,4 @@
-"""pytest's door for anybody's tests: limits on memory, as a marker and as a fixture."""
+"""The pytest plugin for memory budgets: limits on memory, as a marker and as a fixture."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial

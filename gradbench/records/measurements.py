@@ -1,4 +1,4 @@
-"""What a run consists of: plain records that pass from the bench to the desk."""
+"""What a run consists of: plain records that measuring writes and analysis reads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a prediction says: plain results that pass from the bench to the desk."""
+"""What a prediction says: plain results that predicting writes and analysis reads."""
 
 from dataclasses import dataclass
 

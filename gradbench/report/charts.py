@@ -33,7 +33,7 @@ READING: Final = {
     "forest": (
         "Time and memory against a reference",
         "Each mark is the median of paired rounds over the reference's, its bar the 95% interval; "
-        "the shaded band is what the block's own A/A control does not tell from 1, and a hollow "
+        "the shaded band is what the block's own A/A control does not rule out, and a hollow "
         "mark is no difference beyond it. Memory is counted, repeats to the byte, and so has no "
         "interval.",
     ),

@@ -24,7 +24,7 @@ TRIAL_STEPS = 2
 
 @dataclass(frozen=True, slots=True)
 class Trying:
-    """Sent before a cell's first step, so that a death can be laid at its door."""
+    """Sent before a cell's first step, so that a process that ends is charged to that cell."""
 
     cell: Cell
 

@@ -1,4 +1,4 @@
-"""The bench: each pass over a block in processes of its own, one outcome per cell and meter."""
+"""Runs each pass over a block in processes of its own: one outcome per cell and meter."""
 
 import sys
 import time

@@ -35,7 +35,7 @@ def capture(device_names: Iterable[str]) -> Environment:
         "os": platform.platform(),
         "host": platform.node(),
         "cores": len(os.sched_getaffinity(0)),
-        "cores_physical": psutil.cpu_count(logical=False) or "unknown: psutil cannot tell",
+        "cores_physical": psutil.cpu_count(logical=False) or "unknown: psutil reports none",
         "memory_bytes": psutil.virtual_memory().total,
         "load_before": round(psutil.getloadavg()[0], 2),
     }

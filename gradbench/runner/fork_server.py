@@ -83,7 +83,7 @@ class ForkServer:
             env=environment | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
             pass_fds=[child_end.fileno()],
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the door; closing the socket ends this one
+            start_new_session=True,  # Ctrl-C is for the parent; closing the socket ends this one
         )
         child_end.close()
         self._control = Connection(parent_end.detach())

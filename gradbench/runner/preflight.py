@@ -35,7 +35,7 @@ def check(
 
 
 def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, str] | None:
-    """Return why a cell cannot run here, as far as can be told without running it."""
+    """Return why a cell cannot run here, as far as that is known without running it."""
     device, model, cores = devices.find(cell.device), models[cell.model], usable_cores()
     try:
         device.check()

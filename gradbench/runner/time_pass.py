@@ -83,7 +83,7 @@ def step_times(
     plan: Plan,
     rng: random.Random,
 ) -> Iterator[Message]:
-    """Yield each arm's batches; notes say what is ``known``, and what may have spoilt them."""
+    """Yield each arm's batches; notes say what is ``known``, and possible interference."""
     monitor = device.monitor()
     with HostNoise() as noise:
         rounds = timed_rounds(

@@ -1,4 +1,4 @@
-"""Proof on the user's machine that the measuring can be believed: known answers, asked again."""
+"""Validates the measurement on the user's machine: A/A tests, injected slowdowns, arithmetic."""
 
 import json
 import math
@@ -170,7 +170,7 @@ def _subject_check(subject: Subject, outcome: Outcome, where: str) -> Check:
         f"+{outcome.injected:.1%} detected: {name}",
         share,
         "share",
-        f"{detail}; estimated {outcome.estimate:+.2%}, off by {off * 100:+.2f} points",
+        f"{detail}; estimated {outcome.estimate:+.2%}, error {off * 100:+.2f} points",
         target=">= 95%" if outcome.injected in (0.005, 0.02) else "",
         passed=share >= 0.95 if outcome.injected in (0.005, 0.02) else None,
     )

@@ -285,7 +285,7 @@ def thread_given_the_mode() -> ProofResult:
                 return bits()
 
         inside = _in_a_new_thread(work)
-    return yes(inside == (False, False), f"told the mode, it has {inside}")
+    return yes(inside == (False, False), f"given the mode, it has {inside}")
 
 
 def _in_a_new_thread(function: Callable[[], tuple[bool, bool]]) -> tuple[bool, bool]:

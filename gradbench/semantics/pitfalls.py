@@ -1,4 +1,4 @@
-"""How the modes bite: what happens, why, and the cure, each with two proofs; silent ones first."""
+"""Pitfalls of the modes: what happens, why, and the cure, each with two proofs; silent ones first."""
 
 from typing import Final
 
@@ -335,7 +335,7 @@ PITFALLS: Final = (
         id="inference-tensor-saved",
         title="An inference tensor fails only in operations that must save it",
         happens="Adding it to something that is recorded works, multiplying raises.",
-        why="It has no version counter, so autograd cannot tell whether a saved one was changed.",
+        why="It has no version counter, so autograd cannot detect that a saved one was changed.",
         cure="clone() it outside the mode.",
         link=INFERENCE,
         shows=proofs.inference_tensor_saved,
@@ -364,7 +364,7 @@ PITFALLS: Final = (
     ),
     Pitfall(
         id="backward-in-inference",
-        title="backward() inside inference mode spoils .grad for the next one",
+        title="backward() inside inference mode breaks .grad for the next one",
         happens="The gradients are inference tensors, and accumulating into them raises outside.",
         why="Whatever is allocated in the mode bears its mark.",
         cure="Call backward() outside; or zero_grad(set_to_none=True) before the next one.",

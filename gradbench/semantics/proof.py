@@ -48,7 +48,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pitfall:
-    """A way in which the modes bite: what happens, and two proofs."""
+    """A pitfall of the modes: what happens, and two proofs."""
 
     id: str
     title: str

@@ -152,8 +152,8 @@ def process_interval(values: Floats, *, confidence: float = 0.95) -> Estimate:
     """Return the geometric mean of ``values`` (processes,) with Student's t interval of the logs.
 
     One number per process or, of a comparison, one ratio per pair of processes: rounds of one
-    process share its luck in where things lie, so the process is what is replicated (Kalibera &
-    Jones 2013, Rigorous Benchmarking in Reasonable Time). Logs make the reciprocal's interval
+    process share one memory layout, drawn at random, so the process is what is replicated (Kalibera
+    & Jones 2013, Rigorous Benchmarking in Reasonable Time). Logs make the reciprocal's interval
     the interval's reciprocal. Raise ValueError for fewer than two, or one that is not positive.
     """
     n = len(values)

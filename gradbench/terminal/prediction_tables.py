@@ -78,7 +78,7 @@ def scaling_tables(peaks: Mapping[Cell, int], *, reference: str) -> RenderableTy
     for name, members in groupby(lines, key=_varied):
         table = Table(box=None, header_style="dim", pad_edge=False)
         table.add_column("", min_width=15)
-        for heading, least in (("slope", 16), ("at none", 9), ("off by", 7), ("power", 6)):
+        for heading, least in (("slope", 16), ("intercept", 9), ("max error", 9), ("exponent", 8)):
             table.add_column(heading, justify="right", no_wrap=True, min_width=least)
         table.add_column(f"batch × {reference}", justify="right", no_wrap=True)
         for line in members:
@@ -92,7 +92,7 @@ def scaling_tables(peaks: Mapping[Cell, int], *, reference: str) -> RenderableTy
                 if line.variable == "batch_size" and line.cell in allowed
                 else "",
             )
-        shown += [Text(f"\n{name}: peak = at none + slope × size", style="bold"), table]
+        shown += [Text(f"\n{name}: peak = intercept + slope × size", style="bold"), table]
     return Group(*shown) if shown else None
 
 

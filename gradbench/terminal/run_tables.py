@@ -1,4 +1,4 @@
-"""A run as tables for the terminal; the doors print them."""
+"""A run as tables for the terminal; the CLI and pytest print them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final

@@ -1,4 +1,4 @@
-"""Series as a table for the terminal; the doors print it."""
+"""Series as a table for the terminal; the CLI prints it."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Verdicts as tables for the terminal, worse first; the doors print them."""
+"""Verdicts as tables for the terminal, worse first; the CLI prints them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final

@@ -167,7 +167,7 @@ MODELS: Final = Catalogue(
             partial(mlp, *[64] * 9, 10),
             partial(classification, shape=(64,)),
             head="16",
-            about="9 linear layers of width 64: so small that the host decides",
+            about="9 linear layers of width 64: so small that it is host-bound",
         ),
         "mlp_deep": Model(
             partial(mlp, *[128] * 32, 10),

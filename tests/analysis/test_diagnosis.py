@@ -1,4 +1,4 @@
-"""What may have spoilt a figure: each symptom seen when it is there, and only then."""
+"""Possible interference: each symptom is reported when it is there, and only then."""
 
 import html
 import random

@@ -100,7 +100,7 @@ def test_the_worst_prediction_is_named_with_its_sign_whichever_it_has(off, sign)
         *both_peaks(INFERENCE, predicted=1010, measured=1000),
     ]
     assert predicted(run(found)) == (
-        "peaks predicted from fake tensors: 1 of 3 to the byte, the worst off by "
+        "peaks predicted from fake tensors: 1 of 3 to the byte, the largest error "
         f"{sign} (inference[cpu-mlp_tiny-b8-no_grad])"
     )
 

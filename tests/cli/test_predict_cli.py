@@ -88,7 +88,7 @@ def test_the_table_has_a_block_a_batch_and_lines_through_them(gradbench):
     assert [line for line in shown if line.startswith("inference[")] == [
         "inference[cpu-mlp_d2_w16-b8]",
         "inference[cpu-mlp_d2_w16-b64]",
-        "inference[cpu-mlp_d2_w16] over batch size 8 to 64: peak = at none + slope × size",
+        "inference[cpu-mlp_d2_w16] over batch size 8 to 64: peak = intercept + slope × size",
     ]
     # 2856 + 264 * 8 = 4968 = 4.85 KiB, of which 2856 + 72 * 8 = 3432 were there before
     assert "global_on 4.85 KiB 1.000 3.35 KiB 1.5 KiB 2.79 KiB 1 KiB 512 B" in shown
@@ -206,7 +206,7 @@ def test_show_draws_lines_through_a_runs_peaks_when_asked(gradbench, tmp_path):
         [started(cells, meters=("peak_allocated",)), *outcomes, ended()]
     )
     shown = lines(gradbench("show", "--scaling"))
-    title = "inference[cpu-mlp_tiny] over batch size 1 to 9: peak = at none + slope × size"
+    title = "inference[cpu-mlp_tiny] over batch size 1 to 9: peak = intercept + slope × size"
     assert title in shown
     assert "global_on 2 KiB/sample 1 KiB 0.0% 1.000" in shown
     assert "no_grad 512 B/sample 1 KiB 0.0% 4.000" in shown

@@ -150,7 +150,7 @@ def logs(*percents: float) -> list[float]:
         (logs(-5, -5.2, -4.8, -5, -4.9, -5), logs(-5, -5, -5, -5, -5, -5), Verdict.BETTER),
         (logs(5, 5.2, 4.8, 5.1, 4.9, 5), logs(-5, -5, -5, -5, -5, -5), Verdict.INCONCLUSIVE),
         (logs(40, -20, 3, 11, -8, 9), logs(25, -30, 1, 9, -14, 8), Verdict.INCONCLUSIVE),
-        (logs(90, 0.1, 0, -0.1, 0.2, 0), [], Verdict.SAME),  # one spoilt pair is outvoted
+        (logs(90, 0.1, 0, -0.1, 0.2, 0), [], Verdict.SAME),  # one disturbed pair is outvoted
         (logs(90, 5, 5.1, 4.9, 5, 5.2), logs(5, 5, -30, 5.1, 4.9, 5), Verdict.WORSE),
     ],
 )

@@ -471,7 +471,7 @@ def test_at_most_ten_annotations_of_a_kind_and_the_last_counts_the_rest(number, 
     assert bool(rest) == (number > 10)
 
 
-def test_a_run_s_annotations_name_what_broke_once_a_cell_and_what_may_be_spoilt():
+def test_a_run_s_annotations_name_what_broke_once_a_cell_and_possible_interference():
     broken = [
         skipped(cell(batch_size=1), meter=meter, cause="out_of_memory", reason="no room")
         for meter in ("step_time", "latency")

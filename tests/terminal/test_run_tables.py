@@ -239,15 +239,14 @@ def test_lines_over_batches_say_slope_rest_and_how_much_more_fits():
         for batch in (1, 8)
     }
     shown = printed(scaling_tables(peaks, reference="global_on"))
-    assert "inference[cpu-mlp_tiny] over batch size 1 to 8: peak = at none + slope × size" in shown
-    (headings,) = (line for line in shown if "at none" in line and "off by" in line)
+    assert "inference[cpu-mlp_tiny] over batch size 1 to 8: peak = intercept + slope × size" in shown
+    (headings,) = (line for line in shown if "intercept" in line and "max error" in line)
     assert headings.split() == [
         "slope",
-        "at",
-        "none",
-        "off",
-        "by",
-        "power",
+        "intercept",
+        "max",
+        "error",
+        "exponent",
         "batch",
         "×",
         "global_on",

@@ -74,7 +74,7 @@ def scaling(run: Run | View, *, theme: Theme = LIGHT, most: int = FAMILIES) -> F
 def families(view: View) -> list[tuple[str, str, list[Cell]]]:
     """Return names, variables, and the cells that differ only in mode and variable, in two values.
 
-    Knobs are the batch size and what a model's name may give: depth, width, resolution.
+    Variables are the batch size and what a model's name may give: depth, width, resolution.
     """
     known = [
         c

@@ -67,8 +67,8 @@ def _parts(*colours: str) -> dict[str, str]:
     return dict(zip((*PARTS, *COARSE), colours, strict=True))
 
 
-# Modes in Okabe and Ito's colours and parts in Paul Tol's "light": both are told apart by
-# colour-blind eyes, and modes have a shape each besides. In the dark both are a little brighter.
+# Modes in Okabe and Ito's colours and parts in Paul Tol's "light": colour-blind readers
+# can distinguish both, and each mode has a shape besides. In the dark both are a little brighter.
 LIGHT: Final = Theme(
     ink="#1c1e21",
     dim="#5b626c",
