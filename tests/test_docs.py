@@ -1,4 +1,4 @@
-"""The listings of docs/grad-modes.md do what the page says, and no page's link leads nowhere."""
+"""The listings of docs/grad-modes.md do what the page says; links and files of pages exist."""
 
 import re
 from pathlib import Path
@@ -36,8 +36,8 @@ def test_the_table_of_bits_is_the_state_machine():
         PAGE.read_text("utf-8"),
         re.MULTILINE,
     )
-    told = {name: Rule(BITS[grad], BITS[inference]) for name, grad, inference in rows}
-    assert told == {name: rule for name, rule in RULES.items() if name != "none"}
+    table = {name: Rule(BITS[grad], BITS[inference]) for name, grad, inference in rows}
+    assert table == {name: rule for name, rule in RULES.items() if name != "none"}
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,44 @@ def test_what_a_page_links_to_is_there(page):
     assert page.name != "README.md" or len(links) > 10
     files = [link for link in links if "://" not in link]
     assert [link for link in files if not (page.parent / link).exists()] == []
+
+
+def named_files(text: str) -> list[str]:
+    """Return what a page names in backticks that reads like one of our files or folders."""
+    folders = "|".join(path.name for path in (ROOT / "gradbench").iterdir() if path.is_dir())
+    return re.findall(rf"`((?:tests/|tools/|gradbench/|(?:{folders})/)[\w/.]*)`", text)
+
+
+@pytest.mark.parametrize(
+    "page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda p: p.name
+)
+def test_a_file_that_a_page_names_is_there(page):
+    named = named_files(page.read_text("utf-8"))
+    assert page.name != "architecture.md" or len(named) > 40
+    missing = [
+        name for name in named if not any((ROOT / at / name).exists() for at in (".", "gradbench"))
+    ]
+    assert missing == []
+
+
+def test_a_file_that_is_not_there_would_be_found():
+    assert named_files("see `stats/no_such.py` and `tests/`, not `results/`") == [
+        "stats/no_such.py",
+        "tests/",
+    ]
+
+
+def test_the_picture_of_the_architecture_names_every_folder():
+    picture = re.findall(
+        r"^```\n(.*?)^```$", (ROOT / "docs/architecture.md").read_text("utf-8"), re.DOTALL | re.M
+    )[0]
+    packages = {path.parent.name for path in (ROOT / "gradbench").glob("*/__init__.py")}
+    assert {name for name in packages if f"{name}/" not in picture} == set()
+
+
+def test_the_glossary_says_each_word_once():
+    glossary = (ROOT / "docs/glossary.md").read_text("utf-8")
+    entries = re.findall(r"^\*\*(.+?)\.\*\* ", glossary, re.MULTILINE)
+    words = [word.strip().lower() for entry in entries for word in entry.split(",")]
+    assert {"cell", "block", "arm", "round", "a/a control", "noise floor", "drift"} <= set(words)
+    assert sorted(words) == sorted(set(words))

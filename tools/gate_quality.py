@@ -290,7 +290,7 @@ def print_row(name: str, verdicts: Mapping[float, Sequence[Verdict]]) -> None:
 def asked(rule: Rule, pool: Pool, trials_: int) -> dict[float, dict[str, list[Verdict]]]:
     """Return the verdicts on so many draws, by slowdown and cell.
 
-    Of equal sides it is drawn anew which is called the base: one record's chance in its sides is not
+    Of equal sides it is drawn anew which is called the base: one record's sides are not
     the rule's, and there are more draws to be had.
     """
     rng = random.Random(0)

@@ -160,7 +160,7 @@ def _symptoms(run: Run) -> list[str]:
 
 
 def before_a_run(facts: Mapping[str, Fact]) -> list[Finding]:
-    """Return what would interfere with a run here, from `environment.capture` and `environment.watch`."""
+    """Return what would interfere with a run here, by `environment.capture` and its `watch`."""
     warnings = []
     busy = facts.get("others_busy_cores")
     if isinstance(busy, int | float) and busy > 0.5:

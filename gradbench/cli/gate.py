@@ -52,7 +52,7 @@ def gate(
             "alarm is at most alpha; default) or fdr (the share of false alarms is)."
         ),
     ] = None,
-    alpha: Annotated[float | None, typer.Option(help="That chance or share. Default: 0.01.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="That chance or share (0.01).")] = None,
     strict: Annotated[bool, typer.Option(help="Exit 3 when anything is inconclusive.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Show what is the same too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
@@ -61,7 +61,7 @@ def gate(
         typer.Option(metavar="FILE", help="Write the run's exact figures there; no verdicts."),
     ] = None,
     self_test: Annotated[
-        bool, typer.Option("--self-test", help="Validate first that this machine detects a regression.")
+        bool, typer.Option("--self-test", help="First validate the gate on this machine.")
     ] = False,
     results: Results = Path("results"),
 ) -> None:
@@ -192,7 +192,9 @@ def _prove() -> None:
         checks = list(prove(say=lambda words: say(status, words)))
     Console(highlight=False, width=max(out.width, 120)).print(check_table(checks))
     if not all(check.passed for check in checks):
-        err.print("[red]gradbench:[/red] this machine cannot detect a regression now: a gate here would prove nothing")
+        err.print(
+            "[red]gradbench:[/red] the self-test failed: a gate on this machine proves nothing"
+        )
         raise typer.Exit(Status.REGRESSION)
 
 

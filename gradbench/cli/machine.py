@@ -21,7 +21,7 @@ def env(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Name what would interfere with a run; exit 1 if anything would.")
+        bool, typer.Option("--check", help="Name possible interference; exit 1 if there is any.")
     ] = False,
 ) -> None:
     """Print the facts that decide whether two runs may be compared."""

@@ -14,7 +14,7 @@ from ..records.allocations import Change, Entry, Mark
 
 T = TypeVar("T")
 
-# Kineto writes two lines to stderr each time that a profiler starts and stops, unless its log level forbids it
+# Kineto writes two lines to stderr each time that a profiler starts and stops, unless forbidden
 # before the first does.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 

@@ -1,4 +1,4 @@
-"""Pitfalls of the modes: what happens, why, and the cure, each with two proofs; silent ones first."""
+"""Pitfalls of the modes: what happens, why, the cure, and two proofs each; silent ones first."""
 
 from typing import Final
 

@@ -99,8 +99,8 @@ def centre(logs: Sequence[float]) -> float:
 def detectable(logs: Sequence[float]) -> float:
     """Return the smallest change that these pairs would have shown: `SIGMAS` standard errors.
 
-    Of their centre, from the deviation that a quarter of the pairs exceed, so that one disturbed pair
-    of five does not count; the median deviation would be too often small by chance. Never below
+    Of their centre, from the deviation that a quarter of the pairs exceed, so that one disturbed
+    pair of five does not count; the median deviation is too often small by chance. Never below
     `MIN_DETECTABLE_EFFECT`.
     """
     middle = centre(logs)

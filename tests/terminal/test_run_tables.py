@@ -239,7 +239,8 @@ def test_lines_over_batches_say_slope_rest_and_how_much_more_fits():
         for batch in (1, 8)
     }
     shown = printed(scaling_tables(peaks, reference="global_on"))
-    assert "inference[cpu-mlp_tiny] over batch size 1 to 8: peak = intercept + slope × size" in shown
+    title = "inference[cpu-mlp_tiny] over batch size 1 to 8: peak = intercept + slope × size"
+    assert title in shown
     (headings,) = (line for line in shown if "intercept" in line and "max error" in line)
     assert headings.split() == [
         "slope",

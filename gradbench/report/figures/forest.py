@@ -54,7 +54,7 @@ def forest(
     """Return step time and memory of each mode over ``reference``, a group of rows a block.
 
     Bars are 95% intervals; a mark is filled where its interval lies beyond the noise floor. The
-    band is what the block's own A/A control does not distinguish from 1. Memory repeats to the byte and
+    band is what the block's own A/A control does not rule out. Memory repeats to the byte and
     has no interval. None when no block has two measured modes.
     """
     view = View.of(run)
