@@ -1,6 +1,38 @@
-"""Tests of the CUDA path need the simulated CUDA runtime; without it they are skipped."""
+"""What tests of several folders share; the heavy things are imported where they are asked for."""
+
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from servers import SharedServers
+
+TESTS = Path(__file__).parent
+
+
+def without_torch() -> set[str]:
+    """Return the folders that a contract of import-linter keeps free of torch."""
+    settings = tomllib.loads((TESTS.parent / "pyproject.toml").read_text("utf-8"))
+    return {
+        module.removeprefix("gradbench.")
+        for contract in settings["tool"]["importlinter"]["contracts"]
+        if "torch" in contract.get("forbidden_modules", ())
+        for module in contract["source_modules"]
+    }
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a session of such folders' tests that imported torch: it was to answer in seconds."""
+    if "torch" not in sys.modules:
+        return
+    paths = {item.path for item in session.items}
+    folders = {p.relative_to(TESTS).parts[0] for p in paths if p.is_relative_to(TESTS)}
+    if folders and folders <= without_torch():
+        pytest.exit(f"torch was imported by the tests of {', '.join(sorted(folders))}", 1)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -11,3 +43,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     if not stand_in.expected():
         pytest.skip("torch is not on the simulated CUDA runtime: tox -e simulated-cuda")
+
+
+@pytest.fixture(scope="session")
+def servers() -> "Iterator[SharedServers]":
+    """Real fork servers, one of each kind a session: call it with a kind to borrow one."""
+    from servers import SharedServers  # brings torch
+
+    shared = SharedServers()
+    yield shared
+    shared.close()
+
+
+@pytest.fixture(scope="module")
+def shared_fork_servers(servers) -> Iterator[None]:
+    """Let everything that this module's tests measure borrow its fork servers.
+
+    For tests of what comes out. Those of starting and ending processes start their own.
+    """
+    from gradbench.runner import bench
+    from gradbench.selfcheck import checks
+    from gradbench.semantics import examination
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (bench, checks, examination):
+            patch.setattr(module, "ForkServer", servers)
+        yield

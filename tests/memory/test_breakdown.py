@@ -13,7 +13,6 @@ from gradbench.experiment.matrix import GRAD_MODES, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import PARTS, Breakdown, Measurement, Skipped
 from gradbench.runner import memory_pass
-from gradbench.runner.fork_server import ForkServer
 from gradbench.workloads.models import Model, Residual, classification, mlp
 
 FLOAT, LABEL, COUNTER = 4, 8, 4  # bytes; AdamW counts steps in a float32
@@ -466,7 +465,7 @@ def test_ten_modules_are_named_at_most_and_those_hold_the_most():
     assert list(modules.values()) == [8 * width * FLOAT for width in range(23, 13, -1)]
 
 
-def test_ten_runs_and_two_fresh_processes_agree_to_the_byte_and_to_the_moment(server):
+def test_ten_runs_and_two_fresh_processes_agree_to_the_byte_and_to_the_moment(servers):
     model = images(residual_cnn, 8)
     axes = {
         "batch": BATCH,
@@ -478,16 +477,10 @@ def test_ten_runs_and_two_fresh_processes_agree_to_the_byte_and_to_the_moment(se
     assert all(other == first for other in others)
     with torch.backends.mkldnn.flags(enabled=True):  # as processes have it
         here = read(model, **axes)
+    server = servers("memory")
     for _ in range(2):
         messages = server.run(
             memory_pass.memory_block, matrix(**axes), model, Plan(), WANTED, limit_s=60
         )
         there = [m for m in messages if isinstance(m, Measurement | Breakdown | Skipped)]
         assert {(o.cell.grad_mode, o.meter): o for o in there} == here
-
-
-@pytest.fixture(scope="module")
-def server():
-    server = ForkServer("memory")
-    yield server
-    server.close()

@@ -1,7 +1,6 @@
 """Memory against arithmetic: what a plain MLP's forward holds, spelled out, 0 bytes off."""
 
 import resource
-from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -16,6 +15,8 @@ from gradbench.memory.saved_tensors import SavedTensors
 from gradbench.records.measurements import Measurement, Skipped
 from gradbench.runner.bench import Bench
 from gradbench.runner.meters import METERS, peak_rss
+
+pytestmark = pytest.mark.usefixtures("shared_fork_servers")
 
 FLOAT, LABEL = 4, 8  # bytes
 MEASURED = tuple(
@@ -66,15 +67,10 @@ def transient_without_graph(widths):
     return BATCH * max(*linears, *relus) * FLOAT
 
 
-@cache
-def bench(meters):
-    """One loaded parent for all tests that read the same meters; it ends with this process."""
-    return Bench(plan=Plan(limit_s=120), meters=meters).__enter__()
-
-
 def read(models, workloads=("inference",), meters=MEASURED, **axes):
     matrix = Matrix(models=models, workloads=workloads, batch_sizes=[BATCH], **axes)
-    outcomes = [o for outcomes in bench(meters).measure(list(matrix)) for o in outcomes]
+    with Bench(plan=Plan(limit_s=120), meters=meters) as bench:
+        outcomes = [o for outcomes in bench.measure(list(matrix)) for o in outcomes]
     return {(o.cell.grad_mode, o.meter): o for o in outcomes}
 
 

@@ -4,22 +4,20 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import jobs
 import pytest
+from servers import LentServer
 
 from gradbench.runner.fork_server import ForkServer, JobError, WorkerDied
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    server = ForkServer("time")
-    yield server
-    server.close()
+@pytest.fixture
+def server(servers) -> LentServer:
+    return servers("time")
 
 
-def run(server: ForkServer, job, *arguments, limit_s=30.0):
+def run(server: LentServer | ForkServer, job, *arguments, limit_s=30.0):
     return list(server.run(job, *arguments, limit_s=limit_s))
 
 
@@ -31,13 +29,9 @@ def test_jobs_in_quick_succession_do_not_meet(server):
     assert [run(server, jobs.count, n) for n in range(12)] == [list(range(n)) for n in range(12)]
 
 
-def test_a_job_starts_with_one_thread_and_its_kinds_malloc(server):
-    assert run(server, jobs.threads_and_malloc) == [(1, "0")]
-    memory = ForkServer("memory")
-    try:
-        assert run(memory, jobs.threads_and_malloc) == [(1, "unset")]
-    finally:
-        memory.close()
+def test_a_job_starts_with_one_thread_and_its_kinds_malloc(servers):
+    assert run(servers("time"), jobs.threads_and_malloc) == [(1, "0")]
+    assert run(servers("memory"), jobs.threads_and_malloc) == [(1, "unset")]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from gradbench.runner.fork_server import WorkerDied
 from gradbench.runner.preflight import DEFAULT_METERS, check, obstacle, portable
 from gradbench.workloads.models import MODELS, Model
 
+pytestmark = pytest.mark.usefixtures("shared_fork_servers")
+
 PLAN = Plan(budget_s=0.05, warmup_s=0.01, limit_s=60)
 MISBEHAVIOURS = (
     "",
@@ -242,7 +244,7 @@ def test_a_run_from_elsewhere_is_not_resumed_here(tmp_path, fact):
 def test_a_parent_that_is_gone_is_replaced_for_the_next_pass():
     cells = list(Matrix(models=["mlp_tiny"], grad_modes=["no_grad"]))
     with Bench(plan=PLAN, meters=["saved_for_backward"]) as bench:
-        bench._servers["memory"].close()
+        bench._servers["memory"].end()
         ((outcome,),) = bench.measure(cells)
         assert isinstance(outcome, Measurement)
 

@@ -14,6 +14,8 @@ from gradbench.selfcheck import gate
 from gradbench.selfcheck.faults import EXTRA_BYTES, Retaining, Saving, injected
 from gradbench.workloads.models import MODELS
 
+pytestmark = pytest.mark.usefixtures("shared_fork_servers")
+
 
 @pytest.fixture(scope="module")
 def read():

@@ -14,6 +14,8 @@ from gradbench.selfcheck.peers import differ
 from gradbench.selfcheck.trials import Pad, Trial, measure_pad, padded, waste
 from gradbench.stats.estimates import Estimate
 
+pytestmark = pytest.mark.usefixtures("shared_fork_servers")
+
 SUBJECT = Subject("net", TINY, 1.0, 200)
 
 
