@@ -2,8 +2,16 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+import conftest
+
+TESTS = Path(__file__).parent
+ANYTHING = nullcontext()
 
 PROMISES = [
     ("import gradbench; gradbench.Matrix(models=['a']); gradbench.Store()", ["torch", "pandas"]),
@@ -52,6 +60,34 @@ def test_importing_leaves_out(statement, modules):
 
 def test_this_test_can_fail():
     assert loaded("import gradbench.runner", ["torch"]) == ["torch"]
+
+
+def test_tests_of_folders_without_torch_import_none():
+    """``tests/conftest.py`` holds it in every session of such folders alone: here of them all."""
+    folders = [f"tests/{name}" for name in conftest.without_torch() if (TESTS / name).is_dir()]
+    assert {"tests/stats", "tests/store", "tests/gate"} <= set(folders)
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, *folders], cwd=TESTS.parent, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("folders", "loaded", "fails"),
+    [
+        (["stats"], ["torch"], True),
+        (["stats", "gate"], ["torch"], True),
+        (["stats", "gate"], ["pandas"], False),
+        (["stats", "runner"], ["torch"], False),
+        ([], ["torch"], False),
+    ],
+)
+def test_a_session_of_such_folders_that_imported_torch_fails(folders, loaded, fails, monkeypatch):
+    monkeypatch.setattr(sys, "modules", dict.fromkeys(loaded))
+    items = [SimpleNamespace(path=TESTS / folder / "test_it.py") for folder in folders]
+    with pytest.raises(pytest.exit.Exception, match="torch was imported") if fails else ANYTHING:
+        conftest.pytest_sessionfinish(SimpleNamespace(items=items))
 
 
 def test_public_names_are_all_there_and_a_wrong_one_is_an_attribute_error():
