@@ -23,6 +23,10 @@ class Impossible(GradbenchError):
     """Axis values that contradict one another, or an axis value no axis can have."""
 
 
+class WrongDevice(GradbenchError):
+    """A call that works on another device than the one that was to be looked at."""
+
+
 class DeviceUnavailable(GradbenchError):
     """A device that exists as a name, but not on this machine."""
 

@@ -261,7 +261,7 @@ class Comparison:
             "shape": self._inputs.get(cell.model),
             "seed": self._effort.seed,
             "warm_up_s": self._effort.warm_up_s,
-            "fork": devices.find(cell.device).start == "fork",
+            "environment": dict(devices.find(cell.device).environment),
         }
 
     def _randomized_layout(self) -> dict[str, str]:

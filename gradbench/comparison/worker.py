@@ -15,6 +15,7 @@ import platform
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 WARM_STEPS: Final = 3
@@ -61,14 +62,34 @@ def main(descriptor: int, *, training: bool) -> None:
     while (asked := line.receive()) is not None:
         if "import" in asked:
             line.send(**imported(asked["import"]))
-        elif asked["fork"]:
-            in_a_fork(line, asked)
         else:
-            answer(line, asked)
+            in_a_fork(line, asked)
 
 
 def imported(path: str) -> dict[str, Any]:
-    """Import a user's factory; return the file that its module came from, or why it cannot be."""
+    """Import a user's factory; return the file that its module came from, or why it cannot be.
+
+    A module may start CUDA when it is imported, or ask whether there is a GPU, and a fork of such
+    a process can use none. Where torch could start it, a fork tries: then each cell's fork imports
+    the module for itself.
+    """
+    import torch
+
+    if not hasattr(torch._C, "_cuda_isInBadFork"):  # a build without CUDA
+        return origin(path)
+    answered = from_a_fork(lambda: {**origin(path), **from_a_fork(lambda: {"bad": bad_fork()})})
+    return origin(path) if answered.pop("bad", None) is False else answered
+
+
+def bad_fork() -> bool:
+    """Return whether CUDA refuses to start in this process, a fork, because its parent asked."""
+    import torch
+
+    return bool(torch._C._cuda_isInBadFork())  # type: ignore[attr-defined] # where torch has CUDA
+
+
+def origin(path: str) -> dict[str, Any]:
+    """Import a user's factory here; return the file of its module, or why it cannot be."""
     from gradbench.comparison.entry import resolve
 
     try:
@@ -78,12 +99,27 @@ def imported(path: str) -> dict[str, Any]:
         return {"failed": str(error)}
 
 
+def from_a_fork(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what a function returns in a child of this process; nothing if that ends early."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, json.dumps(function()).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        text = stream.read()
+    os.waitpid(child, 0)
+    return json.loads(text) if text else {"failed": "its import ends the process"}
+
+
 def in_a_fork(line: JsonLineSocket, asked: dict[str, Any]) -> None:
     """Answer from a child; if it dies, say so in its stead."""
     gc.collect()
     gc.freeze()
     child = os.fork()
     if child == 0:
+        os.environ.update(asked["environment"])  # before anything starts what it hides
         answer(line, asked)
         sys.stderr.flush()
         os._exit(0)
@@ -124,6 +160,8 @@ def prepare(asked: dict[str, Any]) -> tuple[Any, Any, Any, float]:
     model = from_path(cell.model, shape=asked["shape"]) if own else MODELS[cell.model]
     device = settle(cell)
     subject = build(cell, model, seed=asked["seed"])
+    if hasattr(device, "set_precision"):  # an older gradbench fixes it when it settles
+        device.set_precision(asked["cell"].get("precision", "ieee"))
     arm = make_arm(cell, subject)
     times: list[int] = []
     end_ns = time.perf_counter_ns() + int(asked["warm_up_s"] * 1e9)

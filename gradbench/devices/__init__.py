@@ -3,12 +3,12 @@
 Each backend is one file, imported only when its name is asked for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from ..errors import DeviceUnavailable, UnknownName
-from ..records.allocations import Entry, Mark
+from ..records.allocations import Change, Entry, Mark
 from ..records.measurements import Fact
 
 T = TypeVar("T")
@@ -19,14 +19,66 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """What an allocator did while a function ran, in bytes."""
+class Span:
+    """A count of bytes when a function began, at its highest, and when the function had ended."""
 
-    before_bytes: int  # live when it began
-    peak_bytes: int  # most that was live at once, ``before_bytes`` included
-    after_bytes: int  # live when it had ended
+    before_bytes: int
+    peak_bytes: int
+    after_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window(Span):
+    """What an allocator did while a function ran: the bytes that it had handed out, and more."""
+
     reserved_bytes: int | Unreadable  # most that the allocator had taken from the driver
-    rounding_bytes: int = 0  # of the peak, what was not asked for: the allocator rounds sizes up
+    requested: Span | Unreadable  # what it was asked for: it hands out rounded sizes
+    retries: int = 0  # times that memory ran out, and the allocator emptied its cache to go on
+
+    @property
+    def rounding_bytes(self) -> int:
+        """Bytes of the peak that nobody asked for."""
+        requested = self.requested
+        return 0 if isinstance(requested, Unreadable) else self.peak_bytes - requested.peak_bytes
+
+    def check(self, entries: Iterable[Entry]) -> None:
+        """Raise `Unreadable` unless the entries lead to the counted peak and end."""
+        changes = [entry.nbytes for entry in entries if isinstance(entry, Change)]
+        peak_bytes, after_bytes = balance(self.before_bytes, changes)
+        if (peak_bytes, after_bytes) != (self.peak_bytes, self.after_bytes):
+            raise Unreadable(
+                f"the traced allocations lead to a peak of {peak_bytes:,} B and end at "
+                f"{after_bytes:,} B, the allocator counted {self.peak_bytes:,} B and "
+                f"{self.after_bytes:,} B"
+            )
+
+
+def balance(live_bytes: int, changes: Iterable[int]) -> tuple[int, int]:
+    """Return the peak and the end of a running sum that starts at ``live_bytes``."""
+    peak_bytes = live_bytes
+    for change in changes:
+        live_bytes += change
+        peak_bytes = max(peak_bytes, live_bytes)
+    return peak_bytes, live_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Every allocation and free while a function ran, in order, with the marks between."""
+
+    moments: tuple[tuple[str, Entry], ...]  # each with its device, ``cuda:0``; a mark has none
+
+    def entries(self, device: str) -> list[Entry]:
+        """Return what happened on one device, named with its index, and all marks."""
+        return [entry for where, entry in self.moments if where in ("", device)]
+
+    def allocated(self) -> dict[str, int]:
+        """Return the bytes that were allocated, freed or not, by device."""
+        nbytes: dict[str, int] = {}
+        for where, entry in self.moments:
+            if isinstance(entry, Change) and entry.nbytes > 0:
+                nbytes[where] = nbytes.get(where, 0) + entry.nbytes
+        return nbytes
 
 
 class HostClock(Protocol):
@@ -89,12 +141,11 @@ class Ledger(Protocol):
     def observe(self, function: Callable[[], T]) -> tuple[T, Window]:
         """Run the function; return what it returned and what the allocator did meanwhile."""
 
-    def trace(
-        self, function: Callable[[Callable[[Mark], None]], T]
-    ) -> tuple[T, Window, list[Entry]]:
+    def trace(self, function: Callable[[Callable[[Mark], None]], T]) -> tuple[T, Window, Trace]:
         """Do as `observe` does, for a function that is given a way to make marks.
 
-        The entries are every allocation and free in order, with the marks where they were made.
+        The trace has every allocation and free in order, with the marks where they were made;
+        `Window.check` says whether the window agrees.
         """
 
 
@@ -106,8 +157,24 @@ class Device(Protocol):
         """The axis value, ``cpu`` or ``cuda:1``."""
 
     @property
-    def start(self) -> Literal["fork", "spawn"]:
-        """How a measuring process starts: a fork of a loaded parent, or a fresh one."""
+    def place(self) -> str:
+        """The name with the index, as allocations on it bear it: ``cuda:0`` for ``cuda``."""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether this process has started the accelerator; the CPU is none."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Variables that a measuring process sets before anything else."""
+
+    @property
+    def spare_cores(self) -> int:
+        """How many cores beside those of the operators' threads its own threads need."""
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Values of the axis ``precision`` that can be had here."""
 
     @property
     def batch_ns(self) -> int:
@@ -124,11 +191,20 @@ class Device(Protocol):
     def rounded(self, nbytes: int) -> int:
         """Return the bytes that the allocator takes for a block of so many."""
 
+    def near_cores(self, usable: Collection[int]) -> list[int]:
+        """Return those of the usable cores that are closest to the device, in order."""
+
     def check(self) -> None:
         """Raise `DeviceUnavailable` where the device is not on this machine."""
 
     def prepare(self) -> None:
         """Fix the backend's settings that change figures; called first in every process."""
+
+    def set_precision(self, precision: str) -> None:
+        """Fix how float32 is multiplied; called when the model, which may change it, is built."""
+
+    def warm_up(self) -> None:
+        """Make libraries allocate what they keep for the process, as a first step would."""
 
     def forget(self) -> None:
         """Drop what libraries keep between steps, workspaces say: the next step is a first one."""
@@ -139,8 +215,12 @@ class Device(Protocol):
     def synchronize(self) -> None:
         """Return when all work queued on the device is done."""
 
-    def ledger(self) -> Ledger:
-        """Return a fresh account; raise `Unreadable` where allocations cannot be counted."""
+    def ledger(self, *, undisturbing: bool = False) -> Ledger:
+        """Return a fresh account; raise `Unreadable` where allocations cannot be counted.
+
+        An ``undisturbing`` one leaves the process's own statistics and cache as they are, and so
+        knows peaks only from traces.
+        """
 
     def l2_flusher(self, l2: str) -> Callable[[], object]:
         """Return what to call before each timed batch for this value of the axis ``l2``."""
@@ -162,6 +242,9 @@ class Device(Protocol):
 
     def out_of_memory(self, error: BaseException) -> bool:
         """Say whether the error is the device's way to report that memory ran out."""
+
+    def lost(self, error: BaseException) -> bool:
+        """Say whether after this error nothing works any more on the device in this process."""
 
     def describe(self) -> Mapping[str, Fact]:
         """Return the device's facts for the environment record."""
@@ -200,3 +283,12 @@ def available() -> list[str]:
             continue
         names.append(family)
     return names
+
+
+def in_use() -> Device:
+    """Return the device that this process works on: an accelerator that it has started, or the CPU.
+
+    Nothing is started in order to know.
+    """
+    started = (device for device in map(find, DEVICES) if device.in_use)
+    return next(started, find("cpu"))

@@ -1,22 +1,34 @@
 """The CPU: synchronous, its allocator counted through the profiler's memory events."""
 
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined] # re-exported
 from torch.autograd.profiler import profile
 
-from ..records.allocations import Change, Entry, Mark
+from ..records.allocations import Change, Mark
 from ..records.measurements import Fact
-from . import DeviceClock, HostClock, Ledger, Monitor, Unreadable, Unwatched, Window, nothing
+from . import (
+    DeviceClock,
+    HostClock,
+    Ledger,
+    Monitor,
+    Trace,
+    Unreadable,
+    Unwatched,
+    Window,
+    balance,
+    nothing,
+)
 from .trace import trace
 
 T = TypeVar("T")
 
 NO_RESERVE: Final = "the CPU allocator keeps no reserve of its own: what it frees goes to malloc"
+NO_ROUNDING: Final = "the CPU's allocator is counted in what it was asked for: see peak_allocated"
 NO_DRIVER: Final = "the CPU has no driver beside the kernel: peak_rss is what the process holds"
 NO_QUEUE: Final = "on the CPU an operator is done when its call returns: step_time is all there is"
 NO_COUNTER: Final = "the CPU's energy counters cover whole sockets and are for root: none is read"
@@ -25,8 +37,12 @@ NO_COUNTER: Final = "the CPU's energy counters cover whole sockets and are for r
 class CPU:
     """The host's processor."""
 
-    name = "cpu"
-    start: Literal["fork", "spawn"] = "fork"
+    name = place = "cpu"
+    in_use = False
+    # A driver found would be started by whatever asks for an accelerator: AdamW's step, for one.
+    environment: Mapping[str, str] = {"CUDA_VISIBLE_DEVICES": ""}  # nobody writes
+    spare_cores = 0
+    precisions = ("ieee",)
     l2 = ("hot",)
     batch_ns = 100_000  # far below the scheduler's slice: most batches escape preemption
 
@@ -42,6 +58,16 @@ class CPU:
     def prepare(self) -> None:
         """Do nothing: threads and cores are set by whoever starts the process."""
 
+    def near_cores(self, usable: Collection[int]) -> list[int]:
+        """Return all."""
+        return sorted(usable)
+
+    def set_precision(self, precision: str) -> None:
+        """Do nothing: there is one precision only."""
+
+    def warm_up(self) -> None:
+        """Do nothing: no library keeps memory that the allocator knows of."""
+
     def forget(self) -> None:
         """Do nothing: operators keep nothing that the allocator knows of."""
 
@@ -52,7 +78,7 @@ class CPU:
     def synchronize(self) -> None:
         """Return at once: CPU operators are done when they return."""
 
-    def ledger(self) -> Ledger:
+    def ledger(self, *, undisturbing: bool = False) -> Ledger:  # noqa: ARG002 # it never disturbs
         """Return a fresh account, proved on one allocation of known size.
 
         The profiler's events are torch's private matter; should another version change them,
@@ -96,6 +122,10 @@ class CPU:
         """Recognise torch's words for a malloc that failed, and Python's."""
         return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
+    def lost(self, error: BaseException) -> bool:  # noqa: ARG002 # whatever it is
+        """Return False: an operator that raised on the CPU leaves the next one alone."""
+        return False
+
     def describe(self) -> Mapping[str, Fact]:
         """Return model name, vector instructions and frequency governor."""
         return {
@@ -122,30 +152,24 @@ class ProfilerLedger:
 
         A function that raises ends the account: what it allocated is not posted.
         """
-        before = self._live_bytes
         with profile(profile_memory=True) as profiler:
             result = function()
-        peak, self._live_bytes = balance(before, _cpu_memory_events(profiler))
-        return result, Window(before, peak, self._live_bytes, Unreadable(NO_RESERVE))
+        return result, self._window(_cpu_memory_events(profiler))
 
-    def trace(
-        self, function: Callable[[Callable[[Mark], None]], T]
-    ) -> tuple[T, Window, list[Entry]]:
+    def trace(self, function: Callable[[Callable[[Mark], None]], T]) -> tuple[T, Window, Trace]:
         """Run the function under the profiler; post its allocations and return them."""
+        result, traced = trace(function)
+        entries = traced.entries("cpu")
+        changes = [entry.nbytes for entry in entries if isinstance(entry, Change)]
+        return result, self._window(changes), traced
+
+    def _window(self, changes: Sequence[int]) -> Window:
+        """Post the changes; return what they did."""
         before = self._live_bytes
-        result, entries = trace(function, device="cpu")
-        changes = (entry.nbytes for entry in entries if isinstance(entry, Change))
         peak, self._live_bytes = balance(before, changes)
-        return result, Window(before, peak, self._live_bytes, Unreadable(NO_RESERVE)), entries
-
-
-def balance(live_bytes: int, changes: Iterable[int]) -> tuple[int, int]:
-    """Return the peak and the end of a running sum that starts at ``live_bytes``."""
-    peak_bytes = live_bytes
-    for change in changes:
-        live_bytes += change
-        peak_bytes = max(peak_bytes, live_bytes)
-    return peak_bytes, live_bytes
+        return Window(
+            before, peak, self._live_bytes, Unreadable(NO_RESERVE), Unreadable(NO_ROUNDING)
+        )
 
 
 def _cpu_memory_events(profiler: profile) -> list[int]:

@@ -3,37 +3,97 @@
 import itertools
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final, Literal, Self, TypeVar
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
 
 import torch
 
 from ..errors import DeviceUnavailable
-from ..records.allocations import Entry, Mark
+from ..records.allocations import Change, Mark
 from ..records.measurements import Fact
-from . import DeviceClock, HostClock, Ledger, Monitor, Unreadable, Window, nothing, nvml
+from . import (
+    DeviceClock,
+    HostClock,
+    Ledger,
+    Monitor,
+    Span,
+    Trace,
+    Unreadable,
+    Window,
+    balance,
+    nothing,
+    nvml,
+)
 from .trace import trace
 
 T = TypeVar("T")
 
 L2_UNKNOWN: Final = 128 * 2**20  # at least that of any GPU when this was written
 PROBE_CYCLES: Final = 10_000_000  # a few ms of holding back, to learn how fast its clock ticks
+TF32_SINCE: Final = 8  # major compute capability
+PROOF_BYTES: Final = 1024
+ALLOCATED, REQUESTED, RESERVED = "allocated_bytes", "requested_bytes", "reserved_bytes"
 GRAIN: Final = 512  # bytes (kMinBlockSize in c10/cuda/CUDACachingAllocator.cpp)
 FASTEST_GHZ: Final = 100.0  # no clock ticks faster: a hold that ends sooner is none
 
 
+SETTINGS: Final = (
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUDA_MODULE_LOADING",
+    "NVIDIA_TF32_OVERRIDE",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+)
+"""Variables that change what a step takes on a GPU."""
+
+OUT_OF_MEMORY: Final = (
+    "CUDA error: out of memory",  # of the driver: a context, a kernel's code, an event
+    "cudaErrorMemoryAllocation",
+    "STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN, cuSPARSE, cuFFT and cuSOLVER say so alike
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)
+"""Words of libraries that want memory of their own, which torch's allocator has none of left."""
+
+PCI_DEVICES: Final = Path("/sys/bus/pci/devices")
+
+
 @dataclass(frozen=True, slots=True)
 class CUDA:
-    """One CUDA device; ``cuda`` is the current one."""
+    """One CUDA device; ``cuda`` is the first."""
 
     name: str
 
     @property
-    def start(self) -> Literal["fork", "spawn"]:
-        """A fresh process: a CUDA context does not survive a fork."""
-        return "spawn"
+    def place(self) -> str:
+        """The name with its index."""
+        return str(self._device())
+
+    @property
+    def in_use(self) -> bool:
+        """Whether this process has started CUDA."""
+        return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call] # torch leaves it untyped
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Nothing."""
+        return {}
+
+    @property
+    def spare_cores(self) -> int:
+        """One, for the driver's threads and autograd's: they would interrupt the one that times."""
+        return 1
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Both: float32 as it is, or rounded to 19 bits in tensor cores."""
+        return ("ieee", "tf32")
 
     @property
     def batch_ns(self) -> int:
@@ -64,17 +124,54 @@ class CUDA:
         if index is not None and index >= count:
             raise DeviceUnavailable(f"{self.name}: this machine has {count}, counted from cuda:0")
 
+    def near_cores(self, usable: Collection[int]) -> list[int]:
+        """Return the usable cores of the GPU's own socket, or all where that is not known.
+
+        A call into the driver takes longer from another socket.
+        """
+        try:
+            near = _cores((PCI_DEVICES / self._pci()[4:] / "local_cpulist").read_text("ascii"))
+        except (OSError, ValueError):
+            near = set()
+        return sorted(near.intersection(usable)) or sorted(usable)
+
     def prepare(self) -> None:
-        """Pick the device; fix TF32 and cuDNN's autotuner, whose choices vary from run to run."""
+        """Pick the device; switch cuDNN's autotuner off, whose choices vary from run to run."""
         torch.cuda.set_device(self._device())
         torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
+
+    def set_precision(self, precision: str) -> None:
+        """Fix how float32 is multiplied, by cuBLAS and by cuDNN."""
+        if precision == "tf32" and self._properties().major < TF32_SINCE:
+            raise DeviceUnavailable(f"{self.name}: no TF32 before compute capability 8.0")
+        # by the old name first: torch refuses to read one that only the new ones have set
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.backends.cuda.matmul.fp32_precision = precision
+        torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined] # set at run time
+        torch.backends.cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined] # set at run time
+
+    def warm_up(self) -> None:
+        """Multiply two matrices, forward and backward: cuBLAS takes a workspace for each thread."""
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            left, right = (
+                torch.zeros(2, 2, device=self._device(), requires_grad=True) for _ in range(2)
+            )
+            torch.autograd.grad((left @ right).sum(), [left, right])
 
     def forget(self) -> None:
-        """Drop cuBLAS's workspaces, by a private call while there is one, and cached blocks."""
-        torch.cuda.synchronize(self.name)
-        getattr(torch._C, "_cuda_clearCublasWorkspaces", nothing)()
+        """Drop cuBLAS's workspaces, by a private call while there is one, and cached blocks.
+
+        Newer versions of torch keep them by thread, so autograd's thread is asked to drop its own.
+        """
+        torch.cuda.synchronize(self._device())
+        clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", nothing)
+        clear()
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            nothing_at_all = torch.zeros(0, device=self._device(), requires_grad=True)
+            nothing_at_all.register_hook(lambda _: clear())  # type: ignore[no-untyped-call] # torch leaves it untyped
+            # of no bytes: autograd's thread may let go of a block after this one has gone on
+            torch.autograd.grad(nothing_at_all.neg(), nothing_at_all, nothing_at_all.detach())
+        torch.cuda.synchronize(self._device())
         torch.cuda.empty_cache()
 
     def process_bytes(self) -> int:
@@ -83,11 +180,28 @@ class CUDA:
 
     def synchronize(self) -> None:
         """Wait for every stream of the device."""
-        torch.cuda.synchronize(self.name)
+        torch.cuda.synchronize(self._device())
 
-    def ledger(self) -> Ledger:
-        """Return the caching allocator's own counters."""
-        return AllocatorLedger(self.name)
+    def ledger(self, *, undisturbing: bool = False) -> Ledger:
+        """Return the caching allocator's own counters, proved on one block of known size.
+
+        Switched off, or with the driver's pool in its place, the allocator counts nothing, or
+        not all: that is a reason and not a 0.
+        """
+        kind = TracedLedger if undisturbing else AllocatorLedger
+        ledger = kind(self._device())
+        before = ledger.stats()
+        block = torch.empty(PROOF_BYTES, dtype=torch.uint8, device=self._device())
+        after = ledger.stats()
+        del block
+        grown = [_current(after, what) - _current(before, what) for what in (ALLOCATED, REQUESTED)]
+        if grown != [PROOF_BYTES, PROOF_BYTES]:
+            settings = self._settings()
+            raise Unreadable(
+                f"{PROOF_BYTES} bytes were counted as {grown[0]} allocated and {grown[1]} asked "
+                f"for: allocator {torch.cuda.get_allocator_backend()}, settings {settings}"
+            )
+        return ledger
 
     def l2_flusher(self, l2: str) -> Callable[[], object]:
         """Return what overwrites twice the L2, by a buffer allocated now; for ``hot`` nothing.
@@ -128,13 +242,26 @@ class CUDA:
         raise Unreadable("CUDA does not run under valgrind, which counts the host's instructions")
 
     def out_of_memory(self, error: BaseException) -> bool:
-        """Recognise torch's own class for it."""
-        return isinstance(error, torch.cuda.OutOfMemoryError)
+        """Recognise torch's class for it, and the words of what takes memory beside torch."""
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            return True
+        return isinstance(error, RuntimeError) and any(
+            words in str(error) for words in OUT_OF_MEMORY
+        )
+
+    def lost(self, error: BaseException) -> bool:
+        """Say whether a kernel's error has come to stay: then whatever is asked of CUDA raises."""
+        if not isinstance(error, RuntimeError):
+            return False
+        try:
+            torch.cuda.synchronize(self._device())
+        except RuntimeError:
+            return True
+        return False
 
     def describe(self) -> Mapping[str, Fact]:
-        """Return the GPU's name and size, and the versions beneath torch."""
+        """Return the GPU's name and size, the versions beneath torch, and what changes figures."""
         properties = self._properties()
-        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call] # torch leaves it untyped
         return {
             "gpu": properties.name,
             "gpu_memory_bytes": properties.total_memory,
@@ -142,11 +269,27 @@ class CUDA:
             "gpu_l2_bytes": getattr(properties, "L2_cache_size", 0)
             or "unknown: torch does not say",
             "gpu_driver": nvml.driver(),
+            **nvml.settings(self._gpu),
             "cuda": torch.version.cuda or "unknown: torch was built without CUDA",
-            "cudnn": cudnn if cudnn is not None else "unknown: torch was built without cuDNN",
-            "tf32": torch.backends.cuda.matmul.allow_tf32,
+            "cudnn": _cudnn(),
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "cuda_allocator": torch.cuda.get_allocator_backend(),
+            "cuda_settings": self._settings(),
         }
+
+    def _settings(self) -> str:
+        """Return the variables among `SETTINGS` that are set."""
+        those_set = [f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ]
+        return " ".join(those_set) or "defaults"
+
+    def _pci(self) -> str:
+        """Return the PCI address, ``00000000:1b:00.0``, or ``""`` where torch does not say."""
+        properties = self._properties()
+        parts = [f"pci_{part}_id" for part in ("domain", "bus", "device")]
+        if not all(hasattr(properties, part) for part in parts):
+            return ""
+        domain, bus, slot = (int(getattr(properties, part)) for part in parts)
+        return f"{domain:08x}:{bus:02x}:{slot:02x}.0"
 
     def _device(self) -> torch.device:
         device = torch.device(self.name)
@@ -161,13 +304,7 @@ class CUDA:
         By what it is, never by its index: NVML counts all GPUs of the machine in PCI order,
         while torch counts those in ``CUDA_VISIBLE_DEVICES``, fastest first unless set otherwise.
         """
-        properties = self._properties()
-        parts = [f"pci_{part}_id" for part in ("domain", "bus", "device")]
-        pci = ""
-        if all(hasattr(properties, part) for part in parts):
-            domain, bus, slot = (int(getattr(properties, part)) for part in parts)
-            pci = f"{domain:08x}:{bus:02x}:{slot:02x}.0"
-        return nvml.find(uuid=str(getattr(properties, "uuid", "")), pci=pci)
+        return nvml.find(uuid=str(getattr(self._properties(), "uuid", "")), pci=self._pci())
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,32 +384,99 @@ class HeldClock:
 class AllocatorLedger:
     """The caching allocator's counters; it needs no watching between windows."""
 
-    name: str
+    device: torch.device
+
+    def stats(self) -> Mapping[str, int]:
+        """Return the counters, all queued work done."""
+        torch.cuda.synchronize(self.device)
+        return torch.cuda.memory_stats(self.device)
 
     def observe(self, function: Callable[[], T]) -> tuple[T, Window]:
         """Run the function between a reset of the peaks and a synchronized reading of them."""
-        torch.cuda.synchronize(self.name)
+        torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()  # or earlier steps' cached blocks would count as reserved here
-        torch.cuda.reset_peak_memory_stats(self.name)
-        before = torch.cuda.memory_allocated(self.name)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = self.stats()
         result = function()
-        torch.cuda.synchronize(self.name)
-        peak = torch.cuda.max_memory_allocated(self.name)
-        requested = torch.cuda.memory_stats(self.name).get("requested_bytes.all.peak", peak)
+        after = self.stats()
         return result, Window(
-            before,
-            peak,
-            torch.cuda.memory_allocated(self.name),
-            torch.cuda.max_memory_reserved(self.name),
-            rounding_bytes=peak - int(requested),
+            _current(before, ALLOCATED),
+            _peak(after, ALLOCATED),
+            _current(after, ALLOCATED),
+            _peak(after, RESERVED),
+            Span(_current(before, REQUESTED), _peak(after, REQUESTED), _current(after, REQUESTED)),
+            retries=_retries(after) - _retries(before),
         )
 
-    def trace(
-        self, function: Callable[[Callable[[Mark], None]], T]
-    ) -> tuple[T, Window, list[Entry]]:
+    def trace(self, function: Callable[[Callable[[Mark], None]], T]) -> tuple[T, Window, Trace]:
         """Do the same under the profiler, whose events are of the allocator's own rounded sizes."""
-        (result, entries), window = self.observe(partial(trace, function, device="cuda"))
-        return result, window, entries
+        (result, traced), window = self.observe(lambda: trace(function))
+        return result, window, traced
+
+
+@dataclass(frozen=True, slots=True)
+class TracedLedger:
+    """The same account without a reset: the process's peaks and cache are somebody else's.
+
+    Peaks come from the trace, and only where it began and ended from the counters.
+    """
+
+    device: torch.device
+
+    def stats(self) -> Mapping[str, int]:
+        """Return the counters, all queued work done."""
+        torch.cuda.synchronize(self.device)
+        return torch.cuda.memory_stats(self.device)
+
+    def observe(self, function: Callable[[], T]) -> tuple[T, Window]:
+        """Run the function and return what its trace says."""
+        result, window, _ = self.trace(lambda _: function())
+        return result, window
+
+    def trace(self, function: Callable[[Callable[[Mark], None]], T]) -> tuple[T, Window, Trace]:
+        """Run the function under the profiler, between two readings of what is live."""
+        before = self.stats()
+        result, traced = trace(function)
+        after = self.stats()
+        live = _current(before, ALLOCATED)
+        entries = traced.entries(str(self.device))
+        peak, _ = balance(live, (entry.nbytes for entry in entries if isinstance(entry, Change)))
+        unknown = Unreadable("the process's own statistics are left as they are")
+        return (
+            result,
+            Window(live, peak, _current(after, ALLOCATED), unknown, unknown),
+            traced,
+        )
+
+
+def _current(stats: Mapping[str, int], what: str) -> int:
+    return int(stats.get(f"{what}.all.current", 0))
+
+
+def _peak(stats: Mapping[str, int], what: str) -> int:
+    return int(stats.get(f"{what}.all.peak", 0))
+
+
+def _retries(stats: Mapping[str, int]) -> int:
+    return int(stats.get("num_alloc_retries", 0)) + int(stats.get("num_ooms", 0))
+
+
+def _cores(ranges: str) -> set[int]:
+    """Return the cores that the kernel writes as ``0-15,64-79``; raise `ValueError`."""
+    cores: set[int] = set()
+    for part in ranges.strip().split(","):
+        first, _, last = part.partition("-")
+        cores |= set(range(int(first), int(last or first) + 1))
+    return cores
+
+
+def _cudnn() -> int | str:
+    """Return cuDNN's version, or why there is none: for an old GPU a new one is of no use."""
+    try:
+        version = torch.backends.cudnn.version()  # type: ignore[no-untyped-call] # torch leaves it untyped
+    except RuntimeError as error:
+        return f"of no use: {(str(error).splitlines() or [''])[0]}"
+    return int(version) if version is not None else "unknown: torch was built without cuDNN"
 
 
 def _event() -> torch.cuda.Event:

@@ -71,10 +71,27 @@ class Gpu:
         """Return the energy of the whole board since the driver was loaded; raise `Unreadable`."""
         return int(self._ask("nvmlDeviceGetTotalEnergyConsumption"))
 
+    def power_limit_mw(self) -> int:
+        """Return the power that the board may use; raise `Unreadable`."""
+        return int(self._ask("nvmlDeviceGetEnforcedPowerLimit"))
+
+    def persistent(self) -> bool:
+        """Return whether the driver stays loaded with no process there; raise `Unreadable`."""
+        return bool(self._ask("nvmlDeviceGetPersistenceMode"))
+
+    def partitioned(self) -> bool:
+        """Return whether the GPU is divided into instances (MIG) now; raise `Unreadable`."""
+        return bool(self._ask("nvmlDeviceGetMigMode")[0])
+
+    def compute_mode(self) -> int:
+        """Return NVML's number for who may use it, 0 for everyone; raise `Unreadable`."""
+        return int(self._ask("nvmlDeviceGetComputeMode"))
+
     def _ask(self, name: str, *arguments: object) -> Any:
+        absent_or_failed: tuple[type[Exception], ...] = (AttributeError, *_errors(self.pynvml))
         try:
             return getattr(self.pynvml, name)(self.handle, *arguments)
-        except (AttributeError, self.pynvml.NVMLError) as error:
+        except absent_or_failed as error:
             raise Unreadable(f"{name}: {error}") from error
 
 
@@ -93,7 +110,7 @@ def find(*, uuid: str, pci: str) -> Gpu:
     for way, name in ways:
         try:
             return Gpu(pynvml, way(name))
-        except pynvml.NVMLError as error:
+        except _errors(pynvml) as error:
             reason = f"NVML does not know {name}: {error}"
     raise Unreadable(reason)
 
@@ -102,9 +119,29 @@ def driver() -> str:
     """Return the driver's version, or why it is unknown."""
     try:
         pynvml = _started()
-        return str(pynvml.nvmlSystemGetDriverVersion())
     except Unreadable as reason:
         return f"unknown: {reason}"
+    try:
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except _errors(pynvml) as error:
+        return f"unknown: nvmlSystemGetDriverVersion: {error}"
+
+
+def settings(find_gpu: Callable[[], Gpu]) -> dict[str, Fact]:
+    """Return how the GPU is set up, of what changes times: power limit, persistence, MIG, mode."""
+    asked: dict[str, Callable[[Gpu], Fact]] = {
+        "gpu_power_limit_mw": lambda gpu: gpu.power_limit_mw(),
+        "gpu_persistence": lambda gpu: gpu.persistent(),
+        "gpu_mig": lambda gpu: gpu.partitioned(),
+        "gpu_compute_mode": lambda gpu: gpu.compute_mode(),
+    }
+    facts: dict[str, Fact] = {}
+    for name, ask in asked.items():
+        try:
+            facts[name] = ask(find_gpu())
+        except Unreadable as reason:
+            facts[name] = f"unknown: {reason}"
+    return facts
 
 
 def energy_counter(gpu: Gpu) -> Callable[[], int]:
@@ -177,6 +214,12 @@ def _started() -> Any:
         raise Unreadable(MISSING) from None
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
+    except _errors(pynvml) as error:
         raise Unreadable(f"NVML does not start: {error}") from error
     return pynvml
+
+
+def _errors(pynvml: Any) -> tuple[type[Exception], ...]:
+    """Return what pynvml raises: a library older than its header is an error apart."""
+    mismatch = getattr(pynvml, "NVMLLibraryMismatchError", None)
+    return (pynvml.NVMLError, *([mismatch] if mismatch is not None else []))

@@ -1,4 +1,4 @@
-"""Every allocation and free on a device while a function runs, in order, with marks between.
+"""Every allocation and free on every device while a function runs, in order, with marks between.
 
 This file alone knows the shape of the profiler's events, which are torch's private matter.
 """
@@ -11,6 +11,7 @@ import torch
 from torch.autograd.profiler import profile, record_function
 
 from ..records.allocations import Change, Entry, Mark
+from . import Trace
 
 T = TypeVar("T")
 
@@ -19,17 +20,20 @@ T = TypeVar("T")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 SIGN: Final = "gradbench mark "
+WHOLE: Final = "gradbench trace"
 
 
-def trace(function: Callable[[Callable[[Mark], None]], T], *, device: str) -> tuple[T, list[Entry]]:
-    """Run a function that is given a way to make marks; return its result and the entries.
+def trace(function: Callable[[Callable[[Mark], None]], T]) -> tuple[T, Trace]:
+    """Run a function that is given a way to make marks; return its result and the trace.
 
-    ``device`` is the type, ``cpu`` or ``cuda``, whose allocations count. Blocks freed here that
-    were allocated outside of every trace may be missing (torch forgets their sizes). Allocations
-    of other Python threads are not seen, those of autograd's own threads are.
+    Blocks freed here that were allocated outside of every trace may be missing (torch forgets
+    their sizes on the CPU). Allocations of other Python threads are not seen, those of autograd's
+    own threads are.
 
     A mark is an operator range of no length in the profiler's own record: its clock alone says
-    in which order marks and allocations came.
+    in which order marks and allocations came. One range is around all: torch leaves a GPU's
+    allocations and frees out of the tree of events where no operator is around them, and what
+    Python drops is freed under none.
     """
     marks: list[Mark] = []
 
@@ -37,23 +41,24 @@ def trace(function: Callable[[Callable[[Mark], None]], T], *, device: str) -> tu
         with record_function(f"{SIGN}{len(marks)}"):
             marks.append(what)
 
-    with profile(profile_memory=True) as profiler:
+    with profile(profile_memory=True) as profiler, record_function(WHOLE):
         result = function(mark)
-    ordered = sorted(_entries(profiler, marks, device), key=lambda pair: pair[0])
-    return result, [entry for _, entry in ordered]
+    ordered = sorted(_events(profiler, marks), key=lambda event: event[0])
+    return result, Trace(tuple((device, entry) for _, device, entry in ordered))
 
 
-def _entries(profiler: profile, marks: list[Mark], device: str) -> Iterator[tuple[int, Entry]]:
+def _events(profiler: profile, marks: list[Mark]) -> Iterator[tuple[int, str, Entry]]:
     results: Any = profiler.kineto_results  # untyped in torch
     stack = [(node, "") for node in reversed(results.experimental_event_tree())]
     while stack:
         node, parent = stack.pop()
         fields, name = node.extra_fields, node.name
         if isinstance(fields, torch._C._profiler._ExtraFields_Allocation):
-            if fields.device.type == device:
-                yield node.start_time_ns, Change(fields.ptr, fields.alloc_size, parent)
+            change = Change(fields.ptr, fields.alloc_size, parent)
+            yield node.start_time_ns, str(fields.device), change
             continue
         if name.startswith(SIGN):
-            yield node.start_time_ns, marks[int(name.removeprefix(SIGN))]
+            yield node.start_time_ns, "", marks[int(name.removeprefix(SIGN))]
             continue
-        stack += [(child, name) for child in reversed(node.children)]
+        inside = "" if name == WHOLE else name
+        stack += [(child, inside) for child in reversed(node.children)]

@@ -119,6 +119,14 @@ class Cell:
             values=("sgd", "sgd_momentum", "adamw"),
         ),
     ] = "sgd"
+    precision: Annotated[
+        str,
+        Axis(
+            plural="precisions",
+            help="ieee, tf32: how a GPU multiplies float32 numbers.",
+            values=("ieee", "tf32"),
+        ),
+    ] = "ieee"
 
     def __post_init__(self) -> None:
         for name, axis in AXES.items():

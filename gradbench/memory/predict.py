@@ -58,7 +58,7 @@ class Predictor:
         self._device = devices.find(device)
         try:
             self._device.check()
-            where: str | None = device
+            where: Device | None = self._device
         except DeviceUnavailable:
             where = None
         self._prober = Prober(where)

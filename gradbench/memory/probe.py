@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from ..devices import Device
 from ..devices.trace import trace
 from ..records.allocations import Change, Phase
 from .storage_tracker import Operator
@@ -117,7 +118,7 @@ class Prober:
     ``device`` is where kernels are run, None for nowhere: then nothing is known.
     """
 
-    def __init__(self, device: str | None, *, largest: int = LARGEST) -> None:
+    def __init__(self, device: Device | None, *, largest: int = LARGEST) -> None:
         self._device, self._largest = device, largest
         self._inside: dict[Call, int | None] = {}
 
@@ -140,14 +141,14 @@ class Prober:
         return known + call.extra if known is not None else None
 
 
-def _run(calls: Sequence[Call], device: str) -> dict[Call, int | None]:
+def _run(calls: Sequence[Call], device: Device) -> dict[Call, int | None]:
     """Run each call on zeros; return its inner peak, None where that raised."""
     failed: set[int] = set()
 
     def every(mark: Any) -> None:
         for index, call in enumerate(calls):
             args, kwargs = tree_map_only(
-                Meta, lambda meta: meta.zeros(device), (call.args, call.kwargs)
+                Meta, lambda meta: meta.zeros(device.place), (call.args, call.kwargs)
             )
             mark(Phase(f"{index}"))
             try:
@@ -159,10 +160,11 @@ def _run(calls: Sequence[Call], device: str) -> dict[Call, int | None]:
             del args, kwargs, result
 
     with _disable_current_modes(), torch.no_grad():
-        _, entries = trace(every, device=device)
+        device.warm_up()  # or the first product's inside would hold a workspace that stays
+        _, traced = trace(every)
     peaks: dict[int, int] = {}
     current, live = "", 0
-    for entry in entries:
+    for entry in traced.entries(device.place):
         match entry:
             case Phase(name):
                 current, live = name, 0

@@ -65,7 +65,10 @@ class Marks:
                 self._tell = None
 
     def resident(self, subject: Subject) -> dict[int, Resident]:
-        """Return the blocks that are there between steps, by address."""
+        """Return the blocks that are there between steps, by address.
+
+        Those on the step's device: AdamW counts its steps on the host.
+        """
         parts = subject.parts()
         residents: dict[int, Resident] = {}
         owned: list[tuple[str, Iterable[Tensor]]] = [
@@ -81,7 +84,7 @@ class Marks:
         for name, tensors in owned:
             for tensor in tensors:
                 nbytes = tensor.untyped_storage().nbytes()
-                if nbytes:
+                if nbytes and tensor.device == subject.x.device:
                     residents.setdefault(self.address(tensor), Resident(nbytes, name))
         return residents
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from ..analysis import format_units
-from ..errors import DeviceUnavailable, UnknownName
+from ..errors import DeviceUnavailable, UnknownName, WrongDevice
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
     config.addinivalue_line(
         "markers",
-        f"{MARKER}(peak=None, saved=None, leaked=None, device='cpu'): limits on what the test "
+        f"{MARKER}(peak=None, saved=None, leaked=None, device='auto'): limits on what the test "
         "itself allocates at once, on what autograd saves for backward (0: no graph may be built) "
         "and on what is left by each further run of the test (it is run again for that). Sizes "
         "are numbers of bytes or texts, '10 MiB'.",
@@ -51,7 +51,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
         usages.append(
             _used(
                 partial(test, **arguments),
-                device=marker.kwargs.get("device", "cpu"),
+                device=marker.kwargs.get("device", "auto"),
                 leaks_too="leaked" in limits,
                 roots=roots,
             )
@@ -81,7 +81,7 @@ def memory_budget() -> Callable[..., "Usage"]:
         peak: str | int | None = None,
         saved: str | int | None = None,
         leaked: str | int | None = None,
-        device: str = "cpu",
+        device: str = "auto",
         kwargs: dict[str, Any] | None = None,
     ) -> "Usage":
         limits = _limits((), {"peak": peak, "saved": saved, "leaked": leaked}, "memory_budget")
@@ -110,7 +110,7 @@ def _used(
         return memory_usage(call, device=device, leaks_too=leaks_too, modules=modules)
     except (DeviceUnavailable, Unreadable) as reason:
         pytest.skip(f"{MARKER}: {reason}")
-    except UnknownName as mistake:
+    except (UnknownName, WrongDevice) as mistake:
         pytest.fail(f"{MARKER}: {mistake}", pytrace=False)
 
 

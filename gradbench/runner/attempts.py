@@ -2,24 +2,36 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
 
 import torch
 
 from .. import devices
 from ..devices import Device
 from ..experiment.matrix import Cell
-from ..records.measurements import Cause, Environment, Reading, Skipped
+from ..records.measurements import (
+    Breakdown,
+    Cause,
+    Environment,
+    Measurement,
+    Reading,
+    Skipped,
+)
 from ..workloads.arms import CellArm, build, steps
 from ..workloads.models import Model
 from ..workloads.steps import Subject, must_fail
 from . import environment
+from .fork_server import WorkerDied
 
 Refusal = tuple[Cause, str]
 
 
 TRIAL_STEPS = 2
+THREADS: Final = Path("/proc/self/task")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +67,17 @@ class Stopwatch:
 
 def capture_environment(device_names: Sequence[str]) -> Iterator[Message]:
     """Yield the environment as a measuring process sees it."""
+    if set(device_names) <= {"cpu"}:
+        os.environ.update(devices.find("cpu").environment)
     yield environment.capture(device_names)
 
 
 def try_to_build(cell: Cell, model: Model, device: Device, *, seed: int) -> Subject | Refusal:
     """Build the subject, or return why that is impossible."""
     try:
-        return build(cell, model, seed=seed)
+        subject = build(cell, model, seed=seed)
+        device.set_precision(cell.precision)
+        return subject
     except Exception as error:  # noqa: BLE001 # a user's factory may raise anything
         return refusal(error, device)
 
@@ -72,25 +88,67 @@ def attempt(arm: CellArm, device: Device, count: int) -> Refusal | None:
         steps(arm, count)
         device.synchronize()
     except Exception as error:  # noqa: BLE001 # a step may raise anything: it is the outcome
-        if isinstance(error, RuntimeError) and must_fail(arm.workload.name, arm.mode.name):
+        why = refusal(error, device)
+        if (
+            why[0] == "failed"
+            and isinstance(error, RuntimeError)
+            and must_fail(arm.workload.name, arm.mode.name)
+        ):
             return "cannot_train", str(error)
-        return refusal(error, device)
+        return why
     return None
 
 
 def refusal(error: Exception, device: Device) -> Refusal:
-    """Return an exception as a cause and one line of words."""
+    """Return an exception as a cause and one line of words.
+
+    Raise `WorkerDied` where the device is lost with it: what comes after would fail in its words.
+    """
     words = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-    return ("out_of_memory" if device.out_of_memory(error) else "failed"), words
+    if device.out_of_memory(error):
+        return "out_of_memory", words
+    if device.lost(error):
+        raise WorkerDied("crashed", f"left without its device by {words}") from error
+    return "failed", words
+
+
+def survived(
+    messages: Iterator[Message], cells: Sequence[Cell], wanted: Collection[str]
+) -> Iterator[Message]:
+    """Pass a job's messages on; where memory runs out, give each missing outcome that reason.
+
+    Between the steps that are tried, too, it may run out: in a round, in a buffer of our own.
+    """
+    given: set[tuple[Cell, str]] = set()
+    try:
+        for message in messages:
+            if isinstance(message, Measurement | Breakdown | Skipped):
+                given.add((message.cell, message.meter))
+            yield message
+    except Exception as error:
+        device = devices.find(cells[0].device)
+        why = refusal(error, device)
+        if why[0] != "out_of_memory":
+            raise
+        yield from (
+            skip(cell, name, why) for cell in cells for name in wanted if (cell, name) not in given
+        )
 
 
 def settle(cell: Cell) -> Device:
-    """Fix threads, cores and backend settings of this process."""
-    torch.set_num_threads(cell.threads)
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[-cell.threads :])  # the first cores serve most interrupts
+    """Fix the environment, threads, backend settings and cores of this process.
+
+    Cores last, and for every thread: a device may have started some, which would keep the others.
+    """
     device = devices.find(cell.device)
+    os.environ.update(device.environment)
+    torch.set_num_threads(cell.threads)
     device.prepare()
+    near = device.near_cores(os.sched_getaffinity(0))
+    cores = near[-(cell.threads + device.spare_cores) :]  # the first serve most interrupts
+    for thread in THREADS.iterdir():
+        with suppress(ProcessLookupError):  # it ended meanwhile
+            os.sched_setaffinity(int(thread.name), cores)
     return device
 
 

@@ -3,13 +3,11 @@
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 import psutil
 
-from .. import devices
 from ..errors import DeviceUnavailable
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
@@ -167,18 +165,17 @@ class Bench:
     def _stream(self, cells: Sequence[Cell], doing: Pass, names: Sequence[str]) -> Iterator[object]:
         model = portable(cells[0].model, self._models[cells[0].model])
         task = Task(list(cells), model, self._plan, tuple(names))
-        fresh = devices.find(cells[0].device).start == "spawn"
         asked = time.perf_counter()
         started = False
-        for message in doing.start(task, partial(self._server, fresh=fresh)):
+        for message in doing.start(task, self._server):
             if not started and isinstance(message, Spent):
                 started = True
                 self._add("process starts", time.perf_counter() - asked - message.seconds)
             yield message
 
-    def _server(self, profile: MallocProfile, *, fresh: bool = False) -> ForkServer:
+    def _server(self, profile: MallocProfile) -> ForkServer:
         server = self._servers.get(profile)
-        if server is None or fresh or not server.alive:
+        if server is None or not server.alive:
             if server is not None:
                 server.close()
             server = self._servers[profile] = ForkServer(profile)

@@ -39,7 +39,7 @@ def capture(device_names: Iterable[str]) -> Environment:
         "memory_bytes": psutil.virtual_memory().total,
         "load_before": round(psutil.getloadavg()[0], 2),
     }
-    for name in sorted(device_names):
+    for name in sorted({"cpu", *device_names}):  # the host decides about a GPU's times too
         device = devices.find(name)
         try:
             device.check()
@@ -47,8 +47,10 @@ def capture(device_names: Iterable[str]) -> Environment:
             facts[name] = f"unavailable: {reason}"
             continue
         device.prepare()
-        prefix = "" if ":" not in name else f"{name} "
-        facts |= {prefix + fact: value for fact, value in device.describe().items()}
+        described = device.describe()
+        if ":" in name:
+            facts |= {f"{name} {fact}": value for fact, value in described.items()}
+        facts = {**described, **facts}  # of two GPUs the first one's bear no name
     return Environment(facts=facts)
 
 

@@ -56,7 +56,7 @@ def settings(kind: MallocProfile) -> dict[str, str]:
 
 
 class WorkerDied(Exception):
-    """A job's process ended without finishing; the message says how."""
+    """A job's process ended without finishing, or must end; the message says how."""
 
     def __init__(self, cause: Literal["crashed", "timed_out", "out_of_memory"], why: str) -> None:
         self.cause: Literal["crashed", "timed_out", "out_of_memory"] = cause
@@ -188,6 +188,8 @@ def _work(job: bytes, writer: Connection, log: int) -> None:
         function, arguments = pickle.loads(job)
         for item in function(*arguments):
             writer.send(("item", pickle.dumps(item)))
+    except WorkerDied as death:  # it has nothing left to work with
+        writer.send(("died", (death.cause, str(death))))
     except BaseException:  # noqa: BLE001 # whatever it is, the other process must see it
         writer.send(("raised", traceback.format_exc()))
     else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
-from ..devices import Device, Ledger, Unreadable, Window
+from ..devices import Device, Ledger, Span, Unreadable, Window
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..memory import leaks
@@ -26,6 +26,7 @@ from .attempts import (
     Stopwatch,
     Trying,
     attempt,
+    refusal,
     settle,
     skip,
     try_to_build,
@@ -124,7 +125,7 @@ class _Reader:
         self._at_rest()
         self._device.forget()
         try_once = partial(attempt, arm, self._device, 1)
-        refused, first_window, first = self._dissected(try_once)
+        refused, first_window, first = self._attributed(try_once)
         live = [self._at_rest()]
         if refused is None:
             for _ in range(TRIAL_STEPS - 1):
@@ -132,30 +133,35 @@ class _Reader:
                 live.append(self._at_rest())
         if refused is not None:
             return refused
-        _, window, warm = self._dissected(partial(steps, arm, 1))
+        _, window, warm = self._attributed(partial(steps, arm, 1))
         live.append(self._at_rest())
         saved, _ = self._ledger.observe(partial(self._saved, arm))
         live.append(self._at_rest())
+        leaked = self._leaked(arm, live[1:])
+        workspaces = self._workspaces()
+        figures = meters.allocator_figures(window, workspaces=workspaces)
+        notes = _notes(window, workspaces)
         return {
             **{
-                name: figure if isinstance(figure, Unreadable) else Figure(figure)
-                for name, figure in meters.allocator_figures(window).items()
+                name: figure if isinstance(figure, Unreadable) else Figure(figure, notes)
+                for name, figure in figures.items()
             },
-            "first_peak_allocated": Figure(first_window.peak_bytes),
-            "breakdown": self._breakdown((first_window, first), (window, warm), saved),
+            "first_peak_allocated": Figure(first_window.peak_bytes, _notes(first_window, 0)),
+            "breakdown": self._breakdown(first, warm, window.rounding_bytes, saved),
             "saved_for_backward": Figure(saved.nbytes)
             if isinstance(saved, SavedTensors)
             else saved,
-            "leaked": self._leaked(arm, live[1:]),
+            "leaked": leaked,
         }
 
     def close(self) -> int:
-        """Let go of the arm and its optimizer; return what is live then."""
+        """Let go of the arm, its optimizer and what libraries keep; return what is live then."""
 
         def let_go() -> None:
             self._arm = None
             self._marks.optimizers.clear()
             gc.collect()  # optimizers are held by cycles
+            self._device.forget()
 
         _, window = self._ledger.observe(let_go)
         return window.after_bytes
@@ -165,19 +171,31 @@ class _Reader:
         _, window = self._ledger.observe(self._subject.clear_gradients)
         return window.after_bytes
 
-    def _dissected(self, function: Callable[[], T]) -> tuple[T, Window, PeakBreakdown]:
+    def _workspaces(self) -> int:
+        """Let go of what libraries keep between steps; return the bytes that they asked for."""
+        _, window = self._ledger.observe(self._device.forget)
+        asked: Span = window.requested if isinstance(window.requested, Span) else window
+        return asked.before_bytes - asked.after_bytes
+
+    def _attributed(
+        self, function: Callable[[], T]
+    ) -> tuple[T, Window, PeakBreakdown | Unreadable]:
+        """Run a function; return its window, and what its peak was made of where that adds up."""
         resident = self._marks.resident(self._subject)
 
         def marked(mark: Callable[[Mark], None]) -> T:
             with self._marks.telling(mark, self._subject.parameters()):
                 return function()
 
-        result, window, entries = self._ledger.trace(marked)
-        return (
-            result,
-            window,
-            attribute_peak(entries, resident=resident, before_bytes=window.before_bytes),
-        )
+        result, window, traced = self._ledger.trace(marked)
+        entries = traced.entries(self._device.place)
+        try:
+            window.check(entries)
+        except Unreadable as reason:
+            return result, window, reason
+        before_bytes = window.before_bytes
+        parts = attribute_peak(entries, resident=resident, before_bytes=before_bytes)
+        return result, window, parts
 
     def _saved(self, arm: CellArm) -> SavedTensors | Unreadable:
         recorder = SavedTensors(
@@ -187,27 +205,32 @@ class _Reader:
             with arm.held(), recorder:
                 arm.step()
         except Exception as error:  # noqa: BLE001 # hooks meet any code, compiled graphs included
-            return Unreadable(
-                f"saved-tensor hooks do not work here: {type(error).__name__}: {error}"
-            )
+            cause, words = refusal(error, self._device)
+            if cause == "out_of_memory":
+                return Unreadable(f"they are held to be counted, and memory ran out: {words}")
+            return Unreadable(f"saved-tensor hooks do not work here: {words}")
         return recorder
 
     def _breakdown(
         self,
-        first: tuple[Window, PeakBreakdown],
-        warm: tuple[Window, PeakBreakdown],
+        first: PeakBreakdown | Unreadable,
+        warm: PeakBreakdown | Unreadable,
+        rounding_bytes: int,
         saved: SavedTensors | Unreadable,
-    ) -> Breakdown:
+    ) -> Breakdown | Unreadable:
+        if isinstance(first, Unreadable):
+            return first
+        if isinstance(warm, Unreadable):
+            return warm
         modules = saved.by_module() if isinstance(saved, SavedTensors) else {}
-        window, breakdown = warm
         return Breakdown(
             cell=self._cell,
-            parts=_whole(window, breakdown),
-            first_parts=_whole(*first),
-            timeline=breakdown.timeline,
-            phases=breakdown.phases,
+            parts=warm.parts,
+            first_parts=first.parts,
+            timeline=warm.timeline,
+            phases=warm.phases,
             modules={path or OUTSIDE: nbytes for path, nbytes in list(modules.items())[:MODULES]},
-            rounding_bytes=window.rounding_bytes,
+            rounding_bytes=rounding_bytes,
         )
 
     def _leaked(self, arm: CellArm, live: list[int]) -> MeterResult:
@@ -255,10 +278,10 @@ def process_cells(
     yield watch.lap("memory passes")
 
 
-def _whole(window: Window, breakdown: PeakBreakdown) -> dict[str, int]:
-    """Return the parts of a peak; what the allocator counted and nobody traced is unknown."""
-    untraced = window.peak_bytes - breakdown.peak_bytes
-    return {**breakdown.parts, "unknown": breakdown.parts["unknown"] + untraced}
+def _notes(window: Window, workspaces: int) -> dict[str, Fact]:
+    """Return what is to be known of a window's figures, where there is anything."""
+    notes = {"workspace_bytes": workspaces, "allocation_retries": window.retries}
+    return {name: count for name, count in notes.items() if count}
 
 
 def _left(leaked: MeterResult, nbytes: int) -> MeterResult:

@@ -54,6 +54,14 @@ METERS: Final[Mapping[str, Meter]] = {
             "most bytes that tensors held at once during a step, what was there before included",
         ),
         Meter(
+            "peak_requested",
+            "bytes",
+            "memory",
+            True,
+            "most bytes that tensors asked for at once, without rounding and workspaces (CUDA): "
+            "what peak_allocated is on the CPU",
+        ),
+        Meter(
             "peak_transient",
             "bytes",
             "memory",
@@ -86,7 +94,8 @@ METERS: Final[Mapping[str, Meter]] = {
             "bytes",
             "memory",
             True,
-            "peak_allocated as predicted by a step on fake tensors, without the memory",
+            "peak_requested (on the CPU peak_allocated) as predicted by a step on fake tensors, "
+            "without the memory",
         ),
         Meter(
             "leaked",
@@ -166,10 +175,16 @@ class StepTime:
         return clock_ns() - start_ns
 
 
-def allocator_figures(window: Window) -> dict[str, int | Unreadable]:
-    """Return the figures that one window of a ledger holds, by meter."""
+def allocator_figures(window: Window, *, workspaces: int = 0) -> dict[str, int | Unreadable]:
+    """Return the figures that one window of a ledger holds, by meter.
+
+    ``workspaces`` are the bytes that libraries had asked for and kept all the time.
+    """
     return {
         "peak_allocated": window.peak_bytes,
+        "peak_requested": window.requested
+        if isinstance(window.requested, Unreadable)
+        else window.requested.peak_bytes - workspaces,
         "peak_transient": window.peak_bytes - window.before_bytes,
         "peak_reserved": window.reserved_bytes,
         "fragmentation": window.reserved_bytes

@@ -7,6 +7,7 @@ from typing import Final
 
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
+from .attempts import Message, survived
 from .fork_server import AS_TIMED, FOR_MEMORY, ForkServer, MallocProfile
 from .instructions_pass import count_block
 from .memory_pass import memory_block, process_cells
@@ -31,7 +32,7 @@ class Pass:
     """
 
     name: str
-    job: Callable[..., Iterator[object]]
+    job: Callable[..., Iterator[Message]]
     malloc: Mapping[str, MallocProfile]  # by the value of the axis ``malloc``
     one_process_per_cell: bool = False  # or one for the block
     needs_idle_cores: bool = False  # is a block of several threads refused on a busy machine?
@@ -47,8 +48,9 @@ class Pass:
         return server.run(_unpickled, self.job, task, limit_s=task.plan.limit_s)
 
 
-def _unpickled(job: Callable[..., Iterator[object]], task: Task) -> Iterator[object]:
-    yield from job(task.cells, pickle.loads(task.model), task.plan, task.meters)
+def _unpickled(job: Callable[..., Iterator[Message]], task: Task) -> Iterator[object]:
+    messages = job(task.cells, pickle.loads(task.model), task.plan, task.meters)
+    yield from survived(messages, task.cells, task.meters)
 
 
 PASSES: Final[Mapping[str, Pass]] = {

@@ -51,6 +51,14 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
             f"{cell.device} has no cache that a step could be kept from: l2=hot",
         ),
         (
+            cell.precision not in device.precisions,
+            f"{cell.device} multiplies float32 in one way only: precision=ieee",
+        ),
+        (
+            cell.precision != "ieee" and cell.dtype != "float32",
+            f"{cell.dtype} has one precision: precision=ieee",
+        ),
+        (
             inside and cell.entry == "per_call",
             f"{cell.workload} enters its mode in each step as it is: entry=held",
         ),

@@ -66,6 +66,9 @@ _TABLE: Final = (
     _Row("gpu_driver", "software", (), ("timed",), of_gpu=True),
     _Row("cuda", "software", (), _JUDGED, of_gpu=True),
     _Row("cudnn", "software", (), _JUDGED, of_gpu=True),
+    _Row("cudnn_benchmark", "software", (), _JUDGED, of_gpu=True),
+    _Row("cuda_allocator", "software", (), _JUDGED, of_gpu=True),
+    _Row("cuda_settings", "software", (), _JUDGED, of_gpu=True),
 )
 
 

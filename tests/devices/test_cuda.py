@@ -12,7 +12,7 @@ import torch
 from fakes import FakeArm, FakeClock, FakeGpu, FakeNvml
 
 from gradbench import devices
-from gradbench.devices import Unreadable, Unwatched, Window, cuda, nothing, nvml
+from gradbench.devices import Span, Unreadable, Unwatched, Window, cuda, nothing, nvml
 from gradbench.devices.cpu import CPU, ProfilerLedger
 from gradbench.errors import DeviceUnavailable, UnknownName
 from gradbench.experiment.matrix import GRAD_MODES, Matrix
@@ -29,44 +29,67 @@ here = torch.cuda.is_available()
 
 
 class FakeCuda:
-    """Counters as the caching allocator keeps them, and a log of calls."""
+    """The caching allocator's counters, which fit together, and a log of calls."""
 
     OutOfMemoryError = torch.cuda.OutOfMemoryError
 
     def __init__(self, *, count=2):
         self.count, self.log = count, []
-        self.allocated = self.peak = 1000
-        self.requested_peak = 1400
-        self.reserved_peak = 4096
+        self.counts = {what: [0, 0] for what in ("allocated", "requested", "reserved")}
+        self.retries = 0
+        self.counting, self.backend, self.sticky = True, "native", None
+        self.allocate(1000)
+        self.log.clear()
         self.more = {}
 
+    def allocate(self, asked):
+        """Take or, below 0, give back a block; the cache keeps what is given back."""
+        sign = 1 if asked > 0 else -1
+        rounded = sign * -(-abs(asked) // 512) * 512
+        for what, nbytes in (("allocated", rounded), ("requested", asked)):
+            self._count(what, self.counts[what][0] + nbytes)
+        segments = -(-self.counts["allocated"][0] // 2**21) * 2**21
+        self._count("reserved", max(self.counts["reserved"][0], segments))
+
+    def _count(self, what, nbytes):
+        self.counts[what] = [nbytes, max(self.counts[what][1], nbytes)]
+
     def is_available(self):
+        return self.count > 0
+
+    def is_initialized(self):
         return self.count > 0
 
     def device_count(self):
         return self.count
 
-    def synchronize(self, name):
-        self.log.append(f"synchronize {name}")
+    def synchronize(self, device):
+        self.log.append(f"synchronize {device}")
+        if self.sticky is not None:
+            raise self.sticky
 
     def set_device(self, device):
         self.log.append(f"set {device}")
 
-    def reset_peak_memory_stats(self, name):
+    def get_allocator_backend(self):
+        return self.backend
+
+    def reset_peak_memory_stats(self, device):
         self.log.append("reset")
-        self.peak = self.allocated
+        self.counts = {what: [now, now] for what, (now, _) in self.counts.items()}
 
-    def memory_allocated(self, name):
-        return self.allocated
-
-    def max_memory_allocated(self, name):
-        return self.peak
-
-    def max_memory_reserved(self, name):
-        return self.reserved_peak
-
-    def memory_stats(self, name):
-        return {"requested_bytes.all.peak": self.requested_peak, "allocated_bytes.all.peak": -1}
+    def memory_stats(self, device):
+        if not self.counting:
+            return {}
+        return {
+            **{
+                f"{what}_bytes.all.{which}": nbytes
+                for what, pair in self.counts.items()
+                for which, nbytes in zip(("current", "peak"), pair, strict=True)
+            },
+            "num_alloc_retries": self.retries,
+            "num_ooms": 0,
+        }
 
     def empty_cache(self):
         self.log.append("empty cache")
@@ -76,27 +99,52 @@ class FakeCuda:
 
     def empty(self, size, *, dtype, device):
         self.log.append(f"empty {size} {device}")
-        return SimpleNamespace(zero_=lambda: self.log.append("overwrite"))
+        return FakeBlock(self, size)
 
     def step(self):
         self.log.append("step")
-        self.peak = self.allocated + 500
+        self.allocate(600)
+        self.allocate(-600)
+
+
+class FakeBlock:
+    def __init__(self, cuda, size):
+        self.cuda, self.size = cuda, size
+        cuda.allocate(size)
+
+    def zero_(self):
+        self.cuda.log.append("overwrite")
+
+    def __del__(self):
+        self.cuda.allocate(-self.size)
 
 
 @pytest.fixture
 def fake(monkeypatch):
     fake = FakeCuda()
+    precision = SimpleNamespace
     stand_in = SimpleNamespace(
         __version__="2.99",
         cuda=fake,
         uint8=torch.uint8,
         empty=fake.empty,
+        # autograd's thread is this one here: what is hooked to a tensor without bytes runs
+        zeros=lambda *_, device, requires_grad: torch.zeros(0, requires_grad=requires_grad),
+        inference_mode=torch.inference_mode,
+        enable_grad=torch.enable_grad,
+        autograd=torch.autograd,
+        set_float32_matmul_precision=lambda word: fake.log.append(f"matmul {word}"),
         version=SimpleNamespace(cuda="13.0"),
         device=torch.device,
         _C=SimpleNamespace(_cuda_clearCublasWorkspaces=lambda: fake.log.append("workspaces")),
         backends=SimpleNamespace(
-            cudnn=SimpleNamespace(benchmark=True, allow_tf32=True, version=lambda: 91000),
-            cuda=SimpleNamespace(matmul=SimpleNamespace(allow_tf32=True)),
+            cudnn=SimpleNamespace(
+                benchmark=True,
+                conv=precision(fp32_precision="tf32"),
+                rnn=precision(fp32_precision="tf32"),
+                version=lambda: 91000,
+            ),
+            cuda=SimpleNamespace(matmul=precision(fp32_precision="none")),
         ),
     )
     monkeypatch.setattr(cuda, "torch", stand_in)
@@ -105,59 +153,94 @@ def fake(monkeypatch):
     return fake
 
 
-def test_a_window_resets_before_and_reads_after_synchronizing(fake):
+@pytest.fixture
+def ledger(fake):
+    """A ledger of cuda:1, proved; what its proof did is not in the log."""
+    ledger = devices.find("cuda:1").ledger()
+    fake.log.clear()
+    return ledger
+
+
+def test_a_window_resets_before_and_reads_after_synchronizing(fake, ledger):
     """The cache is emptied first, or what an earlier step reserved would count here."""
-    _, window = devices.find("cuda:1").ledger().observe(fake.step)
-    assert fake.log == ["synchronize cuda:1", "empty cache", "reset", "step", "synchronize cuda:1"]
-    assert (window.before_bytes, window.peak_bytes, window.reserved_bytes) == (1000, 1500, 4096)
+    _, window = ledger.observe(fake.step)
+    waits = "synchronize cuda:1"
+    assert fake.log == [waits, "empty cache", "reset", waits, "step", waits]
+    assert (window.before_bytes, window.peak_bytes, window.after_bytes) == (1024, 2048, 1024)
+    assert window.reserved_bytes == 2**21
 
 
-def test_a_window_ends_with_what_is_live_then(fake):
-    def keep():
-        fake.step()
-        fake.allocated += 300
-
-    _, window = devices.find("cuda").ledger().observe(keep)
-    assert (window.before_bytes, window.after_bytes) == (1000, 1300)
+def test_a_window_ends_with_what_is_live_then(fake, ledger):
+    _, window = ledger.observe(lambda: fake.allocate(300))
+    assert (window.before_bytes, window.after_bytes) == (1024, 1536)
 
 
-def test_what_was_not_asked_for_is_the_allocators_rounding(fake, monkeypatch):
-    _, window = devices.find("cuda").ledger().observe(fake.step)
-    assert window.rounding_bytes == 1500 - 1400
-    monkeypatch.setattr(fake, "memory_stats", lambda _: {})  # an allocator that does not say
-    _, window = devices.find("cuda").ledger().observe(fake.step)
-    assert window.rounding_bytes == 0
+def test_a_window_has_what_was_asked_for_beside_what_was_handed_out(fake, ledger):
+    _, window = ledger.observe(fake.step)
+    assert window.requested == Span(1000, 1600, 1000)
+    assert window.rounding_bytes == 2048 - 1600
 
 
-def test_the_trace_of_a_window_has_the_allocators_figures_and_the_marks(fake):
+def test_a_retry_of_the_allocator_is_in_its_window_and_in_no_other(fake, ledger):
+    def runs_out_once():
+        fake.retries += 1
+
+    assert ledger.observe(runs_out_once)[1].retries == 1
+    assert ledger.observe(fake.step)[1].retries == 0
+
+
+@pytest.mark.parametrize("undisturbing", [False, True])
+def test_an_allocator_that_counts_nothing_is_a_reason_not_a_zero(fake, monkeypatch, undisturbing):
+    fake.counting, fake.backend = False, "cudaMallocAsync"
+    monkeypatch.setenv("PYTORCH_NO_CUDA_MEMORY_CACHING", "1")
+    words = r"counted as 0 allocated and 0.*cudaMallocAsync.*PYTORCH_NO_CUDA_MEMORY_CACHING=1"
+    with pytest.raises(Unreadable, match=words):
+        devices.find("cuda").ledger(undisturbing=undisturbing)
+
+
+def test_the_trace_of_a_window_has_the_allocators_figures_and_the_marks(fake, ledger):
     def told(mark):
         mark(Phase("forward"))
         fake.step()
         mark(Tag(7, "saved"))
         return "result"
 
-    result, window, entries = devices.find("cuda").ledger().trace(told)
+    result, window, traced = ledger.trace(told)
     assert result == "result"
-    assert (window.before_bytes, window.peak_bytes) == (1000, 1500)
-    assert entries == [Phase("forward"), Tag(7, "saved")]
+    assert (window.before_bytes, window.peak_bytes) == (1024, 2048)
+    assert traced.entries("cuda:1") == [Phase("forward"), Tag(7, "saved")]
+    with pytest.raises(Unreadable, match="the allocator counted"):
+        window.check(traced.entries("cuda:1"))  # the fake's blocks are in no profiler
 
 
-def test_fragmentation_is_what_is_reserved_and_in_no_tensor(fake):
-    _, window = devices.find("cuda").ledger().observe(fake.step)
-    figures = allocator_figures(window)
-    assert figures["fragmentation"] == 4096 - 1500
-    assert figures["peak_transient"] == 1500 - 1000
+def test_an_undisturbing_ledger_resets_nothing_and_keeps_the_cache(fake):
+    ledger = devices.find("cuda:1").ledger(undisturbing=True)
+    fake.log.clear()
+    _, window = ledger.observe(lambda: fake.allocate(300))
+    assert set(fake.log) == {"synchronize cuda:1"}
+    assert (window.before_bytes, window.after_bytes) == (1024, 1536)
+    with pytest.raises(Unreadable):
+        window.check([])
 
 
-def test_to_forget_is_to_drop_workspaces_then_what_they_leave_in_the_cache(fake):
+def test_fragmentation_is_what_is_reserved_and_in_no_tensor(fake, ledger):
+    _, window = ledger.observe(fake.step)
+    figures = allocator_figures(window, workspaces=200)
+    assert figures["fragmentation"] == 2**21 - 2048
+    assert figures["peak_transient"] == 2048 - 1024
+    assert figures["peak_requested"] == 1600 - 200
+
+
+def test_to_forget_is_to_drop_workspaces_of_both_threads_then_what_they_leave_in_the_cache(fake):
     devices.find("cuda:1").forget()
-    assert fake.log == ["synchronize cuda:1", "workspaces", "empty cache"]
+    waits = "synchronize cuda:1"
+    assert fake.log == [waits, "workspaces", "workspaces", waits, "empty cache"]
 
 
 def test_a_torch_without_the_private_call_forgets_what_it_can(fake):
     del fake.private._cuda_clearCublasWorkspaces
     devices.find("cuda").forget()
-    assert fake.log == ["synchronize cuda", "empty cache"]
+    assert fake.log == ["synchronize cuda:0", "synchronize cuda:0", "empty cache"]
 
 
 @pytest.mark.parametrize(
@@ -168,16 +251,57 @@ def test_sizes_are_rounded_to_what_the_caching_allocator_hands_out(fake, asked, 
     assert devices.find("cpu").rounded(asked) == asked
 
 
-def test_settings_that_change_figures_are_fixed_and_recorded(fake):
+def test_settings_that_change_figures_are_fixed_and_recorded(fake, monkeypatch):
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
     device = devices.find("cuda")
     device.prepare()
     assert fake.log == ["set cuda:0"]
     facts = device.describe()
-    assert facts["tf32"] is False
     assert facts["cudnn_benchmark"] is False
     assert facts["gpu"] == "Fake GPU"
     assert facts["cudnn"] == 91000
+    assert facts["cuda_allocator"] == "native"
+    assert "CUDA_LAUNCH_BLOCKING=1" in facts["cuda_settings"]
     assert isinstance(facts["gpu_driver"], str)
+
+
+@pytest.mark.parametrize(("precision", "word"), [("ieee", "highest"), ("tf32", "high")])
+def test_every_library_multiplies_float32_in_the_precision_of_the_cell(fake, precision, word):
+    devices.find("cuda").set_precision(precision)
+    backends = fake.backends
+    assert {
+        backends.cuda.matmul.fp32_precision,
+        backends.cudnn.conv.fp32_precision,
+        backends.cudnn.rnn.fp32_precision,
+    } == {precision}
+    assert fake.log == [f"matmul {word}"]
+
+
+def test_a_cudnn_that_refuses_an_old_gpu_is_words_and_the_run_goes_on(fake):
+    def refuses():
+        raise RuntimeError("cuDNN 9.11 needs SM 7.5 or later\nmore")
+
+    fake.backends.cudnn.version = refuses
+    assert devices.find("cuda").describe()["cudnn"] == "of no use: cuDNN 9.11 needs SM 7.5 or later"
+
+
+@pytest.mark.parametrize(
+    ("ranges", "usable", "near"),
+    [
+        ("2-3,8\n", {0, 1, 2, 3, 8, 9}, [2, 3, 8]),
+        ("4-7\n", {0, 1}, [0, 1]),  # none of them is usable
+        ("\n", {1, 0}, [0, 1]),
+        (None, {1, 0}, [0, 1]),
+    ],
+)
+def test_cores_of_the_gpus_own_socket_come_first(fake, monkeypatch, tmp_path, ranges, usable, near):
+    fake.more = {"pci_domain_id": 0, "pci_bus_id": 0x1B, "pci_device_id": 0}
+    folder = tmp_path / "0000:1b:00.0"
+    folder.mkdir()
+    if ranges is not None:
+        (folder / "local_cpulist").write_text(ranges)
+    monkeypatch.setattr(cuda, "PCI_DEVICES", tmp_path)
+    assert devices.find("cuda").near_cores(usable) == near
 
 
 def test_an_index_beyond_the_last_device_is_unavailable(fake):
@@ -195,15 +319,42 @@ def test_no_device_and_no_cuda_build_are_told_apart(fake):
         devices.find("cuda").check()
 
 
-def test_memory_that_ran_out_is_recognised(fake):
+@pytest.mark.parametrize(
+    ("error", "ran_out"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be"), True),
+        (RuntimeError("CUDA error: an illegal memory access"), False),
+        (RuntimeError("element 0 of tensors does not require grad"), False),
+        (ValueError("CUDA error: out of memory"), False),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_memory_that_ran_out_is_recognised(fake, error, ran_out):
+    assert devices.find("cuda").out_of_memory(error) is ran_out
+
+
+def test_a_device_is_lost_where_every_later_call_raises(fake):
     device = devices.find("cuda")
-    assert device.out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory"))
-    assert not device.out_of_memory(RuntimeError("CUDA error: an illegal memory access"))
+    error = RuntimeError("CUDA error: device-side assert triggered")
+    assert not device.lost(error)
+    fake.sticky = error
+    assert device.lost(error)
+    assert not device.lost(ValueError("of the model's own"))
+    assert not devices.find("cpu").lost(error)
 
 
-def test_a_context_does_not_survive_a_fork_so_processes_are_spawned(fake):
-    assert devices.find("cuda").start == "spawn"
-    assert devices.find("cpu").start == "fork"
+def test_a_cpu_cell_hides_the_gpus_and_a_cuda_cell_does_not():
+    assert devices.find("cpu").environment == {"CUDA_VISIBLE_DEVICES": ""}
+    assert devices.find("cuda").environment == {}
+
+
+def test_the_device_in_use_is_the_accelerator_that_has_been_started(fake, monkeypatch):
+    assert devices.in_use().name == "cuda"
+    monkeypatch.setattr(fake, "is_initialized", lambda: False)
+    assert devices.in_use().name == "cpu"
 
 
 @pytest.mark.parametrize("name", ["cud", "cuda:", "cuda:x", "cpu:0", "mps"])
@@ -565,69 +716,99 @@ def test_without_pynvml_the_process_is_unreadable(fake, monkeypatch):
         devices.find("cuda").process_bytes()
 
 
-WORKSPACE, UNSEEN, RESERVED, ROUNDED = 8192, 640, 4096, 96
+WORKSPACE, RESERVED, ROUNDED = 8192, 4096, 96
 
 
 class WorkspaceLedger(ProfilerLedger):
-    """The CPU's account, with what a GPU has besides: a workspace that no tensor owns all the
-    time, and at each peak some bytes more that the profiler is not told of."""
+    """The CPU's account, with what a GPU has besides: a workspace that no tensor owns, rounding,
+    and, where ``unseen`` says so, bytes at each peak that the profiler does not know."""
+
+    def __init__(self, device):
+        super().__init__()
+        self.device = device
 
     def observe(self, function):
+        kept = self.device.workspace
         result, window = super().observe(function)
-        return result, self._more(window)
+        return result, self._more(window, kept)
 
     def trace(self, function):
-        result, window, entries = super().trace(function)
-        return result, self._more(window), entries
+        kept = self.device.workspace
+        result, window, traced = super().trace(function)
+        return result, self._more(window, kept), traced
 
-    def _more(self, window):
-        peak = window.peak_bytes + WORKSPACE + UNSEEN
-        return Window(
-            window.before_bytes + WORKSPACE,
-            peak,
-            window.after_bytes + WORKSPACE,
-            peak + RESERVED,
-            rounding_bytes=ROUNDED,
-        )
+    def _more(self, window, kept):
+        peak = window.peak_bytes + kept + self.device.unseen
+        before, after = window.before_bytes + kept, window.after_bytes + self.device.workspace
+        asked = Span(before, peak - ROUNDED, after)
+        return Window(before, peak, after, peak + RESERVED, asked, self.device.retries)
 
 
 class WorkspaceDevice(CPU):
-    forgotten = 0
+    """It makes its workspace when it first forgets, as if that were a first step."""
 
-    def ledger(self):
-        return WorkspaceLedger()
+    forgotten, workspace, unseen, retries = 0, 0, 0, 0
+
+    def ledger(self, *, undisturbing=False):
+        return WorkspaceLedger(self)
 
     def forget(self):
         self.forgotten += 1
+        self.workspace = WORKSPACE if self.forgotten % 3 == 1 else 0
 
 
-@pytest.fixture
-def with_workspace(monkeypatch):
+def read_with_workspace(monkeypatch, **more):
     """What the memory pass says of one forward on that device."""
     device = WorkspaceDevice()
+    for name, value in more.items():
+        setattr(device, name, value)
     monkeypatch.setattr(memory_pass, "settle", lambda _: device)
     cells = list(Matrix(models=["mlp_tiny"], grad_modes=["global_on", "no_grad"], batch_sizes=[8]))
-    wanted = ["peak_allocated", "peak_reserved", "fragmentation", "breakdown"]
+    wanted = ["peak_allocated", "peak_requested", "peak_reserved", "fragmentation", "breakdown"]
+    wanted.append("leaked")
     found = [
         m
         for m in memory_pass.memory_block(cells, MODELS["mlp_tiny"], Plan(), wanted)
         if isinstance(m, Measurement | Breakdown | Skipped)
     ]
-    assert device.forgotten == len(cells)  # before the first step of each
+    assert device.forgotten == 3 * len(cells)  # before the first step, after the last, at the end
     return {(o.cell.grad_mode, o.meter): o for o in found}
 
 
+@pytest.fixture
+def with_workspace(monkeypatch):
+    return read_with_workspace(monkeypatch)
+
+
 @pytest.mark.parametrize("mode", ["global_on", "no_grad"])
-def test_what_no_tensor_accounts_for_is_unknown_and_the_parts_sum_to_the_counter(
-    with_workspace, mode
-):
-    """The workspace was there before the step; the rest appears between counter and profiler."""
+def test_a_workspace_is_unknown_and_the_parts_sum_to_the_counter(with_workspace, mode):
     breakdown = with_workspace[mode, "breakdown"]
-    assert breakdown.parts["unknown"] == WORKSPACE + UNSEEN
+    assert breakdown.parts["unknown"] == WORKSPACE
     assert sum(breakdown.parts.values()) == with_workspace[mode, "peak_allocated"].values[0]
     assert breakdown.parts["parameters"] == (8 * (64 * 64 + 64) + 64 * 10 + 10) * 4
     assert breakdown.timeline["unknown"][0] == WORKSPACE
     assert breakdown.rounding_bytes == ROUNDED
+
+
+@pytest.mark.parametrize("mode", ["global_on", "no_grad"])
+def test_what_was_asked_for_leaves_the_workspace_out_which_is_no_leak(with_workspace, mode):
+    peak = with_workspace[mode, "peak_allocated"]
+    assert with_workspace[mode, "peak_requested"].values == (peak.values[0] - ROUNDED - WORKSPACE,)
+    assert peak.notes == {"workspace_bytes": WORKSPACE}
+    assert with_workspace[mode, "leaked"].values == (0,)
+    assert with_workspace[mode, "leaked"].notes == {}
+
+
+def test_a_peak_that_no_trace_leads_to_has_no_breakdown_but_a_reason(monkeypatch):
+    found = read_with_workspace(monkeypatch, unseen=640)
+    assert found["no_grad", "breakdown"].cause == "unreadable"
+    assert "the allocator counted" in found["no_grad", "breakdown"].reason
+    assert found["no_grad", "peak_allocated"].values[0] > 0
+
+
+def test_a_window_in_which_memory_ran_out_says_so_beside_its_peak(monkeypatch):
+    found = read_with_workspace(monkeypatch, retries=2)
+    assert found["no_grad", "peak_allocated"].notes["allocation_retries"] == 2
 
 
 def test_reserved_bytes_beyond_the_peak_are_fragmentation(with_workspace):

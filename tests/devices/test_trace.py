@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from gradbench.devices import Trace, Unreadable, Window
 from gradbench.devices.cpu import ProfilerLedger
 from gradbench.devices.trace import trace
 from gradbench.records.allocations import Change, Phase, Tag
@@ -52,12 +53,14 @@ def test_the_entries_running_sum_is_what_the_ledger_counts(build, shape):
     for _ in range(2):
         ledger.observe(step)
     _, observed = ledger.observe(step)
-    _, window, entries = ledger.trace(step)
+    _, window, traced = ledger.trace(step)
     assert (window.before_bytes, window.peak_bytes, window.after_bytes) == (
         observed.before_bytes,
         observed.peak_bytes,
         observed.after_bytes,
     )
+    entries = traced.entries("cpu")
+    window.check(entries)
     live = list(
         accumulate((change.nbytes for change in changes(entries)), initial=window.before_bytes)
     )
@@ -73,8 +76,8 @@ def test_the_balance_goes_on_from_window_to_window_whichever_way_they_are_read()
     del held
     _, window = ledger.observe(boxes.clear)
     assert (window.before_bytes, window.peak_bytes, window.after_bytes) == (3072, 3072, 0)
-    _, window, entries = ledger.trace(lambda _: None)
-    assert (window.before_bytes, entries) == (0, [])
+    _, window, traced = ledger.trace(lambda _: None)
+    assert (window.before_bytes, traced.entries("cpu")) == (0, [])
 
 
 def test_a_free_of_what_an_earlier_window_allocated_is_an_entry_too():
@@ -82,8 +85,10 @@ def test_a_free_of_what_an_earlier_window_allocated_is_an_entry_too():
     boxes = []
     ledger.observe(lambda: boxes.append(kilobytes(3)))
     address = boxes[0].data_ptr()
-    _, window, entries = ledger.trace(lambda _: boxes.clear())
-    assert [(change.address, change.nbytes) for change in entries] == [(address, -3072)]
+    _, window, traced = ledger.trace(lambda _: boxes.clear())
+    assert [(change.address, change.nbytes) for change in traced.entries("cpu")] == [
+        (address, -3072)
+    ]
     assert window.after_bytes == 0
 
 
@@ -100,7 +105,8 @@ def test_marks_stand_between_the_allocations_where_they_were_made():
         mark(Phase("end"))
         return "result"
 
-    result, entries = trace(told, device="cpu")
+    result, traced = trace(told)
+    entries = traced.entries("cpu")
     one, two = (change.address for change in changes(entries) if change.nbytes > 0)
     assert result == "result"
     plain = [
@@ -137,7 +143,7 @@ def test_marks_from_within_backward_stand_before_the_gradients_that_follow():
         for hook in hooks:
             hook.remove()
 
-    _, entries = trace(told, device="cpu")
+    entries = trace(told)[1].entries("cpu")
     tags = {entry.part: index for index, entry in enumerate(entries) if isinstance(entry, Tag)}
     assert tags.keys() == set(names.values())
     for name, parameter in module.named_parameters():
@@ -157,7 +163,7 @@ def test_many_marks_keep_their_order():
         for number in range(300):
             mark(Phase(f"{number}"))
 
-    assert trace(told, device="cpu")[1] == [Phase(f"{number}") for number in range(300)]
+    assert trace(told)[1].entries("cpu") == [Phase(f"{number}") for number in range(300)]
 
 
 def test_every_free_has_the_address_and_the_size_of_what_was_allocated():
@@ -168,7 +174,7 @@ def test_every_free_has_the_address_and_the_size_of_what_was_allocated():
         module.zero_grad(set_to_none=True)
 
     told(None)
-    _, entries = trace(told, device="cpu")
+    entries = trace(told)[1].entries("cpu")
     live, buffers = {}, {buffer.data_ptr() for buffer in module.buffers()}
     for change in changes(entries):
         if change.nbytes > 0:
@@ -182,7 +188,7 @@ def test_every_free_has_the_address_and_the_size_of_what_was_allocated():
 
 def test_an_allocation_bears_the_name_of_the_innermost_operator():
     module, x = nn.Sequential(nn.Linear(16, 24), nn.Sigmoid()), torch.randn(8, 16)
-    _, entries = trace(lambda _: module(x), device="cpu")
+    entries = trace(lambda _: module(x))[1].entries("cpu")
     assert Counter((change.op, change.nbytes) for change in changes(entries)) >= Counter(
         {("aten::addmm", 8 * 24 * 4): 1, ("aten::sigmoid", 8 * 24 * 4): 1}
     )
@@ -194,7 +200,7 @@ def test_no_mark_is_taken_for_an_operator():
         kept.append(kilobytes(1))
 
     kept = []
-    _, entries = trace(told, device="cpu")
+    entries = trace(told)[1].entries("cpu")
     assert [change.op for change in changes(entries)] == ["aten::empty"]
 
 
@@ -205,7 +211,7 @@ def test_the_allocations_of_other_devices_are_left_out_and_the_marks_are_not():
         mark(Phase("end"))
 
     kept = []
-    assert trace(told, device="cuda")[1] == [Phase("forward"), Phase("end")]
+    assert trace(told)[1].entries("cuda:0") == [Phase("forward"), Phase("end")]
 
 
 def test_what_the_function_raises_goes_through_and_the_next_trace_is_whole():
@@ -214,5 +220,39 @@ def test_what_the_function_raises_goes_through_and_the_next_trace_is_whole():
         raise ValueError("not like this")
 
     with pytest.raises(ValueError, match="not like this"):
-        trace(fails, device="cpu")
-    assert trace(lambda mark: mark(Phase("later")), device="cpu")[1] == [Phase("later")]
+        trace(fails)
+    assert trace(lambda mark: mark(Phase("later")))[1].entries("cpu") == [Phase("later")]
+
+
+def test_a_trace_keeps_devices_apart_and_marks_with_all_of_them():
+    traced = Trace(
+        (
+            ("", Phase("forward")),
+            ("cuda:0", Change(1, 512)),
+            ("cuda:1", Change(2, 1024)),
+            ("cuda:0", Change(1, -512)),
+            ("cuda:0", Change(3, 2048)),
+        )
+    )
+    assert traced.entries("cuda:1") == [Phase("forward"), Change(2, 1024)]
+    assert traced.entries("cpu") == [Phase("forward")]
+    assert traced.allocated() == {"cuda:0": 2560, "cuda:1": 1024}
+
+
+@pytest.mark.parametrize(
+    ("entries", "agree"),
+    [
+        ([Change(1, 500), Change(1, -500)], True),
+        ([Change(1, 500)], False),  # the free is missing
+        ([Change(1, 400), Change(1, -400)], False),  # the peak is another
+        ([], False),
+    ],
+)
+def test_a_trace_that_does_not_lead_to_what_was_counted_is_a_reason(entries, agree):
+    unknown = Unreadable("not asked")
+    window = Window(1000, 1500, 1000, unknown, unknown)
+    if agree:
+        window.check(entries)
+    else:
+        with pytest.raises(Unreadable, match="the allocator counted 1,500 B and 1,000 B"):
+            window.check(entries)
