@@ -24,8 +24,14 @@ from gradbench.store.comparability import (
 KINDS = get_args(Kind)
 DEVICES = ("cpu", "cuda", "cuda:1")
 GPU = {
-    **{"gpu": "H100", "gpu_capability": "9.0", "gpu_driver": "570", "cuda": "13.0", "cudnn": "9.1"},
-    **{"cudnn_benchmark": False, "cuda_allocator": "native", "cuda_settings": "defaults"},
+    "gpu": "H100",
+    "gpu_capability": "9.0",
+    "gpu_driver": "570",
+    "cuda": "13.0",
+    "cudnn": "9.1",
+    "cudnn_benchmark": False,
+    "cuda_allocator": "native",
+    "cuda_settings": "defaults",
 }
 FACTS = MACHINE | GPU | {f"cuda:1 {name}": fact for name, fact in GPU.items()}
 
