@@ -163,7 +163,7 @@ def scaling(
 
     Columns: ``run``, the axes (of the cell with the least of it), ``variable`` (``batch_size``,
     or a size in the model's name), ``slope`` (bytes per sample, per layer, ...), ``intercept``
-    (bytes), ``off`` (largest relative distance of a point), ``exponent`` (slope in logarithms),
+    (bytes), ``max_error`` (largest relative one), ``exponent`` (slope in logarithms),
     ``points``, ``break_even``: how many times the reference mode's batch fits where memory is
     plenty (NaN where that is not asked: other variables, no reference).
     """
@@ -180,14 +180,14 @@ def scaling(
                 "variable": line.variable,
                 "slope": line.slope,
                 "intercept": line.intercept,
-                "off": line.off,
+                "max_error": line.max_error,
                 "exponent": line.exponent,
                 "points": len(line.at),
                 "break_even": allowed.get(line.cell) if line.variable == "batch_size" else None,
             }
             for line in lines
         ]
-    columns = ["variable", "slope", "intercept", "off", "exponent", "points", "break_even"]
+    columns = ["variable", "slope", "intercept", "max_error", "exponent", "points", "break_even"]
     return pd.DataFrame(rows, columns=["run", *AXES, *columns])
 
 

@@ -72,7 +72,7 @@ SYMPTOMS: Final = (
         0.02,
         _note("steal"),
         "the hypervisor took {value:.0%} of the machine's time for its other guests",
-        "measure at another hour or on a machine of your own; intervals are wider for it",
+        "measure at another time or on a dedicated machine; intervals are wider for it",
     ),
     Symptom(
         "involuntary switches",
@@ -85,8 +85,8 @@ SYMPTOMS: Final = (
         "page faults",
         1.0,
         _note("minor_faults_per_step"),
-        "a step took {value:.0f} page faults: it pays for memory that is new to it",
-        "expected with malloc=system; with pinned, warm up longer (warmup_s)",
+        "a step took {value:.0f} page faults",
+        "with malloc=system this is expected; with pinned, warm up longer (warmup_s)",
     ),
     Symptom(
         "spread",
@@ -100,7 +100,7 @@ SYMPTOMS: Final = (
         0.05,
         drift,
         "times moved by {value:.0%} from the first third of the rounds to the last",
-        "trust ratios, in which it cancels; do not compare these times with another run's",
+        "use ratios, in which drift cancels; do not compare these times with another run's",
     ),
     Symptom(
         "throttling",
@@ -193,7 +193,7 @@ def before_a_run(facts: Mapping[str, Fact]) -> list[Finding]:
             Finding(
                 "steal",
                 f"the hypervisor takes {steal:.0%} of the time for its other guests",
-                "measure at another hour or on a machine of your own",
+                "measure at another time or on a dedicated machine",
             )
         )
     return warnings

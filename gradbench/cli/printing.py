@@ -26,7 +26,7 @@ def print_run(run: "Run", reference: str) -> None:
     if words.predicted(run):
         out.print(f"[dim]{escape(words.predicted(run))}[/dim]")
     for line in possible_interference(run):
-        out.print(f"[yellow]{escape(line)}[/yellow]")
+        out.print(f"[yellow]possible interference: {escape(line)}[/yellow]")
     if run.dropped:
         err.print(f"[yellow]{escape(run.dropped)}[/yellow]")
     out.print(f"[dim]{escape(words.spent(run))}[/dim]")

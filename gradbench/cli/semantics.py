@@ -34,7 +34,7 @@ CHANGED: Final = 1
 def semantics(
     *,
     claims: Annotated[
-        bool, typer.Option("--claims", help="Each claim of the article, its verdict, what is so.")
+        bool, typer.Option("--claims", help="Each claim of the article, its verdict, the fact.")
     ] = False,
     pitfalls: Annotated[
         bool, typer.Option("--pitfalls", help="Each pitfall, whether it reproduces here, its cure.")

@@ -16,7 +16,7 @@ BUDGETS: Final = tuple(gib * 2**30 for gib in (4, 16, 80))
 class Capacity:
     """One mode of one family: what a batch takes, and how large it may be.
 
-    ``off`` is the largest relative distance of a measured peak from the line; ``fits`` maps a
+    ``max_error`` is the largest relative distance of a measured peak from the line; ``fits`` maps a
     budget in bytes to the largest batch, as `Line.largest` has it.
     """
 
@@ -26,7 +26,7 @@ class Capacity:
     sample_bytes: float
     measured: int  # largest batch that ran
     lost: int  # smallest batch that ran out of memory, 0 for none
-    off: float
+    max_error: float
     fits: Mapping[int, int | None]
 
 
@@ -40,8 +40,8 @@ def capacities(view: View) -> Iterator[Capacity]:
             continue
         for mode in GRAD_MODES:
             cells = sorted((c for c in members if c.grad_mode == mode), key=lambda c: c.batch_size)
-            found = {c.batch_size: e.point for c in cells if (e := view.estimate(c, PEAK))}
-            peaks = {batch: round(peak) for batch, peak in found.items() if peak > 0}
+            by_batch = {c.batch_size: e.point for c in cells if (e := view.estimate(c, PEAK))}
+            peaks = {batch: round(peak) for batch, peak in by_batch.items() if peak > 0}
             if len(peaks) < 2:
                 continue
             line = linear_scaling.largest_two(cells[0], "batch_size", peaks)
@@ -53,6 +53,6 @@ def capacities(view: View) -> Iterator[Capacity]:
                 sample_bytes=max(0.0, line.slope),
                 measured=max(peaks),
                 lost=min(lost, default=0),
-                off=line.distance(peaks),
+                max_error=line.distance(peaks),
                 fits={budget: line.largest(budget) for budget in BUDGETS},
             )

@@ -31,7 +31,7 @@ class Line:
 
     ``slope`` is in bytes per unit of the variable: per sample for ``batch_size``, per layer for
     ``depth``. ``intercept`` is what the line says of none: for ``batch_size`` what is there for
-    the model alone. ``off`` is the largest relative distance of a point from the line: where it
+    the model alone. ``max_error`` is the largest relative distance of a point from it: where that
     is large the peak is not linear in the variable, as in width, whose parameters grow with its
     square; then look at ``exponent``, the slope in logarithms.
     """
@@ -42,13 +42,13 @@ class Line:
     peaks: tuple[int, ...]
     slope: float
     intercept: float
-    off: float
+    max_error: float
     exponent: float
 
     @property
     def curved(self) -> bool:
-        """Whether a power says more than the line: parameters grow with the square of a width."""
-        return self.off > CURVED or self.variable in ("width", "resolution")
+        """Whether an exponent says more: parameters grow with the square of a width."""
+        return self.max_error > CURVED or self.variable in ("width", "resolution")
 
     def largest(self, budget_bytes: float) -> int | None:
         """Return the largest value that fits a budget, by the line.
@@ -95,10 +95,12 @@ def fit(cell: Cell, variable: str, points: Mapping[int, int]) -> Line:
         intercept = y[1] - slope * x[1]
     if abs(slope) * (x[-1] - x[0]) < ROUNDING * y.max():
         slope, intercept = 0.0, float(np.sum(1 / y) / np.sum(1 / y**2))
-    off = float(np.max(np.abs(slope * x + intercept - y) / y))
+    max_error = float(np.max(np.abs(slope * x + intercept - y) / y))
     exponent = float(np.polyfit(np.log(x), np.log(y), 1)[0])
     peaks = tuple(points[value] for value in at)
-    return Line(cell, variable, tuple(at), peaks, float(slope), float(intercept), off, exponent)
+    return Line(
+        cell, variable, tuple(at), peaks, float(slope), float(intercept), max_error, exponent
+    )
 
 
 def lines(peaks: Mapping[Cell, int]) -> list[Line]:

@@ -86,7 +86,7 @@ def scaling_tables(peaks: Mapping[Cell, int], *, reference: str) -> RenderableTy
                 f"  {line.cell.grad_mode}",
                 f"{format_units.size(line.slope)}/{linear_scaling.VARIABLES[line.variable]}",
                 format_units.size(line.intercept),
-                f"{line.off:.1%}",
+                f"{line.max_error:.1%}",
                 f"{line.exponent:.2f}" if line.curved else "",
                 format_units.factor(allowed[line.cell])
                 if line.variable == "batch_size" and line.cell in allowed

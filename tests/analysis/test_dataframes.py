@@ -209,10 +209,10 @@ def test_scaling_is_a_row_a_line_with_the_cell_of_the_least():
     row = only(frame, grad_mode="no_grad")
     assert (row.run, row.variable, row.batch_size, row.points) == ("r", "batch_size", 1, 2)
     assert (row.slope, row.intercept, row.break_even) == pytest.approx((100, 1000, 3))
-    assert row.off == pytest.approx(0, abs=1e-9)
+    assert row.max_error == pytest.approx(0, abs=1e-9)
     assert row.exponent == pytest.approx(math.log(1900 / 1100) / math.log(9))
     assert only(frame, grad_mode="global_on").break_even == pytest.approx(1)
-    columns = ["variable", "slope", "intercept", "off", "exponent", "points", "break_even"]
+    columns = ["variable", "slope", "intercept", "max_error", "exponent", "points", "break_even"]
     assert list(frame.columns) == ["run", *AXES, *columns]
 
 

@@ -263,14 +263,14 @@ def test_a_straight_line_says_the_largest_batch_that_fits():
     (row,) = capacity.capacities(View(run(peaks(b1=1100, b10=2000, b20=3000))))
     assert (row.fixed_bytes, row.sample_bytes) == pytest.approx((1000, 100))
     assert (row.measured, row.lost) == (20, 0)
-    assert row.off == pytest.approx(0)
+    assert row.max_error == pytest.approx(0)
     assert row.fits[4 * 2**30] == (4 * 2**30 - 1000) // 100
 
 
 def test_a_peak_off_the_line_and_a_batch_that_ran_out_are_said():
     lost = skipped(cell(batch_size=40), cause="out_of_memory", reason="7 GiB")
     (row,) = capacity.capacities(View(run([*peaks(b1=2200, b10=2000, b20=3000), lost])))
-    assert row.off == pytest.approx(0.5)
+    assert row.max_error == pytest.approx(0.5)
     assert row.lost == 40
 
 

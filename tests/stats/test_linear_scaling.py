@@ -47,7 +47,7 @@ def test_any_line_is_found_back_from_points_on_it(at, slope, intercept):
     highest = max(points.values())
     assert line.slope == pytest.approx(slope, abs=1e-9 * highest / spread)
     assert line.intercept == pytest.approx(intercept, abs=1e-9 * highest * max(at) / spread)
-    assert line.off < 1e-9
+    assert line.max_error < 1e-9
     assert not line.curved
     assert (line.at, line.peaks) == (tuple(sorted(at)), tuple(points[x] for x in sorted(at)))
 
@@ -59,7 +59,7 @@ def test_a_line_in_other_units_is_the_same_line(points, scale):
     largest = max(points.values())
     assert scaled.slope == pytest.approx(scale * line.slope, abs=1e-6 * scale * largest)
     assert scaled.intercept == pytest.approx(scale * line.intercept, abs=1e-6 * scale * largest)
-    assert scaled.off == pytest.approx(line.off, rel=1e-6, abs=1e-4)
+    assert scaled.max_error == pytest.approx(line.max_error, rel=1e-6, abs=1e-4)
     assert scaled.exponent == pytest.approx(line.exponent, rel=1e-6, abs=1e-6)
 
 
@@ -80,7 +80,7 @@ def test_a_small_peak_pulls_as_much_as_a_large_one():
     about 1% around the middle of 1000 samples and miss the peak of one sample by its own size."""
     points = straight(100, 0, [1, 10, 100]) | {1000: 101_000}
     line = fit(cell(), "batch_size", points)
-    assert line.off < 0.01
+    assert line.max_error < 0.01
     assert line.slope + line.intercept == pytest.approx(100, rel=0.01)
     slope, intercept = np.polyfit(list(points), list(points.values()), 1)
     assert abs(slope + intercept - 100) > 0.1 * 100
@@ -91,13 +91,13 @@ def test_the_power_is_the_exponent_and_only_a_first_power_is_no_curve(power):
     line = fit(cell(), "batch_size", {x: 7 * x**power for x in (1, 2, 4, 8)})
     assert line.exponent == pytest.approx(power)
     assert line.curved == (power != 1)
-    assert (line.off > CURVED) == (power != 1)
+    assert (line.max_error > CURVED) == (power != 1)
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_width_and_resolution_are_taken_for_curved_however_straight_two_points_are(variable):
     (line,) = lines(through(variable, {2: 20, 4: 40}))
-    assert line.off == pytest.approx(0, abs=1e-9)
+    assert line.max_error == pytest.approx(0, abs=1e-9)
     assert line.curved == (variable in ("width", "resolution"))
 
 
