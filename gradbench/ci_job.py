@@ -11,25 +11,25 @@ from pathlib import Path
 from typing import Final
 
 from .errors import StoreError, UnknownName
+from .exit_status import ExitStatus
 from .exports import annotations, junit, markdown
 from .exports.annotations import Annotation
 from .exports.source_locations import Locate
 from .exports.verdict_file import Verdicts, read_verdicts
+from .process_end import how_it_ended
 from .records.run import Run
 from .store.jsonl import Store
 
 FAIL_ON: Final = ("regression", "inconclusive", "never")
-OK, REGRESSION, USAGE, INCONCLUSIVE, NO_BASELINE, NOTHING_MEASURED = range(6)
-GRAVITY: Final = (OK, INCONCLUSIVE, NO_BASELINE, NOTHING_MEASURED, REGRESSION, USAGE)
+GRAVITY: Final = (
+    ExitStatus.OK,
+    ExitStatus.INCONCLUSIVE,
+    ExitStatus.NO_BASELINE,
+    ExitStatus.NOTHING_MEASURED,
+    ExitStatus.REGRESSION,
+    ExitStatus.USAGE,
+)
 """Statuses of ``gate`` and ``compare``, lightest first; any other is graver than all."""
-WORDS: Final[Mapping[int, str]] = {
-    OK: "no regression",
-    REGRESSION: "a regression",
-    USAGE: "a mistake in what was asked",
-    INCONCLUSIVE: "something is inconclusive",
-    NO_BASELINE: "no comparable baseline",
-    NOTHING_MEASURED: "nothing was measured",
-}
 RESULTS: Final = "results"
 """Where, in a job's folder, its run is: away from runs of other jobs."""
 
@@ -69,12 +69,17 @@ class Job:
         return gravest(self.statuses.values())
 
     def exit_status(self, fail_on: str) -> int:
-        """Return what the job exits with: ``never`` forgives all but mistakes and deaths."""
+        """Return what the job exits with: ``never`` forgives verdicts, and what has none."""
         forgiven = {
-            "never": (INCONCLUSIVE, NO_BASELINE, NOTHING_MEASURED, REGRESSION),
-            "regression": (INCONCLUSIVE,),
+            "never": (
+                ExitStatus.INCONCLUSIVE,
+                ExitStatus.NO_BASELINE,
+                ExitStatus.NOTHING_MEASURED,
+                ExitStatus.REGRESSION,
+            ),
+            "regression": (ExitStatus.INCONCLUSIVE,),
         }
-        return OK if self.status in forgiven.get(fail_on, ()) else self.status
+        return ExitStatus.OK if self.status in forgiven.get(fail_on, ()) else self.status
 
     @property
     def words(self) -> str:
@@ -84,9 +89,11 @@ class Job:
 
 def in_words(name: str, status: int) -> str:
     """Return what the status of a part of that name means."""
-    if status == OK:
-        return "done" if name == "run" else WORDS[OK]
-    return WORDS.get(status, f"died with status {status}")
+    if status == ExitStatus.OK and name == "run":
+        return "done"
+    if status in {*ExitStatus}:
+        return ExitStatus(status).words
+    return how_it_ended(status)
 
 
 def gravest(statuses: Iterable[int]) -> int:
@@ -94,7 +101,7 @@ def gravest(statuses: Iterable[int]) -> int:
     return max(
         statuses,
         key=lambda status: GRAVITY.index(status) if status in GRAVITY else len(GRAVITY),
-        default=OK,
+        default=ExitStatus.OK,
     )
 
 
@@ -141,11 +148,12 @@ def perform(
     statuses: dict[str, int] = {}
     verdicts = []
     for part in wanted:
-        if part.name == "gate" and statuses.get("run", OK) != OK:
+        if part.name == "gate" and statuses.get("run", ExitStatus.OK) != ExitStatus.OK:
             continue
         ended = call(part)
-        statuses[part.name] = ended.status
-        if part.verdicts and _is_json(ended.output):
+        told = bool(part.verdicts) and _is_json(ended.output)
+        statuses[part.name] = _status(part, ended, told=told)
+        if told:
             verdicts.append(folder / part.verdicts)
             _write(verdicts[-1], ended.output)
     runs, _ = Store(folder / RESULTS).load_all()  # of a run that was cut short, what there is
@@ -168,7 +176,7 @@ def _tell(
     notices = [
         Annotation("error", f"gradbench {name}", in_words(name, status))
         for name, status in statuses.items()
-        if status not in (OK, REGRESSION, INCONCLUSIVE)
+        if status not in (ExitStatus.OK, ExitStatus.REGRESSION, ExitStatus.INCONCLUSIVE)
     ]
     notices += annotations.of_verdicts(verdicts.rows, locate=locate) if verdicts else []
     notices += [each for run in runs for each in annotations.of_run(run, locate=locate)]
@@ -178,6 +186,18 @@ def _tell(
     elif any(run.outcomes for run in runs):
         _write(job.junit, junit.export(runs, locate=locate).files[junit.FILE])
     return job
+
+
+def _status(part: Part, ended: Ended, *, told: bool) -> int:
+    """Return what a part's exit status means, given whether it told verdicts.
+
+    Without verdicts there is none that could be good or bad: Python itself ends with 1 where a
+    program cannot so much as start.
+    """
+    needs_verdicts = {ExitStatus.REGRESSION, ExitStatus.INCONCLUSIVE}
+    if part.verdicts:
+        needs_verdicts.add(ExitStatus.OK)
+    return ExitStatus.BROKEN if ended.status in needs_verdicts and not told else ended.status
 
 
 def _fresh(folder: Path) -> None:

@@ -30,9 +30,9 @@ import psutil
 from scipy import stats
 
 from gradbench.comparison import checkouts, versions
+from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell, Matrix
 from gradbench.gate import decide
-from gradbench.gate.result import Status
 from gradbench.runner import environment
 from gradbench.runner.bench import Bench
 from gradbench.selfcheck import faults, gate as proof, trials
@@ -359,7 +359,7 @@ def exact(given: argparse.Namespace) -> dict[str, Any]:
         for _ in range(given.exact):
             for name in models:
                 decision = decide.decide([base], [proof.measure(bench, name, facts)])
-                red[name] += decision.status() is Status.REGRESSION
+                red[name] += decision.status() is ExitStatus.REGRESSION
     for name, count in red.items():
         print(f"{name}: {count} of {given.exact} runs gated as a regression")
     return here(given, runs=given.exact, exact=red)

@@ -4,21 +4,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from ..errors import GradbenchError, UnknownName
+from ..exit_status import ExitStatus
 from ..experiment.matrix import GRAD_MODES
 from ..experiment.toml_config import locate
 
 if TYPE_CHECKING:
     from rich.status import Status
-
-USAGE: Final = 2
-INTERRUPTED: Final = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,13 +38,13 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name, its beginning
 
 @contextmanager
 def one_line_errors(config: Path | None = None) -> Iterator[None]:
-    """Turn errors of the user's into one line and exit status 2."""
+    """Turn errors of the user's into one line and `ExitStatus.USAGE`."""
     try:
         yield
     except GradbenchError as error:
         where = locate(config, error) if config and isinstance(error, UnknownName) else ""
         err.print(f"[red]gradbench:[/red] {escape(where + str(error))}")
-        raise typer.Exit(USAGE) from None
+        raise typer.Exit(ExitStatus.USAGE) from None
 
 
 def say(status: "Status", words: str) -> None:

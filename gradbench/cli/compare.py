@@ -13,11 +13,10 @@ from typing import Annotated
 import typer
 
 from ..errors import Impossible
+from ..exit_status import ExitStatus
 from .app import app, err, out, say
 from .gate import STATUSES, as_plain, conclusion, show
 from .request import Request, takes_request
-
-TERMINATED = 143
 
 
 @app.command(
@@ -103,7 +102,7 @@ def unwinding() -> Iterator[None]:
     """Let a request to terminate unwind the stack, so that the worktree is removed."""
 
     def leave(*_: object) -> None:
-        sys.exit(TERMINATED)
+        sys.exit(ExitStatus.TERMINATED)
 
     before = signal.signal(signal.SIGTERM, leave)
     try:

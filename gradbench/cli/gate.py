@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..errors import Impossible, StoreError
+from ..exit_status import GATE, ExitStatus
 from ..gate import rules
 from .app import Results, app, err, one_line_errors, out, say
 
@@ -19,10 +20,7 @@ if TYPE_CHECKING:
     from ..gate.result import GateResult
     from ..records.run import Run
 
-STATUSES = (
-    "Exit status: 0 no regression | 1 a regression | 2 a mistake in what was asked | "
-    "3 inconclusive, with --strict | 4 no comparable baseline | 5 nothing measured."
-)
+STATUSES = "Exit status: " + " | ".join(f"{int(status)} {status.words}" for status in GATE) + "."
 
 
 @app.command(
@@ -103,12 +101,11 @@ def _gate(
     results: Path,
 ) -> None:
     from ..gate import decide as gating
-    from ..gate.result import Status
 
     candidate_runs = _load(candidates, results)
     if not candidate_runs:
         err.print(f"[red]gradbench:[/red] no run fits {escape(', '.join(candidates))}")
-        raise typer.Exit(Status.NOTHING_MEASURED)
+        raise typer.Exit(ExitStatus.NOTHING_MEASURED)
     try:
         baseline_runs = _load(baseline, results)
     except MissingRun as missing:
@@ -184,7 +181,6 @@ def _save(names: Sequence[str], path: Path, results: Path) -> None:
 
 
 def _prove() -> None:
-    from ..gate.result import Status
     from ..selfcheck.gate import prove
     from ..terminal.run_tables import check_table
 
@@ -195,7 +191,7 @@ def _prove() -> None:
         err.print(
             "[red]gradbench:[/red] the self-test failed: a gate on this machine proves nothing"
         )
-        raise typer.Exit(Status.REGRESSION)
+        raise typer.Exit(ExitStatus.CANNOT_TELL)
 
 
 def show(decision: "GateResult", *, everything: bool) -> None:
@@ -214,17 +210,16 @@ def show(decision: "GateResult", *, everything: bool) -> None:
 
 def conclusion(decision: "GateResult", status: int) -> str:
     """Return a decision in a sentence, for the console."""
-    from ..gate.result import Status
 
     counts = ", ".join(f"{number} {verdict}" for verdict, number in decision.counts.items())
     match status:
-        case Status.NOTHING_MEASURED:
+        case ExitStatus.NOTHING_MEASURED:
             return "nothing measured: the candidate has no number at all"
-        case Status.NO_BASELINE:
+        case ExitStatus.NO_BASELINE:
             return "no comparable baseline: nothing could be judged"
-        case Status.REGRESSION:
+        case ExitStatus.REGRESSION:
             return f"[red]regression[/red]: {counts}"
-        case Status.INCONCLUSIVE:
+        case ExitStatus.INCONCLUSIVE:
             return f"[yellow]inconclusive[/yellow]: {counts}"
         case _:
             return f"no regression: {counts}"

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..errors import StoreError, UnknownName
+from ..exit_status import ExitStatus
 from ..experiment.matrix import GRAD_MODES, WORKLOADS
 from ..git import GitError, git
 from .app import app, err, one_line_errors, out, split
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from ..history.series import Series
     from ..records.run import Run
 
-WORSE: Final = 1
-NOTHING: Final = 5
 ROWS: Final = 30
 """Series without a change that are listed unless all are asked for."""
 
@@ -124,9 +123,9 @@ def history(
             err.print(
                 "no figure there: measure with gradbench run, or ask for less with fewer options"
             )
-        raise typer.Exit(NOTHING)
+        raise typer.Exit(ExitStatus.NOTHING_MEASURED)
     if fail_on_worse is not None and any(_worse(one, fail_on_worse) for one in series):
-        raise typer.Exit(WORSE)
+        raise typer.Exit(ExitStatus.REGRESSION)
 
 
 @app.command(

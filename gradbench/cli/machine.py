@@ -8,11 +8,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from ..exit_status import ExitStatus
 from ..records.selfcheck import FILE
 from ..store.jsonl import check_writable
 from .app import Results, app, err, one_line_errors, out, say
 
-INTERFERENCE: Final = 1
 WATCH_S: Final = 1.0
 
 
@@ -37,7 +37,7 @@ def env(
             for finding in warnings:
                 out.print(f"{finding.name}: {finding.sentence}: {finding.remedy}")
             out.print("nothing here would interfere with a run" if not warnings else "")
-            raise typer.Exit(INTERFERENCE if warnings else 0)
+            raise typer.Exit(ExitStatus.CHECK_FAILED if warnings else ExitStatus.OK)
         if as_json:
             print(json.dumps(dict(facts), indent=2))
             return

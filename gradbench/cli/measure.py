@@ -11,12 +11,13 @@ import typer
 from rich.markup import escape
 
 from ..errors import BadModel, Impossible
+from ..exit_status import ExitStatus
 from ..experiment import shards, toml_config
 from ..experiment.matrix import GRAD_MODES, by_block
 from ..experiment.plan import Plan
 from ..records import selfcheck
 from ..store.jsonl import check_writable
-from .app import INTERRUPTED, Reference, Reports, Results, app, check_reference, err, out, split
+from .app import Reference, Reports, Results, app, check_reference, err, out, split
 from .printing import print_run
 from .request import Request, own_models, takes_request
 from .semantics import load_or_examine
@@ -138,7 +139,7 @@ def run(
                     writer.write(record)
         except KeyboardInterrupt:
             _say_what_is_kept(store, writer)
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(ExitStatus.INTERRUPTED) from None
         path = writer.seal()
     _conclude(path, reports, reference, semantics=semantics)
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..exit_status import ExitStatus
 from ..records.semantics import (
     FILE,
     NOT_RUN,
@@ -22,9 +23,6 @@ from ..records.semantics import (
 )
 from ..store.jsonl import check_writable
 from .app import Results, app, err, one_line_errors, out, say
-
-CHANGED: Final = 1
-"""Exit status: something is not as it is on record."""
 
 
 @app.command(
@@ -63,7 +61,7 @@ def semantics(
             out.print(f"saved    {escape(str(results / FILE))}")
         for difference in behaviour.differences:
             err.print(f"[red]changed:[/red] {escape(difference)}")
-    raise typer.Exit(CHANGED if behaviour.differences else 0)
+    raise typer.Exit(ExitStatus.CHECK_FAILED if behaviour.differences else ExitStatus.OK)
 
 
 def examine_and_save(results: Path) -> Behaviour:

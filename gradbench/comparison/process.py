@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import Impossible
+from ..process_end import how_it_ended, last_words, tail
 from ..runner.fork_server import settings
-from ..runner.process_end import how_it_ended, last_words, tail
 from . import worker
 from .checkouts import Version
 

@@ -2,27 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import cached_property
 from typing import Literal
 
+from ..exit_status import ExitStatus
 from ..experiment.matrix import Cell
 from ..stats.verdicts import Verdict
 from .figure_verdicts import FigureVerdict
 
 Why = Literal["new", "gone", "not comparable", "not measured", "no number"]
 """``not measured``: the baseline has a number; ``no number``: neither side has one."""
-
-
-class Status(IntEnum):
-    """The exit statuses of a gate."""
-
-    OK = 0
-    REGRESSION = 1
-    USAGE = 2
-    INCONCLUSIVE = 3
-    NO_BASELINE = 4
-    NOTHING_MEASURED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +38,14 @@ class GateResult:
         given = [figure_verdict.verdict for figure_verdict in self.figure_verdicts]
         return {verdict: given.count(verdict) for verdict in Verdict}
 
-    def status(self, *, strict: bool = False) -> Status:
+    def status(self, *, strict: bool = False) -> ExitStatus:
         """Return the exit status; when ``strict``, cells that could not be judged matter."""
         if self.counts[Verdict.WORSE]:
-            return Status.REGRESSION
+            return ExitStatus.REGRESSION
         if not self.measured:
-            return Status.NOTHING_MEASURED
+            return ExitStatus.NOTHING_MEASURED
         if not self.figure_verdicts:
-            return Status.NO_BASELINE
+            return ExitStatus.NO_BASELINE
         if strict and self.counts[Verdict.INCONCLUSIVE]:
-            return Status.INCONCLUSIVE
-        return Status.OK
+            return ExitStatus.INCONCLUSIVE
+        return ExitStatus.OK

@@ -25,7 +25,7 @@ from typing import Final, Literal, TypeVar
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .process_end import how_it_ended, tail
+from ..process_end import how_it_ended, tail
 
 T = TypeVar("T")
 MallocProfile = Literal["time", "system", "memory"]

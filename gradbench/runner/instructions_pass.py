@@ -21,6 +21,7 @@ from .. import devices
 from ..devices import Unreadable
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
+from ..process_end import how_it_ended
 from ..records.measurements import Measurement, Outcome, Skipped
 from ..workloads.arms import CellArm, make_arm
 from ..workloads.models import Model
@@ -29,7 +30,6 @@ from . import callgrind
 from .attempts import Message, Refusal, Stopwatch, attempt, settle, try_to_build
 from .fork_server import AS_TIMED, MallocProfile, settings
 from .meters import METERS
-from .process_end import how_it_ended
 
 METER: Final = METERS["instructions"]
 WARM_UP_STEPS: Final = 20  # CPython specialises code that has run eight times (PEP 659)

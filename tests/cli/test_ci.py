@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from gradbench import ci_job
 from gradbench.ci_job import Ended, Part, gravest, parts, perform
-from gradbench.cli import USAGE, app
+from gradbench.cli import app
 from gradbench.errors import StoreError, UnknownName
+from gradbench.exit_status import ExitStatus
 from gradbench.exports.source_locations import SourceLocation
 from gradbench.store.jsonl import Store
 
@@ -124,7 +125,7 @@ def test_of_a_run_that_was_killed_what_there_is_is_told(tmp_path):
     job = do(tmp_path, call)
     assert job.exit_status("never") == -9
     told = job.summary.read_text("utf-8")
-    assert told.startswith("run: died with status -9\n")
+    assert told.startswith("run: killed by SIGKILL\n")
     assert "the run was cut short" in told
 
 
@@ -132,7 +133,7 @@ def test_a_gate_without_a_run_is_left_out_and_the_comparison_is_not(tmp_path):
     calls = Calls(tmp_path, run=(2, None), compare=(0, [row("same")]))
     job = do(tmp_path, calls, base="main", baselines=["b.jsonl"])
     assert calls.asked == ["run", "compare"]
-    assert job.status == ci_job.USAGE
+    assert job.status == ExitStatus.USAGE
     assert "::error title=gradbench run::a mistake" in job.annotations.read_text("utf-8")
 
 
@@ -142,7 +143,7 @@ def test_a_part_that_printed_no_verdicts_is_told_by_its_status(tmp_path):
     assert job.status == -9
     told = job.annotations.read_text("utf-8")
     assert "::error title=gradbench gate::no comparable baseline" in told
-    assert "::error title=gradbench compare::died with status -9" in told
+    assert "::error title=gradbench compare::killed by SIGKILL" in told
     assert not (tmp_path / "gate.json").exists()
     assert "tests=" in job.junit.read_text("utf-8"), "then the run itself is told"
 
@@ -185,12 +186,32 @@ def test_the_gravest_status_is_the_job_s(statuses, worst):
         (3, 0, 3, 0),
         (4, 4, 4, 0),
         (5, 5, 5, 0),
+        (70, 70, 70, 70),
         (130, 130, 130, 130),
     ],
 )
 def test_what_a_job_fails_on_is_chosen(status, regression, inconclusive, never, tmp_path):
-    job = do(tmp_path, Calls(tmp_path, run=(status, None)))
+    job = do(tmp_path, Calls(tmp_path, gate=(status, [row()])), baselines=["b.jsonl"])
     assert [job.exit_status(on) for on in ci_job.FAIL_ON] == [regression, inconclusive, never]
+
+
+@pytest.mark.parametrize("name", ["run", "gate", "compare"])
+@pytest.mark.parametrize("status", [1, 3, 70])
+def test_a_part_that_broke_is_no_verdict_and_is_never_forgiven(name, status, tmp_path):
+    """A program that cannot so much as start ends with 1, as a regression does."""
+    calls = Calls(tmp_path, **{name: (status, None)})
+    job = do(tmp_path, calls, base="main", baselines=["b.jsonl"])
+    assert job.statuses[name] == ExitStatus.BROKEN
+    assert [job.exit_status(on) for on in ci_job.FAIL_ON] == [ExitStatus.BROKEN] * 3
+    assert f"{name}: broke" in job.words
+    assert "a regression" not in job.words
+    told = job.annotations.read_text("utf-8")
+    assert f"::error title=gradbench {name}::broke" in told
+
+
+def test_a_part_that_ends_well_without_its_verdicts_broke(tmp_path):
+    job = do(tmp_path, Calls(tmp_path, gate=(0, None)), baselines=["b.jsonl"])
+    assert job.statuses == {"run": ExitStatus.OK, "gate": ExitStatus.BROKEN}
 
 
 # The command
@@ -245,7 +266,7 @@ def test_elsewhere_the_console_says_what_came_of_it_and_where_it_is_told(command
 )
 def test_a_mistake_costs_a_line_before_anything_is_measured(arguments, words, command, tmp_path):
     result = command(*arguments)
-    assert result.exit_code == USAGE
+    assert result.exit_code == ExitStatus.USAGE
     assert words in result.stderr
     assert not (tmp_path / "gradbench-ci").exists()
 

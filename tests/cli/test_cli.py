@@ -19,7 +19,8 @@ from builders import block, cell, ended, measured_block, started
 from typer.testing import CliRunner
 
 from gradbench import devices
-from gradbench.cli import INTERRUPTED, USAGE, app
+from gradbench.cli import app
+from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import AXES
 from gradbench.records.measurements import Measurement
 from gradbench.records.run import Run
@@ -49,7 +50,7 @@ def call(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def complaint(result) -> str:
     """Return the one line that a mistake of the user's costs."""
-    assert result.exit_code == USAGE, result.output or repr(result.exception)
+    assert result.exit_code == ExitStatus.USAGE, result.output or repr(result.exception)
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
     assert line.startswith("gradbench: ")
@@ -586,7 +587,7 @@ def resumed(killed) -> Called:
 
 
 def test_ctrl_c_keeps_finished_blocks_and_says_how_to_go_on(interrupted):
-    assert interrupted.status == INTERRUPTED
+    assert interrupted.status == ExitStatus.INTERRUPTED
     assert 1 <= interrupted.kept < 4
     assert f"stopped: {interrupted.kept} of 4 blocks are kept" in interrupted.said
     assert f"gradbench run --resume {interrupted.run.name} --results T" in interrupted.said

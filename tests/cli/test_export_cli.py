@@ -9,7 +9,8 @@ import pytest
 from builders import cell, environment, measured_block, refused_block, run_of, started
 from typer.testing import CliRunner
 
-from gradbench.cli import USAGE, app
+from gradbench.cli import app
+from gradbench.exit_status import ExitStatus
 from gradbench.exports.formats import FORMATS
 from gradbench.exports.source_locations import SourceLocation, locator
 from gradbench.records.measurements import Started
@@ -35,7 +36,7 @@ def gradbench(here):
 
 def complaint(result) -> str:
     """Return the one line that a mistake of the user's costs."""
-    assert result.exit_code == USAGE, result.output or repr(result.exception)
+    assert result.exit_code == ExitStatus.USAGE, result.output or repr(result.exception)
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
     return line

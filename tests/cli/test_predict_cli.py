@@ -12,7 +12,8 @@ from builders import block, cell, counted, ended, measured_block, started
 from hypothesis import given, settings, strategies as st
 from typer.testing import CliRunner
 
-from gradbench.cli import USAGE, app
+from gradbench.cli import app
+from gradbench.exit_status import ExitStatus
 from gradbench.memory.predict import LARGEST_BATCH, Predictor
 from gradbench.store.jsonl import Store
 from gradbench.workloads.models import MODELS
@@ -59,7 +60,7 @@ def rows(result):
 
 
 def complaint(result):
-    assert result.exit_code == USAGE, result.output or repr(result.exception)
+    assert result.exit_code == ExitStatus.USAGE, result.output or repr(result.exception)
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
     return line.removeprefix("gradbench: ")

@@ -15,12 +15,12 @@ import typer
 from typer.testing import CliRunner
 
 import gradbench
-from gradbench.cli import USAGE, app
+from gradbench.cli import app
 from gradbench.comparison import checkouts, versions, worktree
 from gradbench.comparison.versions import Effort
 from gradbench.errors import BadModel, GradbenchError, Impossible
+from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
-from gradbench.gate.result import Status
 from gradbench.stats import pair_rule
 from gradbench.stats.pair_rule import Pair
 from gradbench.stats.verdicts import Verdict
@@ -249,7 +249,7 @@ def test_where_no_cell_can_run_no_process_is_started_and_nothing_was_measured(tr
     decision = versions.compare(
         [], base=trees[0], candidate=trees[1], effort=QUICK, say=said.append
     )
-    assert (decision.status(), said) == (Status.NOTHING_MEASURED, [])
+    assert (decision.status(), said) == (ExitStatus.NOTHING_MEASURED, [])
 
 
 def test_a_model_from_elsewhere_is_refused_for_it_would_be_the_same_code(trees):
@@ -313,7 +313,7 @@ def test_modules_are_imported_from_where_the_user_stands_and_from_src(tmp_path):
 def test_cells_that_this_machine_cannot_run_are_told_with_their_reason(project, compare):
     asked = ("--model", "nets:make", "--input", "4,8", "--workload", "inference", "--threads", 9999)
     answer = compare("--base", "HEAD", *asked, "--json")
-    assert answer.exit_code == Status.NOTHING_MEASURED
+    assert answer.exit_code == ExitStatus.NOTHING_MEASURED
     told = json.loads(answer.stdout)["not_compared"]
     assert len(told) == 4
     assert all("9999 threads, but this process may use" in one["reason"] for one in told)
@@ -325,7 +325,7 @@ def test_the_command_runs_each_side_from_its_own_tree_and_says_what_became_worse
         *("--base", "main", "--model", models, "--input", "4,8", "--device", "cpu", "--pairs", 3),
         *("--workload", "inference", "--grad-mode", "global_on", "--json"),
     )
-    assert answer.exit_code == Status.REGRESSION, answer.output
+    assert answer.exit_code == ExitStatus.REGRESSION, answer.output
     rows = {
         (row["cell"]["model"].removeprefix("nets:"), row["meter"]): row
         for row in json.loads(answer.stdout)["verdicts"]
@@ -358,7 +358,7 @@ def test_the_command_runs_each_side_from_its_own_tree_and_says_what_became_worse
 )
 def test_a_mistake_costs_one_line_and_status_2(project, compare, arguments, complaint):
     answer = compare(*arguments)
-    assert answer.exit_code == USAGE, answer.output
+    assert answer.exit_code == ExitStatus.USAGE, answer.output
     assert answer.stdout == ""
     assert complaint in answer.stderr.splitlines()[-1]
     assert "Traceback" not in answer.output

@@ -24,10 +24,11 @@ from builders import (
 from hypothesis import given, settings, strategies as st
 from typer.testing import CliRunner
 
-from gradbench.cli import USAGE, app
+from gradbench.cli import app
 from gradbench.errors import BadConfig, StoreError
+from gradbench.exit_status import ExitStatus
 from gradbench.gate.decide import decide
-from gradbench.gate.result import GateResult, Status
+from gradbench.gate.result import GateResult
 from gradbench.gate.rules import Override, Rules, read
 from gradbench.records.measurements import Environment, Measurement
 from gradbench.stats.verdicts import Verdict
@@ -128,7 +129,7 @@ def test_equal_arms_instructions_may_differ_by_what_equal_arms_do():
 )
 def test_bytes_of_another_torch_or_isa_are_not_compared_and_that_is_said(fact, value):
     decision = decide([run([saved(1)], **{fact: value})], [run([saved(2)])])
-    assert decision.status() is Status.NO_BASELINE
+    assert decision.status() is ExitStatus.NO_BASELINE
     (not_compared,) = decision.not_compared
     assert not_compared.why == "not comparable"
     named = "torch release" if fact == "torch" else fact
@@ -270,21 +271,21 @@ def test_a_cell_that_failed_is_a_regression_in_its_own_words():
     decision = decide([run([saved(1)])], [run([broken])])
     judged = only(decision)
     assert (judged.verdict, judged.reason) == (Verdict.WORSE, "failed: ValueError: no")
-    assert decision.status() is Status.REGRESSION
+    assert decision.status() is ExitStatus.REGRESSION
 
 
 def test_a_cell_that_this_machine_cannot_measure_is_not():
     absent = skipped(cell(), meter="saved_for_backward", cause="unavailable", reason="no CUDA")
     decision = decide([run([saved(1)])], [run([absent])])
     assert (decision.figure_verdicts, decision.not_compared[0].why) == ((), "not measured")
-    assert decision.status() is Status.NOTHING_MEASURED
+    assert decision.status() is ExitStatus.NOTHING_MEASURED
 
 
 def test_new_and_gone_cells_are_named_and_no_error():
     both = saved(5, batch_size=1)
     decision = decide([run([both, saved(1, batch_size=2)])], [run([both, saved(1, batch_size=3)])])
     assert {(u.why, u.cell.batch_size) for u in decision.not_compared} == {("new", 3), ("gone", 2)}
-    assert decision.status() is Status.OK
+    assert decision.status() is ExitStatus.OK
 
 
 def test_what_never_had_a_number_is_no_news():
@@ -296,12 +297,12 @@ def test_what_never_had_a_number_is_no_news():
 
 def test_statuses_tell_what_happened():
     base, wide = run([saved(1)]), Rules(overrides=[Override(changes={"tolerance": 0.01})])
-    assert decide([base], [base]).status() is Status.OK
-    assert decide([base], [run([saved(2)])]).status() is Status.REGRESSION
-    assert decide([], [base]).status() is Status.NO_BASELINE
-    assert decide([base], [run([skipped(cell())])]).status() is Status.NOTHING_MEASURED
+    assert decide([base], [base]).status() is ExitStatus.OK
+    assert decide([base], [run([saved(2)])]).status() is ExitStatus.REGRESSION
+    assert decide([], [base]).status() is ExitStatus.NO_BASELINE
+    assert decide([base], [run([skipped(cell())])]).status() is ExitStatus.NOTHING_MEASURED
     unsure = decide([run(noisy_times(1))], [run(noisy_times(2))], by=wide)
-    assert (unsure.status(), unsure.status(strict=True)) == (Status.OK, Status.INCONCLUSIVE)
+    assert (unsure.status(), unsure.status(strict=True)) == (ExitStatus.OK, ExitStatus.INCONCLUSIVE)
 
 
 # Rules
@@ -392,7 +393,7 @@ def test_a_baseline_keeps_what_repeats_and_no_name_of_a_machine(tmp_path):
     assert small.sealed
     assert {o.meter for o in small.outcomes} == {"peak_transient", "saved_for_backward"}
     assert set(small.environment.facts) == {"protocol", "torch", "cpu_capability", "python"}
-    assert decide([small], [full]).status() is Status.OK
+    assert decide([small], [full]).status() is ExitStatus.OK
     with pytest.raises(StoreError, match="no figure that repeats"):
         list(exact_records(run(noisy_times(1))))
 
@@ -427,7 +428,7 @@ def files(tmp_path):
 
 def test_the_command_shows_what_is_worse_first_and_exits_1(gate, files):
     answer = gate("--baseline", files / "base.jsonl", files / "more.jsonl")
-    assert answer.exit_code == Status.REGRESSION
+    assert answer.exit_code == ExitStatus.REGRESSION
     lines = answer.stdout.splitlines()
     assert lines[0] == "worse: 1"
     assert "saved_for_backward" in lines[2]
@@ -439,14 +440,14 @@ def test_the_command_shows_what_is_worse_first_and_exits_1(gate, files):
 def test_runs_are_taken_by_path_glob_folder_and_name(gate, files):
     for baseline in (files / "base.jsonl", files / "b*.jsonl", "b*.jsonl", "base"):
         answer = gate("--baseline", baseline, files / "same.jsonl", "--results", files)
-        assert answer.exit_code == Status.OK, answer.output
-    assert gate("--baseline", files, files / "same.jsonl").exit_code == Status.OK
+        assert answer.exit_code == ExitStatus.OK, answer.output
+    assert gate("--baseline", files, files / "same.jsonl").exit_code == ExitStatus.OK
 
 
 def test_json_holds_every_verdict_with_its_axes(gate, files):
     answer = gate("--baseline", files / "base.jsonl", files / "more.jsonl", "--json")
     content = json.loads(answer.stdout)
-    assert content["status"] == answer.exit_code == Status.REGRESSION
+    assert content["status"] == answer.exit_code == ExitStatus.REGRESSION
     assert content["counts"]["worse"] == 1
     (worse,) = [j for j in content["verdicts"] if j["verdict"] == "worse"]
     assert (worse["cell"]["model"], worse["baseline"], worse["candidate"]) == (
@@ -457,11 +458,11 @@ def test_json_holds_every_verdict_with_its_axes(gate, files):
 
 
 def test_no_baseline_and_nothing_measured_have_statuses_of_their_own(gate, files):
-    assert gate("--baseline", "not there", files / "same.jsonl").exit_code == Status.NO_BASELINE
+    assert gate("--baseline", "not there", files / "same.jsonl").exit_code == ExitStatus.NO_BASELINE
     none = gate("--baseline", files / "x*.jsonl", files / "same.jsonl")
-    assert none.exit_code == Status.NO_BASELINE
+    assert none.exit_code == ExitStatus.NO_BASELINE
     answer = gate("--baseline", files / "base.jsonl", files / "x*.jsonl")
-    assert answer.exit_code == Status.NOTHING_MEASURED
+    assert answer.exit_code == ExitStatus.NOTHING_MEASURED
 
 
 @pytest.mark.parametrize(
@@ -484,7 +485,7 @@ def test_a_mistake_costs_one_line_and_status_2(gate, files, monkeypatch, argumen
     (files / "binary.toml").write_bytes(b"\xff\xfe")
     (files / "cut.jsonl").write_bytes((files / "base.jsonl").read_bytes()[:-200])
     answer = gate(*arguments)
-    assert answer.exit_code == USAGE, answer.output
+    assert answer.exit_code == ExitStatus.USAGE, answer.output
     assert answer.stdout == ""
     assert len(answer.stderr.splitlines()) == 1
     assert "Traceback" not in answer.stderr
@@ -493,7 +494,7 @@ def test_a_mistake_costs_one_line_and_status_2(gate, files, monkeypatch, argumen
 def test_of_a_glob_a_bad_file_is_named_and_left_out(gate, files):
     (files / "bad.jsonl").write_text("{}", "utf-8")
     answer = gate("--baseline", files / "b*.jsonl", files / "same.jsonl")
-    assert answer.exit_code == Status.OK
+    assert answer.exit_code == ExitStatus.OK
     assert "left out" in answer.stderr
     assert "bad.jsonl" in answer.stderr
 
@@ -503,7 +504,7 @@ def test_rules_of_the_nearest_pyproject_hold(gate, files, tmp_path, monkeypatch)
         "[tool.gradbench.gate.meters.saved_for_backward]\ntolerance_bytes = 4096\n", "utf-8"
     )
     monkeypatch.chdir(files)
-    assert gate("--baseline", "base.jsonl", "more.jsonl").exit_code == Status.OK
+    assert gate("--baseline", "base.jsonl", "more.jsonl").exit_code == ExitStatus.OK
 
 
 def test_gating_loads_neither_torch_nor_pandas(files):

@@ -5,8 +5,8 @@ from builders import cell, counted, run_on_a_machine
 from typer.testing import CliRunner
 
 from gradbench.cli import app
+from gradbench.exit_status import ExitStatus
 from gradbench.experiment.plan import Plan
-from gradbench.gate.result import Status
 from gradbench.records.measurements import Measurement
 from gradbench.records.selfcheck import Check
 from gradbench.runner.bench import Bench
@@ -77,5 +77,5 @@ def test_a_machine_that_cannot_tell_ends_the_command(monkeypatch, passed):
     check = Check("A/A", 1.0, "share", "4 of 4 figures", "100%", passed)
     monkeypatch.setattr(gate, "prove", lambda **_: iter([check]))
     answer = CliRunner().invoke(app, ["gate", "--self-test"])
-    assert answer.exit_code == (Status.OK if passed else Status.REGRESSION)
+    assert answer.exit_code == (ExitStatus.OK if passed else ExitStatus.CANNOT_TELL)
     assert "A/A" in answer.stdout

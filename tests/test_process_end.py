@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gradbench.runner.process_end import TAIL_BYTES, how_it_ended, last_words, tail
+from gradbench.process_end import TAIL_BYTES, how_it_ended, last_words, tail
 
 
 @pytest.mark.parametrize(
