@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,8 +14,6 @@ from ..errors import BadModel, Impossible
 from ..exit_status import ExitStatus
 from ..experiment import shards, toml_config
 from ..experiment.matrix import GRAD_MODES, by_block
-from ..experiment.plan import Plan
-from ..records import selfcheck
 from ..store.jsonl import check_writable
 from .app import Reference, Reports, Results, app, check_reference, err, out, split
 from .printing import print_run
@@ -23,9 +21,9 @@ from .request import Request, own_models, takes_request
 from .semantics import load_or_examine
 
 if TYPE_CHECKING:
+    from ..recording import Recording
     from ..records.run import Run
     from ..runner import Progress
-    from ..store.jsonl import Store, Writer
     from ..workloads.models import Model
 
 
@@ -86,62 +84,72 @@ def run(
     Options narrow a preset to the values it has and widen it by values it lacks; give one several
     times, or values with commas. Ctrl-C keeps what is finished.
     """
-    from .. import runner
-    from ..runner import preflight
-    from ..store.jsonl import Store
-
-    store = Store(results)
     check_reference(reference)
     plan = {"budget_s": budget, "limit_s": limit, "seed": seed}
-    given = {key: value for key, value in plan.items() if value is not None}
-    if resume is not None:
-        ignored = [
-            *request.given,
-            *(f"--{name[:-2] if name.endswith('_s') else name}" for name in given),
-        ]
-        ignored += ["--meter"] if meter else []
-        ignored += ["--shard"] if shard else []
-        if ignored:
-            raise Impossible(f"a resumed run goes on as it began: leave out {', '.join(ignored)}")
+    given = {name: value for name, value in plan.items() if value is not None}
     if resume is None:
-        cells, chosen, models, inputs = request.cells(given)
-        meters = split(meter) or list(preflight.DEFAULT_METERS)
-        preflight.check(cells, models, meters)
-        cells = shards.parse(shard).take(cells) if shard else cells
-        check_writable(reports, "--reports")
-        writer, cut = store.create(), None
+        recording = _begin(request, given, meter, shard, results=results, reports=reports)
     else:
-        writer, cut = store.resume(resume)
-        cells, meters, inputs = (
-            list(cut.header.cells),
-            list(cut.header.meters),
-            dict(cut.header.inputs),
-        )
-        chosen = Plan(**cut.header.plan)  # type: ignore[arg-type] # numbers by name, as written
-        models = _models_of(cut)
-        if cut.dropped:
-            err.print(f"[yellow]{escape(cut.dropped)}[/yellow]")
-    with writer:
-        try:
-            with progress(len(cells)) as listener:
-                records = runner.run(
-                    cells,
-                    plan=chosen,
-                    models=models,
-                    meters=meters,
-                    inputs=inputs,
-                    progress=listener,
-                    resumed=cut,
-                    shard=shard or "",
-                    places=toml_config.places(request.config, cells) if request.config else None,
-                )
-                for record in records:
-                    writer.write(record)
-        except KeyboardInterrupt:
-            _say_what_is_kept(store, writer)
-            raise typer.Exit(ExitStatus.INTERRUPTED) from None
-        path = writer.seal()
-    _conclude(path, reports, reference, semantics=semantics)
+        options = [f"--{name.removesuffix('_s')}" for name in given]
+        options += [f"--{name}" for name, value in (("meter", meter), ("shard", shard)) if value]
+        recording = _go_on(resume, [*request.given, *options], results=results)
+    try:
+        with progress(len(recording.header.cells)) as listener, recording:
+            for _ in recording.measure(progress=listener):
+                pass
+            finished = recording.finish()
+    except KeyboardInterrupt:
+        _say_what_is_kept(recording.path)
+        raise typer.Exit(ExitStatus.INTERRUPTED) from None
+    print_run(finished, reference)
+    torch = finished.environment.facts.get("torch")
+    folder = recording.path.parent
+    behaviour = load_or_examine(folder, torch=str(torch)) if semantics and torch else None
+    page = recording.write_page(finished, reports, semantics=behaviour)
+    out.print(f"records  {escape(str(recording.path))}\npage     {escape(str(page))}")
+
+
+def _begin(
+    request: Request,
+    plan: Mapping[str, float],
+    meter: Sequence[str] | None,
+    shard: str | None,
+    *,
+    results: Path,
+    reports: Path,
+) -> "Recording":
+    """Return the recording of a new run, when all that was asked for is checked."""
+    from ..recording import Recording
+    from ..runner import preflight, started
+    from ..store.jsonl import Store
+
+    cells, chosen, models, inputs = request.cells(plan)
+    meters = split(meter) or list(preflight.DEFAULT_METERS)
+    preflight.check(cells, models, meters)
+    cells = shards.parse(shard).take(cells) if shard else cells
+    check_writable(reports, "--reports")
+    header = started(
+        cells,
+        plan=chosen,
+        meters=meters,
+        inputs=inputs,
+        shard=shard or "",
+        places=toml_config.places(request.config, cells) if request.config else None,
+    )
+    return Recording(Store(results).create(), header, models=models)
+
+
+def _go_on(name: str, options: Sequence[str], *, results: Path) -> "Recording":
+    """Return the recording of a run that was cut short; ``options`` are those it cannot heed."""
+    from ..recording import Recording
+    from ..store.jsonl import Store
+
+    if options:
+        raise Impossible(f"a resumed run goes on as it began: leave out {', '.join(options)}")
+    writer, cut = Store(results).resume(name)
+    if cut.dropped:
+        err.print(f"[yellow]{escape(cut.dropped)}[/yellow]")
+    return Recording(writer, cut.header, models=_models_of(cut), resumed=cut)
 
 
 @contextmanager
@@ -187,26 +195,13 @@ def _models_of(cut: "Run") -> Mapping[str, "Model"]:
     return models
 
 
-def _say_what_is_kept(store: "Store", writer: "Writer") -> None:
+def _say_what_is_kept(path: Path) -> None:
     from ..store.jsonl import load
 
-    kept = load(store.find(writer.name))
+    kept = load(path)
     total = len(by_block(kept.header.cells))
     err.print(
         f"stopped: {total - len(kept.unfinished())} of {total} blocks are kept; "
-        f"go on with: gradbench run --resume {writer.name} "
-        f"--results {shlex.quote(str(store.folder))}"
+        f"go on with: gradbench run --resume {kept.name} "
+        f"--results {shlex.quote(str(path.parent))}"
     )
-
-
-def _conclude(path: Path, reports: Path, reference: str, *, semantics: bool) -> None:
-    from ..report import write
-    from ..store.jsonl import load
-
-    finished = load(path)
-    print_run(finished, reference)
-    checks = selfcheck.load(path.parent / selfcheck.FILE)
-    torch = finished.environment.facts.get("torch")
-    behaviour = load_or_examine(path.parent, torch=str(torch)) if semantics and torch else None
-    page = write([finished], reports / f"{finished.name}.html", checks=checks, semantics=behaviour)
-    out.print(f"records  {escape(str(path))}\npage     {escape(str(page))}")

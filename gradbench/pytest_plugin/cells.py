@@ -3,6 +3,7 @@
 import shlex
 import statistics
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -22,9 +23,9 @@ from . import memory_budget
 
 if TYPE_CHECKING:
     from ..observation import Observation
+    from ..recording import Recording
     from ..records.run import Run
     from ..runner.bench import Bench
-    from ..store.jsonl import Writer
 
 FIXTURE: Final = "gradbench_cell"
 
@@ -288,19 +289,16 @@ class Session:
     selected: dict[Block, list[Cell]] = field(default_factory=dict)
     path: Path | None = None
     page: Path | None = None
-    _bench: "Bench | None" = None
+    _recording: "Recording | None" = None
     _trials: "Bench | None" = None
-    _writer: "Writer | None" = None
+    _open: ExitStack = field(default_factory=ExitStack)
     _readings: dict[Cell, dict[str, Reading]] = field(default_factory=dict)
 
     def outcomes(self, cell: Cell) -> Mapping[str, Reading]:
         """Return the cell's outcomes; measure its whole block on first need."""
         if cell not in self._readings:
-            bench, writer = self._open()
-            for outcomes in bench.measure(self.selected[cell.block]):
-                for outcome in outcomes:
-                    writer.write(outcome)
-                    self._readings.setdefault(outcome.cell, {})[outcome.meter] = outcome
+            for outcome in self._recorded().measure(cell.block):
+                self._readings.setdefault(outcome.cell, {})[outcome.meter] = outcome
         return self._readings[cell]
 
     def try_once(self, cell: Cell) -> Skipped | None:
@@ -308,7 +306,9 @@ class Session:
         from ..runner.bench import Bench
 
         if self._trials is None:
-            self._trials = Bench(plan=self.plan, meters=["saved_for_backward"]).__enter__()
+            self._trials = self._open.enter_context(
+                Bench(plan=self.plan, meters=["saved_for_backward"])
+            )
         ((outcome,),) = self._trials.measure([cell])
         if isinstance(outcome, Skipped) and outcome.cause != "unreadable":
             return outcome
@@ -316,49 +316,34 @@ class Session:
 
     def close(self) -> "Run | None":
         """Seal the run and write its page, if anything was measured."""
-        if self._trials is not None:
-            self._trials.__exit__(None, None, None)
-        if self._bench is None or self._writer is None:
-            return None
+        with self._open:
+            if self._recording is None:
+                return None
+            run = self._recording.finish()
         from ..records import semantics
-        from ..report import write
-        from ..store.jsonl import load
 
-        ended = self._bench.ended()
-        self._bench.__exit__(None, None, None)
-        with self._writer:
-            if all(cell in self._readings for cells in self.selected.values() for cell in cells):
-                self._writer.write(ended)
-                self.path = self._writer.seal()
-            else:  # stopped on the way: a part file can be resumed
-                self.path = self._writer.path
-        run = load(self.path)
         behaviour = semantics.load(self.results / semantics.FILE)
-        self.page = write([run], self.reports / f"{run.name}.html", semantics=behaviour)
+        self.path = self._recording.path
+        self.page = self._recording.write_page(run, self.reports, semantics=behaviour)
         return run
 
-    def _open(self) -> "tuple[Bench, Writer]":
-        if self._bench is None or self._writer is None:
-            from .. import runner
-            from ..runner import preflight
-            from ..runner.bench import Bench
+    def _recorded(self) -> "Recording":
+        if self._recording is None:
+            from ..recording import Recording
+            from ..runner import preflight, started
             from ..store.jsonl import Store
 
-            self._writer = Store(self.results).create()
-            self._bench = Bench(plan=self.plan).__enter__()
-            cells = [cell for members in self.selected.values() for cell in members]
-            meters = preflight.DEFAULT_METERS
-            opening = runner.started(
-                cells,
+            header = started(
+                [cell for members in self.selected.values() for cell in members],
                 plan=self.plan,
-                meters=meters,
+                meters=preflight.DEFAULT_METERS,
                 inputs={},
                 shard=self.shard,
                 places=self.places,
             )
-            self._writer.write(opening)
-            self._writer.write(self._bench.environment(cell.device for cell in cells))
-        return self._bench, self._writer
+            recording = Recording(Store(self.results).create(), header)
+            self._recording = self._open.enter_context(recording)
+        return self._recording
 
 
 _SESSION: Final = pytest.StashKey[Session]()

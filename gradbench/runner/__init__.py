@@ -1,14 +1,14 @@
 """The experiment: check, isolate each block, gather exactly one outcome per cell and meter."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from ..errors import StoreError
 from ..experiment.matrix import Block, Cell, by_block, unique
 from ..experiment.plan import PROTOCOL, Plan
-from ..records.measurements import Record, Started
+from ..records.measurements import Reading, Record, Started
 from ..records.run import Run
 from ..store.comparability import agreeing, mismatch
 from ..workloads.models import MODELS, Model
@@ -53,30 +53,48 @@ def run(
     run, and steps that raise, crash or hang, come out as `Skipped`; nothing stops the run.
     """
     plan = plan or Plan()
-    cells = unique(cells)
-    check(cells, models, meters)
-    blocks = by_block(cells)
+    header = started(
+        unique(cells), plan=plan, meters=meters, inputs=inputs or {}, shard=shard, places=places
+    )
+    check(header.cells, models, meters)
     done = resumed.done if resumed is not None else frozenset()
     with Bench(plan=plan, models=models, meters=meters) as bench:
-        if resumed is None:
-            yield started(
-                cells, plan=plan, meters=meters, inputs=inputs or {}, shard=shard, places=places
-            )
-        here = bench.environment(cell.device for cell in cells)
-        if resumed is not None and resumed.environment.facts:
-            names = agreeing("timed", (cell.device for cell in cells))
-            if moved := mismatch(resumed.environment.facts, here.facts, names):
-                raise StoreError(f"run {resumed.name!r} cannot go on here: {moved}")
-        yield here
-        for index, (block, members) in enumerate(blocks.items()):
-
-            def say(doing: str, block: Block = block, index: int = index) -> None:
-                if progress is not None:
-                    progress(Progress(block, doing, index, len(blocks)))
-
-            for outcomes in bench.measure(members, done=done, say=say):
-                yield from outcomes
+        yield from opening(bench, header, resumed=resumed)
+        yield from block_by_block(bench, by_block(header.cells), done=done, progress=progress)
         yield bench.ended()
+
+
+def opening(bench: Bench, header: Started, *, resumed: Run | None = None) -> Iterator[Record]:
+    """Yield the records before the first outcome; of a resumed run, the environment alone.
+
+    Raise `StoreError` if what is resumed was measured elsewhere.
+    """
+    if resumed is None:
+        yield header
+    here = bench.environment(cell.device for cell in header.cells)
+    if resumed is not None and resumed.environment.facts:
+        names = agreeing("timed", (cell.device for cell in header.cells))
+        if moved := mismatch(resumed.environment.facts, here.facts, names):
+            raise StoreError(f"run {resumed.name!r} cannot go on here: {moved}")
+    yield here
+
+
+def block_by_block(
+    bench: Bench,
+    blocks: Mapping[Block, Sequence[Cell]],
+    *,
+    done: Collection[tuple[Cell, str]] = (),
+    progress: Listener | None = None,
+) -> Iterator[Reading]:
+    """Yield the outcomes of one block after the other; see `Bench.measure` for ``done``."""
+    for index, (block, members) in enumerate(blocks.items()):
+
+        def say(doing: str, block: Block = block, index: int = index) -> None:
+            if progress is not None:
+                progress(Progress(block, doing, index, len(blocks)))
+
+        for outcomes in bench.measure(members, done=done, say=say):
+            yield from outcomes
 
 
 def started(

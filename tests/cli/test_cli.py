@@ -108,6 +108,7 @@ def nothing_is_measured(monkeypatch):
     def measure(*_args, **_options):
         pytest.fail("measuring began")
 
+    monkeypatch.setattr("gradbench.recording.Recording.__enter__", measure)
     monkeypatch.setattr("gradbench.runner.run", measure)
 
 
@@ -373,8 +374,8 @@ def test_runs_says_that_there_are_none(gradbench):
 @pytest.mark.parametrize(
     "options", [["--preset", "full"], ["--budget", "9"], ["--seed", "1"], ["--meter", "peak_rss"]]
 )
-def test_what_a_resumed_run_would_not_heed_is_refused(options, gradbench, here, monkeypatch):
-    monkeypatch.setattr("gradbench.runner.run", lambda *_, **__: iter(()))
+@pytest.mark.usefixtures("nothing_is_measured")
+def test_what_a_resumed_run_would_not_heed_is_refused(options, gradbench, here):
     with Store(here / "results").create() as writer:
         writer.write(started(block()))
     assert options[0] in complaint(gradbench("run", "--resume", "latest", *options))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from builders import cell, environment, measured_block, refused_block, run_of, started
+from scripted_bench import scripted_bench
 from typer.testing import CliRunner
 
 from gradbench.cli import app
@@ -180,17 +181,12 @@ def test_resuming_keeps_the_shard_it_began_with(gradbench, here):
 
 
 def test_run_writes_down_its_shard_and_where_a_config_names_each_cell(gradbench, here, monkeypatch):
-    asked = {}
-
-    def measure(cells, **options):
-        asked.update(cells=cells, **options)
-        yield started(cells, shard=options["shard"], places=options["places"])
-
-    monkeypatch.setattr("gradbench.runner.run", measure)
+    bench = scripted_bench(monkeypatch)
     config = '[[matrix]]\nmodels = ["mlp_tiny"]\nbatch_sizes = [1, 2, 3]\n'
     (here / "bench.toml").write_text(config, "utf-8")
-    assert gradbench("run", "--config", "bench.toml", "--shard", "2/2").exit_code == 0
-    assert {c.batch_size for c in asked["cells"]} == {2}
+    options = ("--config", "bench.toml", "--shard", "2/2", "--meter", "step_time", "--no-semantics")
+    assert gradbench("run", *options).exit_code == 0
+    assert {c.batch_size for cells in bench.asked for c in cells} == {2}
     run = load(Store("results").find("latest"))
     assert run.header.shard == "2/2"
     assert set(run.header.places.values()) == {"bench.toml:2"}

@@ -10,15 +10,14 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
-from builders import cell, counted, ended, environment, skipped, timed
+from builders import cell, skipped, timed
+from scripted_bench import ITERATIONS, VALUES, ScriptedBench, scripted_bench, succeed
 
 # An inner session in this process must find these loaded: torch and numpy load only once.
 from gradbench import report, runner
@@ -302,48 +301,10 @@ def test_without_benchmarks_neither_torch_nor_pandas_is_imported(pytester):
 # A scripted bench
 
 
-VALUES = (4_000_000, 1_000_000, 2_000_000, 3_000_000)
-ITERATIONS = 10
-
-
-def succeed(member: Cell) -> list[Outcome]:
-    return [timed(member, VALUES, iterations=ITERATIONS), counted(member, 4096)]
-
-
-class ScriptedBench:
-    """Says of every cell what its script says, and remembers what it was asked."""
-
-    script: ClassVar[Callable[[Cell], list[Outcome]]]
-    asked: ClassVar[list[list[Cell]]]
-    made: ClassVar[int]
-
-    def __init__(self, *, plan: object, meters: Sequence[str] = ()) -> None:
-        type(self).made += 1
-        self.meters = meters
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def environment(self, _names: Iterable[str]):
-        return environment()
-
-    def measure(self, cells: Sequence[Cell]) -> Iterator[list[Outcome]]:
-        self.asked.append(list(cells))
-        outcomes = [outcome for member in cells for outcome in type(self).script(member)]
-        yield outcomes[:1] if len(self.meters) == 1 else outcomes  # pytest --benchmark-disable
-
-    def ended(self):
-        return ended()
-
-
 @pytest.fixture
 def bench(monkeypatch, request) -> type[ScriptedBench]:
     """The scripted bench, in the place of the real one; every cell succeeds."""
-    for name, value in (("script", staticmethod(succeed)), ("asked", []), ("made", 0)):
-        monkeypatch.setattr(ScriptedBench, name, value, raising=False)
-    monkeypatch.setattr("gradbench.runner.bench.Bench", ScriptedBench)
+    scripted_bench(monkeypatch)
     monkeypatch.setattr(
         "gradbench.runner.preflight.DEFAULT_METERS", ("step_time", "peak_transient")
     )

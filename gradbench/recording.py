@@ -1,0 +1,89 @@
+"""A run while it is measured: written down record by record, sealed, and shown on a page."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from . import runner
+from .experiment.matrix import Block, by_block
+from .experiment.plan import Plan
+from .records import selfcheck
+from .records.measurements import Reading, Started
+from .records.run import Run
+from .records.semantics import Behaviour
+from .runner import bench, preflight
+from .store.jsonl import Writer, load
+from .workloads.models import MODELS, Model
+
+
+class Recording:
+    """Measures the blocks of a header, in any order; use it as a context manager.
+
+    It writes the header and the environment when it is entered, every outcome the moment it is
+    there, and the seal when it is finished. Left before that, in whatever way, it leaves a part
+    that can be resumed: ``resumed`` is then the run that was cut short, and what that has read is
+    not measured again.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        header: Started,
+        *,
+        models: Mapping[str, Model] = MODELS,
+        resumed: Run | None = None,
+    ) -> None:
+        self.header, self.blocks = header, by_block(header.cells)
+        self.path = writer.path
+        self._writer, self._models, self._resumed = writer, models, resumed
+        self._done = set(resumed.done) if resumed is not None else set()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self._writer)
+            header = self.header
+            preflight.check(header.cells, self._models, header.meters)
+            plan = Plan(**header.plan)  # type: ignore[arg-type] # numbers by name, as written
+            self._bench = stack.enter_context(
+                bench.Bench(plan=plan, models=self._models, meters=header.meters)
+            )
+            for record in runner.opening(self._bench, header, resumed=self._resumed):
+                self._writer.write(record)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def measure(
+        self, *blocks: Block, progress: Callable[[runner.Progress], None] | None = None
+    ) -> Iterator[Reading]:
+        """Measure these blocks, or all, and yield each outcome when it is written."""
+        chosen = {block: self.blocks[block] for block in blocks or self.blocks}
+        done = frozenset(self._done)
+        for outcome in runner.block_by_block(self._bench, chosen, done=done, progress=progress):
+            self._writer.write(outcome)
+            self._done.add((outcome.cell, outcome.meter))
+            yield outcome
+
+    def finish(self) -> Run:
+        """Seal the run if it has every outcome; return it as it can be loaded."""
+        if all((c, m) in self._done for c in self.header.cells for m in self.header.meters):
+            self._writer.write(self._bench.ended())
+            self.path = self._writer.seal()
+        return load(self.path)
+
+    def write_page(self, run: Run, reports: Path, *, semantics: Behaviour | None) -> Path:
+        """Write the run's page, with what a self-check found on this machine; return its path."""
+        from .report import write  # draws and judges: what measures goes without
+
+        checks = selfcheck.load(self.path.parent / selfcheck.FILE)
+        return write([run], reports / f"{run.name}.html", checks=checks, semantics=semantics)

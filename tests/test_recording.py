@@ -1,0 +1,115 @@
+"""A run while it is measured: what is written when, and what it leaves."""
+
+import json
+
+import pytest
+from builders import block, environment, skipped
+from scripted_bench import scripted_bench
+
+from gradbench.errors import StoreError, UnknownName
+from gradbench.experiment.plan import Plan
+from gradbench.recording import Recording
+from gradbench.records.measurements import Environment
+from gradbench.runner import started
+from gradbench.store.jsonl import PART, SEALED, Store, load
+
+CELLS = [*block(batch_size=1), *block(batch_size=2)]
+METERS = ("step_time", "peak_transient")
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    return scripted_bench(monkeypatch)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results")
+
+
+def header(cells=CELLS, meters=METERS, **fields):
+    return started(cells, plan=Plan(), meters=meters, inputs={}, **fields)
+
+
+def kinds(path):
+    return [json.loads(line)["kind"] for line in path.read_text("utf-8").splitlines()]
+
+
+@pytest.mark.usefixtures("bench")
+def test_every_record_is_written_before_the_next_is_measured(store):
+    with Recording(store.create(), header()) as recording:
+        opening = kinds(recording.path)
+        written = [len(kinds(recording.path)) for _ in recording.measure()]
+    assert opening == ["started", "environment"]
+    assert written == [2 + count for count in range(1, len(CELLS) * len(METERS) + 1)]
+
+
+@pytest.mark.usefixtures("bench")
+def test_a_run_with_every_outcome_is_sealed_and_has_its_page(store, tmp_path):
+    with Recording(store.create(), header()) as recording:
+        list(recording.measure())
+        run = recording.finish()
+    page = recording.write_page(run, tmp_path / "reports", semantics=None)
+    assert run.sealed and run.ended is not None and run.unfinished() == []
+    assert recording.path.name.endswith(SEALED)
+    assert page == tmp_path / "reports" / f"{run.name}.html"
+    assert run.name in page.read_text("utf-8")
+
+
+def test_blocks_are_measured_one_at_a_time_and_in_any_order(store, bench):
+    with Recording(store.create(), header()) as recording:
+        first, second = recording.blocks
+        list(recording.measure(second))
+        assert not recording.finish().sealed
+        list(recording.measure(first))
+        assert recording.finish().sealed
+    assert [[c.batch_size for c in cells] for cells in bench.asked] == [[2] * 4, [1] * 4]
+
+
+@pytest.mark.usefixtures("bench")
+def test_a_part_is_resumed_without_a_second_header_and_what_it_has_is_done(store):
+    with Recording(store.create(), header()) as recording:
+        list(recording.measure(next(iter(recording.blocks))))
+    assert recording.path.name.endswith(PART)
+    writer, cut = store.resume("latest")
+    with Recording(writer, cut.header, resumed=cut) as again:
+        list(again.measure(list(again.blocks)[1]))
+        run = again.finish()
+    assert kinds(again.path).count("started") == 1
+    assert run.sealed and run.unfinished() == []
+
+
+def test_a_part_from_another_machine_is_not_resumed(store, bench, monkeypatch):
+    with Recording(store.create(), header()):
+        pass
+    writer, cut = store.resume("latest")
+    elsewhere = Environment(facts={**environment().facts, "torch": "1.0"})
+    monkeypatch.setattr(bench, "environment", lambda *_: elsewhere)
+    with (
+        pytest.raises(StoreError, match="cannot go on here"),
+        Recording(writer, cut.header, resumed=cut),
+    ):
+        pytest.fail("it went on")
+
+
+def test_what_breaks_off_a_recording_leaves_what_was_written(store, bench):
+    def script(member):
+        if member.batch_size == 2:
+            raise KeyboardInterrupt
+        return [skipped(member, meter=meter, reason="x") for meter in METERS]
+
+    bench.script = staticmethod(script)
+    with pytest.raises(KeyboardInterrupt), Recording(store.create(), header()) as recording:
+        list(recording.measure())
+    kept = load(recording.path)
+    assert not kept.sealed
+    assert {cell.batch_size for cell, _ in kept.done} == {1}
+
+
+def test_a_name_that_no_catalogue_knows_starts_no_process(store, bench):
+    with (
+        pytest.raises(UnknownName, match="step_tme"),
+        Recording(store.create(), header(meters=["step_tme"])),
+    ):
+        pytest.fail("it began")
+    assert bench.made == 0
