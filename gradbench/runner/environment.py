@@ -39,7 +39,7 @@ def capture(device_names: Iterable[str]) -> Environment:
         "memory_bytes": psutil.virtual_memory().total,
         "load_before": round(psutil.getloadavg()[0], 2),
     }
-    for name in sorted({"cpu", *device_names}):  # the host decides about a GPU's times too
+    for name in sorted({"cpu", *device_names}):  # a GPU's times depend on the host too
         device = devices.find(name)
         try:
             device.check()

@@ -220,7 +220,7 @@ def test_a_breakdown_brings_its_parts_the_step_and_the_modules():
 
 
 def test_what_a_self_check_found_is_shown_or_asked_for():
-    assert "gradbench selfcheck holds the measuring" in page_of("normal").parsed.text
+    assert "gradbench selfcheck validates the measurement" in page_of("normal").parsed.text
     facts = dict.fromkeys(("cpu", "cores", "torch", "load_before", "load_after", "when"), "some")
     checks = [Check("control", 0.5, "share", "of ten", "half", passed=False)]
     text = Page(render(RUNS["one-cell"], checks=(checks, facts))).text
