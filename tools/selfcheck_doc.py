@@ -23,7 +23,7 @@ TEXT = """\
 - The same questions, asked of Timer and of pytest-benchmark as they are used: two runs, one after
   the other.
 
-It takes under two minutes; the trials of `--thorough` alone time for ten minutes. It runs nightly
+It takes under two minutes; `--thorough` takes more than a quarter of an hour and runs nightly
 (`.github/workflows/nightly.yml`). Answers go to `results/selfcheck.json` and onto every page.
 
 ## What it found

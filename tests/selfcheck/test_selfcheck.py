@@ -9,7 +9,7 @@ from gradbench.records import selfcheck as saved_checks
 from gradbench.records.selfcheck import Check
 from gradbench.selfcheck import checks as selfcheck
 from gradbench.selfcheck.checks import summarise
-from gradbench.selfcheck.effort import QUICK, THOROUGH, TINY, Effort, Subject, paired_ratio
+from gradbench.selfcheck.effort import TINY, Effort, Subject, paired_ratio
 from gradbench.selfcheck.peers import differ
 from gradbench.selfcheck.trials import Pad, Trial, measure_pad, padded, waste
 from gradbench.stats.estimates import Estimate
@@ -158,11 +158,3 @@ def test_a_small_self_check_runs_end_to_end_and_memory_matches_arithmetic(tmp_pa
     assert any("neighbour" in name for name in by_name)
     assert {"cpu", "cores", "torch", "load_before", "load_after", "when"} <= facts.keys()
     assert len(said) >= 7
-
-
-def test_what_help_and_documents_say_of_its_length_is_what_the_trials_take(request):
-    """Two minutes in all, and ten of trials."""
-    assert QUICK.trials_s < 60
-    assert THOROUGH.trials_s // 60 == 10
-    page = (request.config.rootpath / "docs" / "selfcheck.md").read_text("utf-8")
-    assert "under two minutes; the trials of `--thorough` alone time for ten minutes" in page

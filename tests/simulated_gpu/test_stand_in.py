@@ -382,7 +382,7 @@ def test_a_full_launch_queue_makes_the_host_wait() -> None:
 
 
 @in_child
-def test_events_tell_the_kernels_time_to_the_nanosecond(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_measure_the_kernels_time_to_the_nanosecond(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMULATED_CUDA_KERNEL_NS", "7000")
     x = torch.zeros(1, device="cuda")
 
@@ -482,7 +482,7 @@ def test_a_graph_replays_its_kernels_as_one_launch() -> None:
 
 
 @in_child
-def test_waiting_for_the_device_spoils_a_capture() -> None:
+def test_waiting_for_the_device_invalidates_a_capture() -> None:
     x = torch.zeros(1, device="cuda")
     with (
         pytest.raises(torch.AcceleratorError, match="capture"),

@@ -6,7 +6,7 @@
 
 enum { CUBLAS_SUCCESS = 0, CUBLAS_ALLOC_FAILED = 3, CUBLAS_EXECUTION_FAILED = 13 };
 
-/* Descriptors forget what they are told: a product's shape makes no difference. */
+/* Descriptors keep nothing: a product's shape makes no difference. */
 static int make_descriptor(void **made) { return (*made = calloc(1, 64)) ? CUBLAS_SUCCESS : CUBLAS_ALLOC_FAILED; }
 
 static int free_descriptor(void *descriptor) {

@@ -43,7 +43,7 @@ int cudnnBackendGetAttribute(void *descriptor, int attribute, int type, int64_t 
     case ENGINE_GLOBAL_INDEX:
       if (wanted) *(int64_t *)values = 0;
       break;
-    default: found = 0; /* no notes, no knobs */
+    default: found = 0; /* no notes and nothing to choose */
   }
   if (count) *count = found;
   return CUDNN_SUCCESS;

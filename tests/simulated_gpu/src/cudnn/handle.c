@@ -1,4 +1,4 @@
-/* cuDNN's handles, versions and the descriptors that need no memory of what they are told. */
+/* cuDNN's handles, versions and the descriptors that keep nothing. */
 #include "cudnn.h"
 
 #include <stdio.h>
