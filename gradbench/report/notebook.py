@@ -3,17 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from markupsafe import Markup
-
-from ..analysis.run_view import MEMORY, TIME, View
-from ..experiment.matrix import GRAD_MODES
+from ..analysis.run_view import MEMORY, TIME, Value, View
+from ..experiment.matrix import GRAD_MODES, Cell
 from ..records.run import Run
 from . import headline
 from .page import Checks, render, write
-from .template import prose
+from .template import fragment
 
 MANY = 60  # rows
-_HEADINGS = ("cell", "grad mode", "step time", "×", "memory", "×")
 
 
 class Report:
@@ -38,35 +35,20 @@ class Report:
         return write(self.runs, Path(path), checks=self.checks)
 
     def _repr_html_(self) -> str:
-        return str(Markup("").join(self._shown(run) for run in self.runs))
+        runs = [self._shown(View(run)) for run in self.runs]
+        return fragment("notebook.html.j2", runs=runs, reference=self.reference)
 
-    def _shown(self, run: Run) -> Markup:
-        view = View(run)
-        answer = Markup("").join(
-            Markup("<p>{}</p>").format(prose(s)) for s in headline.answer(view)
-        )
-        lines = Markup("").join(
-            Markup("<tr><td>{}</td><td>{}</td>{}</tr>").format(
-                str(cell.block),
-                cell.grad_mode,
-                Markup("").join(
-                    Markup('<td style="text-align:right" title="{}">{}</td>').format(
-                        value.detail, value.text
-                    )
-                    for value in (
-                        view.value(cell, TIME),
-                        view.ratio(cell, TIME, self.reference),
-                        view.value(cell, MEMORY),
-                        view.ratio(cell, MEMORY, self.reference),
-                    )
-                ),
-            )
-            for cell in view.cells[:MANY]
-        )
-        rest = len(view.cells) - MANY
-        more = f"{rest} more cells: Report(run).write('page.html')" if rest > 0 else ""
-        head = Markup("").join(Markup("<th>{}</th>").format(name) for name in _HEADINGS)
-        return Markup(
-            "<div><p><b>run {}</b>; × is the ratio to {}</p>{}"
-            "<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table><p>{}</p></div>"
-        ).format(run.name, self.reference, answer, head, lines, more)
+    def _shown(self, view: View) -> dict[str, object]:
+        return {
+            "name": view.run.name,
+            "answer": headline.answer(view),
+            "rows": [(cell, self._values(view, cell)) for cell in view.cells[:MANY]],
+            "rest": len(view.cells) - MANY,
+        }
+
+    def _values(self, view: View, cell: Cell) -> list[Value]:
+        return [
+            value
+            for meter in (TIME, MEMORY)
+            for value in (view.value(cell, meter), view.ratio(cell, meter, self.reference))
+        ]

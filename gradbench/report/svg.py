@@ -1,8 +1,8 @@
 """A matplotlib figure as inline SVG: in the page's colours, its marks tied to their cells."""
 
-import re
 from io import StringIO
 from typing import Final
+from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
 from markupsafe import Markup
@@ -10,12 +10,17 @@ from matplotlib.figure import Figure
 
 from .figures import PAGE
 
-_LINK: Final = re.compile(r'<a xlink:href="cell:(\d+)\|([^"]*)"[^>]*>(.*?)</a>', re.DOTALL)
+SVG: Final = "{http://www.w3.org/2000/svg}"
+HREF: Final = "{http://www.w3.org/1999/xlink}href"
 _COLOURS: Final = {
     colour: f"var(--{name})" if name != "ink" else "currentColor"
     for name, colour in PAGE.names().items()
 }
-_COLOUR: Final = re.compile("|".join(map(re.escape, _COLOURS)))
+# Characters that a name may have and XML may not (section 2.2 of its specification).
+_NOT_XML: Final = dict.fromkeys(
+    [*range(9), 11, 12, *range(14, 32), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF],
+    "\N{REPLACEMENT CHARACTER}",
+)
 
 
 def inline(figure: Figure, *, mark: str, label: str) -> Markup:
@@ -27,19 +32,49 @@ def inline(figure: Figure, *, mark: str, label: str) -> Markup:
     buffer = StringIO()
     with mpl.rc_context({"svg.hashsalt": mark, "svg.fonttype": "none", "text.parse_math": False}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    drawn = buffer.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
-    drawn = re.sub(r"<!--.*?-->\s*", "", drawn, flags=re.DOTALL)  # the text that follows, again
-    title = Markup('<svg viewBox="{}" role="img" aria-label="{}">')
-    viewbox = re.search(r'viewBox="([^"]*)"', drawn)
-    assert viewbox is not None
-    drawn = str(title.format(viewbox[1], label)) + drawn[drawn.index(">") + 1 :]
-    drawn = re.sub(r"font-family: [^;]*; ?", "", drawn)  # the page has its own
-    drawn = _COLOUR.sub(lambda match: _COLOURS[match[0]], drawn)
-    drawn = _LINK.sub(r'<g class="mark" data-cell="\1"><title>\2</title>\3</g>', drawn)
-    drawn = re.sub(r'(<[a-zA-Z][^<>]*?\s)id="', rf'\g<1>id="{mark}-', drawn)
-    drawn = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{mark}-", drawn)
-    drawn = re.sub(r">\s+<", "><", drawn)
-    drawn = re.sub(r"\s{2,}", " ", drawn)
-    return Markup(drawn)  # noqa: S704 # matplotlib escapes the text that it draws
+    drawn = buffer.getvalue().translate(_NOT_XML)
+    root = ET.fromstring(drawn)  # noqa: S314 # matplotlib's own; comments are left out
+    for metadata in root.findall(f"{SVG}metadata"):
+        root.remove(metadata)
+    for element in root.iter():
+        _adapt(element, mark)
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
+    return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704 # escaped by the line itself
+
+
+def _adapt(element: ET.Element, mark: str) -> None:
+    """Make an element one of HTML's, in the page's colours, with ids of this figure's own."""
+    element.tag = element.tag.removeprefix(SVG)
+    element.text, element.tail = (
+        None if text is None or text.isspace() else text for text in (element.text, element.tail)
+    )
+    link = element.attrib.pop(HREF, "")
+    element.attrib = {
+        name: _value(name, " ".join(value.split()), mark) for name, value in element.attrib.items()
+    }
+    if link.startswith("#"):
+        element.attrib = {"xlink:href": f"#{mark}-{link[1:]}", **element.attrib}
+    elif link.startswith("cell:"):
+        number, _, words = link.removeprefix("cell:").partition("|")
+        element.tag, element.attrib = "g", {"class": "mark", "data-cell": number}
+        title = ET.Element("title")
+        title.text = words
+        element.insert(0, title)
+
+
+def _value(name: str, value: str, mark: str) -> str:
+    if name == "id":
+        return f"{mark}-{value}"
+    if name == "style":
+        return _style(value)
+    return _COLOURS.get(value, value.replace("url(#", f"url(#{mark}-"))
+
+
+def _style(text: str) -> str:
+    """Return declarations in the page's colours, and without a font: the page has its own."""
+    pairs = (declaration.strip().partition(": ") for declaration in text.split(";"))
+    return "; ".join(
+        f"{name}: {_COLOURS.get(value, value)}"
+        for name, _, value in pairs
+        if name and name != "font-family"
+    )

@@ -33,6 +33,25 @@ class Script:
 
 def render(template: str, *, script: Script | None = None, **context: Any) -> str:
     """Return one self-contained HTML page from a template that extends ``shell.html.j2``."""
+    return (
+        _templates()
+        .get_template(template)
+        .render(
+            version=__version__,
+            style=Markup(_text("page.css")),  # noqa: S704 # our own file
+            script=script,
+            colours=_colours(),
+            **context,
+        )
+    )
+
+
+def fragment(template: str, **context: Any) -> str:
+    """Return a part of a page, in nobody's colours, from a template of its own."""
+    return _templates().get_template(template).render(**context)
+
+
+def _templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("gradbench.report"),
         autoescape=True,
@@ -46,13 +65,7 @@ def render(template: str, *, script: Script | None = None, **context: Any) -> st
         "size": format_units.size,
         "count": format_units.count,
     }
-    return environment.get_template(template).render(
-        version=__version__,
-        style=Markup(_text("page.css")),  # noqa: S704 # our own file
-        script=script,
-        colours=_colours(),
-        **context,
-    )
+    return environment
 
 
 def _fact(value: Fact, name: str) -> str:

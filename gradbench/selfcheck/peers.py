@@ -5,11 +5,10 @@ import os
 import subprocess
 import sys
 import tempfile
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
-from typing import Final
 
 from scipy import stats
 
@@ -82,7 +81,8 @@ def _pytest_trials(
 ) -> Iterator[tuple[float, list[float], list[float]]]:
     """Run pytest-benchmark as its users do, in a session of its own, and yield its raw rounds."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "test_peer.py").write_text(_PEER, "utf-8")
+        ours = files(__package__).joinpath("peer_benchmarks.py")
+        (Path(folder) / "test_peer.py").write_text(ours.read_text("utf-8"), "utf-8")
         answer = Path(folder) / "answer.json"
         asked = json.dumps({"count": count, "injections": list(injections)})
         subprocess.run(
@@ -109,40 +109,3 @@ def _pytest_trials(
     for trial in range(count):
         for injected in injections:
             yield injected, sides[trial, injected, "base"], sides[trial, injected, "variant"]
-
-
-_PEER: Final = textwrap.dedent(
-    '''
-    """Two benchmarks a trial, run one after the other."""
-
-    import json, os, time
-
-    import pytest
-    from gradbench.workloads.models import MODELS
-    from gradbench.experiment.plan import Plan
-    from gradbench.selfcheck import trials
-    from gradbench.selfcheck.effort import TINY
-
-    ASKED = json.loads(os.environ["GRADBENCH_PEER"])
-    SIDES = [
-        (trial, injected, side)
-        for trial in range(ASKED["count"])
-        for injected in ASKED["injections"]
-        for side in ("base", "variant")
-    ]
-
-    @pytest.fixture(scope="session")
-    def prepared():
-        bench = trials.prepare(TINY, MODELS[TINY.model], Plan())
-        return bench, trials.measure_pad(time.perf_counter_ns)
-
-    @pytest.mark.parametrize(("trial", "injected", "side"), SIDES)
-    def test_step(trial, injected, side, prepared, benchmark):
-        bench, pad = prepared
-        extra = pad.iterations(injected * bench.typical_ns) if injected and side == "variant" else 0
-        benchmark.extra_info |= {"trial": trial, "injected": injected, "side": side}
-        arm = trials.padded(bench.arm, extra)
-        with arm.held():
-            benchmark(arm.step)
-    '''
-)

@@ -22,6 +22,7 @@ from builders import (
     timed,
     write_run,
 )
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from gradbench import Report
@@ -39,6 +40,7 @@ from gradbench.report import (
     headline,
     run_differences,
     sparklines,
+    svg,
 )
 from gradbench.stats.verdicts import Verdict
 
@@ -407,3 +409,10 @@ def test_a_notebook_shows_names_as_text():
 def test_a_report_writes_its_page(tmp_path):
     path = Report(NORMAL).write(tmp_path / "page.html")
     assert path.read_text("utf-8") == Report(NORMAL).html()
+
+
+def test_a_figure_of_a_name_that_xml_cannot_hold_is_drawn_all_the_same():
+    figure = Figure()
+    figure.text(0, 0, "bell \a and half a pair \ud800 & <b>")
+    drawn = svg.inline(figure, mark="m", label="\a name")
+    assert "bell � and half a pair � &amp; &lt;b&gt;" in drawn

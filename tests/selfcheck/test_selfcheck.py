@@ -10,7 +10,7 @@ from gradbench.records.selfcheck import Check
 from gradbench.selfcheck import checks as selfcheck
 from gradbench.selfcheck.checks import summarise
 from gradbench.selfcheck.effort import TINY, Effort, Subject, paired_ratio
-from gradbench.selfcheck.peers import differ
+from gradbench.selfcheck.peers import _pytest_trials, differ
 from gradbench.selfcheck.trials import Pad, Trial, measure_pad, padded, waste
 from gradbench.stats.estimates import Estimate
 
@@ -158,3 +158,11 @@ def test_a_small_self_check_runs_end_to_end_and_memory_matches_arithmetic(tmp_pa
     assert any("neighbour" in name for name in by_name)
     assert {"cpu", "cores", "torch", "load_before", "load_after", "when"} <= facts.keys()
     assert len(said) >= 7
+
+
+def test_the_benchmarks_given_to_pytest_benchmark_run_and_are_read_back():
+    (trial,) = _pytest_trials(1, 0.02, [0.5])
+    injected, base, variant = trial
+    assert injected == 0.5
+    assert min(len(base), len(variant)) >= 5
+    assert min(*base, *variant) > 0
