@@ -151,9 +151,9 @@ def perform(
         if part.name == "gate" and statuses.get("run", ExitStatus.OK) != ExitStatus.OK:
             continue
         ended = call(part)
-        told = bool(part.verdicts) and _is_json(ended.output)
-        statuses[part.name] = _status(part, ended, told=told)
-        if told:
+        has_verdicts = bool(part.verdicts) and _is_json(ended.output)
+        statuses[part.name] = _status(part, ended, has_verdicts=has_verdicts)
+        if has_verdicts:
             verdicts.append(folder / part.verdicts)
             _write(verdicts[-1], ended.output)
     runs, _ = Store(folder / RESULTS).load_all()  # of a run that was cut short, what there is
@@ -188,8 +188,8 @@ def _tell(
     return job
 
 
-def _status(part: Part, ended: Ended, *, told: bool) -> int:
-    """Return what a part's exit status means, given whether it told verdicts.
+def _status(part: Part, ended: Ended, *, has_verdicts: bool) -> int:
+    """Return what a part's exit status means, given whether it has verdicts.
 
     Without verdicts there is none that could be good or bad: Python itself ends with 1 where a
     program cannot so much as start.
@@ -197,7 +197,9 @@ def _status(part: Part, ended: Ended, *, told: bool) -> int:
     needs_verdicts = {ExitStatus.REGRESSION, ExitStatus.INCONCLUSIVE}
     if part.verdicts:
         needs_verdicts.add(ExitStatus.OK)
-    return ExitStatus.BROKEN if ended.status in needs_verdicts and not told else ended.status
+    return (
+        ExitStatus.BROKEN if ended.status in needs_verdicts and not has_verdicts else ended.status
+    )
 
 
 def _fresh(folder: Path) -> None:

@@ -16,7 +16,7 @@ class ExitStatus(IntEnum):
     INCONCLUSIVE = 3
     NO_BASELINE = 4
     NOTHING_MEASURED = 5
-    CANNOT_TELL = 6  # the self-test failed on this machine, so nothing was judged
+    SELF_TEST_FAILED = 6  # the self-test failed on this machine, so nothing was judged
     BROKEN = 70  # a fault of gradbench, not an answer; EX_SOFTWARE of sysexits.h
     INTERRUPTED = 128 + signal.SIGINT  # as shells report a signal
     NO_READER = 128 + signal.SIGPIPE  # of what it prints: ``| head -1``
@@ -47,7 +47,7 @@ _WORDS: Final[Mapping[ExitStatus, str]] = {
     ExitStatus.INCONCLUSIVE: "something is inconclusive",
     ExitStatus.NO_BASELINE: "no comparable baseline",
     ExitStatus.NOTHING_MEASURED: "nothing was measured",
-    ExitStatus.CANNOT_TELL: "this machine failed the self-test",
+    ExitStatus.SELF_TEST_FAILED: "this machine failed the self-test",
     ExitStatus.BROKEN: "broke: a fault of gradbench, and no answer",
     ExitStatus.INTERRUPTED: "was interrupted",
     ExitStatus.NO_READER: "nobody read what it printed",

@@ -16,7 +16,7 @@ BANNED = {
     r"off by": "max error",
     r"can(?:not|(?: this)? machine) tell": "validates, detects",
     r"figures that repeat": "deterministic metrics",
-    r"(?:for (?:the )?|became )worse": "a regression",
+    r"change for (?:the )?worse": "a regression",
     r"what may pass": "regression thresholds and exit codes",
     r"doors?": "way to use it, command, plugin",
     r"the host decides": "host-bound",

@@ -132,7 +132,9 @@ def possible_interference(run: Run) -> list[str]:
     The one list: page, terminal, Markdown and annotations print it.
     """
     facts = run.environment.facts
-    lines = [f"{found.name}: {found.sentence}; {found.remedy}" for found in before_a_run(facts)]
+    lines = [
+        f"{warning.name}: {warning.sentence}; {warning.remedy}" for warning in before_a_run(facts)
+    ]
     lines += [
         f"mixed machines: {name} is {value}"
         for name, value in facts.items()

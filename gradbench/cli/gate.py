@@ -191,7 +191,7 @@ def _prove() -> None:
         err.print(
             "[red]gradbench:[/red] the self-test failed: a gate on this machine proves nothing"
         )
-        raise typer.Exit(ExitStatus.CANNOT_TELL)
+        raise typer.Exit(ExitStatus.SELF_TEST_FAILED)
 
 
 def show(decision: "GateResult", *, everything: bool) -> None:

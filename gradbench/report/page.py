@@ -120,8 +120,8 @@ def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, obje
     run = view.run
     facts = run.environment.facts
     devices = ("cpu", *(cell.device for cell in view.cells))
-    found = dict.fromkeys(processor(facts, device) for device in devices)
-    processors = [str(one) for one in found if one is not None]
+    names = dict.fromkeys(processor(facts, device) for device in devices)
+    processors = [str(one) for one in names if one is not None]
     return {
         "mark": mark,
         "name": run.name,
