@@ -98,10 +98,6 @@ class SavedTensors:
         """Return bytes by module path, most first."""
         return _totals((saved.module, saved.nbytes) for saved in self.saved)
 
-    def by_line(self) -> dict[str, int]:
-        """Return bytes by line of the user's code, most first."""
-        return _totals((saved.line, saved.nbytes) for saved in self.saved)
-
     def __enter__(self) -> Self:
         self._where.__enter__()
         self._hooks.__enter__()

@@ -11,7 +11,6 @@ from torch import Tensor
 
 T = TypeVar("T")
 Verdict = Literal["holds", "holds with a qualification", "fails", "not testable"]
-Answer = Verdict | Literal["yes", "no"]
 
 
 class Absent(Exception):

@@ -41,8 +41,7 @@ class Estimate:
         """Smallest relative change that would have been seen four times in five.
 
         Half-width times (z(0.975) + z(0.8)) / z(0.975), the usual power calculation for a
-        normal estimator (Cohen 1988, section 2.4), and never below `MIN_DETECTABLE_EFFECT`. Of
-        `process_interval` over five processes it is a little short: seen 77 times in 100.
+        normal estimator (Cohen 1988, section 2.4), and never below `MIN_DETECTABLE_EFFECT`.
         """
         if self.exact:
             return 0.0
@@ -146,32 +145,6 @@ def p_value(candidate: Floats, reference: Floats) -> float:
         raise ValueError("no rounds: there is nothing to test")
     fewer = min(int((logs <= 0).sum()), int((logs >= 0).sum()), n // 2)
     return min(1.0, 2 * float(special.bdtr(fewer, n, 0.5)))
-
-
-def process_interval(values: Floats, *, confidence: float = 0.95) -> Estimate:
-    """Return the geometric mean of ``values`` (processes,) with Student's t interval of the logs.
-
-    One number per process or, of a comparison, one ratio per pair of processes: rounds of one
-    process share one memory layout, drawn at random, so the process is what is replicated (Kalibera
-    & Jones 2013, Rigorous Benchmarking in Reasonable Time). Logs make the reciprocal's interval
-    the interval's reciprocal. Raise ValueError for fewer than two, or one that is not positive.
-    """
-    n = len(values)
-    if n < 2:
-        raise ValueError(f"{n} processes: their spread takes two at least")
-    if values.min() <= 0:
-        raise ValueError("values must be positive")
-    logs = np.sort(np.log(values))  # sorted: their sum must not depend on the order they came in
-    point = float(logs.mean())
-    error = float(logs.std(ddof=1)) / math.sqrt(n)
-    half = -float(special.stdtrit(n - 1, (1 - confidence) / 2)) * error
-    return Estimate(
-        point=math.exp(point),
-        low=math.exp(point - half),
-        high=math.exp(point + half),
-        confidence=confidence,
-        rounds=n,
-    )
 
 
 def hodges_lehmann(values: Floats, *, confidence: float = 0.95) -> Estimate:

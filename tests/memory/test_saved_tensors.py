@@ -58,9 +58,9 @@ def test_the_line_is_the_users_own_and_not_torchs() -> None:
     model = nn.Sequential(nn.Sigmoid())
     with SavedTensors(apart=[x]) as saved:
         model(x)
-    (line,) = saved.by_line()
-    assert line.startswith("test_saved_tensors.py:")
-    assert line.endswith(" in test_the_line_is_the_users_own_and_not_torchs")
+    (one,) = saved.saved
+    assert one.line.startswith("test_saved_tensors.py:")
+    assert one.line.endswith(" in test_the_line_is_the_users_own_and_not_torchs")
 
 
 def test_fake_tensors_are_told_apart_though_they_have_no_addresses() -> None:
