@@ -9,24 +9,24 @@ from pathlib import Path
 from gradbench.records import selfcheck
 
 TEXT = """\
-# Can it tell? The self-check
+# Validating the measurement: the self-check
 
-`gradbench selfcheck` holds the measuring against answers that are known, on the machine it runs on:
+`gradbench selfcheck` checks the measurement against known answers, by A/A tests and injected slowdowns, on
+the machine it runs on:
 
 - **Equal arms** must come out equal. A step is compared with itself, many times; a 95% interval
   should exclude 1 in about 5% of the trials, not more.
-- **Injected work** must be found. An empty loop of known cost follows the step on one side.
+- **Injected slowdowns** must be detected. An empty loop of known cost follows the step on one side.
 - **Memory** must match arithmetic, to the byte.
 - The timing loop's own cost, what interleaving does to a ratio against long separate blocks, what
   `torch.utils.benchmark.Timer` says of the same step, and how far identical processes differ, with
   malloc pinned and not.
-- The same questions, asked of Timer and of pytest-benchmark as they are used: two runs, one after
-  the other.
+- The same tests, with Timer and with pytest-benchmark as they are used: two runs, one after the other.
 
 It takes under two minutes; `--thorough` takes more than a quarter of an hour and runs nightly
-(`.github/workflows/nightly.yml`). Answers go to `results/selfcheck.json` and onto every page.
+(`.github/workflows/nightly.yml`). The results go to `results/selfcheck.json` and onto every page.
 
-## What it found
+## Results
 
 Printed by `gradbench selfcheck --thorough`, written here by `tools/selfcheck_doc.py`:
 {where}.{note}
