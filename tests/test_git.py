@@ -25,7 +25,7 @@ def test_a_refusal_is_one_line_in_git_s_words_and_the_user_s_error(repository):
     assert "\n" not in str(refused.value)
 
 
-def test_without_git_that_is_what_is_said(monkeypatch, tmp_path):
+def test_a_missing_git_is_the_reason_given(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(GitError, match="git cannot be run: No such file"):
         git("status")

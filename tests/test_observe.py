@@ -89,7 +89,7 @@ def test_what_observe_says_is_what_backward_does(batch):
         assert set(seen.without_gradient) == missing
 
 
-def test_parameters_that_are_not_used_or_lead_nowhere_are_told_apart(batch):
+def test_parameters_that_are_not_used_or_lead_nowhere_are_distinguished(batch):
     model = nn.ModuleDict({"used": nn.Linear(4, 1), "idle": nn.Linear(4, 1, bias=False)})
 
     def call(module, x):
@@ -139,7 +139,7 @@ def test_a_training_step_that_runs_backward_itself_reaches_its_parameters(batch)
         assert seen.saved > 0
 
 
-def test_a_step_that_forgets_backward_is_told(batch):
+def test_a_step_that_forgets_backward_is_reported(batch):
     model = mlp(4, 2)
     model(batch).sum().backward()  # gradients from before are no excuse
 
@@ -150,7 +150,7 @@ def test_a_step_that_forgets_backward_is_told(batch):
     assert list(seen.without_gradient) == ["0.weight", "0.bias"]
 
 
-def test_a_leak_of_the_grad_bit_is_told_and_put_right(batch):
+def test_a_leak_of_the_grad_bit_is_reported_and_put_right(batch):
     def leaky(x):
         torch.set_grad_enabled(False)
         return x
@@ -162,7 +162,7 @@ def test_a_leak_of_the_grad_bit_is_told_and_put_right(batch):
     assert "LEAKED: left with grad off" in repr(seen)
 
 
-def test_a_leak_through_a_suspended_generator_is_told():
+def test_a_leak_through_a_suspended_generator_is_reported():
     def leaky():
         with torch.no_grad():
             yield
@@ -187,7 +187,7 @@ def test_the_state_is_put_back_after_an_error_too_and_the_error_comes_through():
     assert gradbench.observe(lambda: None).saved == 0
 
 
-def test_switches_are_told_in_order_with_their_lines(batch):
+def test_switches_are_reported_in_order_with_their_lines(batch):
     def call(x):
         with torch.no_grad():
             x = x + 1

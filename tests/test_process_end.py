@@ -50,7 +50,7 @@ def test_neither_a_warning_before_nor_a_stack_after_hides_the_error(output, word
     assert last_words(output) == words
 
 
-def test_real_processes_are_told_as_they_ended():
+def test_real_processes_are_reported_as_they_ended():
     def told(program):
         done = subprocess.run(
             [sys.executable, "-X", "faulthandler", "-c", program],

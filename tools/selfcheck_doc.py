@@ -11,8 +11,8 @@ from gradbench.records import selfcheck
 TEXT = """\
 # Validating the measurement: the self-check
 
-`gradbench selfcheck` checks the measurement against known answers, by A/A tests and injected slowdowns, on
-the machine it runs on:
+`gradbench selfcheck` checks the measurement against known answers, by A/A tests and injected
+slowdowns, on the machine it runs on:
 
 - **Equal arms** must come out equal. A step is compared with itself, many times; a 95% interval
   should exclude 1 in about 5% of the trials, not more.
@@ -21,7 +21,8 @@ the machine it runs on:
 - The timing loop's own cost, what interleaving does to a ratio against long separate blocks, what
   `torch.utils.benchmark.Timer` says of the same step, and how far identical processes differ, with
   malloc pinned and not.
-- The same tests, with Timer and with pytest-benchmark as they are used: two runs, one after the other.
+- The same tests, with Timer and with pytest-benchmark as they are used: two runs, one after the
+  other.
 
 It takes under two minutes; `--thorough` takes more than a quarter of an hour and runs nightly
 (`.github/workflows/nightly.yml`). The results go to `results/selfcheck.json` and onto every page.

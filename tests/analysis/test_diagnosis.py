@@ -62,7 +62,7 @@ def test_a_calm_measurement_has_no_finding():
         ({"throttled_share": 0.5}, "throttling", "50%"),
     ],
 )
-def test_a_note_beyond_its_threshold_is_told_with_a_remedy(notes, name, words):
+def test_a_note_beyond_its_threshold_is_reported_with_a_remedy(notes, name, words):
     (finding,) = diagnose(timed(**notes))
     assert finding.name == name
     assert words in finding.sentence
@@ -120,12 +120,12 @@ def test_a_good_machine_spoils_nothing():
         ("torch_debug", True, "debug build"),
     ],
 )
-def test_what_would_spoil_a_run_is_told_before_it(fact, value, name):
+def test_possible_interference_is_reported_before_a_run(fact, value, name):
     (finding,) = before_a_run(GOOD_FACTS | {fact: value})
     assert finding.name == name
 
 
-def test_facts_that_are_unknown_spoil_nothing():
+def test_facts_that_are_unknown_are_no_interference():
     assert before_a_run({"cpu_governor": "unknown: no such file"}) == []
 
 
@@ -145,7 +145,7 @@ def test_what_the_environment_says_is_possible_interference(facts, words):
     assert line.startswith(words)
 
 
-def test_a_symptom_is_said_once_with_the_blocks_that_show_it():
+def test_a_symptom_is_reported_once_with_the_blocks_that_show_it():
     cells = [c for size in (1, 2, 3) for c in block(["no_grad"], batch_size=size)]
     run = run_of([started(cells), *(timed_as(c, [100] * 90, steal=0.5) for c in cells)])
     (line,) = possible_interference(run)

@@ -18,7 +18,7 @@ from gradbench.analysis.run_sentences import leaks, predicted, reasons, spent
 from gradbench.records.measurements import Measurement
 
 
-def test_a_reason_is_said_once_with_the_cells_it_holds_for():
+def test_a_reason_is_reported_once_with_the_cells_it_holds_for():
     (sentence,) = reasons(run(refused_block("no grad_fn")[2:6]))
     assert sentence == (
         "cannot train: training[cpu-mlp_tiny-b8-global_off], training[cpu-mlp_tiny-b8-no_grad]: "
@@ -32,7 +32,7 @@ def test_beyond_three_cells_the_rest_are_counted():
     assert "inference[cpu-mlp_tiny-b8-no_grad] and 5 more: x" in sentence
 
 
-def test_reasons_and_causes_that_differ_are_said_apart_in_their_order():
+def test_reasons_and_causes_that_differ_are_reported_apart_in_their_order():
     said = list(
         reasons(
             run(
@@ -57,7 +57,7 @@ def test_where_nothing_was_refused_there_is_nothing_to_say(outcomes):
     assert list(reasons(run(outcomes))) == []
 
 
-def test_the_time_is_said_by_phase_with_the_harness_s_share():
+def test_the_time_is_reported_by_phase_with_the_harness_s_share():
     words = spent(run_of([started([]), ended(timing=3.0, memory=5.0, harness=2.0)]))
     assert words == (
         "10.0 s: timing 3.0 s, memory 5.0 s, harness 2.0 s; the harness's own share 20%, "
@@ -137,7 +137,7 @@ def leaked(cell, nbytes, **notes):
     )
 
 
-def test_each_leak_is_told_with_its_cell_and_who_made_it():
+def test_each_leak_is_reported_with_its_cell_and_who_made_it():
     found = run([leaked(ON, 4096, kept="4,096 B a step made by aten::mean"), leaked(OFF, 0)])
     assert leaks(found) == [
         "leak: inference[cpu-mlp_tiny-b8-global_on] leaves 4,096 B behind each step: "

@@ -107,7 +107,7 @@ def test_a_step_that_broke_is_annotated_beside_the_verdicts(tmp_path):
     assert "crashed::signal 11 (step_time)" in job.annotations.read_text("utf-8")
 
 
-def test_a_run_in_which_every_step_broke_is_told(tmp_path):
+def test_a_run_in_which_every_step_broke_is_reported(tmp_path):
     broken = [skipped(cell(), meter=m, cause="crashed", reason="signal 11") for m in ("a", "b")]
     job = do(tmp_path, Calls(tmp_path, outcomes=broken))
     assert 'errors="2"' in job.junit.read_text("utf-8")
@@ -115,7 +115,7 @@ def test_a_run_in_which_every_step_broke_is_told(tmp_path):
     assert "signal 11" in job.summary.read_text("utf-8")
 
 
-def test_of_a_run_that_was_killed_what_there_is_is_told(tmp_path):
+def test_of_a_run_that_was_killed_what_there_is_is_reported(tmp_path):
     def call(part):
         with Store(tmp_path / ci_job.RESULTS).create() as writer:
             for record in run_of_outcomes(measured_block()).records[:3]:
@@ -137,7 +137,7 @@ def test_a_gate_without_a_run_is_left_out_and_the_comparison_is_not(tmp_path):
     assert "::error title=gradbench run::a mistake" in job.annotations.read_text("utf-8")
 
 
-def test_a_part_that_printed_no_verdicts_is_told_by_its_status(tmp_path):
+def test_a_part_that_printed_no_verdicts_is_reported_by_its_status(tmp_path):
     calls = Calls(tmp_path, gate=(4, None), compare=(-9, None))
     job = do(tmp_path, calls, base="main", baselines=["b.jsonl"])
     assert job.status == -9
@@ -248,7 +248,7 @@ def test_under_github_summary_annotations_and_outputs_go_where_it_looks(
     assert (tmp_path / "output").read_text("utf-8") == "status=1\nfolder=gradbench-ci\n"
 
 
-def test_elsewhere_the_console_says_what_came_of_it_and_where_it_is_told(command):
+def test_elsewhere_the_console_prints_the_result_and_where_it_is_written(command):
     result = command("--fail-on", "never", "--baseline", "b.jsonl", gate=(1, [row()]))
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [

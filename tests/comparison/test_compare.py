@@ -234,7 +234,7 @@ def trees(project, tmp_path):
         yield base, candidate
 
 
-def test_sides_of_another_torch_are_told_apart_in_words(trees):
+def test_sides_of_another_torch_are_named_apart(trees):
     comparison = versions.Comparison(*trees, effort=QUICK, inputs={})
     comparison.facts = {key: {"torch": "2.13.0", "python": "3.11.7"} for key in checkouts.SIDES}
     assert comparison.unlike() == ""
@@ -261,7 +261,7 @@ def test_a_model_from_elsewhere_is_refused_for_it_would_be_the_same_code(trees):
         )
 
 
-def test_an_interpreter_that_cannot_start_is_said_in_one_line(project):
+def test_an_interpreter_that_cannot_start_is_reported_in_one_line(project):
     nowhere = str(project / "no python")
     with (
         checkouts.checked_out_versions(here=project, revision="HEAD", base_python=nowhere) as found,
@@ -310,7 +310,7 @@ def test_modules_are_imported_from_where_the_user_stands_and_from_src(tmp_path):
 # The command
 
 
-def test_cells_that_this_machine_cannot_run_are_told_with_their_reason(project, compare):
+def test_cells_that_this_machine_cannot_run_are_reported_with_their_reason(project, compare):
     asked = ("--model", "nets:make", "--input", "4,8", "--workload", "inference", "--threads", 9999)
     answer = compare("--base", "HEAD", *asked, "--json")
     assert answer.exit_code == ExitStatus.NOTHING_MEASURED

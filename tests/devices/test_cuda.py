@@ -310,7 +310,7 @@ def test_an_index_beyond_the_last_device_is_unavailable(fake):
         devices.find("cuda:2").check()
 
 
-def test_no_device_and_no_cuda_build_are_told_apart(fake):
+def test_no_device_and_no_cuda_build_are_distinguished(fake):
     fake.count = 0
     with pytest.raises(DeviceUnavailable, match="finds no CUDA device"):
         devices.find("cuda").check()
@@ -842,7 +842,7 @@ def sampled(driver, looks, clock=None):
         (0x01 | 0x40, True),
     ],
 )
-def test_throttling_is_told_from_settings_and_idleness(bits, throttled):
+def test_throttling_is_distinguished_from_settings_and_idleness(bits, throttled):
     assert sampled(FakeNvml(reasons=[bits]), 3)["throttled_share"] == float(throttled)
 
 

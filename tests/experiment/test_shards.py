@@ -177,7 +177,7 @@ def test_models_of_the_users_with_other_inputs_are_refused():
         merge([ours, theirs])
 
 
-def test_a_missing_shard_and_one_cut_short_are_said():
+def test_a_missing_shard_and_one_cut_short_are_reported():
     cut = run_of([THEIRS.records[0], environment(), *THEIRS.outcomes[:2]], name="cut", sealed=False)
     cut = run_of(
         [replace(cut.records[0], shard="2/3"), OURS.environment, *cut.outcomes], name="cut"

@@ -104,13 +104,13 @@ def test_a_run_without_a_number_is_refused_by_what_takes_only_numbers(name):
 
 
 @pytest.mark.parametrize("name", ["markdown", "junit", "annotations"])
-def test_a_run_in_which_everything_broke_is_told_by_what_takes_reasons(name):
+def test_a_run_in_which_everything_broke_is_reported_by_what_takes_reasons(name):
     broken = [skipped(one, cause="crashed", reason="signal 11") for one in block()]
     assert "signal 11" in content(name, run_of([started(block()), environment(), *broken]))
 
 
 @pytest.mark.parametrize("name", ["github-action-benchmark", "bencher", "pyperf", "asv", "otava"])
-def test_what_has_no_number_is_left_out_and_said(name):
+def test_what_has_no_number_is_left_out_and_reported(name):
     left_out = export(name, [measured()]).left_out
     assert sum("cannot train" in line for line in left_out) == 8
     assert all("training[" not in text for text in export(name, [measured()]).files.values())
@@ -235,7 +235,7 @@ def test_pyperf_loads_every_number_above_0_in_its_own_units():
     assert suite.get_metadata()["hostname"] == "ci"
 
 
-def test_pyperf_takes_no_0_and_no_energy_so_those_are_said():
+def test_pyperf_takes_no_0_and_no_energy_so_those_are_reported():
     energy = Measurement(
         cell=cell(), meter="energy", unit="uJ", values=(5, 6), iterations=1, exact=False
     )
@@ -573,7 +573,7 @@ def test_a_change_of_one_byte_shows():
     assert "1,000 B → 1,100 B" in text
 
 
-def test_a_verdict_without_numbers_is_told_by_its_reason():
+def test_a_verdict_without_numbers_is_reported_by_its_reason():
     row = figure_verdict(
         Verdict.INCONCLUSIVE, change=None, baseline=None, candidate=None, reason="not comparable"
     )
@@ -663,5 +663,5 @@ def test_a_format_tells_verdicts_or_says_that_it_cannot(name):
     assert "worse" in text
 
 
-def test_that_nothing_was_judged_is_said():
+def test_that_nothing_was_judged_is_reported():
     assert markdown.summary([], verdicts=Verdicts()) == "## gradbench: nothing was judged\n\n"

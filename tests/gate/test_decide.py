@@ -127,7 +127,7 @@ def test_equal_arms_instructions_may_differ_by_what_equal_arms_do():
 @pytest.mark.parametrize(
     ("fact", "value"), [("torch", "2.12.0"), ("cpu_capability", "AVX512"), ("protocol", 2)]
 )
-def test_bytes_of_another_torch_or_isa_are_not_compared_and_that_is_said(fact, value):
+def test_bytes_of_another_torch_or_isa_are_not_compared_and_that_is_reported(fact, value):
     decision = decide([run([saved(1)], **{fact: value})], [run([saved(2)])])
     assert decision.status() is ExitStatus.NO_BASELINE
     (not_compared,) = decision.not_compared

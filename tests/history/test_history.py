@@ -77,7 +77,7 @@ def test_a_key_that_is_none_is_refused(text):
         points.cell_of(text)
 
 
-def test_figures_of_an_axis_unknown_here_are_left_out_and_said():
+def test_figures_of_an_axis_unknown_here_are_left_out_and_reported():
     figures = history.of([at(0), at(1)])
     frame = figures.frame.copy()
     frame.loc[0, "cell"] = frame.loc[0, "cell"].replace("{", '{"moon":"full",')
@@ -118,7 +118,7 @@ def test_a_series_survives_a_renamed_test():
     assert {len(s.values) for s in series_of(runs)} == {2}
 
 
-def test_a_model_with_a_new_name_goes_on_where_that_is_said():
+def test_a_model_with_a_new_name_goes_on_where_that_is_declared():
     runs = [run_at(n, measured_block(model=m)) for n, m in enumerate(["a:make", "b:make"])]
     assert {len(s.values) for s in series_of(runs)} == {1}
     joined = series_of(runs, renamed={"a:make": "b:make"})
@@ -200,7 +200,7 @@ def test_bytes_of_two_builds_of_one_torch_are_one_build_on_the_cpu():
     assert [change.at for change in one(runs, "peak_transient").changes] == list(range(1, 8))
 
 
-def test_protocols_never_mix_and_an_old_one_is_said():
+def test_protocols_never_mix_and_an_old_one_is_reported():
     series = series_of([at(n, protocol=n % 2) for n in range(4)])
     assert {len(s.values) for s in series} == {2}
     assert {s.where for s in series if s.meter == "peak_transient"} == {"", "protocol 0"}
@@ -238,14 +238,14 @@ def test_a_byte_more_is_a_change_at_once_and_each_build_says_so():
     assert changes[1].since == f"{4:040x}"
 
 
-def test_a_figure_that_was_nothing_has_no_ratio_and_is_told_all_the_same():
+def test_a_figure_that_was_nothing_has_no_ratio_and_is_reported_all_the_same():
     found = one([at(0, size=0), at(1, size=8)], "peak_transient")
     (change,) = found.changes
     assert change.ratio is None
     assert "from nothing (+8 bytes)" in series_text.sentence(found, change)
 
 
-def test_a_figure_that_doubles_is_told_as_a_factor():
+def test_a_figure_that_doubles_is_reported_as_a_factor():
     found = one([at(0, size=64), at(1, size=160)], "peak_transient")
     assert "worse × 2.500 (+96 bytes)" in series_text.sentence(found, found.changes[0])
 

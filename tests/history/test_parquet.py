@@ -225,7 +225,7 @@ def test_a_folder_without_parquet_is_no_pack(tmp_path):
         parquet.read(str(tmp_path))
 
 
-def test_without_pyarrow_the_remedy_is_said(tmp_path, monkeypatch):
+def test_without_pyarrow_the_remedy_is_reported(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(parquet.NeedsPyarrow, match=r"pip install 'torch-gradbench\[parquet\]'"):
         parquet.pack(RUNS, str(tmp_path))

@@ -143,7 +143,7 @@ def test_a_file_of_a_newer_schema_is_named_each_time_and_left_where_it_is(folder
     assert path.is_file()
 
 
-def test_a_run_that_is_still_written_is_left_out_and_said(folder):
+def test_a_run_that_is_still_written_is_left_out_and_reported(folder):
     with Store(folder).create() as writer:
         writer.write(started(block()))
         figures = Index(folder).read()
@@ -207,7 +207,7 @@ def test_a_run_that_lies_there_twice_counts_once_and_still_when_one_goes(tmp_pat
     assert figures.warnings == []
 
 
-def test_two_runs_of_one_name_are_said(tmp_path, runs):
+def test_two_runs_of_one_name_are_reported(tmp_path, runs):
     write_run(runs[0], tmp_path / "a")
     write_run(run_at(0, [counted(block()[0], 8)]), tmp_path / "b")
     figures = Index(tmp_path).read()
@@ -249,7 +249,7 @@ def test_a_latency_is_three_figures(tmp_path):
     assert {"latency_p50", "latency_p90", "latency_p99"} < meters
 
 
-def test_a_file_whose_name_is_no_utf_8_is_said_and_the_others_are_shown(folder, runs):
+def test_a_file_whose_name_is_no_utf_8_is_reported_and_the_others_are_shown(folder, runs):
     source = folder / f"{runs[0].name}.jsonl"
     Path(os.fsdecode(os.fsencode(folder) + b"/\xff.jsonl")).write_bytes(source.read_bytes())
     figures = Index(folder).read()

@@ -48,7 +48,9 @@ def test_a_purpose_that_shows_later_holds_from_the_blocks_first_byte_on():
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_of_several_purposes_the_last_in_a_blocks_life_holds_in_whatever_order_they_are_told(order):
+def test_of_several_purposes_the_last_in_a_blocks_life_holds_in_whatever_order_they_are_reported(
+    order,
+):
     tags = ["saved", "gradients", "optimizer_state"]
     for count in (1, 2, 3):
         told = [Tag(A, part) for part in tags[:count]][::order]

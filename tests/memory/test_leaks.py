@@ -101,7 +101,7 @@ def test_a_kept_output_keeps_its_graph_where_there_is_one(mode, features):
     assert names(found) == ([hidden, output] if mode == "global_on" else [output])
 
 
-def test_a_cell_that_leaks_is_not_laid_at_its_neighbours_door():
+def test_a_leak_is_charged_to_the_cell_that_leaks_and_not_to_its_neighbour():
     outputs = []
 
     def keep_under_no_grad(y):
@@ -202,7 +202,7 @@ def test_places_are_named_most_first_three_at_most():
     assert leaks.named([]) == ""
 
 
-def test_what_a_step_keeps_is_told_from_what_it_lets_go_and_from_its_gradients():
+def test_what_a_step_keeps_is_distinguished_from_what_it_lets_go_and_from_its_gradients():
     module, kept = plain(), []
     x = torch.randn(BATCH, WIDE)
 

@@ -282,7 +282,7 @@ class Asking(nn.Module):
     ],
     ids=["item", "numpy"],
 )
-def test_a_model_that_asks_for_numbers_is_told_of_in_torchs_words(ask, words, predictor):
+def test_a_model_that_asks_for_numbers_is_reported_in_torchs_words(ask, words, predictor):
     model = Model(partial(Asking, ask), partial(classification, shape=(16,)))
     with pytest.raises(Unpredictable, match=f"does not run on fake tensors: {words}"):
         predictor.predict(cell(), model)

@@ -63,7 +63,7 @@ def test_the_line_is_the_users_own_and_not_torchs() -> None:
     assert one.line.endswith(" in test_the_line_is_the_users_own_and_not_torchs")
 
 
-def test_fake_tensors_are_told_apart_though_they_have_no_addresses() -> None:
+def test_fake_tensors_are_distinguished_though_they_have_no_addresses() -> None:
     with FakeTensorMode():
         model, x = mlp(8, 16, 16, 4), torch.randn(2, 8)
         with SavedTensors(modules=paths(model), apart=[x, *model.parameters()]) as saved:

@@ -577,9 +577,7 @@ def test_a_typo_costs_one_line_and_exit_status_4(options, words, pytester, bench
     ],
     ids=["no fixture", "unknown workload", "no marker"],
 )
-def test_a_test_that_asks_wrongly_is_told_what_is_missing(
-    mark, arguments, words, pytester, scripted
-):
+def test_a_test_that_asks_wrongly_reads_what_is_missing(mark, arguments, words, pytester, scripted):
     path = pytester.makepyfile(f"import pytest\n\n{mark}\ndef test_mine({arguments}): ...\n")
     result = scripted(str(path))
     told = [line for line in result.outlines if words in line]

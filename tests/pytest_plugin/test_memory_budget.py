@@ -228,7 +228,7 @@ MISTAKES = """
 """
 
 
-def test_a_mistake_in_a_budget_is_told_in_one_line_that_names_the_test(verdicts):
+def test_a_mistake_in_a_budget_is_reported_in_one_line_that_names_the_test(verdicts):
     found = verdicts(MISTAKES)
     no_size = "is no size: write 80GiB, 1.5MiB, 24GB or a number of bytes"
     assert {name: verdict.words for name, verdict in found.items() if verdict.words} == {

@@ -105,7 +105,7 @@ def test_a_mark_is_hollow_where_the_verdict_is_neither_better_nor_worse():
     assert tuple(scattered[2].get_facecolors()[0]) == tuple(scattered[2].get_edgecolors()[0])
 
 
-def test_a_mode_that_adds_no_byte_is_said_to_add_nothing():
+def test_a_mode_that_adds_no_byte_is_reported_to_add_nothing():
     figure = FIGURES["forest"](run([counted(ON, 4096), counted(NO_GRAD, 0)]))
     assert [text.get_text() for text in figure.axes[1].texts] == ["adds nothing"]
 

@@ -192,11 +192,11 @@ def test_a_part_file_cut_in_a_line_is_a_page_all_the_same(tmp_path):
     assert "cut or damaged" in Page(render(load(part))).text
 
 
-def test_no_rounds_are_said_to_be_none():
+def test_no_rounds_are_reported_as_none():
     assert page_of("no-rounds").parsed.text.count("no rounds") >= len(GRAD_MODES)
 
 
-def test_what_the_meter_cannot_read_is_said_once_and_not_as_a_mode_s_fault():
+def test_what_the_meter_cannot_read_is_reported_once_and_not_as_a_mode_s_fault():
     page = page_of("unreadable").parsed
     assert "peak_rss on cpu: no VmHWM" in page.text
     assert "cannot train here" not in page.text

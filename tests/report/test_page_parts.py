@@ -90,7 +90,7 @@ def test_a_mode_that_adds_no_byte_is_no_error():
     assert "to 0.000 of `global_on`'s" in answer(run([counted(ON, 64), counted(NO_GRAD, 0)]))[0]
 
 
-def test_what_other_workloads_say_is_said_aside():
+def test_the_results_of_other_workloads_stand_aside():
     again = measured_block(workload="training_reenabled", step_ns={"global_off": 2000})
     said = headline.asides(run([*refused_block(), *again]))
     assert said[0].startswith("Training inside `global_on`, `global_off`, `no_grad`, `inference_")
@@ -215,7 +215,7 @@ def test_outliers_are_those_above_tukey_s_fence():
     assert facts["outliers"].startswith("1 (4.8%)")
 
 
-def test_changing_iterations_are_said_as_a_span():
+def test_changing_iterations_are_reported_as_a_span():
     measured = timed(ON, [10, 20], iterations=(1, 2))
     (drawer,) = cell_table.drawers(View(run([measured])))
     assert drawer.cells[0].facts["iterations a round"] == "1 to 2"
@@ -269,7 +269,7 @@ def test_a_straight_line_says_the_largest_batch_that_fits():
     assert row.fits[4 * 2**30] == (4 * 2**30 - 1000) // 100
 
 
-def test_a_peak_off_the_line_and_a_batch_that_ran_out_are_said():
+def test_a_peak_off_the_line_and_a_batch_that_ran_out_are_reported():
     lost = skipped(cell(batch_size=40), cause="out_of_memory", reason="7 GiB")
     (row,) = capacity.capacities(View(run([*peaks(b1=2200, b10=2000, b20=3000), lost])))
     assert row.max_error == pytest.approx(0.5)

@@ -42,7 +42,7 @@ def test_a_job_starts_with_one_thread_and_its_kinds_malloc(servers):
         (jobs.exit_early, "crashed", r"exit status 3.*\(the last words\)"),
     ],
 )
-def test_a_death_is_told_with_its_cause_and_the_next_job_runs(server, job, cause, words):
+def test_a_death_is_reported_with_its_cause_and_the_next_job_runs(server, job, cause, words):
     with pytest.raises(WorkerDied, match=words) as death:
         run(server, job)
     assert death.value.cause == cause

@@ -192,7 +192,7 @@ def test_training_where_nothing_is_recorded_is_refused_in_torchs_words(instead):
     }
 
 
-def test_an_exception_is_told_in_its_own_words_and_the_others_are_counted(instead):
+def test_an_exception_is_reported_in_its_own_words_and_the_others_are_counted(instead):
     instead(COUNT_WITH_FAKE_REQUESTS)
     model = Model(jobs.raises_under_no_grad, jobs.batch)
     first, *others = counted(block(), model)

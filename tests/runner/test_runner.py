@@ -122,7 +122,7 @@ def test_a_device_that_is_not_here_is_a_reason(records):
     assert {o.cause for o in absent} == {"unavailable"}
 
 
-def test_a_crash_is_laid_at_its_cells_door_and_the_others_are_measured():
+def test_a_crash_is_charged_to_its_cell_and_the_others_are_measured():
     found = misbehave("crash under inference_mode", meters=["step_time", "saved_for_backward"])
     for meter in ("step_time", "saved_for_backward"):
         assert found["inference_mode", meter].cause == "crashed"
@@ -131,7 +131,7 @@ def test_a_crash_is_laid_at_its_cells_door_and_the_others_are_measured():
             assert isinstance(found[mode, meter], Measurement)
 
 
-def test_an_exception_is_told_in_its_own_words_and_the_others_are_measured():
+def test_an_exception_is_reported_in_its_own_words_and_the_others_are_measured():
     found = misbehave("raise under no grad")
     assert isinstance(found["global_on", "step_time"], Measurement)
     assert found["no_grad", "step_time"].cause == "failed"
@@ -190,7 +190,7 @@ def test_names_are_checked_before_the_first_record():
         ({"workload": "frozen_backbone", "model": "headless"}, "names none"),
     ],
 )
-def test_combinations_that_cannot_be_are_told_without_running(axes, words):
+def test_combinations_that_cannot_be_are_reported_without_running(axes, words):
     models = {**MODELS, "headless": replace(MODELS["mlp_tiny"], head=None)}
     cell = Cell(**{"model": "mlp_tiny", "workload": "inference", "grad_mode": "no_grad"} | axes)
     cause, reason = obstacle(cell, models)
@@ -249,7 +249,7 @@ def test_a_parent_that_is_gone_is_replaced_for_the_next_pass():
         assert isinstance(outcome, Measurement)
 
 
-def test_other_systems_are_told_so(monkeypatch):
+def test_other_systems_are_refused_by_name(monkeypatch):
     monkeypatch.setattr("sys.platform", "win32")
     with pytest.raises(DeviceUnavailable, match="measures on Linux"):
         Bench(plan=PLAN)

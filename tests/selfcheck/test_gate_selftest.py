@@ -73,7 +73,7 @@ def test_what_does_not_come_out_as_wanted_is_a_miss(monkeypatch):
 
 
 @pytest.mark.parametrize("passed", [True, False])
-def test_a_machine_that_cannot_tell_ends_the_command(monkeypatch, passed):
+def test_a_failed_self_test_ends_the_command(monkeypatch, passed):
     check = Check("A/A", 1.0, "share", "4 of 4 figures", "100%", passed)
     monkeypatch.setattr(gate, "prove", lambda **_: iter([check]))
     answer = CliRunner().invoke(app, ["gate", "--self-test"])

@@ -161,7 +161,7 @@ def test_every_claim_got_a_verdict_and_says_what_was_seen(seen):
         assert (claim.verdict == "not testable") is (one.proof is None)
 
 
-def test_every_pitfall_was_tried_and_what_bites_is_cured(seen):
+def test_every_pitfall_was_tried_and_what_reproduces_is_cured(seen):
     for pitfall in seen.pitfalls:
         assert pitfall.shown in ("yes", "no", NOT_RUN), f"{pitfall.id}: {pitfall.shown_seen}"
         assert pitfall.shown_seen
@@ -306,7 +306,7 @@ def test_a_verdict_follows_from_what_was_seen(core, always, verdict):
         ("ends here.", "ends here"),
     ],
 )
-def test_the_first_sentence_of_an_error_is_told(message, first):
+def test_the_first_sentence_of_an_error_is_reported(message, first):
     assert first_sentence(RuntimeError(message)) == first
 
 

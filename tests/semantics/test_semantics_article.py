@@ -87,7 +87,7 @@ def test_the_third_stops_at_its_inner_backward_before_the_try(printed):
 @pytest.mark.parametrize(
     ("number", "ours"), list(enumerate(["local-disable", "global-disable", "nested-reenable"]))
 )
-def test_ours_ends_as_the_printed_one(printed, number, ours):
+def test_a_listing_ends_as_the_printed_one(printed, number, ours):
     _, process, out, errors = printed[number]
     ran = in_a_thread(lambda: run(LISTINGS[ours].source))
     assert bool(ran.error) is (process.returncode != 0)

@@ -220,7 +220,7 @@ def test_two_writers_never_share_a_file(store):
 # --- damage
 
 
-def test_a_cut_last_line_is_dropped_and_said(store):
+def test_a_cut_last_line_is_dropped_and_reported(store):
     path = part_file(store)
     content = path.read_bytes()
     last = content.splitlines(keepends=True)[-1]
@@ -366,7 +366,7 @@ def test_a_broken_seal_is_set_aside_by_name_and_the_other_runs_load(store):
     assert store.load_all()[1] == []
 
 
-def test_a_broken_seal_that_cannot_be_moved_stays_and_is_said(store):
+def test_a_broken_seal_that_cannot_be_moved_stays_and_is_reported(store):
     path = store.find(store.save(RECORDS).name)
     path.write_bytes(path.read_bytes()[:-9])
     (store.folder / QUARANTINE).write_text("in the way")

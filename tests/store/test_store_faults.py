@@ -80,7 +80,7 @@ with Store(sys.argv[1]).create() as writer:
         assert load(resumed.seal()).sealed
 
 
-def test_a_record_that_finds_no_room_is_said_with_the_remedy(tmp_path):
+def test_a_record_that_finds_no_room_is_reported_with_the_remedy(tmp_path):
     with Path("/dev/full").open("w") as full:
         writer = Writer(tmp_path / f"a{PART}", full)
         with pytest.raises(StoreError, match=r"No space left.* gradbench run --resume a$"):

@@ -302,7 +302,7 @@ def fits(*found, measured=None, reference="global_on", width=160):
     return headings, rows
 
 
-def test_the_largest_batch_is_told_with_its_peak_and_the_next_ones():
+def test_the_largest_batch_is_reported_with_its_peak_and_the_next_ones():
     headings, rows = fits(
         (ONE, Fit(ONE, BUDGET, 1200, 990, 1010)),
         (ONE_NO_GRAD, Fit(ONE_NO_GRAD, BUDGET, 3600, 1000, 1001)),
@@ -314,7 +314,7 @@ def test_the_largest_batch_is_told_with_its_peak_and_the_next_ones():
     ]
 
 
-def test_a_batch_of_none_and_one_without_end_are_told_as_such():
+def test_a_batch_of_none_and_one_without_end_are_reported_as_such():
     _, rows = fits(
         (ONE, Fit(ONE, BUDGET, 0, None, 1500)),
         (ONE_NO_GRAD, Fit(ONE_NO_GRAD, BUDGET, 2**24, 900, None)),

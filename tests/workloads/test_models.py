@@ -116,12 +116,12 @@ def test_a_factory_is_found_by_path_and_fed_its_shape():
         ("jobs:__name__", "not a factory"),
     ],
 )
-def test_a_wrong_path_is_told_in_one_line(path, words):
+def test_a_wrong_path_is_reported_in_one_line(path, words):
     with pytest.raises(BadModel, match=words) as error:
         resolve(path)
     assert "\n" not in str(error.value)
 
 
-def test_a_factory_that_returns_no_module_is_told():
+def test_a_factory_that_returns_no_module_is_reported():
     with pytest.raises(BadModel, match="returned tuple"):
         from_path("jobs:batch", shape=(4,)).build.func("builtins:tuple")
