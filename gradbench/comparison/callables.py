@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from .. import devices
 from ..analysis import format_units
 from ..experiment.plan import Plan
 from ..gate.decide import percent
-from ..runner.interleave import timed_rounds
+from ..runner.interleave import Stop, timed_rounds
 from ..runner.meters import StepTime
 from ..stats import estimates
 from ..stats.estimates import MIN_DETECTABLE_EFFECT, Estimate
@@ -27,7 +26,7 @@ class Comparison:
     verdict: Verdict
     base_ns: Estimate
     candidate_ns: Estimate
-    stopped: Literal["precision", "budget", "rounds"]
+    stopped: Stop
 
     def __repr__(self) -> str:
         times = [format_units.duration(side.point) for side in (self.base_ns, self.candidate_ns)]

@@ -2,16 +2,17 @@
 
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 
 import torch
 
 from .. import devices
-from ..devices import Device
+from ..devices import Device, Unreadable
 from ..experiment.matrix import Cell
 from ..records.measurements import (
     Breakdown,
@@ -21,22 +22,30 @@ from ..records.measurements import (
     Reading,
     Skipped,
 )
-from ..workloads.arms import CellArm, build, steps
+from ..workloads.arms import CellArm, build, make_arm, steps
 from ..workloads.models import Model
-from ..workloads.steps import Subject, must_fail
+from ..workloads.steps import Subject, lacks_a_graph, must_fail
 from . import environment
 from .fork_server import WorkerDied
 
-Refusal = tuple[Cause, str]
+T = TypeVar("T")
 
-
-TRIAL_STEPS = 2
+TRIAL_STEPS: Final = 2
 THREADS: Final = Path("/proc/self/task")
+RECORDING: Final = "global_on"
+"""The mode in which every step can be made that can be made at all."""
+
+
+class Refusal(NamedTuple):
+    """Why a cell, or a figure of it, could not be had."""
+
+    cause: Cause
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Trying:
-    """Sent before a cell's first step, so that a process that ends is charged to that cell."""
+    """Sent before a cell's first step, so that a death can be laid at its door."""
 
     cell: Cell
 
@@ -49,7 +58,14 @@ class Spent:
     seconds: float
 
 
-Message = Trying | Spent | Reading | Environment
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """Sent while rounds are made: what there is of them, should the process come to no end."""
+
+    measurement: Measurement
+
+
+Message = Trying | Spent | Unfinished | Reading | Environment
 
 
 @dataclass(slots=True)
@@ -72,44 +88,79 @@ def capture_environment(device_names: Sequence[str]) -> Iterator[Message]:
     yield environment.capture(device_names)
 
 
-def try_to_build(cell: Cell, model: Model, device: Device, *, seed: int) -> Subject | Refusal:
-    """Build the subject, or return why that is impossible."""
+def guarded(function: Callable[[], T], device: Device) -> T | Refusal:
+    """Return what a function returns that runs the user's code, or why it came to no end.
+
+    Whatever it raises: a model may even exit, and that is the outcome of this cell, not of the
+    process. Only `Unreadable`, which is ours, is raised.
+    """
     try:
-        subject = build(cell, model, seed=seed)
-        device.set_precision(cell.precision)
-        return subject
-    except Exception as error:  # noqa: BLE001 # a user's factory may raise anything
+        return function()
+    except Unreadable:
+        raise
+    except BaseException as error:  # noqa: BLE001 # a model may raise anything, SystemExit included
         return refusal(error, device)
 
 
+def try_to_build(cell: Cell, model: Model, device: Device, *, seed: int) -> Subject | Refusal:
+    """Build the subject, or return why that is impossible."""
+
+    def built() -> Subject:
+        subject = build(cell, model, seed=seed)
+        device.set_precision(cell.precision)
+        return subject
+
+    return guarded(built, device)
+
+
+def try_to_arm(cell: Cell, subject: Subject, device: Device) -> CellArm | Refusal:
+    """Make the cell's step, or return why that is impossible: ``eval()`` is the model's own."""
+    return guarded(partial(make_arm, cell, subject), device)
+
+
 def attempt(arm: CellArm, device: Device, count: int) -> Refusal | None:
-    """Step a few times; return why that is impossible, in torch's words, or None."""
+    """Step a few times; return why that is impossible, in torch's words, or None.
+
+    Where the mode records nothing, training must fail, and does so by torch's own words for that;
+    but only if the same step works where a graph is recorded is the mode the reason.
+    """
     try:
         steps(arm, count)
         device.synchronize()
-    except Exception as error:  # noqa: BLE001 # a step may raise anything: it is the outcome
+    except BaseException as error:  # noqa: BLE001 # a step may raise anything: it is the outcome
         why = refusal(error, device)
-        if (
-            why[0] == "failed"
-            and isinstance(error, RuntimeError)
-            and must_fail(arm.workload.name, arm.mode.name)
-        ):
-            return "cannot_train", str(error)
-        return why
+        if not (must_fail(arm.workload.name, arm.mode.name) and lacks_a_graph(error)):
+            return why
+        with_graph = guarded(partial(_step_with_graph, arm, device), device)
+        if with_graph is None:
+            return Refusal("cannot_train", str(error))
+        return Refusal("failed", f"{why.reason}; under {RECORDING}, too: {with_graph.reason}")
     return None
 
 
-def refusal(error: Exception, device: Device) -> Refusal:
-    """Return an exception as a cause and one line of words.
+def _step_with_graph(arm: CellArm, device: Device) -> None:
+    steps(make_arm(replace(arm.cell, grad_mode=RECORDING), arm.subject), 1)
+    device.synchronize()
+
+
+def refusal(error: BaseException, device: Device) -> Refusal:
+    """Return what was raised as a cause and one line of words.
 
     Raise `WorkerDied` where the device is lost with it: what comes after would fail in its words.
     """
-    words = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    words = in_words(error)
     if device.out_of_memory(error):
-        return "out_of_memory", words
+        return Refusal("out_of_memory", words)
     if device.lost(error):
         raise WorkerDied("crashed", f"left without its device by {words}") from error
-    return "failed", words
+    return Refusal("failed", words)
+
+
+def in_words(error: BaseException) -> str:
+    """Return an error in one line: its first, and the second where the first announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def survived(
@@ -128,7 +179,7 @@ def survived(
     except Exception as error:
         device = devices.find(cells[0].device)
         why = refusal(error, device)
-        if why[0] != "out_of_memory":
+        if why.cause != "out_of_memory":
             raise
         yield from (
             skip(cell, name, why) for cell in cells for name in wanted if (cell, name) not in given

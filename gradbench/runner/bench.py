@@ -22,7 +22,7 @@ from ..records.measurements import (
 )
 from ..workloads.models import MODELS, Model
 from . import environment
-from .attempts import Spent, Trying, capture_environment
+from .attempts import Spent, Trying, Unfinished, capture_environment
 from .fork_server import ForkServer, JobError, MallocProfile, WorkerDied
 from .meters import METERS
 from .passes import PASSES, Pass, Task
@@ -138,6 +138,7 @@ class Bench:
         outcomes: list[Reading] = []
         for _ in range(MAX_DEATHS):
             readings: list[Reading] = []
+            unfinished: dict[tuple[Cell, str], Reading] = {}
             trying: Cell | None = None
             measured = False
             try:
@@ -148,12 +149,16 @@ class Bench:
                         case Spent(phase, seconds):
                             measured = phase != "build"
                             self._add(phase, seconds)
+                        case Unfinished(measurement):
+                            unfinished[measurement.cell, measurement.meter] = measurement
                         case Measurement() | Breakdown() | Skipped():
                             readings.append(message)
             except JobError as bug:
                 return outcomes + _complete(readings, left, names, "failed", f"gradbench: {bug}")
             except WorkerDied as death:
                 if trying is None or measured or death.cause == "timed_out" or len(left) == 1:
+                    given = {(reading.cell, reading.meter) for reading in readings}
+                    readings += [one for key, one in unfinished.items() if key not in given]
                     return outcomes + _complete(readings, left, names, death.cause, str(death))
                 why = f"the process was {death} while this mode was tried"
                 outcomes += _skip_all([trying], names, death.cause, why)

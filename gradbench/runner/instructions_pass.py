@@ -23,13 +23,12 @@ from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..process_end import how_it_ended
 from ..records.measurements import Measurement, Outcome, Skipped
-from ..workloads.arms import CellArm, make_arm
 from ..workloads.models import Model
-from ..workloads.steps import Subject
 from . import callgrind
-from .attempts import Message, Refusal, Stopwatch, attempt, settle, try_to_build
+from .attempts import Message, Refusal, Stopwatch, guarded, settle
 from .fork_server import AS_TIMED, MallocProfile, settings
 from .meters import METERS
+from .visits import Start, VisitedArm, share_numbers, start
 
 METER: Final = METERS["instructions"]
 WARM_UP_STEPS: Final = 20  # CPython specialises code that has run eight times (PEP 659)
@@ -69,7 +68,7 @@ def count_block(
     try:
         command = _command(cells[0])
     except Unreadable as reason:
-        yield from (_skip(cell, ("unreadable", str(reason))) for cell in cells)
+        yield from (_skip(cell, Refusal("unreadable", str(reason))) for cell in cells)
         return
     with tempfile.TemporaryDirectory(prefix="gradbench-") as name:
         folder = Path(name)
@@ -95,7 +94,7 @@ def outcome(
     steps = counts.get(_named(index, "step"), ())[-COUNTED_ROUNDS:]
     empty = counts.get(_named(index, "empty"), ())[-COUNTED_ROUNDS:]
     if min(len(steps), len(empty)) < COUNTED_ROUNDS:
-        return _skip(cell, ("unreadable", f"the process under valgrind: {end}"))
+        return _skip(cell, Refusal("unreadable", f"the process under valgrind: {end}"))
     overhead = median_low(empty)
     return Measurement(
         cell=cell,
@@ -138,38 +137,39 @@ def count(
     """Build, try and warm up every cell, then count the steps of those that run."""
     device = settle(cells[0])
     tell({"notes": {"cpu_capability": torch.backends.cpu.get_cpu_capability()}})
-    subject = try_to_build(cells[0], model, device, seed=plan.seed)
-    arms: dict[int, CellArm] = {}
+    begun = start(cells[0], model, device, plan)
+    arms: dict[int, VisitedArm] = {}
     for index, cell in enumerate(cells):
-        refused: Refusal | None
-        if isinstance(subject, Subject):
-            arms[index] = make_arm(cell, subject)
-            refused = attempt(arms[index], device, WARM_UP_STEPS)
+        arm = begun if isinstance(begun, Refusal) else begun.first_steps(cell, count=WARM_UP_STEPS)
+        if isinstance(arm, VisitedArm):
+            arms[index] = arm
         else:
-            refused = subject
-        if refused is not None:
-            arms.pop(index, None)
-            tell({"cell": index, "refused": refused})
+            tell({"cell": index, "refused": arm})
+    if isinstance(begun, Start):
+        share_numbers(list(arms.values()), begun)
     gc.collect()
     gc.disable()
-    counters = [Counter.of(arm, index, ask) for index, arm in arms.items()]
+    counters = {index: Counter.of(arm, index, ask) for index, arm in arms.items()}
     ask.start()
     for _ in range(SETTLING_ROUNDS + COUNTED_ROUNDS):
-        for counter in counters:
-            counter.visit()
+        for index, counter in tuple(counters.items()):
+            refused = guarded(counter.visit, device)
+            if refused is not None:
+                del counters[index]
+                tell({"cell": index, "refused": refused})
 
 
 @dataclass(frozen=True, slots=True)
 class Counter:
     """An arm, and the requests around its steps."""
 
-    arm: CellArm
+    arm: VisitedArm
     zero: Callable[[], object]
     dump_step: Callable[[], object]
     dump_empty: Callable[[], object]
 
     @classmethod
-    def of(cls, arm: CellArm, index: int, ask: callgrind.Requests) -> Self:
+    def of(cls, arm: VisitedArm, index: int, ask: callgrind.Requests) -> Self:
         """Return the counter of the arm at a place in its block."""
         step, empty = (ask.dump(_named(index, what)) for what in ("step", "empty"))
         return cls(arm, ask.zero, step, empty)
@@ -250,7 +250,7 @@ def _read_report(folder: Path) -> ChildReport:
         notes |= what.get("notes", {})
         if "refused" in what:
             cause, reason = what["refused"]
-            refused[what["cell"]] = cause, reason
+            refused[what["cell"]] = Refusal(cause, reason)
     return ChildReport(notes, refused)
 
 

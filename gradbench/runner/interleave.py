@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NoReturn, Protocol
 
 from ..devices import nothing
 from ..experiment.plan import Plan
@@ -15,6 +15,9 @@ from ..workloads.steps import Step
 from .meters import StepTime
 
 SHORT_STEP_NS: Final = 1_000_000  # below it the finer precision is asked for
+LONG_STEP_NS: Final = 100_000_000  # from it on, what a switch leaves in the caches is nothing
+FEWEST: Final = 6  # rounds: fewer cannot carry a 95 % interval (see `estimates.median`)
+GRACE: Final = 4  # times the budget that a block of long steps may take for its rounds
 STEADY: Final = 0.05  # warm-up ends when each arm's times change by less
 CHECK_EVERY: Final = 1.25  # precision is looked at when rounds have grown by this factor
 LOOK_BACK: Final = 50  # rounds between two looks at how long batches last
@@ -32,13 +35,28 @@ class Arm(Protocol):
         """The mode, entered once per visit, outside the timed window."""
 
 
+Stop = Literal["precision", "budget", "rounds", "limit", "arms"]
+"""Why no further round was made: ``limit`` is the process's time, ``arms`` that all were lost."""
+
+Lost = Callable[[int, BaseException], object]
+"""What is called with the place of an arm whose step raised, and what it raised."""
+
+
+def reraise(_index: int, error: BaseException) -> NoReturn:
+    """Raise what an arm raised: for those who cannot go on without it."""
+    raise error
+
+
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """Raw times: ``batch_ns[arm][round]`` in ns over ``iterations[round]`` steps."""
+    """Raw times: ``batch_ns[arm][round]`` in ns over ``iterations[round]`` steps.
+
+    An arm that was lost on the way has fewer rounds than the others.
+    """
 
     batch_ns: list[list[int]]
     iterations: list[int]
-    stopped: Literal["precision", "budget", "rounds"]
+    stopped: Stop
     precision: float  # relative half-width reached by the least certain arm
 
 
@@ -46,28 +64,40 @@ class Rounds:
 class Warmth:
     """What warming up came to: each arm's typical step in ns, and what it took."""
 
-    typical_ns: list[float]
+    typical_ns: list[float]  # infinite for an arm that was lost
     rounds: int
     steady: bool  # or was time up before?
 
 
-def warm_up(arms: Sequence[Arm], clock: StepTime, *, plan: Plan, rng: random.Random) -> Warmth:
+def warm_up(
+    arms: Sequence[Arm],
+    clock: StepTime,
+    *,
+    plan: Plan,
+    rng: random.Random,
+    lost: Lost = reraise,
+) -> Warmth:
     """Step every arm until its times are steady, or five times ``warmup_s`` are over."""
-    step_ns: list[list[int]] = [[] for _ in arms]
+    seen: dict[int, list[int]] = {index: [] for index in range(len(arms))}
     start_ns = clock.clock_ns()
-    while True:
-        for index in rng.sample(range(len(arms)), len(arms)):
-            with arms[index].held():
-                step_ns[index].append(clock.read(arms[index].step, 1))
+    rounds, steady = 0, False
+    while seen:
+        for index in rng.sample(list(seen), len(seen)):
+            try:
+                with arms[index].held():
+                    seen[index].append(clock.read(arms[index].step, 1))
+            except BaseException as error:  # noqa: BLE001 # a step may raise anything
+                del seen[index]
+                lost(index, error)
+        rounds += 1
         elapsed_s = (clock.clock_ns() - start_ns) / 1e9
-        rounds = len(step_ns[0])
-        if rounds >= 6 and elapsed_s >= plan.warmup_s and all(map(_steady, step_ns)):
-            steady = True
+        steady = rounds >= 6 and all(map(_steady, seen.values()))
+        if (steady and elapsed_s >= plan.warmup_s) or elapsed_s >= 5 * plan.warmup_s:
             break
-        if rounds >= 3 and elapsed_s >= 5 * plan.warmup_s:
-            steady = False
-            break
-    typical = [statistics.median(times[-max(3, len(times) // 3) :]) for times in step_ns]
+    typical = [
+        statistics.median(seen[index][-max(3, rounds // 3) :]) if index in seen else math.inf
+        for index in range(len(arms))
+    ]
     return Warmth(typical, rounds, steady)
 
 
@@ -96,55 +126,132 @@ def timed_rounds(
     plan: Plan,
     rng: random.Random,
     warmth: Warmth | None = None,
-    between: Callable[[], object] = nothing,
 ) -> Rounds:
-    """Visit every arm once a round, in a freshly shuffled order, until precise or out of budget.
+    """Return the rounds of an `Interleaving` that has come to its end.
 
-    Arms are warmed up first, unless ``warmth`` says what came of that before. A batch has as many
-    steps as last about ``clock.batch_ns`` (see `calibrate`). One untimed step follows each switch,
-    for caches and branch predictors belong to the arm that ran before; the garbage collector
-    rests. When the machine has become so much faster or slower that the fastest arm's batches last
-    twice or half as long as they should, the steps in a batch are counted anew: a round's arms
-    always have the same. ``between`` is called before each round.
+    Arms are warmed up first, unless ``warmth`` says what came of that before.
     """
     warmth = warmth or warm_up(arms, clock, plan=plan, rng=rng)
-    step_ns = min(warmth.typical_ns)
-    iterations = calibrate(step_ns, clock.batch_ns)
-    batch_ns: list[list[int]] = [[] for _ in arms]
-    steps: list[int] = []
-    target = plan.precision_short if step_ns < SHORT_STEP_NS else plan.precision_long
-    order = list(range(len(arms)))
-    next_check = plan.min_rounds
-    budget_ns = plan.budget_s * 1e9
-    stopped: Literal["precision", "budget", "rounds"]
-    with collector_resting():
-        start_ns = clock.clock_ns()
-        while True:
-            between()
-            rng.shuffle(order)
-            for index in order:
-                arm = arms[index]
+    rounds = Interleaving(arms, clock, plan=plan, rng=rng, warmth=warmth)
+    for _ in rounds:
+        pass
+    return rounds.so_far()
+
+
+class Interleaving:
+    """Visits every arm once a round, in a freshly shuffled order, until precise or out of budget.
+
+    Iterating over it makes the rounds, one for each turn.
+
+    A batch has as many steps as last about ``clock.batch_ns`` (see `calibrate`). One untimed step
+    follows each switch, for caches and branch predictors belong to the arm that ran before, unless
+    steps are so long that this is nothing; the garbage collector rests. When the machine has
+    become so much faster or slower that the fastest arm's batches last twice or half as long as
+    they should, the steps in a batch are counted anew: a round's arms always have the same.
+    ``between`` is called before each round.
+
+    ``plan.min_rounds`` are made whatever they take, unless the budget is passed `GRACE` times over:
+    then `FEWEST`, or with ``keeps_budget`` what the budget holds, one at least. No round is begun
+    that would not end by ``deadline_ns``.
+
+    An arm that raises is ``lost``, and the others go on.
+    """
+
+    def __init__(
+        self,
+        arms: Sequence[Arm],
+        clock: StepTime,
+        *,
+        plan: Plan,
+        rng: random.Random,
+        warmth: Warmth,
+        keeps_budget: bool = False,
+        between: Callable[[], object] = nothing,
+        lost: Lost = reraise,
+        deadline_ns: float = math.inf,
+    ) -> None:
+        self._arms, self._clock, self._plan, self._rng = arms, clock, plan, rng
+        self._step_ns = min(warmth.typical_ns)
+        self._iterations = calibrate(self._step_ns, clock.batch_ns)
+        self._between, self._lost = between, lost
+        self._keeps_budget, self._deadline_ns = keeps_budget, deadline_ns
+        self._batch_ns: list[list[int]] = [[] for _ in arms]
+        self._steps: list[int] = []
+        self._order = list(range(len(arms)))
+        self._next_check = plan.min_rounds
+        self._stopped: Stop = "rounds"
+
+    def __iter__(self) -> Iterator[None]:
+        with collector_resting():
+            start_ns = self._clock.clock_ns()
+            longest_ns = 0
+            while True:
+                before_ns = self._clock.clock_ns()
+                self._visit_all()
+                yield
+                now_ns = self._clock.clock_ns()
+                longest_ns = max(longest_ns, now_ns - before_ns)
+                stopped = self._why_stop(now_ns - start_ns, longest_ns, now_ns)
+                if stopped is not None:
+                    self._stopped = stopped
+                    return
+
+    def so_far(self) -> Rounds:
+        """Return the rounds that were made."""
+        return Rounds(self._batch_ns, self._steps, self._stopped, self._precision())
+
+    def _visit_all(self) -> None:
+        self._between()
+        self._rng.shuffle(self._order)
+        for index in tuple(self._order):
+            arm = self._arms[index]
+            try:
                 with arm.held():
-                    arm.step()
-                    batch_ns[index].append(clock.read(arm.step, iterations))
-            steps.append(iterations)
-            rounds = len(steps)
-            if rounds % LOOK_BACK == 0:
-                iterations = recalibrate(batch_ns, steps, clock.batch_ns)
-            if rounds < plan.min_rounds:
-                continue
-            if clock.clock_ns() - start_ns >= budget_ns:
-                stopped = "budget"
-                break
-            if rounds >= plan.max_rounds:
-                stopped = "rounds"
-                break
-            if rounds >= next_check:
-                if precision(batch_ns, steps) <= target:
-                    stopped = "precision"
-                    break
-                next_check = math.ceil(rounds * CHECK_EVERY)
-    return Rounds(batch_ns, steps, stopped, precision(batch_ns, steps))
+                    if self._step_ns < LONG_STEP_NS:
+                        arm.step()
+                    self._batch_ns[index].append(self._clock.read(arm.step, self._iterations))
+            except BaseException as error:  # noqa: BLE001 # a step may raise anything
+                self._order.remove(index)
+                self._lost(index, error)
+        self._steps.append(self._iterations)
+        if self._order and len(self._steps) % LOOK_BACK == 0:
+            self._iterations = recalibrate(self._left(), self._steps, self._clock.batch_ns)
+
+    def _why_stop(self, elapsed_ns: int, round_ns: int, now_ns: int) -> Stop | None:
+        rounds, budget_ns = len(self._steps), self._plan.budget_s * 1e9
+        if not self._order:
+            return "arms"
+        if now_ns + round_ns > self._deadline_ns:
+            return "limit"
+        if rounds < self._least(elapsed_ns, round_ns):
+            return None
+        if elapsed_ns >= budget_ns or (self._keeps_budget and elapsed_ns + round_ns > budget_ns):
+            return "budget"
+        if rounds >= self._plan.max_rounds:
+            return "rounds"
+        return "precision" if self._is_precise(rounds) else None
+
+    def _is_precise(self, rounds: int) -> bool:
+        """Look now and then whether the rounds are precise enough."""
+        if rounds < self._next_check:
+            return False
+        self._next_check = math.ceil(rounds * CHECK_EVERY)
+        short = self._step_ns < SHORT_STEP_NS
+        target = self._plan.precision_short if short else self._plan.precision_long
+        return self._precision() <= target
+
+    def _least(self, elapsed_ns: int, round_ns: int) -> int:
+        if self._keeps_budget:
+            return 1
+        grace_ns = GRACE * self._plan.budget_s * 1e9
+        return self._plan.min_rounds if elapsed_ns + round_ns <= grace_ns else FEWEST
+
+    def _left(self) -> list[list[int]]:
+        """Return the batches of the arms that are left, in their own order."""
+        return [self._batch_ns[index] for index in sorted(self._order)]
+
+    def _precision(self) -> float:
+        return precision(self._left(), self._steps) if self._order else math.inf
 
 
 def recalibrate(batch_ns: Sequence[Sequence[int]], steps: Sequence[int], target_ns: int) -> int:

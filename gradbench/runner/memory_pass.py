@@ -15,7 +15,7 @@ from ..memory.saved_tensors import SavedTensors, paths
 from ..memory.step_phases import Marks
 from ..records.allocations import Mark, PeakBreakdown, attribute_peak
 from ..records.measurements import Breakdown, Fact, Measurement, Reading
-from ..workloads.arms import CellArm, make_arm, steps
+from ..workloads.arms import CellArm, steps
 from ..workloads.models import Model
 from ..workloads.steps import Subject
 from . import meters
@@ -26,9 +26,11 @@ from .attempts import (
     Stopwatch,
     Trying,
     attempt,
+    guarded,
     refusal,
     settle,
     skip,
+    try_to_arm,
     try_to_build,
 )
 from .meters import METERS
@@ -82,7 +84,7 @@ def _measured(
     except Unreadable as reason:
         for cell in cells:
             for name in wanted:
-                yield skip(cell, name, ("unreadable", str(reason)))
+                yield skip(cell, name, Refusal("unreadable", str(reason)))
         return
     subject, built = ledger.observe(partial(try_to_build, cells[0], model, device, seed=seed))
     at_rest = built.after_bytes
@@ -95,11 +97,11 @@ def _measured(
         reader = _Reader(cell, subject, ledger, device)
         results = reader.read()
         after = reader.close()
-        if not isinstance(results, tuple):
+        if not isinstance(results, Refusal):
             results["leaked"] = _left(results["leaked"], after - at_rest)
         at_rest = after
         for name in wanted:
-            yield _outcome(cell, name, results if isinstance(results, tuple) else results[name])
+            yield _outcome(cell, name, results if isinstance(results, Refusal) else results[name])
     yield watch.lap("memory passes")
 
 
@@ -110,8 +112,8 @@ class _Reader:
         self._cell, self._ledger, self._device = cell, ledger, device
         self._marks = Marks(address=lambda tensor: tensor.untyped_storage().data_ptr())
         self._subject = self._marks.around(shared)
-        self._arm: CellArm | None
-        self._arm, _ = ledger.observe(partial(make_arm, cell, self._subject))
+        self._arm: CellArm | Refusal | None
+        self._arm, _ = ledger.observe(partial(try_to_arm, cell, self._subject, device))
 
     def read(self) -> dict[str, MeterResult] | Refusal:
         """Return what every meter of the pass reads, or why the cell cannot run.
@@ -121,7 +123,9 @@ class _Reader:
         whether something is left every time.
         """
         arm = self._arm
-        assert arm is not None
+        if not isinstance(arm, CellArm):
+            assert arm is not None  # it was not let go of
+            return arm
         self._at_rest()
         self._device.forget()
         try_once = partial(attempt, arm, self._device, 1)
@@ -263,16 +267,17 @@ def process_cells(
         return
     for cell in cells:
         yield Trying(cell)
-        arm = make_arm(cell, subject)
-        refused = attempt(arm, device, TRIAL_STEPS)
-        if refused is not None:
-            yield from (skip(cell, name, refused) for name in wanted)
+        arm = try_to_arm(cell, subject, device)
+        refused = arm if isinstance(arm, Refusal) else attempt(arm, device, TRIAL_STEPS)
+        if isinstance(arm, Refusal) or refused is not None:
+            why = arm if isinstance(arm, Refusal) else refused
+            yield from (skip(cell, name, why) for name in wanted if why is not None)
             continue
         subject.clear_gradients()
-        figures: dict[str, MeterResult] = {}
+        figures: dict[str, MeterResult | Refusal] = {}
         with arm.held():
-            figures["peak_rss"] = _or_reason(partial(_peak_rss, arm))
-            figures["device_process"] = _or_reason(lambda: Figure(device.process_bytes()))
+            figures["peak_rss"] = _or_reason(partial(_peak_rss, arm), device)
+            figures["device_process"] = _or_reason(lambda: Figure(device.process_bytes()), device)
         for name in wanted:
             yield _outcome(cell, name, figures[name])
     yield watch.lap("memory passes")
@@ -295,7 +300,7 @@ def _predicted(predictor: Predictor, cell: Cell, model: Model, plan: Plan) -> Me
     try:
         prediction = predictor.predict(cell, model, seed=plan.seed)
     except CannotTrain as words:
-        return "cannot_train", str(words)
+        return Refusal("cannot_train", str(words))
     except Unpredictable as reason:
         return Unreadable(str(reason))
     notes = {"not_counted_inside": ", ".join(prediction.unprobed)} if prediction.unprobed else {}
@@ -307,20 +312,20 @@ def _peak_rss(arm: CellArm) -> Figure:
     return Figure(peak_bytes, {"bias": bias} if bias else {})
 
 
-def _or_reason(read: Callable[[], Figure]) -> MeterResult:
+def _or_reason(read: Callable[[], Figure], device: Device) -> MeterResult | Refusal:
     try:
-        return read()
+        return guarded(read, device)
     except Unreadable as reason:
         return reason
 
 
 def _outcome(cell: Cell, name: str, result: MeterResult | Refusal) -> Reading:
-    if isinstance(result, tuple):
+    if isinstance(result, Refusal):
         return skip(cell, name, result)
     if isinstance(result, Breakdown):
         return result
     if isinstance(result, Unreadable):
-        return skip(cell, name, ("unreadable", str(result)))
+        return skip(cell, name, Refusal("unreadable", str(result)))
     meter = METERS[name]
     return Measurement(
         cell=cell,

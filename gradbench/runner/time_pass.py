@@ -2,22 +2,35 @@
 
 import random
 import resource
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ..devices import Device, Unreadable
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..records.measurements import Fact, Measurement, Outcome
-from ..workloads.arms import CellArm, make_arm
 from ..workloads.models import Model
-from ..workloads.steps import Subject
-from .attempts import TRIAL_STEPS, Message, Stopwatch, Trying, attempt, settle, skip, try_to_build
+from ..workloads.state import RandomNumbers
+from .attempts import (
+    Message,
+    Refusal,
+    Stopwatch,
+    Trying,
+    Unfinished,
+    guarded,
+    settle,
+    skip,
+)
 from .cuda_clocks import Figure, read_clocks
 from .host_noise import HostNoise
-from .interleave import Warmth, calibrate, timed_rounds, warm_up
+from .interleave import LONG_STEP_NS, Interleaving, Rounds, Warmth, calibrate, warm_up
 from .meters import METERS, StepTime
+from .visits import VisitedArm, losing, share_numbers, start
 
+CLOCKS = ("host_time", "device_time", "energy")
+STREAM_S = 2.0  # between two sendings of what there is
 FAULT_STEPS = 10
 LATENCY_SHARE = 0.2  # of a block's budget
 NEVER = 1e-12  # a precision that is not reached: single calls are counted out by the budget
@@ -28,112 +41,211 @@ def time_block(
 ) -> Iterator[Message]:
     """Yield the interleaved times of a block's cells: of batches, and of single calls."""
     watch, device = Stopwatch(), settle(cells[0])
+    ends_ns = time.perf_counter_ns() + plan.limit_s * 1e9
     flush = device.l2_flusher(cells[0].l2)  # its buffer first: it's the model that may not fit
-    subject = try_to_build(cells[0], model, device, seed=plan.seed)
+    begun = start(cells[0], model, device, plan)
     yield watch.lap("build")
-    if not isinstance(subject, Subject):
-        yield from (skip(cell, name, subject) for cell in cells for name in wanted)
+    if isinstance(begun, Refusal):
+        yield from (skip(cell, name, begun) for cell in cells for name in wanted)
         return
-    arms = []
+    arms: list[VisitedArm] = []
     for cell in cells:
         yield Trying(cell)
-        arm = make_arm(cell, subject)
-        refused = attempt(arm, device, TRIAL_STEPS)
-        if refused is None:
+        arm = begun.first_steps(cell)
+        if isinstance(arm, VisitedArm):
             arms.append(arm)
         else:
-            yield from (skip(cell, name, refused) for name in wanted)
-    if not arms:
-        yield watch.lap("warm-up")
-        return
+            yield from (skip(cell, name, arm) for name in wanted)
     clock = StepTime.of(device, flush=flush)
-    rng = random.Random(f"{plan.seed} {cells[0].block}")
-    warmth = warm_up(arms, clock, plan=plan, rng=rng)
-    typical = min(warmth.typical_ns)
-    yield watch.lap("warm-up")
-    splits = read_clocks(
-        arms,
-        device,
-        wanted,
-        flush=flush,
-        iterations=calibrate(typical, clock.batch_ns),
-        step_ns=typical,
+    yield from _Timing(
+        arms=arms,
+        numbers=share_numbers(arms, begun),
+        clock=clock,
+        device=device,
         plan=plan,
-        rng=rng,
-    )
-    for arm, split in zip(arms, splits, strict=True):
-        yield from _further(arm, split.figures)
-    if "step_time" in wanted:
-        warming = {"warmup_rounds": warmth.rounds, "warmup_steady": warmth.steady}
-        known = [{**split.notes, **warming} for split in splits]
-        yield from step_times(arms, clock, device, known, warmth=warmth, plan=plan, rng=rng)
-    yield watch.lap("timing")
-    if "latency" in wanted:
-        yield from latencies(arms, clock, warmth=warmth, plan=plan, rng=rng)
-        yield watch.lap("latency")
+        rng=random.Random(f"{plan.seed} {cells[0].block}"),
+        ends_ns=ends_ns,
+        watch=watch,
+    ).read(wanted)
 
 
-def step_times(
-    arms: Sequence[CellArm],
-    clock: StepTime,
-    device: Device,
-    known: Sequence[Mapping[str, Fact]],
-    *,
-    warmth: Warmth,
-    plan: Plan,
-    rng: random.Random,
-) -> Iterator[Message]:
-    """Yield each arm's batches; notes say what is ``known``, and possible interference."""
-    monitor = device.monitor()
-    with HostNoise() as noise:
-        rounds = timed_rounds(
-            arms, clock, plan=plan, rng=rng, warmth=warmth, between=monitor.sample
+@dataclass(slots=True, kw_only=True)
+class _Timing:
+    """Times a block's arms; one that raises is left out from there on, and the others go on."""
+
+    arms: list[VisitedArm]
+    numbers: RandomNumbers
+    clock: StepTime
+    device: Device
+    plan: Plan
+    rng: random.Random
+    ends_ns: float  # when the process is killed
+    watch: Stopwatch
+    warmth: Warmth = field(init=False)
+
+    def read(self, wanted: Collection[str]) -> Iterator[Message]:
+        """Yield what the meters of the pass read."""
+        self.warmth = warm_up(
+            self.arms,
+            self.clock,
+            plan=self.plan,
+            rng=self.rng,
+            lost=losing(self.arms, self.device, "while it warmed up"),
         )
-    batches = len(arms) * len(rounds.iterations)
-    for arm, values, notes in zip(arms, rounds.batch_ns, known, strict=True):
-        yield _timed(
-            arm,
-            "step_time",
-            values,
-            rounds.iterations,
-            {
-                "stopped_by": rounds.stopped,
-                "half_width": round(rounds.precision, 6),
-                "minor_faults_per_step": minor_faults(arm),
-                **noise.notes(batches),
-                **monitor.notes(),
-                **notes,
-            },
+        yield from self._without_lost(wanted)
+        yield self.watch.lap("warm-up")
+        if not self.arms:
+            return
+        yield from self._clocks(wanted)
+        if "step_time" in wanted:
+            for arm in self.arms:
+                arm.notes |= {
+                    "warmup_rounds": self.warmth.rounds,
+                    "warmup_steady": self.warmth.steady,
+                }
+            yield from self._step_times()
+            yield from self._without_lost(["latency"] if "latency" in wanted else [])
+        yield self.watch.lap("timing")
+        if "latency" in wanted and self.arms:
+            yield from self._latencies()
+            yield self.watch.lap("latency")
+
+    def _without_lost(self, wanted: Collection[str]) -> Iterator[Message]:
+        """Leave out the arms that have raised, and give their meters that reason."""
+        for arm in self.arms:
+            if arm.failed is not None:
+                yield from (skip(arm.cell, name, arm.failed) for name in wanted)
+        self.arms = [arm for arm in self.arms if arm.failed is None]
+
+    def _clocks(self, wanted: Collection[str]) -> Iterator[Message]:
+        """Yield the split of host and device; where a step raises there, the rounds go on."""
+        read = partial(
+            read_clocks,
+            self.arms,
+            self.device,
+            wanted,
+            flush=self.clock.flush,
+            iterations=calibrate(self._typical_ns(), self.clock.batch_ns),
+            step_ns=self._typical_ns(),
+            plan=self.plan,
+            rng=self.rng,
         )
+        splits = guarded(read, self.device)
+        if isinstance(splits, Refusal):
+            for arm in self.arms:
+                yield from (skip(arm.cell, name, splits) for name in CLOCKS if name in wanted)
+            return
+        for arm, split in zip(self.arms, splits, strict=True):
+            arm.notes |= split.notes
+            yield from _further(arm, split.figures)
+
+    def _step_times(self) -> Iterator[Message]:
+        """Yield each arm's batches, and on the way what there is of them."""
+        monitor = self.device.monitor()
+
+        def between() -> None:
+            monitor.sample()
+            self.numbers.mark()  # the round's: every arm draws these
+
+        rounds = Interleaving(
+            self.arms,
+            self.clock,
+            plan=self.plan,
+            rng=self.rng,
+            warmth=self.warmth,
+            between=between,
+            lost=losing(self.arms, self.device, "in its timed rounds"),
+            deadline_ns=self._deadline_ns(0.8),
+        )
+        with HostNoise() as noise:
+            for _ in rarely(rounds):
+                yield from self._unfinished("step_time", rounds.so_far())
+        made = rounds.so_far()
+        notes = {**noise.notes(len(self.arms) * len(made.iterations)), **monitor.notes()}
+        for arm, values in zip(self.arms, made.batch_ns, strict=True):
+            if arm.failed is not None:
+                yield skip(arm.cell, "step_time", arm.failed)
+                continue
+            yield _timed(
+                arm,
+                "step_time",
+                values,
+                made.iterations,
+                {
+                    "stopped_by": made.stopped,
+                    "half_width": round(made.precision, 6),
+                    **self._faults(arm),
+                    **notes,
+                    **arm.notes,
+                },
+            )
+
+    def _latencies(self) -> Iterator[Message]:
+        """Yield each arm's single calls, interleaved: as many as a share of the budget holds."""
+        single = replace(
+            self.plan,
+            budget_s=self.plan.budget_s * LATENCY_SHARE,
+            precision_short=NEVER,
+            precision_long=NEVER,
+        )
+        rounds = Interleaving(
+            self.arms,
+            replace(self.clock, batch_ns=0),
+            plan=single,
+            rng=self.rng,
+            warmth=self.warmth,
+            between=self.numbers.mark,
+            lost=losing(self.arms, self.device, "in its timed rounds"),
+            deadline_ns=self._deadline_ns(0.95),
+        )
+        for _ in rarely(rounds):
+            yield from self._unfinished("latency", rounds.so_far())
+        made = rounds.so_far()
+        for arm, values in zip(self.arms, made.batch_ns, strict=True):
+            if arm.failed is not None:
+                yield skip(arm.cell, "latency", arm.failed)
+            else:
+                yield _timed(arm, "latency", values, made.iterations, {})
+
+    def _unfinished(self, meter: str, rounds: Rounds) -> Iterator[Message]:
+        """Yield what there is of a meter, should the process be killed in its next round."""
+        for arm, values in zip(self.arms, rounds.batch_ns, strict=True):
+            if arm.failed is None:
+                notes = {"stopped_by": "limit"} | arm.notes
+                yield Unfinished(_timed(arm, meter, values, rounds.iterations, notes))
+
+    def _typical_ns(self) -> float:
+        return min(self.warmth.typical_ns)
+
+    def _deadline_ns(self, share: float) -> float:
+        """Return when rounds must be over that may use the process's time up to a share of it."""
+        return self.ends_ns - (1 - share) * self.plan.limit_s * 1e9
+
+    def _faults(self, arm: VisitedArm) -> dict[str, Fact]:
+        count = 1 if self._typical_ns() >= LONG_STEP_NS else FAULT_STEPS
+        faults = guarded(partial(minor_faults, arm, count), self.device)
+        return {} if isinstance(faults, Refusal) else {"minor_faults_per_step": faults}
 
 
-def latencies(
-    arms: Sequence[CellArm],
-    clock: StepTime,
-    *,
-    warmth: Warmth,
-    plan: Plan,
-    rng: random.Random,
-) -> Iterator[Message]:
-    """Yield each arm's single calls, interleaved; a share of the budget, as many as it holds."""
-    budget_s = plan.budget_s * LATENCY_SHARE
-    single = replace(plan, budget_s=budget_s, precision_short=NEVER, precision_long=NEVER)
-    calls = replace(clock, batch_ns=0)
-    rounds = timed_rounds(arms, calls, plan=single, rng=rng, warmth=warmth)
-    for arm, values in zip(arms, rounds.batch_ns, strict=True):
-        yield _timed(arm, "latency", values, rounds.iterations, {})
+def rarely(rounds: Interleaving) -> Iterator[None]:
+    """Make the rounds; yield now and then in between."""
+    last = time.monotonic()
+    for _ in rounds:
+        if time.monotonic() - last >= STREAM_S:
+            yield
+            last = time.monotonic()
 
 
-def _further(arm: CellArm, figures: Mapping[str, Figure]) -> Iterator[Outcome]:
+def _further(arm: VisitedArm, figures: Mapping[str, Figure]) -> Iterator[Outcome]:
     for name, figure in figures.items():
         if isinstance(figure, Unreadable):
-            yield skip(arm.cell, name, ("unreadable", str(figure)))
+            yield skip(arm.cell, name, Refusal("unreadable", str(figure)))
         else:
             yield _timed(arm, name, figure.values, figure.iterations, figure.notes)
 
 
 def _timed(
-    arm: CellArm,
+    arm: VisitedArm,
     name: str,
     values: Sequence[int],
     iterations: Sequence[int],
@@ -151,11 +263,12 @@ def _timed(
     )
 
 
-def minor_faults(arm: CellArm) -> float:
+def minor_faults(arm: VisitedArm, count: int) -> float:
     """Return page faults served without a disk per step; timing wants none."""
     with arm.held():
-        arm.step()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(FAULT_STEPS):
+        if count > 1:
             arm.step()
-        return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / FAULT_STEPS
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(count):
+            arm.step()
+        return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / count

@@ -21,6 +21,7 @@ class CellArm:
     step: Step
     mode: GradMode
     workload: Workload
+    subject: Subject
 
     def held(self) -> AbstractContextManager[object]:
         """Return the context to hold around steps."""
@@ -66,16 +67,16 @@ def make_arm(cell: Cell, subject: Subject) -> CellArm:
     step = workload.prepare(subject, mode)
     if cell.entry == "per_call":
         step = entering(mode, step)
-    return CellArm(cell, step, mode, workload)
+    return CellArm(cell, step, mode, workload, subject)
 
 
 def entering(mode: GradMode, step: Step) -> Step:
     """Return a step that enters the mode itself, as code does that holds no mode around it."""
     enter = mode.enter
 
-    def entered() -> None:
+    def entered() -> object:
         with enter():
-            step()
+            return step()
 
     return entered
 

@@ -16,10 +16,12 @@ from gradbench import Matrix, Measurement, Plan, Skipped
 from gradbench.devices import Unreadable
 from gradbench.devices.cuda import CUDA
 from gradbench.runner import callgrind, instructions_pass, run
+from gradbench.runner.attempts import Refusal
 from gradbench.runner.callgrind import Requests, read_dumps
 from gradbench.runner.instructions_pass import ChildReport, count_block, outcome
 from gradbench.runner.meters import METERS
 from gradbench.runner.preflight import DEFAULT_METERS, portable
+from gradbench.runner.visits import Start, VisitedArm
 from gradbench.workloads.models import MODELS, Model
 
 PLAN = Plan(limit_s=60)
@@ -275,30 +277,33 @@ def test_a_visit_counts_one_step_inside_the_mode_after_one_that_is_not_counted()
     ]
 
 
+class Still:
+    """A state that nothing changes."""
+
+    def put_back(self):
+        pass
+
+    def used(self):
+        return self
+
+
 def test_every_round_visits_every_mode_that_runs_and_counting_starts_after_warm_up(monkeypatch):
     log, sent = [], []
     monkeypatch.setattr(instructions_pass, "settle", lambda _: None)
     monkeypatch.setattr(instructions_pass.gc, "disable", lambda: log.append("no collector"))
-    monkeypatch.setattr(
-        instructions_pass,
-        "attempt",
-        lambda arm, *_: log.append("warm up") if arm.runs else ("failed", "x"),
-    )
 
-    def make_arm(cell, _):
-        arm = FakeArm(cell.grad_mode, log)
-        arm.runs = cell.grad_mode != "global_off"
-        return arm
+    def first_steps(cell, *, count):
+        if cell.grad_mode == "global_off":
+            return Refusal("failed", "x")
+        log.append(f"{count} steps")
+        return VisitedArm(FakeArm(cell.grad_mode, log), Still(), Still())
 
-    monkeypatch.setattr(instructions_pass, "make_arm", make_arm)
-    monkeypatch.setattr(
-        instructions_pass,
-        "try_to_build",
-        lambda *_, **__: object.__new__(instructions_pass.Subject),
-    )
+    begun = object.__new__(Start)
+    begun.first_steps, begun.numbers = first_steps, Still()
+    monkeypatch.setattr(instructions_pass, "start", lambda *_: begun)
     instructions_pass.count(block(), None, PLAN, ask=LoggedRequests(log), tell=sent.append)
     rounds = instructions_pass.SETTLING_ROUNDS + instructions_pass.COUNTED_ROUNDS
-    assert log[:5] == ["warm up"] * 3 + ["no collector", "start"]
+    assert log[:5] == ["20 steps"] * 3 + ["no collector", "start"]
     assert [entry for entry in log if entry.startswith("dump") and "step" in entry] == [
         "dump 0 step",
         "dump 2 step",

@@ -1,7 +1,10 @@
 """The timed rounds, on a fake clock: order, windows, calibration, when they stop."""
 
 import gc
+import math
 import random
+import sys
+from dataclasses import replace
 
 import pytest
 from fakes import FakeArm, FakeClock, arms
@@ -9,6 +12,7 @@ from fakes import FakeArm, FakeClock, arms
 from gradbench import devices
 from gradbench.experiment.plan import Plan
 from gradbench.runner.interleave import (
+    Interleaving,
     Warmth,
     calibrate,
     collector_resting,
@@ -42,6 +46,20 @@ def measure(
         rng=random.Random(0),
         warmth=Warmth([step_ns for _ in sides], 6, steady=True),
     )
+
+
+def interleaved(sides, clock, *, plan=PLAN, step_ns=1e9, **options):
+    rounds = Interleaving(
+        sides,
+        StepTime(lambda: None, clock),
+        plan=plan,
+        rng=random.Random(0),
+        warmth=Warmth([step_ns for _ in sides], 6, steady=True),
+        **options,
+    )
+    for _ in rounds:
+        pass
+    return rounds.so_far()
 
 
 def test_a_batch_is_synchronized_on_both_sides_and_never_between(clock):
@@ -92,8 +110,76 @@ def test_stops_at_the_most_rounds_and_never_before_the_least(clock):
     noise = random.Random(2)
     sides = [FakeArm(name, clock, lambda _: noise.randint(10, 90), []) for name in ("a", "b")]
     assert len(measure(sides, clock).batch_ns[0]) == PLAN.max_rounds
+    long = arms(clock, [10**8, 10**8], [])
+    assert len(measure(long, clock, step_ns=1e8).batch_ns[0]) == PLAN.min_rounds
+
+
+def test_rounds_that_would_pass_the_budget_four_times_over_are_as_few_as_carry_an_interval(clock):
     long = arms(clock, [10**9, 10**9], [])
-    assert len(measure(long, clock, step_ns=1e9).batch_ns[0]) == PLAN.min_rounds
+    rounds = measure(long, clock, step_ns=1e9)
+    assert len(rounds.batch_ns[0]) == 6
+    assert rounds.stopped == "budget"
+
+
+def test_no_round_is_begun_that_would_not_end_by_the_deadline(clock):
+    rounds = interleaved(arms(clock, [10**9, 10**9], []), clock, deadline_ns=9e9)
+    assert rounds.stopped == "limit"
+    assert len(rounds.iterations) == 4
+    assert clock.now_ns <= 9e9
+
+
+def test_a_kept_budget_is_kept_and_one_round_is_made_whatever_it_takes(clock):
+    plan = replace(PLAN, budget_s=7)
+    rounds = interleaved(arms(clock, [10**9] * 2, []), clock, plan=plan, keeps_budget=True)
+    assert (len(rounds.iterations), clock.now_ns) == (3, 6e9)
+    rounds = interleaved(arms(clock, [10**10] * 2, []), clock, plan=plan, keeps_budget=True)
+    assert len(rounds.iterations) == 1
+
+
+def test_an_arm_that_raises_is_lost_and_the_others_keep_their_rounds(clock):
+    class Cracks(FakeArm):
+        def step(self):
+            super().step()
+            if self.log.count("b") == 21:
+                sys.exit("enough")
+
+    log = []
+    first, last = arms(clock, [1000, 1000], log)
+    sides = [first, Cracks("b", clock, lambda _: 1000, log), last]
+    raised = []
+    rounds = interleaved(sides, clock, step_ns=1000, lost=lambda *what: raised.append(what))
+    assert [len(values) for values in rounds.batch_ns] == [12, 10, 12]
+    ((index, error),) = raised
+    assert (index, repr(error)) == (1, "SystemExit('enough')")
+
+
+def test_no_arm_left_ends_the_rounds(clock):
+    class Broken(FakeArm):
+        def step(self):
+            raise ValueError
+
+    rounds = interleaved([Broken("a", clock, lambda _: 0)], clock, lost=lambda *_: None)
+    assert (rounds.stopped, rounds.batch_ns) == ("arms", [[]])
+    with pytest.raises(ValueError):
+        measure([Broken("a", clock, lambda _: 0)], clock)
+
+
+def test_warm_up_goes_on_without_an_arm_that_raises(clock):
+    class Broken(FakeArm):
+        def step(self):
+            raise ValueError
+
+    sides = [Broken("a", clock, lambda _: 0), *arms(clock, [100_000], [])]
+    raised = []
+    warmth = warm_up(
+        sides,
+        StepTime(lambda: None, clock),
+        plan=PLAN,
+        rng=random.Random(0),
+        lost=lambda *what: raised.append(what),
+    )
+    assert warmth.typical_ns == [math.inf, 100_000]
+    assert len(raised) == 1
 
 
 def test_never_stops_on_significance(clock):

@@ -1,0 +1,139 @@
+"""An arm as a pass visits it: from the state that its own first step left, drawing the same."""
+
+import inspect
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import torch
+
+from ..devices import Device
+from ..experiment.matrix import Cell
+from ..experiment.plan import Plan
+from ..records.measurements import Fact
+from ..workloads.arms import CellArm
+from ..workloads.models import Model
+from ..workloads.state import RandomNumbers, Snapshot
+from ..workloads.steps import Step, Subject
+from .attempts import Refusal, attempt, guarded, refusal, try_to_arm, try_to_build
+
+LONG_TRIAL: Final = 0.02
+"""Of a process's time limit: a first step that takes more is not tried a second time."""
+
+
+@dataclass(slots=True)
+class VisitedArm:
+    """A cell's arm, what is put back before each visit, and what is to be noted of its figures.
+
+    Once its step has raised, ``failed`` says what.
+    """
+
+    arm: CellArm
+    state: Snapshot
+    numbers: RandomNumbers
+    notes: dict[str, Fact] = field(default_factory=dict)
+    failed: Refusal | None = None
+
+    @property
+    def cell(self) -> Cell:
+        """The arm's cell."""
+        return self.arm.cell
+
+    @property
+    def step(self) -> Step:
+        """The arm's step."""
+        return self.arm.step
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Put back what the others may have changed, then hold the mode."""
+        self.numbers.put_back()
+        self.state.put_back()
+        with self.arm.held():
+            yield
+
+
+class Start:
+    """The state of a subject that was just built: each of its arms takes its first step there."""
+
+    def __init__(self, subject: Subject, device: Device, *, limit_s: float) -> None:
+        self._subject, self._device, self._limit_s = subject, device, limit_s
+        self._built = Snapshot(subject.parts())
+        self.numbers = RandomNumbers(subject.resident())
+
+    def first_steps(self, cell: Cell, *, count: int = 1) -> VisitedArm | Refusal:
+        """Return the cell's arm after its first steps, or why they cannot be made."""
+        self.numbers.put_back()
+        self._built.put_back()
+        arm = try_to_arm(cell, self._subject, self._device)
+        if isinstance(arm, Refusal):
+            return arm
+        began = time.monotonic()
+        refused = attempt(arm, self._device, count)
+        if refused is not None:
+            return refused
+        took_s = (time.monotonic() - began) / count
+        visited = VisitedArm(arm, Snapshot(self._subject.parts()), self.numbers)
+        if took_s <= LONG_TRIAL * self._limit_s:
+            notes = guarded(partial(_watched_step, arm, self._device), self._device)
+            if isinstance(notes, Refusal):
+                return notes
+            visited.notes |= notes
+            visited.state.look()
+        self.numbers.look()
+        return visited
+
+
+def start(cell: Cell, model: Model, device: Device, plan: Plan) -> Start | Refusal:
+    """Build a block's subject; return it with its state, or why that is impossible."""
+    subject = try_to_build(cell, model, device, seed=plan.seed)
+    if isinstance(subject, Refusal):
+        return subject
+    return guarded(partial(Start, subject, device, limit_s=plan.limit_s), device)
+
+
+def share_numbers(arms: Sequence[VisitedArm], start: Start) -> RandomNumbers:
+    """Let the arms put back only what some of them draws from; return that."""
+    used = start.numbers.used()
+    for arm in arms:
+        arm.numbers = used
+    return used
+
+
+def losing(
+    arms: Sequence[VisitedArm], device: Device, when: str
+) -> Callable[[int, BaseException], None]:
+    """Return what notes of an arm that it raised."""
+
+    def lost(index: int, error: BaseException) -> None:
+        why = refusal(error, device)
+        arms[index].failed = Refusal(why.cause, f"{why.reason} ({when})")
+
+    return lost
+
+
+def _watched_step(arm: CellArm, device: Device) -> dict[str, Fact]:
+    """Make one step; return what its figures do not show of themselves."""
+    notes: dict[str, Fact] = {}
+    with arm.held():
+        grad, returned = torch.is_grad_enabled(), arm.step()
+        if torch.is_grad_enabled() != grad:
+            notes["grad_left"] = "off" if grad else "on"
+    device.synchronize()
+    if not arm.workload.optimizes and (lazy := _nothing_in(returned)):
+        notes["nothing_computed"] = lazy
+    return notes
+
+
+def _nothing_in(returned: object) -> str:
+    """Return what a forward returned that has computed nothing, or ``""``."""
+    if returned is None:
+        return "forward returned None"
+    if inspect.isgenerator(returned) or inspect.isasyncgen(returned):
+        return "forward returned a generator, which nobody ran"
+    if inspect.isawaitable(returned):
+        return "forward returned a coroutine, which nobody awaited"
+    return ""

@@ -1,0 +1,369 @@
+"""What a module holds beside its parameters, kept and put back: buffers, attributes, caches.
+
+Modes share one module, for another would lie elsewhere in memory; so each visit of a mode starts
+from the state in which that mode's own first step had left the module, with the same random
+numbers. Parameters are not put back: an optimizer moves them, by so little that no step notices.
+"""
+
+import copy
+import itertools
+import operator
+import pickle
+import random
+import sys
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any, Final, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+MOST: Final = 10_000
+"""Entries of a container up to which each is looked at; of a longer one the length alone is."""
+
+_MISSING: Final = object()
+_OPAQUE: Final = (FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
+_FOREIGN: Final = frozenset(("torch", "numpy", *sys.stdlib_module_names))
+"""Packages whose objects are taken as they are: their insides are nobody's hidden state."""
+
+
+class _Kept(Protocol):
+    """One thing that was kept."""
+
+    def put_back(self) -> None:
+        """Make it as it was, if it is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptDict:
+    owner: dict[Any, Any]
+    keys: list[Any]
+    values: list[Any]
+
+    def put_back(self) -> None:
+        owner = self.owner
+        if not (_same(owner.values(), self.values) and _same(owner, self.keys)):
+            owner.clear()
+            owner.update(zip(self.keys, self.values, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptSequence:
+    owner: list[Any] | deque[Any]
+    values: list[Any]
+
+    def put_back(self) -> None:
+        if not _same(self.owner, self.values):
+            self.owner.clear()
+            self.owner.extend(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptSet:
+    owner: set[Any]
+    values: frozenset[Any]
+
+    def put_back(self) -> None:
+        if self.owner != self.values:
+            self.owner.clear()
+            self.owner.update(self.values)
+
+
+def _same(owner: Collection[Any], values: Sequence[Any]) -> bool:
+    return len(owner) == len(values) and (
+        len(owner) > MOST or all(map(operator.is_, owner, values))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptSlots:
+    owner: object
+    values: dict[str, Any]
+
+    def put_back(self) -> None:
+        for name, value in self.values.items():
+            if getattr(self.owner, name, _MISSING) is not value:
+                setattr(self.owner, name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptGenerator:
+    read: Callable[[], Any]
+    write: Callable[[Any], object]
+    state: Any
+
+    def put_back(self) -> None:
+        self.write(self.state)
+
+
+@dataclass(slots=True)
+class _KeptTensor:
+    """A tensor's contents: kernels may change them unseen by its version, as BatchNorm's do."""
+
+    owner: Tensor
+    contents: Tensor
+    version: int | None  # None for an inference tensor, which has none
+    changes: bool = False  # does a step change the contents?
+
+    @classmethod
+    def of(cls, tensor: Tensor, *, on_host: bool) -> Self:
+        contents = tensor.detach().to("cpu", copy=True) if on_host else tensor.detach().clone()
+        return cls(tensor, contents, None if tensor.is_inference() else tensor._version)
+
+    def look(self) -> None:
+        """Learn whether what was done since it was kept has changed it."""
+        self.changes = not torch.equal(_bits(self.owner), _bits(self.contents))
+
+    @property
+    def changed(self) -> bool:
+        """Whether a step changes it, or has by its version."""
+        return self.changes or (self.version is not None and self.owner._version != self.version)
+
+
+class Snapshot:
+    """The state of modules at one moment, to be put back as often as one likes.
+
+    Kept are buffers, plain attributes, what these lead to through containers and objects of the
+    user's own classes, and generators of random numbers among them. With ``on_host`` contents lie
+    on the host, so that a device's memory stays as it is.
+    """
+
+    def __init__(self, roots: Iterable[nn.Module], *, on_host: bool = False) -> None:
+        roots = list(roots)
+        self._on_host = on_host
+        self._tensors: list[_KeptTensor] = []
+        self._others: list[_Kept] = []
+        self._unwatched: list[_Kept] = []  # what no container's entries show
+        self._watched: list[
+            Collection[Any]
+        ] = []  # whose entries show at once that all is as it was
+        self._seen: set[int] = {
+            id(parameter) for root in roots for parameter in root.parameters(recurse=True)
+        }
+        for root in roots:
+            self._keep(root)
+            for buffer in root.buffers():  # TorchScript's are in no dictionary
+                self._keep(buffer)
+        self._lengths, self._entries = self._fingerprint()
+
+    def look(self) -> None:
+        """Learn which tensors a step changes: call it when one was made since."""
+        for tensor in self._tensors:
+            tensor.look()
+
+    def put_back(self) -> None:
+        """Make everything as it was."""
+        if self._fingerprint() != (self._lengths, self._entries):
+            for other in self._others:
+                other.put_back()
+        for unwatched in self._unwatched:
+            unwatched.put_back()
+        changed = [tensor for tensor in self._tensors if tensor.changed]
+        if changed:
+            with torch.inference_mode():  # where inference tensors may be written, and others too
+                torch._foreach_copy_([t.owner for t in changed], [t.contents for t in changed])
+
+    def _fingerprint(self) -> tuple[list[int], list[int]]:
+        """Return how many entries each container has, and which objects they are, one after other.
+
+        This is all that is looked at between two visits of an ordinary module: it is quick.
+        """
+        entries = list(map(id, itertools.chain.from_iterable(self._watched)))
+        return list(map(len, self._watched)), entries
+
+    def _keep(self, value: object) -> None:
+        todo = [value]
+        while todo:
+            one = todo.pop()
+            if id(one) not in self._seen:
+                self._seen.add(id(one))
+                todo += self._keep_one(one)
+
+    def _keep_one(self, one: Any) -> Sequence[object]:  # noqa: PLR0911 # one return a kind
+        """Keep an object; return what it leads to."""
+        match one:
+            case Tensor():
+                if _has_plain_contents(one):
+                    self._tensors.append(_KeptTensor.of(one, on_host=self._on_host))
+                return ()
+            case nn.Module():
+                return self._keep_module(one)
+            case dict():
+                return self._keep_dict(one)
+            case list() | deque():
+                self._others.append(_KeptSequence(one, list(one)))
+                self._watch(one)
+                return _few(one)
+            case set():
+                self._unwatched.append(_KeptSet(one, frozenset(one)))
+                return ()
+            case tuple():
+                return _few(one)
+            case random.Random():
+                self._unwatched.append(_KeptGenerator(one.getstate, one.setstate, one.getstate()))
+                return ()
+            case torch.Generator():
+                state = one.get_state()
+                self._unwatched.append(_KeptGenerator(one.get_state, one.set_state, state))
+                return ()
+        return self._keep_object(one)
+
+    def _keep_dict(self, one: dict[Any, Any], *, by_key: bool = True) -> list[object]:
+        self._others.append(_KeptDict(one, list(one), list(one.values())))
+        self._watch(one.values())
+        if by_key:
+            self._watch(one.keys())
+        return _few(one.values())
+
+    def _watch(self, entries: Collection[Any]) -> None:
+        """Look at these entries, or where they are too many at their number."""
+        self._watched.append(entries if len(entries) <= MOST else _Counted(entries))
+
+    def _keep_module(self, module: nn.Module) -> list[object]:
+        own = module.__dict__
+        self._keep_dict(own, by_key=False)
+        leads_to = [value for name, value in own.items() if name not in _MODULES_OWN]
+        for name in ("_parameters", "_buffers", "_modules"):
+            part = own.get(name)  # TorchScript's are no dictionaries
+            if isinstance(part, dict) and part:
+                leads_to += self._keep_dict(part, by_key=False)
+        return leads_to
+
+    def _keep_object(self, one: object) -> Sequence[object]:
+        kind = type(one)
+        if isinstance(one, _OPAQUE) or kind.__module__.partition(".")[0] in _FOREIGN:
+            return ()
+        found: list[object] = []
+        own = getattr(one, "__dict__", None)
+        if isinstance(own, dict):
+            found += self._keep_dict(own)
+        names = [name for base in kind.__mro__ for name in _slots(base)]
+        values = {name: getattr(one, name) for name in names if hasattr(one, name)}
+        if values:
+            self._unwatched.append(_KeptSlots(one, values))
+            found += values.values()
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """Entries of which only the number is looked at."""
+
+    entries: Collection[Any]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def __contains__(self, one: object) -> bool:
+        return one in self.entries
+
+
+_MODULES_OWN: Final = frozenset(nn.Module().__dict__) - {"training"}
+"""What every module has: dictionaries of parameters, hooks and the like."""
+
+
+def _slots(kind: type) -> Iterator[str]:
+    names = kind.__dict__.get("__slots__", ())
+    for name in (names,) if isinstance(names, str) else names:
+        if name not in ("__dict__", "__weakref__"):
+            yield name
+
+
+def _few(values: Iterable[object]) -> list[object]:
+    """Return the values, or none of them where they are too many to be looked at."""
+    first = list(itertools.islice(values, MOST + 1))
+    return first if len(first) <= MOST else []
+
+
+def _has_plain_contents(tensor: Tensor) -> bool:
+    """Return whether a copy can be made of the contents, and written back."""
+    return (
+        type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
+        and tensor.layout is torch.strided
+        and not tensor.is_nested
+        and not tensor.is_quantized
+        and not tensor.is_meta
+        and tensor.grad_fn is None
+        and not any(
+            stride == 0 and size > 1
+            for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+        )
+    )
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """Return the contents as whole numbers on the host, for NaN differs from itself."""
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    return plain.reshape(-1).view(torch.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One global generator of random numbers."""
+
+    read: Callable[[], Any]
+    write: Callable[[Any], object]
+
+
+class RandomNumbers:
+    """What everybody draws from: torch's generators, the devices', Python's, numpy's.
+
+    ``put_back`` brings them to the last ``mark``, so that what follows draws the same again.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
+        self._sources = [
+            _Source(torch.get_rng_state, torch.set_rng_state),
+            _Source(random.getstate, random.setstate),
+            *(_source_of(device) for device in {tensor.device for tensor in tensors}),
+        ]
+        if "numpy" in sys.modules:
+            numpy: Any = sys.modules["numpy"]
+            self._sources.append(_Source(numpy.random.get_state, numpy.random.set_state))
+        self._drawn_from: set[int] = set()
+        self._states: list[Any] = []
+        self.mark()
+
+    def mark(self) -> None:
+        """Keep the states as they are."""
+        self._states = [source.read() for source in self._sources]
+
+    def put_back(self) -> None:
+        """Bring the states to the last mark."""
+        for source, state in zip(self._sources, self._states, strict=True):
+            source.write(state)
+
+    def look(self) -> None:
+        """Learn who was drawn from since the last mark."""
+        self._drawn_from |= {
+            index
+            for index, (source, state) in enumerate(zip(self._sources, self._states, strict=True))
+            if pickle.dumps(source.read()) != pickle.dumps(state)
+        }
+
+    def used(self) -> "RandomNumbers":
+        """Return those that were seen to be drawn from, and torch's, which cost least."""
+        few = copy.copy(self)
+        few._sources = [
+            source
+            for index, source in enumerate(self._sources)
+            if index in self._drawn_from or index == 0
+        ]
+        few.mark()
+        return few
+
+
+def _source_of(device: torch.device) -> _Source:
+    accelerator: Any = torch.get_device_module(device)
+    if not hasattr(accelerator, "get_rng_state"):  # the CPU's is torch's own
+        return _Source(torch.get_rng_state, torch.set_rng_state)
+    return _Source(
+        partial(accelerator.get_rng_state, device),
+        lambda state: accelerator.set_rng_state(state, device),
+    )

@@ -1,0 +1,184 @@
+"""What is put back between two visits of a module: everything but parameters."""
+
+import random
+from collections import deque
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gradbench.workloads.models import MODELS
+from gradbench.workloads.state import RandomNumbers, Snapshot
+
+
+class Remembering:
+    def __init__(self):
+        self.keys = []
+        self.last = None
+
+
+class Slotted:
+    __slots__ = ("count",)
+
+    def __init__(self):
+        self.count = 0
+
+
+class Stateful(nn.Module):
+    """Keeps something in every way that one may."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.register_buffer("table", torch.zeros(4))
+        self.hidden = None
+        self.count = 0
+        self.seen = {}
+        self.recent = deque(maxlen=3)
+        self.names = set()
+        self.cache = Remembering()
+        self.slotted = Slotted()
+        self.pair = (torch.zeros(2), [])
+        self.own_random = random.Random(1)
+        self.own_generator = torch.Generator().manual_seed(1)
+        self.parts = [nn.BatchNorm1d(4)]  # in no registry
+
+    def forward(self, x):
+        self.hidden = self.layer(x)
+        self.count += 1
+        self.seen[self.count] = x
+        self.recent.append(self.count)
+        self.names.add(self.count)
+        self.cache.keys.append(self.hidden)
+        self.cache.last = self.hidden
+        self.slotted.count += 1
+        self.pair[0].add_(1)
+        self.pair[1].append(1)
+        self.table = self.table + 1
+        self.drawn = self.own_random.random(), torch.rand(1, generator=self.own_generator).item()
+        return self.parts[0](self.norm(self.hidden))
+
+
+def state(net):
+    return (
+        net.hidden,
+        net.count,
+        dict(net.seen),
+        list(net.recent),
+        set(net.names),
+        list(net.cache.keys),
+        net.cache.last,
+        net.slotted.count,
+        net.pair[0].tolist(),
+        list(net.pair[1]),
+        net.table.tolist(),
+        net.norm.running_mean.tolist(),
+        int(net.norm.num_batches_tracked),
+        net.parts[0].running_var.tolist(),
+        net.own_random.getstate(),
+        net.own_generator.get_state().tolist(),
+        hasattr(net, "drawn"),
+    )
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("on_host", [False, True])
+def test_whatever_a_step_changed_is_as_it_was(mode, on_host):
+    net, x = Stateful(), torch.randn(3, 4)
+    before = state(net)
+    snapshot = Snapshot([net], on_host=on_host)
+    with mode():
+        net(x)
+    snapshot.look()
+    for _ in range(2):
+        with mode():
+            net(x)
+        snapshot.put_back()
+        assert state(net) == before
+
+
+def test_what_a_mode_made_is_that_modes_own():
+    net, x = Stateful(), torch.randn(3, 4)
+    built = Snapshot([net])
+    with torch.inference_mode():
+        net(x)
+    there = Snapshot([net])
+    built.put_back()
+    net(x)
+    here = Snapshot([net])
+    there.put_back()
+    assert net.hidden.is_inference()
+    here.put_back()
+    assert not net.hidden.is_inference()
+    net(x).sum().backward()
+
+
+def test_parameters_are_left_alone():
+    net, x = Stateful(), torch.randn(3, 4)
+    snapshot = Snapshot([net])
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    net(x).sum().backward()
+    optimizer.step()
+    moved = net.layer.weight.clone()
+    snapshot.put_back()
+    assert net.layer.weight.equal(moved)
+
+
+def test_a_module_that_keeps_nothing_is_not_written_to():
+    net = MODELS["mlp_tiny"].build()
+    snapshot = Snapshot([net])
+    versions = [p._version for p in net.parameters()]
+    net(torch.randn(2, 64))
+    snapshot.look()
+    snapshot.put_back()
+    assert snapshot._fingerprint() == (snapshot._lengths, snapshot._entries)
+    assert [p._version for p in net.parameters()] == versions
+
+
+def test_a_buffer_changed_unseen_by_its_version_is_put_back():
+    norm, x = nn.BatchNorm1d(4), torch.randn(8, 4)
+    version = norm.running_mean._version
+    snapshot = Snapshot([norm])
+    norm(x)
+    assert norm.running_mean._version == version  # what makes `look` needed
+    snapshot.look()
+    snapshot.put_back()
+    assert norm.running_mean.tolist() == [0] * 4
+
+
+def test_a_long_list_is_judged_by_its_length():
+    net = nn.Linear(2, 2)
+    net.history = list(range(20_000))
+    snapshot = Snapshot([net])
+    net.history.append(1)
+    snapshot.put_back()
+    assert len(net.history) == 20_000
+
+
+def test_draws_repeat_from_the_mark_on():
+    numbers = RandomNumbers([torch.zeros(1)])
+
+    def draw():
+        return torch.rand(1).item(), random.random(), np.random.rand()
+
+    first = draw()
+    numbers.put_back()
+    assert draw() == first
+    numbers.mark()
+    second = draw()
+    numbers.put_back()
+    assert draw() == second != first
+
+
+def test_only_generators_that_were_drawn_from_are_put_back_later():
+    numbers = RandomNumbers()
+    random.random()
+    numbers.look()
+    used = numbers.used()
+    before = np.random.rand()
+    python = random.random()
+    used.put_back()
+    assert random.random() == python
+    assert np.random.rand() != before
