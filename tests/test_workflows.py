@@ -1,10 +1,12 @@
 """Workflow files, the composite action, its scripts: what GitHub would say of them, asked here."""
 
+import configparser
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -151,6 +153,45 @@ def test_the_action_asks_gradbench_for_what_its_inputs_say(inputs, told, tmp_pat
     assert done.stdout.splitlines() == ["ci", "--fail-on", "never", "-o", "out dir", *told]
     assert done.returncode == 4, "the status is the job's"
     assert not (tmp_path / "pwned").exists()
+
+
+# Before a commit, and in CI
+
+
+def test_before_a_commit_runs_what_ci_runs():
+    """The same words, so that no version or option of a linter is known in two places."""
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read(ROOT / "tox.ini", "utf-8")
+    asked = [
+        command
+        for name in ("lint", "types", "layers")
+        for command in settings[f"testenv:{name}"]["commands"].strip().splitlines()
+    ]
+    (repository,) = read(ROOT / ".pre-commit-config.yaml")["repos"]
+    assert repository["repo"] == "local"
+    assert [hook["entry"] for hook in repository["hooks"]] == asked
+    assert {hook["language"] for hook in repository["hooks"]} == {"system"}
+
+
+def test_the_linters_of_a_commit_are_the_project_s_own():
+    """tox takes two of them alone: with the same bounds as the extra that brings them all."""
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    bounds = set(extra["project"]["optional-dependencies"]["dev"])
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read(ROOT / "tox.ini", "utf-8")
+    assert {settings[f"testenv:{name}"]["deps"] for name in ("lint", "layers")} <= bounds
+    assert any(text.startswith("mypy") for text in bounds)
+
+
+def test_ci_runs_every_environment_that_is_run_by_default():
+    """By tox or, in an environment that is there, by the environment's own command."""
+    script = (ROOT / ".ci/run").read_text("utf-8")
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read(ROOT / "tox.ini", "utf-8")
+    for name in settings["tox"]["env_list"].split(", "):
+        command = settings.get(f"testenv:{name}", "commands", fallback="").strip()
+        words = command.partition(" --durations")[0]
+        assert (words and words in script) or re.search(rf"tox -e [\w,]*\b{name}\b", script), name
 
 
 # Keeping history

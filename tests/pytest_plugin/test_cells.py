@@ -18,10 +18,12 @@ from pathlib import Path
 import pytest
 from builders import cell, skipped, timed
 from scripted_bench import ITERATIONS, VALUES, ScriptedBench, scripted_bench, succeed
+from typer.testing import CliRunner
 
 # An inner session in this process must find these loaded: torch and numpy load only once.
 from gradbench import report, runner
 from gradbench.analysis import run_sentences as words
+from gradbench.cli import app
 from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.records.measurements import Measurement, Outcome, Reading, Skipped
 from gradbench.records.run import Run
@@ -269,16 +271,14 @@ def test_a_session_stopped_early_leaves_what_it_measured_and_says_how_to_go_on(s
     assert (stopped.folder / "reports" / f"{run.name}.html").exists()
 
 
-def test_what_a_stopped_session_proposes_completes_its_run(stopped):
+def test_what_a_stopped_session_proposes_completes_its_run(
+    stopped, shared_fork_servers, monkeypatch
+):
     proposed = stopped.done.stdout.partition("go on with: gradbench ")[2].splitlines()[0]
     name = stopped.run.name
-    subprocess.run(
-        [sys.executable, "-m", "gradbench", *proposed.split()],
-        cwd=stopped.folder,
-        capture_output=True,
-        timeout=TIMEOUT_S,
-        check=True,
-    )
+    monkeypatch.chdir(stopped.folder)
+    done = CliRunner().invoke(app, [*proposed.split(), "--no-semantics"])
+    assert done.exit_code == 0, done.output
     completed = load(stopped.folder / "results" / f"{name}{SEALED}")
     assert completed.unfinished() == []
     assert stopped.run.outcomes

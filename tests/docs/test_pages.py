@@ -8,7 +8,7 @@ import pytest
 from gradbench.semantics.proof import in_a_thread
 from gradbench.semantics.state import RULES, Rule
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "grad-modes.md"
 LISTINGS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
 BITS = {"on": True, "off": False, "stays": None}
