@@ -1,18 +1,19 @@
 """What to measure, as a user says it: a preset or a TOML file, narrowed or widened by axis."""
 
-import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..errors import BadConfig, GradbenchError, Impossible, UnknownName
 from .axis import whole_number
 from .matrix import AXES, AXIS_OF, Cell, Matrix, select
 from .plan import Plan
 from .presets import PRESETS, Experiment
+from .toml_file import TomlFile
+
+MATRIX: Final = "[[matrix]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,42 +59,26 @@ def parse_input(text: str) -> tuple[int, ...]:
 
 def read(path: Path) -> Experiment:
     """Return the experiment that a TOML file describes; raise `BadConfig` with file and line."""
-    try:
-        text = path.read_text("utf-8")
-        tree = tomllib.loads(text)
-    except OSError as error:
-        raise BadConfig(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise BadConfig(f"{path}: not UTF-8 text ({error.reason})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise BadConfig(f"{path}: {error}") from error
+    file = TomlFile.read(path)
+    tree = file.tree
     known = {"about", "matrix", "plan"}
     for key in tree:
         if key not in known:
-            raise BadConfig(at(path, text, key, header="") + no_key(key, known))
+            raise BadConfig(file.at(key, header="") + no_key(key, known))
     tables = tree.get("matrix", [])
     if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
         raise BadConfig(f"{path}: no [[matrix]] table: it needs at least one")
-    matrices = tuple(_matrix(path, text, index, table) for index, table in enumerate(tables))
+    matrices = tuple(_matrix(file, index, table) for index, table in enumerate(tables))
     return Experiment(
         about=str(tree.get("about", path.stem)),
         matrices=matrices,
-        plan=_plan(path, text, tree.get("plan", {})),
+        plan=_plan(file, tree.get("plan", {})),
     )
 
 
 def locate(path: Path, error: UnknownName) -> str:
     """Return ``file, line N, key: `` for a name that a catalogue did not know, or ''."""
-    text = path.read_text("utf-8")
-    key = error.axis
-    for number_, line in enumerate(text.splitlines(), 1):
-        if line.lstrip().startswith("#"):
-            continue
-        if "=" in line:
-            key = line.partition("=")[0].strip()
-        if f'"{error.name}"' in line or f"'{error.name}'" in line:
-            return f"{path}, line {number_}, {key}: "
-    return ""
+    return TomlFile.read(path).at_value(error.name, key=error.axis)
 
 
 def places(path: Path, cells: Iterable[Cell]) -> dict[str, str]:
@@ -102,7 +87,7 @@ def places(path: Path, cells: Iterable[Cell]) -> dict[str, str]:
     A cell that options made of others goes to the first table with its model, or has no place.
     """
     matrices = read(path).matrices
-    lines = _lines_of_models(path.read_text("utf-8"))
+    lines = _lines_of_models(TomlFile.read(path))
     if len(lines) != len(matrices):
         return {}  # written in another of TOML's ways: better no line than a wrong one
     exact = {cell: line for matrix, line in zip(matrices, lines, strict=True) for cell in matrix}
@@ -114,22 +99,17 @@ def places(path: Path, cells: Iterable[Cell]) -> dict[str, str]:
     return {str(cell): f"{path.as_posix()}:{line}" for cell, line in positions.items() if line}
 
 
-def _lines_of_models(text: str) -> list[int]:
+def _lines_of_models(file: TomlFile) -> list[int]:
     """Return for each ``[[matrix]]`` the line of its ``models``, or else of its header."""
-    lines: list[int] = []
-    inside = False
-    for number_, line in enumerate(text.splitlines(), 1):
-        if re.match(r"\s*\[", line):
-            inside = bool(re.match(r"\s*\[\[\s*matrix\s*\]\]", line))
-            lines += [number_] if inside else []
-        elif inside and re.match(r"""\s*["']?models["']?\s*=""", line):
-            lines[-1] = number_
-    return lines
+    return [
+        file.line("models", header=MATRIX, table=index) or line
+        for index, line in enumerate(file.tables(MATRIX))
+    ]
 
 
-def _matrix(path: Path, text: str, index: int, table: Mapping[str, Any]) -> Matrix:
+def _matrix(file: TomlFile, index: int, table: Mapping[str, Any]) -> Matrix:
     for key, value in table.items():
-        where = at(path, text, key, header="[[matrix]]", table=index)
+        where = file.at(key, header=MATRIX, table=index)
         if key not in AXIS_OF:
             raise BadConfig(where + no_key(key, AXIS_OF))
         try:  # one axis at a time, so that the complaint can name its line
@@ -137,18 +117,16 @@ def _matrix(path: Path, text: str, index: int, table: Mapping[str, Any]) -> Matr
         except GradbenchError as error:
             raise BadConfig(f"{where}{error}") from error
     if "models" not in table:
-        raise BadConfig(f"{path}: [[matrix]] number {index + 1} names no models")
+        raise BadConfig(f"{file.path}: [[matrix]] number {index + 1} names no models")
     return Matrix(**table)
 
 
-def _plan(path: Path, text: str, table: object) -> Plan:
+def _plan(file: TomlFile, table: object) -> Plan:
     if not isinstance(table, dict):
-        raise BadConfig(
-            f"{at(path, text, 'plan', header='')}a [plan] table is needed, not {table!r}"
-        )
+        raise BadConfig(f"{file.at('plan', header='')}a [plan] table is needed, not {table!r}")
     known = [field.name for field in fields(Plan)]
     for key, value in table.items():
-        where = at(path, text, key, header="[plan]")
+        where = file.at(key, header="[plan]")
         if key not in known:
             raise BadConfig(where + no_key(key, known))
         try:
@@ -156,27 +134,6 @@ def _plan(path: Path, text: str, table: object) -> Plan:
         except GradbenchError as error:
             raise BadConfig(f"{where}{error}") from error
     return Plan(**table)
-
-
-def at(path: Path, text: str, key: str, *, header: str, table: int = 0) -> str:
-    """Return ``file, line N, key: `` for a key of the table of that header and index.
-
-    A key at the top has the header ``""``, and may be a table's header itself.
-    """
-    here, index = "", -1
-    pattern = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*=""")
-    for line_number, line in enumerate(text.splitlines(), 1):
-        where = f"{path}, line {line_number}, {key}: "
-        match = re.match(r"""\s*(\[\[?)\s*([\w.'"/-]+)\s*(\]\]?)\s*(#.*)?$""", line)
-        if match:
-            name = re.sub(r"""["']""", "", match[2])
-            here = f"{match[1]}{name}{match[3]}"
-            index += here == header
-            if not header and name == key:
-                return where
-        elif here == header and (not header or index == table) and pattern.match(line):
-            return where
-    return f"{path}, {key}: "
 
 
 def no_key(key: str, known: Iterable[str]) -> str:

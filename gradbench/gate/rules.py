@@ -1,6 +1,5 @@
 """What a gate lets pass: tolerances by meter and by cell, as defaults and as a TOML file says."""
 
-import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -9,7 +8,8 @@ from typing import Any, Final, Literal
 
 from ..errors import BadConfig, GradbenchError
 from ..experiment.matrix import AXES, GRAD_MODES, Cell
-from ..experiment.toml_config import at, no_key
+from ..experiment.toml_config import no_key
+from ..experiment.toml_file import TomlFile
 
 PYPROJECT: Final = "pyproject.toml"
 TABLE: Final = ("tool", "gradbench", "gate")
@@ -95,7 +95,7 @@ def find(start: Path) -> Path | None:
     for folder in (start, *start.parents):
         path = folder / PYPROJECT
         if path.is_file():
-            return path if _gate(path, *_parse(path)) is not None else None
+            return path if _gate(TomlFile.read(path)) is not None else None
     return None
 
 
@@ -114,21 +114,21 @@ def read(path: Path, *, meters: Iterable[str] = ()) -> Rules:
     ``meters`` are those known beside the ones with rules of their own. Raise `BadConfig` with
     file, line and key for whatever cannot be.
     """
-    text, tree = _parse(path)
+    file = TomlFile.read(path)
     prefix = ".".join(TABLE) + "." if path.name == PYPROJECT else ""
-    content: object = _gate(path, text, tree) if prefix else tree
+    content: object = _gate(file) if prefix else file.tree
     if content is None:
         raise BadConfig(f"{path}: no [{'.'.join(TABLE)}] table: it needs one to say rules")
     if not isinstance(content, dict):
         raise BadConfig(f"{path}, {'.'.join(TABLE)}: a table is needed, not {content!r}")
-    return _Reader(path, text, prefix, {*meters, *DEFAULTS}).rules(content)
+    return _Reader(file, prefix, {*meters, *DEFAULTS}).rules(content)
 
 
 class _Reader:
     """One file while it is read; knows where in it things stand."""
 
-    def __init__(self, path: Path, text: str, prefix: str, meters: Collection[str]) -> None:
-        self._path, self._text, self._prefix, self._meters = path, text, prefix, meters
+    def __init__(self, file: TomlFile, prefix: str, meters: Collection[str]) -> None:
+        self._file, self._prefix, self._meters = file, prefix, meters
 
     def rules(self, content: Mapping[str, Any]) -> Rules:
         top = f"[{self._prefix[:-1]}]" if self._prefix else ""
@@ -212,30 +212,18 @@ class _Reader:
         return self._at(self._prefix + name, "")
 
     def _at(self, key: str, header: str, table: int = 0) -> str:
-        return at(self._path, self._text, key, header=header, table=table)
+        return self._file.at(key, header=header, table=table)
 
 
-def _parse(path: Path) -> tuple[str, dict[str, Any]]:
-    try:
-        text = path.read_text("utf-8")
-        return text, tomllib.loads(text)
-    except OSError as error:
-        raise BadConfig(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise BadConfig(f"{path}: not UTF-8 text ({error.reason})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise BadConfig(f"{path}: {error}") from error
-
-
-def _gate(path: Path, text: str, tree: Mapping[str, Any]) -> object:
+def _gate(file: TomlFile) -> object:
     """Return what ``pyproject.toml`` has for the gate, or None; raise for a table misspelt."""
-    table: object = tree.get("tool", {})
+    table: object = file.tree.get("tool", {})
     for name in TABLE[1:]:
         if not isinstance(table, dict):
             return None
         if name == TABLE[-1]:
             for key in table.keys() - set(SIBLINGS):
-                where = at(path, text, ".".join((*TABLE[:-1], key)), header="")
+                where = file.at(".".join((*TABLE[:-1], key)), header="")
                 raise BadConfig(where + no_key(key, SIBLINGS))
         table = table.get(name)
     return table
