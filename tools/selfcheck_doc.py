@@ -24,7 +24,7 @@ slowdowns, on the machine it runs on:
 - The same tests, with Timer and with pytest-benchmark as they are used: two runs, one after the
   other.
 
-It takes under two minutes; `--thorough` takes more than a quarter of an hour and runs nightly
+It takes under two minutes; the trials of `--thorough` alone time for ten minutes. It runs nightly
 (`.github/workflows/nightly.yml`). The results go to `results/selfcheck.json` and onto every page.
 
 ## Results

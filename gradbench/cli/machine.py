@@ -50,7 +50,7 @@ def env(
 def selfcheck(
     *,
     thorough: Annotated[
-        bool, typer.Option(help="Hundreds of trials: more than half an hour.")
+        bool, typer.Option(help="Hundreds of trials, which time for ten minutes alone.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     results: Results = Path("results"),

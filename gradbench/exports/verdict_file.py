@@ -22,13 +22,19 @@ class Verdicts:
 
 
 def read_verdicts(paths: Sequence[Path]) -> Verdicts:
-    """Return what the files hold, in their order; raise `StoreError` for one that is none."""
-    rows: list[FigureVerdict] = []
+    """Return what the files hold, in their order; raise `StoreError` for one that is none.
+
+    A figure that several judged alike, from the same two numbers, is one row: the gate compares
+    the bytes saved for backward with a baseline, and the comparison with the base.
+    """
+    rows: dict[tuple[object, ...], FigureVerdict] = {}
     not_compared: dict[str, list[str]] = {}
     for path in paths:
         try:
             content = json.loads(path.read_text("utf-8"))
-            rows += [_figure_verdict(row) for row in content["verdicts"]]
+            for row in map(_figure_verdict, content["verdicts"]):
+                key = (row.cell, row.meter, row.verdict, row.baseline, row.candidate)
+                rows.setdefault(key, row)
             for row in content.get("not_compared", ()):
                 why = ": ".join(str(row[key]) for key in ("why", "reason") if row.get(key))
                 figures = not_compared.setdefault(why, [])
@@ -39,7 +45,9 @@ def read_verdicts(paths: Sequence[Path]) -> Verdicts:
             raise StoreError(
                 f"{str(path)!r} holds no verdicts ({error}): write them with gradbench gate --json"
             ) from error
-    return Verdicts(tuple(rows), tuple(_sentence(reason, f) for reason, f in not_compared.items()))
+    return Verdicts(
+        tuple(rows.values()), tuple(_sentence(reason, f) for reason, f in not_compared.items())
+    )
 
 
 def _figure_verdict(row: Mapping[str, Any]) -> FigureVerdict:

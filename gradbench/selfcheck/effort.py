@@ -1,5 +1,6 @@
 """How thorough a self-check is: its subjects, trials and repetitions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,7 +25,7 @@ class Subject:
     cell: Cell
     trial_s: float
     equal: int  # A/A trials
-    injected: dict[float, int] = field(default_factory=dict)  # fraction of work -> trials
+    injected: Mapping[float, int] = field(default_factory=dict)  # fraction of work -> trials
     half_width: float | None = None  # the target, if this subject has one
 
 
@@ -38,6 +39,14 @@ class Effort:
     processes: int
     turns: int
     bias_s: float
+
+    @property
+    def trials_s(self) -> float:
+        """How long all trials take together, their warm-up and everything else left out."""
+        return sum(
+            subject.trial_s * (subject.equal + sum(subject.injected.values()))
+            for subject in (*self.subjects, *self.neighbour)
+        )
 
 
 def _cell(model: str, batch_size: int) -> Cell:

@@ -2,8 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -121,21 +120,9 @@ def noise(logs: Floats) -> tuple[float, float]:
 def partition(values: Floats, *, penalty: float, least: int) -> Cuts:
     """Return the cuts that minimise squared deviation from segments' means, plus a penalty each.
 
-    ``values`` is (points,), a segment has ``least`` points or more. By ruptures (the extra
-    ``history``) where it is installed, which is faster, else by `exact_partition`: the cuts are
-    the same.
+    ``values`` is (points,), a segment has ``least`` points or more. By the recursion over the last
+    cut (Jackson et al. 2005), which is exact.
     """
-    if len(values) < 2 * least:
-        return []
-    ruptures = _ruptures()
-    if ruptures is None:
-        return exact_partition(values, penalty=penalty, least=least)
-    ends = ruptures.KernelCPD(kernel="linear", min_size=least).fit(values).predict(pen=penalty)
-    return [int(cut) for cut in ends[:-1]]
-
-
-def exact_partition(values: Floats, *, penalty: float, least: int) -> Cuts:
-    """Return what `partition` does, by the recursion of Jackson et al. (2005) over the last cut."""
     n = len(values)
     centred = values - values.mean()
     sums = np.concatenate([[0.0], np.cumsum(centred)])
@@ -210,12 +197,3 @@ def _variance(differences: Floats) -> float:
     """Return the mean square of differences, those left out that a change of level explains."""
     near = differences[np.abs(differences) <= 4 * _spread(differences)]
     return float(np.mean(near**2)) if len(near) else 0.0
-
-
-@cache
-def _ruptures() -> Any:  # a module without types
-    try:
-        import ruptures
-    except ImportError:
-        return None
-    return ruptures

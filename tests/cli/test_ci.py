@@ -100,6 +100,24 @@ def test_a_job_leaves_run_verdicts_summary_annotations_and_junit(tmp_path):
     }
 
 
+def test_a_figure_that_gate_and_compare_judge_alike_is_one_row(tmp_path):
+    saved = row("same", meter="saved_for_backward")
+    calls = Calls(tmp_path, gate=(1, [saved, row()]), compare=(0, [saved | {"reason": "equal"}]))
+    job = do(tmp_path, calls, base="main", baselines=["b.jsonl"])
+    summary = job.summary.read_text("utf-8")
+    assert "## gradbench: 1 worse, 1 same\n" in summary
+    assert summary.count("| saved_for_backward |") == 1
+    assert 'tests="2"' in job.junit.read_text("utf-8")
+
+
+def test_a_figure_whose_base_is_not_the_baseline_has_a_row_for_each(tmp_path):
+    saved = row("same", meter="saved_for_backward")
+    grown = saved | {"verdict": "worse", "baseline": 4000.0}
+    calls = Calls(tmp_path, gate=(0, [saved]), compare=(1, [grown]))
+    job = do(tmp_path, calls, base="main", baselines=["b.jsonl"])
+    assert job.summary.read_text("utf-8").count("| saved_for_backward |") == 2
+
+
 def test_a_step_that_broke_is_annotated_beside_the_verdicts(tmp_path):
     broken = skipped(cell(batch_size=1), cause="crashed", reason="signal 11")
     calls = Calls(tmp_path, outcomes=[*measured_block(), broken], gate=(0, [row("same")]))

@@ -9,7 +9,7 @@ from gradbench.records import selfcheck as saved_checks
 from gradbench.records.selfcheck import Check
 from gradbench.selfcheck import checks as selfcheck
 from gradbench.selfcheck.checks import summarise
-from gradbench.selfcheck.effort import TINY, Effort, Subject, paired_ratio
+from gradbench.selfcheck.effort import QUICK, THOROUGH, TINY, Effort, Subject, paired_ratio
 from gradbench.selfcheck.peers import _pytest_trials, differ
 from gradbench.selfcheck.trials import Pad, Trial, measure_pad, padded, waste
 from gradbench.stats.estimates import Estimate
@@ -166,3 +166,11 @@ def test_the_benchmarks_given_to_pytest_benchmark_run_and_are_read_back():
     assert injected == 0.5
     assert min(len(base), len(variant)) >= 5
     assert min(*base, *variant) > 0
+
+
+def test_what_help_and_documents_say_of_its_length_is_what_the_trials_take(request):
+    """Two minutes in all, and ten of trials."""
+    assert QUICK.trials_s < 60
+    assert THOROUGH.trials_s // 60 == 10
+    page = (request.config.rootpath / "docs" / "selfcheck.md").read_text("utf-8")
+    assert "under two minutes; the trials of `--thorough` alone time for ten minutes" in page
