@@ -192,7 +192,7 @@ def slowed(pairs: Sequence[Pair], slowdown: float) -> list[Pair]:
 
 
 def compare_rule(threshold: float) -> Rule:
-    """The rule of compare: first pairs, and fresh ones for what they leave unsettled."""
+    """The rule of compare: first pairs, and fresh ones for what they leave undecided."""
 
     def verdict_of(pairs: Sequence[Pair], rng: random.Random) -> Verdict:
         most = 2 * pair_rule.PAIRS + pair_rule.EXTRA

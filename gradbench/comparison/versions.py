@@ -221,17 +221,17 @@ class Comparison:
 
     def _time(self, cell: Cell, logs: Sequence[float]) -> FigureVerdict:
         first, fresh = logs[: self._effort.pairs], logs[self._effort.pairs :]
-        ruling = pair_rule.rule(first, fresh, threshold=self._effort.threshold)
+        pair_verdict = pair_rule.rule(first, fresh, threshold=self._effort.threshold)
         base, candidate = zip(*(pair.typical_ns for pair in self.results.pairs[cell]), strict=True)
         return FigureVerdict(
             cell=cell,
             meter="step_time",
-            verdict=ruling.verdict,
-            change=ruling.change,
+            verdict=pair_verdict.verdict,
+            change=pair_verdict.change,
             baseline=float(np.median(base)),
             candidate=float(np.median(candidate)),
             unit="ns",
-            reason=ruling.reason,
+            reason=pair_verdict.reason,
         )
 
     def _saved(self, cell: Cell) -> Iterator[FigureVerdict]:
@@ -293,7 +293,7 @@ def compare(
     """Return the verdicts on the cells' step time and bytes saved for backward.
 
     ``inputs`` has the shapes (B excluded) of models that are named by import path. Cells that the
-    first pairs leave unsettled get as many fresh pairs again, and a few more while they are
+    first pairs leave undecided get as many fresh pairs again, and a few more while they are
     inconclusive.
     """
     effort = effort or Effort()

@@ -131,7 +131,7 @@ class _Gate:
                         tests.append(result)
                     case NotCompared():
                         not_compared.append(result)
-        judged += settle(tests, self._by)
+        judged += figure_verdicts_of(tests, self._by)
         order = {cell: number for number, cell in enumerate(dict.fromkeys(c for c, _ in keys))}
         return GateResult(
             figure_verdicts=tuple(
@@ -243,7 +243,7 @@ class _Gate:
         return self._differences[key]
 
 
-def settle(tests: Sequence[_Test], by: Rules) -> list[FigureVerdict]:
+def figure_verdicts_of(tests: Sequence[_Test], by: Rules) -> list[FigureVerdict]:
     """Return the verdicts of all noisy figures of a table, p-values adjusted for their number."""
     adjust = estimates.holm if by.correction == "holm" else estimates.benjamini_hochberg
     p_values = adjust(np.array([test.p_value for test in tests], dtype=np.float64))

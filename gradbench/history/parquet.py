@@ -45,13 +45,13 @@ class Packed:
 def pack(runs: Iterable[Run], destination: str, *, rounds: bool = True) -> Packed:
     """Add runs to the dataset at a folder or URL, those that it has already left out.
 
-    A row is a figure of a cell (see `points.Figure`); ``values`` and ``iterations`` have the
+    A row is a figure of a cell (see `run_figures.Figure`); ``values`` and ``iterations`` have the
     raw rounds, unless ``rounds`` is False. Files are written whole, then given their name, in
     folders ``month=2026-11``, so that whoever reads them beside a writer sees whole ones only. Runs
     cut short are left out. Raise `NeedsPyarrow`, or `StoreError` where it cannot be written.
     """
     _pyarrow()
-    place = _Place(destination)
+    place = _Dataset(destination)
     with place.alone():
         have = {run for name in place.files() for run in _runs_in(place, name)}
         files: list[str] = []
@@ -85,7 +85,7 @@ def read(source: str) -> Figures:
     Raise `NeedsPyarrow`, or `StoreError` where there is no dataset.
     """
     pa, pq = _pyarrow()
-    place = _Place(source)
+    place = _Dataset(source)
     tables: list[Any] = []
     warnings: list[str] = []
     origins: dict[str, figures.Origin] = {}
@@ -125,7 +125,7 @@ def is_pack(source: str) -> bool:
     return folder.is_dir() and next(folder.glob("month=*/*.parquet"), None) is not None
 
 
-class _Place:
+class _Dataset:
     """A folder of this machine or a URL, as fsspec sees it."""
 
     def __init__(self, where: str) -> None:
@@ -282,7 +282,7 @@ def _bytes(table: Any) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _runs_in(place: _Place, name: str) -> set[str]:
+def _runs_in(place: _Dataset, name: str) -> set[str]:
     """Return the runs that a file has; none where it cannot be read, so that they are packed."""
     pa, pq = _pyarrow()
     try:

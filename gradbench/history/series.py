@@ -18,7 +18,7 @@ from ..stats.estimates import Floats
 from ..stats.verdicts import Verdict
 from ..store.comparability import agreeing, processor
 from ..store.jsonl import load
-from . import figures as points, parquet
+from . import figures as run_figures, parquet
 from .sqlite_index import COLUMNS, Figures, Index
 
 
@@ -106,7 +106,7 @@ def read(sources: Sequence[str | Path]) -> Figures:
     """
     parts = [_source(str(source)) for source in sources]
     frames: list[pd.DataFrame] = []
-    origins: dict[str, points.Origin] = {}
+    origins: dict[str, run_figures.Origin] = {}
     for one in parts:
         frames.append(one.frame[~one.frame["run"].isin(origins.keys())] if origins else one.frame)
         origins = one.origins | origins
@@ -118,10 +118,19 @@ def of(runs: Iterable[Run]) -> Figures:
     """Return the figures of runs at hand."""
     origins, rows = {}, []
     for run in runs:
-        origins[run.name] = points.origin(run)
+        origins[run.name] = run_figures.origin(run)
         rows += [
-            (run.name, points.key(f.cell), f.meter, f.unit, f.exact, f.value, f.ratio, f.reference)
-            for f in points.figures(run)
+            (
+                run.name,
+                run_figures.key(f.cell),
+                f.meter,
+                f.unit,
+                f.exact,
+                f.value,
+                f.ratio,
+                f.reference,
+            )
+            for f in run_figures.figures(run)
             if f.value is not None
         ]
     return Figures(pd.DataFrame(rows, columns=[*COLUMNS]), origins, [])
@@ -150,7 +159,7 @@ def history(
         *_exact(frame[frame["exact"]], figures.origins),
     ]
     order = {key: number for number, key in enumerate(frame["cell"].unique())}
-    series.sort(key=lambda one: (order[points.key(one.cell)], one.figure, one.where))
+    series.sort(key=lambda one: (order[run_figures.key(one.cell)], one.figure, one.where))
     return series, warnings
 
 
@@ -169,7 +178,7 @@ def _narrowed(figures: Figures, chosen: Chosen) -> tuple[pd.DataFrame, list[str]
     renamed, warnings = {}, []
     for key in frame["cell"].unique():
         try:
-            cell = points.cell_of(key)
+            cell = run_figures.cell_of(key)
         except StoreError as error:
             warnings.append(str(error))
             continue
@@ -182,7 +191,7 @@ def _narrowed(figures: Figures, chosen: Chosen) -> tuple[pd.DataFrame, list[str]
                 (cell.grad_mode, chosen.grad_modes),
             )
         ):
-            renamed[key] = points.key(replace(cell, model=model))
+            renamed[key] = run_figures.key(replace(cell, model=model))
     wanted = frame["cell"].isin(renamed.keys())
     if chosen.meters:
         wanted &= frame["meter"].isin(chosen.meters)
@@ -193,7 +202,7 @@ def _narrowed(figures: Figures, chosen: Chosen) -> tuple[pd.DataFrame, list[str]
     return frame, warnings
 
 
-def _placed(frame: pd.DataFrame, origins: Mapping[str, points.Origin]) -> pd.DataFrame:
+def _placed(frame: pd.DataFrame, origins: Mapping[str, run_figures.Origin]) -> pd.DataFrame:
     """Return figures with their run's place in time, commit, machine and build, in that order."""
     ordered = sorted(origins.values(), key=lambda origin: (origin.started, origin.run))
     runs = pd.DataFrame(
@@ -207,7 +216,7 @@ def _placed(frame: pd.DataFrame, origins: Mapping[str, points.Origin]) -> pd.Dat
         }
     )
     runs["point"] = runs.groupby(["label", "torch"], sort=False).ngroup()
-    devices = {key: points.cell_of(key).device for key in frame["cell"].unique()}
+    devices = {key: run_figures.cell_of(key).device for key in frame["cell"].unique()}
     frame = frame.assign(run=frame["run"].astype(object), device=frame["cell"].map(devices))
     frame["unit"] = frame["unit"].astype(object)
     wheres = frame[["device", "unit"]].drop_duplicates().itertuples(index=False)
@@ -225,7 +234,7 @@ def _placed(frame: pd.DataFrame, origins: Mapping[str, points.Origin]) -> pd.Dat
     return placed.sort_values("place", kind="stable")
 
 
-def _label(origin: points.Origin) -> str:
+def _label(origin: run_figures.Origin) -> str:
     """Return what a point of this origin stands for: a commit, or one run alone."""
     if not origin.commit:
         return origin.run
@@ -233,7 +242,7 @@ def _label(origin: points.Origin) -> str:
 
 
 def _noisy(
-    frame: pd.DataFrame, origins: Mapping[str, points.Origin], rule: Rule
+    frame: pd.DataFrame, origins: Mapping[str, run_figures.Origin], rule: Rule
 ) -> Iterator[Series]:
     names = dict(zip(frame["place"], frame["run"], strict=True))
     values = frame.assign(reference="", figure=frame["value"])
@@ -260,7 +269,7 @@ def _noisy(
             )
 
 
-def _exact(frame: pd.DataFrame, origins: Mapping[str, points.Origin]) -> Iterator[Series]:
+def _exact(frame: pd.DataFrame, origins: Mapping[str, run_figures.Origin]) -> Iterator[Series]:
     distinct = frame.drop_duplicates(
         ["cell", "meter", "unit", "protocol", "point", "build", "value"]
     )
@@ -313,11 +322,11 @@ def _series(
     values: Floats,
     runs: Sequence[str],
     located_shifts: Sequence[tuple[Shift, int]],  # and the point that each is held against
-    origins: Mapping[str, points.Origin],
+    origins: Mapping[str, run_figures.Origin],
 ) -> Series:
     labels = tuple(_label(origins[run]).partition(" ")[0] for run in runs)
     started = tuple(origins[run].started for run in runs)
-    cell = points.cell_of(key["cell"])
+    cell = run_figures.cell_of(key["cell"])
     return Series(
         cell=cell,
         meter=key["meter"],
@@ -350,7 +359,7 @@ def _series(
     )
 
 
-def _machine(origin: points.Origin, device: str) -> str:
+def _machine(origin: run_figures.Origin, device: str) -> str:
     """Return what the facts of a machine say of it, and what stands for all of them."""
     facts = origin.facts
     named = (facts.get("host"), processor(facts, device), facts.get("cpu"))

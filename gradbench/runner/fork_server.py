@@ -103,7 +103,7 @@ class ForkServer:
                     yield pickle.loads(content)
                 elif kind == "raised":
                     raise JobError(content)
-                elif kind == "died":
+                elif kind == "ended":
                     raise WorkerDied(*content)
         except (EOFError, OSError) as error:
             raise WorkerDied("crashed", "the parent of the measuring processes is gone") from error
@@ -155,7 +155,7 @@ def _relay(control: Connection, job: bytes, limit_s: float) -> bool:
                 if control in ready:
                     return False  # closed: nothing else is sent while a job runs
                 if not ready:
-                    last = ("died", ("timed_out", f"killed at its time limit of {limit_s:g} s"))
+                    last = ("ended", ("timed_out", f"killed at its time limit of {limit_s:g} s"))
                     break
                 try:
                     message = reader.recv()
@@ -163,7 +163,7 @@ def _relay(control: Connection, job: bytes, limit_s: float) -> bool:
                     child.join()
                     assert child.exitcode is not None  # it was joined
                     death = _cause_of_death(child.exitcode, tail(log.fileno()))
-                    last = ("died", death)
+                    last = ("ended", death)
                 else:
                     if message[0] == "item":
                         control.send(message)
@@ -189,7 +189,7 @@ def _work(job: bytes, writer: Connection, log: int) -> None:
         for item in function(*arguments):
             writer.send(("item", pickle.dumps(item)))
     except WorkerDied as death:  # it has nothing left to work with
-        writer.send(("died", (death.cause, str(death))))
+        writer.send(("ended", (death.cause, str(death))))
     except BaseException:  # noqa: BLE001 # whatever it is, the other process must see it
         writer.send(("raised", traceback.format_exc()))
     else:

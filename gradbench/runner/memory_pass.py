@@ -118,7 +118,7 @@ class _Reader:
     def read(self) -> dict[str, MeterResult] | Refusal:
         """Return what every meter of the pass reads, or why the cell cannot run.
 
-        The first step is dissected, then one from a warm state; saved tensors are recorded in a
+        The first step is traced, then one from a warm state; saved tensors are recorded in a
         step of their own, for they are held. What is live after each, gradients put away, says
         whether something is left every time.
         """

@@ -137,7 +137,7 @@ def more(
 ) -> bool:
     """Return whether a cell needs another fresh pair.
 
-    What the first pairs leave unsettled takes as many fresh ones, and ``extra`` of them more while
+    What the first pairs leave undecided takes as many fresh ones, and ``extra`` of them more while
     the verdict is inconclusive. Looking again after each costs few false alarms: the first pairs'
     suspicion stands as it was, and without it none can be confirmed.
     """
