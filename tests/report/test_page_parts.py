@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ from gradbench.report import (
 )
 from gradbench.stats.verdicts import Verdict
 
+TEMPLATES = sorted(Path(svg.__file__).parent.joinpath("templates").glob("*.j2"))
 ON, OFF, NO_GRAD, INFERENCE = block()
 NORMAL = run([*measured_block(), *measured_block(batch_size=64), *refused_block()])
 
@@ -416,3 +418,13 @@ def test_a_figure_of_a_name_that_xml_cannot_hold_is_drawn_all_the_same():
     figure.text(0, 0, "bell \a & <b>")
     drawn = svg.inline(figure, mark="m", label="\a name")
     assert "bell � &amp; &lt;b&gt;" in drawn
+
+
+# --- the templates
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_a_template_has_lines_to_read_and_leaves_style_to_the_head(path):
+    text = path.read_text("utf-8")
+    assert [line for line in text.splitlines() if len(line) > 130] == []
+    assert ("<style" in text) == (path.name == "shell.html.j2")
