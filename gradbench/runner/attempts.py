@@ -45,7 +45,7 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Trying:
-    """Sent before a cell's first step, so that a death can be laid at its door."""
+    """Sent before a cell's first step, so that a process that ends is charged to that cell."""
 
     cell: Cell
 

@@ -16,7 +16,7 @@ from .meters import StepTime
 
 SHORT_STEP_NS: Final = 1_000_000  # below it the finer precision is asked for
 LONG_STEP_NS: Final = 100_000_000  # from it on, what a switch leaves in the caches is nothing
-FEWEST: Final = 6  # rounds: fewer cannot carry a 95 % interval (see `estimates.median`)
+FEWEST: Final = 6  # rounds: fewer cannot carry a 95% interval (see `estimates.median`)
 GRACE: Final = 4  # times the budget that a block of long steps may take for its rounds
 STEADY: Final = 0.05  # warm-up ends when each arm's times change by less
 CHECK_EVERY: Final = 1.25  # precision is looked at when rounds have grown by this factor
@@ -78,24 +78,24 @@ def warm_up(
     lost: Lost = reraise,
 ) -> Warmth:
     """Step every arm until its times are steady, or five times ``warmup_s`` are over."""
-    seen: dict[int, list[int]] = {index: [] for index in range(len(arms))}
+    step_ns: dict[int, list[int]] = {index: [] for index in range(len(arms))}
     start_ns = clock.clock_ns()
     rounds, steady = 0, False
-    while seen:
-        for index in rng.sample(list(seen), len(seen)):
+    while step_ns:
+        for index in rng.sample(list(step_ns), len(step_ns)):
             try:
                 with arms[index].held():
-                    seen[index].append(clock.read(arms[index].step, 1))
+                    step_ns[index].append(clock.read(arms[index].step, 1))
             except BaseException as error:  # noqa: BLE001 # a step may raise anything
-                del seen[index]
+                del step_ns[index]
                 lost(index, error)
         rounds += 1
         elapsed_s = (clock.clock_ns() - start_ns) / 1e9
-        steady = rounds >= 6 and all(map(_steady, seen.values()))
+        steady = rounds >= 6 and all(map(_steady, step_ns.values()))
         if (steady and elapsed_s >= plan.warmup_s) or elapsed_s >= 5 * plan.warmup_s:
             break
     typical = [
-        statistics.median(seen[index][-max(3, rounds // 3) :]) if index in seen else math.inf
+        statistics.median(step_ns[index][-max(3, rounds // 3) :]) if index in step_ns else math.inf
         for index in range(len(arms))
     ]
     return Warmth(typical, rounds, steady)

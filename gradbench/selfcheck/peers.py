@@ -81,8 +81,8 @@ def _pytest_trials(
 ) -> Iterator[tuple[float, list[float], list[float]]]:
     """Run pytest-benchmark as its users do, in a session of its own, and yield its raw rounds."""
     with tempfile.TemporaryDirectory() as folder:
-        ours = files(__package__).joinpath("peer_benchmarks.py")
-        (Path(folder) / "test_peer.py").write_text(ours.read_text("utf-8"), "utf-8")
+        peer_tests = files(__package__).joinpath("peer_benchmarks.py")
+        (Path(folder) / "test_peer.py").write_text(peer_tests.read_text("utf-8"), "utf-8")
         answer = Path(folder) / "answer.json"
         asked = json.dumps({"count": count, "injections": list(injections)})
         subprocess.run(

@@ -236,16 +236,16 @@ class Snapshot:
         kind = type(one)
         if isinstance(one, _OPAQUE) or kind.__module__.partition(".")[0] in _FOREIGN:
             return ()
-        found: list[object] = []
+        kept_values: list[object] = []
         own = getattr(one, "__dict__", None)
         if isinstance(own, dict):
-            found += self._keep_dict(own)
+            kept_values += self._keep_dict(own)
         names = [name for base in kind.__mro__ for name in _slots(base)]
         values = {name: getattr(one, name) for name in names if hasattr(one, name)}
         if values:
             self._unwatched.append(_KeptSlots(one, values))
-            found += values.values()
-        return found
+            kept_values += values.values()
+        return kept_values
 
 
 @dataclass(frozen=True, slots=True)
