@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..errors import StoreError, UnknownName
+from ..errors import StoreError
 from ..exit_status import ExitStatus
-from ..experiment.matrix import GRAD_MODES, WORKLOADS
+from ..experiment.matrix import AXES
 from ..git import GitError, git
 from .app import app, err, one_line_errors, out, split
 
@@ -80,17 +80,10 @@ def history(
     with one_line_errors():
         from ..history import commit_links, series as past
 
-        for axis, given, names in (
-            ("grad_mode", split(grad_mode), GRAD_MODES),
-            ("workload", split(workload), WORKLOADS),
-        ):
-            for name in given:
-                if name not in names:
-                    raise UnknownName(axis, name, names)
         chosen = past.Chosen(
             models=tuple(split(model)),
-            workloads=tuple(split(workload)),
-            grad_modes=tuple(split(grad_mode)),
+            workloads=_known("workload", workload),
+            grad_modes=_known("grad_mode", grad_mode),
             meters=tuple(split(meter)),
             renamed=past.parse_renamed(renamed or ()),
         )
@@ -106,14 +99,7 @@ def history(
 
             _write(output, render(series, link=link, warnings=warnings))
     if as_json:
-        from ..history.series_text import plain
-
-        content = {
-            "series": [plain(one) for one in series],
-            "warnings": warnings,
-            "commit_url": url,
-        }
-        print(json.dumps(content))
+        _print_json(series, warnings=warnings, commit_url=url)
     else:
         _print(series, every=every)
         if output is not None:
@@ -192,6 +178,25 @@ def _runs(sources: Sequence[Path], warnings: list[str]) -> Iterator["Run"]:
                 warnings.append(f"{error}; {set_aside(path)}")
             except StoreError as error:
                 warnings.append(str(error))
+
+
+def _known(axis: str, given: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the values of an option that narrows an axis; raise `UnknownName` for another."""
+    values = tuple(split(given))
+    for value in values:
+        AXES[axis].check(value)
+    return values
+
+
+def _print_json(series: Sequence["Series"], *, warnings: Sequence[str], commit_url: str) -> None:
+    from ..history.series_text import plain
+
+    content = {
+        "series": [plain(one) for one in series],
+        "warnings": list(warnings),
+        "commit_url": commit_url,
+    }
+    print(json.dumps(content))
 
 
 def _print(series: Sequence["Series"], *, every: bool) -> None:

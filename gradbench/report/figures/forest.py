@@ -67,43 +67,24 @@ def forest(
         return None
     shown = sorted(every[:most], key=lambda pair: _order(view, pair[0]))
     with drawn_in(theme):
-        places, headings, height = _places(shown)
+        tops, headings, height = _places(shown)
+        placed = list(zip(tops, shown, strict=True))
         names = _names(shown)
         figure = figure_of(1.15 + ROW * height)
-        inset(
-            figure,
-            left=room([*names, *(name for _, name in headings)]),
-            right=0.15,
-            top=0.55,
-            bottom=0.6,
-        )
+        left = room([*names, *(name for _, name in headings)])
+        inset(figure, left=left, right=0.15, top=0.55, bottom=0.6)
         times, memory = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
         figure.subplots_adjust(wspace=0.08)
         times.set_ylim(height - 0.3, -0.9)
-        middles = [
-            top + (len(cells) - 1) / 2 for top, (_, cells) in zip(places, shown, strict=True)
-        ]
-        times.set_yticks(middles, names)
+        times.set_yticks([top + (len(cells) - 1) / 2 for top, (_, cells) in placed], names)
         times.tick_params(axis="y", labelcolor=theme.ink, labelsize=9)
-        for y, workload in headings:
-            times.annotate(
-                workload,
-                (0, y),
-                (-8, 0),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                va="center",
-                color=theme.dim,
-                fontsize=9,
-                style="italic",
-            )
+        _write_headings(times, theme, headings)
         for axes in (times, memory):
             axes.grid(visible=False, axis="y")
             axes.axvline(1, color=theme.dim, linewidth=0.9)
-        _bands(times, view, theme, list(zip(places, shown, strict=True)))
+        _bands(times, view, theme, placed)
         for axes, meter in ((times, TIME), (memory, MEMORY)):
-            marks = list(_marks(view, zip(places, shown, strict=True), meter, reference))
+            marks = list(_marks(view, placed, meter, reference))
             if marks:
                 _draw(axes, view, theme, marks, reference)
             else:
@@ -113,6 +94,23 @@ def forest(
         say_cut(figure, len(shown), len(every))
         mode_legend(figure, theme, [m for m in GRAD_MODES if m != reference])
     return figure
+
+
+def _write_headings(axes: Axes, theme: Theme, headings: Sequence[tuple[float, str]]) -> None:
+    """Write each workload's name on its row, left of the axes."""
+    for row, workload in headings:
+        axes.annotate(
+            workload,
+            (0, row),
+            (-8, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            color=theme.dim,
+            fontsize=9,
+            style="italic",
+        )
 
 
 def _names(shown: Sequence[tuple[Block, Sequence[Cell]]]) -> list[str]:
@@ -156,7 +154,7 @@ def _places(
 
 def _marks(
     view: View,
-    placed: Iterator[tuple[float, tuple[Block, Sequence[Cell]]]],
+    placed: Sequence[tuple[float, tuple[Block, Sequence[Cell]]]],
     meter: str,
     reference: str,
 ) -> Iterator[Mark]:

@@ -1,7 +1,9 @@
 """The trade-off: time against memory, one small panel a block."""
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -26,6 +28,8 @@ from .style import (
 
 PANELS: Final = 18
 COLUMNS: Final = 6
+
+Point = tuple[float, float]  # time and memory, over the reference's
 
 
 def tradeoff(
@@ -55,44 +59,10 @@ def tradeoff(
         for axes in grid.flat[len(shown) :]:
             axes.set_axis_off()
         for axes, (block, cells) in zip(grid.flat, shown, strict=False):
-            axes.axvline(1, color=theme.dim, linewidth=0.7)
-            axes.axhline(1, color=theme.dim, linewidth=0.7)
-            axes.plot(
-                [1], [1], color=theme.modes[reference], marker=MARKERS[reference], markersize=5
-            )
-            for cell in cells:
-                time, memory = points[cell]
-                sentence = f"{cell}: {format_units.factor(time)} of {reference}'s time, "
-                sentence += f"{format_units.factor(memory)} of its memory"
-                axes.scatter(
-                    [time],
-                    [memory],
-                    s=50 * SIZES[cell.grad_mode],
-                    marker=MARKERS[cell.grad_mode],
-                    facecolors="none",
-                    edgecolors=theme.modes[cell.grad_mode],
-                    linewidths=1.5,
-                    zorder=3,
-                    urls=tags(
-                        view,
-                        theme,
-                        [cell],
-                        [sentence],
-                    ),
-                )
+            _draw(axes, view, theme, {cell: points[cell] for cell in cells}, reference)
             extras = block.setting.removeprefix(f"{block.cell.device}-")
             axes.set_title(f"{block.cell.workload}\n{short(extras, 24)}", fontsize=7.5)
-        first = grid.flat[0]
-        times, heights = [t for t, _ in points.values()], [m for _, m in points.values()]
-        ratio_axis(first, min(times), max(times), most=4)
-        first.set_yscale("log", base=2)
-        first.set_ylim(min(0.7, min(heights) / 1.4), max(1.4, max(heights) * 1.4))
-        ticks = [2.0**p for p in range(-8, 5, 2)]
-        first.yaxis.set_major_locator(FixedLocator(ticks))
-        first.yaxis.set_minor_locator(NullLocator())
-        first.yaxis.set_major_formatter(
-            FuncFormatter(lambda v, _: f"1/{1 / v:.0f}" if v < 1 else f"{v:.0f}")
-        )
+        _scale(grid.flat[0], list(points.values()))
         figure.supxlabel(
             f"step time over {reference}",
             fontsize=9,
@@ -107,7 +77,43 @@ def tradeoff(
     return figure
 
 
-def _both(view: View, cell: Cell, reference: str) -> tuple[float, float] | None:
+def _draw(
+    axes: Axes, view: View, theme: Theme, points: Mapping[Cell, Point], reference: str
+) -> None:
+    """Draw a block's modes around the reference, which stands where the lines cross."""
+    axes.axvline(1, color=theme.dim, linewidth=0.7)
+    axes.axhline(1, color=theme.dim, linewidth=0.7)
+    axes.plot([1], [1], color=theme.modes[reference], marker=MARKERS[reference], markersize=5)
+    for cell, (time, memory) in points.items():
+        words = f"{cell}: {format_units.factor(time)} of {reference}'s time, "
+        words += f"{format_units.factor(memory)} of its memory"
+        axes.scatter(
+            [time],
+            [memory],
+            s=50 * SIZES[cell.grad_mode],
+            marker=MARKERS[cell.grad_mode],
+            facecolors="none",
+            edgecolors=theme.modes[cell.grad_mode],
+            linewidths=1.5,
+            zorder=3,
+            urls=tags(view, theme, [cell], [words]),
+        )
+
+
+def _scale(axes: Axes, points: Sequence[Point]) -> None:
+    """Give the shared axes log scales around all points: memory in powers of four."""
+    times, heights = [time for time, _ in points], [memory for _, memory in points]
+    ratio_axis(axes, min(times), max(times), most=4)
+    axes.set_yscale("log", base=2)
+    axes.set_ylim(min(0.7, min(heights) / 1.4), max(1.4, max(heights) * 1.4))
+    axes.yaxis.set_major_locator(FixedLocator([2.0**p for p in range(-8, 5, 2)]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda v, _: f"1/{1 / v:.0f}" if v < 1 else f"{v:.0f}")
+    )
+
+
+def _both(view: View, cell: Cell, reference: str) -> Point | None:
     """Return time and memory over the reference's, or None unless both are there and above 0."""
     time, memory = (view.change(cell, meter, reference) for meter in (TIME, MEMORY))
     if time is None or memory is None or memory.point <= 0:
