@@ -10,9 +10,11 @@ import shutil
 import statistics
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,22 @@ def session(folder: Path, *options: str) -> Real:
         check=False,
     )
     return Real(folder, done)
+
+
+def session_here(folder: Path, *options: str) -> Real:
+    """Run one in this process, on fork servers that are loaded: for what it does, not how."""
+    furnish(folder)
+    arguments = [*LEAN, "-v", "--gradbench-config=matrix.toml", *options]
+    before, stdout = set(sys.modules), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout):
+        patch.chdir(folder)
+        patch.setenv("COLUMNS", "300")
+        patch.setattr(sys, "path", list(sys.path))
+        status = pytest.main(arguments)
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)):
+            del sys.modules[name]
+    return Real(folder, subprocess.CompletedProcess(arguments, status, stdout.getvalue()))
 
 
 needs_pygal = pytest.mark.skipif(
@@ -222,8 +240,8 @@ def test_histograms_are_drawn_a_picture_a_block(real):
 
 
 @pytest.fixture(scope="module")
-def disabled(tmp_path_factory) -> Real:
-    return session(tmp_path_factory.mktemp("disabled"), "--benchmark-disable", "-k", "no_grad")
+def disabled(tmp_path_factory, shared_fork_servers) -> Real:
+    return session_here(tmp_path_factory.mktemp("disabled"), "--benchmark-disable", "-k", "no_grad")
 
 
 def test_with_benchmarks_disabled_steps_run_and_nothing_is_recorded(disabled):
@@ -253,10 +271,10 @@ def test_never_reached(gradbench_cell, gradbench):
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory) -> Real:
+def stopped(tmp_path_factory, shared_fork_servers) -> Real:
     folder = tmp_path_factory.mktemp("stopped")
     (folder / "test_stopped.py").write_text(STOPPED, "utf-8")
-    left = session(folder, "-x", "test_stopped.py")
+    left = session_here(folder, "-x", "test_stopped.py")
     assert left.run, "read it now: a later test completes it"
     return left
 
