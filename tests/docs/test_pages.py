@@ -80,8 +80,9 @@ def test_the_picture_of_the_architecture_names_every_folder():
     picture = re.findall(
         r"^```\n(.*?)^```$", (ROOT / "docs/architecture.md").read_text("utf-8"), re.DOTALL | re.M
     )[0]
-    packages = {path.parent.name for path in (ROOT / "gradbench").glob("*/__init__.py")}
-    assert {name for name in packages if f"{name}/" not in picture} == set()
+    folders = {f"{path.parent.name}/" for path in (ROOT / "gradbench").glob("*/__init__.py")}
+    modules = {path.name for path in (ROOT / "gradbench").glob("[a-z]*.py")}
+    assert {name for name in folders | modules if name not in picture} == set()
 
 
 def test_the_glossary_says_each_word_once():
