@@ -15,7 +15,7 @@ BANNED = {
     r"at none": "intercept",
     r"off by": "max error",
     r"can(?:not|(?: this)? machine) tell": "validates, detects",
-    r"figures that repeat": "deterministic metrics",
+    r"figures? that repeats?": "deterministic metrics",
     r"change for (?:the )?worse": "a regression",
     r"what may pass": "regression thresholds and exit codes",
     r"doors?": "way to use it, command, plugin",

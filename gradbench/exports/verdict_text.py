@@ -1,11 +1,11 @@
-"""Verdicts in words, as every export tells them."""
+"""Verdicts in words, as every export writes them."""
 
 from ..analysis import format_units
 from ..gate.figure_verdicts import FigureVerdict
 
 
 def change_in_words(row: FigureVerdict) -> str:
-    """Return mode, meter and verdict, then both sides as `values_in_words` tells them."""
+    """Return mode, meter and verdict, then both sides as `values_in_words` writes them."""
     words = f"{row.cell.grad_mode} {row.meter} {row.verdict.value}"
     sides = values_in_words(row)
     return f"{words}: {sides}" if sides else words

@@ -26,7 +26,7 @@ def exact_records(run: Run) -> Iterator[Record]:
     meters = {r.meter for r in run.outcomes if isinstance(r, Measurement) and r.exact}
     if not meters:
         raise StoreError(
-            f"run {run.name!r} has no figure that repeats: measure with --meter saved_for_backward"
+            f"run {run.name!r} has no deterministic metric: measure with --meter saved_for_backward"
         )
     devices = {cell.device for cell in run.header.cells}
     for record in run.records:

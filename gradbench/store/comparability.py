@@ -52,7 +52,7 @@ class _Row:
 _TABLE: Final = (
     # fact, scope, kinds of a CPU's figures, kinds of a GPU's figures
     _Row("protocol", "software", _ALL, _ALL),
-    # On the CPU a build (+cpu, +cu130) changes no figure that repeats; on a GPU it brings kernels.
+    # On the CPU a build (+cpu, +cu130) changes no deterministic metric; on a GPU it brings kernels.
     _Row(RELEASE, "software", ("exact", "instructions", "ratio"), ()),
     _Row("torch", "software", _TIMES, _ALL),
     _Row("python", "software", ("instructions", "timed"), ("instructions", "timed")),

@@ -98,7 +98,7 @@ class Writer:
         except OSError as error:
             raise StoreError(
                 f"cannot write {str(self.path)!r}: {error.strerror}; what was written before is "
-                f"kept: mend that, then gradbench run --resume {self.name}"
+                f"kept: fix that, then gradbench run --resume {self.name}"
             ) from error
 
     def __enter__(self) -> Self:

@@ -394,7 +394,7 @@ def test_a_baseline_keeps_what_repeats_and_no_name_of_a_machine(tmp_path):
     assert {o.meter for o in small.outcomes} == {"peak_transient", "saved_for_backward"}
     assert set(small.environment.facts) == {"protocol", "torch", "cpu_capability", "python"}
     assert decide([small], [full]).status() is ExitStatus.OK
-    with pytest.raises(StoreError, match="no figure that repeats"):
+    with pytest.raises(StoreError, match="no deterministic metric"):
         list(exact_records(run(noisy_times(1))))
 
 
