@@ -50,7 +50,7 @@ def decide(
 ) -> GateResult:
     """Hold the candidates against the baselines, figure by figure.
 
-    Several runs of a side are one sample of its noisy figures. Of a figure that repeats, the
+    Several runs of a side are one sample of its noisy figures. Of a deterministic metric, the
     newest baseline that it may be compared with counts, and the worst of the candidates.
     """
     return _Gate(_Side(baselines), _Side(candidates), by or Rules()).decide()
@@ -281,7 +281,7 @@ def _verdict(test: _Test, *, clear: bool, chance: str) -> FigureVerdict:
 
 
 def _counted(base: _Number, candidate: Sequence[_Number], rule: Rule) -> FigureVerdict:
-    """Judge a figure that repeats: the worst of the candidate's against the baseline's."""
+    """Judge a deterministic metric: the worst of the candidate's against the baseline's."""
     sign = 1 if rule.better == "lower" else -1
     worst = max(candidate, key=lambda number: sign * number.measured.per_step()[0])
     before, now = base.measured.per_step()[0], worst.measured.per_step()[0]

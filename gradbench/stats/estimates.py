@@ -50,7 +50,7 @@ class Estimate:
 
 
 def exact(value: float) -> Estimate:
-    """Return an estimate of a figure that repeats to the byte."""
+    """Return an estimate of a deterministic metric."""
     return Estimate(point=value, low=value, high=value, confidence=1.0, rounds=1, exact=True)
 
 
