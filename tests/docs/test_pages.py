@@ -1,12 +1,15 @@
-"""The listings of docs/grad-modes.md do what the page says; links and files of pages exist."""
+"""The listings of README.md and docs/grad-modes.md run; links and files of pages exist."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+import gradbench
+from gradbench.experiment.plan import Plan
 from gradbench.semantics.proof import in_a_thread
 from gradbench.semantics.state import RULES, Rule
+from gradbench.store.jsonl import load
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "grad-modes.md"
@@ -91,3 +94,24 @@ def test_the_glossary_says_each_word_once():
     words = [word.strip().lower() for entry in entries for word in entry.split(",")]
     assert {"cell", "block", "arm", "round", "a/a control", "noise floor", "drift"} <= set(words)
     assert sorted(words) == sorted(set(words))
+
+
+README = re.findall(
+    r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+)
+
+
+def test_the_listing_that_measures_leaves_records_a_page_and_three_tables(
+    tmp_path, monkeypatch, capsys, shared_fork_servers
+):
+    """With a budget of a moment, which the reader's own run is not cut to."""
+    (listing,) = (listing for listing in README if "gb.run(" in listing)
+    moment = Plan(budget_s=0.02, warmup_s=0.01)
+    monkeypatch.setitem(gradbench.run.__kwdefaults__, "plan", moment)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(listing, "README.md", "exec"), {"__name__": "listing"})
+    (run,) = (tmp_path / "results").glob("*.jsonl")
+    assert load(run).unfinished() == []
+    assert "<!doctype html>" in (tmp_path / "page.html").read_text("utf-8").lower()
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"\[\d+ rows x \d+ columns\]", printed)) == 3
