@@ -123,7 +123,7 @@ class Comparison:
         if not Path(file).resolve().is_relative_to(one.version.tree.resolve()):
             raise BadModel(
                 f"{path} of the {one.version.name} side comes from {file!r}, not from "
-                f"{str(one.version.tree)!r}: run in its package's folder, or both "
+                f"{str(one.version.tree)!r}: run in the folder that holds its package, or both "
                 "sides would be the same code"
             )
 
