@@ -27,9 +27,9 @@ def predicted(run: Run) -> str:
             for outcome in run.outcomes
             if isinstance(outcome, Measurement) and outcome.meter == meter
         }
-        for meter in ("predicted_peak", "peak_allocated")
+        for meter in ("predicted_peak", "peak_allocated", "peak_requested")
     }
-    measured = peaks["peak_allocated"]
+    measured = peaks["peak_allocated"] | peaks["peak_requested"]  # asked for, where that differs
     off = {
         cell: nbytes / measured[cell] - 1
         for cell, nbytes in peaks["predicted_peak"].items()

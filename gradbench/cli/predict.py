@@ -1,9 +1,9 @@
 """``predict``: what a step will need, without its memory and without its device."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ..workloads.models import Model
 
 Predictors = dict[str, "Predictor"]
+
+CONFIRMING: Final = ("device_process", "peak_reserved", "peak_allocated")
+"""Meters of what a process takes of a device, the most complete first."""
 
 
 @app.command(
@@ -81,9 +84,7 @@ def predict(
     lines = prediction_tables.scaling_tables(peaks, reference=reference)
     if lines is not None:
         console.print(lines)
-    unprobed = sorted({op for one in predictions.values() for op in one.unprobed})
-    if unprobed:
-        out.print(f"[yellow]not counted, what these need inside: {', '.join(unprobed)}[/yellow]")
+    _print_unknowns(list(predictions.values()))
 
 
 def _size(text: str | None) -> int | None:
@@ -140,7 +141,10 @@ def _fits(
 def _confirmed(
     fits: "Sequence[tuple[Cell, Fit | str]]", models: Mapping[str, "Model"]
 ) -> "dict[Cell, Outcome]":
-    """Measure every cell at the batch that should fit and at the next one; by cell."""
+    """Measure every cell at the batch that should fit and at the next one; by cell.
+
+    What the driver counts for the process says most, where it can be read.
+    """
     from .. import runner
     from ..records.measurements import Measurement, Skipped
 
@@ -152,17 +156,38 @@ def _confirmed(
     ]
     if not cells:
         return {}
-    measured: dict[Cell, Outcome] = {}
+    outcomes: dict[tuple[Cell, str], Outcome] = {}
     with err.status("measuring") as status:
         for record in runner.run(
             cells,
             models=models,
-            meters=["peak_allocated"],
+            meters=list(CONFIRMING),
             progress=lambda event: say(status, f"measuring {event.block}"),
         ):
             if isinstance(record, Measurement | Skipped):
-                measured[record.cell] = record
-    return measured
+                outcomes[record.cell, record.meter] = record
+    return {cell: _most_telling(cell, outcomes) for cell in cells}
+
+
+def _most_telling(cell: Cell, outcomes: "Mapping[tuple[Cell, str], Outcome]") -> "Outcome":
+    """Return the first figure of a cell that is a number, or the reason of the last."""
+    from ..records.measurements import Measurement
+
+    found = [outcomes[cell, meter] for meter in CONFIRMING]
+    return next((one for one in found if isinstance(one, Measurement)), found[-1])
+
+
+def _print_unknowns(results: "Collection[Prediction | Fit]") -> None:
+    """Say what may make the real peak another than the predicted one."""
+    unprobed = sorted({op for one in results for op in one.unprobed})
+    otherwise = sorted({op for one in results for op in one.run_otherwise})
+    if unprobed:
+        out.print(f"[yellow]not counted, what these need inside: {', '.join(unprobed)}[/yellow]")
+    if otherwise:
+        out.print(
+            f"[yellow]the device has other operators for {', '.join(otherwise)}: where it is "
+            "present, its own are predicted[/yellow]"
+        )
 
 
 def _print_fits(
@@ -179,6 +204,14 @@ def _print_fits(
 
     console = Console(highlight=False, width=out.width if out.is_terminal else run_tables.WIDE)
     console.print(prediction_tables.fit_table(fits, measured, reference=reference))
+    known = [fit for _, fit in fits if not isinstance(fit, str)]
+    reserve = max((fit.reserve_bytes for fit in known), default=0)
+    if reserve:
+        out.print(
+            f"{format_units.size(reserve)} of each peak are kept for the device's context and "
+            "kernels"
+        )
+    _print_unknowns(known)
     for cell, fit in fits:
         if isinstance(fit, str):
             out.print(f"[dim]{escape(f'{cell}: {fit}')}[/dim]")
@@ -193,7 +226,11 @@ def _row(cell: Cell, prediction: "Prediction | str") -> dict[str, object]:
         "before_bytes": prediction.before_bytes,
         "transient_bytes": prediction.transient_bytes,
         "parts": dict(prediction.breakdown.parts),
+        "allocated_bytes": prediction.allocated_bytes,
+        "reserved_bytes": prediction.reserved_bytes,
+        "context_bytes": prediction.context_bytes,
         "not_counted_inside": list(prediction.unprobed),
+        "run_otherwise": list(prediction.run_otherwise),
         "seconds": round(prediction.seconds, 3),
     }
 
@@ -207,6 +244,9 @@ def _fit_row(cell: Cell, fit: "Fit | str", measured: "Mapping[Cell, Outcome]") -
         "budget_bytes": fit.budget_bytes,
         "peak_bytes": fit.peak_bytes,
         "next_bytes": fit.next_bytes,
+        "reserve_bytes": fit.reserve_bytes,
+        "not_counted_inside": list(fit.unprobed),
+        "run_otherwise": list(fit.run_otherwise),
     }
     for name, batch in (("measured", fit.batch_size), ("measured_next", fit.batch_size + 1)):
         outcome = measured.get(replace(cell, batch_size=batch)) if batch else None

@@ -3,7 +3,7 @@
 Each backend is one file, imported only when its name is asked for.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
@@ -149,6 +149,35 @@ class Ledger(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Workspaces:
+    """Blocks that libraries keep, in bytes: of the thread that runs forward, and of autograd's."""
+
+    forward: tuple[int, ...] = ()
+    backward: tuple[int, ...] = ()
+
+
+class Allocator(Protocol):
+    """A model of an allocator: what it would hand out, by the caller's keys."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most that was handed out at once since the last `reset`."""
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What it has taken from the driver."""
+
+    def reset(self) -> None:
+        """Count peaks from here on."""
+
+    def take(self, key: int, nbytes: int) -> None:
+        """Hand a block out."""
+
+    def give(self, key: int) -> None:
+        """Take a block back."""
+
+
 class Device(Protocol):
     """One device as the runner sees it."""
 
@@ -188,8 +217,22 @@ class Device(Protocol):
     def foreach(self) -> bool:
         """Whether torch's optimizers work on lists of tensors here unless asked otherwise."""
 
-    def rounded(self, nbytes: int) -> int:
-        """Return the bytes that the allocator takes for a block of so many."""
+    @property
+    def context_bytes(self) -> int:
+        """What a process takes of the device beside torch's allocator: its context, its kernels."""
+
+    @property
+    def probe_bytes(self) -> int:
+        """Tensors of a call up to which its inner needs are learned by running it."""
+
+    def allocator(self) -> Allocator:
+        """Return an empty model of the allocator."""
+
+    def workspaces(self) -> Workspaces:
+        """Return what libraries keep between steps; where the device is not here, at most."""
+
+    def runs_otherwise(self, op: str) -> bool:
+        """Say whether the device has another operator, or another need, where the CPU runs this."""
 
     def near_cores(self, usable: Collection[int]) -> list[int]:
         """Return those of the usable cores that are closest to the device, in order."""
@@ -203,7 +246,7 @@ class Device(Protocol):
     def set_precision(self, precision: str) -> None:
         """Fix how float32 is multiplied; called when the model, which may change it, is built."""
 
-    def warm_up(self) -> None:
+    def warm_up(self, *, backward: bool = True) -> None:
         """Make libraries allocate what they keep for the process, as a first step would."""
 
     def forget(self) -> None:
@@ -214,6 +257,14 @@ class Device(Protocol):
 
     def synchronize(self) -> None:
         """Return when all work queued on the device is done."""
+
+    def inner_peaks(
+        self, prepared: Sequence[Callable[[], Callable[[], object]]]
+    ) -> list[int | None]:
+        """Return the most bytes that each call asked for at once, None where it raises.
+
+        Each is prepared right before, and what that allocates does not count.
+        """
 
     def ledger(self, *, undisturbing: bool = False) -> Ledger:
         """Return a fresh account; raise `Unreadable` where allocations cannot be counted.

@@ -9,9 +9,10 @@ import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined] # re-exported
 from torch.autograd.profiler import profile
 
-from ..records.allocations import Change, Mark
+from ..records.allocations import Change, Mark, Phase
 from ..records.measurements import Fact
 from . import (
+    Allocator,
     DeviceClock,
     HostClock,
     Ledger,
@@ -20,6 +21,7 @@ from . import (
     Unreadable,
     Unwatched,
     Window,
+    Workspaces,
     balance,
     nothing,
 )
@@ -48,9 +50,20 @@ class CPU:
 
     foreach = False
 
-    def rounded(self, nbytes: int) -> int:
-        """Return the same: malloc's own rounding is nobody's tensor."""
-        return nbytes
+    context_bytes = 0
+    probe_bytes = 64 * 2**20
+
+    def allocator(self) -> Allocator:
+        """Return one that hands out what is asked for: malloc's rounding is nobody's tensor."""
+        return ExactAllocator()
+
+    def workspaces(self) -> Workspaces:
+        """Return none: no library keeps memory that the allocator knows of."""
+        return Workspaces()
+
+    def runs_otherwise(self, op: str) -> bool:  # noqa: ARG002 # whichever it is
+        """Return False: the CPU runs the CPU's operators."""
+        return False
 
     def check(self) -> None:
         """Do nothing: there is always a CPU."""
@@ -65,7 +78,7 @@ class CPU:
     def set_precision(self, precision: str) -> None:
         """Do nothing: there is one precision only."""
 
-    def warm_up(self) -> None:
+    def warm_up(self, *, backward: bool = True) -> None:
         """Do nothing: no library keeps memory that the allocator knows of."""
 
     def forget(self) -> None:
@@ -77,6 +90,36 @@ class CPU:
 
     def synchronize(self) -> None:
         """Return at once: CPU operators are done when they return."""
+
+    def inner_peaks(
+        self, prepared: Sequence[Callable[[], Callable[[], object]]]
+    ) -> list[int | None]:
+        """Run all in one trace: to start the profiler takes longer than most calls."""
+        failed: set[int] = set()
+
+        def every(mark: Callable[[Mark], None]) -> None:
+            for index, prepare in enumerate(prepared):
+                call = prepare()
+                mark(Phase(f"{index}"))
+                try:
+                    result = call()
+                except Exception:  # noqa: BLE001 # zeros may be no input for it
+                    failed.add(index)
+                    result = None
+                mark(Phase(""))
+                del call, result
+
+        _, traced = trace(every)
+        peaks: dict[int, int] = {}
+        current, live = "", 0
+        for entry in traced.entries(self.place):
+            match entry:
+                case Phase(name):
+                    current, live = name, 0
+                case Change(_, nbytes, _) if current:
+                    live += nbytes
+                    peaks[int(current)] = max(peaks.get(int(current), 0), live)
+        return [None if index in failed else peaks.get(index, 0) for index in range(len(prepared))]
 
     def ledger(self, *, undisturbing: bool = False) -> Ledger:  # noqa: ARG002 # it never disturbs
         """Return a fresh account, proved on one allocation of known size.
@@ -135,6 +178,33 @@ class CPU:
                 Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
             ),
         }
+
+
+class ExactAllocator:
+    """A model of malloc, as far as tensors go: it hands out what is asked for."""
+
+    def __init__(self) -> None:
+        self._taken: dict[int, int] = {}
+        self._live_bytes = self.peak_bytes = 0
+
+    @property
+    def reserved_bytes(self) -> int:
+        """The highest peak: there is no reserve."""
+        return self.peak_bytes
+
+    def reset(self) -> None:
+        """Count peaks from here on."""
+        self.peak_bytes = self._live_bytes
+
+    def take(self, key: int, nbytes: int) -> None:
+        """Hand a block out."""
+        self._taken[key] = nbytes
+        self._live_bytes += nbytes
+        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
+
+    def give(self, key: int) -> None:
+        """Take a block back."""
+        self._live_bytes -= self._taken.pop(key, 0)
 
 
 class ProfilerLedger:

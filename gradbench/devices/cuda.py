@@ -3,7 +3,7 @@
 import itertools
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -14,6 +14,7 @@ from ..errors import DeviceUnavailable
 from ..records.allocations import Change, Mark
 from ..records.measurements import Fact
 from . import (
+    Allocator,
     DeviceClock,
     HostClock,
     Ledger,
@@ -22,10 +23,12 @@ from . import (
     Trace,
     Unreadable,
     Window,
+    Workspaces,
     balance,
     nothing,
     nvml,
 )
+from .caching_allocator import CachingAllocator
 from .trace import trace
 
 T = TypeVar("T")
@@ -35,7 +38,20 @@ PROBE_CYCLES: Final = 10_000_000  # a few ms of holding back, to learn how fast 
 TF32_SINCE: Final = 8  # major compute capability
 PROOF_BYTES: Final = 1024
 ALLOCATED, REQUESTED, RESERVED = "allocated_bytes", "requested_bytes", "reserved_bytes"
-GRAIN: Final = 512  # bytes (kMinBlockSize in c10/cuda/CUDACachingAllocator.cpp)
+CONTEXT_BYTES: Final = 600 * 2**20
+WORKSPACE_AT_MOST: Final = (32 * 2**20, 2**20)  # of a thread, at compute capability 9.0
+OTHERWISE: Final = (
+    "bernoulli",
+    "rnn",
+    "lstm",
+    "gru",
+    "attention",
+    "batch_norm",
+    "mkldnn",
+    "onednn",
+)
+"""Parts of names of operators that CUDA has others for."""
+
 FASTEST_GHZ: Final = 100.0  # no clock ticks faster: a hold that ends sooner is none
 
 
@@ -110,9 +126,41 @@ class CUDA:
         """Lists of tensors, which need room for temporaries of every parameter at once."""
         return True
 
-    def rounded(self, nbytes: int) -> int:
-        """Return the next multiple of 512, the least that the caching allocator hands out."""
-        return -(-nbytes // GRAIN) * GRAIN
+    @property
+    def context_bytes(self) -> int:
+        """More than the context and kernels of torch's operators were seen to take anywhere."""
+        return CONTEXT_BYTES
+
+    @property
+    def probe_bytes(self) -> int:
+        """A third of the device, for a call may want as much again inside."""
+        return int(self._properties().total_memory) // 3
+
+    def allocator(self) -> Allocator:
+        """Return a model of the caching allocator."""
+        return CachingAllocator()
+
+    def workspaces(self) -> Workspaces:
+        """Return what cuBLAS and cuBLASLt keep for each thread, by letting them take it."""
+        try:
+            self.check()
+        except DeviceUnavailable:
+            return Workspaces(WORKSPACE_AT_MOST, WORKSPACE_AT_MOST)
+        self.forget()
+        kept: list[tuple[int, ...]] = []
+        for backward in (False, True):
+            _, traced = trace(lambda _, more=backward: self.warm_up(backward=more))  # type: ignore[misc] # mypy cannot infer a default
+            live: dict[int, int] = {}
+            for entry in traced.entries(self.place):
+                if isinstance(entry, Change):
+                    live[entry.address] = live.get(entry.address, 0) + entry.nbytes
+            kept.append(tuple(nbytes for nbytes in live.values() if nbytes > 0))
+        self.forget()
+        return Workspaces(*kept)
+
+    def runs_otherwise(self, op: str) -> bool:
+        """Say whether it is of dropout, recurrence, attention, batch norm, or oneDNN's."""
+        return any(part in op for part in OTHERWISE)
 
     def check(self) -> None:
         """Raise `DeviceUnavailable` without a CUDA build, a driver or this index."""
@@ -150,13 +198,13 @@ class CUDA:
         torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined] # set at run time
         torch.backends.cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined] # set at run time
 
-    def warm_up(self) -> None:
-        """Multiply two matrices, forward and backward: cuBLAS takes a workspace for each thread."""
+    def warm_up(self, *, backward: bool = True) -> None:
+        """Run a linear layer: cuBLAS and cuBLASLt take a workspace for each thread that asks."""
         with torch.inference_mode(mode=False), torch.enable_grad():
-            left, right = (
-                torch.zeros(2, 2, device=self._device(), requires_grad=True) for _ in range(2)
-            )
-            torch.autograd.grad((left @ right).sum(), [left, right])
+            layer = torch.nn.Linear(16, 16, device=self._device())
+            output = layer(torch.zeros(16, 16, device=self._device())) @ layer.weight
+            if backward:
+                output.sum().backward()
 
     def forget(self) -> None:
         """Drop cuBLAS's workspaces, by a private call while there is one, and cached blocks.
@@ -181,6 +229,29 @@ class CUDA:
     def synchronize(self) -> None:
         """Wait for every stream of the device."""
         torch.cuda.synchronize(self._device())
+
+    def inner_peaks(
+        self, prepared: Sequence[Callable[[], Callable[[], object]]]
+    ) -> list[int | None]:
+        """Read the counters around each call, for a trace knows rounded sizes only.
+
+        Each is called once before: what a library makes for its first use is not the call's.
+        """
+        ledger = AllocatorLedger(self._device())
+        peaks: list[int | None] = []
+        for prepare in prepared:
+            try:
+                call = prepare()
+                call()
+                _, window = ledger.observe(call)
+            except Exception:  # noqa: BLE001 # zeros may be no input for it, or too many
+                peaks.append(None)
+                continue
+            finally:
+                call = nothing
+            assert isinstance(window.requested, Span)
+            peaks.append(window.requested.peak_bytes - window.requested.before_bytes)
+        return peaks
 
     def ledger(self, *, undisturbing: bool = False) -> Ledger:
         """Return the caching allocator's own counters, proved on one block of known size.

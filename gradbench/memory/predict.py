@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .. import devices
-from ..devices import Device
+from ..devices import Allocator, Device, Workspaces
 from ..errors import DeviceUnavailable, GradbenchError
 from ..experiment.matrix import Cell
-from ..records.allocations import Change, Entry, Mark, Resident, Within, attribute_peak
+from ..records.allocations import Change, Entry, Mark, Phase, Resident, Within, attribute_peak
 from ..records.predictions import Fit, Prediction
 from ..workloads.arms import Layout, build, make_arm, steps
 from ..workloads.models import Model
@@ -31,6 +31,16 @@ LARGEST_BATCH: Final = 2**24
 """Where the search for a batch that does not fit ends."""
 
 
+INSIDE: Final = -1
+"""The key of what an operator takes inside; below are those of workspaces: no storage has them."""
+
+PRODUCTS: Final = frozenset(
+    f"aten::{name}"
+    for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "_addmm_activation")
+)
+"""Operators for which cuBLAS takes a workspace."""
+
+
 class Unpredictable(GradbenchError):
     """A cell whose step does not run on fake tensors, or cannot be taken for what would run."""
 
@@ -45,7 +55,13 @@ class _Outline:
 
     entries: Sequence[Entry | Call]
     resident: Mapping[int, Resident]
-    before_bytes: int
+    before: Mapping[int, int]  # bytes of every block that was there, by key
+    operators: frozenset[str]
+
+    @property
+    def before_bytes(self) -> int:
+        """Bytes that were there."""
+        return sum(self.before.values())
 
     def calls(self) -> list[Call]:
         return [entry for entry in self.entries if isinstance(entry, Call)]
@@ -56,12 +72,13 @@ class Predictor:
 
     def __init__(self, device: str) -> None:
         self._device = devices.find(device)
+        self._here = True
         try:
             self._device.check()
-            where: Device | None = self._device
         except DeviceUnavailable:
-            where = None
-        self._prober = Prober(where)
+            self._here = False
+        self._prober = Prober(self._device if self._here else None)
+        self._workspaces = self._device.workspaces()
 
     def predict(
         self, cell: Cell, model: Model, *, seed: int = 0, probing: bool = True
@@ -86,35 +103,55 @@ class Predictor:
             if known is None
         }
         entries = list(self._filled_in(outline, inside))
+        allocator = self._device.allocator()
+        replay(outline.before, entries, allocator, workspaces=self._workspaces)
+        otherwise = () if self._here else filter(self._device.runs_otherwise, outline.operators)
         return Prediction(
             cell,
             attribute_peak(entries, resident=outline.resident, before_bytes=outline.before_bytes),
             outline.before_bytes,
             tuple(sorted(unprobed)),
             time.perf_counter() - began,
+            allocated_bytes=allocator.peak_bytes,
+            reserved_bytes=allocator.reserved_bytes,
+            context_bytes=self._device.context_bytes,
+            run_otherwise=tuple(sorted(otherwise)),
         )
 
     def largest(self, cell: Cell, model: Model, budget_bytes: int, *, seed: int = 0) -> Fit:
-        """Return the largest batch whose predicted peak fits a budget; raise `Unpredictable`.
+        """Return the largest batch whose process fits a budget; raise `Unpredictable`.
 
         Peaks rise with the batch in straight pieces, so a guess lies where the line through the
         closest batches that fit and do not meets the budget; where that did not halve what is
         between them, the next guess does.
         """
-        peaks: dict[int, int] = {}
+        tried: dict[int, Prediction] = {}
 
         def peak(batch: int) -> int:
-            if batch not in peaks:
+            if batch not in tried:
                 sized = replace(cell, batch_size=batch)
-                prediction = self.predict(sized, model, seed=seed, probing=False)
-                peaks[batch] = prediction.peak_bytes
-            return peaks[batch]
+                probing = self._here and self._device.context_bytes > 0
+                tried[batch] = self.predict(sized, model, seed=seed, probing=probing)
+            return tried[batch].process_bytes
+
+        def fit(batch: int, next_bytes: int | None) -> Fit:
+            one = tried[max(batch, 1)]
+            return Fit(
+                cell,
+                budget_bytes,
+                batch,
+                peak(batch) if batch else None,
+                next_bytes,
+                one.context_bytes,
+                one.unprobed,
+                one.run_otherwise,
+            )
 
         fits, over = 0, 1
         while peak(over) <= budget_bytes:
             fits, over = over, over * 4
             if over > LARGEST_BATCH:
-                return Fit(cell, budget_bytes, fits, peaks[fits], None)
+                return fit(fits, None)
         halve = False
         while over - fits > 1:
             between = over - fits
@@ -129,7 +166,7 @@ class Predictor:
             else:
                 over = middle
             halve = not halve and (over - fits) * 2 > between
-        return Fit(cell, budget_bytes, fits, peaks.get(fits), peaks[over])
+        return fit(fits, peak(over))
 
     def _carried_on(
         self,
@@ -180,7 +217,7 @@ class Predictor:
         if cell.compile == "on":
             raise Unpredictable("compiled code allocates by its own plan, which nobody can run yet")
         try:
-            return _fake_step(cell, model, self._device, seed)
+            return _fake_step(cell, model, self._device, seed, here=self._here)
         except Exception as error:  # a model may do what fake tensors cannot
             words = (str(error).strip().splitlines() or [""])[0]
             if isinstance(error, RuntimeError) and must_fail(cell.workload, cell.grad_mode):
@@ -190,60 +227,116 @@ class Predictor:
             ) from error
 
 
-def _fake_step(cell: Cell, model: Model, device: Device, seed: int) -> _Outline:
-    """Run a warm step on fake tensors and return its outline.
+def replay(
+    before: Mapping[int, int],
+    entries: Sequence[Entry],
+    allocator: Allocator,
+    *,
+    workspaces: Workspaces,
+) -> None:
+    """Let an allocator hand out what was there before a step, then what two steps ask for.
 
-    Sizes are those that the device's allocator would take. Kernels and their order are the
-    CPU's, as fake tensors of a CUDA device need a torch that has CUDA.
+    In the first one, libraries take their ``workspaces`` where the forward and where the backward
+    pass first multiplies: out of what is free just then, which a later activation misses. The
+    allocator's peak is the second step's.
     """
-    entries: list[Entry | Call] = []
-    live: dict[int, int] = {}
+    for key, nbytes in before.items():
+        allocator.take(key, nbytes)
+    left = {"forward": workspaces.forward, "backward": workspaces.backward}
+    workspace = INSIDE
+    for _ in range(2):
+        allocator.reset()
+        thread = "forward"
+        for entry in entries:
+            match entry:
+                case Phase(name):
+                    thread = "backward" if name == "backward" else "forward"
+                case Change(key, nbytes, op) if nbytes > 0:
+                    allocator.give(key)  # a gradient that the last step left
+                    allocator.take(key, nbytes)
+                    if op in PRODUCTS:
+                        for size in left.pop(thread, ()):
+                            workspace -= 1
+                            allocator.take(workspace, size)
+                case Change(key, _, _):
+                    allocator.give(key)
+                case Within(nbytes, _):
+                    allocator.take(INSIDE, nbytes)
+                    allocator.give(INSIDE)
 
-    def on_create(birth: Creation) -> None:
-        live[birth.key] = device.rounded(birth.nbytes)
-        entries.append(Change(birth.key, live[birth.key], birth.op))
 
-    def on_free(birth: Creation) -> None:
-        entries.append(Change(birth.key, -live.pop(birth.key), birth.op))
+class _FakeStep:
+    """Keeps what a step on fake tensors makes and frees on its device, and what it runs."""
 
-    def called(func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    def __init__(self, place: str, *, numbers_elsewhere: bool) -> None:
+        self.entries: list[Entry | Call] = []
+        self.live: dict[int, int] = {}
+        self.operators: set[str] = set()
+        self._place, self._numbers_elsewhere = place, numbers_elsewhere
+        self._phase = ""
+
+    def mark(self, mark: Mark) -> None:
+        """Keep a mark."""
+        if isinstance(mark, Phase):
+            self._phase = mark.name
+        self.entries.append(mark)
+
+    def created(self, one: Creation) -> None:
+        """Keep what was made, unless it lies elsewhere: optimizers count steps on the host."""
+        number = one.scalar and self._phase == "optimizer" and self._numbers_elsewhere
+        if one.device == self._place and not number:
+            self.live[one.key] = one.nbytes
+            self.entries.append(Change(one.key, one.nbytes, one.op))
+
+    def freed(self, one: Creation) -> None:
+        """Keep what was freed."""
+        if one.key in self.live:
+            self.entries.append(Change(one.key, -self.live.pop(one.key), one.op))
+
+    def called(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Keep a call that may allocate inside."""
+        self.operators.add(str(func.overloadpacket).replace(".", "::"))
         call = Call.of(func, args, kwargs, result)
         if call.needs_probe:
-            entries.append(call)
+            self.entries.append(call)
 
+
+def _fake_step(cell: Cell, model: Model, device: Device, seed: int, *, here: bool) -> _Outline:
+    """Run a warm step on fake tensors and return its outline, in bytes asked for.
+
+    Where the device is here, fake tensors are on it, and its own operators run. Without it they
+    are on the CPU, and so are operators and their order: fake tensors of a CUDA device need a
+    torch that has CUDA.
+    """
+    place = device.place if here else "cpu"
+    fake = _FakeStep(place, numbers_elsewhere=device.place != place)
     marks = Marks(address=storage_key)
     with FakeTensorMode():
-        subject = _subject(cell, model, device, seed=seed)
-        with StorageTracker(on_create=on_create, on_free=on_free, called=called):
+        subject = _subject(cell, model, device, place, seed=seed)
+        with StorageTracker(on_create=fake.created, on_free=fake.freed, called=fake.called):
             arm = make_arm(cell, marks.around(subject))
-            with marks.telling(_nobody, subject.parameters()):
+            with marks.telling(fake.mark, subject.parameters()):
                 steps(arm, 1)  # the first makes optimizer state
             subject.clear_gradients()
             resident = {
-                address: replace(block, nbytes=device.rounded(block.nbytes))
-                for address, block in marks.resident(subject).items()
+                key: block
+                for key, block in marks.resident(subject).items()
+                if block.part != "optimizer_state" or key in fake.live
             }
-            before_bytes = sum(live.values())
-            before_bytes += sum(
-                block.nbytes for address, block in resident.items() if address not in live
-            )
-            entries.clear()
-            with marks.telling(entries.append, subject.parameters()):
+            before = {key: block.nbytes for key, block in resident.items()} | fake.live
+            fake.entries.clear()
+            with marks.telling(fake.mark, subject.parameters()):
                 steps(arm, 1)
-    return _Outline(list(entries), resident, before_bytes)
+    return _Outline(list(fake.entries), resident, before, frozenset(fake.operators))
 
 
-def _nobody(_mark: Mark) -> None:
-    """Hear nothing of a step that only warms up."""
-
-
-def _subject(cell: Cell, model: Model, device: Device, *, seed: int) -> Subject:
-    subject = build(replace(cell, device="cpu"), model, seed=seed, convert=_remade)
+def _subject(cell: Cell, model: Model, device: Device, place: str, *, seed: int) -> Subject:
+    subject = build(replace(cell, device=place), model, seed=seed, convert=_remade)
     optimizer: Callable[..., torch.optim.Optimizer] = subject.optimizer
     return replace(subject, optimizer=partial(optimizer, foreach=device.foreach))
 
 
-def _remade(module: nn.Module, _device: str, dtype: torch.dtype, layout: Layout) -> nn.Module:
+def _remade(module: nn.Module, device: str, dtype: torch.dtype, layout: Layout) -> nn.Module:
     """Return the module with its tensors made anew where they must change.
 
     `torch.nn.Module.to` swaps the insides of parameters, which fake ones do not allow.
@@ -252,10 +345,15 @@ def _remade(module: nn.Module, _device: str, dtype: torch.dtype, layout: Layout)
 
     def changed(tensor: Tensor) -> Tensor:
         if id(tensor) not in made:
-            new = tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype)
+            new = tensor.detach()
+            new = new.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
             if layout is not None and new.dim() == 4:
                 new = new.contiguous(memory_format=layout)
-            same = new.dtype == tensor.dtype and new.stride() == tensor.stride()
+            same = (new.device, new.dtype, new.stride()) == (
+                tensor.device,
+                tensor.dtype,
+                tensor.stride(),
+            )
             made[id(tensor)] = (
                 tensor
                 if same

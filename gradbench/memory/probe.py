@@ -6,9 +6,10 @@ distinct call, on zeros of its shapes, all in one trace.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..devices import Device
-from ..devices.trace import trace
-from ..records.allocations import Change, Phase
 from .storage_tracker import Operator
-
-LARGEST: Final = 64 * 2**20
-"""Bytes of a call's tensors up to which it is run as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +114,9 @@ class Prober:
     ``device`` is where kernels are run, None for nowhere: then nothing is known.
     """
 
-    def __init__(self, device: Device | None, *, largest: int = LARGEST) -> None:
-        self._device, self._largest = device, largest
+    def __init__(self, device: Device | None, *, largest: int | None = None) -> None:
+        here = device.probe_bytes if device is not None else 0
+        self._device, self._largest = device, here if largest is None else largest
         self._inside: dict[Call, int | None] = {}
 
     def learn(self, calls: Iterable[Call]) -> None:
@@ -143,34 +140,15 @@ class Prober:
 
 def _run(calls: Sequence[Call], device: Device) -> dict[Call, int | None]:
     """Run each call on zeros; return its inner peak, None where that raised."""
-    failed: set[int] = set()
 
-    def every(mark: Any) -> None:
-        for index, call in enumerate(calls):
-            args, kwargs = tree_map_only(
-                Meta, lambda meta: meta.zeros(device.place), (call.args, call.kwargs)
-            )
-            mark(Phase(f"{index}"))
-            try:
-                result = call.func(*args, **kwargs)
-            except Exception:  # noqa: BLE001 # zeros may be no input for it: then it stays unknown
-                failed.add(index)
-                result = None
-            mark(Phase(""))
-            del args, kwargs, result
+    def prepared(call: Call) -> Callable[[], object]:
+        args, kwargs = tree_map_only(
+            Meta, lambda meta: meta.zeros(device.place), (call.args, call.kwargs)
+        )
+        return lambda: call.func(*args, **kwargs)
 
     with _disable_current_modes(), torch.no_grad():
         device.warm_up()  # or the first product's inside would hold a workspace that stays
-        _, traced = trace(every)
-    peaks: dict[int, int] = {}
-    current, live = "", 0
-    for entry in traced.entries(device.place):
-        match entry:
-            case Phase(name):
-                current, live = name, 0
-            case Change(_, nbytes, _) if current:
-                live += nbytes
-                peaks[int(current)] = max(peaks.get(int(current), 0), live)
-    return {
-        call: None if index in failed else peaks.get(index, 0) for index, call in enumerate(calls)
-    }
+        peaks = device.inner_peaks([partial(prepared, call) for call in calls])
+        device.forget()
+    return dict(zip(calls, peaks, strict=True))

@@ -24,6 +24,8 @@ class Creation:
     op: str
     module: str
     line: str
+    device: str = "cpu"
+    scalar: bool = False  # a number: what optimizers count their steps in
 
 
 def storage_key(tensor: Tensor) -> int:
@@ -98,6 +100,8 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torc
             str(func.overloadpacket).replace(".", "::"),
             self._where.module if self._where is not None else "",
             users_line() if self._where is not None else "",
+            str(tensor.device),
+            tensor.dim() == 0,
         )
 
         def gone(_: object) -> None:

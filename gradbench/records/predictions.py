@@ -10,8 +10,11 @@ from .allocations import PeakBreakdown
 class Prediction:
     """What a warm step of a cell will need.
 
+    The breakdown is of what tensors ask for. ``allocated_bytes`` is what the allocator hands out
+    for them and for libraries' workspaces, ``reserved_bytes`` what it takes from the driver.
     ``unprobed`` names the operators whose inner needs are not counted, because they could not be
-    run: the real peak may lie above by those.
+    run: the real peak may lie above by those. ``run_otherwise`` names those that the CPU ran and
+    the device has others for.
     """
 
     cell: Cell
@@ -19,11 +22,20 @@ class Prediction:
     before_bytes: int
     unprobed: tuple[str, ...]
     seconds: float
+    allocated_bytes: int = 0  # most at once
+    reserved_bytes: int = 0
+    context_bytes: int = 0
+    run_otherwise: tuple[str, ...] = ()
 
     @property
     def peak_bytes(self) -> int:
         """Most bytes that will be live at once, what is there before the step included."""
         return self.breakdown.peak_bytes
+
+    @property
+    def process_bytes(self) -> int:
+        """What the process will hold on the device: all that is reserved, and what is beside it."""
+        return self.reserved_bytes + self.context_bytes
 
     @property
     def transient_bytes(self) -> int:
@@ -33,10 +45,16 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The largest batch that fits a budget; 0 if not even one sample does."""
+    """The largest batch that fits a budget; 0 if not even one sample does.
+
+    Peaks are of the process: ``reserve_bytes`` of them for context and kernels.
+    """
 
     cell: Cell
     budget_bytes: int
     batch_size: int
     peak_bytes: int | None  # at that batch; None for none
     next_bytes: int | None  # one sample more; None where no batch was too large
+    reserve_bytes: int = 0
+    unprobed: tuple[str, ...] = ()
+    run_otherwise: tuple[str, ...] = ()

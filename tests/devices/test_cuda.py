@@ -243,14 +243,6 @@ def test_a_torch_without_the_private_call_forgets_what_it_can(fake):
     assert fake.log == ["synchronize cuda:0", "synchronize cuda:0", "empty cache"]
 
 
-@pytest.mark.parametrize(
-    ("asked", "taken"), [(0, 0), (1, 512), (512, 512), (513, 1024), (1_000_000, 1954 * 512)]
-)
-def test_sizes_are_rounded_to_what_the_caching_allocator_hands_out(fake, asked, taken):
-    assert devices.find("cuda").rounded(asked) == taken
-    assert devices.find("cpu").rounded(asked) == asked
-
-
 def test_settings_that_change_figures_are_fixed_and_recorded(fake, monkeypatch):
     monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
     device = devices.find("cuda")
@@ -951,7 +943,9 @@ def test_every_meter_reads_on_a_real_device():
     cells = list(Matrix(models=["cnn_small"], devices=["cuda"], batch_sizes=[8]))
     with Bench(plan=Plan(budget_s=0.5)) as bench:
         found = [o for outcomes in bench.measure(cells) for o in outcomes]
-    assert {type(o) for o in found if o.meter != "energy"} == {Measurement}  # a driver's affair
+    drivers = ("energy", "device_process")  # without NVML, or in a container, they are reasons
+    assert not [o for o in found if isinstance(o, Skipped) and o.meter not in drivers]
+    assert len([o for o in found if isinstance(o, Breakdown)]) == len(cells)
     peaks = {o.cell.grad_mode: o.values[0] for o in found if o.meter == "peak_transient"}
     assert peaks["global_on"] > peaks["no_grad"] == peaks["inference_mode"] == peaks["global_off"]
     assert {o.cell.grad_mode for o in found} == set(GRAD_MODES)

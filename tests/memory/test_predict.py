@@ -190,7 +190,7 @@ def test_what_an_operator_takes_inside_is_carried_on_to_batches_that_are_not_run
     with torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
         few, all_, none = (
             with_prober(prober).predict(member, model)
-            for prober in (Prober("cpu", largest=2**16), Prober("cpu"), Prober(None))
+            for prober in (Prober(CPU(), largest=2**16), Prober(CPU()), Prober(None))
         )
     pixels = batch * side * side
     weights = channels * 27 + channels * CLASSES + CLASSES
@@ -211,7 +211,7 @@ def test_predictions_that_are_carried_on_are_within_one_percent(workload):
     member = cell(model="cnn_small", workload=workload, grad_mode="global_on", batch_size=64)
     few, all_ = (
         with_prober(prober).predict(member, MODELS["cnn_small"])
-        for prober in (Prober("cpu", largest=2**21), Prober("cpu"))
+        for prober in (Prober(CPU(), largest=2**21), Prober(CPU()))
     )
     assert few.unprobed == ()
     assert few.peak_bytes == pytest.approx(all_.peak_bytes, rel=0.01)
@@ -303,8 +303,8 @@ def test_no_mode_is_left_behind_by_a_step_that_fails(predictor):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 @pytest.mark.parametrize("mode", ["global_on", "no_grad"])
-def test_a_gpu_that_is_not_here_is_predicted_in_its_allocators_blocks(mode):
-    """Each tensor takes a multiple of 512 bytes; what kernels need inside nobody can ask."""
+def test_a_gpu_that_is_not_here_is_predicted_in_what_is_asked_for_and_in_blocks(mode):
+    """Each block is a multiple of 512 bytes; what kernels need inside nobody can ask."""
 
     def block(numbers, itemsize=FLOAT):
         return -(-numbers * itemsize // 512) * 512
@@ -312,18 +312,21 @@ def test_a_gpu_that_is_not_here_is_predicted_in_its_allocators_blocks(mode):
     widths, batch = (16, 100, 60, CLASSES), 8
     member = cell(device="cuda", grad_mode=mode, batch_size=batch)
     found = Predictor("cuda").predict(member, perceptron(*widths))
-    hidden = [block(batch * width) for width in widths[1:-1]]
+    weights = [n for wide, narrow in pairwise(widths) for n in (wide * narrow, narrow)]
+    hidden = [batch * width for width in widths[1:-1]]
+    # with a graph at the second ReLU, without at the first, beside its input
+    saved, other = (hidden, hidden[1:]) if mode == "global_on" else ([], [hidden[0], hidden[0]])
     assert found.breakdown.parts == dict.fromkeys(PARTS, 0) | {
-        "parameters": sum(
-            block(wide * narrow) + block(narrow) for wide, narrow in pairwise(widths)
-        ),
-        "inputs": block(batch * 16) + block(batch, LABEL),
-        # with a graph at the second ReLU, without at the first, beside its input
-        "saved": sum(hidden) if mode == "global_on" else 0,
-        "other": hidden[1] if mode == "global_on" else 2 * hidden[0],
+        "parameters": sum(weights) * FLOAT,
+        "inputs": batch * 16 * FLOAT + batch * LABEL,
+        "saved": sum(saved) * FLOAT,
+        "other": sum(other) * FLOAT,
     }
+    blocks = [block(numbers) for numbers in (*weights, batch * 16, *saved, *other)]
+    assert found.allocated_bytes == sum(blocks) + block(batch, LABEL) + 33 * 2**20
+    assert found.reserved_bytes == 34 * 2**20  # a segment of small blocks, and cuBLAS's workspace
+    assert found.process_bytes == found.reserved_bytes + found.context_bytes
     assert found.unprobed == ("aten::addmm",)
-    assert all(size % 512 == 0 for sizes in found.breakdown.timeline.values() for size in sizes)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
@@ -380,3 +383,30 @@ def test_the_largest_batch_is_the_last_whose_peak_fits(predictor):
             predictor.largest(cell(), model, weights + batch * sample - 1).batch_size == batch - 1
         )
     assert predictor.predict(cell(batch_size=37), model).peak_bytes == weights + 37 * sample
+
+
+class Dropping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(16, CLASSES)
+
+    def forward(self, x):
+        return nn.functional.dropout(self.first(x), 0.5, training=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_operators_that_a_gpu_has_others_for_are_named_where_none_is_here():
+    model = Model(Dropping, partial(classification, shape=(16,)))
+    there = Predictor("cuda").predict(cell(device="cuda", grad_mode="global_on"), model)
+    assert [op for op in there.run_otherwise if "bernoulli" in op]
+    assert Predictor("cpu").predict(cell(grad_mode="global_on"), model).run_otherwise == ()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_what_fits_a_gpu_leaves_room_for_its_context_and_kernels():
+    model, member = perceptron(16, CLASSES), cell(device="cuda")
+    predictor = Predictor("cuda")
+    fit = predictor.largest(member, model, 2**30)
+    assert fit.reserve_bytes > 2**29
+    assert fit.reserve_bytes < fit.peak_bytes <= 2**30 < fit.next_bytes
+    assert predictor.largest(member, model, fit.reserve_bytes).batch_size == 0
