@@ -227,10 +227,13 @@ def test_torchs_other_allocators_work(conf: str) -> None:
         import torch
         x = torch.arange(1000.0).cuda()
         assert x.cpu().sum() == 499500
+        free = torch.cuda.mem_get_info()[0]
         y = torch.empty(30 * 2**20, dtype=torch.uint8, device="cuda")
         assert torch.cuda.memory_reserved() >= 30 * 2**20
+        assert free - torch.cuda.mem_get_info()[0] >= 30 * 2**20
         del y
         torch.cuda.empty_cache()
+        assert torch.cuda.mem_get_info()[0] == free
         try:
             torch.empty(3 * 2**30, dtype=torch.uint8, device="cuda")
         except torch.cuda.OutOfMemoryError:
@@ -479,6 +482,20 @@ def test_a_graph_replays_its_kernels_as_one_launch() -> None:
     assert held_back_ns(graph.replay) == pytest.approx(5 * 2000, abs=1)
     assert stand_in.launches("elementwise") >= 10
     assert stand_in.launches() - before == 10 + 1  # two replays, and the kernel that holds back
+
+
+@in_child
+def test_a_stream_that_took_part_in_a_capture_works_after_it() -> None:
+    x, graph, side = torch.zeros(1, device="cuda"), torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.cuda.graph(graph):
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            x.add_(1)
+        torch.cuda.current_stream().wait_stream(side)
+        x.add_(1)
+    assert held_back_ns(graph.replay) == pytest.approx(2 * 2000, abs=1)
+    with torch.cuda.stream(side):
+        assert held_back_ns(lambda: x.add_(1)) == pytest.approx(2000, abs=1)
 
 
 @in_child

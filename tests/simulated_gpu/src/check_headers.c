@@ -2,8 +2,9 @@
  *
  *   gcc -fsyntax-only -I DIR... check_headers.c
  *
- * with the folders of cuda_runtime_api.h, cuda.h, nvml.h, cublasLt.h and cudnn.h (they are in the packages
- * nvidia-cuda-runtime, nvidia-cuda-crt, nvidia-nvml-dev, nvidia-cublas and nvidia-cudnn-cu13). Nothing is built from it. */
+ * with the folders of cuda_runtime_api.h, cuda.h, nvml.h, cublasLt.h and cudnn.h (they are in the
+ * packages nvidia-cuda-runtime, nvidia-cuda-crt, nvidia-nvml-dev, nvidia-cublas and
+ * nvidia-cudnn-cu13). Nothing is built from it. */
 #define __CUDA_FP16_H__ /* cublasLt.h asks for it without need, and it needs CCCL's headers */
 #define __CUDA_BF16_H__
 #include <cuda.h>
@@ -17,9 +18,11 @@
 #include "cudart/layouts.h"
 #include "nvml/layouts.h"
 
-#define SAME(ours, theirs, field) \
-  _Static_assert(offsetof(ours, field) == offsetof(theirs, field), #theirs "." #field " is elsewhere")
-#define SAME_SIZE(ours, theirs) _Static_assert(sizeof(ours) == sizeof(theirs), #theirs " has another size")
+#define SAME(ours, theirs, field)                                  \
+  _Static_assert(offsetof(ours, field) == offsetof(theirs, field), \
+                 #theirs "." #field " is elsewhere")
+#define SAME_SIZE(ours, theirs) \
+  _Static_assert(sizeof(ours) == sizeof(theirs), #theirs " has another size")
 #define EQUAL(number, name) _Static_assert((number) == (int)(name), #name " is another number")
 
 typedef struct cudaDeviceProp CudaDeviceProp;

@@ -1,10 +1,16 @@
 /* cuBLAS: a handle knows its stream and its workspace; every product takes a kernel's time there.
- * The functions that are not here are generated: each is one call of sim_cublas_work. Numbers: cublas_api.h. */
+ * The functions that are not here are generated: each is one call of sim_cublas_work. Numbers:
+ * cublas_api.h. */
 #include "../model/model.h"
 
 #include <stdlib.h>
 
-enum { CUBLAS_SUCCESS = 0, CUBLAS_ALLOC_FAILED = 3, CUBLAS_INVALID_VALUE = 7, CUBLAS_EXECUTION_FAILED = 13 };
+enum {
+  CUBLAS_SUCCESS = 0,
+  CUBLAS_ALLOC_FAILED = 3,
+  CUBLAS_INVALID_VALUE = 7,
+  CUBLAS_EXECUTION_FAILED = 13
+};
 
 typedef struct {
   void *stream;
@@ -29,7 +35,7 @@ int cublasSetStream_v2(Handle *handle, void *stream) {
 
 /* The workspace is the caller's: torch allocates it, one for each handle and stream. */
 int cublasSetWorkspace_v2(Handle *handle, const void *workspace, size_t size) {
-  (void)handle;
+  UNUSED(handle);
   int is_memory = !size || (sim_owner(workspace) && sim_host_view(workspace, size));
   return is_memory ? CUBLAS_SUCCESS : CUBLAS_INVALID_VALUE;
 }

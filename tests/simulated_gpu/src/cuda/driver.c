@@ -3,10 +3,15 @@
 
 static int contexts[SIM_MAX_DEVICES]; /* the context of a device is the address of its element */
 
-#define NEED_DRIVER do { int code_ = sim_injected(__func__); if (!code_) code_ = sim_start(); if (code_) return code_; } while (0)
+#define NEED_DRIVER                     \
+  do {                                  \
+    int code_ = sim_injected(__func__); \
+    if (!code_) code_ = sim_start();    \
+    if (code_) return code_;            \
+  } while (0)
 
 int cuInit(unsigned flags) {
-  (void)flags;
+  UNUSED(flags);
   NEED_DRIVER;
   return SIM_SUCCESS;
 }
@@ -72,7 +77,8 @@ int cuCtxSetCurrent(int *context) {
   return context ? sim_set_current((int)(context - contexts)) : SIM_SUCCESS;
 }
 
-/* CUpointer_attribute: what kind of memory it is (1 host, 2 device), its address, and whose it is. */
+/* CUpointer_attribute: what kind of memory it is (1 host, 2 device), its address, and whose it is.
+ */
 int cuPointerGetAttribute(void *value, int attribute, unsigned long long pointer) {
   NEED_DRIVER;
   sim_device *device = sim_owner((void *)pointer);

@@ -3,7 +3,9 @@
 
 typedef struct {
   int type, requestedHandleTypes;
-  struct { int type, id; } location;
+  struct {
+    int type, id;
+  } location;
   void *win32HandleMetaData;
   struct {
     unsigned char compressionType, gpuDirectRDMACapable;

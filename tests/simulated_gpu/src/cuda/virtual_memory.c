@@ -10,29 +10,33 @@ typedef struct {
   size_t size;
 } Handle; /* behind CUmemGenericAllocationHandle */
 
-#define NEED_DEVICE(device) \
-  sim_device *device = NULL; \
-  do { int code_ = sim_injected(__func__); if (!code_) code_ = sim_enter(&device); if (code_) return code_; } while (0)
+#define NEED_DEVICE(device)                 \
+  sim_device *device = NULL;                \
+  do {                                      \
+    int code_ = sim_injected(__func__);     \
+    if (!code_) code_ = sim_enter(&device); \
+    if (code_) return code_;                \
+  } while (0)
 
-int cuMemGetAllocationGranularity(size_t *granularity, const AllocationProperties *properties, int which) {
-  (void)properties;
-  (void)which;
+int cuMemGetAllocationGranularity(size_t *granularity, const AllocationProperties *properties,
+                                  int which) {
+  UNUSED(properties, which);
   *granularity = sim_granularity();
   return SIM_SUCCESS;
 }
 
-int cuMemAddressReserve(void **address, size_t size, size_t alignment, unsigned long long hint, unsigned long long flags) {
-  (void)alignment;
-  (void)hint;
-  (void)flags;
+int cuMemAddressReserve(void **address, size_t size, size_t alignment, unsigned long long hint,
+                        unsigned long long flags) {
+  UNUSED(alignment, hint, flags);
   NEED_DEVICE(device);
   return sim_reserve(device, size, address);
 }
 
 int cuMemAddressFree(void *address, size_t size) { return sim_unreserve(address, size); }
 
-int cuMemCreate(Handle **made, size_t size, const AllocationProperties *properties, unsigned long long flags) {
-  (void)flags;
+int cuMemCreate(Handle **made, size_t size, const AllocationProperties *properties,
+                unsigned long long flags) {
+  UNUSED(flags);
   NEED_DEVICE(current);
   sim_device *device = sim_device_at(properties->location.id);
   if (!device || size % sim_granularity()) return SIM_INVALID_VALUE;
@@ -42,7 +46,7 @@ int cuMemCreate(Handle **made, size_t size, const AllocationProperties *properti
   if (!handle) return SIM_OUT_OF_MEMORY;
   *handle = (Handle){device, size};
   *made = handle;
-  (void)current;
+  UNUSED(current);
   return SIM_SUCCESS;
 }
 
@@ -52,8 +56,9 @@ int cuMemRelease(Handle *handle) {
   return SIM_SUCCESS;
 }
 
-int cuMemMap(void *address, size_t size, size_t offset, const Handle *handle, unsigned long long flags) {
-  (void)flags;
+int cuMemMap(void *address, size_t size, size_t offset, const Handle *handle,
+             unsigned long long flags) {
+  UNUSED(flags);
   if (offset || size != handle->size) return sim_refuse("cuMemMap of a part", SIM_NOT_SUPPORTED);
   return sim_map(address, size);
 }
@@ -61,7 +66,6 @@ int cuMemMap(void *address, size_t size, size_t offset, const Handle *handle, un
 int cuMemUnmap(void *address, size_t size) { return sim_unmap(address, size); }
 
 int cuMemSetAccess(void *address, size_t size, const void *access, size_t count) {
-  (void)access;
-  (void)count;
+  UNUSED(access, count);
   return sim_host_view(address, size) ? SIM_SUCCESS : SIM_INVALID_VALUE;
 }

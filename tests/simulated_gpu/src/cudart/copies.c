@@ -25,11 +25,14 @@ static uint64_t copy_ns(const Copy *copy) {
 static int submit(void *stream, const char *name, uint64_t ns) {
   sim_kernel *kernel = sim_kernel_named(name);
   if (!kernel) return SIM_OUT_OF_MEMORY;
-  return sim_submit(stream, kernel, strstr(sim_text("KERNEL_TIMES"), name) ? sim_kernel_ns(kernel) : ns);
+  return sim_submit(stream, kernel,
+                    strstr(sim_text("KERNEL_TIMES"), name) ? sim_kernel_ns(kernel) : ns);
 }
 
 /* Memory that is not pinned makes the host wait for the copy, as with a GPU. */
-static int is_pageable(const void *address) { return !sim_owner(address) && !sim_is_pinned(address); }
+static int is_pageable(const void *address) {
+  return !sim_owner(address) && !sim_is_pinned(address);
+}
 
 static int copy(Copy copy, void *stream, int wait) {
   if (copy.width && copy.height) {
@@ -40,7 +43,8 @@ static int copy(Copy copy, void *stream, int wait) {
       memmove(to + row * copy.to_pitch, from + row * copy.from_pitch, copy.width);
   }
   TRY(submit(stream, "[memcpy]", copy_ns(&copy)));
-  if (wait || is_pageable(copy.to) || is_pageable(copy.from)) TRY(sim_wait_stream(sim_stream_of(stream)));
+  if (wait || is_pageable(copy.to) || is_pageable(copy.from))
+    TRY(sim_wait_stream(sim_stream_of(stream)));
   return SIM_SUCCESS;
 }
 
@@ -56,27 +60,23 @@ int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, void *str
   return copy((Copy){to, 0, from, 0, size, 1}, stream, 0);
 }
 
-int cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height,
-                      int kind, void *stream) {
+int cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
+                      size_t height, int kind, void *stream) {
   UNUSED(kind);
   NEED_CONTEXT;
   return copy((Copy){to, to_pitch, from, from_pitch, width, height}, stream, 0);
 }
 
-int cudaMemcpyPeerAsync(void *to, int to_device, const void *from, int from_device, size_t size, void *stream) {
-  UNUSED(to_device);
-  UNUSED(from_device);
+int cudaMemcpyPeerAsync(void *to, int to_device, const void *from, int from_device, size_t size,
+                        void *stream) {
+  UNUSED(to_device, from_device);
   NEED_CONTEXT;
   return copy((Copy){to, 0, from, 0, size, 1}, stream, 0);
 }
 
 /* Variables of CUDA binaries are read by kernels alone, which do nothing. */
 int cudaMemcpyToSymbol(const void *symbol, const void *from, size_t size, size_t offset, int kind) {
-  UNUSED(symbol);
-  UNUSED(from);
-  UNUSED(size);
-  UNUSED(offset);
-  UNUSED(kind);
+  UNUSED(symbol, from, size, offset, kind);
   NEED_CONTEXT;
   return SIM_SUCCESS;
 }

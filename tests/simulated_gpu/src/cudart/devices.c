@@ -49,44 +49,44 @@ int cudaGetDeviceProperties(DeviceProperties *properties, int ordinal) {
   TRY(device ? SIM_SUCCESS : SIM_INVALID_DEVICE);
 #define OF(attribute) sim_attribute(device, attribute)
   *properties = (DeviceProperties){
-    .name = "Simulated GPU",
-    .totalGlobalMem = sim_card_bytes(),
-    .sharedMemPerBlock = OF(8),
-    .regsPerBlock = OF(12),
-    .warpSize = OF(10),
-    .memPitch = OF(11),
-    .maxThreadsPerBlock = OF(1),
-    .maxThreadsDim = {OF(2), OF(3), OF(4)},
-    .maxGridSize = {OF(5), OF(6), OF(7)},
-    .totalConstMem = OF(9),
-    .major = OF(75),
-    .minor = OF(76),
-    .textureAlignment = OF(14),
-    .texturePitchAlignment = OF(51),
-    .multiProcessorCount = OF(16),
-    .canMapHostMemory = OF(19),
-    .surfaceAlignment = OF(30),
-    .concurrentKernels = OF(31),
-    .pciBusID = OF(33),
-    .asyncEngineCount = OF(40),
-    .unifiedAddressing = OF(41),
-    .memoryBusWidth = OF(37),
-    .l2CacheSize = OF(38),
-    .maxThreadsPerMultiProcessor = OF(39),
-    .streamPrioritiesSupported = OF(78),
-    .globalL1CacheSupported = OF(79),
-    .localL1CacheSupported = OF(80),
-    .sharedMemPerMultiprocessor = OF(81),
-    .regsPerMultiprocessor = OF(82),
-    .managedMemory = OF(83),
-    .computePreemptionSupported = OF(90),
-    .cooperativeLaunch = OF(95),
-    .sharedMemPerBlockOptin = OF(97),
-    .maxBlocksPerMultiProcessor = OF(106),
-    .reservedSharedMemPerBlock = OF(111),
-    .hostRegisterSupported = OF(99),
-    .memoryPoolsSupported = OF(115),
-    .clusterLaunch = OF(120),
+      .name = "Simulated GPU",
+      .totalGlobalMem = sim_card_bytes(),
+      .sharedMemPerBlock = OF(8),
+      .regsPerBlock = OF(12),
+      .warpSize = OF(10),
+      .memPitch = OF(11),
+      .maxThreadsPerBlock = OF(1),
+      .maxThreadsDim = {OF(2), OF(3), OF(4)},
+      .maxGridSize = {OF(5), OF(6), OF(7)},
+      .totalConstMem = OF(9),
+      .major = OF(75),
+      .minor = OF(76),
+      .textureAlignment = OF(14),
+      .texturePitchAlignment = OF(51),
+      .multiProcessorCount = OF(16),
+      .canMapHostMemory = OF(19),
+      .surfaceAlignment = OF(30),
+      .concurrentKernels = OF(31),
+      .pciBusID = OF(33),
+      .asyncEngineCount = OF(40),
+      .unifiedAddressing = OF(41),
+      .memoryBusWidth = OF(37),
+      .l2CacheSize = OF(38),
+      .maxThreadsPerMultiProcessor = OF(39),
+      .streamPrioritiesSupported = OF(78),
+      .globalL1CacheSupported = OF(79),
+      .localL1CacheSupported = OF(80),
+      .sharedMemPerMultiprocessor = OF(81),
+      .regsPerMultiprocessor = OF(82),
+      .managedMemory = OF(83),
+      .computePreemptionSupported = OF(90),
+      .cooperativeLaunch = OF(95),
+      .sharedMemPerBlockOptin = OF(97),
+      .maxBlocksPerMultiProcessor = OF(106),
+      .reservedSharedMemPerBlock = OF(111),
+      .hostRegisterSupported = OF(99),
+      .memoryPoolsSupported = OF(115),
+      .clusterLaunch = OF(120),
   };
 #undef OF
   sim_uuid(device->physical, properties->uuid);
@@ -125,7 +125,7 @@ int cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
 
 int cudaDeviceSynchronize(void) {
   NEED_DEVICE(device);
-  TRY(device->default_stream.capture ? sim_wait_stream(&device->default_stream) : SIM_SUCCESS);
+  if (sim_capture_of(&device->default_stream)) TRY(sim_wait_stream(&device->default_stream));
   sim_wait_until(device->busy_until_ns);
   return SIM_SUCCESS;
 }
@@ -134,9 +134,9 @@ int cudaProfilerStart(void) { return SIM_SUCCESS; }
 int cudaProfilerStop(void) { return SIM_SUCCESS; }
 
 /* Return a function of the driver by its name; flags and versions make no difference here. */
-int cudaGetDriverEntryPointByVersion(const char *name, void **function, unsigned version, unsigned long long flags, int *status) {
-  UNUSED(version);
-  UNUSED(flags);
+int cudaGetDriverEntryPointByVersion(const char *name, void **function, unsigned version,
+                                     unsigned long long flags, int *status) {
+  UNUSED(version, flags);
   void *driver = dlopen("libcuda.so.1", RTLD_LAZY); /* which this library brings along */
   *function = driver ? dlsym(driver, name) : NULL;
   if (status) *status = *function ? 0 : 1; /* cudaDriverEntryPointSymbolNotFound */

@@ -3,9 +3,11 @@
 
 static __thread int last_error;
 
-/* A failed kernel leaves the context broken: every later call of the process fails in the same way. */
+/* A failed kernel leaves the context broken: every later call of the process fails in the same way.
+ */
 static int outlasts(int code) {
-  return code == SIM_ILLEGAL_ADDRESS || code == SIM_ASSERT || (code >= 714 && code <= SIM_LAUNCH_FAILURE);
+  return code == SIM_ILLEGAL_ADDRESS || code == SIM_ASSERT ||
+         (code >= 714 && code <= SIM_LAUNCH_FAILURE);
 }
 
 int sim_runtime_error(int code) {

@@ -6,8 +6,7 @@
 int cudaStreamBeginCapture(void *handle, int mode) {
   UNUSED(mode);
   NEED_CONTEXT;
-  sim_graph *graph;
-  TRY(sim_begin_capture(sim_stream_of(handle), &graph));
+  TRY(sim_begin_capture(sim_stream_of(handle)));
   return SIM_SUCCESS;
 }
 
@@ -18,18 +17,20 @@ int cudaStreamEndCapture(void *handle, sim_graph **graph) {
 }
 
 /* cudaStreamCaptureStatus in driver_types.h: 0 none, 1 active, 2 invalidated */
-static int status_of(const sim_graph *graph) { return !graph ? 0 : sim_graph_invalid(graph) ? 2 : 1; }
+static int status_of(const sim_graph *graph) {
+  return !graph ? 0 : sim_graph_invalid(graph) ? 2 : 1;
+}
 
 int cudaStreamIsCapturing(void *handle, int *status) {
   NEED_CONTEXT;
-  *status = status_of(sim_stream_of(handle)->capture);
+  *status = status_of(sim_capture_of(sim_stream_of(handle)));
   return SIM_SUCCESS;
 }
 
-int cudaStreamGetCaptureInfo(void *handle, int *status, unsigned long long *id, sim_graph **graph, const void **nodes,
-                             const void **edges, size_t *count) {
+int cudaStreamGetCaptureInfo(void *handle, int *status, unsigned long long *id, sim_graph **graph,
+                             const void **nodes, const void **edges, size_t *count) {
   NEED_CONTEXT;
-  sim_graph *capture = sim_stream_of(handle)->capture;
+  sim_graph *capture = sim_capture_of(sim_stream_of(handle));
   *status = status_of(capture);
   if (id) *id = capture ? sim_graph_id(capture) : 0;
   if (graph) *graph = capture;
@@ -54,7 +55,8 @@ int cudaGraphGetNodes(const sim_graph *graph, void **nodes, size_t *count) {
   return SIM_SUCCESS;
 }
 
-int cudaGraphInstantiateWithFlags(sim_graph **made, const sim_graph *graph, unsigned long long flags) {
+int cudaGraphInstantiateWithFlags(sim_graph **made, const sim_graph *graph,
+                                  unsigned long long flags) {
   UNUSED(flags);
   NEED_CONTEXT;
   *made = sim_graph_copy(graph);
@@ -79,8 +81,7 @@ int cudaGraphExecDestroy(sim_graph *graph) {
 }
 
 int cudaDeviceGetGraphMemAttribute(int device, int attribute, unsigned long long *value) {
-  UNUSED(device);
-  UNUSED(attribute);
+  UNUSED(device, attribute);
   *value = 0; /* no graph allocates */
   return SIM_SUCCESS;
 }

@@ -60,22 +60,17 @@ int cudaMemPoolGetAttribute(sim_device *pool, int attribute, unsigned long long 
 }
 
 int cudaMemPoolSetAttribute(void *pool, int attribute, void *value) {
-  UNUSED(pool);
-  UNUSED(attribute);
-  UNUSED(value);
+  UNUSED(pool, attribute, value);
   return SIM_SUCCESS;
 }
 
 int cudaMemPoolSetAccess(void *pool, const void *access, size_t count) {
-  UNUSED(pool);
-  UNUSED(access);
-  UNUSED(count);
+  UNUSED(pool, access, count);
   return SIM_SUCCESS;
 }
 
 int cudaMemPoolTrimTo(void *pool, size_t keep) {
-  UNUSED(pool);
-  UNUSED(keep);
+  UNUSED(pool, keep);
   return SIM_SUCCESS;
 }
 
@@ -114,10 +109,15 @@ int cudaPointerGetAttributes(PointerAttributes *attributes, const void *pointer)
   NEED_CONTEXT;
   sim_device *device = sim_owner(pointer);
   if (device && sim_host_view(pointer, 1))
-    *attributes = (PointerAttributes){.type = 2, .device = device->ordinal, .devicePointer = pointer};
+    *attributes =
+        (PointerAttributes){.type = 2, .device = device->ordinal, .devicePointer = pointer};
   else if (sim_is_pinned(pointer))
-    *attributes = (PointerAttributes){.type = 1, .device = sim_current_ordinal(), .devicePointer = pointer, .hostPointer = pointer};
+    *attributes = (PointerAttributes){.type = 1,
+                                      .device = sim_current_ordinal(),
+                                      .devicePointer = pointer,
+                                      .hostPointer = pointer};
   else
-    *attributes = (PointerAttributes){.type = 0, .device = -2 /* cudaInvalidDeviceId */, .hostPointer = pointer};
+    *attributes = (PointerAttributes){
+        .type = 0, .device = -2 /* cudaInvalidDeviceId */, .hostPointer = pointer};
   return SIM_SUCCESS;
 }

@@ -9,7 +9,7 @@ typedef struct {
   unsigned flags;
   int recorded;
   uint64_t at_ns;
-  sim_graph *capture; /* the graph that it was recorded into */
+  uint64_t capture_id; /* of the graph that it was recorded into, or 0 */
 } Event;
 
 /* ---- streams ---- */
@@ -25,7 +25,9 @@ int cudaStreamCreateWithPriority(sim_stream **made, unsigned flags, int priority
   return SIM_SUCCESS;
 }
 
-int cudaStreamCreateWithFlags(sim_stream **made, unsigned flags) { return cudaStreamCreateWithPriority(made, flags, 0); }
+int cudaStreamCreateWithFlags(sim_stream **made, unsigned flags) {
+  return cudaStreamCreateWithPriority(made, flags, 0);
+}
 int cudaStreamCreate(sim_stream **made) { return cudaStreamCreateWithPriority(made, 0, 0); }
 
 int cudaStreamDestroy(sim_stream *stream) {
@@ -42,7 +44,7 @@ int cudaStreamGetPriority(void *stream, int *priority) {
 int cudaStreamQuery(void *handle) {
   NEED_CONTEXT;
   sim_stream *stream = sim_stream_of(handle);
-  if (stream->capture) TRY(sim_wait_stream(stream));
+  if (sim_capture_of(stream)) TRY(sim_wait_stream(stream));
   return stream->busy_until_ns > sim_now_ns() ? SIM_NOT_READY : SIM_SUCCESS;
 }
 
@@ -56,8 +58,10 @@ int cudaStreamWaitEvent(void *handle, Event *event, unsigned flags) {
   UNUSED(flags);
   NEED_CONTEXT;
   sim_stream *stream = sim_stream_of(handle);
-  if (event->capture) TRY(sim_join_capture(stream, event->capture));
-  else if (event->at_ns > stream->busy_until_ns) stream->busy_until_ns = event->at_ns;
+  if (event->capture_id)
+    sim_join_capture(stream, event->capture_id);
+  else
+    sim_hold_until(stream, event->at_ns);
   return SIM_SUCCESS;
 }
 
@@ -68,7 +72,8 @@ int cudaLaunchHostFunc(void *stream, void (*function)(void *), void *data) {
   return code;
 }
 
-int cudaStreamAddCallback(void *stream, void (*function)(void *, int, void *), void *data, unsigned flags) {
+int cudaStreamAddCallback(void *stream, void (*function)(void *, int, void *), void *data,
+                          unsigned flags) {
   UNUSED(flags);
   int code = cudaStreamSynchronize(stream);
   if (!code) function(stream, SIM_SUCCESS, data);
@@ -97,14 +102,16 @@ int cudaEventRecordWithFlags(Event *event, void *handle, unsigned flags) {
   UNUSED(flags);
   NEED_CONTEXT;
   sim_stream *stream = sim_stream_of(handle);
-  event->capture = stream->capture;
-  if (event->capture) return SIM_SUCCESS;
+  event->capture_id = sim_capture_of(stream) ? stream->capture_id : 0;
+  if (event->capture_id) return SIM_SUCCESS;
   event->at_ns = sim_mark(stream);
   event->recorded = 1;
   return SIM_SUCCESS;
 }
 
-int cudaEventRecord(Event *event, void *stream) { return cudaEventRecordWithFlags(event, stream, 0); }
+int cudaEventRecord(Event *event, void *stream) {
+  return cudaEventRecordWithFlags(event, stream, 0);
+}
 
 int cudaEventQuery(Event *event) {
   NEED_CONTEXT;

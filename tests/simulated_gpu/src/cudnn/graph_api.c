@@ -16,7 +16,7 @@ enum {
 };
 
 int cudnnBackendCreateDescriptor(int kind, void **made) {
-  (void)kind;
+  UNUSED(kind);
   return sim_cudnn_make(made);
 }
 
@@ -24,9 +24,9 @@ int cudnnBackendDestroyDescriptor(void *descriptor) { return sim_cudnn_free(desc
 int cudnnBackendSetAttribute(void) { return CUDNN_SUCCESS; }
 int cudnnBackendFinalize(void) { return CUDNN_SUCCESS; }
 
-int cudnnBackendGetAttribute(void *descriptor, int attribute, int type, int64_t requested, int64_t *count, void *values) {
-  (void)descriptor;
-  (void)type;
+int cudnnBackendGetAttribute(void *descriptor, int attribute, int type, int64_t requested,
+                             int64_t *count, void *values) {
+  UNUSED(descriptor, type);
   int wanted = requested > 0 && values;
   int64_t found = 1;
   switch (attribute) {

@@ -48,7 +48,9 @@ int sim_cudnn_work(Handle *handle, const char *function) {
   return sim_work(handle->stream, function) ? CUDNN_EXECUTION_FAILED : CUDNN_SUCCESS;
 }
 
-int sim_cudnn_make(void **made) { return (*made = calloc(1, 64)) ? CUDNN_SUCCESS : CUDNN_ALLOC_FAILED; }
+int sim_cudnn_make(void **made) {
+  return (*made = calloc(1, 64)) ? CUDNN_SUCCESS : CUDNN_ALLOC_FAILED;
+}
 
 int sim_cudnn_free(void *made) {
   free(made);

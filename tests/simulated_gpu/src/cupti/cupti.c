@@ -1,5 +1,6 @@
-/* CUPTI, as it is for a user without the right to profile: it refuses, and torch's profiler keeps to
- * the host. The functions that are not here are generated, and refuse. Numbers: cupti_result.h. */
+/* CUPTI, as it is for a user without the right to profile: it refuses, and torch's profiler keeps
+ * to the host. The functions that are not here are generated, and refuse. Numbers: cupti_result.h.
+ */
 
 enum { CUPTI_SUCCESS = 0, CUPTI_ERROR_INSUFFICIENT_PRIVILEGES = 35 };
 
@@ -9,6 +10,7 @@ int cuptiGetVersion(unsigned *version) {
 }
 
 int cuptiGetResultString(int code, const char **text) {
-  *text = code == CUPTI_ERROR_INSUFFICIENT_PRIVILEGES ? "CUPTI_ERROR_INSUFFICIENT_PRIVILEGES" : "CUPTI_SUCCESS";
+  *text = code == CUPTI_ERROR_INSUFFICIENT_PRIVILEGES ? "CUPTI_ERROR_INSUFFICIENT_PRIVILEGES"
+                                                      : "CUPTI_SUCCESS";
   return CUPTI_SUCCESS;
 }

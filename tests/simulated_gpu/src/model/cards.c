@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The driver does not survive a fork: a child of a process that started it gets an error for good. */
+/* The driver does not survive a fork: a child of a process that started it gets an error for good.
+ */
 enum { NOT_STARTED, STARTED, LOST };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -22,7 +23,9 @@ int sim_physical_count(void) {
   return count > SIM_MAX_DEVICES ? SIM_MAX_DEVICES : (int)count;
 }
 
-uint64_t sim_card_bytes(void) { return sim_number("BYTES", 2048 * MIB) / sim_granularity() * sim_granularity(); }
+uint64_t sim_card_bytes(void) {
+  return sim_number("BYTES", 2048 * MIB) / sim_granularity() * sim_granularity();
+}
 uint64_t sim_other_bytes(void) { return sim_number("OTHER_BYTES", 0); }
 uint64_t sim_context_bytes(void) { return sim_number("CONTEXT_BYTES", 64 * MIB); }
 uint64_t sim_l2_bytes(void) { return sim_number("L2_BYTES", 50 * MIB); }
@@ -33,7 +36,8 @@ int sim_multiprocessors(void) { return (int)sim_number("MULTIPROCESSORS", 132); 
 int sim_pci_bus(int physical) { return 0x10 + 0x20 * physical; }
 
 void sim_uuid(int physical, unsigned char uuid[16]) {
-  static const unsigned char stem[15] = {0x51, 0x3d, 0x01, 0xa7, 0xed, 0xc0, 0x4d, 0xa0, 0x90, 0x0d, 0xca, 0x2d};
+  static const unsigned char stem[15] = {0x51, 0x3d, 0x01, 0xa7, 0xed, 0xc0,
+                                         0x4d, 0xa0, 0x90, 0x0d, 0xca, 0x2d};
   memcpy(uuid, stem, sizeof stem);
   uuid[15] = (unsigned char)(physical + 1);
 }
@@ -50,7 +54,8 @@ void sim_uuid_text(int physical, char text[41]) {
 
 /* ---- which of them this process sees ---- */
 
-/* Return the card that a word of CUDA_VISIBLE_DEVICES means, by index or by a start of its UUID; or -1. */
+/* Return the card that a word of CUDA_VISIBLE_DEVICES means, by index or by a start of its UUID; or
+ * -1. */
 static int card_named(const char *word) {
   if (!strncmp(word, "GPU-", 4)) {
     for (int physical = 0; physical < sim_physical_count(); physical++) {
@@ -108,7 +113,9 @@ int sim_start(void) {
 }
 
 int sim_device_count(void) { return device_count; }
-sim_device *sim_device_at(int ordinal) { return ordinal >= 0 && ordinal < device_count ? &devices[ordinal] : NULL; }
+sim_device *sim_device_at(int ordinal) {
+  return ordinal >= 0 && ordinal < device_count ? &devices[ordinal] : NULL;
+}
 int sim_current_ordinal(void) { return current; }
 
 int sim_set_current(int ordinal) {

@@ -1,8 +1,9 @@
 /* Kernels: their names, how long each takes, and how often each was launched.
  *
- * A kernel does nothing. It takes SIMULATED_CUDA_KERNEL_NS, or what SIMULATED_CUDA_KERNEL_TIMES has for
- * a part of its name: "gemm=20000,[memcpy]=5000". SIMULATED_CUDA_LAUNCH_LOG names a file to which each
- * launch adds a line: process, device, stream, nanoseconds and name, separated by tabs. */
+ * A kernel does nothing. It takes SIMULATED_CUDA_KERNEL_NS, or what SIMULATED_CUDA_KERNEL_TIMES has
+ * for a part of its name: "gemm=20000,[memcpy]=5000". SIMULATED_CUDA_LAUNCH_LOG names a file to
+ * which each launch adds a line: process, device, stream, nanoseconds and name, separated by tabs.
+ */
 #include "model.h"
 
 #include <fcntl.h>
@@ -30,7 +31,9 @@ static unsigned times_reading;
 
 /* ---- names ---- */
 
-static sim_kernel **bucket_of(const void *key) { return &buckets[((uintptr_t)key >> 4) * 2654435761u % BUCKETS]; }
+static sim_kernel **bucket_of(const void *key) {
+  return &buckets[((uintptr_t)key >> 4) * 2654435761u % BUCKETS];
+}
 
 static sim_kernel *find(const void *key) {
   sim_kernel *kernel = __atomic_load_n(bucket_of(key), __ATOMIC_ACQUIRE);
@@ -59,7 +62,9 @@ sim_kernel *sim_kernel_named(const char *name) {
 }
 
 /* torch.cuda._sleep is this kernel of torch's, with the cycles as its only argument. */
-int sim_kernel_spins(const sim_kernel *kernel) { return strstr(kernel->name, "spin_kernel") != NULL; }
+int sim_kernel_spins(const sim_kernel *kernel) {
+  return strstr(kernel->name, "spin_kernel") != NULL;
+}
 
 /* ---- times ---- */
 
@@ -106,7 +111,8 @@ static void write_log(const sim_kernel *kernel, const sim_stream *stream, uint64
   int file = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
   if (file < 0) return;
   dprintf(file, "%d\t%d\t%p\t%llu\t%s\n", (int)getpid(), stream->device->ordinal,
-          stream == &stream->device->default_stream ? NULL : (const void *)stream, (unsigned long long)ns, kernel->name);
+          stream == &stream->device->default_stream ? NULL : (const void *)stream,
+          (unsigned long long)ns, kernel->name);
   close(file);
 }
 

@@ -1,9 +1,9 @@
 /* Memory of the cards: addresses that the host cannot touch, and bytes that copies can.
  *
- * A device hands out addresses in granules of 2 MiB, as the driver does. The bytes of an address lie a
- * fixed distance behind it in this process, where the host takes a page only when a copy touches it.
- * The addresses themselves are mapped without any right: a kernel that is run on the host by mistake
- * faults, as it would with a GPU. */
+ * A device hands out addresses in granules of 2 MiB, as the driver does. The bytes of an address
+ * lie a fixed distance behind it in this process, where the host takes a page only when a copy
+ * touches it. The addresses themselves are mapped without any right: a kernel that is run on the
+ * host by mistake faults, as it would with a GPU. */
 #define _GNU_SOURCE
 #include "model.h"
 
@@ -13,7 +13,8 @@
 #include <sys/mman.h>
 
 #define GRANULE (2 * MIB)
-#define ROOM 16 /* addresses for so many times the card's memory: holes between them do not matter */
+#define ROOM \
+  16 /* addresses for so many times the card's memory: holes between them do not matter */
 
 enum { FREE, RESERVED, MAPPED, FIRST, FURTHER }; /* FIRST and FURTHER granules of one allocation */
 
@@ -35,11 +36,13 @@ int sim_open_addresses(sim_device *device) {
   device->granule_count = sim_card_bytes() / GRANULE * ROOM;
   size_t room = room_bytes(device);
   device->granules = calloc(device->granule_count + 1, 1);
-  char *start = mmap(NULL, 2 * room + GRANULE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  char *start =
+      mmap(NULL, 2 * room + GRANULE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (start == MAP_FAILED || !device->granules) return SIM_OUT_OF_MEMORY;
   start += (GRANULE - (uintptr_t)start % GRANULE) % GRANULE;
   if (mprotect(start + room, room, PROT_READ | PROT_WRITE)) return SIM_OUT_OF_MEMORY;
-  madvise(start + room, room, MADV_NOHUGEPAGE); /* a copy of 4 bytes takes 4 KiB of the host, not 2 MiB */
+  madvise(start + room, room,
+          MADV_NOHUGEPAGE); /* a copy of 4 bytes takes 4 KiB of the host, not 2 MiB */
   device->addresses = start;
   return SIM_SUCCESS;
 }
@@ -87,7 +90,8 @@ void sim_fill(void *address, int value, size_t size) {
     return;
   }
   /* Zeros over a large range: drop its whole pages, which costs the host nothing. */
-  size_t page = 4096, before = (page - (uintptr_t)start % page) % page, whole = (size - before) / page * page;
+  size_t page = 4096, before = (page - (uintptr_t)start % page) % page,
+         whole = (size - before) / page * page;
   memset(start, 0, before);
   madvise(start + before, whole, MADV_DONTNEED);
   memset(start + before + whole, 0, size - before - whole);
@@ -115,7 +119,8 @@ void sim_refund(sim_device *device, size_t size) {
 /* ---- addresses ---- */
 
 /* Take the first hole of so many granules. */
-static int take_addresses(sim_device *device, size_t count, int first, int further, void **address) {
+static int take_addresses(sim_device *device, size_t count, int first, int further,
+                          void **address) {
   int code = SIM_OUT_OF_MEMORY;
   pthread_mutex_lock(&lock);
   for (size_t end = 0, hole = 0; end < device->granule_count; end++) {
@@ -222,7 +227,8 @@ int sim_is_pinned(const void *address) {
   int found = 0;
   pthread_mutex_lock(&lock);
   for (Pinned *entry = pinned; entry && !found; entry = entry->next)
-    found = (const char *)address >= entry->start && (const char *)address < entry->start + entry->size;
+    found =
+        (const char *)address >= entry->start && (const char *)address < entry->start + entry->size;
   pthread_mutex_unlock(&lock);
   return found;
 }

@@ -1,8 +1,8 @@
 /* Time on the cards: each stream is busy until some moment of the host's monotonic clock.
  *
  * A launch moves that moment on by what it takes; an event is that moment; a query compares it with
- * now; to synchronize is to sleep until it. A stream remembers when its latest launches end: one more
- * than the queue holds waits for the oldest of them, and so makes the host wait. */
+ * now; to synchronize is to sleep until it. A stream remembers when its latest launches end: one
+ * more than the queue holds waits for the oldest of them, and so makes the host wait. */
 #include "model.h"
 
 #include <pthread.h>
@@ -21,12 +21,12 @@ struct sim_graph {
   Node *nodes;
   size_t count, room;
   uint64_t id;
-  int open; /* 1 while it is captured */
   int invalid;
-  int streams; /* that hold it as their capture, besides its owner */
+  sim_graph *next; /* of those that are being captured */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static sim_graph *captures;
 
 uint64_t sim_now_ns(void) {
   struct timespec now;
@@ -73,50 +73,54 @@ static int append(sim_graph *graph, Node node) {
   return SIM_SUCCESS;
 }
 
-/* Return what the stream records into, if it still does: a graph that has ended lets go of its streams. */
-static sim_graph *capture_of(sim_stream *stream) {
-  sim_graph *graph = stream->capture;
-  if (graph && !graph->open) {
-    stream->capture = NULL;
-    if (!--graph->streams) sim_graph_free(graph);
-    return NULL;
-  }
+/* Streams and events know a capture by its number, which outlasts it. */
+static sim_graph *capture_numbered(uint64_t id) {
+  sim_graph *graph = captures;
+  while (graph && graph->id != id) graph = graph->next;
   return graph;
 }
 
-int sim_begin_capture(sim_stream *stream, sim_graph **made) {
+sim_graph *sim_capture_of(const sim_stream *stream) {
+  return stream->capture_id ? capture_numbered(stream->capture_id) : NULL;
+}
+
+int sim_begin_capture(sim_stream *stream) {
   static uint64_t last_id;
-  if (capture_of(stream)) return SIM_CAPTURE_UNSUPPORTED;
+  if (sim_capture_of(stream)) return SIM_CAPTURE_UNSUPPORTED;
   sim_graph *graph = calloc(1, sizeof *graph);
   if (!graph) return SIM_OUT_OF_MEMORY;
-  graph->id = __atomic_add_fetch(&last_id, 1, __ATOMIC_RELAXED);
-  graph->open = graph->streams = 1;
-  stream->capture = *made = graph;
+  pthread_mutex_lock(&lock);
+  graph->id = stream->capture_id = ++last_id;
+  graph->next = captures;
+  captures = graph;
+  pthread_mutex_unlock(&lock);
   return SIM_SUCCESS;
 }
 
-int sim_join_capture(sim_stream *stream, sim_graph *graph) {
-  if (capture_of(stream) || !graph->open) return SIM_SUCCESS;
-  graph->streams++;
-  stream->capture = graph;
-  return SIM_SUCCESS;
+void sim_join_capture(sim_stream *stream, uint64_t id) {
+  if (!sim_capture_of(stream)) stream->capture_id = id;
 }
 
 int sim_end_capture(sim_stream *stream, sim_graph **ended) {
-  sim_graph *graph = capture_of(stream);
+  sim_graph *graph = sim_capture_of(stream);
   *ended = NULL;
   if (!graph) return SIM_INVALID_VALUE;
-  int invalid = graph->invalid;
-  if (!invalid) *ended = sim_graph_copy(graph);
-  graph->open = 0;
-  capture_of(stream);
-  return invalid ? SIM_CAPTURE_INVALIDATED : *ended ? SIM_SUCCESS : SIM_OUT_OF_MEMORY;
+  pthread_mutex_lock(&lock);
+  sim_graph **link = &captures;
+  while (*link != graph) link = &(*link)->next;
+  *link = graph->next;
+  pthread_mutex_unlock(&lock);
+  if (graph->invalid) {
+    sim_graph_free(graph);
+    return SIM_CAPTURE_INVALIDATED;
+  }
+  *ended = graph;
+  return SIM_SUCCESS;
 }
 
 size_t sim_graph_size(const sim_graph *graph) { return graph->count; }
 uint64_t sim_graph_id(const sim_graph *graph) { return graph->id; }
 int sim_graph_invalid(const sim_graph *graph) { return graph->invalid; }
-void sim_invalidate(sim_graph *graph) { graph->invalid = 1; }
 
 sim_graph *sim_graph_copy(const sim_graph *graph) {
   sim_graph *copy = calloc(1, sizeof *copy);
@@ -137,9 +141,17 @@ void sim_graph_free(sim_graph *graph) {
   free(graph);
 }
 
+/* What a launch takes of the host. It stays awake: it is the host's work. */
+static void launch(void) {
+  uint64_t launch_ns = sim_number("LAUNCH_NS", 0);
+  uint64_t done_ns = launch_ns ? sim_now_ns() + launch_ns : 0;
+  while (done_ns && sim_now_ns() < done_ns) continue;
+}
+
 /* One launch for the host, all of its kernels for the card. */
 int sim_graph_run(const sim_graph *graph, void *handle) {
   sim_stream *stream = sim_stream_of(handle);
+  launch();
   uint64_t total_ns = 0;
   for (size_t i = 0; i < graph->count; i++) {
     sim_count(graph->nodes[i].kernel, stream, graph->nodes[i].ns);
@@ -155,12 +167,8 @@ int sim_submit(void *handle, sim_kernel *kernel, uint64_t ns) {
   int code = sim_enter(NULL);
   if (code) return code;
   sim_stream *stream = sim_stream_of(handle);
-  uint64_t launch_ns = sim_number("LAUNCH_NS", 0);
-  if (launch_ns) {
-    uint64_t done = sim_now_ns() + launch_ns;
-    while (sim_now_ns() < done) continue; /* awake: it is the host's work */
-  }
-  sim_graph *capture = capture_of(stream);
+  launch();
+  sim_graph *capture = sim_capture_of(stream);
   if (capture) return append(capture, (Node){kernel, ns});
   sim_count(kernel, stream, ns);
   uint64_t end_ns = enqueue(stream, ns);
@@ -169,10 +177,18 @@ int sim_submit(void *handle, sim_kernel *kernel, uint64_t ns) {
   return SIM_SUCCESS;
 }
 
-uint64_t sim_mark(sim_stream *stream) { return enqueue(stream, 0); } /* an event takes a place in the queue too */
+/* An event takes no time, but a place in the queue. */
+uint64_t sim_mark(sim_stream *stream) { return enqueue(stream, 0); }
+
+void sim_hold_until(sim_stream *stream, uint64_t then_ns) {
+  pthread_mutex_lock(&lock);
+  if (stream->busy_until_ns < then_ns) stream->busy_until_ns = then_ns;
+  if (stream->device->busy_until_ns < then_ns) stream->device->busy_until_ns = then_ns;
+  pthread_mutex_unlock(&lock);
+}
 
 int sim_wait_stream(sim_stream *stream) {
-  sim_graph *capture = capture_of(stream);
+  sim_graph *capture = sim_capture_of(stream);
   if (capture) {
     capture->invalid = 1;
     return SIM_CAPTURE_UNSUPPORTED;

@@ -1,7 +1,10 @@
-/* Structures of NVML, as nvml.h lays them out; check_headers.c compares them where it is at hand. */
+/* Structures of NVML, as nvml.h lays them out; check_headers.c compares them where it is at hand.
+ */
 #pragma once
 
-typedef struct { unsigned long long total, free, used; } Memory; /* nvmlMemory_t */
+typedef struct {
+  unsigned long long total, free, used;
+} Memory; /* nvmlMemory_t */
 
 typedef struct {
   unsigned version;

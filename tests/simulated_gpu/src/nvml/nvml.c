@@ -1,8 +1,8 @@
 /* NVML: which cards there are, what processes hold on them, clocks, slowdowns, power and energy.
  *
- * Only this process is listed, and one more where SIMULATED_CUDA_OTHER_BYTES says that it holds memory.
- * SIMULATED_CUDA_FAIL makes any of these functions unreadable: nvmlDeviceGetTotalEnergyConsumption=3.
- * Layouts and numbers: nvml.h. */
+ * Only this process is listed, and one more where SIMULATED_CUDA_OTHER_BYTES says that it holds
+ * memory. SIMULATED_CUDA_FAIL makes any of these functions unreadable:
+ * nvmlDeviceGetTotalEnergyConsumption=3. Layouts and numbers: nvml.h. */
 #include "layouts.h"
 #include "../model/model.h"
 
@@ -10,18 +10,29 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { NVML_SUCCESS = 0, NVML_INVALID_ARGUMENT = 2, NVML_NOT_SUPPORTED = 3, NVML_NOT_FOUND = 6, NVML_INSUFFICIENT_SIZE = 7 };
+enum {
+  NVML_SUCCESS = 0,
+  NVML_INVALID_ARGUMENT = 2,
+  NVML_NOT_SUPPORTED = 3,
+  NVML_NOT_FOUND = 6,
+  NVML_INSUFFICIENT_SIZE = 7
+};
 
-#define OTHER_PID 1          /* of the process that holds SIMULATED_CUDA_OTHER_BYTES */
-#define ENERGY_TICK_MS 50    /* how often the counter of energy moves */
+#define OTHER_PID 1       /* of the process that holds SIMULATED_CUDA_OTHER_BYTES */
+#define ENERGY_TICK_MS 50 /* how often the counter of energy moves */
 #define MEMORY_CLOCK_MHZ 2619
 
-typedef struct { int index; } Card;
+typedef struct {
+  int index;
+} Card;
 static Card cards[SIM_MAX_DEVICES] = {{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}};
 
 /* Every function begins so: with the failure that a test asks for. */
-#define MAY_FAIL do { int code_ = sim_injected(__func__); if (code_) return code_; } while (0)
-#define UNUSED(argument) (void)(argument)
+#define MAY_FAIL                        \
+  do {                                  \
+    int code_ = sim_injected(__func__); \
+    if (code_) return code_;            \
+  } while (0)
 
 /* ---- the library ---- */
 
@@ -40,11 +51,21 @@ int nvmlInit(void) { return nvmlInit_v2(); }
 int nvmlShutdown(void) { return NVML_SUCCESS; }
 
 const char *nvmlErrorString(int code) {
-  static const struct { int code; const char *text; } texts[] = {
-    {NVML_SUCCESS, "Success"}, {1, "Uninitialized"}, {NVML_INVALID_ARGUMENT, "Invalid Argument"},
-    {NVML_NOT_SUPPORTED, "Not Supported"}, {4, "Insufficient Permissions"}, {NVML_NOT_FOUND, "Not Found"},
-    {NVML_INSUFFICIENT_SIZE, "Insufficient Size"}, {9, "Driver Not Loaded"}, {13, "Function Not Found"},
-    {15, "GPU is lost"}, {18, "Driver/library version mismatch"},
+  static const struct {
+    int code;
+    const char *text;
+  } texts[] = {
+      {NVML_SUCCESS, "Success"},
+      {1, "Uninitialized"},
+      {NVML_INVALID_ARGUMENT, "Invalid Argument"},
+      {NVML_NOT_SUPPORTED, "Not Supported"},
+      {4, "Insufficient Permissions"},
+      {NVML_NOT_FOUND, "Not Found"},
+      {NVML_INSUFFICIENT_SIZE, "Insufficient Size"},
+      {9, "Driver Not Loaded"},
+      {13, "Function Not Found"},
+      {15, "GPU is lost"},
+      {18, "Driver/library version mismatch"},
   };
   for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
     if (texts[i].code == code) return texts[i].text;
@@ -129,7 +150,9 @@ int nvmlDeviceGetIndex(const Card *card, unsigned *index) {
   return NVML_SUCCESS;
 }
 
-int nvmlDeviceGetMinorNumber(const Card *card, unsigned *minor) { return nvmlDeviceGetIndex(card, minor); }
+int nvmlDeviceGetMinorNumber(const Card *card, unsigned *minor) {
+  return nvmlDeviceGetIndex(card, minor);
+}
 
 int nvmlDeviceGetName(const Card *card, char *text, unsigned length) {
   UNUSED(card);
@@ -159,19 +182,20 @@ int nvmlDeviceGetMemoryInfo_v2(const Card *card, Memory2 *memory) {
   MAY_FAIL;
   uint64_t used = sim_process_bytes(card->index) + sim_other_bytes();
   unsigned version = memory->version;
-  *memory = (Memory2){.version = version, .total = sim_card_bytes(), .free = sim_card_bytes() - used, .used = used};
+  *memory = (Memory2){
+      .version = version, .total = sim_card_bytes(), .free = sim_card_bytes() - used, .used = used};
   return NVML_SUCCESS;
 }
 
-/* SIMULATED_CUDA_PROCESSES: "listed", or "none" and "other-pid" as inside a container, or "no-memory"
- * as under a driver that keeps no account of it. */
+/* SIMULATED_CUDA_PROCESSES: "listed", or "none" and "other-pid" as inside a container, or
+ * "no-memory" as under a driver that keeps no account of it. */
 static unsigned list_processes(const Card *card, ProcessInfo found[2]) {
   const char *how = sim_text("PROCESSES");
   uint64_t own = sim_process_bytes(card->index), other = sim_other_bytes();
   unsigned count = 0;
   if (own && strcmp(how, "none")) {
     unsigned pid = (unsigned)getpid();
-    if (!strcmp(how, "other-pid")) pid += 1u << 22; /* above any pid of Linux */
+    if (!strcmp(how, "other-pid")) pid += 1u << 22;  /* above any pid of Linux */
     if (!strcmp(how, "no-memory")) own = UINT64_MAX; /* NVML_VALUE_NOT_AVAILABLE */
     found[count++] = (ProcessInfo){pid, own, UINT32_MAX, UINT32_MAX};
   }
@@ -199,13 +223,14 @@ int nvmlDeviceGetComputeRunningProcesses(const Card *card, unsigned *count, Proc
   unsigned room = *count;
   *count = list_processes(card, found);
   if (*count > room) return NVML_INSUFFICIENT_SIZE;
-  for (unsigned i = 0; i < *count; i++) infos[i] = (ProcessInfo1){found[i].pid, found[i].usedGpuMemory};
+  for (unsigned i = 0; i < *count; i++)
+    infos[i] = (ProcessInfo1){found[i].pid, found[i].usedGpuMemory};
   return NVML_SUCCESS;
 }
 
-int nvmlDeviceGetGraphicsRunningProcesses_v3(const Card *card, unsigned *count, ProcessInfo *infos) {
-  UNUSED(card);
-  UNUSED(infos);
+int nvmlDeviceGetGraphicsRunningProcesses_v3(const Card *card, unsigned *count,
+                                             ProcessInfo *infos) {
+  UNUSED(card, infos);
   MAY_FAIL;
   *count = 0;
   return NVML_SUCCESS;
@@ -224,7 +249,8 @@ int nvmlDeviceGetClockInfo(const Card *card, int which, unsigned *mhz) {
 int nvmlDeviceGetMaxClockInfo(const Card *card, int which, unsigned *mhz) {
   UNUSED(card);
   MAY_FAIL;
-  *mhz = which == 2 ? MEMORY_CLOCK_MHZ : (unsigned)sim_number("MAX_CLOCK_MHZ", (uint64_t)sim_clock_mhz());
+  *mhz = which == 2 ? MEMORY_CLOCK_MHZ
+                    : (unsigned)sim_number("MAX_CLOCK_MHZ", (uint64_t)sim_clock_mhz());
   return NVML_SUCCESS;
 }
 
@@ -243,8 +269,7 @@ int nvmlDeviceGetCurrentClocksThrottleReasons(const Card *card, unsigned long lo
 }
 
 int nvmlDeviceGetTemperature(const Card *card, int sensor, unsigned *degrees) {
-  UNUSED(card);
-  UNUSED(sensor);
+  UNUSED(card, sensor);
   MAY_FAIL;
   *degrees = (unsigned)sim_number("TEMPERATURE", 40);
   return NVML_SUCCESS;
