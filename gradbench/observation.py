@@ -1,7 +1,7 @@
 """A doctor for one call: what the grad modes did to it."""
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .memory.called_modules import called_modules
+from .memory.leaves import tensors
 from .memory.saved_tensors import SavedTensors, users_line
+from .memory.storages import shape
 
 MANY: Final = 5
 """Names that the repr shows of each kind."""
@@ -140,21 +142,6 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
     )
 
 
-def tensors(value: object, path: str = "output") -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors in nested tuples, lists, mappings and dataclasses, each with its path."""
-    if isinstance(value, Tensor):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for key, one in value.items():
-            yield from tensors(one, f"{path}[{key!r}]")
-    elif isinstance(value, (tuple, list)):
-        for index, one in enumerate(value):
-            yield from tensors(one, f"{path}[{index}]")
-    elif is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            yield from tensors(getattr(value, field.name), f"{path}.{field.name}")
-
-
 class _Watch(TorchFunctionMode):
     """Sees each operation: what state it runs in, which leaves it uses, whether it is recorded."""
 
@@ -202,7 +189,7 @@ class _Watch(TorchFunctionMode):
         A view that was made with grad off counts as its base, which was used when it was made.
         """
         return {
-            f"{tuple(use.tensor.shape)} {use.line}".rstrip(): use.tensor
+            f"{shape(use.tensor)} {use.line}".rstrip(): use.tensor
             for key, use in self._uses.items()
             if key not in known and use.tensor._base is None
         }

@@ -9,7 +9,7 @@ import numpy as np
 from ..records.measurements import Fact, Measurement
 from ..records.run import Run
 from ..store.comparability import MIXED
-from .run_sentences import leaks
+from .run_sentences import leaks, oddities
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def possible_interference(run: Run) -> list[str]:
     ]
     if facts.get("git_dirty") is True:
         lines.append("dirty tree: the working directory held changes that no commit names")
-    return [*lines, *_symptoms(run), *leaks(run)]
+    return [*lines, *_symptoms(run), *leaks(run), *oddities(run)]
 
 
 def _symptoms(run: Run) -> list[str]:

@@ -1,6 +1,7 @@
 """A run in sentences: what has no number and why, and where the time went."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 from ..records.measurements import Measurement, Skipped
 from ..records.run import Run
@@ -58,9 +59,35 @@ def leaks(run: Run) -> list[str]:
             sentences.append(
                 f"leak: {outcome.cell} leaves {outcome.values[0]:,} B behind each step: {who}"
             )
-        elif left := outcome.notes.get("left_for_later_cells"):
-            sentences.append(f"leak: {outcome.cell} leaves {left:,} B behind for later cells, once")
     return sentences
+
+
+def oddities(run: Run) -> list[str]:
+    """Return a sentence for each thing about a model that its figures do not show of themselves."""
+    cells: dict[str, list[str]] = {}
+    for outcome in run.outcomes:
+        if not isinstance(outcome, Measurement):
+            continue
+        for note, sentence in _ODDITIES.items():
+            if note in outcome.notes:
+                meter = f"{outcome.meter} of " if note == "unlike_its_twin" else ""
+                where = cells.setdefault(sentence.format(outcome.notes[note]), [])
+                if f"{meter}{outcome.cell}" not in where:
+                    where.append(f"{meter}{outcome.cell}")
+    return [
+        f"{', '.join(where[:3])}{f' and {len(where) - 3} more' if len(where) > 3 else ''}: {said}"
+        for said, where in cells.items()
+    ]
+
+
+_ODDITIES: Final[Mapping[str, str]] = {
+    "nothing_computed": "{}: nothing was computed, and what is shown is the cost of that",
+    "grad_left": "the model's step leaves grad {}: later steps did not run in their mode",
+    "stays_in_training": "{}: it ran as it was built",
+    "model_set": "the model set {}",
+    "steps_set": "while it was timed, the model set {}: these times are not the experiment's",
+    "unlike_its_twin": "it should be as in {}: the figure depends on more than the mode",
+}
 
 
 def unreadable(run: Run) -> list[str]:

@@ -107,6 +107,8 @@ def run(
     behaviour = load_or_examine(folder, torch=str(torch)) if semantics and torch else None
     page = recording.write_page(finished, reports, semantics=behaviour)
     out.print(f"records  {escape(str(recording.path))}\npage     {escape(str(page))}")
+    if not finished.measured:
+        raise typer.Exit(ExitStatus.NOTHING_MEASURED)
 
 
 def _begin(

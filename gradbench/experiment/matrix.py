@@ -10,6 +10,9 @@ from ..errors import Impossible, UnknownName
 from .axis import Axis, Value, axes_of
 
 GRAD_MODES: Final = ("global_on", "global_off", "no_grad", "inference_mode")
+AS_IS: Final = "as_is"
+"""The dtype of a model that is not converted."""
+
 WORKLOADS: Final = ("inference", "training", "training_reenabled", "frozen_backbone")
 
 
@@ -61,10 +64,10 @@ class Cell:
         str,
         Axis(
             plural="dtypes",
-            help="float32, bfloat16, float16.",
-            values=("float32", "bfloat16", "float16"),
+            help="as_is: as the model is built; float32, bfloat16, float16: converted.",
+            values=(AS_IS, "float32", "bfloat16", "float16"),
         ),
-    ] = "float32"
+    ] = AS_IS
     threads: Annotated[
         int, Axis(plural="threads", help="Threads within an operator.", label="t{}")
     ] = 1

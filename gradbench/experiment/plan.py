@@ -5,7 +5,7 @@ from typing import Final
 
 from ..errors import Impossible
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """Version of the way of measuring; results of different protocols are never compared."""
 
 

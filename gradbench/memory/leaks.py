@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from .saved_tensors import ModuleStack
+from .saved_tensors import ModuleFrames
 from .storage_tracker import Creation, StorageTracker
 
 STEPS = 3  # in which something must be left each time
@@ -34,11 +34,10 @@ def kept(
     def on_free(birth: Creation) -> None:
         alive.pop(birth.key, None)
 
-    with (
-        ModuleStack(modules) as where,
-        StorageTracker(
-            on_create=lambda birth: alive.update({birth.key: birth}), on_free=on_free, where=where
-        ),
+    with StorageTracker(
+        on_create=lambda birth: alive.update({birth.key: birth}),
+        on_free=on_free,
+        where=ModuleFrames(modules),
     ):
         for _ in range(STEPS):
             step()

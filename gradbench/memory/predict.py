@@ -21,7 +21,8 @@ from ..workloads.models import Model
 from ..workloads.steps import Subject, must_fail
 from .probe import Call, Prober
 from .step_phases import Marks
-from .storage_tracker import Creation, StorageTracker, storage_key
+from .storage_tracker import Creation, StorageTracker
+from .storages import key as storage_key
 
 BASES: Final = (2, 4)
 """Batch sizes at which calls too large to be run are run instead; their inside is affine in it."""
@@ -336,7 +337,7 @@ def _subject(cell: Cell, model: Model, device: Device, place: str, *, seed: int)
     return replace(subject, optimizer=partial(optimizer, foreach=device.foreach))
 
 
-def _remade(module: nn.Module, device: str, dtype: torch.dtype, layout: Layout) -> nn.Module:
+def _remade(module: nn.Module, device: str, dtype: torch.dtype | None, layout: Layout) -> nn.Module:
     """Return the module with its tensors made anew where they must change.
 
     `torch.nn.Module.to` swaps the insides of parameters, which fake ones do not allow.
@@ -346,7 +347,8 @@ def _remade(module: nn.Module, device: str, dtype: torch.dtype, layout: Layout) 
     def changed(tensor: Tensor) -> Tensor:
         if id(tensor) not in made:
             new = tensor.detach()
-            new = new.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+            real = dtype is not None and tensor.is_floating_point()
+            new = new.to(device, dtype if real else tensor.dtype)
             if layout is not None and new.dim() == 4:
                 new = new.contiguous(memory_format=layout)
             same = (new.device, new.dtype, new.stride()) == (

@@ -1,15 +1,17 @@
 """What autograd keeps for backward: which storages, how many bytes, on whose account."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Final, Self
 
 import torch
 from torch import Tensor, nn
+
+from .storages import key, shape, storages
 
 NOT_USERS: Final = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 """Folders whose frames are never the line that a user wants to see."""
@@ -29,52 +31,112 @@ class Saved:
     line: str  # "nets.py:12 in forward", the innermost line of the user's own, or ""
 
 
-class ModuleStack:
+class ModuleFrames:
     """Knows which module's forward runs right now, of those it was given by path.
 
-    Use it as a context manager. Compiled code calls no hooks: then it is wherever it was before.
+    It asks the frames of the interpreter, for a hook on a module changes what runs: torch leaves
+    its fused paths where it sees one. Compiled code has no frames: then it is whoever called that.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        self._modules = modules
-        self._stack: list[str] = []
-        self._undo = ExitStack()
+        self._paths = {id(module): path for path, module in modules.items()}
+        self._modules = list(modules.values())  # held, or an id could be another's
 
     @property
     def module(self) -> str:
         """The innermost module's path, "" outside of all."""
-        return self._stack[-1] if self._stack else ""
+        frame: FrameType | None = sys._getframe(1) if self._paths else None
+        while frame is not None:
+            code = frame.f_code
+            if code.co_name in _CALLS and code.co_argcount:
+                path = self._paths.get(id(frame.f_locals.get(code.co_varnames[0])))
+                if path is not None:
+                    return path
+            frame = frame.f_back
+        return ""
 
-    def __enter__(self) -> Self:
-        for path, module in self._modules.items():
-            enter = module.register_forward_pre_hook(self._entering(path))
-            leave = module.register_forward_hook(self._leave, always_call=True)
-            self._undo.callback(enter.remove)
-            self._undo.callback(leave.remove)
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._undo.close()
+_CALLS: Final = ("forward", "_call_impl")
+"""Functions whose first argument is a module that runs."""
 
-    def _entering(self, path: str) -> Callable[[nn.Module, object], None]:
-        return lambda _module, _inputs: self._stack.append(path)
 
-    def _leave(self, _module: nn.Module, _inputs: object, _output: object) -> None:
-        self._stack.pop()
+class Packed:
+    """A saved tensor in the graph: when the graph lets go of it, it says so."""
+
+    __slots__ = ("_released", "tensor")
+
+    def __init__(self, tensor: Tensor, released: Callable[[], object]) -> None:
+        self.tensor, self._released = tensor, released
+
+    def __del__(self) -> None:
+        self._released()
+
+
+def saving_hooks(pack: Callable[[Tensor], Packed]) -> torch.autograd.graph.saved_tensors_hooks:
+    """Return hooks that let a function pack what is saved."""
+
+    def packing(tensor: Tensor) -> Packed:
+        return pack(tensor.detach())  # a node that saves its own output would hold itself for ever
+
+    return torch.autograd.graph.saved_tensors_hooks(packing, lambda packed: packed.tensor)
+
+
+def refuses_hooks(words: str) -> bool:
+    """Return whether code that raised this suffers no hooks on what is saved, as torch.func."""
+    return "saved tensor" in words and "hooks" in words
+
+
+class AliveAtOnce:
+    """Storages as they are saved and released; which were saved at once when that was most."""
+
+    def __init__(self) -> None:
+        self._all: list[Saved] = []
+        self._current: dict[int, tuple[int, int]] = {}  # key -> place in _all, how often saved
+        self._log: list[tuple[int, bool]] = []  # place, saved or released
+
+    def save(self, storage_key: int, saved: Saved) -> None:
+        """Note that a storage is saved, perhaps once more: then as whom it was first."""
+        place, count = self._current.get(storage_key, (len(self._all), 0))
+        if not count:
+            self._all.append(saved)
+            self._log.append((place, True))
+        self._current[storage_key] = place, count + 1
+
+    def release(self, storage_key: int) -> None:
+        """Note that one of those who saved a storage has let go of it."""
+        place, count = self._current.pop(storage_key)
+        if count > 1:
+            self._current[storage_key] = place, count - 1
+        else:
+            self._log.append((place, False))
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of everything that was saved at any time."""
+        return sum(saved.nbytes for saved in self._all)
+
+    def most(self) -> list[Saved]:
+        """Return what was saved at once when that was most, in order."""
+        live, most, at = 0, 0, 0
+        for index, (place, saved) in enumerate(self._log, 1):
+            live += self._all[place].nbytes if saved else -self._all[place].nbytes
+            if live > most:
+                most, at = live, index
+        then: dict[int, None] = {}
+        for place, saved in self._log[:at]:
+            if saved:
+                then[place] = None
+            else:
+                del then[place]
+        return [self._all[place] for place in sorted(then)]
 
 
 class SavedTensors:
-    """Records what autograd saves while it is entered.
+    """Records what autograd saves while it is entered: the most that is saved at once.
 
     Each storage counts once, in full, on the account of whoever had it saved first. Storages of
     the tensors ``apart`` are left out: parameters, buffers and inputs are there without a graph.
-    What was saved is held until this is left, or a reused address would merge two storages; so
-    memory is not to be measured at the same time. Works on real and on fake tensors.
+    Works on real and on fake tensors.
     """
 
     def __init__(
@@ -83,23 +145,35 @@ class SavedTensors:
         modules: Mapping[str, nn.Module] | None = None,
         apart: Iterable[Tensor] = (),
     ) -> None:
-        self.saved: list[Saved] = []
-        self._where = ModuleStack(modules or {})
-        self._apart = {_key(tensor) for tensor in apart}
-        self._held: dict[int, Tensor] = {}
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda packed: packed)
+        self._where = ModuleFrames(modules or {})
+        self._apart = {key(storage) for tensor in apart for storage in storages(tensor)}
+        self._alive = AliveAtOnce()
+        self._hooks = saving_hooks(self._pack)
+        self._over = False
+
+    @property
+    def saved(self) -> list[Saved]:
+        """What was saved at once when that was most."""
+        return self._alive.most()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all storages that were saved."""
+        """Most bytes that were saved at once."""
         return sum(saved.nbytes for saved in self.saved)
 
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of everything that was saved, at once or one after the other."""
+        return self._alive.total_bytes
+
     def by_module(self) -> dict[str, int]:
-        """Return bytes by module path, most first."""
-        return _totals((saved.module, saved.nbytes) for saved in self.saved)
+        """Return bytes saved at once by module path, most first."""
+        totals: dict[str, int] = {}
+        for saved in self.saved:
+            totals[saved.module] = totals.get(saved.module, 0) + saved.nbytes
+        return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
     def __enter__(self) -> Self:
-        self._where.__enter__()
         self._hooks.__enter__()
         return self
 
@@ -110,25 +184,29 @@ class SavedTensors:
         trace: TracebackType | None,
     ) -> None:
         self._hooks.__exit__(kind, error, trace)
-        self._where.__exit__(kind, error, trace)
-        self._held.clear()
+        self._over = True
 
-    def _pack(self, tensor: Tensor) -> Tensor:
-        kept = tensor.detach()  # a node that saves its own output would hold itself for ever
-        key = _key(kept)
-        if key in self._apart or key in self._held:
-            return kept
-        self._held[key] = kept
-        self.saved.append(
-            Saved(
-                nbytes=kept.untyped_storage().nbytes(),
-                shape=tuple(kept.shape),
-                dtype=str(kept.dtype).removeprefix("torch."),
-                module=self._where.module,
-                line=users_line(),
-            )
+    def _pack(self, tensor: Tensor) -> Packed:
+        keys = []
+        for storage in storages(tensor):
+            if key(storage) not in self._apart:
+                keys.append(key(storage))
+                self._alive.save(keys[-1], self._described(tensor, storage.nbytes()))
+        return Packed(tensor, partial(self._release, keys))
+
+    def _described(self, tensor: Tensor, nbytes: int) -> Saved:
+        return Saved(
+            nbytes=nbytes,
+            shape=shape(tensor),
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            module=self._where.module,
+            line=users_line(),
         )
-        return kept
+
+    def _release(self, keys: Sequence[int]) -> None:
+        if not self._over:  # a graph may outlive the record of it
+            for one in keys:
+                self._alive.release(one)
 
 
 def paths(*roots: nn.Module) -> dict[str, nn.Module]:
@@ -149,15 +227,3 @@ def users_line() -> str:
             return ""
         frame = frame.f_back
     return ""
-
-
-def _key(tensor: Tensor) -> int:
-    # The address of the storage object, not of its bytes: fake tensors have no bytes.
-    return int(tensor.untyped_storage()._cdata)
-
-
-def _totals(amounts: Iterable[tuple[str, int]]) -> dict[str, int]:
-    totals: dict[str, int] = {}
-    for name, nbytes in amounts:
-        totals[name] = totals.get(name, 0) + nbytes
-    return dict(sorted(totals.items(), key=lambda item: -item[1]))

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
@@ -13,6 +13,7 @@ from torch.optim.optimizer import (
 
 from ..records.allocations import Mark, Phase, Resident, Tag
 from ..workloads.steps import Subject
+from .storages import storages
 
 
 @dataclass(slots=True)
@@ -23,8 +24,9 @@ class Marks:
     which have none, of their storage object.
     """
 
-    address: Callable[[Tensor], int]
+    address: Callable[[UntypedStorage], int]
     optimizers: dict[int, torch.optim.Optimizer] = field(default_factory=dict)  # that stepped
+    look: Callable[[object], object] | None = None  # at what each forward returns
     _tell: Callable[[Mark], None] | None = None
 
     def around(self, subject: Subject) -> Subject:
@@ -33,7 +35,10 @@ class Marks:
 
         def marked_forward(x: Tensor) -> Tensor:
             self._say(Phase("forward"))
-            return forward(x)
+            output = forward(x)
+            if self.look is not None:
+                self.look(output)
+            return output
 
         def marked_loss(output: Tensor, target: Tensor) -> Tensor:
             self._say(Phase("loss"))
@@ -47,7 +52,10 @@ class Marks:
     def telling(
         self, tell: Callable[[Mark], None], parameters: Iterable[nn.Parameter]
     ) -> Iterator[None]:
-        """Tell of phases, saved tensors, gradients as they are accumulated, optimizer state."""
+        """Tell of phases, saved tensors, gradients as they are accumulated, optimizer state.
+
+        This takes hooks, which some code does not suffer.
+        """
         with ExitStack() as undo:
             for parameter in parameters:
                 if parameter.requires_grad:
@@ -83,23 +91,30 @@ class Marks:
         ]
         for name, tensors in owned:
             for tensor in tensors:
-                nbytes = tensor.untyped_storage().nbytes()
-                if nbytes and tensor.device == subject.x.device:
-                    residents.setdefault(self.address(tensor), Resident(nbytes, name))
+                if tensor.device != subject.x.device:
+                    continue
+                for storage in storages(tensor):
+                    if storage.nbytes():
+                        block = Resident(storage.nbytes(), name)
+                        residents.setdefault(self.address(storage), block)
         return residents
 
     def _say(self, mark: Mark) -> None:
         if self._tell is not None:
             self._tell(mark)
 
+    def _tag(self, tensor: Tensor, part: str) -> None:
+        for storage in storages(tensor):
+            self._say(Tag(self.address(storage), part))
+
     def _pack(self, tensor: Tensor) -> Tensor:
         kept = tensor.detach()  # a node that saves its own output would hold itself for ever
-        self._say(Tag(self.address(kept), "saved"))
+        self._tag(kept, "saved")
         return kept
 
     def _accumulated(self, parameter: Tensor) -> None:
         if parameter.grad is not None:
-            self._say(Tag(self.address(parameter.grad), "gradients"))
+            self._tag(parameter.grad, "gradients")
 
     def _optimizing(self, optimizer: torch.optim.Optimizer, _args: object, _kw: object) -> None:
         self.optimizers[id(optimizer)] = optimizer
@@ -107,7 +122,7 @@ class Marks:
 
     def _optimized(self, optimizer: torch.optim.Optimizer, _args: object, _kw: object) -> None:
         for tensor in _state(optimizer):
-            self._say(Tag(self.address(tensor), "optimizer_state"))
+            self._tag(tensor, "optimizer_state")
 
 
 def _state(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:

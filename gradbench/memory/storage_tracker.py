@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .saved_tensors import ModuleStack, users_line
+from .saved_tensors import ModuleFrames, users_line
+from .storages import key, storages
 
 Operator = torch._ops.OpOverload
 
@@ -28,11 +30,6 @@ class Creation:
     scalar: bool = False  # a number: what optimizers count their steps in
 
 
-def storage_key(tensor: Tensor) -> int:
-    """Return what tells storages apart: the object's address, for fake tensors have no bytes."""
-    return int(tensor.untyped_storage()._cdata)
-
-
 class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it untyped
     """Tells of each storage's birth and death, and of each operator before its outputs.
 
@@ -48,7 +45,7 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torc
         on_create: Callable[[Creation], None],
         on_free: Callable[[Creation], None] = lambda _: None,
         called: Callable[[Operator, Sequence[Any], Mapping[str, Any], Any], None] | None = None,
-        where: ModuleStack | None = None,
+        where: ModuleFrames | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch leaves it untyped
         self._on_create, self._on_free, self._called, self._where = (
@@ -85,17 +82,23 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torc
         return result
 
     def _know(self, tensor: Tensor) -> None:
-        """Take a storage for known: it was there before, and its release is not reported."""
-        storage, key = tensor.untyped_storage(), storage_key(tensor)
-        if key not in self._alive:
-            self._alive[key] = weakref.ref(storage, lambda _: self._alive.pop(key, None))
+        """Take storages for known: they were there before, and their death is not told."""
+        for storage in storages(tensor):
+            name = key(storage)
+            if name not in self._alive:
+                self._alive[name] = weakref.ref(storage, partial(self._forget, name))
+
+    def _forget(self, name: int, _: object) -> None:
+        self._alive.pop(name, None)
 
     def _see(self, tensor: Tensor, func: Operator) -> None:
-        storage, key = tensor.untyped_storage(), storage_key(tensor)
-        if key in self._alive or not storage.nbytes():
-            return
+        for storage in storages(tensor):
+            if key(storage) not in self._alive and storage.nbytes():
+                self._note(storage, tensor, func)
+
+    def _note(self, storage: UntypedStorage, tensor: Tensor, func: Operator) -> None:
         birth = Creation(
-            key,
+            key(storage),
             storage.nbytes(),
             str(func.overloadpacket).replace(".", "::"),
             self._where.module if self._where is not None else "",
@@ -105,8 +108,8 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torc
         )
 
         def gone(_: object) -> None:
-            self._alive.pop(key, None)
+            self._alive.pop(birth.key, None)
             self._on_free(birth)
 
-        self._alive[key] = weakref.ref(storage, gone)
+        self._alive[birth.key] = weakref.ref(storage, gone)
         self._on_create(birth)

@@ -1,7 +1,9 @@
 """The pytest plugin for memory budgets: limits on memory, as a marker and as a fixture."""
 
+import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -36,34 +38,82 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
-    """Run a marked test under its limits."""
-    marker = pyfuncitem.get_closest_marker(MARKER)
-    if marker is None:
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Run a marked test under its limits, those of its class and module included.
+
+    Both pytest's own functions and those of `unittest.TestCase` are called by ``item.obj``. What
+    is called otherwise cannot be measured, and fails rather than pass unmeasured.
+    """
+    markers = list(item.iter_markers(MARKER))
+    if not markers:
         return (yield)
-    limits = _limits(marker.args, marker.kwargs, pyfuncitem.nodeid)
-    test, usages = pyfuncitem.obj, []
-    from torch import nn
-
-    roots = [value for value in pyfuncitem.funcargs.values() if isinstance(value, nn.Module)]
-
-    def measured(**arguments: Any) -> None:
-        usages.append(
-            _used(
-                partial(test, **arguments),
-                device=marker.kwargs.get("device", "auto"),
-                leaks_too="leaked" in limits,
-                roots=roots,
-            )
-        )
-
-    pyfuncitem.obj = measured
+    given = {name: limit for marker in reversed(markers) for name, limit in marker.kwargs.items()}
+    limits = _limits(tuple(arg for one in markers for arg in one.args), given, item.nodeid)
+    if not isinstance(item, pytest.Function):
+        pytest.fail(f"{MARKER} holds on test functions, and this is none", pytrace=False)
+    test = item.obj
+    call = _Budgeted(test, item, limits, device=given.get("device", "auto"))
+    item.obj = call.function()
     try:
         result = yield
     finally:
-        pyfuncitem.obj = test
-    for usage in usages:
-        _hold(usage, limits)
+        item.obj = test
+    if not call.called:
+        pytest.fail(
+            f"{MARKER}: another plugin ran the test in its own way, so nothing was measured: "
+            f"call what is to be measured through the fixture {MARKER}",
+            pytrace=False,
+        )
+    return result
+
+
+class _Budgeted:
+    """A test that is measured when it is called."""
+
+    def __init__(
+        self,
+        test: Callable[..., object],
+        item: pytest.Function,
+        limits: dict[str, int],
+        *,
+        device: str,
+    ) -> None:
+        self._test, self._limits, self._device = test, limits, device
+        self._fixtures = getattr(item, "funcargs", None) or {}  # unittest's tests have none
+        self.called = False
+
+    def function(self) -> Callable[..., None]:
+        """Return the test with its limits."""
+
+        @wraps(self._test)
+        def measured(*args: Any, **kwargs: Any) -> None:
+            self.called = True
+            self._run(partial(self._test, *args, **kwargs))
+
+        del measured.__wrapped__  # or pytest would ask it what it is
+        return measured
+
+    def _run(self, test: Callable[[], object]) -> None:
+        from torch import nn
+
+        roots = [value for value in self._fixtures.values() if isinstance(value, nn.Module)]
+        usage = _used(
+            partial(_run_through, test), device=self._device, limits=self._limits, roots=roots
+        )
+        _hold(usage, self._limits)
+
+
+def _run_through(test: Callable[[], object]) -> object:
+    """Call a test; fail where that has run nothing of it."""
+    result = test()
+    if inspect.isawaitable(result) or inspect.isasyncgen(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        pytest.fail(
+            f"{MARKER} cannot hold on an async test, whose calls may be anybody's in between: "
+            f"measure what it awaits through the fixture {MARKER}",
+            pytrace=False,
+        )
     return result
 
 
@@ -86,7 +136,7 @@ def memory_budget() -> Callable[..., "Usage"]:
     ) -> "Usage":
         limits = _limits((), {"peak": peak, "saved": saved, "leaked": leaked}, "memory_budget")
         call = partial(function, *args, **(kwargs or {}))
-        usage = _used(call, device=device, leaks_too=leaked is not None)
+        usage = _used(call, device=device, limits=limits, everything=True)
         _hold(usage, limits)
         return usage
 
@@ -97,17 +147,24 @@ def _used(
     call: Callable[[], object],
     *,
     device: str,
-    leaks_too: bool,
+    limits: Mapping[str, int],
+    everything: bool = False,
     roots: "Sequence[nn.Module] | None" = None,
 ) -> "Usage":
-    """Measure a call; skip the test where the device or its allocator cannot be had."""
+    """Measure a call, no oftener than its limits need; skip where the device cannot be had."""
     from ..devices import Unreadable
+    from ..memory.called_modules import called_modules
     from ..memory.saved_tensors import paths
-    from ..memory.usage import memory_usage
+    from ..memory.usage import CallMeter
 
-    modules = paths(*roots) if roots is not None else None
     try:
-        return memory_usage(call, device=device, leaks_too=leaks_too, modules=modules)
+        meter = CallMeter(
+            call, device=device, modules=paths(*(called_modules(call) if roots is None else roots))
+        )
+        if everything or len({"peak", "saved"} & limits.keys()) != 1:
+            return meter.usage(leaks_too="leaked" in limits)
+        usage = meter.only("peak" if "peak" in limits else "saved", leaks_too="leaked" in limits)
+        return meter.named(usage) if usage.peak_bytes > limits.get("peak", math.inf) else usage
     except (DeviceUnavailable, Unreadable) as reason:
         pytest.skip(f"{MARKER}: {reason}")
     except (UnknownName, WrongDevice) as mistake:
@@ -145,7 +202,8 @@ def _peak(usage: "Usage", limit: int) -> str:
     if usage.peak_bytes <= limit:
         return ""
     breakdown = usage.breakdown
-    parts = [f"{_size(breakdown.parts['saved'])} saved for backward"] if usage.saved else []
+    saved = breakdown.parts["saved"]
+    parts = [f"{_size(saved)} saved for backward"] if saved else []
     parts += [
         f"{_size(nbytes)} by {op}" for op, nbytes in list(breakdown.ops.items())[:MAX_NAMED] if op
     ]
@@ -156,6 +214,10 @@ def _peak(usage: "Usage", limit: int) -> str:
 
 
 def _saved(usage: "Usage", limit: int) -> str:
+    from ..devices import Unreadable
+
+    if isinstance(usage.seen, Unreadable):
+        return f"what is saved for backward could not be held to {_size(limit)}: {usage.seen}"
     if usage.saved_bytes <= limit:
         return ""
     places: dict[str, int] = {}

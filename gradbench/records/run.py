@@ -47,6 +47,11 @@ class Run:
         """What each cell's peak is made of, where that was read."""
         return {r.cell: r for r in self.records if isinstance(r, Breakdown)}
 
+    @property
+    def measured(self) -> bool:
+        """Whether any meter has a number of any cell."""
+        return bool(self.breakdowns) or any(isinstance(o, Measurement) for o in self.outcomes)
+
     @cached_property
     def ended(self) -> Ended | None:
         """Where the wall time went, if the run came to its end."""

@@ -3,16 +3,14 @@
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 import torch
 
 from .. import devices
-from ..devices import Device, Unreadable
+from ..devices import Device, Unreadable, nothing
 from ..experiment.matrix import Cell
 from ..records.measurements import (
     Breakdown,
@@ -27,11 +25,11 @@ from ..workloads.models import Model
 from ..workloads.steps import Subject, lacks_a_graph, must_fail
 from . import environment
 from .fork_server import WorkerDied
+from .process_settings import ProcessSettings, bind
 
 T = TypeVar("T")
 
 TRIAL_STEPS: Final = 2
-THREADS: Final = Path("/proc/self/task")
 RECORDING: Final = "global_on"
 """The mode in which every step can be made that can be made at all."""
 
@@ -102,13 +100,27 @@ def guarded(function: Callable[[], T], device: Device) -> T | Refusal:
         return refusal(error, device)
 
 
-def try_to_build(cell: Cell, model: Model, device: Device, *, seed: int) -> Subject | Refusal:
-    """Build the subject, or return why that is impossible."""
+def try_to_build(
+    cell: Cell,
+    model: Model,
+    device: Device,
+    *,
+    seed: int,
+    settings: ProcessSettings | None = None,
+) -> Subject | Refusal:
+    """Build the subject, or return why that is impossible.
+
+    What the model's own package sets on the way, threads and cores, is put right: to ``settings``,
+    or to what they are now.
+    """
 
     def built() -> Subject:
+        before = settings or ProcessSettings.now()
         subject = build(cell, model, seed=seed)
+        notes = before.notes(ProcessSettings.now(), who="model_set")
+        before.put_right()
         device.set_precision(cell.precision)
-        return subject
+        return replace(subject, notes=notes)
 
     return guarded(built, device)
 
@@ -118,11 +130,14 @@ def try_to_arm(cell: Cell, subject: Subject, device: Device) -> CellArm | Refusa
     return guarded(partial(make_arm, cell, subject), device)
 
 
-def attempt(arm: CellArm, device: Device, count: int) -> Refusal | None:
+def attempt(
+    arm: CellArm, device: Device, count: int, *, put_back: Callable[[], object] = nothing
+) -> Refusal | None:
     """Step a few times; return why that is impossible, in torch's words, or None.
 
     Where the mode records nothing, training must fail, and does so by torch's own words for that;
-    but only if the same step works where a graph is recorded is the mode the reason.
+    but only if the same step, with the module ``put_back``, works where a graph is recorded is the
+    mode the reason.
     """
     try:
         steps(arm, count)
@@ -131,14 +146,15 @@ def attempt(arm: CellArm, device: Device, count: int) -> Refusal | None:
         why = refusal(error, device)
         if not (must_fail(arm.workload.name, arm.mode.name) and lacks_a_graph(error)):
             return why
-        with_graph = guarded(partial(_step_with_graph, arm, device), device)
+        with_graph = guarded(partial(_step_with_graph, arm, device, put_back), device)
         if with_graph is None:
             return Refusal("cannot_train", str(error))
         return Refusal("failed", f"{why.reason}; under {RECORDING}, too: {with_graph.reason}")
     return None
 
 
-def _step_with_graph(arm: CellArm, device: Device) -> None:
+def _step_with_graph(arm: CellArm, device: Device, put_back: Callable[[], object]) -> None:
+    put_back()
     steps(make_arm(replace(arm.cell, grad_mode=RECORDING), arm.subject), 1)
     device.synchronize()
 
@@ -157,9 +173,15 @@ def refusal(error: BaseException, device: Device) -> Refusal:
 
 
 def in_words(error: BaseException) -> str:
-    """Return an error in one line: its first, and the second where the first announces it."""
+    """Return an error in one line: its first, and the second where the first announces it.
+
+    A message that quotes a traceback, as TorchScript's do, says at its end what was wrong.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    message = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    if any(line.startswith("Traceback") for line in lines):
+        message = lines[-1]
+    else:
+        message = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
@@ -196,10 +218,7 @@ def settle(cell: Cell) -> Device:
     torch.set_num_threads(cell.threads)
     device.prepare()
     near = device.near_cores(os.sched_getaffinity(0))
-    cores = near[-(cell.threads + device.spare_cores) :]  # the first serve most interrupts
-    for thread in THREADS.iterdir():
-        with suppress(ProcessLookupError):  # it ended meanwhile
-            os.sched_setaffinity(int(thread.name), cores)
+    bind(near[-(cell.threads + device.spare_cores) :])  # the first serve most interrupts
     return device
 
 

@@ -21,7 +21,7 @@ from ..records.measurements import (
     Skipped,
 )
 from ..workloads.models import MODELS, Model
-from . import environment
+from . import environment, twins
 from .attempts import Spent, Trying, Unfinished, capture_environment
 from .fork_server import ForkServer, JobError, MallocProfile, WorkerDied
 from .meters import METERS
@@ -101,7 +101,9 @@ class Bench:
         possible = [cell for cell in cells if why_not[cell] is None]
         for doing, names in wanted.items():
             say(doing)
-            outcomes = self._read(possible, PASSES[doing], names) if possible else []
+            outcomes = (
+                twins.compared(self._read(possible, PASSES[doing], names)) if possible else []
+            )
             outcomes += [
                 Skipped(cell=cell, meter=name, cause=refusal[0], reason=refusal[1])
                 for cell, refusal in why_not.items()

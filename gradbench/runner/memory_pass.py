@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, TypeVar
 
@@ -10,13 +10,22 @@ from ..devices import Device, Ledger, Span, Unreadable, Window
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..memory import leaks
+from ..memory.leaves import has_graph, kept_unsaved
 from ..memory.predict import CannotTrain, Predictor, Unpredictable
-from ..memory.saved_tensors import SavedTensors, paths
+from ..memory.saved_tensors import SavedTensors, paths, refuses_hooks
 from ..memory.step_phases import Marks
-from ..records.allocations import Mark, PeakBreakdown, attribute_peak
+from ..records.allocations import (
+    Change,
+    Entry,
+    Mark,
+    PeakBreakdown,
+    Resident,
+    attribute_peak,
+)
 from ..records.measurements import Breakdown, Fact, Measurement, Reading
-from ..workloads.arms import CellArm, steps
+from ..workloads.arms import CellArm
 from ..workloads.models import Model
+from ..workloads.state import RandomNumbers, Snapshot
 from ..workloads.steps import Subject
 from . import meters
 from .attempts import (
@@ -34,8 +43,12 @@ from .attempts import (
     try_to_build,
 )
 from .meters import METERS
+from .process_settings import ProcessSettings
+from .visits import watched_step
 
 T = TypeVar("T")
+
+NO_HOOKS: Final = "its step does not suffer the hooks that tell what blocks are for"
 
 OUTSIDE: Final = "(outside of the model)"
 """Where the loss has tensors saved."""
@@ -58,122 +71,215 @@ MeterResult = Figure | Breakdown | Unreadable
 def memory_block(
     cells: Sequence[Cell], model: Model, plan: Plan, wanted: Collection[str]
 ) -> Iterator[Message]:
-    """Yield the exact figures of a block's cells: peaks, what they are made of, what is saved."""
+    """Yield the exact figures of cells: peaks, what they are made of, what is saved.
+
+    Each builds its own model, so that no mode finds what another left in it.
+    """
     watch, device = Stopwatch(), settle(cells[0])
-    measured = [name for name in wanted if name != "predicted_peak"]
-    if measured:
-        yield from _measured(cells, model, device, measured, seed=plan.seed, watch=watch)
-    if "predicted_peak" in wanted:
-        predictor = Predictor(cells[0].device)
-        for cell in cells:
-            yield _outcome(cell, "predicted_peak", _predicted(predictor, cell, model, plan))
-        yield watch.lap("predictions")
+    for cell in cells:
+        yield Trying(cell)
+        yield from _measured(cell, model, device, wanted, plan=plan, watch=watch)
+
+
+def predict_block(
+    cells: Sequence[Cell], model: Model, plan: Plan, _wanted: Collection[str]
+) -> Iterator[Message]:
+    """Yield the predicted peaks of a block's cells, which share what is learned of kernels."""
+    watch, device = Stopwatch(), settle(cells[0])
+    predictor = Predictor(cells[0].device)
+    for cell in cells:
+        yield Trying(cell)
+        prediction = guarded(partial(_predicted, predictor, cell, model, plan), device)
+        yield _outcome(cell, "predicted_peak", prediction)
+    yield watch.lap("predictions")
 
 
 def _measured(
-    cells: Sequence[Cell],
+    cell: Cell,
     model: Model,
     device: Device,
     wanted: Collection[str],
     *,
-    seed: int,
+    plan: Plan,
     watch: Stopwatch,
 ) -> Iterator[Message]:
+    settings = ProcessSettings.now()
+    loaded = guarded(model.load, device)
     try:
         ledger = device.ledger()
     except Unreadable as reason:
-        for cell in cells:
-            for name in wanted:
-                yield skip(cell, name, Refusal("unreadable", str(reason)))
+        loaded = Refusal("unreadable", str(reason))
+    if loaded is not None:
+        yield from (skip(cell, name, loaded) for name in wanted)
         return
-    subject, built = ledger.observe(partial(try_to_build, cells[0], model, device, seed=seed))
-    at_rest = built.after_bytes
+
+    def build(_: Callable[[Mark], None]) -> Subject | Refusal:
+        subject = try_to_build(cell, model, device, seed=plan.seed, settings=settings)
+        gc.collect()  # or what building left to the collector would be the first step's
+        return subject
+
+    subject, _, traced = ledger.trace(build)
     yield watch.lap("build")
-    if not isinstance(subject, Subject):
-        yield from (skip(cell, name, subject) for cell in cells for name in wanted)
+    if isinstance(subject, Refusal):
+        yield from (skip(cell, name, subject) for name in wanted)
         return
-    for cell in cells:
-        yield Trying(cell)
-        reader = _Reader(cell, subject, ledger, device)
-        results = reader.read()
-        after = reader.close()
-        if not isinstance(results, Refusal):
-            results["leaked"] = _left(results["leaked"], after - at_rest)
-        at_rest = after
-        for name in wanted:
-            yield _outcome(cell, name, results if isinstance(results, Refusal) else results[name])
+    results = _Reader(cell, subject, ledger, device, traced.entries(device.place)).read()
+    for name in wanted:
+        yield _outcome(cell, name, results if isinstance(results, Refusal) else results[name])
     yield watch.lap("memory passes")
 
 
 class _Reader:
-    """Reads one cell, every allocation of which is on the ledger."""
+    """Reads one cell, every allocation of which is on the ledger but the bytes from elsewhere."""
 
-    def __init__(self, cell: Cell, shared: Subject, ledger: Ledger, device: Device) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        shared: Subject,
+        ledger: Ledger,
+        device: Device,
+        built: Sequence[Entry],
+    ) -> None:
         self._cell, self._ledger, self._device = cell, ledger, device
-        self._marks = Marks(address=lambda tensor: tensor.untyped_storage().data_ptr())
+        self._marks = Marks(address=lambda storage: storage.data_ptr())
         self._subject = self._marks.around(shared)
-        self._arm: CellArm | Refusal | None
-        self._arm, _ = ledger.observe(partial(try_to_arm, cell, self._subject, device))
+        self._elsewhere_bytes = outside(self._marks.resident(self._subject), live(built))
+        self._numbers = RandomNumbers(shared.resident())
+        self._built = Snapshot(shared.parts(), on_host=True)
 
     def read(self) -> dict[str, MeterResult] | Refusal:
         """Return what every meter of the pass reads, or why the cell cannot run.
 
-        The first step is traced, then one from a warm state; saved tensors are recorded in a
-        step of their own, for they are held. What is live after each, gradients put away, says
-        whether something is left every time.
+        The first step is traced with hooks, which say what its blocks are for. The third is made
+        as it is, and gives the figures; then the same once more with hooks, and once more for what
+        is saved, from the same state. What is live after each of the first three, gradients put
+        away, says whether something is left every time.
         """
-        arm = self._arm
-        if not isinstance(arm, CellArm):
-            assert arm is not None  # it was not let go of
-            return arm
-        self._at_rest()
-        self._device.forget()
-        try_once = partial(attempt, arm, self._device, 1)
-        refused, first_window, first = self._attributed(try_once)
-        live = [self._at_rest()]
-        if refused is None:
-            for _ in range(TRIAL_STEPS - 1):
-                refused, _ = self._ledger.observe(try_once)
-                live.append(self._at_rest())
+        first = self._first_step()
+        if isinstance(first, Refusal):
+            return first
+        arm, first_window, first_parts = first
+        live_bytes = [self._at_rest()]
+        notes, _ = self._ledger.observe(partial(self._watched, arm))
+        if isinstance(notes, Refusal):
+            return notes
+        live_bytes.append(self._at_rest())
+        warm = Snapshot(self._subject.parts(), on_host=True)
+        try_once = partial(self._attempt, arm)
+        refused, window = self._ledger.observe(try_once)
         if refused is not None:
             return refused
-        _, window, warm = self._attributed(partial(steps, arm, 1))
-        live.append(self._at_rest())
-        saved, _ = self._ledger.observe(partial(self._saved, arm))
-        live.append(self._at_rest())
-        leaked = self._leaked(arm, live[1:])
+        live_bytes.append(self._at_rest())
+        warm.look()
+        self._put_back(warm)
+        parts = self._parts(try_once, window) if first_parts is not None else None
+        self._put_back(warm)
+        saved, _ = self._ledger.observe(partial(self._stepping, partial(self._saved, arm)))
+        self._at_rest()
+        leaked = self._leaked(arm, live_bytes)
         workspaces = self._workspaces()
+        window = self._with_elsewhere(window)
         figures = meters.allocator_figures(window, workspaces=workspaces)
-        notes = _notes(window, workspaces)
+        notes = {**notes, **_notes(window, workspaces)}
+        first_bytes = self._with_elsewhere(first_window).peak_bytes
         return {
             **{
                 name: figure if isinstance(figure, Unreadable) else Figure(figure, notes)
                 for name, figure in figures.items()
             },
-            "first_peak_allocated": Figure(first_window.peak_bytes, _notes(first_window, 0)),
-            "breakdown": self._breakdown(first, warm, window.rounding_bytes, saved),
-            "saved_for_backward": Figure(saved.nbytes)
-            if isinstance(saved, SavedTensors)
-            else saved,
+            "first_peak_allocated": Figure(first_bytes, _notes(first_window, 0)),
+            "breakdown": self._breakdown(
+                first_parts or Unreadable(NO_HOOKS),
+                parts or Unreadable(NO_HOOKS),
+                window.rounding_bytes,
+                saved,
+            ),
+            "saved_for_backward": _saved_figure(saved),
             "leaked": leaked,
         }
 
-    def close(self) -> int:
-        """Let go of the arm, its optimizer and what libraries keep; return what is live then."""
-
-        def let_go() -> None:
-            self._arm = None
-            self._marks.optimizers.clear()
-            gc.collect()  # optimizers are held by cycles
+    def _first_step(
+        self,
+    ) -> tuple[CellArm, Window, PeakBreakdown | Unreadable | None] | Refusal:
+        """Make the very first step; where it suffers no hooks, that of a second arm, without."""
+        for hooked in (True, False):
+            arm, _ = self._ledger.observe(
+                partial(try_to_arm, self._cell, self._subject, self._device)
+            )
+            if isinstance(arm, Refusal):
+                return arm
+            self._at_rest()
             self._device.forget()
+            step = partial(self._attempt, arm)
+            if hooked:
+                refused, window, parts = self._attributed(step)
+            else:
+                refused, window = self._ledger.observe(step)
+                parts = None
+            if refused is None:
+                return arm, window, parts
+            if not (hooked and refuses_hooks(refused.reason)):
+                return refused
+            self._put_back(self._built)
+        raise AssertionError("the loop returns")  # without hooks it returns either way
 
-        _, window = self._ledger.observe(let_go)
-        return window.after_bytes
+    def _stepping(self, step: Callable[[], T]) -> T:
+        """Make a step with the same random numbers as all others."""
+        self._numbers.put_back()
+        return step()
+
+    def _attempt(self, arm: CellArm) -> Refusal | None:
+        return self._stepping(partial(attempt, arm, self._device, 1, put_back=self._built.put_back))
+
+    def _watched(self, arm: CellArm) -> dict[str, Fact] | Refusal:
+        notes = guarded(
+            partial(self._stepping, partial(watched_step, arm, self._device)), self._device
+        )
+        return notes if isinstance(notes, Refusal) else {**self._subject.notes, **notes}
+
+    def _put_back(self, state: Snapshot) -> None:
+        """Bring the module back to a state, gradients put away; on the ledger, for it frees."""
+
+        def back() -> None:
+            self._subject.clear_gradients()
+            state.put_back()
+
+        self._ledger.observe(back)
 
     def _at_rest(self) -> int:
         """Put gradients away; return what is live then."""
         _, window = self._ledger.observe(self._subject.clear_gradients)
         return window.after_bytes
+
+    def _with_elsewhere(self, window: Window) -> Window:
+        """Return the window with the resident bytes that torch's allocator never handed out."""
+        nbytes = self._elsewhere_bytes
+
+        def shifted(span: Span) -> dict[str, int]:
+            return {
+                "before_bytes": span.before_bytes + nbytes,
+                "peak_bytes": span.peak_bytes + nbytes,
+                "after_bytes": span.after_bytes + nbytes,
+            }
+
+        requested = window.requested
+        if isinstance(requested, Span):
+            requested = Span(**shifted(requested))
+        return replace(window, **shifted(window), requested=requested)
+
+    def _parts(
+        self, step: Callable[[], Refusal | None], plain: Window
+    ) -> PeakBreakdown | Unreadable:
+        """Return what the peak of a step is made of, if hooks leave it the peak that it has."""
+        refused, window, parts = self._attributed(step)
+        if refused is not None:
+            return Unreadable(f"with hooks: {refused.reason}")
+        if window.peak_bytes != plain.peak_bytes:
+            return Unreadable(
+                f"hooks, which tell the parts, change the peak: {window.peak_bytes:,} B with, "
+                f"{plain.peak_bytes:,} B without"
+            )
+        return parts
 
     def _workspaces(self) -> int:
         """Let go of what libraries keep between steps; return the bytes that they asked for."""
@@ -185,7 +291,7 @@ class _Reader:
         self, function: Callable[[], T]
     ) -> tuple[T, Window, PeakBreakdown | Unreadable]:
         """Run a function; return its window, and what its peak was made of where that adds up."""
-        resident = self._marks.resident(self._subject)
+        resident = disjoint(self._marks.resident(self._subject))
 
         def marked(mark: Callable[[Mark], None]) -> T:
             with self._marks.telling(mark, self._subject.parameters()):
@@ -197,7 +303,10 @@ class _Reader:
             window.check(entries)
         except Unreadable as reason:
             return result, window, reason
-        before_bytes = window.before_bytes
+        before_bytes = max(
+            window.before_bytes + self._elsewhere_bytes,
+            sum(block.nbytes for block in resident.values()),
+        )
         parts = attribute_peak(entries, resident=resident, before_bytes=before_bytes)
         return result, window, parts
 
@@ -205,14 +314,33 @@ class _Reader:
         recorder = SavedTensors(
             modules=paths(*self._subject.parts()), apart=self._subject.resident()
         )
+        unseen: list[str] = []
+
+        def look(output: object) -> None:
+            if kept_unsaved(output):
+                unseen.append(
+                    "a graph is built, and a node keeps tensors by an attribute, not saved"
+                )
+            elif has_graph(output):
+                unseen.append("")
+
+        self._marks.look = look
         try:
             with arm.held(), recorder:
                 arm.step()
-        except Exception as error:  # noqa: BLE001 # hooks meet any code, compiled graphs included
-            cause, words = refusal(error, self._device)
-            if cause == "out_of_memory":
-                return Unreadable(f"they are held to be counted, and memory ran out: {words}")
-            return Unreadable(f"saved-tensor hooks do not work here: {words}")
+        except BaseException as error:  # noqa: BLE001 # hooks meet any code, compiled graphs included
+            return Unreadable(
+                f"saved-tensor hooks do not work here: {refusal(error, self._device).reason}"
+            )
+        finally:
+            self._marks.look = None
+        if any(unseen):
+            return Unreadable(unseen[0])
+        if unseen and not recorder.total_bytes:
+            return Unreadable(
+                "a graph is built, and nothing beyond parameters, buffers and the batch was seen "
+                "to be saved for it"
+            )
         return recorder
 
     def _breakdown(
@@ -241,7 +369,9 @@ class _Reader:
         if not leaks.growth(live):
             return Figure(0)
         for _ in range(leaks.STEPS):  # what only waits for the collector is no leak
-            self._ledger.observe(partial(steps, arm, 1))
+            refused, _ = self._ledger.observe(partial(self._attempt, arm))
+            if refused is not None:
+                return Unreadable(f"in one of its later steps: {refused.reason}")
             self._at_rest()
             _, window = self._ledger.observe(gc.collect)
             live.append(window.after_bytes)
@@ -251,7 +381,9 @@ class _Reader:
         with arm.held():
             modules = paths(*self._subject.parts())
             look = partial(leaks.kept, arm.step, self._subject.clear_gradients, modules)
-            births, _ = self._ledger.observe(look)
+            births, _ = self._ledger.observe(partial(guarded, look, self._device))
+        if isinstance(births, Refusal):
+            return Figure(leaked)
         return Figure(leaked, {"kept": leaks.named(births)})
 
 
@@ -289,11 +421,54 @@ def _notes(window: Window, workspaces: int) -> dict[str, Fact]:
     return {name: count for name, count in notes.items() if count}
 
 
-def _left(leaked: MeterResult, nbytes: int) -> MeterResult:
-    """Return the figure with a note of what the cell left for those after it, if anything."""
-    if not isinstance(leaked, Figure) or nbytes <= 0:
-        return leaked
-    return Figure(leaked.value, {**leaked.notes, "left_for_later_cells": nbytes})
+def _saved_figure(saved: SavedTensors | Unreadable) -> MeterResult:
+    if isinstance(saved, Unreadable):
+        return saved
+    total = saved.total_bytes
+    return Figure(saved.nbytes, {"in_total": total} if total != saved.nbytes else {})
+
+
+def live(entries: Sequence[Entry]) -> dict[int, int]:
+    """Return the blocks that these entries leave allocated: their bytes by address."""
+    blocks: dict[int, int] = {}
+    for entry in entries:
+        match entry:
+            case Change(address, nbytes, _) if nbytes > 0:
+                blocks[address] = nbytes
+            case Change(address, _, _):
+                blocks.pop(address, None)
+    return blocks
+
+
+def outside(resident: Mapping[int, Resident], allocated: Mapping[int, int]) -> int:
+    """Return the bytes of resident blocks that lie in no allocated one, each once.
+
+    Weights from numpy or a mapped file are such; so is what was made before the ledger began.
+    """
+    ours = [(address, block.nbytes) for address, block in resident.items()]
+    theirs = list(allocated.items())
+    return _covered([*ours, *theirs]) - _covered(theirs)
+
+
+def disjoint(resident: Mapping[int, Resident]) -> dict[int, Resident]:
+    """Return the blocks with what two of them share counted once, on the first one's account."""
+    end = 0
+    found: dict[int, Resident] = {}
+    for address in sorted(resident):
+        block = resident[address]
+        start, stop = max(address, end), address + block.nbytes
+        if stop > start:
+            found[address] = replace(block, nbytes=stop - start)
+        end = max(end, stop)
+    return found
+
+
+def _covered(blocks: Sequence[tuple[int, int]]) -> int:
+    total = end = 0
+    for address, nbytes in sorted(blocks):
+        total += max(0, address + nbytes - max(address, end))
+        end = max(end, address + nbytes)
+    return total
 
 
 def _predicted(predictor: Predictor, cell: Cell, model: Model, plan: Plan) -> MeterResult | Refusal:

@@ -92,7 +92,7 @@ METERS: Final[Mapping[str, Meter]] = {
         Meter(
             "predicted_peak",
             "bytes",
-            "memory",
+            "prediction",
             True,
             "peak_requested (on the CPU peak_allocated) as predicted by a step on fake tensors, "
             "without the memory",

@@ -10,7 +10,7 @@ from ..experiment.plan import Plan
 from .attempts import Message, survived
 from .fork_server import AS_TIMED, FOR_MEMORY, ForkServer, MallocProfile
 from .instructions_pass import count_block
-from .memory_pass import memory_block, process_cells
+from .memory_pass import memory_block, predict_block, process_cells
 from .time_pass import time_block
 
 
@@ -57,7 +57,8 @@ PASSES: Final[Mapping[str, Pass]] = {
     one.name: one
     for one in (
         Pass(name="time", job=time_block, malloc=AS_TIMED, needs_idle_cores=True),
-        Pass(name="memory", job=memory_block, malloc=FOR_MEMORY),
+        Pass(name="memory", job=memory_block, malloc=FOR_MEMORY, one_process_per_cell=True),
+        Pass(name="prediction", job=predict_block, malloc=FOR_MEMORY),
         Pass(name="process", job=process_cells, malloc=FOR_MEMORY, one_process_per_cell=True),
         # valgrind wants a process from its first instruction on
         Pass(name="instructions", job=count_block, malloc=AS_TIMED, forked=False),

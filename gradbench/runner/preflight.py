@@ -9,7 +9,7 @@ from typing import Final
 
 from .. import devices
 from ..errors import BadModel, DeviceUnavailable, UnknownName
-from ..experiment.matrix import Cell
+from ..experiment.matrix import AS_IS, Cell
 from ..records.measurements import Cause
 from ..workloads.models import MODELS, Model
 from ..workloads.steps import WORKLOADS
@@ -55,7 +55,7 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
             f"{cell.device} multiplies float32 in one way only: precision=ieee",
         ),
         (
-            cell.precision != "ieee" and cell.dtype != "float32",
+            cell.precision != "ieee" and cell.dtype not in (AS_IS, "float32"),
             f"{cell.dtype} has one precision: precision=ieee",
         ),
         (

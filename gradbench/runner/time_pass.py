@@ -27,6 +27,7 @@ from .cuda_clocks import Figure, read_clocks
 from .host_noise import HostNoise
 from .interleave import LONG_STEP_NS, Interleaving, Rounds, Warmth, calibrate, warm_up
 from .meters import METERS, StepTime
+from .process_settings import ProcessSettings
 from .visits import VisitedArm, losing, share_numbers, start
 
 CLOCKS = ("host_time", "device_time", "energy")
@@ -157,11 +158,13 @@ class _Timing:
             lost=losing(self.arms, self.device, "in its timed rounds"),
             deadline_ns=self._deadline_ns(0.8),
         )
+        before = ProcessSettings.now()
         with HostNoise() as noise:
             for _ in rarely(rounds):
                 yield from self._unfinished("step_time", rounds.so_far())
         made = rounds.so_far()
-        notes = {**noise.notes(len(self.arms) * len(made.iterations)), **monitor.notes()}
+        changes = before.notes(ProcessSettings.now(), who="steps_set")
+        notes = {**changes, **noise.notes(len(self.arms) * len(made.iterations)), **monitor.notes()}
         for arm, values in zip(self.arms, made.batch_ns, strict=True):
             if arm.failed is not None:
                 yield skip(arm.cell, "step_time", arm.failed)

@@ -72,13 +72,15 @@ class Start:
         if isinstance(arm, Refusal):
             return arm
         began = time.monotonic()
-        refused = attempt(arm, self._device, count)
+        refused = attempt(arm, self._device, count, put_back=self._built.put_back)
         if refused is not None:
             return refused
         took_s = (time.monotonic() - began) / count
-        visited = VisitedArm(arm, Snapshot(self._subject.parts()), self.numbers)
+        visited = VisitedArm(
+            arm, Snapshot(self._subject.parts()), self.numbers, dict(self._subject.notes)
+        )
         if took_s <= LONG_TRIAL * self._limit_s:
-            notes = guarded(partial(_watched_step, arm, self._device), self._device)
+            notes = guarded(partial(watched_step, arm, self._device), self._device)
             if isinstance(notes, Refusal):
                 return notes
             visited.notes |= notes
@@ -115,7 +117,7 @@ def losing(
     return lost
 
 
-def _watched_step(arm: CellArm, device: Device) -> dict[str, Fact]:
+def watched_step(arm: CellArm, device: Device) -> dict[str, Fact]:
     """Make one step; return what its figures do not show of themselves."""
     notes: dict[str, Fact] = {}
     with arm.held():
@@ -123,6 +125,8 @@ def _watched_step(arm: CellArm, device: Device) -> dict[str, Fact]:
         if torch.is_grad_enabled() != grad:
             notes["grad_left"] = "off" if grad else "on"
     device.synchronize()
+    if arm.cell.workload == "inference" and arm.subject.module.training:
+        notes["stays_in_training"] = "it does not heed eval()"
     if not arm.workload.optimizes and (lazy := _nothing_in(returned)):
         notes["nothing_computed"] = lazy
     return notes

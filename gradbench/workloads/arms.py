@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from ..experiment.matrix import Cell
+from ..experiment.matrix import AS_IS, Cell
 from .grad_modes import MODES, GradMode
 from .models import Model
 from .steps import OPTIMIZERS, WORKLOADS, Step, Subject, Workload
@@ -29,28 +30,57 @@ class CellArm:
 
 
 Layout = torch.memory_format | None
-Convert = Callable[[nn.Module, str, torch.dtype, Layout], nn.Module]
+Convert = Callable[[nn.Module, str, torch.dtype | None, Layout], nn.Module]
 
 
-def moved(module: nn.Module, device: str, dtype: torch.dtype, layout: Layout) -> nn.Module:
-    """Return the module, its parameters and buffers moved as `torch.nn.Module.to` does."""
-    module = module.to(device, dtype)
+def moved(module: nn.Module, device: str, dtype: torch.dtype | None, layout: Layout) -> nn.Module:
+    """Return the module on the device, its real floating tensors of the dtype, if one is given.
+
+    `torch.nn.Module.to` would make complex tensors real. What is as it should be is not touched.
+    """
+    target = torch.device(device)
+    tensors = [*module.parameters(), *module.buffers()]
+    if any(_is_elsewhere(tensor, target) for tensor in tensors):
+        module = module.to(target)
+    if dtype is not None and any(
+        tensor.is_floating_point() and tensor.dtype != dtype for tensor in tensors
+    ):
+        module._apply(lambda one: one.to(dtype) if one.is_floating_point() else one)  # type: ignore[no-untyped-call] # torch leaves it untyped
     if layout is not None:
         module = module.to(memory_format=layout)  # type: ignore[call-overload] # torch's stub lacks it
     return module
 
 
+def _is_elsewhere(tensor: Tensor, device: torch.device) -> bool:
+    return tensor.device.type != device.type or device.index not in (None, tensor.device.index)
+
+
+def _only_dtype(module: nn.Module) -> torch.dtype | None:
+    """Return the one dtype of the module's real floating parameters, if there is but one."""
+    dtypes = {one.dtype for one in module.parameters() if one.is_floating_point()}
+    return dtypes.pop() if len(dtypes) == 1 else None
+
+
 def build(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -> Subject:
-    """Return the block's one model and one batch, the same for every process of the seed."""
+    """Return the block's one model and one batch, the same for every process of the seed.
+
+    With the dtype ``as_is`` both are as they were made, but that the inputs that are made here
+    for a model named by its path follow its parameters.
+    """
     torch.manual_seed(seed)
-    dtype = getattr(torch, cell.dtype)
+    dtype = None if cell.dtype == AS_IS else getattr(torch, cell.dtype)
     layout = torch.channels_last if cell.memory_format == "channels_last" else None
     module = convert(model.build(), cell.device, dtype, layout)
     x, y = model.batch(cell.batch_size)
+    if dtype is None and model.batch_follows:
+        dtype = _only_dtype(module)
     x = x.to(cell.device, dtype if x.is_floating_point() else None)
     y = y.to(cell.device)
     if layout is not None:
         x = x.contiguous(memory_format=layout)
+    if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+        with torch.no_grad():
+            module(x)  # a lazy module has no parameters before it has seen a batch
     head = None
     if WORKLOADS[cell.workload].splits_head and model.head is not None:
         head = module.get_submodule(model.head)

@@ -29,6 +29,12 @@ class Model:
     loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy
     head: str | None = None
     about: str = ""
+    batch_follows: bool = False  # has the batch the dtype of the module's floating parameters?
+
+    def load(self) -> None:
+        """Import what building it takes: what a module makes when it is imported is not its own."""
+        if isinstance(self.build, ImportedFactory):
+            self.build.load()
 
 
 def classification(size: int, *, shape: Sequence[int], classes: int = 10) -> tuple[Tensor, Tensor]:
@@ -210,11 +216,33 @@ def from_path(path: str, *, shape: Sequence[int]) -> Model:
     """
     resolve(path)
     return Model(
-        partial(_build_from_path, path),
+        ImportedFactory(path),
         partial(unlabelled, shape=tuple(shape)),
         loss=mean_square,
+        batch_follows=True,
         about=f"{path} on inputs {tuple(shape)}",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedFactory:
+    """A factory by its import path, or a module that stands there ready made."""
+
+    path: str
+
+    def load(self) -> None:
+        """Import it."""
+        resolve(self.path)
+
+    def __call__(self) -> nn.Module:
+        """Return the module: a fresh one, or the one that is there."""
+        target = resolve(self.path)
+        module = target if isinstance(target, nn.Module) else target()
+        if not isinstance(module, nn.Module):
+            raise BadModel(
+                f"model {self.path!r} returned {type(module).__name__}, not torch.nn.Module"
+            )
+        return module
 
 
 def resolve(path: str) -> Callable[[], nn.Module]:
@@ -235,10 +263,3 @@ def resolve(path: str) -> Callable[[], nn.Module]:
     if not callable(target):
         raise BadModel(f"model {path!r} is {type(target).__name__}, not a factory to be called")
     return target
-
-
-def _build_from_path(path: str) -> nn.Module:
-    module = resolve(path)()
-    if not isinstance(module, nn.Module):
-        raise BadModel(f"model {path!r} returned {type(module).__name__}, not torch.nn.Module")
-    return module

@@ -360,7 +360,7 @@ class RandomNumbers:
 
 
 def _source_of(device: torch.device) -> _Source:
-    accelerator: Any = torch.get_device_module(device)
+    accelerator: Any = getattr(torch, device.type, None)
     if not hasattr(accelerator, "get_rng_state"):  # the CPU's is torch's own
         return _Source(torch.get_rng_state, torch.set_rng_state)
     return _Source(

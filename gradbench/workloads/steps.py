@@ -1,8 +1,8 @@
 """What one step does: predict, learn, learn in spite of the mode, or learn on frozen features."""
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -36,6 +36,7 @@ class Subject:
     loss: Callable[[Tensor, Tensor], Tensor]
     head: nn.Module | None = None  # taken out of the module, which then yields features
     optimizer: Optimizers = OPTIMIZERS["sgd"]
+    notes: Mapping[str, str | int | float | bool] = field(default_factory=dict)  # on its figures
 
     def clear_gradients(self) -> None:
         """Drop the gradients, so that what a step adds is counted from the same start."""
@@ -73,8 +74,9 @@ class Workload:
 
 
 def inference(subject: Subject, _mode: GradMode) -> Step:
-    """Forward in ``eval()``."""
-    subject.module.eval()
+    """Forward in ``eval()``, unless the module was exported in one mode for good."""
+    with suppress(NotImplementedError):
+        subject.module.eval()
     return partial(subject.forward, subject.x)
 
 

@@ -142,7 +142,7 @@ THEIRS = part("2/2", batch_size=2)
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (changed(THEIRS, protocol=99), "protocol 99 against 1"),
+        (changed(THEIRS, protocol=99), "protocol 99 against 2"),
         (changed(THEIRS, plan={"budget_s": 9.0, "seed": 0}), "plan budget_s 9.0 against 1.0"),
         (changed(THEIRS, meters=("step_time",)), "meters"),
         (part("2/2", batch_size=2, facts={"git_commit": "b" * 40}), "git_commit was 'aaaa"),

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from gradbench.cli import app
 from gradbench.errors import GradbenchError, StoreError
 from gradbench.experiment.matrix import AXES, Cell
+from gradbench.experiment.plan import PROTOCOL
 from gradbench.history import figures as points, series as history, series_text
 from gradbench.history.commit_links import commit_url, linker
 from gradbench.history.series import Chosen
@@ -201,9 +202,12 @@ def test_bytes_of_two_builds_of_one_torch_are_one_build_on_the_cpu():
 
 
 def test_protocols_never_mix_and_an_old_one_is_reported():
-    series = series_of([at(n, protocol=n % 2) for n in range(4)])
+    series = series_of([at(n, protocol=PROTOCOL - n % 2) for n in range(4)])
     assert {len(s.values) for s in series} == {2}
-    assert {s.where for s in series if s.meter == "peak_transient"} == {"", "protocol 0"}
+    assert {s.where for s in series if s.meter == "peak_transient"} == {
+        "",
+        f"protocol {PROTOCOL - 1}",
+    }
 
 
 def test_the_machine_s_speed_cancels_in_the_ratio():

@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 # An inner session in this process must find these loaded: torch loads only once.
+from gradbench import devices
 from gradbench.memory import leaks, usage
 from gradbench.memory.saved_tensors import ROOT, paths
 from gradbench.memory.usage import memory_usage
+from gradbench.records.allocations import attribute_peak
 from gradbench.workloads.models import mlp
 
 pytest_plugins = ["pytester"]
@@ -533,15 +535,117 @@ def test_what_the_function_raises_passes_through_and_no_hook_stays(net):
     assert memory_usage(net, torch.ones(1, WIDE)).peak_bytes == PEAK // BATCH
 
 
-def test_it_is_called_once_unless_leaks_are_asked_for(x):
+def test_it_is_called_as_it_is_and_once_with_hooks_and_more_for_leaks(x):
     calls = []
     memory_usage(calls.append, x)
-    assert len(calls) == 1
+    assert len(calls) == 2
     kept = []
     used = memory_usage(lambda: kept.append(x.clone()), leaks_too=True)
     assert used.leaked_bytes == x.nbytes
     assert {birth.nbytes for birth in used.kept} == {x.nbytes}
     assert memory_usage(lambda: None, leaks_too=True).kept == ()
+
+
+UNCOMMON = """
+    import unittest
+    from concurrent.futures import ThreadPoolExecutor
+
+    NET = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+    @budget(saved=0)
+    async def test_async(x):
+        NET(x)
+
+    @budget(saved=0)
+    class TestUnit(unittest.TestCase):
+        def test_graph(self):
+            NET(torch.randn(2, 8))
+
+        @torch.no_grad()
+        def test_no_graph_here(self):
+            NET(torch.randn(2, 8))
+
+        @budget(peak=1)
+        @torch.no_grad()
+        def test_of_both(self):
+            NET(torch.randn(2, 8))
+
+    @budget(saved=0)
+    class TestLoosened:
+        @budget(peak="10 MiB")
+        def test_still_no_graph(self, x):
+            NET(x)
+
+        @budget(saved="1 MiB")
+        def test_graph_allowed(self, x):
+            NET(x)
+
+    @budget(saved=0)
+    def test_pool(x):
+        with ThreadPoolExecutor(1) as pool:
+            list(pool.map(NET, [x]))
+
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.x = x.clone()
+            return x * x
+
+        @staticmethod
+        def backward(ctx, g):
+            return 2 * ctx.x * g
+
+    @budget(saved=0)
+    def test_ctx(x):
+        return Square.apply(x.requires_grad_())
+
+    @budget(saved="1 KiB")
+    def test_functional(x):
+        torch.func.grad(lambda one: NET(one).sum())(x)
+
+    @budget(peak="1 KiB")
+    def test_functional_peak(x):
+        torch.func.grad(lambda one: NET(one).sum())(x)
+"""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestReturnNotNoneWarning")
+def test_a_limit_is_held_or_the_test_fails(verdicts):
+    found = verdicts(UNCOMMON)
+    passed = {name for name, verdict in found.items() if verdict.outcome == "passed"}
+    assert passed == {"test_no_graph_here", "test_graph_allowed", "test_functional_peak"}
+    assert "cannot hold on an async test" in found["test_async"].words
+    for name in ("test_graph", "test_still_no_graph"):
+        assert "saved for backward exceed the limit of 0 B; a graph is built" in found[name].words
+    assert "memory peak of 320 B exceeds the limit of 1 B" in found["test_of_both"].words
+    assert "a graph is built in another thread" in found["test_pool"].words
+    assert "keeps tensors by an attribute" in found["test_ctx"].words
+    assert "could not be held to 1 KiB (1,024 B): with hooks" in found["test_functional"].words
+
+
+def test_a_fused_path_is_measured_as_it_runs():
+    layer = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True).eval()
+    x = torch.randn(2, 8, 32)
+    with torch.no_grad():
+        _, _, entries = devices.find("cpu").ledger().trace(lambda _: layer(x))
+        alone = attribute_peak(entries.entries("cpu"), resident={}, before_bytes=0).peak_bytes
+        assert memory_usage(layer, x).peak_bytes == alone
+        with torch.enable_grad():
+            assert memory_usage(layer, x).peak_bytes > alone
+
+
+def test_saved_bytes_are_the_most_at_once_and_their_sum_is_another_figure():
+    net = nn.Sequential(nn.Linear(64, 64), nn.Tanh())
+    x = torch.randn(16, 64)
+
+    def tokens():
+        for _ in range(5):
+            net(x).sum().backward()
+
+    used = memory_usage(tokens)
+    assert used.saved_bytes == 16 * 64 * FLOAT
+    assert used.saved_in_total_bytes == 5 * used.saved_bytes
+    assert used.saved_bytes <= used.peak_bytes
 
 
 def test_what_is_left_is_on_the_account_of_the_module_s_whole_path(x):

@@ -124,4 +124,4 @@ def test_a_wrong_path_is_reported_in_one_line(path, words):
 
 def test_a_factory_that_returns_no_module_is_reported():
     with pytest.raises(BadModel, match="returned tuple"):
-        from_path("jobs:batch", shape=(4,)).build.func("builtins:tuple")
+        from_path("builtins:tuple", shape=(4,)).build()

@@ -1,0 +1,76 @@
+"""What a process is set to: looked at before a model is built and after, put right or noted."""
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from ..records.measurements import Fact
+
+THREADS: Final = Path("/proc/self/task")
+
+
+def bind(cores: Iterable[int]) -> None:
+    """Keep every thread of this process to the cores: those that were started take no notice."""
+    cores = list(cores)
+    for thread in THREADS.iterdir():
+        with suppress(ProcessLookupError):  # it ended meanwhile
+            os.sched_setaffinity(int(thread.name), cores)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSettings:
+    """The settings that change figures and that a package may change when it is imported."""
+
+    threads: int
+    cores: tuple[int, ...]
+    default_dtype: str
+    default_device: str
+    float32_precision: str
+    deterministic: bool
+    grad: bool
+
+    @classmethod
+    def now(cls) -> "ProcessSettings":
+        """Return the settings as they are."""
+        return cls(
+            threads=torch.get_num_threads(),
+            cores=tuple(sorted(os.sched_getaffinity(0))),
+            default_dtype=str(torch.get_default_dtype()).removeprefix("torch."),
+            default_device=str(torch.get_default_device()),
+            float32_precision=_float32_precision(),
+            deterministic=torch.are_deterministic_algorithms_enabled(),
+            grad=torch.is_grad_enabled(),
+        )
+
+    def put_right(self) -> None:
+        """Set what the experiment decides, threads, cores and grad, as it is here."""
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        if os.sched_getaffinity(0) != set(self.cores):
+            bind(self.cores)
+        torch.set_grad_enabled(self.grad)
+
+    def notes(self, later: "ProcessSettings", *, who: str) -> Mapping[str, Fact]:
+        """Return what was set otherwise later, as a note of a measurement."""
+        changed = [
+            f"{field.name.replace('_', ' ')} {getattr(self, field.name)} to "
+            f"{getattr(later, field.name)}{' (put back)' if field.name in _PUT_RIGHT else ''}"
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(later, field.name)
+        ]
+        return {who: "; ".join(changed)} if changed else {}
+
+
+_PUT_RIGHT: Final = ("threads", "cores", "grad")
+
+
+def _float32_precision() -> str:
+    try:
+        return str(torch.get_float32_matmul_precision())
+    except RuntimeError:  # it was set backend by backend, and torch has no one answer
+        return "by backend"

@@ -1,0 +1,31 @@
+"""Two modes that do the same must read the same: where they do not, their figures say so."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from ..records.measurements import Measurement, Reading
+
+TWINS: Final = ("global_off", "no_grad")
+"""Modes that set the same flag: what one allocates, the other does, to the byte."""
+
+
+def compared(readings: Sequence[Reading]) -> list[Reading]:
+    """Return the readings of one block, with a note on exact bytes in which the twins differ."""
+    bytes_of = {
+        (reading.cell.grad_mode, reading.meter): reading.values[0]
+        for reading in readings
+        if isinstance(reading, Measurement) and reading.exact and reading.unit == "bytes"
+    }
+    return [_noted(reading, bytes_of) for reading in readings]
+
+
+def _noted(reading: Reading, bytes_of: dict[tuple[str, str], int]) -> Reading:
+    mode, meter = reading.cell.grad_mode, reading.meter
+    if mode not in TWINS or not isinstance(reading, Measurement):
+        return reading
+    (twin,) = set(TWINS) - {mode}
+    ours, theirs = bytes_of.get((mode, meter)), bytes_of.get((twin, meter))
+    if ours is None or theirs is None or ours == theirs:
+        return reading
+    return replace(reading, notes={**reading.notes, "unlike_its_twin": f"{twin}: {theirs:,} B"})
