@@ -85,5 +85,5 @@ class Recording:
         """Write the run's page, with what a self-check found on this machine; return its path."""
         from .report import write  # draws and judges: what measures goes without
 
-        checks = selfcheck.load(self.path.parent / selfcheck.FILE)
+        checks = selfcheck.load_all(self.path.parent)
         return write([run], reports / f"{run.name}.html", checks=checks, semantics=semantics)

@@ -26,6 +26,8 @@ slowdowns, on the machine it runs on:
 
 It takes under two minutes; the trials of `--thorough` alone time for ten minutes. It runs nightly
 (`.github/workflows/nightly.yml`). The results go to `results/selfcheck.json` and onto every page.
+Of a GPU `gradbench selfcheck --device cuda` asks other questions:
+[selfcheck-cuda.md](selfcheck-cuda.md).
 
 ## Results
 

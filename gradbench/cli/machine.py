@@ -1,15 +1,18 @@
 """Commands about the machine: ``env`` states its facts, ``selfcheck`` proves the measuring."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from ..errors import Impossible
 from ..exit_status import ExitStatus
-from ..records.selfcheck import FILE
+from ..records import selfcheck as records
+from ..records.selfcheck import CPU
 from ..store.jsonl import check_writable
 from .app import Results, app, err, one_line_errors, out, say
 
@@ -49,8 +52,11 @@ def env(
 @app.command()
 def selfcheck(
     *,
+    device: Annotated[
+        str, typer.Option(help="What to validate: cpu, or an accelerator such as cuda or cuda:1.")
+    ] = CPU,
     thorough: Annotated[
-        bool, typer.Option(help="Hundreds of trials, which time for ten minutes alone.")
+        bool, typer.Option(help="Of the CPU: hundreds of trials, which time for ten minutes alone.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     results: Results = Path("results"),
@@ -60,16 +66,25 @@ def selfcheck(
     Equal arms must come out equal, an injected slowdown must be detected, memory must match
     arithmetic. It takes under two minutes. The results are saved in results/selfcheck.json and
     shown on every page.
+
+    Of an accelerator, each line is ok, BAD or unreadable with a reason, and the exit status is 1
+    when any is BAD. It takes under ten minutes; results/selfcheck-cuda.json is the file to attach
+    to a report of a bug.
     """
     with one_line_errors():
         check_writable(results, "--results")
+        if device != CPU:
+            if thorough:
+                raise Impossible("--thorough is of the CPU's self-check: leave it out")
+            _of_an_accelerator(device, results, as_json=as_json)
+            return
         from ..selfcheck import checks as checking
         from ..selfcheck.effort import QUICK, THOROUGH
 
         effort = THOROUGH if thorough else QUICK
         with err.status("loading torch") as status:
             checks, facts = checking.run(effort, say=lambda words: say(status, words))
-        path = results / FILE
+        path = records.path(results)
         checking.save(checks, facts, path)
         if as_json:
             print(path.read_text("utf-8"))
@@ -79,5 +94,36 @@ def selfcheck(
         width = out.width if out.is_terminal else run_tables.WIDE + 40
         Console(highlight=False, width=width).print(run_tables.check_table(checks))
         where = f"{facts['cpu']}, {facts['cores']} cores, torch {facts['torch']}"
-        out.print(f"{where}, load {facts['load_before']} before, {facts['load_after']} after")
-        out.print(f"saved    {escape(str(path))}")
+        _say_where(where, facts, path)
+
+
+def _of_an_accelerator(device: str, results: Path, *, as_json: bool) -> None:
+    """Ask everything about the device; exit with `ExitStatus.CHECK_FAILED` if a line is BAD."""
+    from ..selfcheck import device_checks
+    from ..selfcheck.checks import save
+
+    with err.status("loading torch") as status:
+        checks, facts = device_checks.run(device, say=lambda words: say(status, words))
+    path = records.path(results, device)
+    save(checks, facts, path)
+    bad = sum(check.passed is False for check in checks)
+    if as_json:
+        print(path.read_text("utf-8"))
+    else:
+        from ..store.comparability import processor
+        from ..terminal.run_tables import check_lines
+
+        for line in check_lines(checks):
+            out.print(line)
+        where = f"{processor(facts, device)}, torch {facts.get('torch')}"
+        _say_where(where, facts, path)
+        if bad:
+            err.print(
+                f"[red]{bad} of {len(checks)} BAD[/red]: attach {escape(str(path))} to a report"
+            )
+    raise typer.Exit(ExitStatus.CHECK_FAILED if bad else ExitStatus.OK)
+
+
+def _say_where(where: str, facts: Mapping[str, Any], path: Path) -> None:
+    out.print(f"{where}, load {facts['load_before']} before, {facts['load_after']} after")
+    out.print(f"saved    {escape(str(path))}")

@@ -79,7 +79,7 @@ def report(
         loaded = [load(store.find(name)) for name in run_names or ["latest"]]
         for dropped in filter(None, (one.dropped for one in loaded)):
             err.print(f"[yellow]{escape(dropped)}[/yellow]")
-        checks = selfcheck.load(results / selfcheck.FILE)
+        checks = selfcheck.load_all(results)
         behaviour = semantics.load(results / semantics.FILE)
         url = commit_address(commit_url)
         meters = {outcome.meter for one in loaded for outcome in one.outcomes}

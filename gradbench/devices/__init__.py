@@ -282,6 +282,12 @@ class Device(Protocol):
     def device_clock(self) -> DeviceClock:
         """Return a fresh clock; raise `Unreadable` where the device cannot be held back."""
 
+    def spinner(self) -> Callable[[int], object]:
+        """Return what enqueues a kernel that keeps the device busy for so many ticks of its own.
+
+        Raise `Unreadable` where there is none: clocks have no known length to be held against.
+        """
+
     def energy_counter(self) -> Callable[[], int]:
         """Return a function that reads a running total in uJ; raise `Unreadable` without one."""
 

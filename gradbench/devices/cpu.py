@@ -150,6 +150,10 @@ class CPU:
         """Raise `Unreadable`: there is no device beside the host."""
         raise Unreadable(NO_QUEUE)
 
+    def spinner(self) -> Callable[[int], object]:
+        """Raise `Unreadable`: there is no device beside the host."""
+        raise Unreadable(NO_QUEUE)
+
     def energy_counter(self) -> Callable[[], int]:
         """Raise `Unreadable`: RAPL counts more than this process, and not for everyone."""
         raise Unreadable(NO_COUNTER)

@@ -295,10 +295,14 @@ class CUDA:
         ``torch.cuda._sleep`` is private, and torch has no public way to do this: when it goes
         away, or no longer holds the stream back, this raises `Unreadable` with the reason.
         """
-        sleep = getattr(torch.cuda, "_sleep", None)
+        return HeldClock.calibrated(self.synchronize, self.spinner())
+
+    def spinner(self) -> Callable[[int], object]:
+        """Return the private ``torch.cuda._sleep``, whose ticks are cycles of the SM clock."""
+        sleep: Callable[[int], object] | None = getattr(torch.cuda, "_sleep", None)
         if sleep is None:
             raise Unreadable(f"torch {torch.__version__} has no torch.cuda._sleep to hold it back")
-        return HeldClock.calibrated(self.synchronize, sleep)
+        return sleep
 
     def energy_counter(self) -> Callable[[], int]:
         """Return the driver's total for the board, which NVML counts in mJ since it was loaded."""
@@ -403,13 +407,13 @@ class HeldClock:
     """Two CUDA events around steps that were all enqueued before the first of them ran."""
 
     synchronize: Callable[[], None]
-    sleep: Callable[[int], None]  # enqueues a kernel that spins for so many cycles
+    sleep: Callable[[int], object]  # enqueues a kernel that spins for so many cycles
     start: torch.cuda.Event
     end: torch.cuda.Event
     cycles_per_ns: float
 
     @classmethod
-    def calibrated(cls, synchronize: Callable[[], None], sleep: Callable[[int], None]) -> Self:
+    def calibrated(cls, synchronize: Callable[[], None], sleep: Callable[[int], object]) -> Self:
         """Return a clock with events that exist already, and a known length of a cycle.
 
         Raise `Unreadable` when a sleep of 10 million cycles does not take the time they need.

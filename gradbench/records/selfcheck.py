@@ -1,28 +1,40 @@
 """What a self-check found: plain figures against their targets."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
-FILE: Final = "selfcheck.json"
-"""Where a results folder keeps what its last self-check found."""
+CPU: Final = "cpu"
+SelfCheck = tuple[Sequence["Check"], Mapping[str, Any]]
+"""What a self-check found, and the facts of where; ``device`` names it, unless it is the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One figure; ``passed`` is None where there is no target."""
+    """One figure; ``passed`` is None where there is no target.
+
+    ``value`` is None where nothing could be read: ``detail`` says why.
+    """
 
     name: str
-    value: float
+    value: float | None
     unit: str  # "share", "points", "ns", "bytes"
     detail: str
     target: str = ""
     passed: bool | None = None
 
+    @classmethod
+    def unreadable(cls, name: str, reason: str) -> Self:
+        """Return one that says why there is no figure."""
+        return cls(name, None, "", reason)
+
     @property
     def words(self) -> str:
-        """The value in its unit."""
+        """The value in its unit, or nothing."""
+        if self.value is None:
+            return ""
         match self.unit:
             case "share":
                 return f"{self.value:.2%}" if self.value < 0.1 else f"{self.value:.0%}"
@@ -30,19 +42,40 @@ class Check:
                 return f"{self.value * 100:.2f} points"
             case "bytes":
                 return f"{self.value:,.0f} B"
-            case _:
+            case "ns" | "W":
                 return f"{self.value:.1f} {self.unit}"
+            case _:
+                return f"{self.value:,g} {self.unit}".strip()
 
     @property
     def verdict(self) -> str:
-        """``met``, ``missed``, or nothing to be held against."""
+        """``met``, ``missed``, or nothing to be held against: of a target that may be missed."""
         return {True: "met", False: "missed", None: ""}[self.passed]
 
+    @property
+    def status(self) -> str:
+        """``ok``, ``BAD``, ``unreadable`` or nothing: of what must hold."""
+        if self.passed is not None:
+            return "ok" if self.passed else "BAD"
+        return "unreadable" if self.value is None else ""
 
-def load(path: Path) -> tuple[list[Check], dict[str, Any]] | None:
+
+def path(folder: Path, device: str = CPU) -> Path:
+    """Return where a results folder keeps what the last self-check of a device found."""
+    suffix = "" if device == CPU else f"-{device.replace(':', '-')}"
+    return folder / f"selfcheck{suffix}.json"
+
+
+def load(file: Path) -> SelfCheck | None:
     """Return the checks and the environment of a saved self-check, or None where there is none."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(file.read_text("utf-8"))
         return [Check(**row) for row in content["checks"]], content["facts"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def load_all(folder: Path) -> dict[str, SelfCheck]:
+    """Return what the last self-check of each device found, by the device's name."""
+    found = (load(file) for file in sorted(folder.glob("selfcheck*.json")))
+    return {str(one[1].get("device", CPU)): one for one in found if one is not None}

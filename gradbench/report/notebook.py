@@ -1,13 +1,14 @@
 """Runs as a notebook shows them: the answer and a table, in the notebook's own colours."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..analysis.run_view import MEMORY, TIME, Value, View
 from ..experiment.matrix import GRAD_MODES, Cell
 from ..records.run import Run
+from ..records.selfcheck import SelfCheck
 from . import headline
-from .page import Checks, render, write
+from .page import render, write
 from .template import fragment
 
 MANY = 60  # rows
@@ -21,7 +22,7 @@ class Report:
         runs: Run | Sequence[Run],
         *,
         reference: str = GRAD_MODES[0],
-        checks: Checks | None = None,
+        checks: Mapping[str, SelfCheck] | None = None,
     ) -> None:
         self.runs = [runs] if isinstance(runs, Run) else list(runs)
         self.reference, self.checks = reference, checks

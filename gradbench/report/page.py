@@ -11,7 +11,7 @@ from ..errors import StoreError
 from ..experiment.matrix import AXES, GRAD_MODES
 from ..gate.rules import Rules
 from ..records.run import Run
-from ..records.selfcheck import Check
+from ..records.selfcheck import CPU, SelfCheck
 from ..records.semantics import Behaviour
 from ..store.comparability import processor
 from . import (
@@ -26,23 +26,21 @@ from . import (
 )
 from .semantics import section as semantics_section
 
-Checks = tuple[Sequence[Check], Mapping[str, Any]]
-
 
 def render(
     runs: Run | Sequence[Run],
     *,
-    checks: Checks | None = None,
+    checks: Mapping[str, SelfCheck] | None = None,
     semantics: Behaviour | None = None,
     commit_url: str = "",
     rules: Rules | None = None,
 ) -> str:
     """Return one self-contained HTML page about one or more runs; several show their history.
 
-    Of several, the last is held against the first, by the gate's ``rules``. ``checks`` is what a
-    self-check found and where (`gradbench.records.selfcheck.load`), ``semantics`` what the modes
-    were seen to do (`gradbench.records.semantics.load`), ``commit_url`` the address of a commit's
-    page, with ``{commit}`` in it. Raise `StoreError` without a run.
+    Of several, the last is held against the first, by the gate's ``rules``. ``checks`` is what the
+    self-checks found, by device (`gradbench.records.selfcheck.load_all`), ``semantics`` what the
+    modes were seen to do (`gradbench.records.semantics.load`), ``commit_url`` the address of a
+    commit's page, with ``{commit}`` in it. Raise `StoreError` without a run.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
@@ -70,8 +68,7 @@ def render(
         comparison=run_differences.compare(runs[0], runs[-1], by=rules) if len(runs) > 1 else None,
         environments=run_differences.environments(runs),
         data=embedded_data.embedded(views),
-        checks=checks[0] if checks else (),
-        checked=checks[1] if checks else {},
+        selfchecks=_selfchecks(views, checks or {}),
         history=history.of_runs(runs, commit_url=commit_url) if len(runs) > 1 else None,
     )
 
@@ -80,7 +77,7 @@ def write(
     runs: Run | Sequence[Run],
     path: Path,
     *,
-    checks: Checks | None = None,
+    checks: Mapping[str, SelfCheck] | None = None,
     semantics: Behaviour | None = None,
     commit_url: str = "",
     rules: Rules | None = None,
@@ -114,6 +111,24 @@ def _references(views: Sequence[View]) -> list[str]:
     """Return the modes that ratios can be taken to: those that any run set out to measure."""
     there = {cell.grad_mode for view in views for cell in view.cells}
     return [mode for mode in GRAD_MODES if mode in there] or [GRAD_MODES[0]]
+
+
+def _selfchecks(views: Sequence[View], checks: Mapping[str, SelfCheck]) -> list[dict[str, object]]:
+    """Return what the self-check of each device found on which the runs have cells, if it ran."""
+    sections = []
+    for device in dict.fromkeys(cell.device for view in views for cell in view.cells):
+        found, facts = checks.get(device, ((), {}))
+        sections.append(
+            {
+                "device": device,
+                "option": "" if device == CPU else f" --device {device}",
+                "targets": device == CPU,  # of others, each line must hold
+                "checks": found,
+                "facts": facts,
+                "processor": processor(facts, device),
+            }
+        )
+    return sections
 
 
 def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """A run as tables for the terminal; the CLI and pytest print them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -63,6 +63,17 @@ def check_table(checks: Sequence[Check]) -> Table:
             Text(check.detail, style="dim"),
         )
     return table
+
+
+def check_lines(checks: Sequence[Check]) -> Iterator[Text]:
+    """Yield a line for each check of what must hold: ok, BAD or unreadable, and what was seen."""
+    for check in checks:
+        style = {True: BETTER, False: WORSE, None: "dim"}[check.passed]
+        line = Text(f"{check.status:<12}", style=style)
+        figure = " ".join(filter(None, (check.words, check.target and f"(must be {check.target})")))
+        line.append(f"{check.name}: {figure}".rstrip(" :"), style="default")
+        line.append(f"  {check.detail}" if check.detail else "", style="dim")
+        yield line
 
 
 def _title(view: View, block: Block, cells: list[Cell]) -> Text:

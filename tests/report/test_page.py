@@ -12,6 +12,7 @@ import pytest
 from builders import (
     TORCH_SAYS,
     block,
+    cell,
     ended,
     environment,
     measured_block,
@@ -223,8 +224,20 @@ def test_what_a_self_check_found_is_shown_or_asked_for():
     assert "gradbench selfcheck validates the measurement" in page_of("normal").parsed.text
     facts = dict.fromkeys(("cpu", "cores", "torch", "load_before", "load_after", "when"), "some")
     checks = [Check("control", 0.5, "share", "of ten", "half", passed=False)]
-    text = Page(render(RUNS["one-cell"], checks=(checks, facts))).text
+    text = Page(render(RUNS["one-cell"], checks={"cpu": (checks, facts)})).text
     assert "control 50% half missed of ten" in text
+
+
+def test_the_self_checks_shown_are_those_of_the_devices_that_the_run_measured():
+    facts = dict.fromkeys(("gpu", "cores", "torch", "load_before", "load_after", "when"), "some")
+    checks = [Check("ledger", 0, "bytes", "off", "0 B", passed=True), Check.unreadable("W", "none")]
+    found = {"cpu": ([Check("of the CPU", 1, "ns", "")], facts), "cuda": (checks, facts)}
+    on_cuda = run([timed(cell(device="cuda"), [100, 101, 99, 100, 100, 100])])
+    text = Page(render(on_cuda, checks=found)).text
+    assert "ledger 0 B 0 B ok off" in text
+    assert "W unreadable none" in text
+    assert "of the CPU" not in text
+    assert "gradbench selfcheck --device cuda validates" in Page(render(on_cuda)).text
 
 
 def test_several_runs_share_a_page_in_their_order_and_are_compared():

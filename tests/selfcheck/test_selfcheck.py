@@ -2,9 +2,13 @@
 
 import json
 import random
+import re
 
 import pytest
+from typer.testing import CliRunner
 
+from gradbench.cli import app
+from gradbench.exit_status import ExitStatus
 from gradbench.records import selfcheck as saved_checks
 from gradbench.records.selfcheck import Check
 from gradbench.selfcheck import checks as selfcheck
@@ -124,6 +128,45 @@ def test_checks_survive_being_saved_and_words_have_units(tmp_path):
     assert saved_checks.load(tmp_path / "deep" / "check.json") == (checks, {"cpu": "a chip"})
     assert [check.words for check in checks] == ["3.12%", "3.3 ns", "0.10 points", "2,048 B", "50%"]
     assert [check.verdict for check in checks] == ["met", "", "met", "missed", ""]
+
+
+def test_what_could_not_be_read_has_a_reason_and_no_figure():
+    check = Check.unreadable("energy", "no counter")
+    assert (check.words, check.status, check.verdict, check.detail) == (
+        "",
+        "unreadable",
+        "",
+        "no counter",
+    )
+    assert Check("a", None, "", "raised", passed=False).status == "BAD"
+    assert Check("a", 0, "bytes", "", "0 B", passed=True).status == "ok"
+
+
+def test_each_device_has_a_file_of_its_own(tmp_path):
+    assert saved_checks.load_all(tmp_path) == {}
+    for device in ("cpu", "cuda", "cuda:1"):
+        facts = {"cpu": "a chip"} | ({} if device == "cpu" else {"device": device})
+        selfcheck.save([Check(device, 1, "ns", "")], facts, saved_checks.path(tmp_path, device))
+    found = saved_checks.load_all(tmp_path)
+    assert {device: checks[0].name for device, (checks, _) in found.items()} == {
+        device: device for device in ("cpu", "cuda", "cuda:1")
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--device", "cuda"], "cuda: torch finds no CUDA device|cuda: this build of torch"),
+        (["--device", "toaster"], "unknown device"),
+        (["--device", "cuda", "--thorough"], "leave it out"),
+    ],
+)
+def test_what_cannot_be_checked_here_is_one_line(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    answer = CliRunner().invoke(app, ["selfcheck", "--results", str(tmp_path), *arguments])
+    assert answer.exit_code == ExitStatus.USAGE
+    assert re.search(words, answer.stderr)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"checks": [{"odd": 1}], "facts": {}}', "[1]"])

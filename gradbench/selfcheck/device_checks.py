@@ -1,0 +1,135 @@
+"""Validates the measurement on an accelerator: the first thing to run on a GPU that is new to us.
+
+Every question is asked in a process of its own, so that one that breaks takes no other with it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Self, get_args
+
+import psutil
+
+from .. import devices
+from ..devices import Device, Unreadable
+from ..experiment.matrix import Cell
+from ..records.measurements import Environment
+from ..records.selfcheck import Check
+from ..runner.attempts import capture_environment, settle
+from ..runner.fork_server import ForkServer, JobError, MallocProfile, WorkerDied
+from . import device_clocks, device_memory, device_runs
+
+LIMIT_S: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked, and in which kind of measuring process."""
+
+    about: str
+    ask: Callable[[Device], Iterator[Check]]
+    malloc: MallocProfile = "time"
+    cells: str = ""  # the device whose cells the process measures, where not the one asked about
+
+
+QUESTIONS: Final = (
+    *(
+        Question(
+            about=f"the device starts in a measuring process, malloc as for {kind!r}",
+            ask=device_memory.starts,
+            malloc=kind,
+        )
+        for kind in get_args(MallocProfile)
+    ),
+    Question(about="a CPU cell starts no accelerator", ask=device_memory.left_alone, cells="cpu"),
+    Question(about="ledger", ask=device_memory.counters, malloc="memory"),
+    Question(about="known blocks", ask=device_memory.known_blocks, malloc="memory"),
+    Question(about="workspaces of libraries", ask=device_memory.workspaces, malloc="memory"),
+    Question(about="traces", ask=device_memory.traces, malloc="memory"),
+    Question(about="out of memory", ask=device_memory.memory_runs_out, malloc="memory"),
+    Question(about="kernels of known length", ask=device_clocks.known_lengths),
+    Question(about="injected delays and kernels", ask=device_clocks.injections),
+    Question(about="sensors", ask=device_clocks.sensors),
+)
+
+
+def run(
+    name: str, say: Callable[[str], None] = lambda _: None
+) -> tuple[list[Check], dict[str, Any]]:
+    """Ask every question about a device; return the answers and the environment.
+
+    Raise `DeviceUnavailable` where there is no such device.
+    """
+    devices.find(name).check()
+    load_before = psutil.getloadavg()[0]
+    with Servers() as servers:
+        here = environment(servers, name)
+        checks = []
+        for question in QUESTIONS:
+            say(question.about)
+            checks += answers(servers.of(question.malloc), question, name)
+    checks += device_runs.two_runs(name, here, say)
+    return checks, {
+        **here.facts,
+        "device": name,
+        "load_before": round(load_before, 2),
+        "load_after": round(psutil.getloadavg()[0], 2),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def environment(servers: "Servers", name: str) -> Environment:
+    """Return the facts, captured in a process that then ends, or why there are none."""
+    try:
+        (here,) = servers.of("time").run(capture_environment, [name], limit_s=LIMIT_S)
+    except (JobError, WorkerDied) as error:
+        return Environment(facts={"environment": f"unknown: {_last_line(error)}"})
+    assert isinstance(here, Environment)
+    return here
+
+
+def answers(server: ForkServer, question: Question, name: str) -> list[Check]:
+    """Ask in a process of its own; one that raises or dies is an answer too, and a bad one."""
+    checks: list[Check] = []
+    try:
+        for check in server.run(asked, question, name, limit_s=LIMIT_S):
+            assert isinstance(check, Check)
+            checks.append(check)
+    except (JobError, WorkerDied) as error:
+        checks.append(Check(question.about, None, "", _last_line(error), passed=False))
+    return checks
+
+
+def asked(question: Question, name: str) -> Iterator[Check]:
+    """Yield the answers, in the process that was started for them."""
+    where = question.cells or name
+    settle(Cell(model="mlp_tiny", workload="inference", grad_mode="no_grad", device=where))
+    try:
+        yield from question.ask(devices.find(name))
+    except Unreadable as reason:
+        yield Check.unreadable(question.about, str(reason))
+
+
+class Servers:
+    """Fork servers by kind, started when they are first asked for."""
+
+    def __init__(self) -> None:
+        self._started: dict[MallocProfile, ForkServer] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._started.values():
+            server.close()
+
+    def of(self, kind: MallocProfile) -> ForkServer:
+        """Return one that can take a job."""
+        server = self._started.get(kind)
+        if server is None or not server.alive:
+            server = self._started[kind] = ForkServer(kind)
+        return server
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
