@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import torch
 
-from ..devices import Device, Ledger, Span, Unreadable, Window, balance, nothing
+from ..devices import Allocator, Device, Ledger, Span, Unreadable, Window, balance, nothing
 from ..experiment.matrix import Cell
 from ..records.allocations import Change
 from ..records.selfcheck import Check
@@ -28,7 +28,7 @@ TRACED: Final = (
 
 def known_blocks(device: Device) -> Iterator[Check]:
     """Ask for blocks of known sizes, give them back, and ask for others that fit in their place."""
-    ledger = device.ledger()
+    ledger, model = device.ledger(), device.allocator()
     kept: dict[int, torch.Tensor] = {}
 
     def taken() -> None:
@@ -41,6 +41,7 @@ def known_blocks(device: Device) -> Iterator[Check]:
 
     _, window = ledger.observe(taken)
     yield _asked_for(window)
+    yield _handed_out(window, model)
     kept.clear()
     _, window = ledger.observe(nothing)
     yield _bytes("blocks given back", window.after_bytes - window.before_bytes, "left")
@@ -58,6 +59,22 @@ def _asked_for(window: Window) -> Check:
         grown.after_bytes - grown.before_bytes - end,
     )
     return _bytes(name, max(map(abs, off)), f"off a peak of {peak:,} B and an end of {end:,} B")
+
+
+def _handed_out(window: Window, model: Allocator) -> Check:
+    """Let a model of the allocator do the same: its rounding and splitting must be the device's."""
+    for key, nbytes in enumerate(BLOCKS):
+        model.take(key, nbytes)
+    for key in range(0, len(BLOCKS), 2):
+        model.give(key)
+    for key, nbytes in enumerate(SPLITS, start=len(BLOCKS)):
+        model.take(key, nbytes)
+    grown = window.peak_bytes - window.before_bytes
+    return _bytes(
+        "bytes handed out, of known blocks",
+        grown - model.peak_bytes,
+        f"off a peak of {model.peak_bytes:,} B, rounding and splitting as torch does",
+    )
 
 
 def counters(device: Device) -> Iterator[Check]:
