@@ -6,6 +6,7 @@ Every question is asked in a process of its own, so that one that breaks takes n
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, Self, get_args
 
 import psutil
@@ -35,8 +36,8 @@ class Question:
 QUESTIONS: Final = (
     *(
         Question(
-            about=f"the device starts in a measuring process, malloc as for {kind!r}",
-            ask=device_memory.starts,
+            about=f"the device starts, in a process of the kind {kind}",
+            ask=partial(device_memory.starts, kind),
             malloc=kind,
         )
         for kind in get_args(MallocProfile)

@@ -10,6 +10,7 @@ from ..experiment.matrix import Cell
 from ..records.allocations import Change
 from ..records.selfcheck import Check
 from ..runner.attempts import refusal
+from ..runner.fork_server import MallocProfile
 from ..workloads.arms import build, make_arm, steps
 from ..workloads.models import MODELS
 
@@ -169,12 +170,17 @@ def _bytes(name: str, off: int, detail: str) -> Check:
     return Check(name, float(off), "bytes", detail, "0 B", off == 0)
 
 
-def starts(device: Device) -> Iterator[Check]:
+def starts(kind: MallocProfile, device: Device) -> Iterator[Check]:
     """Send numbers to the device and back: a process that may not use it says so here."""
     sent = torch.arange(1000.0)
     same = bool(torch.equal(sent.to(device.place).cpu(), sent))
     yield Check(
-        "the device starts", int(same), "of 1", "1,000 numbers went and came back", "1", same
+        f"the device starts, in a process of the kind {kind}",
+        int(same),
+        "of 1",
+        "1,000 numbers went and came back",
+        "1",
+        same,
     )
 
 
