@@ -4,6 +4,7 @@ import os
 import random
 import sys
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -19,9 +20,9 @@ from gradbench.experiment.matrix import GRAD_MODES, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.records.allocations import Phase, Tag
 from gradbench.records.measurements import Breakdown, Measurement, Skipped
-from gradbench.runner import cuda_clocks, memory_pass, time_pass
+from gradbench.runner import cuda_clocks, memory_pass, time_pass, visits
 from gradbench.runner.bench import Bench
-from gradbench.runner.interleave import Warmth, timed_rounds
+from gradbench.runner.interleave import Interleaving, Warmth
 from gradbench.runner.meters import METERS, StepTime, allocator_figures
 from gradbench.workloads.models import MODELS
 
@@ -862,7 +863,7 @@ def test_looks_are_rare_and_outside_every_timed_window(driver):
     clock, log = FakeClock(), driver.log
     sides = [FakeArm(name, clock, lambda _: 750_000, log) for name in "ab"]
     sampler = nvml.Sampler(nvml.Gpu(driver, "handle"), clock)
-    timed_rounds(
+    rounds = Interleaving(
         sides,
         StepTime(lambda: log.append("synchronize"), clock),
         plan=Plan(budget_s=10.0, min_rounds=100, max_rounds=100),
@@ -870,6 +871,7 @@ def test_looks_are_rare_and_outside_every_timed_window(driver):
         warmth=Warmth([750_000] * 2, 6, steady=True),
         between=sampler.sample,
     )
+    assert len(list(rounds)) == 100
     assert log.count("nvml") == 6
     before = [log[i - 1] for i, entry in enumerate(log) if entry == "nvml" and i]
     assert {entry.split()[0] for entry in before} == {"leave"}
@@ -885,18 +887,18 @@ def test_a_block_on_a_split_device_has_one_outcome_for_each_cell_and_meter(
     device = SplitDevice(gpu, held, watch=watch, flush=lambda: flushed.append(1))
     monkeypatch.setattr(time_pass, "settle", lambda _: device)
     monkeypatch.setattr(cuda_clocks, "BUDGET_S", 0.01)
-    plain = time_pass.make_arm
+    plain = visits.try_to_arm
 
-    def make_arm(cell, subject):
-        arm = plain(cell, subject)
+    def with_a_kernel(*given):
+        arm = plain(*given)
 
         def step():
             arm.step()
             gpu.launch("kernel", 3000)
 
-        return time_pass.CellArm(arm.cell, step, arm.mode, arm.workload)
+        return replace(arm, step=step)
 
-    monkeypatch.setattr(time_pass, "make_arm", make_arm)
+    monkeypatch.setattr(visits, "try_to_arm", with_a_kernel)
     cells = list(Matrix(models=["mlp_tiny"], workloads=["training"], batch_sizes=[2], l2=[l2]))
     wanted = [meter.name for meter in METERS.values() if meter.read_in == "time"]
     plan = Plan(budget_s=0.02, warmup_s=0.001)
