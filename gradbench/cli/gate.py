@@ -171,12 +171,13 @@ def _rules(path: Path | None, asked: dict[str, Any], runs: "Sequence[Run]") -> r
 
 
 def _save(names: Sequence[str], path: Path, results: Path) -> None:
-    from ..store.baseline import exact_records
+    from ..store.baseline import check_place, exact_records
     from ..store.jsonl import write
 
     runs = _load(names, results)
     if len(runs) != 1:
         raise Impossible(f"--save-baseline takes one run, and {', '.join(names)} is {len(runs)}")
+    check_place(path)
     out.print(escape(str(write(exact_records(runs[0]), path))))
 
 

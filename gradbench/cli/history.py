@@ -145,6 +145,8 @@ def pack(
     out.print(
         f"{packed.runs} runs, {packed.rows} rows added; {packed.before} runs were there before"
     )
+    if not packed.runs and not packed.before:
+        raise typer.Exit(ExitStatus.NOTHING_MEASURED)
 
 
 def commit_address(given: str | None) -> str:
@@ -163,7 +165,7 @@ def commit_address(given: str | None) -> str:
 def _runs(sources: Sequence[Path], warnings: list[str]) -> Iterator["Run"]:
     """Yield the sealed runs of folders and files, one at a time; say of the others why not."""
     from ..history.sqlite_index import run_files
-    from ..store.jsonl import PART, BrokenSeal, load, set_aside
+    from ..store.jsonl import PART, load
 
     for source in sources:
         if not source.exists():
@@ -174,8 +176,6 @@ def _runs(sources: Sequence[Path], warnings: list[str]) -> Iterator["Run"]:
                 continue
             try:
                 yield load(path)
-            except BrokenSeal as error:
-                warnings.append(f"{error}; {set_aside(path)}")
             except StoreError as error:
                 warnings.append(str(error))
 

@@ -102,14 +102,22 @@ def report(
 
 
 @app.command()
-def runs(*, results: Results = Path("results")) -> None:
+def runs(
+    *,
+    results: Results = Path("results"),
+    quarantine: Annotated[
+        bool,
+        typer.Option("--quarantine", help="Move runs that are not what was sealed to quarantine/."),
+    ] = False,
+) -> None:
     """List the runs in results/, and what is wrong with any."""
     with one_line_errors():
         from ..store.jsonl import Store, being_written
 
         store = Store(results)
+        moved = store.set_broken_aside() if quarantine else []
         loaded, warnings = store.load_all()
-        if not loaded and not warnings:
+        if not loaded and not warnings and not moved:
             err.print(f"no runs in {escape(repr(str(results)))}")
         where = "" if results == Path("results") else f" --results {shlex.quote(str(results))}"
         for one in loaded:
@@ -121,5 +129,5 @@ def runs(*, results: Results = Path("results")) -> None:
             else:
                 state = f"cut short: gradbench run --resume {one.name}{where}"
             out.print(f"{one.name}  {total - len(one.unfinished())} of {total} blocks  {state}")
-        for complaint in warnings:
+        for complaint in [*moved, *warnings]:
             err.print(f"[yellow]{escape(complaint)}[/yellow]")

@@ -16,7 +16,6 @@ import pandas as pd
 from ..errors import GradbenchError, StoreError
 from ..experiment.matrix import AXES
 from ..records.run import Run
-from ..store.jsonl import QUARANTINE
 from . import figures
 from .sqlite_index import COLUMNS, Figures
 
@@ -80,8 +79,8 @@ def pack(runs: Iterable[Run], destination: str, *, rounds: bool = True) -> Packe
 def read(source: str) -> Figures:
     """Return the figures of a dataset that `pack` wrote, in a folder or at a URL.
 
-    A file that cannot be read, or not by this gradbench, is named and left out; in a folder of
-    this machine a damaged one is moved to ``quarantine/``. A run that two files have counts once.
+    A file that cannot be read, or not by this gradbench, is named, left out and left alone. A run
+    that two files have counts once.
     Raise `NeedsPyarrow`, or `StoreError` where there is no dataset.
     """
     pa, pq = _pyarrow()
@@ -104,7 +103,10 @@ def read(source: str) -> Figures:
             continue
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             first_line = (str(error).splitlines() or ["unreadable"])[0]
-            warnings.append(f"{place.say(name)}: {first_line}; {place.set_aside(name)}")
+            warnings.append(
+                f"{place.say(name)}: {first_line}; it is left out (gradbench pack of the same "
+                "runs writes a damaged file anew)"
+            )
             continue
         twice = sorted(file_origins.keys() & origins.keys())
         if twice:
@@ -182,18 +184,6 @@ class _Dataset:
                 "what was packed before is whole, pack again for the rest"
             ) from error
 
-    def set_aside(self, name: str) -> str:
-        """Move a damaged file out of the dataset, where this machine can; say where it is."""
-        if self._local is None:
-            return "left where it is"
-        target = self._local / QUARANTINE / (Path(name).name + ".damaged")
-        try:
-            target.parent.mkdir(exist_ok=True)
-            (self._local / name).rename(target)
-        except OSError as error:
-            return f"left where it is ({error.strerror})"
-        return f"moved to {str(target)!r}"
-
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keep a second packer of this machine out, which would pack the same runs."""
@@ -203,7 +193,7 @@ class _Dataset:
             return
         try:
             self._local.mkdir(parents=True, exist_ok=True)
-            lock = (self._local / ".lock").open("w")
+            lock = (self._local / ".lock").open("a")  # a file of that name keeps what it has
         except OSError as error:
             raise StoreError(f"cannot write in {self._where!r}: {error.strerror}") from error
         with lock:

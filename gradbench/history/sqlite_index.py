@@ -15,7 +15,7 @@ import pandas as pd
 from ..errors import StoreError
 from ..experiment.matrix import AXES
 from ..records.run import Run
-from ..store.jsonl import PART, QUARANTINE, SEALED, BrokenSeal, load, set_aside
+from ..store.jsonl import PART, QUARANTINE, SEALED, load, opens_like_a_run, read_content
 from . import figures
 
 FILE: Final = ".index.sqlite3"
@@ -53,7 +53,7 @@ class Index:
     The run files are the truth: what the index says of one is believed while its size and time
     are those it was read at, else its hash decides. An index that SQLite cannot read, or of another
     version, or made when there were other axes, is thrown away. Where the folder cannot be
-    written, it is made in memory.
+    written, or holds no run and so is not ours, it is made in memory.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,6 +64,8 @@ class Index:
 
     def read(self) -> Figures:
         """Bring the index up to date and return all its figures."""
+        if self._is_no_place_for_it():
+            return self._read(":memory:")
         try:
             return self._read(str(self.path))
         except sqlite3.OperationalError as error:
@@ -72,6 +74,12 @@ class Index:
             return self._read(":memory:")  # locked for long, or in a folder that is not ours
         except (sqlite3.DatabaseError, ValueError, _Outdated):  # or JSON that is none
             return self._anew()
+
+    def _is_no_place_for_it(self) -> bool:
+        """Return whether its place is another's: a link, or a folder without any run."""
+        if self.path.exists() or self.path.is_symlink():
+            return self.path.is_symlink() or not self.path.is_file()
+        return not any(map(opens_like_a_run, run_files(self.folder)))
 
     def _anew(self) -> Figures:
         try:
@@ -102,7 +110,7 @@ class Index:
                 stat = path.stat()
                 stamp = (stat.st_size, stat.st_mtime_ns, time.time_ns())
                 if name not in known or not _same(stamp, known[name]):
-                    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                    digest = hashlib.sha256(read_content(path)).hexdigest()
                     if name not in known or digest != known[name][3]:
                         _forget(connection, name)
                         _add(connection, load(path), name, digest)
@@ -111,8 +119,6 @@ class Index:
                         (*stamp, name),
                     )
                 known.pop(name, None)
-            except BrokenSeal as error:
-                warnings.append(f"{error}; {set_aside(path)}")
             except UnicodeEncodeError:
                 warnings.append(f"{name!a} is no name in UTF-8: rename it")
             except (StoreError, OSError) as error:

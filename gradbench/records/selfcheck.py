@@ -69,6 +69,8 @@ def path(folder: Path, device: str = CPU) -> Path:
 def load(file: Path) -> SelfCheck | None:
     """Return the checks and the environment of a saved self-check, or None where there is none."""
     try:
+        if not file.is_file():  # opening a FIFO would wait for its writer
+            return None
         content = json.loads(file.read_text("utf-8"))
         return [Check(**row) for row in content["checks"]], content["facts"]
     except (OSError, ValueError, KeyError, TypeError):

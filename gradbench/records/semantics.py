@@ -142,6 +142,8 @@ def save(behaviour: Behaviour, path: Path) -> None:
 def load(path: Path) -> Behaviour | None:
     """Return what was saved, or None where there is nothing that can be read."""
     try:
+        if not path.is_file():  # opening a FIFO would wait for its writer
+            return None
         return from_json(path.read_text("utf-8"))
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None

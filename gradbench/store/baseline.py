@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
 from ..errors import StoreError
 from ..records.measurements import (
@@ -15,6 +17,25 @@ from ..records.measurements import (
 )
 from ..records.run import Run
 from .comparability import kept_for_exact
+from .jsonl import BrokenSeal, load
+
+COMMAND: Final = ("gradbench", "gate")
+"""What a baseline's header says that it was made by."""
+
+
+def check_place(path: Path) -> None:
+    """Raise `StoreError` where a run lies that a baseline would take the place of."""
+    if not path.exists():
+        return
+    try:
+        there = load(path)
+    except BrokenSeal:  # of no use to anybody
+        return
+    if there.header.command != COMMAND:
+        raise StoreError(
+            f"{str(path)!r} is a run, not a baseline, and would lose its times: "
+            "choose another name for the baseline"
+        )
 
 
 def exact_records(run: Run) -> Iterator[Record]:
@@ -33,7 +54,7 @@ def exact_records(run: Run) -> Iterator[Record]:
         match record:
             case Started():
                 asked = tuple(meter for meter in record.meters if meter in meters)
-                yield replace(record, meters=asked, command=("gradbench", "gate"))
+                yield replace(record, meters=asked, command=COMMAND)
             case Environment(facts=facts):
                 yield Environment(facts=kept_for_exact(facts, devices))
             case Measurement() | Skipped() if record.meter in meters:

@@ -3,18 +3,25 @@
 A run is written to ``NAME.jsonl.part``, a line a record, flushed as they come. When it has come
 to its end, a last line with the count and hash of what stands above is added and the file is
 renamed to ``NAME.jsonl``. Names sort by time.
+
+A suffix does not make a file a run: its first bytes do. Of any other file nothing more is read,
+and nothing is moved. Line ends may have become CRLF on the way, by git's autocrlf: count and hash
+are of the lines as they were written, and no record contains either byte.
 """
 
 import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -38,6 +45,9 @@ SCHEMA: Final = 1
 SEALED: Final = ".jsonl"
 PART: Final = ".jsonl.part"
 QUARANTINE: Final = "quarantine"
+
+_OPENING: Final = re.compile(rb'\s*\{\s*"kind"\s*:\s*"started"\s*[,}]')
+_OPENING_BYTES: Final = 256
 
 _KINDS: Final[Mapping[str, type[Record]]] = {
     "started": Started,
@@ -63,7 +73,7 @@ class Writer:
     @property
     def name(self) -> str:
         """The run's name."""
-        return self.path.name.removesuffix(PART)
+        return _stem(self.path)
 
     def write(self, record: Record) -> None:
         """Append one record and hand it to the operating system; raise `StoreError` if it cannot.
@@ -176,39 +186,44 @@ class Store:
 
     def find(self, name: str) -> Path:
         """Return the file of a run given by path, by name or by its beginning, or ``latest``."""
+        if not name.strip():
+            raise StoreError(f"{name!r} names no run: give its name, its beginning or latest")
         path = Path(name)
         if path.is_file():
             return path
         if path.parent != Path():
-            raise StoreError(f"no run in {name!r}: there is no such file")
-        names = {path.name.removesuffix(PART).removesuffix(SEALED): path for path in self._files()}
-        if name == "latest" and names:
-            return names[max(names)]
-        wanted = path.name.removesuffix(PART).removesuffix(SEALED)
-        close = [path for path in sorted(names) if path.startswith(wanted)]
-        if wanted in names:
-            return names[wanted]
+            there = "it is no regular file" if path.exists() else "there is no such file"
+            raise StoreError(f"no run in {name!r}: {there}")
+        files = {_stem(path): path for path in self._files()}
+        wanted = _stem(path)
+        if wanted in files:
+            return files[wanted]
+        runs = [stem for stem in sorted(files) if opens_like_a_run(files[stem])]
+        if name == "latest" and runs:
+            return files[runs[-1]]
+        close = [stem for stem in runs if stem.startswith(wanted)]
         if len(close) == 1:
-            return names[close[0]]
+            return files[close[0]]
         if close:
             raise StoreError(f"{name!r} fits several runs: {', '.join(close)}")
-        there = ", ".join(sorted(names)[-5:]) or "none"
-        raise StoreError(f"no run {name!r} in {str(self.folder)!r}; the latest there: {there}")
+        raise StoreError(
+            f"no run {name!r} in {str(self.folder)!r}; "
+            f"the latest there: {', '.join(runs[-5:]) or 'none'}"
+        )
 
     def load_all(self) -> tuple[list[Run], list[str]]:
-        """Return the readable runs by time, and in words what is wrong with the others.
-
-        A sealed file that does not match its seal is moved to ``quarantine/``, never deleted.
-        """
+        """Return the readable runs by time, and in words what is wrong with the other files."""
         runs, warnings = [], []
         for path in self._files():
             try:
                 runs.append(load(path))
-            except BrokenSeal as error:
-                warnings.append(f"{error}; {set_aside(path)}")
             except StoreError as error:
                 warnings.append(str(error))
         return runs, warnings
+
+    def set_broken_aside(self) -> list[str]:
+        """Move the runs that are not what was sealed to ``quarantine/``; say where each is now."""
+        return [f"{path.name}: {_set_aside(path)}" for path in self._files() if _is_broken(path)]
 
     def _files(self) -> Iterator[Path]:
         return (
@@ -221,27 +236,78 @@ class Store:
 class BrokenSeal(StoreError):
     """A sealed file that is not what was sealed."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{str(path)!r} is not what was sealed, its count or hash is wrong: quarantined, no "
+            "figure of it is used (gradbench runs --quarantine moves such files away)"
+        )
+
+
+class NoRun(StoreError):
+    """Something that is no run, whatever its name: not ours to touch."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{str(path)!r} is no run of gradbench: {why}; it is left alone")
+
 
 def load(path: Path) -> Run:
     """Read one run.
 
     Of a part file, everything before the first unreadable line is returned, and what was dropped
-    is said. Raise `BrokenSeal` for a sealed file that was changed or cut, `StoreError` for one
-    that cannot be read or was written by a newer gradbench.
+    is said. Raise `NoRun` for what does not open like a run, `BrokenSeal` for a sealed file that
+    was changed or cut, `StoreError` for one that cannot be read or was written by a newer
+    gradbench.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    name = path.name.removesuffix(PART).removesuffix(SEALED)
+    content = read_content(path)
     if path.name.endswith(PART):
         records, dropped = _read_part(content, path)
         sealed = False
     else:
         records, dropped, sealed = _read_sealed(content, path), "", True
     if not records or not isinstance(records[0], Started):
-        raise StoreError(f"{str(path)!r} holds no run: its first line is missing or unreadable")
-    return Run(name, tuple(records), sealed, dropped)
+        raise StoreError(f"{str(path)!r} holds no run: its first line is cut or damaged")
+    return Run(_stem(path), tuple(records), sealed, dropped)
+
+
+def read_content(path: Path) -> bytes:
+    """Return the bytes of a run's file, with the line ends that they were written with.
+
+    Raise `NoRun` where its first bytes are none of a run's, of which no more is then read, and
+    `StoreError` where it cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for its writer
+            raise NoRun(path, "it is no regular file")
+        with path.open("rb") as file:
+            opening = file.read(_OPENING_BYTES)
+            if not _OPENING.match(opening):
+                raise NoRun(path, "it does not open like one")
+            return (opening + file.read()).replace(b"\r\n", b"\n")
+    except OSError as error:
+        raise StoreError(f"cannot read {str(path)!r}: {error.strerror}") from error
+
+
+def opens_like_a_run(path: Path) -> bool:
+    """Return whether a file's first bytes are a run's; what cannot be read is left to `load`."""
+    try:
+        with path.open("rb") as file:
+            return _OPENING.match(file.read(_OPENING_BYTES)) is not None
+    except OSError:
+        return True
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(PART).removesuffix(SEALED)
+
+
+def _is_broken(path: Path) -> bool:
+    try:
+        load(path)
+    except BrokenSeal:
+        return True
+    except StoreError:
+        return False
+    return False
 
 
 def _read_sealed(content: bytes, path: Path) -> list[Record]:
@@ -257,7 +323,7 @@ def _read_sealed(content: bytes, path: Path) -> list[Record]:
     except (ValueError, KeyError, TypeError):
         intact = False
     if not intact:
-        raise BrokenSeal(f"{str(path)!r} is not what was sealed: its count or hash is wrong")
+        raise BrokenSeal(path)
     try:
         return [_record(json.loads(line), path) for line in body.splitlines()]
     except (ValueError, TypeError, KeyError) as error:
@@ -335,20 +401,26 @@ def _made(axes: tuple[tuple[str, Any], ...]) -> Cell:
 def write(records: Iterable[Record], path: Path) -> Path:
     """Write a complete run to a file of any name ending in ``.jsonl``; return it.
 
-    Raise `StoreError` where it cannot be written; what was there before is then untouched.
+    It may take a run's place, and that of nothing else. Raise `StoreError` where it cannot be
+    written; what was there before is then untouched.
     """
     if not path.name.endswith(SEALED):
         raise StoreError(f"{str(path)!r} is no name for a run: let it end in {SEALED}")
-    part = path.with_name(path.name.removesuffix(SEALED) + PART)
+    if path.exists() and not (path.is_file() and opens_like_a_run(path)):
+        raise StoreError(f"{str(path)!r} is there and is no run of gradbench: choose another name")
     records = list(records)  # whatever they come from may fail: better now than half written
+    draft = path.with_name(f".{secrets.token_hex(8)}{PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with Writer(part, part.open("w", encoding="utf-8", newline="\n")) as writer:
+        with Writer(draft, draft.open("x", encoding="utf-8", newline="\n")) as writer:
             for record in records:
                 writer.write(record)
-            return writer.seal()
+            return writer.seal().replace(path)
     except OSError as error:
         raise StoreError(f"cannot write {str(path)!r}: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path, option: str) -> None:
@@ -381,12 +453,27 @@ def _lock(file: IO[str], path: Path) -> None:
         raise StoreError(f"{path.name} is being written by another process") from error
 
 
-def set_aside(path: Path) -> str:
-    """Move a file that is not what was sealed to ``quarantine/``; say in words where it is now."""
-    target = path.parent / QUARANTINE / path.name
+def _set_aside(path: Path) -> str:
+    """Move a file to ``quarantine/``, over no other; say in words where it is now."""
+    if path.is_symlink():
+        return "left where it is (a link)"
+    folder = path.parent / QUARANTINE
     try:
-        target.parent.mkdir(exist_ok=True)
-        path.rename(target)
+        folder.mkdir(exist_ok=True)
+        target = _linked(path, folder)
+        path.unlink()
     except OSError as error:
         return f"left where it is ({error.strerror})"
     return f"moved to {str(target)!r}"
+
+
+def _linked(path: Path, folder: Path) -> Path:
+    """Link a file into a folder under the first name that is free; unlike a rename, over none."""
+    numbers = count(2)
+    target = folder / path.name
+    while True:
+        try:
+            target.hardlink_to(path)
+            return target
+        except FileExistsError:
+            target = folder / f"{path.name}.{next(numbers)}"

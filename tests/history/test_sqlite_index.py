@@ -25,7 +25,7 @@ from builders import (
 from gradbench.errors import StoreError
 from gradbench.history import series, sqlite_index
 from gradbench.history.sqlite_index import FILE, Index
-from gradbench.store.jsonl import QUARANTINE, Store
+from gradbench.store.jsonl import Store
 
 
 def age(folder):
@@ -104,16 +104,42 @@ def test_a_touched_file_is_hashed_and_not_read_again(folder, runs, monkeypatch):
     assert as_rows(Index(folder).read()) == as_rows(first)
 
 
-def test_a_damaged_file_is_set_aside_by_name_and_the_others_are_shown(folder, runs):
+def test_a_damaged_file_is_named_each_time_and_the_others_are_shown(folder, runs):
     path = folder / f"{runs[1].name}.jsonl"
-    path.write_bytes(path.read_bytes()[:-200])
+    content = path.read_bytes()[:-200]
+    path.write_bytes(content)
+    for _ in range(2):
+        figures = Index(folder).read()
+        (words,) = figures.warnings
+        assert path.name in words
+        assert "quarantined" in words
+        assert set(figures.origins) == {runs[0].name, runs[2].name}
+    assert path.read_bytes() == content
+
+
+def test_a_copy_with_other_line_ends_is_the_same_file(folder, runs):
+    path = folder / f"{runs[1].name}.jsonl"
+    (folder / "copy").mkdir()
+    (folder / "copy" / path.name).write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     figures = Index(folder).read()
-    (words,) = figures.warnings
-    assert path.name in words
-    assert QUARANTINE in words
-    assert (folder / QUARANTINE / path.name).is_file()
-    assert set(figures.origins) == {runs[0].name, runs[2].name}
-    assert Index(folder).read().warnings == []
+    assert figures.warnings == []
+    assert as_rows(figures) == as_rows(series.of(runs))
+
+
+def test_a_folder_without_runs_gets_no_index(tmp_path):
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    (words,) = Index(tmp_path).read().warnings
+    assert "is no run of gradbench" in words
+    assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
+
+
+def test_a_link_in_the_place_of_the_index_is_not_written_through(folder, runs):
+    elsewhere = folder.parent / "elsewhere.db"
+    elsewhere.write_bytes(b"")
+    (folder / FILE).symlink_to(elsewhere)
+    assert as_rows(Index(folder).read()) == as_rows(series.of(runs))
+    assert elsewhere.read_bytes() == b""
+    assert (folder / FILE).is_symlink()
 
 
 def newer(path, **fields):

@@ -27,7 +27,17 @@ from hypothesis import given, settings, strategies as st
 from gradbench.errors import StoreError
 from gradbench.experiment.matrix import by_block
 from gradbench.store import jsonl as store_module
-from gradbench.store.jsonl import PART, QUARANTINE, SCHEMA, SEALED, BrokenSeal, Store, load
+from gradbench.store.jsonl import (
+    PART,
+    QUARANTINE,
+    SCHEMA,
+    SEALED,
+    BrokenSeal,
+    NoRun,
+    Store,
+    load,
+    write as write_whole,
+)
 
 CELLS = [*block(), *block(workload="training", batch_size=2)]
 RECORDS = (
@@ -295,12 +305,15 @@ def test_a_part_file_cut_at_any_byte_loads_a_prefix_or_is_refused(data):
     path.write_bytes(content[:cut])
     whole = content[:cut].count(b"\n")
     if whole == 0:
-        with pytest.raises(StoreError, match="holds no run"):
+        with pytest.raises(StoreError, match=r"holds no run|is no run of gradbench"):
             load(path)
     else:
         run = load(path)
         assert run.records == RECORDS[:whole]
         assert bool(run.dropped) == (not content[:cut].endswith(b"\n"))
+
+
+OPENING = len(b'{"kind":"started",')
 
 
 @settings(max_examples=150, deadline=None)
@@ -310,7 +323,8 @@ def test_a_sealed_file_cut_at_any_byte_is_a_broken_seal(data):
     cut = data.draw(cut_points(content).filter(lambda at: at < len(content) - 1))
     path = scratch() / f"cut{SEALED}"
     path.write_bytes(content[:cut])
-    with pytest.raises(BrokenSeal, match="not what was sealed"):
+    refusal = NoRun if cut < OPENING else BrokenSeal
+    with pytest.raises(refusal, match=r"not what was sealed|is no run of gradbench"):
         load(path)
 
 
@@ -324,7 +338,7 @@ def test_a_changed_byte_breaks_the_seal_or_changes_no_record(data):
     path = scratch() / f"changed{SEALED}"
     path.write_bytes(changed)
     if at < content.rstrip(b"\n").rindex(b"\n"):
-        with pytest.raises(BrokenSeal):
+        with pytest.raises(NoRun if at < OPENING else BrokenSeal):
             load(path)
     else:  # in the seal itself, where a space may have become a tab
         with contextlib.suppress(BrokenSeal):
@@ -336,7 +350,7 @@ def test_a_line_taken_away_breaks_the_seal(store, lines):
     path = store.find(store.save(RECORDS).name)
     kept = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(kept[lines]))
-    with pytest.raises(BrokenSeal):
+    with pytest.raises(NoRun if lines.start else BrokenSeal):
         load(path)
 
 
@@ -349,31 +363,126 @@ def test_a_count_that_is_wrong_breaks_the_seal(store):
         load(path)
 
 
-def test_a_broken_seal_is_set_aside_by_name_and_the_other_runs_load(store):
-    first, broken, last = (store.save(RECORDS) for _ in range(3))
-    path = store.find(broken.name)
+def damaged(store):
+    """Save a run and change a byte in its middle; return its file."""
+    path = store.find(store.save(RECORDS).name)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    runs, warnings = store.load_all()
-    assert {run.name for run in runs} == {first.name, last.name}
-    (words,) = warnings
-    moved = store.folder / QUARANTINE / path.name
-    assert path.name in words
+    return path
+
+
+def test_a_broken_seal_is_named_and_left_and_the_other_runs_load(store):
+    first, path, last = store.save(RECORDS), damaged(store), store.save(RECORDS)
+    content = path.read_bytes()
+    for _ in range(2):
+        runs, (words,) = store.load_all()
+        assert {run.name for run in runs} == {first.name, last.name}
+        assert path.name in words
+        assert "quarantined" in words
+    assert path.read_bytes() == content
+    assert not (store.folder / QUARANTINE).exists()
+
+
+def test_on_request_a_broken_run_is_moved_over_no_other_file(store):
+    path = damaged(store)
+    content = path.read_bytes()
+    taken = store.folder / QUARANTINE / path.name
+    taken.parent.mkdir()
+    taken.write_text("of somebody")
+    (words,) = store.set_broken_aside()
+    moved = taken.with_name(f"{path.name}.2")
     assert str(moved) in words
-    assert moved.read_bytes() == content
-    assert not path.exists()
-    assert store.load_all()[1] == []
+    assert (taken.read_text(), moved.read_bytes()) == ("of somebody", content)
+    assert store.load_all() == ([], [])
+
+
+def test_on_request_nothing_else_is_moved(store):
+    store.save(RECORDS)
+    part_file(store)
+    own = store.folder / "train.jsonl"
+    own.write_text('{"text": "a line of data"}\n')
+    linked = damaged(store).rename(store.folder.parent / "elsewhere")
+    (store.folder / "link.jsonl").symlink_to(linked)
+    before = sorted(store.folder.iterdir())
+    assert store.set_broken_aside() == ["link.jsonl: left where it is (a link)"]
+    assert sorted(store.folder.iterdir()) == before
 
 
 def test_a_broken_seal_that_cannot_be_moved_stays_and_is_reported(store):
-    path = store.find(store.save(RECORDS).name)
-    path.write_bytes(path.read_bytes()[:-9])
+    path = damaged(store)
     (store.folder / QUARANTINE).write_text("in the way")
-    runs, warnings = store.load_all()
-    assert not runs
-    assert "left where it is" in warnings[0]
+    (words,) = store.set_broken_aside()
+    assert "left where it is" in words
     assert path.exists()
+
+
+# --- line ends
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_run_with_the_line_ends_of_another_system_is_the_same_run(store, mixed):
+    whole = store.save(RECORDS)
+    path = store.find(whole.name)
+    lines = path.read_bytes().splitlines()
+    ends = [b"\n" if mixed and number % 2 else b"\r\n" for number in range(len(lines))]
+    path.write_bytes(b"".join(line + end for line, end in zip(lines, ends, strict=True)))
+    assert load(path) == whole
+
+
+def test_a_part_file_with_such_line_ends_is_resumed(store):
+    path = part_file(store)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load(path).records == RECORDS
+    assert not load(path).dropped
+    writer, cut = store.resume(path.name.removesuffix(PART))
+    with writer:
+        assert cut.records == RECORDS
+        assert b"\r" not in path.read_bytes()
+
+
+def test_no_line_end_is_in_a_record_as_it_is_written(store):
+    texts = [environment(note="a\r\nb\rc\nd")]
+    run = store.save([RECORDS[0], *texts])
+    assert b"\r" not in store.find(run.name).read_bytes()
+    assert run.records[1] == texts[0]
+
+
+def test_a_changed_byte_is_noticed_whatever_the_line_ends(store):
+    path = damaged(store)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(BrokenSeal):
+        load(path)
+
+
+# --- files of others
+
+
+def test_latest_and_beginnings_are_of_runs_alone(store):
+    run = store.save(RECORDS)
+    (store.folder / "train.jsonl").write_text("{}\n")
+    (store.folder / f"29990101T000000Z-0000{PART}").write_bytes(b"")
+    assert store.find("latest") == store.folder / f"{run.name}{SEALED}"
+    with pytest.raises(StoreError, match=f"no run 'tr'.*the latest there: {run.name}$"):
+        store.find("tr")
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_no_beginning_of_every_name(store, name):
+    store.save(RECORDS)
+    with pytest.raises(StoreError, match="names no run"):
+        store.find(name)
+
+
+def test_a_complete_run_is_written_over_a_run_and_over_nothing_else(tmp_path):
+    own, run = tmp_path / "train.jsonl", tmp_path / "baseline.jsonl"
+    own.write_text("{}\n")
+    with pytest.raises(StoreError, match="is no run of gradbench: choose another name"):
+        write_whole(RECORDS, own)
+    assert own.read_text() == "{}\n"
+    write_whole(RECORDS[:1], run)
+    assert load(write_whole(RECORDS, run)).records == RECORDS
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["baseline.jsonl", "train.jsonl"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"{}\n", b'{"kind":"ended"', b"words\n"])
@@ -382,7 +491,7 @@ def test_a_part_file_without_a_first_record_holds_no_run(store, content):
     (store.folder / f"20260101T000000Z-0000{PART}").write_bytes(content)
     runs, warnings = store.load_all()
     assert [run.name for run in runs] == [whole.name]
-    assert "holds no run" in warnings[0]
+    assert "is no run of gradbench" in warnings[0]
 
 
 # --- files of other versions
