@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..errors import GradbenchError, UnknownName
+from ..errors import GradbenchError, Impossible, UnknownName
 from ..exit_status import ExitStatus
 from ..experiment.matrix import GRAD_MODES
 from ..experiment.toml_config import locate
@@ -61,6 +61,14 @@ def check_reference(name: str) -> None:
         raise UnknownName("grad_mode", name, GRAD_MODES)
 
 
-def split(values: Sequence[str] | None) -> list[str]:
-    """Return the values of an option that may be given several times, or once with commas."""
-    return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
+def split(values: Sequence[str] | None, option: str) -> list[str]:
+    """Return the values of an option that may be given several times, or once with commas.
+
+    Raise `Impossible` for an empty one, as a shell's unset variable leaves it: it would stand for
+    all values.
+    """
+    parts = [(value, part.strip()) for value in values or () for part in value.split(",")]
+    for value, part in parts:
+        if not part:
+            raise Impossible(f"{option} {value!r} has an empty value: name one, or leave it out")
+    return [part for _, part in parts]

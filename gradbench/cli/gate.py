@@ -137,6 +137,8 @@ def _load(names: Iterable[str], results: Path) -> "list[Run]":
 
     store, loaded = Store(results), {}
     for name in names:
+        if not name.strip():  # as a path it would be the current folder
+            raise StoreError(f"{name!r} names no run: give its name, a file, a folder or a glob")
         if Path(name).is_dir():
             paths = sorted(Path(name).glob(f"*{SEALED}"))
         elif glob.has_magic(name) and not Path(name).exists():

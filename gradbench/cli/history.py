@@ -81,10 +81,10 @@ def history(
         from ..history import commit_links, series as past
 
         chosen = past.Chosen(
-            models=tuple(split(model)),
+            models=tuple(split(model, "--model")),
             workloads=_known("workload", workload),
             grad_modes=_known("grad_mode", grad_mode),
-            meters=tuple(split(meter)),
+            meters=tuple(split(meter, "--meter")),
             renamed=past.parse_renamed(renamed or ()),
         )
         url = commit_address(commit_url)
@@ -182,7 +182,7 @@ def _runs(sources: Sequence[Path], warnings: list[str]) -> Iterator["Run"]:
 
 def _known(axis: str, given: Sequence[str] | None) -> tuple[str, ...]:
     """Return the values of an option that narrows an axis; raise `UnknownName` for another."""
-    values = tuple(split(given))
+    values = tuple(split(given, AXES[axis].option))
     for value in values:
         AXES[axis].check(value)
     return values

@@ -91,7 +91,9 @@ def run(
         recording = _begin(request, given, meter, shard, results=results, reports=reports)
     else:
         options = [f"--{name.removesuffix('_s')}" for name in given]
-        options += [f"--{name}" for name, value in (("meter", meter), ("shard", shard)) if value]
+        options += [
+            f"--{name}" for name, value in (("meter", meter), ("shard", shard)) if value is not None
+        ]
         recording = _go_on(resume, [*request.given, *options], results=results)
     try:
         with progress(len(recording.header.cells)) as listener, recording:
@@ -126,9 +128,9 @@ def _begin(
     from ..store.jsonl import Store
 
     cells, chosen, models, inputs = request.cells(plan)
-    meters = split(meter) or list(preflight.DEFAULT_METERS)
+    meters = split(meter, "--meter") or list(preflight.DEFAULT_METERS)
     preflight.check(cells, models, meters)
-    cells = shards.parse(shard).take(cells) if shard else cells
+    cells = shards.parse(shard).take(cells) if shard is not None else cells
     check_writable(reports, "--reports")
     header = started(
         cells,

@@ -27,7 +27,7 @@ class Request:
         self.config: Path | None = options["config"]
         self._preset: str = options["preset"]
         self._input: str | None = options["input"]
-        self._selections = {axis: split(options[axis]) for axis in AXES}
+        self._selections = {axis: split(options[axis], row.option) for axis, row in AXES.items()}
         options_given = {"--config": self.config, "--input": self._input} | {
             AXES[axis].option: values for axis, values in self._selections.items()
         }
@@ -105,9 +105,8 @@ def takes_request(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def wrapper(**options: Any) -> None:
         shared = {name: options.pop(name) for name in names}
-        request = Request(shared)
-        with one_line_errors(request.config):
-            command(request, **options)
+        with one_line_errors(shared["config"]):
+            command(Request(shared), **options)
 
     parameters = Request.parameters()
     names = [parameter.name for parameter in parameters]

@@ -39,7 +39,7 @@ class Axis:
         elif self.values:
             if value not in self.values:
                 raise UnknownName(self.name, str(value), self.values)
-        elif not isinstance(value, str):
+        elif not isinstance(value, str) or not value.strip():
             raise Impossible(f"{self.name} must be a name, not {value!r}")
 
 

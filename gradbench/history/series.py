@@ -164,6 +164,8 @@ def history(
 
 
 def _source(source: str) -> Figures:
+    if not source.strip():  # as a path it would be the current folder
+        raise StoreError(f"{source!r} names no runs: give a folder, a file or a pack")
     if parquet.is_pack(source):
         return parquet.read(source)
     path = Path(source)

@@ -120,7 +120,7 @@ def pytest_collection_modifyitems(
         raise config.stash[_REFUSAL]
     _mark(items)
     yield
-    if text := config.getoption("gradbench_shard"):
+    if (text := config.getoption("gradbench_shard")) is not None:
         _keep_shard(config, items, text)
 
 

@@ -260,9 +260,42 @@ def test_a_model_of_ones_own_that_cannot_be_had_costs_one_line(options, words, g
     assert [word for word in words if word not in line] == []
 
 
+@pytest.mark.parametrize("text", ["", " ", ",", "mlp_tiny,", ",,1"])
+@pytest.mark.parametrize("option", [axis.option for axis in AXES.values()])
+@pytest.mark.parametrize("command", ["list", "run", "ci"])
+@pytest.mark.usefixtures("nothing_is_measured")
+def test_an_empty_value_does_not_stand_for_all_values(command, option, text, gradbench):
+    line = complaint(gradbench(command, option, text))
+    assert f"{option} {text!r} has an empty value: name one, or leave it out" in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--meter", ""],
+        ["run", "--shard", ""],
+        ["run", "--resume", ""],
+        ["history", ""],
+        ["history", "--meter", ","],
+        ["history", "--model", ""],
+        ["history", "--workload", " "],
+        ["history", "--renamed", ""],
+        ["show", ""],
+        ["report", " "],
+        ["gate", "--baseline", "latest", ""],
+        ["gate", "latest", "--baseline", ""],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.usefixtures("nothing_is_measured", "stored")
+def test_an_empty_argument_is_refused(arguments, gradbench):
+    assert repr(arguments[-1]) in complaint(gradbench(*arguments))
+
+
 @pytest.mark.parametrize(
     ("text", "where", "words"),
     [
+        ('models = [""]', "line 2, models: ", "must be a name, not ''"),
         ('models = ["mlp_tiny"]\nbatch_size = [2]', "line 3, batch_size: ", "'batch_sizes'"),
         ('models = ["mlp_tny"]', "line 2, models: ", "did you mean 'mlp_tiny'?"),
         ('models = ["mlp_tiny"]\ndevices = ["cdua"]', "line 3, devices: ", "'cuda'"),

@@ -567,6 +567,7 @@ def usage_error(result: pytest.RunResult) -> str:
         (["--gradbench-budget=0"], "budget_s must be above 0"),
         (["--gradbench-config=nowhere.toml"], "nowhere.toml: No such file"),
         (["--gradbench-shard=3/2"], "shard '3/2' is not like 2/3"),
+        (["--gradbench-shard="], "shard '' is not like 2/3"),
         (["--gradbench-preset=tiny", "--gradbench-shard=1/99"], "a block is measured in one piece"),
         (
             ["--gradbench-config=typo.toml"],
