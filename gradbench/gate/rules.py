@@ -39,11 +39,13 @@ class Rule:
 
 EXACT: Final = Rule()
 COARSE: Final = Rule(tolerance_bytes=2 << 20)  # bytes that repeat within some 0.4 MiB
+SEGMENTED: Final = Rule(tolerance_bytes=20 << 20)  # a caching allocator's segments: 2 or 20 MiB
 TIMED: Final = Rule(tolerance=0.20, drift=0.05)
 RATIO: Final = Rule(tolerance=0.08, drift=0.02)
 DEFAULTS: Final[Mapping[str, Rule]] = {
     # equal arms differ by up to 0.3%, though each repeats: docs/measuring.md
     "instructions": Rule(tolerance=0.005),
+    **dict.fromkeys(("peak_reserved", "fragmentation", "device_process"), SEGMENTED),
     "latency_p90": replace(TIMED, judge=False),  # tails are the machine's own
     "latency_p99": replace(TIMED, judge=False),
 }
