@@ -103,6 +103,6 @@ def test_budgets_hold_the_device_that_a_test_works_on(tmp_path):
     lines = ended.stdout
     assert "PASSED test_budgets.py::test_without_one" in lines, lines
     assert "PASSED test_budgets.py::test_the_fixture" in lines
-    assert re.search(r"2,048 B\) saved for backward exceed the limit of 0 B", lines), lines
+    assert re.search(r"4,096 B\) saved for backward exceed the limit of 0 B", lines), lines
     assert "the call works on cuda:0" in lines
     assert "2 failed, 2 passed" in lines
