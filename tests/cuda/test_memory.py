@@ -39,7 +39,7 @@ CELLS = [
         optimizers=["adamw"],
     ),
 ]
-EXACT = [name for name, meter in METERS.items() if meter.read_in in ("memory", "process")]
+EXACT = [name for name, meter in METERS.items() if meter.unit == "bytes"]
 MIB = 2**20
 
 
