@@ -253,7 +253,7 @@ class Comparison:
         )
 
     def _asked(self, cell: Cell) -> dict[str, Any]:
-        default = Cell(model="", workload=cell.workload, grad_mode=cell.grad_mode).axes()
+        default = Cell(model=cell.model, workload=cell.workload, grad_mode=cell.grad_mode).axes()
         required = ("model", "workload", "grad_mode")
         axes = {k: v for k, v in cell.axes().items() if k in required or v != default[k]}
         return {
