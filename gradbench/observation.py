@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .lazy_results import check_done
 from .memory.called_modules import called_modules
 from .memory.leaves import tensors
 from .memory.saved_tensors import SavedTensors, users_line
@@ -95,8 +96,9 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
     parameter is without gradient where no path leads to it from what the call returned and no
     backward() inside the call reached it.
 
-    What the call raises is raised. The grad bit is put back as it was at entry, leaked or not; an
-    inference mode that leaked is held by whatever entered it, and is left.
+    What the call raises is raised, and `LazyResult` where it returned a generator, a coroutine or
+    another iterator: then its body has not run. The grad bit is put back as it was at entry, leaked
+    or not; an inference mode that leaked is held by whatever entered it, and is left.
 
     Operations are seen through a ``TorchFunctionMode``, so inside compiled code nothing is seen but
     what is saved and what is returned.
@@ -117,6 +119,7 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
         left = _state()
     finally:
         torch.set_grad_enabled(entry.grad)
+    check_done(outputs, call="the call")
     returned = list(tensors(outputs))
     given = {tensor.grad_fn for _, tensor in tensors((inputs, options))}
     built = any(tensor.grad_fn not in given for _, tensor in returned if tensor.grad_fn is not None)

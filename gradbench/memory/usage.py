@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from .. import devices
 from ..devices import Device, Ledger, Trace, Unreadable
 from ..errors import GradbenchError, WrongDevice
+from ..lazy_results import check_done
 from ..records.allocations import Change, Entry, Mark, PeakBreakdown, Tag, attribute_peak
 from . import leaks
 from .called_modules import called_modules
@@ -115,8 +116,9 @@ def memory_usage(
     allocate is not seen.
 
     Raise `DeviceUnavailable` without that device, `WrongDevice` where the call worked on another
-    than was named, `Unreadable` where this torch's allocator cannot be read, and whatever the
-    function raises.
+    than was named, `LazyResult` where it returned a generator, a coroutine or another iterator,
+    whose work has not run, `Unreadable` where this torch's allocator cannot be read, and whatever
+    the function raises.
     """
     known = dict(modules) if modules is not None else paths(*called_modules(function, args))
     return CallMeter(partial(function, *args), device=device, modules=known).usage(leaks_too)
@@ -193,6 +195,7 @@ class CallMeter:
 
     def _call(self) -> object:
         result = self._function()
+        check_done(result, call="the call")
         self._called = True
         return result
 

@@ -1,5 +1,7 @@
 """Base against candidate: the rule, live pairs of processes, the user's repository, callables."""
 
+import asyncio
+import gc
 import json
 import math
 import os
@@ -7,11 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
+from torch import nn
 from typer.testing import CliRunner
 
 import gradbench
@@ -21,6 +26,7 @@ from gradbench.comparison.versions import Effort
 from gradbench.errors import BadModel, GradbenchError, Impossible
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
+from gradbench.lazy_results import LazyResult
 from gradbench.stats import pair_rule
 from gradbench.stats.pair_rule import Pair
 from gradbench.stats.verdicts import Verdict
@@ -403,6 +409,181 @@ def test_of_two_callables_the_slower_is_found_and_equal_ones_are_the_same():
     assert "a call" in repr(slower)
     same = gradbench.compare(short, short, tolerance=0.2, budget_s=0.5)
     assert same.verdict is Verdict.SAME
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Stop the clock of comparisons; return a function that moves it on by seconds."""
+
+    class Clock:
+        now_ns = 0
+
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: Clock.now_ns)
+    monkeypatch.setattr(time, "perf_counter", lambda: Clock.now_ns / 1e9)
+
+    def nap(seconds):
+        Clock.now_ns += round(seconds * 1e9)
+
+    nap.elapsed_s = lambda: Clock.now_ns / 1e9
+    return nap
+
+
+@pytest.mark.parametrize("step_s", [1e-5, 1e-3, 0.02, 0.1, 0.5, 3.0])
+@pytest.mark.parametrize("budget_s", [0.5, 1.0, 20.0])
+def test_a_budget_is_kept_whatever_a_call_takes(clock, step_s, budget_s):
+    """But for one round beside the first calls, without which nothing is compared."""
+    found = gradbench.compare(lambda: clock(step_s), lambda: clock(2 * step_s), budget_s=budget_s)
+    round_s = 3 * step_s
+    assert clock.elapsed_s() <= max(budget_s, 2 * round_s) * 1.01
+    assert found.change.point == pytest.approx(2)
+    assert (found.verdict is Verdict.WORSE) == (found.change.rounds >= 6)
+
+
+def test_too_few_rounds_have_no_verdict_and_the_note_says_what_budget_would_do(clock):
+    slow, slower = partial(clock, 0.5), partial(clock, 1.0)
+    found = gradbench.compare(slow, slower, budget_s=4)
+    assert (found.verdict, found.change.rounds, found.stopped) == ("inconclusive", 1, "budget")
+    assert "6 rounds or more: with a budget_s of 12 there is time" in repr(found)
+    assert gradbench.compare(slow, slower, budget_s=12).verdict is Verdict.WORSE
+
+
+def _generator():
+    yield 1
+
+
+async def _coroutine():
+    pass
+
+
+async def _async_generator():
+    yield 1
+
+
+class _Object:
+    def __call__(self):
+        return _generator()
+
+
+class _Lazy(nn.Module):
+    def forward(self):
+        yield 1
+
+
+LAZY = {
+    "generator": _generator,
+    "partial": partial(_generator),
+    "lambda": lambda: _generator(),  # noqa: PLW0108 # that it is one is the point
+    "object": _Object(),
+    "module": _Lazy(),
+    "coroutine": _coroutine,
+    "async generator": _async_generator,
+    "map": lambda: map(abs, [1]),
+    "iterator": lambda: iter([1]),
+}
+
+
+@pytest.mark.parametrize("lazy", LAZY.values(), ids=LAZY)
+def test_a_function_that_returns_before_its_work_is_done_is_refused(lazy):
+    for pair in ((lazy, int), (int, lazy)):
+        side = "base" if pair[0] is lazy else "candidate"
+        with pytest.raises(LazyResult, match=rf"^{side} returned a \w+, and .* has not run: give"):
+            gradbench.compare(*pair)
+
+
+def test_what_the_refusal_proposes_is_compared(tmp_path):
+    gradbench.compare(lambda: list(_generator()), lambda: asyncio.run(_coroutine()), budget_s=0.05)
+    with (tmp_path / "file").open("w") as file:  # an iterator, but nothing in it waits
+        gradbench.compare(lambda: file, int, budget_s=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"budget_s": 0}, "budget_s must be above 0, not 0"),
+        ({"budget_s": -1.0}, "budget_s must be above 0"),
+        ({"budget_s": math.nan}, "budget_s must be above 0, not nan"),
+        ({"budget_s": "1"}, "budget_s must be a number, not '1'"),
+        ({"tolerance": -0.1}, "tolerance is a share from 0 up"),
+        ({"tolerance": math.nan}, "tolerance is a share from 0 up"),
+        ({"tolerance": math.inf}, "tolerance is a share from 0 up"),
+        ({"tolerance": "1%"}, "tolerance is a share from 0 up"),
+        ({"seed": None}, "seed must be a number"),
+        ({"device": "moon"}, "unknown device 'moon'"),
+        ({"base": 3}, "base must be a function to call, not int"),
+        ({"candidate": abs}, "candidate is called without arguments"),
+        ({"candidate": nn.Linear(1, 1)}, r"candidate is called without arguments .* lambda: cand"),
+        ({"base": lambda x: x}, "base is called without arguments"),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_refused_before_any_call(options, words):
+    def fails():
+        pytest.fail("it was called")
+
+    with pytest.raises(GradbenchError, match=words) as caught:
+        gradbench.compare(**{"base": fails, "candidate": fails, **options})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("switched", [False, True])
+def test_a_function_that_switches_grad_for_good_changes_the_other_s_turn_in_nothing(switched):
+    seen = []
+
+    def switches():
+        torch.set_grad_enabled(switched)
+
+    with torch.set_grad_enabled(not switched):
+        for pair in ((switches, "base"), (None, "candidate")):
+            look = lambda: seen.append(torch.is_grad_enabled())  # noqa: E731
+            sides = (switches, look) if pair[0] else (look, switches)
+            found = gradbench.compare(*sides, budget_s=0.05)
+            assert torch.is_grad_enabled() is not switched
+            assert found.notes[pair[1]] == f"grad {not switched} to {switched} (put back)"
+            assert f"{pair[1]}: grad" in repr(found)
+    assert set(seen) == {not switched}
+
+
+def test_a_function_that_leaves_inference_mode_on_is_refused():
+    entered = []
+
+    def leaves():
+        mode = torch.inference_mode()
+        mode.__enter__()
+        entered.append(mode)
+
+    try:
+        with pytest.raises(GradbenchError, match="candidate leaves inference mode switched"):
+            gradbench.compare(int, leaves)
+    finally:
+        for mode in reversed(entered):
+            mode.__exit__(None, None, None)
+
+
+def test_the_state_is_put_back_also_when_a_function_raises():
+    def fails():
+        torch.set_grad_enabled(False)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        gradbench.compare(int, fails)
+    assert torch.is_grad_enabled()
+    assert gc.isenabled()
+
+
+def test_what_a_function_prints_is_printed(capsys):
+    gradbench.compare(lambda: print("one"), lambda: print("two"), budget_s=0.05)  # noqa: T201
+    assert set(capsys.readouterr().out.split()) == {"one", "two"}
+
+
+def test_a_function_that_fails_late_is_not_hidden():
+    calls = []
+
+    def fails_later():
+        calls.append(None)
+        if len(calls) > 500:
+            raise RuntimeError("the 500th call fails")
+
+    with pytest.raises(RuntimeError, match="the 500th call fails"):
+        gradbench.compare(fails_later, int)
 
 
 def test_what_a_callable_raises_is_raised():
