@@ -1,9 +1,9 @@
 """``predict``: what a step will need, without its memory and without its device."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from ..analysis import format_units
 from ..errors import Impossible
+from ..exit_status import ExitStatus
 from ..experiment.matrix import Cell, by_block, unique
 from .app import Reference, app, check_reference, err, out, say
 from .request import Request, takes_request
@@ -70,11 +71,11 @@ def predict(
         fits = list(_fits(cells, models, predictors, budget, seed=plan.seed))
         measured = _confirmed(fits, models) if confirm else {}
         _print_fits(fits, measured, as_json=as_json, reference=reference)
-        return
+        _end(fit for _, fit in fits)
     outcomes = list(_predictions(cells, models, predictors, seed=plan.seed))
     if as_json:
         print(json.dumps([_row(cell, outcome) for cell, outcome in outcomes], indent=2))
-        return
+        _end(outcome for _, outcome in outcomes)
     from ..terminal import prediction_tables, run_tables
 
     console = Console(highlight=False, width=out.width if out.is_terminal else run_tables.WIDE)
@@ -85,6 +86,13 @@ def predict(
     if lines is not None:
         console.print(lines)
     _print_unknowns(list(predictions.values()))
+    _end(outcome for _, outcome in outcomes)
+
+
+def _end(results: "Iterable[Prediction | Fit | str]") -> NoReturn:
+    """End the command: without any number there is no answer."""
+    numbers = any(not isinstance(result, str) for result in results)
+    raise typer.Exit(ExitStatus.OK if numbers else ExitStatus.NOTHING_MEASURED)
 
 
 def _size(text: str | None) -> int | None:
@@ -181,6 +189,12 @@ def _print_unknowns(results: "Collection[Prediction | Fit]") -> None:
     """Say what may make the real peak another than the predicted one."""
     unprobed = sorted({op for one in results for op in one.unprobed})
     otherwise = sorted({op for one in results for op in one.run_otherwise})
+    measured = sorted({batch for one in results for batch in one.measured_at})
+    if measured:
+        out.print(
+            "[yellow]some steps run on no fake tensors: they were measured at batch "
+            f"{', '.join(map(str, measured))}, and what is larger lies on a line[/yellow]"
+        )
     if unprobed:
         out.print(f"[yellow]not counted, what these need inside: {', '.join(unprobed)}[/yellow]")
     if otherwise:
@@ -230,6 +244,7 @@ def _row(cell: Cell, prediction: "Prediction | str") -> dict[str, object]:
         "reserved_bytes": prediction.reserved_bytes,
         "context_bytes": prediction.context_bytes,
         "not_counted_inside": list(prediction.unprobed),
+        "measured_at_batches": list(prediction.measured_at),
         "run_otherwise": list(prediction.run_otherwise),
         "seconds": round(prediction.seconds, 3),
     }
@@ -246,6 +261,7 @@ def _fit_row(cell: Cell, fit: "Fit | str", measured: "Mapping[Cell, Outcome]") -
         "next_bytes": fit.next_bytes,
         "reserve_bytes": fit.reserve_bytes,
         "not_counted_inside": list(fit.unprobed),
+        "measured_at_batches": list(fit.measured_at),
         "run_otherwise": list(fit.run_otherwise),
     }
     for name, batch in (("measured", fit.batch_size), ("measured_next", fit.batch_size + 1)):

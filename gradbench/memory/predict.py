@@ -1,10 +1,12 @@
 """What a step will need, without its memory and without its device: a run on fake tensors."""
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +16,22 @@ from .. import devices
 from ..devices import Allocator, Device, Workspaces
 from ..errors import DeviceUnavailable, GradbenchError
 from ..experiment.matrix import Cell
-from ..records.allocations import Change, Entry, Mark, Phase, Resident, Within, attribute_peak
+from ..records.allocations import (
+    Change,
+    Entry,
+    Mark,
+    PeakBreakdown,
+    Phase,
+    Resident,
+    Within,
+    attribute_peak,
+)
 from ..records.predictions import Fit, Prediction
 from ..workloads.arms import Layout, build, make_arm, steps
 from ..workloads.models import Model
-from ..workloads.steps import Subject, must_fail
+from ..workloads.steps import Subject, lacks_a_graph, must_fail
+from .apart import apart
+from .measured_line import MeasuredLine, MeasuredPoint, measured_point
 from .probe import Call, Prober
 from .step_phases import Marks
 from .storage_tracker import Creation, StorageTracker
@@ -28,9 +41,17 @@ BASES: Final = (2, 4)
 """Batch sizes at which calls too large to be run are run instead; their inside is affine in it."""
 
 
+COMPILED: Final = "compiled code allocates by its own plan, which nobody can run yet"
+
 LARGEST_BATCH: Final = 2**24
 """Where the search for a batch that does not fit ends."""
 
+
+SMALL_BYTES: Final = 256 * 2**20
+"""What a step that is measured instead may add, as far as a smaller one tells."""
+
+SMALLEST: Final = (1, 2, 3, 4, 8)
+"""Batch sizes with which the search for the largest may begin."""
 
 INSIDE: Final = -1
 """The key of what an operator takes inside; below are those of workspaces: no storage has them."""
@@ -80,6 +101,7 @@ class Predictor:
             self._here = False
         self._prober = Prober(self._device if self._here else None)
         self._workspaces = self._device.workspaces()
+        self._points: dict[tuple[Cell, Model], MeasuredPoint] = {}
 
     def predict(
         self, cell: Cell, model: Model, *, seed: int = 0, probing: bool = True
@@ -91,17 +113,23 @@ class Predictor:
         """
         began = time.perf_counter()
         outline = self._outline(cell, model, seed)
+        if isinstance(outline, MeasuredLine):
+            return self._on_the_line(cell, outline, time.perf_counter() - began)
         calls = outline.calls()
         small = cell.batch_size <= max(BASES)
         if probing or small:
             self._prober.learn(calls)
+        if self._here and any(map(self._prober.misled, calls)):
+            with suppress(Unpredictable):  # then the fakes are all there is
+                line = self._line(cell, model, seed, "its operators are not as their fakes")
+                return self._on_the_line(cell, line, time.perf_counter() - began)
         inside = [self._prober.inside(call) for call in calls]
         if None in inside and not small:
             inside = self._carried_on(cell, model, seed, calls, inside)
         unprobed = {
             str(call.func.overloadpacket).replace(".", "::")
             for call, known in zip(calls, inside, strict=True)
-            if known is None
+            if known is None or self._prober.misled(call)
         }
         entries = list(self._filled_in(outline, inside))
         allocator = self._device.allocator()
@@ -136,19 +164,21 @@ class Predictor:
             return tried[batch].process_bytes
 
         def fit(batch: int, next_bytes: int | None) -> Fit:
-            one = tried[max(batch, 1)]
+            one = tried[max(batch, least)]
             return Fit(
                 cell,
                 budget_bytes,
                 batch,
-                peak(batch) if batch else None,
+                peak(batch) if batch >= least else None,
                 next_bytes,
                 one.context_bytes,
                 one.unprobed,
                 one.run_otherwise,
+                one.measured_at,
             )
 
-        fits, over = 0, 1
+        least = self._least_batch(peak)
+        fits, over = least - 1, least
         while peak(over) <= budget_bytes:
             fits, over = over, over * 4
             if over > LARGEST_BATCH:
@@ -156,7 +186,7 @@ class Predictor:
         halve = False
         while over - fits > 1:
             between = over - fits
-            below = max(fits, 1)  # a batch of 0 cannot be predicted
+            below = max(fits, least)  # a smaller batch cannot be predicted
             slope = (peak(over) - peak(below)) / max(over - below, 1)
             guess = below + int((budget_bytes - peak(below)) // slope) if slope > 0 else 0
             middle = (fits + over) // 2 if halve else min(max(guess, fits + 1), over - 1)
@@ -167,7 +197,22 @@ class Predictor:
             else:
                 over = middle
             halve = not halve and (over - fits) * 2 > between
-        return fit(fits, peak(over))
+        return fit(fits if fits >= least else 0, peak(over))
+
+    def _least_batch(self, peak: Callable[[int], int]) -> int:
+        """Return the smallest batch that can be stepped at all: BatchNorm trains none of one."""
+        first: Unpredictable | None = None
+        for batch in SMALLEST:
+            try:
+                peak(batch)
+            except CannotTrain:
+                raise
+            except Unpredictable as reason:
+                first = first or reason
+            else:
+                return batch
+        assert first is not None  # SMALLEST is not empty
+        raise first
 
     def _carried_on(
         self,
@@ -180,7 +225,10 @@ class Predictor:
         """Return the inner needs with the unknown ones carried on from `BASES`."""
         lines = []
         for batch in BASES:
-            small = self._outline(replace(cell, batch_size=batch), model, seed).calls()
+            outline = self._outline(replace(cell, batch_size=batch), model, seed)
+            if isinstance(outline, MeasuredLine):
+                return list(inside)
+            small = outline.calls()
             if [call.func for call in small] != [call.func for call in calls]:
                 return list(inside)  # another batch size runs other operators: no line to follow
             self._prober.learn(small)
@@ -214,18 +262,78 @@ class Predictor:
                     rest -= entry.nbytes
                 yield entry
 
-    def _outline(self, cell: Cell, model: Model, seed: int) -> _Outline:
+    def _on_the_line(self, cell: Cell, line: MeasuredLine, seconds: float) -> Prediction:
+        """Return what measured peaks say of the cell; of an allocator they know nothing."""
+        parts, before_bytes = line.at(cell.batch_size)
+        nothing: Mapping[str, tuple[int, ...]] = dict.fromkeys(parts, ())
+        peak_bytes = sum(parts.values())
+        return Prediction(
+            cell,
+            PeakBreakdown(parts, line.phase, {}, nothing, (), ()),
+            before_bytes,
+            (),
+            seconds,
+            allocated_bytes=peak_bytes,
+            reserved_bytes=peak_bytes,
+            context_bytes=self._device.context_bytes,
+            measured_at=line.batches,
+        )
+
+    def _outline(self, cell: Cell, model: Model, seed: int) -> "_Outline | MeasuredLine":
+        """Run a step on fake tensors, or where that cannot be, measure it at small batches."""
         if cell.compile == "on":
-            raise Unpredictable("compiled code allocates by its own plan, which nobody can run yet")
+            raise Unpredictable(COMPILED)
         try:
-            return _fake_step(cell, model, self._device, seed, here=self._here)
-        except Exception as error:  # a model may do what fake tensors cannot
-            words = (str(error).strip().splitlines() or [""])[0]
-            if isinstance(error, RuntimeError) and must_fail(cell.workload, cell.grad_mode):
-                raise CannotTrain(words) from error
-            raise Unpredictable(
-                f"its step does not run on fake tensors: {type(error).__name__}: {words}"
-            ) from error
+            return self._fake_step(cell, model, seed)
+        except Unpredictable:
+            raise
+        except (Exception, SystemExit) as error:  # a model may do what fake tensors cannot
+            words = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            if lacks_a_graph(error) and must_fail(cell.workload, cell.grad_mode):
+                self._hold_that_it_trains(cell, model, seed, str(error))
+            reason = f"its step does not run on fake tensors: {words}"
+            if not self._here:
+                raise Unpredictable(reason) from error
+        return self._line(cell, model, seed, reason)
+
+    def _fake_step(self, cell: Cell, model: Model, seed: int) -> _Outline:
+        return _fake_step(cell, model, self._device, seed, here=self._here)
+
+    def _hold_that_it_trains(self, cell: Cell, model: Model, seed: int, words: str) -> NoReturn:
+        """Raise `CannotTrain` if the step works where a graph is recorded; else `Unpredictable`."""
+        try:
+            self._fake_step(replace(cell, grad_mode="global_on"), model, seed)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise Unpredictable(f"{words}; under global_on, too: {why}") from error
+        raise CannotTrain(words)
+
+    def _line(self, cell: Cell, model: Model, seed: int, reason: str) -> MeasuredLine:
+        """Return the cell's peak as measured, or where it is too large, a line to it."""
+        batches = self._batches(cell, model, seed, reason)
+        points = [self._point(cell, batch, model, seed, reason) for batch in batches]
+        return MeasuredLine(batches, tuple(points))
+
+    def _batches(self, cell: Cell, model: Model, seed: int, reason: str) -> tuple[int, ...]:
+        """Return the cell's own batch, or the two largest, one twice the other, that are small."""
+        first = min(cell.batch_size, max(BASES))
+        point = self._point(cell, first, model, seed, reason)
+        sample_bytes = max(1, (sum(point.parts.values()) - point.before_bytes) // first)
+        most = max(first, SMALL_BYTES // sample_bytes)
+        return (cell.batch_size,) if cell.batch_size <= most else (max(1, most // 2), most)
+
+    def _point(self, cell: Cell, batch: int, model: Model, seed: int, reason: str) -> MeasuredPoint:
+        sized = replace(cell, batch_size=batch)
+        if (sized, model) not in self._points:
+            try:
+                measure = partial(measured_point, sized, model, seed)
+                self._points[sized, model] = apart(measure, self._device)
+            except (Exception, SystemExit) as error:
+                if lacks_a_graph(error) and must_fail(cell.workload, cell.grad_mode):
+                    raise CannotTrain(str(error)) from error
+                why = f"{type(error).__name__}: {error}".splitlines()[0]
+                raise Unpredictable(f"{reason}; nor could it be measured: {why}") from error
+        return self._points[sized, model]
 
 
 def replay(
@@ -312,8 +420,10 @@ def _fake_step(cell: Cell, model: Model, device: Device, seed: int, *, here: boo
     place = device.place if here else "cpu"
     fake = _FakeStep(place, numbers_elsewhere=device.place != place)
     marks = Marks(address=storage_key)
-    with FakeTensorMode():
-        subject = _subject(cell, model, device, place, seed=seed)
+    with ExitStack() as stack:
+        subject = _subject(cell, model, device, place, seed=seed, stack=stack)
+        if any(map(_is_compiled, subject.module.modules())):
+            raise Unpredictable(COMPILED)
         with StorageTracker(on_create=fake.created, on_free=fake.freed, called=fake.called):
             arm = make_arm(cell, marks.around(subject))
             with marks.telling(fake.mark, subject.parameters()):
@@ -331,10 +441,69 @@ def _fake_step(cell: Cell, model: Model, device: Device, seed: int, *, here: boo
     return _Outline(list(fake.entries), resident, before, frozenset(fake.operators))
 
 
-def _subject(cell: Cell, model: Model, device: Device, place: str, *, seed: int) -> Subject:
-    subject = build(replace(cell, device=place), model, seed=seed, convert=_remade)
+def _subject(
+    cell: Cell, model: Model, device: Device, place: str, *, seed: int, stack: ExitStack
+) -> Subject:
+    """Return the subject on fake tensors, within a mode of theirs that the stack leaves.
+
+    It is built in that mode, which takes no memory; a constructor that looks at values needs real
+    ones, of which fakes are made: on the meta device where that will do, or else for real.
+    """
+    sized = replace(cell, device=place)
+    try:
+        stack.enter_context(CopyableFakeTensorMode())
+        subject = build(sized, model, seed=seed, convert=_remade)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 # a constructor may do anything
+        stack.close()
+        subject = _built_before(sized, model, seed=seed, stack=stack, why=error)
     optimizer: Callable[..., torch.optim.Optimizer] = subject.optimizer
     return replace(subject, optimizer=partial(optimizer, foreach=device.foreach))
+
+
+def _built_before(
+    cell: Cell, model: Model, *, seed: int, stack: ExitStack, why: BaseException
+) -> Subject:
+    module = _built(model, torch.device("meta"), seed) or _built(model, nullcontext(), seed)
+    if module is None:
+        raise why
+    stack.enter_context(CopyableFakeTensorMode(allow_non_fake_inputs=True))
+    ready = replace(model, build=lambda: _copied(module))
+    return build(cell, ready, seed=seed, convert=_remade)
+
+
+def _built(model: Model, where: AbstractContextManager[object], seed: int) -> nn.Module | None:
+    """Return the module as it is built in a context, None where that raises."""
+    torch.manual_seed(seed)
+    try:
+        with where:
+            return model.build()
+    except (Exception, SystemExit):  # noqa: BLE001 # then in another way, and the first is told
+        return None
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """Return the module with fake tensors of the same outlines; the one given is left alone."""
+    tensors = [*module.parameters(), *module.buffers()]
+    fakes: dict[int, object] = {id(tensor): _fake_of(tensor) for tensor in tensors}
+    return copy.deepcopy(module, fakes)
+
+
+def _fake_of(tensor: Tensor) -> Tensor:
+    """Return a fake tensor of the same outline: of a meta tensor, one on the CPU."""
+    with torch.no_grad():
+        fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+    return nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
+class CopyableFakeTensorMode(FakeTensorMode):  # type: ignore[no-untyped-call] # torch's own
+    """Fake tensors that a constructor may copy deeply: their mode is not copied with them."""
+
+    def __deepcopy__(self, _memo: object) -> "CopyableFakeTensorMode":
+        return self
 
 
 def _remade(module: nn.Module, device: str, dtype: torch.dtype | None, layout: Layout) -> nn.Module:

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..devices import Device
+from .apart import Died, apart
 from .storage_tracker import Operator
 
 
@@ -64,6 +65,7 @@ class Call:
     kwargs: Mapping[str, Any]
     nbytes: int  # of its tensors, outputs included
     extra: int
+    output_bytes: tuple[int, ...]
 
     @classmethod
     def of(
@@ -81,7 +83,8 @@ class Call:
         leaves = tree_leaves(metas)
         flat = tuple(leaf if isinstance(leaf, Meta) else repr(leaf) for leaf in leaves)
         nbytes = sum(meta.nbytes for meta in (*leaves, *outputs) if isinstance(meta, Meta))
-        return cls(func, flat, metas[0], metas[1], nbytes, extra)
+        sizes = tuple(meta.nbytes for meta in outputs)
+        return cls(func, flat, metas[0], metas[1], nbytes, extra, sizes)
 
     def __hash__(self) -> int:
         return hash((self.func, self.arguments))
@@ -118,6 +121,7 @@ class Prober:
         here = device.probe_bytes if device is not None else 0
         self._device, self._largest = device, here if largest is None else largest
         self._inside: dict[Call, int | None] = {}
+        self._misled: set[Call] = set()
 
     def learn(self, calls: Iterable[Call]) -> None:
         """Run all that is new and small enough."""
@@ -127,7 +131,17 @@ class Prober:
         todo = [call for call in new if call.nbytes <= self._largest]
         self._inside |= dict.fromkeys(new)  # what is not run stays unknown
         if todo and self._device is not None:
-            self._inside.update(_run(todo, self._device))
+            for call, (peak, misled) in _run(todo, self._device).items():
+                self._inside[call] = peak
+                if misled:
+                    self._misled.add(call)
+
+    def misled(self, call: Call) -> bool:
+        """Return whether fake tensors are wrong about the call: its outputs' sizes, or its safety.
+
+        What ends the process when it is called with made-up contents is judged by nothing here.
+        """
+        return call in self._misled
 
     def inside(self, call: Call) -> int | None:
         """Return the most bytes that were live at once within the call, or None if unknown.
@@ -138,17 +152,49 @@ class Prober:
         return known + call.extra if known is not None else None
 
 
-def _run(calls: Sequence[Call], device: Device) -> dict[Call, int | None]:
-    """Run each call on zeros; return its inner peak, None where that raised."""
+def _run(calls: Sequence[Call], device: Device) -> dict[Call, tuple[int | None, bool]]:
+    """Run each call on zeros, in a child that it may take with it.
 
-    def prepared(call: Call) -> Callable[[], object]:
+    Return its inner peak, None where it raised or ended the process, and whether it ended that, or
+    its outputs have other sizes than those that it was thought to have.
+    """
+    known: dict[Call, tuple[int | None, bool]] = {}
+    left = list(calls)
+    while left and len(known) < len(calls):
+        try:
+            found = apart(partial(_measured, left, device), device)
+        except Died as death:
+            if death.told < 0:  # before any of them
+                break
+            known[left.pop(death.told)] = None, True
+        else:
+            return known | dict(zip(left, found, strict=True))
+    return known | dict.fromkeys(left, (None, False))
+
+
+def _measured(
+    calls: Sequence[Call], device: Device, say: Callable[[int], None]
+) -> list[tuple[int | None, bool]]:
+    unlike: set[int] = set()
+
+    def prepared(index: int) -> Callable[[], object]:
+        call = calls[index]
         args, kwargs = tree_map_only(
             Meta, lambda meta: meta.zeros(device.place), (call.args, call.kwargs)
         )
-        return lambda: call.func(*args, **kwargs)
+        say(index)
+
+        def run() -> object:
+            result = call.func(*args, **kwargs)
+            outputs = [Meta.of(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            if tuple(meta.nbytes for meta in outputs) != call.output_bytes:
+                unlike.add(index)
+            return result
+
+        return run
 
     with _disable_current_modes(), torch.no_grad():
         device.warm_up()  # or the first product's inside would hold a workspace that stays
-        peaks = device.inner_peaks([partial(prepared, call) for call in calls])
+        peaks = device.inner_peaks([partial(prepared, index) for index in range(len(calls))])
         device.forget()
-    return dict(zip(calls, peaks, strict=True))
+    return [(peak, index in unlike) for index, peak in enumerate(peaks)]

@@ -65,7 +65,9 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torc
     ) -> Any:
         """Run the operator; tell of it and of what it brought to life."""
         kwargs = kwargs or {}
-        if func.namespace != "prim":  # those ask for facts, and torch cannot look them up
+        # Operators of "prim" ask for facts, and torch cannot look them up; one that has a kernel of
+        # the device's own is run by that, though it could be taken apart.
+        if func.namespace != "prim" and not _has_kernel(func, (args, kwargs)):
             with self:
                 taken_apart = func.decompose(*args, **kwargs)
             if taken_apart is not NotImplemented:
@@ -113,3 +115,12 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torc
 
         self._alive[birth.key] = weakref.ref(storage, gone)
         self._on_create(birth)
+
+
+def _has_kernel(func: Operator, arguments: object) -> bool:
+    """Return whether the device of the arguments has a kernel for the operator itself."""
+    device = next(
+        (leaf.device.type for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)), "cpu"
+    )
+    name: str = func.name()  # type: ignore[no-untyped-call] # torch leaves it untyped
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, device.upper()))

@@ -14,7 +14,7 @@ class Prediction:
     for them and for libraries' workspaces, ``reserved_bytes`` what it takes from the driver.
     ``unprobed`` names the operators whose inner needs are not counted, because they could not be
     run: the real peak may lie above by those. ``run_otherwise`` names those that the CPU ran and
-    the device has others for.
+    the device has others for. A step that runs on no fake tensors was measured at small batches.
     """
 
     cell: Cell
@@ -26,6 +26,7 @@ class Prediction:
     reserved_bytes: int = 0
     context_bytes: int = 0
     run_otherwise: tuple[str, ...] = ()
+    measured_at: tuple[int, ...] = ()  # batches whose measured peaks were carried on in a line
 
     @property
     def peak_bytes(self) -> int:
@@ -58,3 +59,4 @@ class Fit:
     reserve_bytes: int = 0
     unprobed: tuple[str, ...] = ()
     run_otherwise: tuple[str, ...] = ()
+    measured_at: tuple[int, ...] = ()

@@ -103,6 +103,7 @@ def _measured(
     plan: Plan,
     watch: Stopwatch,
 ) -> Iterator[Message]:
+    gc.collect()  # what an earlier cell left must not be freed while this one counts
     settings = ProcessSettings.now()
     loaded = guarded(model.load, device)
     try:
@@ -478,7 +479,11 @@ def _predicted(predictor: Predictor, cell: Cell, model: Model, plan: Plan) -> Me
         return Refusal("cannot_train", str(words))
     except Unpredictable as reason:
         return Unreadable(str(reason))
-    notes = {"not_counted_inside": ", ".join(prediction.unprobed)} if prediction.unprobed else {}
+    notes: dict[str, Fact] = {}
+    if prediction.unprobed:
+        notes["not_counted_inside"] = ", ".join(prediction.unprobed)
+    if prediction.measured_at:
+        notes["measured_at_batches"] = ", ".join(map(str, prediction.measured_at))
     return Figure(prediction.peak_bytes, notes)
 
 

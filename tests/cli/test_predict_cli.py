@@ -260,7 +260,7 @@ class Foreseen(Predictor):
 
 
 class Peak(int):
-    context_bytes, unprobed, run_otherwise = 0, (), ()
+    context_bytes, unprobed, run_otherwise, measured_at = 0, (), (), ()
 
     @property
     def process_bytes(self):
