@@ -19,7 +19,7 @@ class ExitStatus(IntEnum):
     SELF_TEST_FAILED = 6  # the self-test failed on this machine, so nothing was judged
     BROKEN = 70  # a fault of gradbench, not an answer; EX_SOFTWARE of sysexits.h
     INTERRUPTED = 128 + signal.SIGINT  # as shells report a signal
-    NO_READER = 128 + signal.SIGPIPE  # of what it prints: ``| head -1``
+    NO_READER = 128 + 13  # SIGPIPE, which Windows has not: of what it prints, ``| head -1``
     TERMINATED = 128 + signal.SIGTERM
 
     @property

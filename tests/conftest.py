@@ -61,11 +61,8 @@ def shared_fork_servers(servers) -> Iterator[None]:
 
     For tests of what comes out. Those of starting and ending processes start their own.
     """
-    from gradbench.runner import bench
-    from gradbench.selfcheck import checks
-    from gradbench.semantics import examination
+    from gradbench.runner import processes
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (bench, checks, examination):
-            patch.setattr(module, "ForkServer", servers)
+        patch.setattr(processes, "start", servers)
         yield

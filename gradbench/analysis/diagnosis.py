@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from ..records.measurements import Fact, Measurement
+from ..records.measurements import NOT_GUARANTEED, Fact, Measurement
 from ..records.run import Run
 from ..store.comparability import MIXED
 from .run_sentences import leaks, oddities
@@ -134,6 +134,9 @@ def possible_interference(run: Run) -> list[str]:
     facts = run.environment.facts
     lines = [
         f"{warning.name}: {warning.sentence}; {warning.remedy}" for warning in before_a_run(facts)
+    ]
+    lines += [
+        f"{name}: {words}" for name, words in facts.items() if name.startswith(NOT_GUARANTEED)
     ]
     lines += [
         f"mixed machines: {name} is {value}"

@@ -18,6 +18,7 @@ from ..errors import BadModel, Impossible
 from ..experiment.matrix import Cell
 from ..gate.figure_verdicts import FigureVerdict
 from ..gate.result import GateResult, NotCompared
+from ..runner import host_system
 from ..runner.interleave import calibrate
 from ..stats import estimates, pair_rule
 from ..stats.pair_rule import Pair
@@ -296,6 +297,8 @@ def compare(
     first pairs leave undecided get as many fresh pairs again, and a few more while they are
     inconclusive.
     """
+    if not host_system.here().forks:
+        raise Impossible("versions are compared in forked processes, which only Linux has here")
     effort = effort or Effort()
     comparison = Comparison(base, candidate, effort=effort, inputs=inputs or {})
     for number in comparison.pairs(cells, effort.pairs):

@@ -1,6 +1,5 @@
 """Many runs as one Parquet dataset, here or on object storage, and its figures back."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ import pandas as pd
 from ..errors import GradbenchError, StoreError
 from ..experiment.matrix import AXES
 from ..records.run import Run
+from ..store import file_lock
 from . import figures
 from .sqlite_index import COLUMNS, Figures
 
@@ -197,7 +197,7 @@ class _Dataset:
         except OSError as error:
             raise StoreError(f"cannot write in {self._where!r}: {error.strerror}") from error
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            file_lock.hold(lock)
             yield
 
 

@@ -35,6 +35,10 @@ class Started:
     places: Mapping[str, str] = field(default_factory=dict)  # cell -> "file:line" of its test
 
 
+NOT_GUARANTEED: Final = "not guaranteed: "
+"""How a fact's name begins that says what a system does not guarantee a measurement."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """The facts that decide whether two runs may be compared (`gradbench.store.comparability`). A

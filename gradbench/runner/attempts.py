@@ -23,9 +23,9 @@ from ..records.measurements import (
 from ..workloads.arms import CellArm, build, make_arm, steps
 from ..workloads.models import Model
 from ..workloads.steps import Subject, lacks_a_graph, must_fail
-from . import environment
+from . import environment, host_system
 from .fork_server import WorkerDied
-from .process_settings import ProcessSettings, bind
+from .process_settings import ProcessSettings
 
 T = TypeVar("T")
 
@@ -217,8 +217,9 @@ def settle(cell: Cell) -> Device:
     os.environ.update(device.environment)
     torch.set_num_threads(cell.threads)
     device.prepare()
-    near = device.near_cores(os.sched_getaffinity(0))
-    bind(near[-(cell.threads + device.spare_cores) :])  # the first serve most interrupts
+    near = device.near_cores(host_system.usable_cores())
+    last = near[-(cell.threads + device.spare_cores) :]  # the first serve most interrupts
+    host_system.bind(last)
     return device
 
 

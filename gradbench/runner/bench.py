@@ -1,6 +1,5 @@
 """Runs each pass over a block in processes of its own: one outcome per cell and meter."""
 
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -8,7 +7,6 @@ from typing import Final, Self
 
 import psutil
 
-from ..errors import DeviceUnavailable
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..records.measurements import (
@@ -21,12 +19,13 @@ from ..records.measurements import (
     Skipped,
 )
 from ..workloads.models import MODELS, Model
-from . import environment, twins
+from . import environment, host_system, processes, twins
 from .attempts import Spent, Trying, Unfinished, capture_environment
-from .fork_server import ForkServer, JobError, MallocProfile, WorkerDied
+from .fork_server import JobError, MallocProfile, WorkerDied
 from .meters import METERS
 from .passes import PASSES, Pass, Task
-from .preflight import DEFAULT_METERS, obstacle, portable, usable_cores
+from .preflight import DEFAULT_METERS, obstacle, portable
+from .processes import Processes
 
 WATCH_S: Final = 0.3  # how long others are watched before a multi-threaded block
 
@@ -50,10 +49,8 @@ class Bench:
         models: Mapping[str, Model] = MODELS,
         meters: Sequence[str] = DEFAULT_METERS,
     ) -> None:
-        if not sys.platform.startswith("linux"):
-            raise DeviceUnavailable(f"gradbench measures on Linux, and this is {sys.platform}")
         self._plan, self._models, self._meters = plan, models, tuple(meters)
-        self._servers: dict[MallocProfile, ForkServer] = {}
+        self._servers: dict[MallocProfile, Processes] = {}
         self._began = time.perf_counter()
         self._seconds: dict[str, float] = {}
 
@@ -180,19 +177,19 @@ class Bench:
                 self._add("process starts", time.perf_counter() - asked - message.seconds)
             yield message
 
-    def _server(self, profile: MallocProfile) -> ForkServer:
+    def _server(self, profile: MallocProfile) -> Processes:
         server = self._servers.get(profile)
         if server is None or not server.alive:
             if server is not None:
                 server.close()
-            server = self._servers[profile] = ForkServer(profile)
+            server = self._servers[profile] = processes.start(profile)
         return server
 
 
 def _crowded(threads: int) -> str | None:
     if threads == 1:
         return None
-    cores = usable_cores()
+    cores = len(host_system.usable_cores())
     busy = environment.busy_cores(WATCH_S)
     if busy + threads <= cores + SPARE_CORES:
         return None

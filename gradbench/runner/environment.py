@@ -13,7 +13,8 @@ from .. import devices
 from ..errors import DeviceUnavailable
 from ..experiment.plan import PROTOCOL
 from ..git import GitError, git
-from ..records.measurements import Environment, Fact
+from ..records.measurements import NOT_GUARANTEED, Environment, Fact
+from . import host_system
 
 
 def capture(device_names: Iterable[str]) -> Environment:
@@ -34,7 +35,8 @@ def capture(device_names: Iterable[str]) -> Environment:
         "pytest_benchmark": _version("pytest-benchmark"),
         "os": platform.platform(),
         "host": platform.node(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(host_system.usable_cores()),
+        **_process_starts(),
         "cores_physical": psutil.cpu_count(logical=False) or "unknown: psutil reports none",
         "memory_bytes": psutil.virtual_memory().total,
         "load_before": round(psutil.getloadavg()[0], 2),
@@ -61,13 +63,24 @@ def watch(seconds: float) -> dict[str, Fact]:
     elapsed_s = time.monotonic() - start
     steal = getattr(psutil.cpu_times(), "steal", 0.0) - getattr(before, "steal", 0.0)
     share = steal / elapsed_s / (psutil.cpu_count() or 1)
-    return {"others_busy_cores": round(busy, 2), "steal": round(share, 4), "nice": os.nice(0)}
+    return {"others_busy_cores": round(busy, 2), "steal": round(share, 4), "nice": _nice()}
 
 
 def busy_cores(seconds: float) -> float:
     """Return how many cores others kept busy, watched for that long."""
     count = psutil.cpu_count() or 1
     return psutil.cpu_percent(interval=seconds) / 100 * count
+
+
+def _process_starts() -> dict[str, Fact]:
+    """Return how measuring processes start, and what this system does not guarantee them."""
+    here = host_system.here()
+    missing = {NOT_GUARANTEED + name: words for name, words in here.missing().items()}
+    return {"process_start": "fork" if here.forks else "spawn", **missing}
+
+
+def _nice() -> Fact:
+    return os.nice(0) if hasattr(os, "nice") else "unknown: this system has none"
 
 
 def _version(distribution: str) -> str:

@@ -26,8 +26,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..process_end import how_it_ended, tail
+from . import host_system
 
 T = TypeVar("T")
+SIGKILL: Final = 9  # which Python's `signal` does not know on Windows
 MallocProfile = Literal["time", "system", "memory"]
 
 # glibc: in the time kind large tensors come from the heap and stay there, or history decides
@@ -52,7 +54,12 @@ _COMMON: Final[Mapping[str, str]] = {
 
 def settings(kind: MallocProfile) -> dict[str, str]:
     """Return the environment variables that a measuring process of the kind starts with."""
-    return {**_COMMON, **_MALLOC[kind]}
+    return {**_COMMON, **(_MALLOC[kind] if host_system.here().pins_malloc else {})}
+
+
+def import_path() -> str:
+    """Return the variable by which a new process imports what this one does."""
+    return os.pathsep.join(path or "." for path in sys.path)
 
 
 class WorkerDied(Exception):
@@ -80,7 +87,7 @@ class ForkServer:
                 "-c",
                 f"import {__name__} as n; n.main({child_end.fileno()}, {kind!r})",
             ],
-            env=environment | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
+            env=environment | {"PYTHONPATH": import_path()},
             pass_fds=[child_end.fileno()],
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the parent; closing the socket ends this one
@@ -162,7 +169,7 @@ def _relay(control: Connection, job: bytes, limit_s: float) -> bool:
                 except (EOFError, OSError):
                     child.join()
                     assert child.exitcode is not None  # it was joined
-                    death = _cause_of_death(child.exitcode, tail(log.fileno()))
+                    death = cause_of_death(child.exitcode, tail(log.fileno()))
                     last = ("ended", death)
                 else:
                     if message[0] == "item":
@@ -184,16 +191,24 @@ def _work(job: bytes, writer: Connection, log: int) -> None:
     os.setsid()  # a group of its own, so that whatever it starts can be killed with it
     os.dup2(log, 1)
     os.dup2(log, 2)
+    for message in answers(job):
+        writer.send(message)
+
+
+def answers(job: bytes) -> Iterator[tuple[str, object]]:
+    """Do a job in this process; yield its items as messages, and how it ended as the last one."""
     try:
         function, arguments = pickle.loads(job)
         for item in function(*arguments):
-            writer.send(("item", pickle.dumps(item)))
+            yield "item", pickle.dumps(item)
     except WorkerDied as death:  # it has nothing left to work with
-        writer.send(("ended", (death.cause, str(death))))
+        yield "ended", (death.cause, str(death))
+    except GeneratorExit:  # nobody listens any more
+        raise
     except BaseException:  # noqa: BLE001 # whatever it is, the other process must see it
-        writer.send(("raised", traceback.format_exc()))
+        yield "raised", traceback.format_exc()
     else:
-        writer.send(("done", b""))
+        yield "done", b""
 
 
 def _kill(child: BaseProcess) -> None:
@@ -203,8 +218,11 @@ def _kill(child: BaseProcess) -> None:
     child.kill()
 
 
-def _cause_of_death(code: int, output: str) -> tuple[str, str]:
-    if code == -signal.SIGKILL:
+def cause_of_death(
+    code: int, output: str
+) -> tuple[Literal["crashed", "timed_out", "out_of_memory"], str]:
+    """Return how a process ended that sent no last message, as a cause and in words."""
+    if code == -SIGKILL:
         return "out_of_memory", "killed by SIGKILL, as the kernel does when memory runs out"
     return "crashed", how_it_ended(code, output)
 

@@ -1,7 +1,6 @@
 """What the machine did beside the measurement: other work, the hypervisor, preemption."""
 
 import os
-import resource
 import time
 from types import TracebackType
 from typing import Self
@@ -46,9 +45,10 @@ class HostNoise:
 class _Reading:
     def __init__(self) -> None:
         machine = psutil.cpu_times()
-        usage = resource.getrusage(resource.RUSAGE_SELF)
+        own = psutil.Process()
+        times = own.cpu_times()
         self.clock_s = time.monotonic()
-        self.own_s = usage.ru_utime + usage.ru_stime
-        self.switches = usage.ru_nivcsw
+        self.own_s = times.user + times.system
+        self.switches = own.num_ctx_switches().involuntary
         self.steal_s = getattr(machine, "steal", 0.0)  # Linux has it
         self.busy_s = machine.user + machine.system + getattr(machine, "nice", 0.0)

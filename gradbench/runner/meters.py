@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Final, Self
 from ..devices import Device, Unreadable, Window, nothing
 from ..records.measurements import Unit
 from ..workloads.steps import Step
+from . import host_system
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +200,10 @@ def peak_rss(step: Step, *, steps: int, process: Path = Path("/proc/self")) -> t
     before the steps (proc(5): ``clear_refs``, value 5); then the words are empty. Where it cannot
     be reset they name the bias. Raise `Unreadable` where the kernel has no mark at all.
     """
+    if not host_system.here().resets_peak:
+        for _ in range(steps):
+            step()
+        return _peak_since_start()
     bias = ""
     try:
         (process / "clear_refs").write_text("5")
@@ -216,5 +220,14 @@ def peak_rss(step: Step, *, steps: int, process: Path = Path("/proc/self")) -> t
         return int(match[1]) * 1024, bias
     if not bias:
         raise Unreadable("the kernel reports no VmHWM")
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib * 1024, "ru_maxrss, which is inherited: a parent's higher peak would hide this one"
+    return _peak_since_start()
+
+
+def _peak_since_start() -> tuple[int, str]:
+    peak = host_system.peak_resident()
+    if peak is None:
+        raise Unreadable("this system does not say how much was resident at most")
+    return peak, (
+        "ru_maxrss of the whole process, imports and building of the model included; "
+        "it is inherited: a parent's higher peak would hide this one"
+    )

@@ -8,9 +8,10 @@ from typing import Final
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from .attempts import Message, survived
-from .fork_server import AS_TIMED, FOR_MEMORY, ForkServer, MallocProfile
+from .fork_server import AS_TIMED, FOR_MEMORY, MallocProfile
 from .instructions_pass import count_block
 from .memory_pass import memory_block, predict_block, process_cells
+from .processes import Processes
 from .time_pass import time_block
 
 
@@ -39,7 +40,7 @@ class Pass:
     forked: bool = True  # or does the job start its process itself, and take the model pickled?
 
     def start(
-        self, task: Task, server_of: Callable[[MallocProfile], ForkServer]
+        self, task: Task, server_of: Callable[[MallocProfile], Processes]
     ) -> Iterator[object]:
         """Yield what the job yields, in a process of its own."""
         if not self.forked:

@@ -1,6 +1,5 @@
 """What is checked before the first round: names, models, and cells that cannot run here."""
 
-import os
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from ..experiment.matrix import AS_IS, Cell
 from ..records.measurements import Cause
 from ..workloads.models import MODELS, Model
 from ..workloads.steps import WORKLOADS
+from .host_system import usable_cores
 from .meters import METERS
 
 DEFAULT_METERS: Final = tuple(meter.name for meter in METERS.values() if meter.default)
@@ -36,7 +36,7 @@ def check(
 
 def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, str] | None:
     """Return why a cell cannot run here, as far as that is known without running it."""
-    device, model, cores = devices.find(cell.device), models[cell.model], usable_cores()
+    device, model, cores = devices.find(cell.device), models[cell.model], len(usable_cores())
     try:
         device.check()
     except DeviceUnavailable as reason:
@@ -77,11 +77,6 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
         ),
     )
     return next((("impossible", why) for holds, why in contradictions if holds), None)
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 @cache

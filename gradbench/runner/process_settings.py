@@ -1,25 +1,13 @@
 """What a process is set to: looked at before a model is built and after, put right or noted."""
 
-import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Final
 
 import torch
 
 from ..records.measurements import Fact
-
-THREADS: Final = Path("/proc/self/task")
-
-
-def bind(cores: Iterable[int]) -> None:
-    """Keep every thread of this process to the cores: those that were started take no notice."""
-    cores = list(cores)
-    for thread in THREADS.iterdir():
-        with suppress(ProcessLookupError):  # it ended meanwhile
-            os.sched_setaffinity(int(thread.name), cores)
+from . import host_system
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +27,7 @@ class ProcessSettings:
         """Return the settings as they are."""
         return cls(
             threads=torch.get_num_threads(),
-            cores=tuple(sorted(os.sched_getaffinity(0))),
+            cores=tuple(host_system.usable_cores()),
             default_dtype=str(torch.get_default_dtype()).removeprefix("torch."),
             default_device=str(torch.get_default_device()),
             float32_precision=_float32_precision(),
@@ -51,8 +39,8 @@ class ProcessSettings:
         """Set what the experiment decides, threads, cores and grad, as it is here."""
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        if os.sched_getaffinity(0) != set(self.cores):
-            bind(self.cores)
+        if tuple(host_system.usable_cores()) != self.cores:
+            host_system.bind(self.cores)
         torch.set_grad_enabled(self.grad)
 
     def notes(self, later: "ProcessSettings", *, who: str) -> Mapping[str, Fact]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -21,9 +20,11 @@ from ..experiment.matrix import GRAD_MODES, Matrix
 from ..experiment.plan import Plan
 from ..records.measurements import Measurement
 from ..records.selfcheck import Check
+from ..runner import host_system, processes
 from ..runner.bench import Bench
 from ..runner.environment import capture
-from ..runner.fork_server import ForkServer, MallocProfile
+from ..runner.fork_server import MallocProfile
+from ..runner.processes import Processes
 from ..stats.estimates import Estimate
 from ..workloads.models import MODELS
 from . import trials
@@ -51,7 +52,7 @@ def run(
     """Run every check; return them and the environment they were run in."""
     checks: list[Check] = []
     load_before = psutil.getloadavg()[0]
-    server = ForkServer("time")
+    server = processes.start("time")
     try:
         for subject in effort.subjects:
             more = sum(subject.injected.values())
@@ -102,7 +103,7 @@ def summarise(injected: float, ratios: Sequence[Estimate]) -> Outcome:
     )
 
 
-def _trials(server: ForkServer, subject: Subject, where: str) -> Iterator[Check]:
+def _trials(server: Processes, subject: Subject, where: str) -> Iterator[Check]:
     ratios: dict[float, list[Estimate]] = {}
     wanted = {0.0: subject.equal, **subject.injected}
     plan = Plan(
@@ -212,7 +213,7 @@ def _memory() -> Iterator[Check]:
     )
 
 
-def _overhead(server: ForkServer) -> Iterator[Check]:
+def _overhead(server: Processes) -> Iterator[Check]:
     ((each, batch),) = server.run(trials.overheads, limit_s=LIMIT_S)
     yield Check("loop overhead a call", float(each), "ns", "beyond the call", "<= 5 ns", each <= 5)
     yield Check(
@@ -220,7 +221,7 @@ def _overhead(server: ForkServer) -> Iterator[Check]:
     )
 
 
-def _bias(server: ForkServer, effort: Effort) -> Check:
+def _bias(server: Processes, effort: Effort) -> Check:
     cells = [replace(TINY, grad_mode=mode) for mode in ("no_grad", "global_on")]
     plan = Plan(budget_s=effort.bias_s, precision_short=1e-9, max_rounds=1_000_000)
     (answer,) = server.run(
@@ -239,7 +240,7 @@ def _bias(server: ForkServer, effort: Effort) -> Check:
     )
 
 
-def _agreement(server: ForkServer, effort: Effort) -> Check:
+def _agreement(server: Processes, effort: Effort) -> Check:
     plan = Plan(budget_s=0.25)
     pairs = list(
         server.run(
@@ -263,7 +264,11 @@ def _processes(effort: Effort) -> Iterator[Check]:
         ("system", "default malloc"),
     )
     for kind, name in kinds:
-        server = ForkServer(kind)
+        if not host_system.here().forks:
+            why = "processes are kept alive by forking one, which this system cannot"
+            yield Check.unreadable(f"identical live processes, sd: {name}", why)
+            continue
+        server = processes.start(kind)
         try:
             (medians,) = server.run(
                 trials.live_processes,
@@ -292,11 +297,11 @@ def _processes(effort: Effort) -> Iterator[Check]:
 @contextmanager
 def thrashing() -> Iterator[None]:
     """Keep another process copying memory, on the cores that timed steps are not pinned to."""
-    cores = sorted(os.sched_getaffinity(0))
+    cores = host_system.usable_cores()
     others = cores[:-1] or cores
     code = (
-        f"import os; os.sched_setaffinity(0, {others}); a = bytearray({HOSTILE_MIB} << 20); "
-        "b = bytearray(a)\nwhile True: b[:] = a"
+        f"from gradbench.runner import host_system; host_system.bind({others}); "
+        f"a = bytearray({HOSTILE_MIB} << 20); b = bytearray(a)\nwhile True: b[:] = a"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
     try:

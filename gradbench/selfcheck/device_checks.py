@@ -16,8 +16,10 @@ from ..devices import Device, Unreadable
 from ..experiment.matrix import Cell
 from ..records.measurements import Environment
 from ..records.selfcheck import Check
+from ..runner import processes
 from ..runner.attempts import capture_environment, settle
-from ..runner.fork_server import ForkServer, JobError, MallocProfile, WorkerDied
+from ..runner.fork_server import JobError, MallocProfile, WorkerDied
+from ..runner.processes import Processes
 from . import device_clocks, device_memory, device_runs
 
 LIMIT_S: Final = 120.0
@@ -89,7 +91,7 @@ def environment(servers: "Servers", name: str) -> Environment:
     return here
 
 
-def answers(server: ForkServer, question: Question, name: str) -> list[Check]:
+def answers(server: Processes, question: Question, name: str) -> list[Check]:
     """Ask in a process of its own; one that raises or dies is an answer too, and a bad one."""
     checks: list[Check] = []
     try:
@@ -112,10 +114,10 @@ def asked(question: Question, name: str) -> Iterator[Check]:
 
 
 class Servers:
-    """Fork servers by kind, started when they are first asked for."""
+    """Measuring processes by kind, started when they are first asked for."""
 
     def __init__(self) -> None:
-        self._started: dict[MallocProfile, ForkServer] = {}
+        self._started: dict[MallocProfile, Processes] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -124,11 +126,11 @@ class Servers:
         for server in self._started.values():
             server.close()
 
-    def of(self, kind: MallocProfile) -> ForkServer:
+    def of(self, kind: MallocProfile) -> Processes:
         """Return one that can take a job."""
         server = self._started.get(kind)
         if server is None or not server.alive:
-            server = self._started[kind] = ForkServer(kind)
+            server = self._started[kind] = processes.start(kind)
         return server
 
 

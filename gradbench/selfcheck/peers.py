@@ -14,13 +14,13 @@ from scipy import stats
 
 from ..experiment.plan import Plan
 from ..records.selfcheck import Check
-from ..runner.fork_server import ForkServer
+from ..runner.processes import Processes
 from ..workloads.models import MODELS
 from . import trials
 from .effort import ALPHA, LIMIT_S, TINY, Effort, paired_ratio
 
 
-def peers(server: ForkServer, effort: Effort) -> Iterator[Check]:
+def peers(server: Processes, effort: Effort) -> Iterator[Check]:
     """Yield how often each tool calls equal work different, and finds injected work."""
     injections = [0.0, 0.02]
     plan = Plan(budget_s=0.5)

@@ -21,7 +21,9 @@ from ..records.semantics import (
     ListingResult,
     PitfallResult,
 )
-from ..runner.fork_server import ForkServer, JobError, WorkerDied
+from ..runner import processes
+from ..runner.fork_server import JobError, WorkerDied
+from ..runner.processes import Processes
 from . import listings, table
 from .claims import CLAIMS
 from .listings import LISTINGS, Ran
@@ -132,14 +134,14 @@ def _proof(which: Which, name: str) -> Proof:
 
 
 def _run_alone() -> tuple[dict[Task, ProofResult], list[ListingResult]]:
-    server = ForkServer("system")
+    server = processes.start("system")
     try:
         return _prove_alone(server), _listings(server)
     finally:
         server.close()
 
 
-def _prove_alone(server: ForkServer) -> dict[Task, ProofResult]:
+def _prove_alone(server: Processes) -> dict[Task, ProofResult]:
     """Run the proofs in one process; one that takes it down is answered, and the rest go on."""
     answers: dict[Task, ProofResult] = {}
     left = _tasks(alone=True)
@@ -157,7 +159,7 @@ def _prove_alone(server: ForkServer) -> dict[Task, ProofResult]:
     return answers
 
 
-def _listings(server: ForkServer) -> list[ListingResult]:
+def _listings(server: Processes) -> list[ListingResult]:
     programs = [
         (listing, repaired)
         for listing in LISTINGS.values()

@@ -9,7 +9,6 @@ and nothing is moved. Line ends may have become CRLF on the way, by git's autocr
 are of the lines as they were written, and no record contains either byte.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -40,6 +39,7 @@ from ..records.measurements import (
     Started,
 )
 from ..records.run import Run
+from . import file_lock
 
 SCHEMA: Final = 1
 SEALED: Final = ".jsonl"
@@ -438,16 +438,12 @@ def check_writable(folder: Path, option: str) -> None:
 def being_written(path: Path) -> bool:
     """Return whether a writer holds the part file right now."""
     with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+        return file_lock.held(file)
 
 
 def _lock(file: IO[str], path: Path) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file_lock.hold(file, wait=False)
     except OSError as error:
         file.close()
         raise StoreError(f"{path.name} is being written by another process") from error

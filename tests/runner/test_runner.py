@@ -10,7 +10,7 @@ from torch import nn
 
 import gradbench
 from gradbench import Matrix, Measurement, Plan, Skipped
-from gradbench.errors import BadModel, DeviceUnavailable, StoreError, UnknownName
+from gradbench.errors import BadModel, StoreError, UnknownName
 from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.records.measurements import Ended, Environment, Reading, Started
 from gradbench.runner import run
@@ -247,12 +247,6 @@ def test_a_parent_that_is_gone_is_replaced_for_the_next_pass():
         bench._servers["memory"].end()
         ((outcome,),) = bench.measure(cells)
         assert isinstance(outcome, Measurement)
-
-
-def test_other_systems_are_refused_by_name(monkeypatch):
-    monkeypatch.setattr("sys.platform", "win32")
-    with pytest.raises(DeviceUnavailable, match="measures on Linux"):
-        Bench(plan=PLAN)
 
 
 def test_cells_that_keep_dying_end_the_block_not_the_run(monkeypatch):
