@@ -1,5 +1,6 @@
 """observe(): each fact about a call, where it is so and where it is not."""
 
+import asyncio
 import functools
 import re
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 import gradbench
+from gradbench.lazy_results import LazyResult
 from gradbench.observation import Observation, State, Switch, tensors
 
 ON, OFF, INFERENCE = State(True, False), State(False, False), State(False, True)
@@ -325,6 +327,42 @@ def test_observing_changes_neither_outputs_nor_hooks(batch):
     gradbench.observe(lambda: got.append(model(batch)))
     assert torch.equal(got[0], before)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def _generator():
+    yield mlp(4, 2)(torch.ones(1, 4))
+
+
+async def _coroutine():
+    return mlp(4, 2)(torch.ones(1, 4))
+
+
+class _Streaming(nn.Module):
+    def forward(self, batch):
+        yield batch
+
+
+LAZY = {
+    "generator function": _generator,
+    "generator": lambda: (row for row in range(3)),
+    "module": functools.partial(_Streaming(), torch.ones(1)),
+    "coroutine function": _coroutine,
+    "map": lambda: map(mlp(4, 2), [torch.ones(1, 4)]),
+}
+
+
+@pytest.mark.parametrize("look", [gradbench.observe, gradbench.memory_usage])
+@pytest.mark.parametrize("lazy", LAZY.values(), ids=LAZY)
+def test_what_has_not_run_yet_is_refused(look, lazy):
+    grad = torch.is_grad_enabled()
+    with pytest.raises(LazyResult, match=r"^the call returned a \w+, and .* has not run: give"):
+        look(lazy)
+    assert torch.is_grad_enabled() is grad
+
+
+def test_what_the_refusal_proposes_is_observed():
+    assert gradbench.observe(lambda: list(_generator())).graph_built
+    assert gradbench.observe(lambda: asyncio.run(_coroutine())).graph_built
 
 
 def test_the_fixture_is_the_same_function(gradbench_observe, batch):

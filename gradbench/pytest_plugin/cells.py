@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from _pytest.unittest import TestCaseFunction  # pytest has no public name for it
 
 from ..errors import GradbenchError, UnknownName
 from ..experiment import shards
@@ -125,7 +126,16 @@ def pytest_collection_modifyitems(
 
 
 def _mark(items: list[pytest.Item]) -> None:
-    """Group by block, let recorded rounds be replayed, expect training to fail where it must."""
+    """Group by block, let recorded rounds be replayed, expect training to fail where it must.
+
+    Raise `pytest.UsageError` for a marked test that pytest gives no parameters, and so no cell.
+    """
+    for item in items:
+        if isinstance(item, TestCaseFunction) and item.get_closest_marker("gradbench"):
+            raise pytest.UsageError(
+                f"gradbench: {item.nodeid}: a method of unittest.TestCase gets no cells: "
+                "mark a function, or a method of a plain class"
+            )
     cells = {item: cell for item in items if (cell := _cell_of(item)) is not None}
     if not cells:
         return
@@ -194,15 +204,18 @@ def gradbench_cell(request: pytest.FixtureRequest) -> Cell:
 @pytest.fixture
 def gradbench(
     gradbench_cell: Cell, benchmark: Any, request: pytest.FixtureRequest
-) -> Callable[[], None]:
+) -> Iterator[Callable[[], None]]:
     """Return a function that measures the cell and hands its rounds to pytest-benchmark.
 
     The first cell of a block to be called measures the whole block, for its modes are
     interleaved. Where pytest-benchmark is disabled, the step is run once in its own process and
-    nothing is recorded.
+    nothing is recorded. A test that passes without a call of it has an error.
     """
+    called = False
 
     def measure() -> None:
+        nonlocal called
+        called = True
         session = _session(request.config)
         if benchmark.disabled:
             refusal = session.try_once(gradbench_cell)
@@ -222,7 +235,8 @@ def gradbench(
         iterations = timed.iterations if isinstance(timed.iterations, int) else 1
         benchmark.pedantic(_nothing, rounds=len(timed.values), iterations=iterations)
 
-    return measure
+    yield measure
+    memory_budget.check_called(request, "gradbench", called=called)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +10,7 @@ import pytest
 
 from ..analysis import format_units
 from ..errors import DeviceUnavailable, UnknownName, WrongDevice
+from ..lazy_results import LazyResult
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,20 +38,41 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+RAN: Final = pytest.StashKey[bool]()
+"""Whether an item's test came to its end without raising."""
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Run a marked test under its limits, those of its class and module included.
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a marked test under its limits; fail one that was marked when it was too late."""
+    markers = list(item.iter_markers(MARKER))
+    result = (yield from _budgeted(item, markers)) if markers else (yield)
+    if len(list(item.iter_markers(MARKER))) > len(markers):
+        pytest.fail(
+            f"{MARKER} was added by the test itself, when it was running: "
+            "mark it before, or use the fixture of that name",
+            pytrace=False,
+        )
+    item.stash[RAN] = True
+    return result
+
+
+def _budgeted(item: pytest.Item, markers: Sequence[pytest.Mark]) -> Generator[None, object, object]:
+    """Run a test under its limits, those of its class and module included.
 
     Both pytest's own functions and those of `unittest.TestCase` are called by ``item.obj``. What
     is called otherwise cannot be measured, and fails rather than pass unmeasured.
     """
-    markers = list(item.iter_markers(MARKER))
-    if not markers:
-        return (yield)
     given = {name: limit for marker in reversed(markers) for name, limit in marker.kwargs.items()}
     limits = _limits(tuple(arg for one in markers for arg in one.args), given, item.nodeid)
+    if not given.keys() & set(LIMITS):
+        pytest.fail(f"{MARKER} names no limit: give {', '.join(LIMITS)}", pytrace=False)
     if not isinstance(item, pytest.Function):
-        pytest.fail(f"{MARKER} holds on test functions, and this is none", pytrace=False)
+        pytest.fail(
+            f"{MARKER} holds on test functions and not on a {type(item).__name__}: "
+            "call in a test function what is to be measured",
+            pytrace=False,
+        )
     test = item.obj
     call = _Budgeted(test, item, limits, device=given.get("device", "auto"))
     item.obj = call.function()
@@ -118,12 +140,14 @@ def _run_through(test: Callable[[], object]) -> object:
 
 
 @pytest.fixture
-def memory_budget() -> Callable[..., "Usage"]:
+def memory_budget(request: pytest.FixtureRequest) -> Iterator[Callable[..., "Usage"]]:
     """Return a function that calls another under limits and returns what it used.
 
     ``memory_budget(model, x, peak="10 MiB", saved=0, leaked=0)`` calls ``model(x)``; a limit that
-    is not given is not held. Keyword arguments for the call itself go in ``kwargs``.
+    is not given is not held. Keyword arguments for the call itself go in ``kwargs``. A test that
+    passes without a call of it has an error: nothing was measured.
     """
+    called = False
 
     def check(
         function: Callable[..., object],
@@ -134,13 +158,26 @@ def memory_budget() -> Callable[..., "Usage"]:
         device: str = "auto",
         kwargs: dict[str, Any] | None = None,
     ) -> "Usage":
-        limits = _limits((), {"peak": peak, "saved": saved, "leaked": leaked}, "memory_budget")
+        nonlocal called
+        called = True
+        limits = _limits((), {"peak": peak, "saved": saved, "leaked": leaked}, MARKER)
         call = partial(function, *args, **(kwargs or {}))
         usage = _used(call, device=device, limits=limits, everything=True)
         _hold(usage, limits)
         return usage
 
-    return check
+    yield check
+    check_called(request, MARKER, called=called)
+
+
+def check_called(request: pytest.FixtureRequest, name: str, *, called: bool) -> None:
+    """Fail at the end of a test that passed without calling what a fixture gave it."""
+    if not called and request.node.stash.get(RAN, False):
+        pytest.fail(
+            f"{name} was asked for and not called, so nothing was measured: "
+            "call it, skip the test, or ask for it no more",
+            pytrace=False,
+        )
 
 
 def _used(
@@ -167,7 +204,7 @@ def _used(
         return meter.named(usage) if usage.peak_bytes > limits.get("peak", math.inf) else usage
     except (DeviceUnavailable, Unreadable) as reason:
         pytest.skip(f"{MARKER}: {reason}")
-    except (UnknownName, WrongDevice) as mistake:
+    except (UnknownName, WrongDevice, LazyResult) as mistake:
         pytest.fail(f"{MARKER}: {mistake}", pytrace=False)
 
 

@@ -604,6 +604,26 @@ def test_a_test_that_asks_wrongly_reads_what_is_missing(mark, arguments, words, 
     assert not any(" in _hookexec" in line for line in result.outlines)
 
 
+def test_a_cell_that_is_not_measured_does_not_pass(pytester, scripted, bench):
+    path = pytester.makepyfile(
+        "import pytest\n\n@pytest.mark.gradbench('inference')\n"
+        "def test_mine(gradbench_cell, gradbench): ...\n"
+    )
+    result = scripted(str(path))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert result.parseoutcomes()["errors"] == 4
+    result.stdout.fnmatch_lines(["*Failed: gradbench was asked for and not called, so nothing*"])
+    assert bench.asked == []
+
+
+def test_a_marked_method_of_unittest_is_refused_for_it_would_get_no_cell(pytester, scripted):
+    path = pytester.makepyfile(
+        "import unittest\nimport pytest\n\n@pytest.mark.gradbench('inference')\n"
+        "class TestMine(unittest.TestCase):\n    def test_mine(self): ...\n"
+    )
+    assert "a method of unittest.TestCase gets no cells" in usage_error(scripted(str(path)))
+
+
 @pytest.mark.parametrize("option", ["--gradbench-results", "--gradbench-reports"])
 def test_a_folder_that_cannot_be_written_is_found_before_measuring(
     option, scripted, bench, pytester

@@ -623,6 +623,193 @@ def test_a_limit_is_held_or_the_test_fails(verdicts):
     assert "could not be held to 1 KiB (1,024 B): with hooks" in found["test_functional"].words
 
 
+ELSEWHERE = """
+    import unittest
+    from functools import partial
+    from hypothesis import given, settings, strategies as st
+
+    NET = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    X = torch.randn(2, 8)
+    pytestmark = budget(saved=0)
+    some = settings(max_examples=3, deadline=None, database=None)(given(rows=st.integers(1, 2)))
+
+    def test_module(): NET(X)
+
+    @budget(saved=None)
+    def test_lifted(): NET(X)
+
+    @pytest.mark.parametrize("rows", [1, pytest.param(2, marks=budget(peak=1))])
+    def test_parameter(rows):
+        with torch.no_grad():
+            NET(X[:rows])
+
+    @some
+    def test_hypothesis(rows): NET(X[:rows])
+
+    @budget(peak=1)
+    class TestOfExamples:
+        @some
+        def test_hypothesis_method(self, rows): NET(X[:rows])
+
+    class TestPlain:
+        pytestmark = budget(peak=1)
+
+        @torch.no_grad()
+        def test_of_base(self): NET(X)
+
+    class TestChild(TestPlain):
+        @budget(peak="1 KiB")
+        @torch.no_grad()
+        def test_of_child(self): NET(X)
+
+    class TestCases(unittest.TestCase):
+        @some
+        def test_hypothesis_unit(self, rows): NET(X[:rows])
+
+        def test_subtests(self):
+            for rows in (1, 2):
+                with self.subTest(rows=rows):
+                    NET(X[:rows])
+
+        @unittest.expectedFailure
+        def test_expected(self): NET(X)
+
+    class TestAsync(unittest.IsolatedAsyncioTestCase):
+        async def test_async_unit(self): NET(X)
+
+    def test_returns_a_generator(): return (NET(X) for _ in range(3))
+
+    @pytest.fixture
+    def adds(request): request.node.add_marker(budget(peak=1))
+
+    @torch.no_grad()
+    def test_added(adds): NET(X)
+
+    @torch.no_grad()
+    def test_added_too_late(request):
+        request.node.add_marker(budget(peak=1))
+        NET(X)
+"""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestReturnNotNoneWarning")
+def test_a_marker_holds_wherever_it_stands(verdicts):
+    found = verdicts(ELSEWHERE)
+    passed = {name for name, verdict in found.items() if verdict.outcome == "passed"}
+    assert passed == {"test_lifted", "test_parameter[1]", "test_of_child"}
+    assert found["test_expected"].outcome == "skipped"  # as it was expected to fail
+    graphs = ("module", "hypothesis", "hypothesis_method", "hypothesis_unit", "subtests")
+    for name in graphs:
+        assert "saved for backward exceed the limit of 0 B" in found[f"test_{name}"].words
+    for name in ("parameter[2]", "hypothesis_method", "of_base", "added"):
+        assert "memory peak of" in found[f"test_{name}"].words
+        assert "exceeds the limit of 1 B" in found[f"test_{name}"].words
+    assert "cannot hold on an async test" in found["test_async_unit"].words
+    assert "returned a generator" in found["test_returns_a_generator"].words
+    assert "was added by the test itself" in found["test_added_too_late"].words
+
+
+NO_LIMIT = """
+    @pytest.mark.memory_budget
+    def test_bare(): pass
+
+    @budget(device="cpu")
+    def test_device_alone(): pass
+
+    def lazy():
+        yield 1
+
+    async def coroutine(): pass
+
+    def test_generator(memory_budget):
+        memory_budget(lazy, saved=0)
+
+    def test_coroutine(memory_budget):
+        memory_budget(coroutine, saved=0)
+
+    def test_seen(gradbench_observe):
+        gradbench_observe(lazy)
+"""
+
+
+def test_what_measures_nothing_fails_in_one_line(verdicts):
+    found = verdicts(NO_LIMIT)
+    assert {name: verdict.words for name, verdict in found.items()} == {
+        "test_bare": "Failed: memory_budget names no limit: give peak, saved, leaked",
+        "test_device_alone": "Failed: memory_budget names no limit: give peak, saved, leaked",
+        "test_generator": "Failed: memory_budget: the call returned a generator, and what that "
+        "stands for has not run: give what runs it, such as lambda: list(f()), or what keeps it "
+        "and returns None",
+        "test_coroutine": "Failed: memory_budget: the call returned a coroutine, and what that "
+        "stands for has not run: give what runs it, such as lambda: asyncio.run(main())",
+        "test_seen": "gradbench.lazy_results.LazyResult: the call returned a generator, and what "
+        "that stands for has not run: give what runs it, such as lambda: list(f()), or what keeps "
+        "it and returns None",
+    }
+
+
+NOT_CALLED = """
+    def test_asks_alone(memory_budget): pass
+
+    @pytest.mark.usefixtures("memory_budget")
+    def test_uses(): pass
+
+    @pytest.fixture
+    def mine(memory_budget): return memory_budget
+
+    def test_through_a_fixture(mine): pass
+
+    @pytest.fixture
+    def measures(memory_budget): memory_budget(torch.empty, 4, peak=16)
+
+    def test_a_fixture_calls(measures): pass
+
+    def test_skips(memory_budget): pytest.skip("not here")
+
+    def test_fails(memory_budget): raise AssertionError("first")
+
+    def test_calls(memory_budget): memory_budget(torch.empty, 4, peak=16)
+"""
+
+
+def test_a_fixture_that_is_not_called_is_an_error_where_the_test_would_pass(pytester):
+    write(pytester, NOT_CALLED)
+    found = pytester.inline_run(*LEAN, "-p", "no:terminal", "--strict-markers")
+    errors = {
+        report.nodeid.rpartition("::")[2]: report.longrepr.reprcrash.message
+        for report in found.getreports("pytest_runtest_logreport")
+        if report.when == "teardown" and report.failed
+    }
+    words = (
+        "Failed: memory_budget was asked for and not called, so nothing was measured: "
+        "call it, skip the test, or ask for it no more"
+    )
+    assert errors == dict.fromkeys(
+        ["test_asks_alone", "test_uses", "test_through_a_fixture"], words
+    )
+
+
+def test_a_doctest_of_a_marked_module_fails_in_one_line(pytester):
+    write(
+        pytester,
+        '''
+    pytestmark = budget(saved=0)
+
+    def documented():
+        """
+        >>> 1 + 1
+        2
+        """
+    ''',
+    )
+    found = pytester.inline_run(*LEAN, "-p", "no:terminal", "--doctest-modules")
+    (report,) = (r for r in found.getreports("pytest_runtest_logreport") if r.when == "call")
+    assert report.failed
+    assert "holds on test functions and not on a DoctestItem: call in a test" in str(
+        report.longrepr
+    )
+
+
 def test_a_fused_path_is_measured_as_it_runs():
     layer = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True).eval()
     x = torch.randn(2, 8, 32)
