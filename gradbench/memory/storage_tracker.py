@@ -84,7 +84,7 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torc
         return result
 
     def _know(self, tensor: Tensor) -> None:
-        """Take storages for known: they were there before, and their death is not told."""
+        """Take storages for known: they were there before, and their death is not reported."""
         for storage in storages(tensor):
             name = key(storage)
             if name not in self._alive:
