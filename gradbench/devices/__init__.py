@@ -319,11 +319,28 @@ def _cuda(name: str) -> Device:
     return CUDA(name)
 
 
-DEVICES: Final[Mapping[str, Callable[[str], Device]]] = {"cpu": _cpu, "cuda": _cuda}
+def _xpu(name: str) -> Device:
+    from .xpu import XPU
+
+    return XPU(name)
+
+
+def _mps(name: str) -> Device:
+    from .mps import MPS
+
+    return MPS(name)
+
+
+DEVICES: Final[Mapping[str, Callable[[str], Device]]] = {
+    "cpu": _cpu,
+    "cuda": _cuda,
+    "xpu": _xpu,
+    "mps": _mps,
+}
 
 
 def find(name: str) -> Device:
-    """Return the device called ``cpu``, ``cuda`` or ``cuda:N``; raise `UnknownName`."""
+    """Return the device called ``cpu``, ``cuda`` or ``cuda:N``, and so on; raise `UnknownName`."""
     family, separator, index = name.partition(":")
     if family not in DEVICES or (separator and not (index.isdecimal() and family != "cpu")):
         raise UnknownName("device", name, (*DEVICES, "cuda:0"))

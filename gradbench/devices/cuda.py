@@ -1,8 +1,7 @@
-"""CUDA: everything in gradbench that says ``torch.cuda``."""
+"""CUDA, and AMD's GPUs under its name: everything in gradbench that says ``torch.cuda``."""
 
 import itertools
 import os
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Final, Self, TypeVar
 import torch
 
 from ..errors import DeviceUnavailable
-from ..records.allocations import Change, Mark
+from ..records.allocations import Change
 from ..records.measurements import Fact
 from . import (
     Allocator,
@@ -20,15 +19,14 @@ from . import (
     Ledger,
     Monitor,
     Span,
-    Trace,
     Unreadable,
-    Window,
     Workspaces,
-    balance,
     nothing,
     nvml,
 )
+from .allocator_ledger import AllocatorLedger, TracedLedger, proved
 from .caching_allocator import CachingAllocator
+from .enqueue_clock import EnqueueClock
 from .trace import trace
 
 T = TypeVar("T")
@@ -36,8 +34,6 @@ T = TypeVar("T")
 L2_UNKNOWN: Final = 128 * 2**20  # at least that of any GPU when this was written
 PROBE_CYCLES: Final = 10_000_000  # a few ms of holding back, to learn how fast its clock ticks
 TF32_SINCE: Final = 8  # major compute capability
-PROOF_BYTES: Final = 1024
-ALLOCATED, REQUESTED, RESERVED = "allocated_bytes", "requested_bytes", "reserved_bytes"
 CONTEXT_BYTES: Final = 600 * 2**20
 WORKSPACE_AT_MOST: Final = (32 * 2**20, 2**20)  # of a thread, at compute capability 9.0
 OTHERWISE: Final = (
@@ -77,6 +73,8 @@ OUT_OF_MEMORY: Final = (
 )
 """Words of libraries that want memory of their own, which torch's allocator has none of left."""
 
+NO_NVML: Final = "NVML knows NVIDIA's GPUs alone, and this is AMD's"
+
 PCI_DEVICES: Final = Path("/sys/bus/pci/devices")
 
 
@@ -108,8 +106,8 @@ class CUDA:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Both: float32 as it is, or rounded to 19 bits in tensor cores."""
-        return ("ieee", "tf32")
+        """Both: float32 as it is, or rounded to 19 bits in tensor cores; of AMD's the first."""
+        return ("ieee",) if _rocm() else ("ieee", "tf32")
 
     @property
     def batch_ns(self) -> int:
@@ -164,7 +162,7 @@ class CUDA:
 
     def check(self) -> None:
         """Raise `DeviceUnavailable` without a CUDA build, a driver or this index."""
-        if torch.version.cuda is None:
+        if torch.version.cuda is None and _rocm() is None:
             raise DeviceUnavailable(f"{self.name}: this build of torch has no CUDA")
         if not torch.cuda.is_available():
             raise DeviceUnavailable(f"{self.name}: torch finds no CUDA device on this machine")
@@ -194,6 +192,8 @@ class CUDA:
             raise DeviceUnavailable(f"{self.name}: no TF32 before compute capability 8.0")
         # by the old name first: torch refuses to read one that only the new ones have set
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        if _rocm():
+            return
         torch.backends.cuda.matmul.fp32_precision = precision
         torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined] # set at run time
         torch.backends.cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined] # set at run time
@@ -237,7 +237,7 @@ class CUDA:
 
         Each is called once before: what a library makes for its first use is not the call's.
         """
-        ledger = AllocatorLedger(self._device())
+        ledger = AllocatorLedger(self._device(), torch.cuda)
         peaks: list[int | None] = []
         for prepare in prepared:
             try:
@@ -260,18 +260,8 @@ class CUDA:
         not all: that is a reason and not a 0.
         """
         kind = TracedLedger if undisturbing else AllocatorLedger
-        ledger = kind(self._device())
-        before = ledger.stats()
-        block = torch.empty(PROOF_BYTES, dtype=torch.uint8, device=self._device())
-        after = ledger.stats()
-        del block
-        grown = [_current(after, what) - _current(before, what) for what in (ALLOCATED, REQUESTED)]
-        if grown != [PROOF_BYTES, PROOF_BYTES]:
-            settings = self._settings()
-            raise Unreadable(
-                f"{PROOF_BYTES} bytes were counted as {grown[0]} allocated and {grown[1]} asked "
-                f"for: allocator {torch.cuda.get_allocator_backend()}, settings {settings}"
-            )
+        ledger = kind(self._device(), torch.cuda)
+        proved(ledger, f"{torch.cuda.get_allocator_backend()}, settings {self._settings()}")
         return ledger
 
     def l2_flusher(self, l2: str) -> Callable[[], object]:
@@ -340,12 +330,13 @@ class CUDA:
         return {
             "gpu": properties.name,
             "gpu_memory_bytes": properties.total_memory,
-            "gpu_capability": f"{properties.major}.{properties.minor}",
+            "gpu_capability": getattr(properties, "gcnArchName", "")
+            or f"{properties.major}.{properties.minor}",
             "gpu_l2_bytes": getattr(properties, "L2_cache_size", 0)
             or "unknown: torch does not say",
-            "gpu_driver": nvml.driver(),
+            "gpu_driver": f"unknown: {NO_NVML}" if _rocm() else nvml.driver(),
             **nvml.settings(self._gpu),
-            "cuda": torch.version.cuda or "unknown: torch was built without CUDA",
+            "cuda": torch.version.cuda or f"none: ROCm {_rocm()}",
             "cudnn": _cudnn(),
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
             "cuda_allocator": torch.cuda.get_allocator_backend(),
@@ -379,27 +370,9 @@ class CUDA:
         By what it is, never by its index: NVML counts all GPUs of the machine in PCI order,
         while torch counts those in ``CUDA_VISIBLE_DEVICES``, fastest first unless set otherwise.
         """
+        if _rocm():
+            raise Unreadable(NO_NVML)
         return nvml.find(uuid=str(getattr(self._properties(), "uuid", "")), pci=self._pci())
-
-
-@dataclass(frozen=True, slots=True)
-class EnqueueClock:
-    """The host's clock around its calls, the device drained before."""
-
-    synchronize: Callable[[], None]
-    clock_ns: Callable[[], int] = time.perf_counter_ns
-
-    def read(self, step: Callable[[], object], iterations: int) -> int:
-        """Return the nanoseconds that the host took; the device is drained after them too."""
-        repeats = itertools.repeat(None, iterations)
-        clock_ns = self.clock_ns
-        self.synchronize()
-        start_ns = clock_ns()
-        for _ in repeats:
-            step()
-        elapsed_ns = clock_ns() - start_ns
-        self.synchronize()
-        return elapsed_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,85 +428,9 @@ class HeldClock:
         return round(start.elapsed_time(end) * 1e6) if held else None
 
 
-@dataclass(frozen=True, slots=True)
-class AllocatorLedger:
-    """The caching allocator's counters; it needs no watching between windows."""
-
-    device: torch.device
-
-    def stats(self) -> Mapping[str, int]:
-        """Return the counters, all queued work done."""
-        torch.cuda.synchronize(self.device)
-        return torch.cuda.memory_stats(self.device)
-
-    def observe(self, function: Callable[[], T]) -> tuple[T, Window]:
-        """Run the function between a reset of the peaks and a synchronized reading of them."""
-        torch.cuda.synchronize(self.device)
-        torch.cuda.empty_cache()  # or earlier steps' cached blocks would count as reserved here
-        torch.cuda.reset_peak_memory_stats(self.device)
-        before = self.stats()
-        result = function()
-        after = self.stats()
-        return result, Window(
-            _current(before, ALLOCATED),
-            _peak(after, ALLOCATED),
-            _current(after, ALLOCATED),
-            _peak(after, RESERVED),
-            Span(_current(before, REQUESTED), _peak(after, REQUESTED), _current(after, REQUESTED)),
-            retries=_retries(after) - _retries(before),
-        )
-
-    def trace(self, function: Callable[[Callable[[Mark], None]], T]) -> tuple[T, Window, Trace]:
-        """Do the same under the profiler, whose events are of the allocator's own rounded sizes."""
-        (result, traced), window = self.observe(lambda: trace(function))
-        return result, window, traced
-
-
-@dataclass(frozen=True, slots=True)
-class TracedLedger:
-    """The same account without a reset: the process's peaks and cache are somebody else's.
-
-    Peaks come from the trace, and only where it began and ended from the counters.
-    """
-
-    device: torch.device
-
-    def stats(self) -> Mapping[str, int]:
-        """Return the counters, all queued work done."""
-        torch.cuda.synchronize(self.device)
-        return torch.cuda.memory_stats(self.device)
-
-    def observe(self, function: Callable[[], T]) -> tuple[T, Window]:
-        """Run the function and return what its trace says."""
-        result, window, _ = self.trace(lambda _: function())
-        return result, window
-
-    def trace(self, function: Callable[[Callable[[Mark], None]], T]) -> tuple[T, Window, Trace]:
-        """Run the function under the profiler, between two readings of what is live."""
-        before = self.stats()
-        result, traced = trace(function)
-        after = self.stats()
-        live = _current(before, ALLOCATED)
-        entries = traced.entries(str(self.device))
-        peak, _ = balance(live, (entry.nbytes for entry in entries if isinstance(entry, Change)))
-        unknown = Unreadable("the process's own statistics are left as they are")
-        return (
-            result,
-            Window(live, peak, _current(after, ALLOCATED), unknown, unknown),
-            traced,
-        )
-
-
-def _current(stats: Mapping[str, int], what: str) -> int:
-    return int(stats.get(f"{what}.all.current", 0))
-
-
-def _peak(stats: Mapping[str, int], what: str) -> int:
-    return int(stats.get(f"{what}.all.peak", 0))
-
-
-def _retries(stats: Mapping[str, int]) -> int:
-    return int(stats.get("num_alloc_retries", 0)) + int(stats.get("num_ooms", 0))
+def _rocm() -> str | None:
+    """Return the version of ROCm that torch was built for: AMD's GPUs answer to ``torch.cuda``."""
+    return getattr(torch.version, "hip", None)
 
 
 def _cores(ranges: str) -> set[int]:

@@ -40,8 +40,11 @@ class _Row:
     on_cpu: tuple[Kind, ...]
     on_gpu: tuple[Kind, ...]
     of_gpu: bool = False  # recorded for each GPU: ``cuda:1 gpu`` where the device has a number
+    families: tuple[str, ...] = ()  # of devices that have the fact, where not all have
 
     def holds(self, kind: Kind, device: str) -> bool:
+        if self.families and device.partition(":")[0] not in self.families:
+            return False
         return kind in (self.on_cpu if device == "cpu" else self.on_gpu)
 
     def name(self, device: str) -> str:
@@ -64,11 +67,12 @@ _TABLE: Final = (
     _Row("gpu", "machine", (), _ALL, of_gpu=True),
     _Row("gpu_capability", "machine", (), _JUDGED, of_gpu=True),
     _Row("gpu_driver", "software", (), ("timed",), of_gpu=True),
-    _Row("cuda", "software", (), _JUDGED, of_gpu=True),
-    _Row("cudnn", "software", (), _JUDGED, of_gpu=True),
-    _Row("cudnn_benchmark", "software", (), _JUDGED, of_gpu=True),
-    _Row("cuda_allocator", "software", (), _JUDGED, of_gpu=True),
-    _Row("cuda_settings", "software", (), _JUDGED, of_gpu=True),
+    _Row("cuda", "software", (), _JUDGED, of_gpu=True, families=("cuda",)),
+    _Row("cudnn", "software", (), _JUDGED, of_gpu=True, families=("cuda",)),
+    _Row("cudnn_benchmark", "software", (), _JUDGED, of_gpu=True, families=("cuda",)),
+    _Row("cuda_allocator", "software", (), _JUDGED, of_gpu=True, families=("cuda",)),
+    _Row("cuda_settings", "software", (), _JUDGED, of_gpu=True, families=("cuda",)),
+    _Row("accelerator_settings", "software", (), _JUDGED, of_gpu=True, families=("xpu", "mps")),
 )
 
 

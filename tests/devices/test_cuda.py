@@ -13,8 +13,18 @@ import torch
 from fakes import FakeArm, FakeClock, FakeGpu, FakeNvml
 
 from gradbench import devices
-from gradbench.devices import Span, Unreadable, Unwatched, Window, cuda, nothing, nvml
+from gradbench.devices import (
+    Span,
+    Unreadable,
+    Unwatched,
+    Window,
+    allocator_ledger,
+    cuda,
+    nothing,
+    nvml,
+)
 from gradbench.devices.cpu import CPU, ProfilerLedger
+from gradbench.devices.enqueue_clock import EnqueueClock
 from gradbench.errors import DeviceUnavailable, UnknownName
 from gradbench.experiment.matrix import GRAD_MODES, Matrix
 from gradbench.experiment.plan import Plan
@@ -149,6 +159,7 @@ def fake(monkeypatch):
         ),
     )
     monkeypatch.setattr(cuda, "torch", stand_in)
+    monkeypatch.setattr(allocator_ledger, "torch", stand_in)
     fake.backends = stand_in.backends
     fake.version, fake.private = stand_in.version, stand_in._C
     return fake
@@ -350,7 +361,7 @@ def test_the_device_in_use_is_the_accelerator_that_has_been_started(fake, monkey
     assert devices.in_use().name == "cpu"
 
 
-@pytest.mark.parametrize("name", ["cud", "cuda:", "cuda:x", "cpu:0", "mps"])
+@pytest.mark.parametrize("name", ["cud", "cuda:", "cuda:x", "cpu:0", "npu"])
 def test_wrong_device_names_are_refused(name):
     with pytest.raises(UnknownName, match=r"unknown device"):
         devices.find(name)
@@ -386,7 +397,7 @@ class SplitDevice(CPU):
         return self.flush if l2 == "cold" else nothing
 
     def host_clock(self):
-        return cuda.EnqueueClock(self.gpu.synchronize, self.gpu.clock)
+        return EnqueueClock(self.gpu.synchronize, self.gpu.clock)
 
     def device_clock(self):
         if isinstance(self.held, Unreadable):
@@ -422,7 +433,7 @@ def test_the_host_clock_starts_with_an_empty_queue_and_waits_for_nothing_inside(
     arm = gpu.arm("step", device_ns=50_000)
     gpu.launch("before", 10**9)
     gpu.log.clear()
-    elapsed_ns = cuda.EnqueueClock(gpu.synchronize, gpu.clock).read(arm.step, 3)
+    elapsed_ns = EnqueueClock(gpu.synchronize, gpu.clock).read(arm.step, 3)
     assert gpu.log == ["synchronize", "step", "step", "step", "synchronize"]
     assert elapsed_ns == 3 * gpu.launch_ns
 
