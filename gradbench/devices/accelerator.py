@@ -78,7 +78,7 @@ class Accelerator:
         return True
 
     def near_cores(self, usable: Collection[int]) -> list[int]:
-        """Return all: which are near is not told."""
+        """Return all: which are near is unknown."""
         return sorted(usable)
 
     def check(self) -> None:
