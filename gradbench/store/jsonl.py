@@ -326,7 +326,7 @@ def _read_sealed(content: bytes, path: Path) -> list[Record]:
         raise BrokenSeal(path)
     try:
         return [_record(json.loads(line), path) for line in body.splitlines()]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(
             f"{str(path)!r} holds what this gradbench does not know, {error}: upgrade"
         ) from error
@@ -340,7 +340,7 @@ def _read_part(content: bytes, path: Path) -> tuple[list[Record], str]:
             row = json.loads(line if line.endswith(b"\n") else b"")  # cut, be it at a brace
             if row["kind"] != "sealed":  # sealed, and then not renamed
                 records.append(_record(row, path))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             rest = len(content) - read
             return (
                 records,

@@ -455,6 +455,24 @@ def test_a_changed_byte_is_noticed_whatever_the_line_ends(store):
         load(path)
 
 
+WRONG = [{"timeline": []}, {"inputs": 3}, {"cells": "all"}, {"cell": 0}]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_a_value_of_another_kind_is_said_in_words(store, wrong):
+    (name,) = wrong
+    sealed, part = store.find(store.save(RECORDS).name), part_file(store)
+    for path in (sealed, part):
+        rewrite(path, lambda row: row | wrong if name in row else row)
+    with pytest.raises(StoreError, match="holds what this gradbench does not know"):
+        load(sealed)
+    if name in ("inputs", "cells"):
+        with pytest.raises(StoreError, match="its first line is cut or damaged"):
+            load(part)
+    else:
+        assert "cut or damaged" in load(part).dropped
+
+
 # --- files of others
 
 

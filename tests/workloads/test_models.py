@@ -7,6 +7,23 @@ from torch import nn
 from gradbench.errors import BadModel
 from gradbench.workloads.models import MODELS, Catalogue, from_path, resolve
 
+READY = """
+from torch import nn
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 2)
+model = Net()
+"""
+
+
+def test_a_module_that_stands_ready_made_is_used_and_a_class_is_called(tmp_path, monkeypatch):
+    (tmp_path / "ready_made.py").write_text(READY, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    ready, built = (from_path(f"ready_made:{name}", shape=(4,)) for name in ("model", "Net"))
+    assert ready.build() is ready.build() is resolve("ready_made:model")
+    assert built.build() is not built.build()
+    assert built.build()(built.batch(3)[0]).shape == (3, 2)
+
 
 @pytest.mark.parametrize(
     "name", [*MODELS, "mlp_d1_w8", "mlp_d5_w16", "cnn_d1_w4_r8", "cnn_d3_w4_r9"]
