@@ -91,7 +91,7 @@ def bind(cores: Iterable[int]) -> None:
 
 
 def page_faults() -> int | None:
-    """Return this process's page faults served without a disk, or None where they are not counted."""
+    """Return this process's page faults served without a disk; None where they are not counted."""
     try:
         import resource
     except ImportError:  # Windows
@@ -100,7 +100,7 @@ def page_faults() -> int | None:
 
 
 def peak_resident() -> int | None:
-    """Return the most bytes that were resident in this process at once, or None where it is unknown.
+    """Return the most bytes that were resident in this process; None where it is unknown.
 
     On Linux a child has its parent's mark to begin with: a higher peak of that one hides its own.
     """
