@@ -153,6 +153,8 @@ def time_slices(line: JsonLineSocket, asked: dict[str, Any]) -> None:
 
 def prepare(asked: dict[str, Any]) -> tuple[Any, Any, Any, float]:
     """Build the cell's step and warm it up; return arm, subject, device and a step's ns."""
+    import torch
+
     from gradbench.comparison.entry import MODELS, Cell, build, from_path, make_arm, settle
 
     cell = Cell(**asked["cell"])
@@ -160,6 +162,7 @@ def prepare(asked: dict[str, Any]) -> tuple[Any, Any, Any, float]:
     model = from_path(cell.model, shape=asked["shape"]) if own else MODELS[cell.model]
     device = settle(cell)
     subject = build(cell, model, seed=asked["seed"])
+    torch.set_num_threads(cell.threads)  # which the module may have set when it was imported
     if hasattr(device, "set_precision"):  # an older gradbench fixes it when it settles
         device.set_precision(asked["cell"].get("precision", "ieee"))
     arm = make_arm(cell, subject)

@@ -1,5 +1,6 @@
 """How hard to measure: budgets, precision and limits, apart from what is measured."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -7,6 +8,12 @@ from ..errors import Impossible
 
 PROTOCOL: Final = 2
 """Version of the way of measuring; results of different protocols are never compared."""
+
+PROTOCOLS: Final[Mapping[str, str]] = {
+    "1": "modes shared one module's state and random numbers",
+    "2": "each mode steps the module in a state of its own, and hooks change no peak",
+}
+"""What changed with each protocol, in words, for whoever is told that two differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Runs a function in a child of this process, which it may take with it."""
 
+import faulthandler
 import os
 import pickle
 from collections.abc import Callable
@@ -63,6 +64,7 @@ def _answer(
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
+    faulthandler.disable()  # it may write elsewhere, and what ends this child is expected here
     if not alone:
         torch.set_num_threads(1)  # the other threads of a pool are not here
 

@@ -29,6 +29,7 @@ from ..records.allocations import (
 from ..records.predictions import Fit, Prediction
 from ..workloads.arms import Layout, build, make_arm, steps
 from ..workloads.models import Model
+from ..workloads.state import seed_all
 from ..workloads.steps import Subject, lacks_a_graph, must_fail
 from .apart import apart
 from .measured_line import MeasuredLine, MeasuredPoint, measured_point
@@ -473,7 +474,7 @@ def _built_before(
 
 def _built(model: Model, where: AbstractContextManager[object], seed: int) -> nn.Module | None:
     """Return the module as it is built in a context, None where that raises."""
-    torch.manual_seed(seed)
+    seed_all(seed)
     try:
         with where:
             return model.build()

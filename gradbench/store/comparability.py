@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from ..experiment.plan import PROTOCOLS
 from ..records.measurements import Fact
 
 Facts = Mapping[str, Fact]
@@ -149,4 +150,7 @@ def _differs(name: str, before: Fact | None, after: Fact | None) -> str:
         return f"{name} is not recorded on both sides"
     if mixed := next((side for side in sides if side and side.startswith(MIXED)), ""):
         return f"{name} is {mixed}"
-    return f"{name} was {sides[0]!r}, is {sides[1]!r}" if sides[0] != sides[1] else ""
+    if sides[0] == sides[1]:
+        return ""
+    since = PROTOCOLS.get(str(sides[1]), "") if name == "protocol" else ""
+    return f"{name} was {sides[0]!r}, is {sides[1]!r}{f' ({since})' if since else ''}"

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from ..experiment.matrix import AS_IS, Cell
 from .grad_modes import MODES, GradMode
 from .models import Model
+from .state import seed_all
 from .steps import OPTIMIZERS, WORKLOADS, Step, Subject, Workload
 
 
@@ -67,7 +68,7 @@ def build(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -> S
     With the dtype ``as_is`` both are as they were made, but that the inputs that are made here
     for a model named by its path follow its parameters.
     """
-    torch.manual_seed(seed)
+    seed_all(seed)
     dtype = None if cell.dtype == AS_IS else getattr(torch, cell.dtype)
     layout = torch.channels_last if cell.memory_format == "channels_last" else None
     module = convert(model.build(), cell.device, dtype, layout)

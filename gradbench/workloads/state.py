@@ -359,6 +359,15 @@ class RandomNumbers:
         return few
 
 
+def seed_all(seed: int) -> None:
+    """Let every generator begin anew: Python seeds its own after each fork, by the clock."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        numpy: Any = sys.modules["numpy"]
+        numpy.random.seed(seed % 2**32)
+
+
 def _source_of(device: torch.device) -> _Source:
     accelerator: Any = getattr(torch, device.type, None)
     if not hasattr(accelerator, "get_rng_state"):  # the CPU's is torch's own

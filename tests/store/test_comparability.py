@@ -131,3 +131,11 @@ def test_no_other_module_keeps_a_list_of_facts_that_must_agree():
                     holders.add(path.relative_to(root).as_posix())
     shown = {"exports/markdown.py", "exports/pyperf.py"}  # decide nothing
     assert holders == {"store/comparability.py"} | shown
+
+
+def test_where_protocols_differ_it_is_said_what_changed():
+    words = difference({"protocol": 1}, {"protocol": 2}, kind="exact", device="cpu")
+    assert "protocol was '1', is '2' (each mode steps the module in a state of its own" in words
+    assert "protocol was '2', is '99';" in difference(
+        {"protocol": 2}, {"protocol": 99}, kind="exact", device="cpu"
+    )

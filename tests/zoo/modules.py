@@ -1,0 +1,413 @@
+"""Modules that people have, small: each keeps, sets, raises or lies where another does not.
+
+A row names a factory by the path of this module, so that every way in builds it for itself.
+"""
+
+import copy
+import os
+import random
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+WIDTH = 16
+AT_IMPORT = torch.zeros(10_000)  # nobody's, and no model's peak
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(WIDTH, 32), nn.Linear(32, 4)
+
+    def forward(self, x):
+        return self.last(self.first(x).relu())
+
+
+READY = Plain()
+
+
+class Rotary(Plain):
+    """A table made when it is first needed, in whatever mode that is."""
+
+    table = None
+
+    def forward(self, x):
+        if self.table is None:
+            self.table = torch.arange(WIDTH, dtype=x.dtype).cos()
+        return super().forward(x * self.table)
+
+
+class Growing(Plain):
+    """A cache that every call makes longer."""
+
+    def __init__(self):
+        super().__init__()
+        self.past = []
+
+    def forward(self, x):
+        self.past.append(super().forward(x))
+        return torch.stack(self.past).sum(0)
+
+
+class Bounded(Growing):
+    """A cache that is full one day."""
+
+    def forward(self, x):
+        if len(self.past) >= 40:
+            raise RuntimeError("the cache is full")
+        return super().forward(x)
+
+
+class Carrying(nn.Module):
+    """A hidden state carried from call to call, detached."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.hidden = nn.GRU(WIDTH, 8, batch_first=True), None
+
+    def forward(self, x):
+        y, hidden = self.rnn(x[:, None], self.hidden)
+        self.hidden = hidden.detach()
+        return y
+
+
+class Stepping(Plain):
+    """Takes more the more often it was called, and counts in an object of its own."""
+
+    class Count:
+        __slots__ = ("calls",)
+
+    def __init__(self):
+        super().__init__()
+        self.count = self.Count()
+        self.count.calls = 0
+
+    def forward(self, x):
+        self.count.calls += 1
+        return super().forward(x.repeat(self.count.calls, 1))
+
+
+class Dropping(Plain):
+    """Keeps as many rows as three generators of random numbers say."""
+
+    def forward(self, x):
+        kept = 1 + int(torch.rand(1) * 8) + random.randrange(8) + np.random.randint(8)
+        return super().forward(x.repeat(kept, 1))
+
+
+class Averaging(nn.Module):
+    """BatchNorm changes buffers unseen, and trains no batch of one."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(WIDTH, 32), nn.BatchNorm1d(32), nn.ReLU())
+
+    def forward(self, x):
+        return self.body(x)
+
+
+class SwitchesOff(Plain):
+    def forward(self, x):
+        torch.set_grad_enabled(False)
+        return super().forward(x)
+
+
+class Serving(Plain):
+    @torch.inference_mode()
+    def forward(self, x):
+        return super().forward(x)
+
+
+class Particular(Plain):
+    """Wrong in one mode, by an error that has nothing to do with graphs."""
+
+    def forward(self, x):
+        if not torch.is_grad_enabled():
+            return x @ torch.ones(3, 3)
+        return super().forward(x)
+
+
+class Hungry(Plain):
+    def forward(self, x):
+        return super().forward(x) + torch.empty(2**48)
+
+
+class Quits(Plain):
+    def forward(self, x):
+        if torch.is_inference_mode_enabled():
+            sys.exit("enough of this")
+        return super().forward(x)
+
+
+class TrainsItself(Plain):
+    """``train`` and ``eval`` are words for something else."""
+
+    def train(self, loader):
+        return loader
+
+    def eval(self, loader):
+        return loader
+
+
+class Fixed(nn.Module):
+    def forward(self, x):
+        return x.relu() * 2
+
+
+class Complex(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(9, dtype=torch.cfloat))
+
+    def forward(self, x):
+        assert self.weight.is_complex()
+        return torch.fft.irfft(torch.fft.rfft(x) * self.weight, n=WIDTH)
+
+
+class Halved(nn.Module):
+    """A body of bfloat16 that expects its inputs so."""
+
+    def __init__(self, dtype=torch.bfloat16):
+        super().__init__()
+        self.dtype, self.body = dtype, Plain().to(dtype)
+
+    def forward(self, x):
+        assert x.dtype == self.dtype == self.body.first.weight.dtype
+        return self.body(x).float()
+
+
+class MixedDtypes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inside, self.outside = Plain().bfloat16(), nn.Linear(4, 4)
+
+    def forward(self, x):
+        assert (x.dtype, self.inside.first.weight.dtype) == (torch.float32, torch.bfloat16)
+        return self.outside(self.inside(x.bfloat16()).float().relu())
+
+
+class Graph(nn.Module):
+    """A sparse buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("adjacency", torch.eye(WIDTH).to_sparse())
+        self.layer = Plain()
+
+    def forward(self, x):
+        return self.layer(torch.sparse.mm(self.adjacency, x.T).T)
+
+
+class SparseGradients(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.out = nn.Embedding(50, 8, sparse=True), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.out(self.table((x.abs() * 10).long().clamp(max=49)).mean(1).relu())
+
+
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.LazyLinear(32), nn.ReLU(), nn.LazyLinear(4))
+
+    def forward(self, x):
+        return self.body(x)
+
+
+class Ragged(Plain):
+    """A nested tensor on the way."""
+
+    def forward(self, x):
+        rows = torch.nested.as_nested_tensor(list(x.split(1)))
+        return torch.nested.to_padded_tensor(self.first(rows).relu(), 0.0)
+
+
+class FromNumpy(Plain):
+    def __init__(self):
+        super().__init__()
+        weights = np.random.rand(32, WIDTH).astype("float32")
+        self.first.weight = nn.Parameter(torch.from_numpy(weights))
+
+
+class Mapped(Plain):
+    def __init__(self):
+        super().__init__()
+        descriptor, path = tempfile.mkstemp()
+        torch.save(self.state_dict(), path)
+        self.load_state_dict(torch.load(path, mmap=True), assign=True)
+        os.close(descriptor)
+        Path(path).unlink()
+
+
+class Tied(nn.Module):
+    """One storage under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.last.weight = self.first.weight
+
+    def forward(self, x):
+        return self.last(self.first(x).relu())
+
+
+class Littering(Plain):
+    """Leaves a knot of garbage when it is built."""
+
+    def __init__(self):
+        super().__init__()
+        knot = [torch.zeros(100_000)]
+        knot.append(knot)
+
+
+class Greedy(Plain):
+    """Sets threads, and a default dtype, as it is built."""
+
+    def __init__(self):
+        super().__init__()
+        torch.set_num_threads(2)
+
+
+class Pooled(Plain):
+    """The graph is built in another thread."""
+
+    def forward(self, x):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(super().forward, x).result()
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.kept = x.clone()  # where no hook sees it
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * ctx.kept * gradient
+
+
+class Hidden(Plain):
+    def forward(self, x):
+        return Square.apply(super().forward(x))
+
+
+class Functional(Plain):
+    def forward(self, x):
+        return torch.func.grad(lambda one: super(Functional, self).forward(one).sum())(x)
+
+
+class Encoder(nn.Module):
+    """Takes torch's fused path where nothing is recorded and nobody has hooked on."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(WIDTH, 2, 32, batch_first=True)
+        self.body = nn.TransformerEncoder(layer, 2)
+
+    def forward(self, x):
+        return self.body(x[:, None])
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(WIDTH, 8, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(x[:, None])[0]
+
+
+class Looking(nn.Module):
+    """Looks at values as it is built and as it runs, and copies itself."""
+
+    def __init__(self):
+        super().__init__()
+        rates = [rate.item() for rate in torch.linspace(0, 1, 2)]
+        self.body = copy.deepcopy(nn.ModuleList([Plain() for _ in rates]))
+
+    def forward(self, x):
+        return self.body[int(x.sum().item() > 0)](x)
+
+
+class Streaming(Plain):
+    def forward(self, x):
+        for row in x.split(1):
+            yield super().forward(row)
+
+
+class Silent(Plain):
+    def forward(self, x):
+        super().forward(x)
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+    extra: dict
+
+
+class Answering(Plain):
+    def forward(self, x):
+        return Answer(super().forward(x), {"features": [x]})
+
+
+class Thrifty(Plain):
+    """Recomputes what it does not save."""
+
+    def forward(self, x):
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+def scripted():
+    return torch.jit.script(nn.Sequential(nn.Linear(WIDTH, 32), nn.ReLU(), nn.Linear(32, 4)))
+
+
+def exported():
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(
+        Plain().eval(), (torch.randn(4, WIDTH),), dynamic_shapes=({0: batch},)
+    )
+    return program.module()
+
+
+def quantized():
+    return torch.ao.quantization.quantize_dynamic(Plain().eval(), {nn.Linear}, torch.qint8)
+
+
+def frozen():
+    return Plain().requires_grad_(requires_grad=False)
+
+
+def double():
+    return Halved(torch.float64)
+
+
+def refuses():
+    raise FileNotFoundError("weights.bin is not here")
+
+
+def no_module():
+    return "a module"
+
+
+class Sleeper(Plain):
+    """Steps of a third of a second, and one day it hangs."""
+
+    calls = 0
+
+    def forward(self, x):
+        import time
+
+        Sleeper.calls += 1
+        time.sleep(0.3 if Sleeper.calls < 14 else 600)
+        return super().forward(x)

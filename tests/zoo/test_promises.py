@@ -1,0 +1,445 @@
+"""The promises of docs/measuring.md, held on modules that people have: a row a module.
+
+A module is a row of `ROWS`, a way in is a row of `WAYS`, and a promise is a test. All is tiny: what
+a figure is worth is not asked here, only whether it is one.
+"""
+
+import json
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import gradbench
+from gradbench.errors import GradbenchError
+from gradbench.experiment.matrix import GRAD_MODES, Cell, Matrix
+from gradbench.experiment.plan import Plan
+from gradbench.gate.decide import decide
+from gradbench.memory.predict import Predictor
+from gradbench.memory.usage import memory_usage
+from gradbench.observation import observe
+from gradbench.records.measurements import Breakdown, Ended, Environment, Measurement, Skipped
+from gradbench.records.run import Run
+from gradbench.runner import run
+from gradbench.stats.verdicts import Verdict
+from gradbench.workloads.models import from_path
+
+pytestmark = [
+    pytest.mark.usefixtures("shared_fork_servers"),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+BATCH, WIDTH = 4, 16
+PLAN = Plan(budget_s=0.02, warmup_s=0.002, min_rounds=6, max_rounds=8, limit_s=60)
+EXACT = ("peak_allocated", "first_peak_allocated", "saved_for_backward", "leaked", "breakdown")
+TIMED = ("step_time", "latency")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A module of `zoo.modules`, and what is known of it."""
+
+    name: str
+    workload: str = "inference"
+    steps: tuple[str, ...] = GRAD_MODES  # modes in which it can be stepped
+    note: str = ""  # that its figures must bear
+    cause: str = "failed"  # why it cannot be stepped in the others
+    words: str = ""  # in the reason
+    timed: bool = True  # does every mode of these that steps have a time? some fail later
+
+    @property
+    def path(self) -> str:
+        return f"zoo.modules:{self.name}"
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.workload}"
+
+
+ON = ("global_on",)
+TRAINED = {"workload": "training", "steps": ON, "cause": "cannot_train", "words": "require grad"}
+ROWS = (
+    Row("Plain"),
+    Row("Plain", **TRAINED),
+    Row("READY"),
+    Row("Rotary", **TRAINED),
+    Row("Growing"),
+    Row("Bounded"),
+    Row("Carrying", **TRAINED),
+    Row("Stepping"),
+    Row("Dropping"),
+    Row("Averaging", **TRAINED),
+    Row("SwitchesOff", note="grad_left"),
+    Row("Serving"),
+    Row("Particular", steps=ON, words="mat1 and mat2"),
+    Row("Particular", workload="training", steps=ON, words="mat1 and mat2"),
+    Row("Hungry", steps=(), cause="out_of_memory"),
+    Row("Quits", steps=GRAD_MODES[:3], words="SystemExit: enough of this"),
+    Row("TrainsItself", steps=(), words="eval()"),
+    Row("Fixed"),
+    Row("Fixed", workload="training", steps=(), words="empty parameter list"),
+    Row("frozen", workload="training", steps=(), words="require grad"),
+    Row("Complex"),
+    Row("Complex", **TRAINED),
+    Row("Halved"),
+    Row("double"),
+    Row("MixedDtypes"),
+    Row("Graph"),
+    Row("SparseGradients", **TRAINED),
+    Row("Lazy", **TRAINED),
+    Row("Ragged"),
+    Row("FromNumpy"),
+    Row("Mapped"),
+    Row("Tied"),
+    Row("Littering"),
+    Row("Greedy", note="model_set"),
+    Row("Pooled"),
+    Row("Hidden"),
+    Row("Functional"),
+    Row("Encoder"),
+    Row("Recurrent", **TRAINED),
+    Row("Looking"),
+    Row("Streaming", note="nothing_computed"),
+    Row("Silent", note="nothing_computed"),
+    Row("Answering"),
+    Row("Thrifty", **TRAINED),
+    Row("scripted", timed=False),
+    Row("exported"),
+    Row("quantized"),
+    Row("refuses", steps=(), words="weights.bin is not here"),
+    Row("no_module", steps=(), words="returned str"),
+)
+QUICK = (
+    *("Plain-training", "Rotary-training", "Growing-inference", "Dropping-inference"),
+    *("SwitchesOff-inference", "Particular-inference", "Quits-inference", "Complex-inference"),
+    *("SparseGradients-training", "FromNumpy-inference", "Greedy-inference", "Hidden-inference"),
+    *("Functional-inference", "Recurrent-training", "Looking-inference", "Streaming-inference"),
+    "refuses-inference",
+)
+"""Rows that stand for their kinds; the others are run with `-m slow`."""
+
+each = pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=row.id, marks=[] if row.id in QUICK else [pytest.mark.slow])
+        for row in ROWS
+    ],
+)
+
+
+def model_of(row):
+    return from_path(row.path, shape=(WIDTH,))
+
+
+def measured(row, *, modes=GRAD_MODES, meters=(*TIMED, *EXACT, "predicted_peak")):
+    """Return a run of the row's cells."""
+    matrix = Matrix(
+        models=[row.path], workloads=[row.workload], grad_modes=modes, batch_sizes=[BATCH]
+    )
+    records = run(matrix, plan=PLAN, models={row.path: model_of(row)}, meters=list(meters))
+    return Run(row.id, tuple(records), sealed=True)
+
+
+_RUNS: dict[Row, Run] = {}
+
+
+@pytest.fixture
+def whole(row):
+    """The run of all modes, made once for all promises."""
+    if row not in _RUNS:
+        _RUNS[row] = measured(row)
+    return _RUNS[row]
+
+
+def readings(one):
+    found = (*one.outcomes, *one.breakdowns.values())
+    return {(o.cell.grad_mode, o.meter): o for o in found}
+
+
+def exact_values(one):
+    return {
+        key: o.values if isinstance(o, Measurement) else dict(o.parts)
+        for key, o in readings(one).items()
+        if key[1] in EXACT and isinstance(o, Measurement | Breakdown)
+    }
+
+
+@each
+def test_a_run_comes_to_its_end_with_a_number_or_a_reason_for_each_cell(row, whole):
+    assert isinstance(whole.records[-1], Ended)
+    found = readings(whole)
+    assert set(found) == {
+        (mode, meter) for mode in GRAD_MODES for meter in (*TIMED, *EXACT, "predicted_peak")
+    }
+    for (mode, meter), outcome in found.items():
+        if mode in row.steps:
+            if meter == "peak_allocated" or (meter == "step_time" and row.timed):
+                assert isinstance(outcome, Measurement), outcome
+        elif meter in ("peak_allocated", "step_time"):
+            assert isinstance(outcome, Skipped), outcome
+            assert outcome.cause == row.cause
+            assert row.words in outcome.reason
+        if isinstance(outcome, Skipped):
+            assert "\n" not in outcome.reason
+            assert "Traceback" not in outcome.reason
+            assert "gradbench/" not in outcome.reason
+
+
+@each
+def test_a_figure_is_the_same_with_that_mode_alone(row, whole):
+    alone = [mode for mode in row.steps if mode in ("global_on", "inference_mode")][-1:]
+    for mode in alone:
+        expected = {key: found for key, found in exact_values(whole).items() if key[0] == mode}
+        assert exact_values(measured(row, modes=[mode], meters=EXACT)) == expected
+
+
+@each
+def test_modes_that_set_the_same_flag_read_the_same(row, whole):
+    found = exact_values(whole)
+    for meter in EXACT:
+        assert found.get(("global_off", meter)) == found.get(("no_grad", meter))
+    assert not any(
+        "unlike_its_twin" in o.notes for o in whole.outcomes if isinstance(o, Measurement)
+    )
+
+
+@each
+def test_equal_code_gates_as_equal_with_modes_in_another_order(row, whole):
+    again = measured(row, modes=GRAD_MODES[:0:-1], meters=EXACT)
+    result = decide([whole], [again])
+    assert {figure.verdict for figure in result.figure_verdicts} <= {Verdict.SAME}
+
+
+@each
+def test_a_graph_excludes_zero_bytes_saved(row, whole):
+    if row.workload != "inference" or "global_on" not in row.steps:
+        pytest.skip("no inference in a mode that records")
+    torch.manual_seed(0)
+    net = model_of(row).build()
+    net.training = False
+    with torch.enable_grad():
+        output = net(torch.randn(BATCH, WIDTH, dtype=getattr(net, "dtype", None)))
+    outputs = [output] if isinstance(output, torch.Tensor) else []
+    saved = readings(whole)["global_on", "saved_for_backward"]
+    if any(one.requires_grad for one in outputs) and row.name != "SwitchesOff":
+        assert isinstance(saved, Skipped) or saved.values[0] > 0
+    for mode in GRAD_MODES[1:]:
+        none = readings(whole).get((mode, "saved_for_backward"))
+        assert isinstance(none, Skipped) or none.values == (0,)
+
+
+@each
+def test_what_its_figures_do_not_show_is_noted(row, whole):
+    noted = [
+        set(o.notes) & {"grad_left", "nothing_computed", "model_set", "steps_set"}
+        for o in whole.outcomes
+        if isinstance(o, Measurement)
+        and (o.cell.grad_mode, o.meter)
+        in {("global_on", "step_time"), ("global_on", "peak_allocated")}
+    ]
+    assert noted == [{row.note} if row.note else set()] * len(noted)
+
+
+@each
+def test_what_a_peak_is_made_of_adds_up_and_no_part_is_negative(row, whole):
+    found = readings(whole)
+    for mode in row.steps:
+        breakdown, peak = found[mode, "breakdown"], found[mode, "peak_allocated"]
+        if isinstance(breakdown, Breakdown):
+            assert sum(breakdown.parts.values()) == peak.values[0]
+            assert min(breakdown.parts.values()) >= 0
+            assert breakdown.parts["unknown"] == 0 or row.name in STATEFUL
+
+
+STATEFUL = (
+    *("Growing", "Bounded", "Carrying", "Rotary"),
+    *("READY", "quantized", "exported", "scripted", "Mapped"),
+)
+"""Modules with tensors that are no parameters, buffers or inputs, and so are unknown to all."""
+
+
+@each
+def test_a_prediction_is_the_peak_or_says_what_it_does_not_count(row, whole):
+    found = readings(whole)
+    for mode in row.steps:
+        predicted, peak = found[mode, "predicted_peak"], found[mode, "peak_allocated"]
+        if isinstance(predicted, Skipped) or predicted.notes or row.name in INEXACT:
+            continue
+        assert predicted.values == peak.values
+
+
+INEXACT = {
+    "Growing": "the cache of a prediction is one call shorter",
+    "Bounded": "as Growing",
+    "Carrying": "as Growing",
+    "Stepping": "as Growing: it counts its calls",
+    "Dropping": "its random numbers are drawn by other calls before the step",
+    "Rotary": "a plain attribute that lives between steps is not counted",
+    "SwitchesOff": "the mode that it leaves is another step's",
+    "Thrifty": "states of generators that checkpointing keeps are no fake tensors",
+    "Encoder": "the fused path is taken for real alone",
+    "quantized": "packed weights are no tensors",
+    "scripted": "TorchScript runs no fake operators one by one",
+    "Littering": "garbage is collected before a measurement",
+    "exported": "an exported graph holds constants beside its parameters",
+    "Mapped": "the rest of the file is mapped, too",
+    "READY": "as it stands in the process that predicts",
+    "Tied": "gradients that meet are added in place for real",
+    "Graph": "sparse operators take their own ways",
+    "SparseGradients": "sparse operators take their own ways",
+    "Ragged": "nested operators take their own ways",
+    "Lazy": "the first call is another's",
+    "Hidden": "a tensor on ctx is the node's own",
+    "Complex": "FFT plans keep their own",
+    "Functional": "wrapped tensors are seen unwrapped",
+    "Pooled": "another thread's modes are its own",
+}
+"""Modules whose prediction may differ, and why."""
+
+
+# --- the ways in that run in the caller's own process -----------------------------------------
+
+
+def in_prediction(row):
+    for mode in ("global_on", "no_grad"):
+        cell = Cell(model=row.path, workload=row.workload, grad_mode=mode, batch_size=BATCH)
+        Predictor("cpu").predict(cell, model_of(row))
+
+
+def in_fit(row):
+    cell = Cell(model=row.path, workload=row.workload, grad_mode="global_on", batch_size=1)
+    fit = Predictor("cpu").largest(cell, model_of(row), 2**20)
+    assert fit.batch_size == 0 or fit.peak_bytes <= 2**20
+
+
+def forward_of(row):
+    net = model_of(row).build()
+    dtype = getattr(net, "dtype", None)
+    return net, torch.randn(BATCH, WIDTH, dtype=dtype)
+
+
+def in_observation(row):
+    net, x = forward_of(row)
+    with torch.no_grad():
+        seen = observe(net, x)
+    assert seen.saved_bytes == 0
+    assert repr(seen)
+
+
+def in_usage(row):
+    net, x = forward_of(row)
+    with torch.no_grad():
+        assert memory_usage(net, x).peak_bytes >= 0
+
+
+def in_comparison(row):
+    net, x = forward_of(row)
+    call = partial(net, x)
+    found = gradbench.compare(call, call, budget_s=0.02)
+    assert found.change.point > 0
+
+
+WAYS: dict[str, Callable[[Row], None]] = {
+    "predict": in_prediction,
+    "predict --fit": in_fit,
+    "observe": in_observation,
+    "memory_usage": in_usage,
+    "compare": in_comparison,
+}
+OWN = (FileNotFoundError, SystemExit)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@each
+def test_no_error_that_reaches_a_user_is_raised_by_gradbench_itself(row, way):
+    """The model's own errors pass; those that gradbench raises on purpose are of its own kind."""
+    grad, threads = torch.is_grad_enabled(), torch.get_num_threads()
+    try:
+        WAYS[way](row)
+    except (GradbenchError, gradbench.devices.Unreadable):
+        pass
+    except BaseException as error:  # noqa: BLE001 # whose it is is the question
+        frames = traceback.extract_tb(error.__traceback__)
+        # observe looks at each operator, and so stands between the model and torch.
+        *_, last = (frame for frame in frames if frame.name != "__torch_function__")
+        ours = str(Path(gradbench.__file__).parent)
+        assert not last.filename.startswith(ours), "".join(traceback.format_exception(error))
+    finally:
+        torch.set_grad_enabled(grad)
+        torch.set_num_threads(threads)
+
+
+# --- what is not made does not pass -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--meter", "step_time", "--no-semantics", "--budget", "0.1"],
+        ["predict"],
+        ["predict", "--fit", "1MiB"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_where_nothing_is_measured_the_command_says_so_by_its_status(arguments, tmp_path):
+    chosen = ["--model", "zoo.modules:refuses", "--input", "4,16", "--workload", "inference"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "gradbench", *arguments, *chosen, "--preset", "tiny"],
+        cwd=tmp_path,
+        env={**__import__("os").environ, "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 5, ended.stderr[-2000:]
+    assert "Traceback" not in ended.stderr
+
+
+def test_what_a_module_makes_when_it_is_imported_is_not_in_its_peak():
+    row = Row("Plain")
+    found = readings(measured(row, modes=["no_grad"], meters=["peak_allocated", "breakdown"]))
+    parameters = 4 * (WIDTH * 32 + 32 + 32 * 4 + 4)
+    assert found["no_grad", "peak_allocated"].values[0] < parameters + 4096
+    assert found["no_grad", "breakdown"].parts["parameters"] == parameters
+
+
+def test_a_ready_module_is_used_as_it_stands_and_left_as_it_is():
+    from zoo import modules
+
+    before = modules.READY.first.weight.clone()
+    in_prediction(Row("READY"))
+    in_usage(Row("READY"))
+    assert modules.READY.first.weight.equal(before)
+    assert type(modules.READY.first.weight.data) is torch.Tensor
+
+
+def test_rounds_survive_a_kill():
+    path = "zoo.modules:Sleeper"
+    model = from_path(path, shape=(WIDTH,))
+    cells = Matrix(models=[path], grad_modes=["no_grad"], batch_sizes=[BATCH])
+    plan = replace(
+        PLAN, limit_s=8, budget_s=60, max_rounds=4000, warmup_s=0.01, precision_long=1e-9
+    )
+    outcomes = [
+        r
+        for r in run(cells, plan=plan, models={path: model}, meters=["step_time"])
+        if isinstance(r, Measurement | Skipped)
+    ]
+    (outcome,) = outcomes
+    assert isinstance(outcome, Measurement), outcome
+    assert outcome.notes["stopped_by"] == "limit"
+    assert len(outcome.values) >= 1
+
+
+def test_the_zoo_is_in_json():
+    """Notes and reasons of the oddest models can be written down."""
+    for one in _RUNS.values():
+        for record in one.records:
+            if not isinstance(record, Environment):
+                json.dumps(getattr(record, "notes", {}))
