@@ -214,6 +214,10 @@ class Device(Protocol):
         """Values of the axis ``l2`` that can be had here."""
 
     @property
+    def tensors_from_malloc(self) -> bool:
+        """Whether tensors lie in this process's own heap, whose page faults are in their times."""
+
+    @property
     def foreach(self) -> bool:
         """Whether torch's optimizers work on lists of tensors here unless asked otherwise."""
 

@@ -47,6 +47,7 @@ class Accelerator:
     precisions: ClassVar[tuple[str, ...]] = ("ieee",)
     batch_ns: ClassVar[int] = BATCH_NS
     l2: ClassVar[tuple[str, ...]] = ("hot",)
+    tensors_from_malloc: ClassVar[bool] = False
     foreach: ClassVar[bool] = True
     context_bytes: ClassVar[int] = CONTEXT_BYTES
 

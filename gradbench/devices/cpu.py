@@ -48,6 +48,7 @@ class CPU:
     l2 = ("hot",)
     batch_ns = 100_000  # far below the scheduler's slice: most batches escape preemption
 
+    tensors_from_malloc = True
     foreach = False
 
     context_bytes = 0

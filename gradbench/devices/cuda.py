@@ -120,6 +120,11 @@ class CUDA:
         return ("hot", "cold")
 
     @property
+    def tensors_from_malloc(self) -> bool:
+        """No: they come from the caching allocator."""
+        return False
+
+    @property
     def foreach(self) -> bool:
         """Lists of tensors, which need room for temporaries of every parameter at once."""
         return True
@@ -330,8 +335,9 @@ class CUDA:
         return {
             "gpu": properties.name,
             "gpu_memory_bytes": properties.total_memory,
-            "gpu_capability": getattr(properties, "gcnArchName", "")
-            or f"{properties.major}.{properties.minor}",
+            "gpu_capability": properties.gcnArchName
+            if _rocm()
+            else f"{properties.major}.{properties.minor}",
             "gpu_l2_bytes": getattr(properties, "L2_cache_size", 0)
             or "unknown: torch does not say",
             "gpu_driver": f"unknown: {NO_NVML}" if _rocm() else nvml.driver(),

@@ -19,14 +19,21 @@ BESIDE: Final[Columns] = {
     "latency": "p99 latency",
     "host_time": "host time",
     "device_time": "device time",
+    "bound": "bound by",
     "energy": "energy",
     "instructions": "instructions",
 }
-"""The meters that have a column beside the step's time, where any cell was read by them."""
+"""The meters that have a column beside the step's time, where any cell was read by them.
+
+``bound`` is no meter but a note of the step's time: which clock takes longer, the host's or the
+device's.
+"""
 BELOW: Final[Columns] = {
     "saved_for_backward": "saved",
     "peak_allocated": "peak",
     "peak_reserved": "reserved",
+    "fragmentation": "fragmentation",
+    "device_process": "device process",
     "peak_rss": "process",
 }
 """The same beside the step's memory."""
@@ -86,7 +93,8 @@ class Drawer:
 
 def read_in(views: Sequence[View], columns: Columns) -> Columns:
     """Return the columns of meters that read any cell of these runs."""
-    read = {o.meter for v in views for o in v.run.outcomes if isinstance(o, Measurement)}
+    measured = [o for v in views for o in v.run.outcomes if isinstance(o, Measurement)]
+    read = {o.meter for o in measured} | {"bound" for o in measured if "bound" in o.notes}
     return {meter: heading for meter, heading in columns.items() if meter in read}
 
 
@@ -136,7 +144,16 @@ def drawers(view: View) -> Iterator[Drawer]:
 
 
 def _reading(view: View, cell: Cell, meter: str) -> Value:
+    if meter == "bound":
+        return _bound(view, cell)
     return view.tail(cell) if meter == "latency" else view.value(cell, meter)
+
+
+def _bound(view: View, cell: Cell) -> Value:
+    """Return whether the host or the device takes longer over a step, or why nobody knows."""
+    measured = view.measurement(cell, TIME)
+    word, _, reason = str(measured.notes.get("bound", "") if measured else "").partition(": ")
+    return Value(word, reason, kind="reason" if reason else "")
 
 
 def _sentence(view: View, cell: Cell) -> str:

@@ -41,12 +41,14 @@ READING: Final = {
         "What the peak is made of",
         "Each bar is one mode's peak at its highest moment, split by what the bytes are for and "
         "scaled to the largest peak of its block; totals stand at the right. An outline is what "
-        "the allocator had reserved, a tick what a run on fake tensors predicts.",
+        "the allocator had reserved, a tick what a run on fake tensors predicts. Workspaces that "
+        "libraries keep are in no bar: they are the same in every mode, and named at the right.",
     ),
     "timeline": (
         "Memory through one step",
         "Left to right is one step, phase by phase; the height is every byte alive at that moment, "
-        "by what it is for. Where the modes differ is what autograd keeps until backward.",
+        "by what it is for, without workspaces that libraries keep. Where the modes differ is what "
+        "autograd keeps until backward.",
     ),
     "modules": (
         "Who saves most",

@@ -225,6 +225,8 @@ class _Timing:
         return self.ends_ns - (1 - share) * self.plan.limit_s * 1e9
 
     def _faults(self, arm: VisitedArm) -> dict[str, Fact]:
+        if not self.device.tensors_from_malloc:
+            return {}
         count = 1 if self._typical_ns() >= LONG_STEP_NS else FAULT_STEPS
         faults = guarded(partial(minor_faults, arm, count), self.device)
         return {} if isinstance(faults, Refusal) else {"minor_faults_per_step": faults}

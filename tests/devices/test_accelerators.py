@@ -253,3 +253,10 @@ def test_rocm_has_no_nvml_and_every_sensor_says_so(monkeypatch):
     facts = {**device.describe(), **device.monitor().notes()}
     for name in ("gpu_driver", "gpu_power_limit_mw", "gpu_persistence", "nvml"):
         assert str(facts[name]).startswith("unknown: NVML knows NVIDIA's GPUs alone"), name
+
+
+def test_a_cuda_build_names_the_compute_capability_whatever_its_properties_hold(monkeypatch):
+    device = rocm(monkeypatch)
+    cuda.torch.version = SimpleNamespace(cuda="13.0", hip=None)
+    monkeypatch.setattr(cuda.nvml, "find", lambda **_: (_ for _ in ()).throw(Unreadable("none")))
+    assert device.describe()["gpu_capability"] == "9.4"

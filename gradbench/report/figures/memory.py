@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from matplotlib.axes import Axes
@@ -58,11 +59,12 @@ def peak_parts(run: Run | View, *, theme: Theme = LIGHT, most: int = MANY) -> Fi
         height = sum(len(cells) + GAP for _, cells in shown)
         figure = figure_of(1.2 + ROW * height)
         reserved = any(view.estimate(c, "peak_reserved") for _, cells in shown for c in cells)
+        kept = any(workspaces(view, c) for _, cells in shown for c in cells)
         names = {block: short(str(block), 40) for block, _ in shown}
         inset(
             figure,
             left=room(names.values()) + 1.15,
-            right=1.8 if reserved else 1.1,
+            right=(1.8 if reserved else 1.1) + (1.4 if kept else 0),
             top=0.7,
             bottom=0.45,
         )
@@ -98,7 +100,8 @@ def parts_of(view: View, cell: Cell) -> Mapping[str, int]:
     """Return the bytes of a cell's peak by part, in order of drawing; empty where not read."""
     breakdown = view.run.breakdowns.get(cell)
     if breakdown is not None:
-        return {part: breakdown.parts.get(part, 0) for part in PARTS}
+        parts = {part: breakdown.parts.get(part, 0) for part in PARTS}
+        return parts | {"unknown": max(0, parts["unknown"] - workspaces(view, cell))}
     total, added = (view.estimate(cell, meter) for meter in ("peak_allocated", MEMORY))
     if total is None or added is None:
         return {}
@@ -106,13 +109,20 @@ def parts_of(view: View, cell: Cell) -> Mapping[str, int]:
     return {before: round(total.point - added.point), rest: round(added.point)}
 
 
+def workspaces(view: View, cell: Cell) -> int:
+    """Return the bytes that libraries kept all the time: the same in every mode, so not drawn."""
+    peak = view.measurement(cell, "peak_allocated")
+    kept = peak.notes.get("workspace_bytes", 0) if peak is not None else 0
+    return kept if isinstance(kept, int) else 0
+
+
 def _bars(axes: Axes, view: View, theme: Theme, rows: Sequence[tuple[float, Cell]]) -> None:
     largest: dict[Block, float] = {}
     for _, cell in rows:
         ends = [float(sum(parts_of(view, cell).values()))]
-        ends += [
-            e.point for m in ("peak_reserved", "predicted_peak") if (e := view.estimate(cell, m))
-        ]
+        reserved, predicted = _reserved(view, cell), view.estimate(cell, "predicted_peak")
+        ends += [reserved] if reserved else []
+        ends += [predicted.point] if predicted else []
         largest[cell.block] = max(largest.get(cell.block, 1.0), *ends)
     left = dict.fromkeys((cell for _, cell in rows), 0.0)
     for part in (*PARTS, *COARSE):
@@ -140,11 +150,13 @@ def _bars(axes: Axes, view: View, theme: Theme, rows: Sequence[tuple[float, Cell
     for row, cell in rows:
         scale = largest[cell.block]
         total = sum(parts_of(view, cell).values())
-        reserved, predicted = (view.estimate(cell, m) for m in ("peak_reserved", "predicted_peak"))
+        reserved, predicted = _reserved(view, cell), view.estimate(cell, "predicted_peak")
         label = format_units.size(total)
         if reserved:
-            outlines.append(_box(0, reserved.point / scale, row, 0.42))
-            label += f" of {format_units.size(reserved.point)}"
+            outlines.append(_box(0, reserved / scale, row, 0.42))
+            label += f" of {format_units.size(reserved)}"
+        if kept := workspaces(view, cell):
+            label += f" + {format_units.size(kept)} workspaces"
         if predicted:
             ticks.append(
                 [(predicted.point / scale, row - 0.47), (predicted.point / scale, row + 0.47)]
@@ -155,6 +167,12 @@ def _bars(axes: Axes, view: View, theme: Theme, rows: Sequence[tuple[float, Cell
         autolim=False,
     )
     axes.add_collection(LineCollection(ticks, colors=theme.ink, linewidths=2.2), autolim=False)
+
+
+def _reserved(view: View, cell: Cell) -> float | None:
+    """Return what was reserved beside workspaces, None where nothing was read."""
+    reserved = view.estimate(cell, "peak_reserved")
+    return max(0.0, reserved.point - workspaces(view, cell)) if reserved else None
 
 
 def _box(left: float, right: float, row: float, half: float) -> list[tuple[float, float]]:
@@ -223,6 +241,7 @@ def timeline(run: Run | View, *, theme: Theme = LIGHT, most: int = FEW) -> Figur
                     axes.set_axis_off()
                     continue
                 breakdown = view.run.breakdowns[by_mode[mode]]
+                breakdown = _without(breakdown, workspaces(view, by_mode[mode]))
                 drawn |= {part for part, moments in breakdown.timeline.items() if any(moments)}
                 _step(axes, theme, breakdown, mode)
         handles = [
@@ -231,6 +250,13 @@ def timeline(run: Run | View, *, theme: Theme = LIGHT, most: int = FEW) -> Figur
         if handles:
             top_legend(figure, handles, columns=min(4, len(handles)))
     return figure
+
+
+def _without(breakdown: Breakdown, kept: int) -> Breakdown:
+    """Return the breakdown with so much less of what is unknown at each moment."""
+    moments = breakdown.timeline.get("unknown", ())
+    left = tuple(max(0, nbytes - kept) for nbytes in moments)
+    return replace(breakdown, timeline={**breakdown.timeline, "unknown": left})
 
 
 def _step(axes: Axes, theme: Theme, breakdown: Breakdown, mode: str) -> None:
