@@ -123,8 +123,8 @@ def test_a_device_that_is_not_here_is_a_reason(records):
 
 
 def test_a_crash_is_charged_to_its_cell_and_the_others_are_measured():
-    found = misbehave("crash under inference_mode", meters=["step_time", "saved_for_backward"])
-    for meter in ("step_time", "saved_for_backward"):
+    found = misbehave("crash under inference_mode", meters=["step_time", "peak_allocated"])
+    for meter in ("step_time", "peak_allocated"):
         assert found["inference_mode", meter].cause == "crashed"
         assert "SIGSEGV" in found["inference_mode", meter].reason
         for mode in GRAD_MODES[:3]:
