@@ -109,4 +109,4 @@ def spent(run: Run) -> str:
     parts = ", ".join(f"{phase} {value:.1f} s" for phase, value in seconds.items())
     own = seconds.get("harness", 0.0) + seconds.get("process starts", 0.0)
     share = own / total if total else 0.0
-    return f"{total:.1f} s: {parts}; the harness's own share {share:.0%}, process starts included"
+    return f"{total:.1f} s: {parts}; gradbench's own overhead {share:.0%}, process starts included"

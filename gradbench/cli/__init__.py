@@ -5,7 +5,7 @@ import traceback
 
 from ..exit_status import ExitStatus
 from . import ci, compare, exports, gate, history, machine, measure, predict, read, semantics
-from .app import app
+from .app import app, sort_commands
 
 __all__ = [
     "app",
@@ -21,6 +21,8 @@ __all__ = [
     "read",
     "semantics",
 ]
+
+sort_commands()
 
 
 def main() -> None:

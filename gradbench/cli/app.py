@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
@@ -17,6 +17,10 @@ from ..experiment.toml_config import locate
 
 if TYPE_CHECKING:
     from rich.status import Status
+
+FIRST: Final = ("list", "run", "show", "report", "predict")
+"""Commands that a newcomer needs; help lists them first."""
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,6 +49,15 @@ def one_line_errors(config: Path | None = None) -> Iterator[None]:
         where = locate(config, error) if config and isinstance(error, UnknownName) else ""
         err.print(f"[red]gradbench:[/red] {escape(where + str(error))}")
         raise typer.Exit(ExitStatus.USAGE) from None
+
+
+def sort_commands() -> None:
+    """Put the commands in the order in which help lists them: `FIRST`, then the others by name."""
+    names = {
+        one: one.name or getattr(one.callback, "__name__", "") for one in app.registered_commands
+    }
+    rank = {name: place for place, name in enumerate(FIRST)}
+    app.registered_commands.sort(key=lambda one: (rank.get(names[one], len(FIRST)), names[one]))
 
 
 def say(status: "Status", words: str) -> None:

@@ -93,7 +93,10 @@ def merge(
     ] = False,
     results: Results = Path("results"),
 ) -> None:
-    """Join the shards of one matrix (run --shard 1/3, 2/3, 3/3) into one run."""
+    """Join the shards of one matrix (run --shard 1/3, 2/3, 3/3) into one run.
+
+    Join shards of different machines; their times are then not compared.
+    """
     with one_line_errors():
         from ..store.jsonl import Store
         from ..store.merge_shards import merge as join

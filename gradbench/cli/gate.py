@@ -20,11 +20,17 @@ if TYPE_CHECKING:
     from ..gate.result import GateResult
     from ..records.run import Run
 
-STATUSES = "Exit status: " + " | ".join(f"{int(status)} {status.words}" for status in GATE) + "."
+
+def exit_statuses(statuses: Iterable[ExitStatus]) -> str:
+    """Return in a line what a command's exit statuses mean."""
+    return f"Exit status: {' | '.join(f'{int(one)} {one.words}' for one in sorted(statuses))}."
+
+
+STATUSES = exit_statuses(GATE)
 
 
 @app.command(
-    epilog=f"{STATUSES} Examples: "
+    epilog=f"{exit_statuses([*GATE, ExitStatus.SELF_TEST_FAILED])} Examples: "
     "[bold]gradbench gate --baseline results/baseline latest[/bold]  |  "
     "[bold]gradbench gate --baseline 'main-*.jsonl' 'pr-*.jsonl' --strict[/bold]  |  "
     "[bold]gradbench gate --save-baseline results/baseline/tiny.jsonl latest[/bold]"

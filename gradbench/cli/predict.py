@@ -50,9 +50,10 @@ def predict(
 ) -> None:
     """Predict a step's peak memory, also for models larger than this machine.
 
-    Each cell runs on fake tensors, which have shapes and no bytes; kernels that allocate inside
-    are run once, on small inputs. Models may have their sizes in their names: mlp_d8_w512 has 8
-    hidden layers of width 512, cnn_d3_w16_r32 has 3 convolutions of 16 channels on 32x32.
+    Each cell runs on fake tensors, which have shapes and no bytes; operators that allocate
+    scratch memory are run once, on small inputs. Models may have their sizes in their names:
+    mlp_d8_w512 has 8 hidden layers of width 512, cnn_d3_w16_r32 has 3 convolutions of 16 channels
+    on 32x32.
     """
     check_reference(reference)
     budget = _size(fit)

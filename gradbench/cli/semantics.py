@@ -79,7 +79,9 @@ def load_or_examine(results: Path, *, torch: str) -> Behaviour:
     known = load(results / FILE)
     if known is not None and known.torch == torch:
         return known
-    err.print("[dim]what the modes do on this torch (once for each version)[/dim]")
+    err.print(
+        "[dim]checking what the modes do on this torch: once per version, under a minute[/dim]"
+    )
     return examine_and_save(results)
 
 

@@ -247,8 +247,8 @@ def figure_verdicts_of(tests: Sequence[_Test], by: Rules) -> list[FigureVerdict]
     """Return the verdicts of all noisy figures of a table, p-values adjusted for their number."""
     adjust = estimates.holm if by.correction == "holm" else estimates.benjamini_hochberg
     p_values = adjust(np.array([test.p_value for test in tests], dtype=np.float64))
-    how = f"p {{p:.2g}} after {by.correction.upper() if by.correction == 'fdr' else 'Holm'} over "
-    how += f"{len(tests)} figures"
+    kind = ", FDR" if by.correction == "fdr" else ""
+    how = f"p {{p:.2g}} (corrected for {len(tests)} tests{kind})"
     return [
         _verdict(test, clear=bool(p <= by.alpha), chance=how.format(p=p))
         for test, p in zip(tests, p_values, strict=True)

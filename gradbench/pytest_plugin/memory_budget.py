@@ -45,6 +45,7 @@ RAN: Final = pytest.StashKey[bool]()
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Run a marked test under its limits; fail one that was marked when it was too late."""
+    __tracebackhide__ = True
     markers = list(item.iter_markers(MARKER))
     result = (yield from _budgeted(item, markers)) if markers else (yield)
     if len(list(item.iter_markers(MARKER))) > len(markers):
@@ -63,6 +64,7 @@ def _budgeted(item: pytest.Item, markers: Sequence[pytest.Mark]) -> Generator[No
     Both pytest's own functions and those of `unittest.TestCase` are called by ``item.obj``. What
     is called otherwise cannot be measured, and fails rather than pass unmeasured.
     """
+    __tracebackhide__ = True
     given = {name: limit for marker in reversed(markers) for name, limit in marker.kwargs.items()}
     limits = _limits(tuple(arg for one in markers for arg in one.args), given, item.nodeid)
     if not given.keys() & set(LIMITS):
@@ -109,6 +111,7 @@ class _Budgeted:
 
         @wraps(self._test)
         def measured(*args: Any, **kwargs: Any) -> None:
+            __tracebackhide__ = True
             self.called = True
             self._run(partial(self._test, *args, **kwargs))
 
@@ -116,6 +119,7 @@ class _Budgeted:
         return measured
 
     def _run(self, test: Callable[[], object]) -> None:
+        __tracebackhide__ = True
         from torch import nn
 
         roots = [value for value in self._fixtures.values() if isinstance(value, nn.Module)]
@@ -127,6 +131,7 @@ class _Budgeted:
 
 def _run_through(test: Callable[[], object]) -> object:
     """Call a test; fail where that has run nothing of it."""
+    __tracebackhide__ = True
     result = test()
     if inspect.isawaitable(result) or inspect.isasyncgen(result):
         if inspect.iscoroutine(result):
@@ -158,6 +163,7 @@ def memory_budget(request: pytest.FixtureRequest) -> Iterator[Callable[..., "Usa
         device: str = "auto",
         kwargs: dict[str, Any] | None = None,
     ) -> "Usage":
+        __tracebackhide__ = True
         nonlocal called
         called = True
         limits = _limits((), {"peak": peak, "saved": saved, "leaked": leaked}, MARKER)
@@ -189,6 +195,7 @@ def _used(
     roots: "Sequence[nn.Module] | None" = None,
 ) -> "Usage":
     """Measure a call, no oftener than its limits need; skip where the device cannot be had."""
+    __tracebackhide__ = True
     from ..devices import Unreadable
     from ..memory.called_modules import called_modules
     from ..memory.saved_tensors import paths
@@ -209,6 +216,7 @@ def _used(
 
 
 def _limits(args: tuple[object, ...], given: Mapping[str, Any], where: str) -> dict[str, int]:
+    __tracebackhide__ = True
     unknown = sorted(given.keys() - {*LIMITS, "device"})
     if args or unknown:
         wrong = unknown[0] if unknown else args[0]
@@ -226,6 +234,7 @@ def _limits(args: tuple[object, ...], given: Mapping[str, Any], where: str) -> d
 
 def _hold(usage: "Usage", limits: dict[str, int]) -> None:
     """Raise `OverBudget` with every limit that was passed."""
+    __tracebackhide__ = True
     failures = [
         complaint
         for name, describe in (("peak", _peak), ("saved", _saved), ("leaked", _leaked))

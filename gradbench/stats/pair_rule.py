@@ -165,12 +165,13 @@ def rule(
     middle = centre(every)
     if suspected and confirmed == suspected and abs(middle) >= least_visible:
         verdict = Verdict.WORSE if suspected > 0 else Verdict.BETTER
-        reason = f"{len(first)} pairs suspected it, {len(fresh)} fresh ones confirmed it"
+        faster_or_slower = "slower" if suspected > 0 else "faster"
+        reason = f"{faster_or_slower} in the first {len(first)} pairs and in {len(fresh)} new ones"
     elif least_visible <= threshold and abs(middle) < CUT * math.log1p(threshold):
         verdict = Verdict.SAME
         reason = f"a change of {max(least_visible, threshold):.1%} would have shown"
         if suspected:
-            reason = f"suspected by {len(first)} pairs, not confirmed by {len(fresh)} fresh ones"
+            reason = f"differs in the first {len(first)} pairs, and not in {len(fresh)} new ones"
     else:
         verdict = Verdict.INCONCLUSIVE
         reason = f"pairs differ so much that only {least_visible:.1%} would have shown"

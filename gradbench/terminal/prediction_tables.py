@@ -108,11 +108,11 @@ def fit_table(
     """Return the largest batch that fits, a row a cell, and what was measured at it and above."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("", overflow="fold")
-    for heading in ("largest batch", f"× {reference}", "its peak", "one more"):
+    for heading in ("largest batch", f"× {reference}", "its peak", "peak at one sample more"):
         table.add_column(heading, justify="right", no_wrap=True)
     if measured:
         table.add_column("measured", justify="right")
-        table.add_column("one more", justify="right")
+        table.add_column("measured at one sample more", justify="right")
     batches = {cell: fit.batch_size for cell, fit in fits if isinstance(fit, Fit)}
     for cell, fit in fits:
         name = Text(f"{cell.block.family} {cell.grad_mode}")

@@ -60,7 +60,7 @@ def test_where_nothing_was_refused_there_is_nothing_to_say(outcomes):
 def test_the_time_is_reported_by_phase_with_the_harness_s_share():
     words = spent(run_of([started([]), ended(timing=3.0, memory=5.0, harness=2.0)]))
     assert words == (
-        "10.0 s: timing 3.0 s, memory 5.0 s, harness 2.0 s; the harness's own share 20%, "
+        "10.0 s: timing 3.0 s, memory 5.0 s, harness 2.0 s; gradbench's own overhead 20%, "
         "process starts included"
     )
 
@@ -70,7 +70,7 @@ def test_the_time_is_reported_by_phase_with_the_harness_s_share():
     [({"timing": 0.0}, "0%"), ({"timing": 5.0}, "0%"), ({"harness": 5.0}, "100%")],
 )
 def test_the_share_is_of_what_there_is(seconds, share):
-    assert f"own share {share}," in spent(run_of([started([]), ended(**seconds)]))
+    assert f"own overhead {share}," in spent(run_of([started([]), ended(**seconds)]))
 
 
 def test_a_run_that_did_not_end_says_so():

@@ -463,7 +463,7 @@ def test_a_run_prints_a_table_where_things_are_and_what_the_harness_took(measure
         assert len(row) > 5
     assert f"records  {Path('T', run.name)}.jsonl" in told
     assert f"page     {Path('T2', run.name)}.html" in told
-    assert any("the harness's own share" in line and "timing" in line for line in told)
+    assert any("gradbench's own overhead" in line and "timing" in line for line in told)
 
 
 def test_where_nobody_looks_progress_is_a_plain_line_for_each_block(measured):

@@ -339,7 +339,7 @@ def test_the_command_runs_each_side_from_its_own_tree_and_says_what_became_worse
     slow = rows["slow", "step_time"]
     assert slow["verdict"] == "worse", slow
     assert slow["change"]["point"] > 2
-    assert slow["reason"] == "3 pairs suspected it, 3 fresh ones confirmed it"
+    assert slow["reason"] == "slower in the first 3 pairs and in 3 new ones"
     saved = rows["make", "saved_for_backward"]  # sin saves its input beside what tanh saved
     assert (saved["verdict"], saved["baseline"], saved["candidate"]) == ("worse", 256, 512)
     assert rows["make", "step_time"]["change"] is not None  # in spite of the others' ends

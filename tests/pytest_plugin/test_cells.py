@@ -229,7 +229,7 @@ def test_the_summary_has_ratios_and_says_where_things_are(real):
         assert any(word.startswith("[") for word in row)  # the ratio's interval
     assert f"records  {real.folder}/results/{real.run.name}.jsonl\n" in summary
     assert f"page     {real.folder}/reports/{real.run.name}.html\n" in summary
-    assert "the harness's own share" in summary
+    assert "gradbench's own overhead" in summary
 
 
 @needs_pygal

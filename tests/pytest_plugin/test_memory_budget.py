@@ -415,6 +415,15 @@ def test_the_fixture_holds_one_call_to_its_limits_and_returns_what_it_used(verdi
     )
 
 
+def test_a_failure_shows_the_test_and_no_frame_of_the_plugin(pytester):
+    write(pytester, FIXTURE)
+    shown = pytester.runpytest_inprocess(*LEAN, "-k", "test_over or test_leaks").stdout.str()
+    assert "memory_budget(net, x, saved=0)  # over" in shown
+    assert "raise OverBudget" not in shown
+    assert "_hold(" not in shown
+    assert "memory_budget.py:" not in shown.replace("test_memory_budget.py:", "")
+
+
 def test_budgets_work_without_pytest_benchmark_and_say_what_failed(pytester):
     """In its own process, as users have it."""
     write(pytester, GRAPHS)

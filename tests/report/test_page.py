@@ -147,7 +147,7 @@ def test_a_normal_page_has_figures_and_a_row_a_cell_with_ratios_and_reasons():
     assert "0.500 [0.500, 0.500]" in page.text
     assert "0.667 [0.667, 0.667]" in page.text  # inference_mode against no_grad
     assert "This run was cut short" not in page.text
-    assert "4.0 s: timing 3.0 s, harness 1.0 s; the harness's own share 25%" in page.text
+    assert "4.0 s: timing 3.0 s, harness 1.0 s; gradbench's own overhead 25%" in page.text
     assert "torch 2.13.0" in page.text
     assert "load after 0.5" in page.text
 

@@ -307,7 +307,7 @@ def test_the_largest_batch_is_reported_with_its_peak_and_the_next_ones():
         (ONE, Fit(ONE, BUDGET, 1200, 990, 1010)),
         (ONE_NO_GRAD, Fit(ONE_NO_GRAD, BUDGET, 3600, 1000, 1001)),
     )
-    assert headings == "largest batch × global_on its peak one more"
+    assert headings == "largest batch × global_on its peak peak at one sample more"
     assert rows == [
         "inference[cpu-mlp_tiny] global_on 1,200 1.000 990 B (99.00%) 1,010 B (101.00%)",
         "inference[cpu-mlp_tiny] no_grad 3,600 3.000 1,000 B (100.00%) 1,001 B (100.10%)",
@@ -342,6 +342,8 @@ def test_what_was_measured_stands_beside_what_was_predicted():
         (ONE_NO_GRAD, Fit(ONE_NO_GRAD, BUDGET, 0, None, 9)),
     )
     headings, rows = fits(*found, measured=measured)
-    assert headings.endswith("its peak one more measured one more")
+    assert headings.endswith(
+        "its peak peak at one sample more measured measured at one sample more"
+    )
     assert rows[0].endswith("1.07 KiB (110.00%) 2 KiB out of memory")
     assert rows[1].endswith("no_grad 0 0.000 9 B (0.90%) not measured")
