@@ -97,6 +97,10 @@ def _end(results: "Iterable[Prediction | Fit | str]") -> NoReturn:
 
 
 def _size(text: str | None) -> int | None:
+    """Return the bytes that ``--fit`` means; raise `Impossible` for a number without a unit."""
+    if text is not None and text.strip().replace(".", "", 1).isdecimal():
+        number = text.strip()
+        raise Impossible(f"--fit: {number} has no unit: {number}MiB, {number}GiB?")
     try:
         return format_units.parse_size(text) if text is not None else None
     except ValueError as error:
@@ -217,7 +221,8 @@ def _print_fits(
         return
     from ..terminal import prediction_tables, run_tables
 
-    console = Console(highlight=False, width=out.width if out.is_terminal else run_tables.WIDE)
+    width = out.width if out.is_terminal else run_tables.WIDE + 40
+    console = Console(highlight=False, width=width)
     console.print(prediction_tables.fit_table(fits, measured, reference=reference))
     known = [fit for _, fit in fits if not isinstance(fit, str)]
     reserve = max((fit.reserve_bytes for fit in known), default=0)

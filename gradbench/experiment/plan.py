@@ -13,7 +13,7 @@ PROTOCOLS: Final[Mapping[str, str]] = {
     "1": "modes shared one module's state and random numbers",
     "2": "each mode steps the module in a state of its own, and hooks change no peak",
 }
-"""What changed with each protocol, in words, for whoever is told that two differ."""
+"""What changed with each protocol, in words, for a reader of two that differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

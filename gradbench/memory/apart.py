@@ -18,10 +18,10 @@ _TASKS: Final = Path("/proc/self/task")
 
 
 class Died(Exception):
-    """The child ended before the function did; ``told`` is what it said last."""
+    """The child ended before the function did; ``reported`` is what it said last."""
 
-    def __init__(self, how: str, told: int) -> None:
-        self.told = told
+    def __init__(self, how: str, reported: int) -> None:
+        self.reported = reported
         super().__init__(how)
 
 
@@ -41,15 +41,15 @@ def apart(function: Callable[[Callable[[int], None]], T], device: Device) -> T:
         with os.fdopen(writer, "wb") as stream:
             _answer(function, stream, alone=alone)
     os.close(writer)
-    told, result = -1, None
+    reported, result = -1, None
     # The stream ends when the child does.
     with os.fdopen(reader, "rb") as stream, suppress(EOFError, pickle.UnpicklingError):
         while result is None:
             kind, content = pickle.load(stream)
-            told, result = (content, None) if kind == "at" else (told, (kind, content))
+            reported, result = (content, None) if kind == "at" else (reported, (kind, content))
     _, status = os.waitpid(child, 0)
     if result is None:
-        raise Died(how_it_ended(os.waitstatus_to_exitcode(status)), told)
+        raise Died(how_it_ended(os.waitstatus_to_exitcode(status)), reported)
     kind, content = result
     if kind == "raised":
         raise content

@@ -64,11 +64,11 @@ def measured_point(
     ledger.observe(around.clear_gradients)
     resident = marks.resident(around)
 
-    def told(mark: Callable[[Mark], None]) -> None:
+    def reported(mark: Callable[[Mark], None]) -> None:
         with marks.telling(mark, around.parameters()):
             steps(arm, 1)
 
-    _, window, traced = ledger.trace(told)
+    _, window, traced = ledger.trace(reported)
     before_bytes = max(window.before_bytes, sum(block.nbytes for block in resident.values()))
     peak: PeakBreakdown = attribute_peak(
         traced.entries(device.place), resident=resident, before_bytes=before_bytes

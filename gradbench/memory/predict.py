@@ -478,7 +478,7 @@ def _built(model: Model, where: AbstractContextManager[object], seed: int) -> nn
     try:
         with where:
             return model.build()
-    except (Exception, SystemExit):  # noqa: BLE001 # then in another way, and the first is told
+    except (Exception, SystemExit):  # noqa: BLE001 # then in another way, and the first is reported
         return None
 
 

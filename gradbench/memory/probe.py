@@ -164,9 +164,9 @@ def _run(calls: Sequence[Call], device: Device) -> dict[Call, tuple[int | None, 
         try:
             found = apart(partial(_measured, left, device), device)
         except Died as death:
-            if death.told < 0:  # before any of them
+            if death.reported < 0:  # before any of them
                 break
-            known[left.pop(death.told)] = None, True
+            known[left.pop(death.reported)] = None, True
         else:
             return known | dict(zip(left, found, strict=True))
     return known | dict.fromkeys(left, (None, False))

@@ -140,6 +140,8 @@ def fit_table(
 def _share(nbytes: int | None, budget_bytes: int) -> str:
     if nbytes is None:
         return "no limit found"
+    if nbytes > budget_bytes:
+        return f"{format_units.size(nbytes)} ({format_units.size(nbytes - budget_bytes)} over)"
     return f"{format_units.size(nbytes)} ({nbytes / budget_bytes:.2%})"
 
 

@@ -138,15 +138,15 @@ def test_the_table_of_fits_has_a_line_a_mode_whatever_batches_were_asked_for(gra
     shown = lines(gradbench("predict", *FORWARDS, "--batch-size", "2,8", "--fit", "1 MiB"))
     assert shown == [
         "largest batch × global_on its peak peak at one sample more",
-        "inference[cpu-mlp_d2_w16] global_on 3,961 1.000 1 MiB (100.00%) 1 MiB (100.02%)",
-        "inference[cpu-mlp_d2_w16] no_grad 5,228 1.320 1 MiB (99.99%) 1 MiB (100.01%)",
+        "inference[cpu-mlp_d2_w16] global_on 3,961 1.000 1 MiB (100.00%) 1 MiB (248 B over)",
+        "inference[cpu-mlp_d2_w16] no_grad 5,228 1.320 1 MiB (99.99%) 1 MiB (80 B over)",
     ]
 
 
 def test_a_fit_is_confirmed_by_measuring_at_it_and_above(gradbench):
     budget = peak("no_grad", 20) + 10
     chosen = ("--model", NET, "--workload", "inference", "--grad-mode", "no_grad")
-    found = rows(gradbench("predict", *chosen, "--fit", budget, "--confirm", "--json"))
+    found = rows(gradbench("predict", *chosen, "--fit", f"{budget}B", "--confirm", "--json"))
     ((key, row),) = found.items()
     assert key == ("no_grad", 20)
     assert row["measured"] == row["peak_bytes"] == peak("no_grad", 20) <= budget
@@ -176,6 +176,8 @@ def test_a_device_that_is_not_here_is_predicted_for(gradbench):
     [
         (["--fit", "many"], "--fit: 'many' is no size: write 80GiB"),
         (["--fit", "-1GiB"], "--fit: '-1GiB' is no size"),
+        (["--fit", "64"], "--fit: 64 has no unit: 64MiB, 64GiB?"),
+        (["--fit", "0"], "--fit: 0 has no unit: 0MiB, 0GiB?"),
         (["--confirm"], "--confirm goes with --fit"),
         (["--reference", "nograd"], "unknown grad mode 'nograd': did you mean 'no_grad'?"),
         (["--model", "mlp_d2_w"], "unknown model 'mlp_d2_w'"),

@@ -309,8 +309,8 @@ def test_the_largest_batch_is_reported_with_its_peak_and_the_next_ones():
     )
     assert headings == "largest batch × global_on its peak peak at one sample more"
     assert rows == [
-        "inference[cpu-mlp_tiny] global_on 1,200 1.000 990 B (99.00%) 1,010 B (101.00%)",
-        "inference[cpu-mlp_tiny] no_grad 3,600 3.000 1,000 B (100.00%) 1,001 B (100.10%)",
+        "inference[cpu-mlp_tiny] global_on 1,200 1.000 990 B (99.00%) 1,010 B (10 B over)",
+        "inference[cpu-mlp_tiny] no_grad 3,600 3.000 1,000 B (100.00%) 1,001 B (1 B over)",
     ]
 
 
@@ -320,7 +320,7 @@ def test_a_batch_of_none_and_one_without_end_are_reported_as_such():
         (ONE_NO_GRAD, Fit(ONE_NO_GRAD, BUDGET, 2**24, 900, None)),
     )
     assert rows == [
-        "inference[cpu-mlp_tiny] global_on 0 1.46 KiB (150.00%)",
+        "inference[cpu-mlp_tiny] global_on 0 1.46 KiB (500 B over)",
         "inference[cpu-mlp_tiny] no_grad 16,777,216 900 B (90.00%) no limit found",
     ]
 
@@ -328,7 +328,7 @@ def test_a_batch_of_none_and_one_without_end_are_reported_as_such():
 def test_a_cell_that_cannot_be_fitted_is_none_and_nobodys_reference():
     _, rows = fits((ONE, "cannot"), (ONE_NO_GRAD, Fit(ONE_NO_GRAD, BUDGET, 7, 900, 1100)))
     assert rows[0] == "inference[cpu-mlp_tiny] global_on none"
-    assert rows[1] == "inference[cpu-mlp_tiny] no_grad 7 900 B (90.00%) 1.07 KiB (110.00%)"
+    assert rows[1] == "inference[cpu-mlp_tiny] no_grad 7 900 B (90.00%) 1.07 KiB (100 B over)"
 
 
 def test_what_was_measured_stands_beside_what_was_predicted():
@@ -345,5 +345,5 @@ def test_what_was_measured_stands_beside_what_was_predicted():
     assert headings.endswith(
         "its peak peak at one sample more measured measured at one sample more"
     )
-    assert rows[0].endswith("1.07 KiB (110.00%) 2 KiB out of memory")
+    assert rows[0].endswith("1.07 KiB (100 B over) 2 KiB out of memory")
     assert rows[1].endswith("no_grad 0 0.000 9 B (0.90%) not measured")
