@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from ..errors import Impossible
 from ..exit_status import ExitStatus
@@ -76,6 +77,9 @@ def compare(
             NotCompared(cell=cell, meter="step_time", why="no number", reason=reason)
             for cell, (_, reason) in obstacles.items()
         )
+        if base is not None:
+            commit = worktree.commit(old.tree, "HEAD")[:10]
+            err.print(f"[dim]the base is {escape(base)}, commit {commit}[/dim]")
         if base is not None and worktree.is_dirty(new.tree):
             err.print("the working tree has uncommitted changes: they are part of the candidate")
         decision = versions.compare(

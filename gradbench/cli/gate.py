@@ -126,6 +126,11 @@ def _gate(
         print(json.dumps(as_plain(decision, status), indent=1))
     else:
         show(decision, everything=everything)
+        if any(each.unit == "ns" for each in decision.figure_verdicts):
+            out.print(
+                "[dim]times, latency apart, are the 10th percentile of a run's rounds, so they "
+                "differ from the medians of gradbench show[/dim]"
+            )
         out.print(conclusion(decision, status))
     raise typer.Exit(status)
 

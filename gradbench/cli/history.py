@@ -1,7 +1,7 @@
 """Commands over many runs: ``history`` shows series and their changes, ``pack`` makes Parquet."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -16,6 +16,7 @@ from ..git import GitError, git
 from .app import app, err, one_line_errors, out, split
 
 if TYPE_CHECKING:
+    from ..history.figures import Origin
     from ..history.series import Series
     from ..records.run import Run
 
@@ -101,7 +102,7 @@ def history(
     if as_json:
         _print_json(series, warnings=warnings, commit_url=url)
     else:
-        _print(series, every=every)
+        _print(series, origins=figures.origins.values(), every=every)
         if output is not None:
             out.print(f"page     {escape(str(output))}")
     if not series:
@@ -199,7 +200,8 @@ def _print_json(series: Sequence["Series"], *, warnings: Sequence[str], commit_u
     print(json.dumps(content))
 
 
-def _print(series: Sequence["Series"], *, every: bool) -> None:
+def _print(series: Sequence["Series"], *, origins: Collection["Origin"], every: bool) -> None:
+    from ..history.series_text import short
     from ..terminal import run_tables
     from ..terminal.series_table import table
 
@@ -219,6 +221,12 @@ def _print(series: Sequence["Series"], *, every: bool) -> None:
         ),
         *([f"{lone} have one point only"] if lone else []),
     ]
+    measured = {origin.commit for origin in origins}
+    if series and lone == len(series) and len(origins) > 1 and len(measured) == 1:
+        summary = [
+            f"{len(origins)} runs of one commit ({short(measured.pop())}): one point; "
+            "measure at another commit"
+        ]
     out.print(f"[dim]{escape('; '.join(summary))}[/dim]")
 
 

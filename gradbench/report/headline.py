@@ -123,7 +123,8 @@ def _between(view: View, cells: Sequence[Cell]) -> str:
             phrases.append(f"{word} in {len(sizes)} of {blocks}, by {by}")
     if not phrases:
         nothing = "Between the two no difference in time shows beyond the noise floor"
-        return f"{nothing}, ±{floor} at most."
+        whose = f"of the inference block{'s' * (len(changes) != 1)}"
+        return f"{nothing} {whose}, ±{floor} at most."
     rest = counts[Verdict.SAME] + counts[Verdict.INCONCLUSIVE]
     end = f"; in the other {rest} no difference shows beyond the noise floor" if rest else ""
     return f"Between the two, `{OFF[1]}` is {' and '.join(phrases)}{end}."

@@ -217,14 +217,14 @@ def benjamini_hochberg(p_values: Floats) -> Floats:
 
 
 def noise_floor(control: Estimate) -> float:
-    """Return the relative difference that an A/A control does not rule out.
+    """Return the relative difference from 1 that an A/A control does not rule out.
 
     It is `MIN_DETECTABLE_EFFECT` at least.
 
     ``control`` is the ratio of two arms that are truly equal, so whatever its interval allows
-    away from 1 is noise.
+    away from 1 is noise. Which arm is on top does not matter: 0.8 counts as 1 / 0.8.
     """
-    return max(MIN_DETECTABLE_EFFECT, abs(math.log(control.low)), abs(math.log(control.high)))
+    return max(MIN_DETECTABLE_EFFECT, max(1 / control.low, control.high) - 1)
 
 
 def _log_ratios(candidate: Floats, reference: Floats) -> Floats:

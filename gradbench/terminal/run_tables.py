@@ -40,8 +40,13 @@ def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType
             _title(view, block, cells),
             _block_table(view, cells, reference=reference, wide=width >= WIDE),
         ]
+    controlled = any(view.control(cells[0]) for cells in view.blocks.values())
+    control = "A/A control: two equal modes differed by this much; 1 should be inside.\n"
     legend = Text(
         f"× is the ratio to {reference}, with its 95% interval: below 1 is faster or smaller.\n"
+        "× is the median of ratios taken round by round, not the quotient of the two medians; "
+        "where they\ndiffer, the machine was disturbed: trust ×.\n"
+        f"{control if controlled else ''}"
         "memory is what the step adds to what was there before it.",
         style="dim",
     )

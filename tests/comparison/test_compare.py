@@ -347,6 +347,7 @@ def test_the_command_runs_each_side_from_its_own_tree_and_says_what_became_worse
     assert "cannot step it: ValueError: out of patience" in rows["late", "step_time"]["reason"]
     assert "killed by SIGSEGV" in rows["crashes", "step_time"]["reason"]
     assert "uncommitted changes" in answer.stderr
+    assert f"the base is main, commit {git(project, 'rev-parse', 'main')[:10]}" in answer.stderr
     assert "gradbench-" not in git(project, "worktree", "list")
 
 

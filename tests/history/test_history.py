@@ -482,6 +482,15 @@ def test_a_file_and_a_pack_are_sources_too(folder, tmp_path):
     assert "4 have one point only" in cli(first).output
 
 
+def test_runs_of_one_commit_alone_are_said_to_be_one_point(tmp_path):
+    for n in range(2):
+        write_run(at(n, git_commit="2ba2e2a" + "0" * 33), tmp_path)
+    words = "2 runs of one commit (2ba2e2a000): one point; measure at another commit"
+    assert words in " ".join(cli(tmp_path).output.split())
+    write_run(at(2), tmp_path)
+    assert "runs of one commit" not in cli(tmp_path).output
+
+
 def test_packing_what_is_not_there_is_one_line(tmp_path):
     answer = CliRunner().invoke(app, ["pack", str(tmp_path / "no"), "-o", str(tmp_path / "pack")])
     assert answer.exit_code == 2

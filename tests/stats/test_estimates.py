@@ -228,9 +228,10 @@ def test_half_width_is_relative_to_the_point():
 @pytest.mark.parametrize(
     ("control", "floor"),
     [
-        ((0.99, 1.02), math.log(1.02)),
-        ((0.95, 1.02), -math.log(0.95)),
-        ((1.01, 1.04), math.log(1.04)),  # off by more than its width: that is noise too
+        ((0.99, 1.02), 0.02),
+        ((0.95, 1.02), 1 / 0.95 - 1),
+        ((1.01, 1.04), 0.04),  # off by more than its width: that is noise too
+        ((1.024, 1.552), 0.552),  # not its logarithm
         ((0.999, 1.001), MIN_DETECTABLE_EFFECT),
     ],
 )

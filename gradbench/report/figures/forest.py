@@ -1,6 +1,5 @@
 """The forest plot: each mode's time and memory over a reference mode's, with intervals."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -176,7 +175,7 @@ def _bands(
         if view.control(cells[0]) is None:
             continue
         floor = view.floor(cells[0])
-        left, right = math.exp(-floor), math.exp(floor)
+        left, right = 1 / (1 + floor), 1 + floor
         low, high = top - 0.6, top + len(cells) - 0.4
         corners.append([(left, low), (right, low), (right, high), (left, high)])
     axes.add_collection(
