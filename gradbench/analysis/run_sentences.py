@@ -36,16 +36,23 @@ def predicted(run: Run) -> str:
         for cell, nbytes in peaks["predicted_peak"].items()
         if measured.get(cell)
     }
+    by_line = {
+        outcome.cell
+        for outcome in run.outcomes
+        if isinstance(outcome, Measurement)
+        and outcome.meter == "predicted_peak"
+        and "measured_at_batches" in outcome.notes
+    }
+    off = {cell: error for cell, error in off.items() if cell not in by_line}
+    aside = f"{len(by_line)} measured at small batches, not predicted" if by_line else ""
     if not off:
-        return ""
+        return f"peaks: {aside}" if aside else ""
     exact = sum(error == 0 for error in off.values())
     worst = max(off, key=lambda cell: abs(off[cell]))
     sentence = f"peaks predicted from fake tensors: {exact} of {len(off)} to the byte"
-    return (
-        sentence
-        if exact == len(off)
-        else f"{sentence}, the largest error {off[worst]:+.2%} ({worst})"
-    )
+    if exact < len(off):
+        sentence += f", the largest error {off[worst]:+.2%} ({worst})"
+    return f"{sentence}; {aside}" if aside else sentence
 
 
 def leaks(run: Run) -> list[str]:

@@ -51,9 +51,9 @@ def predict(
     """Predict a step's peak memory, also for models larger than this machine.
 
     Each cell runs on fake tensors, which have shapes and no bytes; operators that allocate
-    scratch memory are run once, on small inputs. Models may have their sizes in their names:
-    mlp_d8_w512 has 8 hidden layers of width 512, cnn_d3_w16_r32 has 3 convolutions of 16 channels
-    on 32x32.
+    scratch memory are run once, on small inputs. A step that cannot run so is measured at small
+    batches, and marked. Models may have their sizes in their names: mlp_d8_w512 has 8 hidden
+    layers of width 512, cnn_d3_w16_r32 has 3 convolutions of 16 channels on 32x32.
     """
     check_reference(reference)
     budget = _size(fit)
@@ -194,12 +194,8 @@ def _print_unknowns(results: "Collection[Prediction | Fit]") -> None:
     """Say what may make the real peak another than the predicted one."""
     unprobed = sorted({op for one in results for op in one.unprobed})
     otherwise = sorted({op for one in results for op in one.run_otherwise})
-    measured = sorted({batch for one in results for batch in one.measured_at})
-    if measured:
-        out.print(
-            "[yellow]some steps run on no fake tensors: they were measured at batch "
-            f"{', '.join(map(str, measured))}, and what is larger lies on a line[/yellow]"
-        )
+    for sentence in dict.fromkeys(f"{one.how}: {one.why_measured}" for one in results if one.how):
+        out.print(f"[yellow]{escape(sentence)}[/yellow]")
     if unprobed:
         out.print(f"[yellow]not counted, what these need inside: {', '.join(unprobed)}[/yellow]")
     if otherwise:
@@ -251,6 +247,7 @@ def _row(cell: Cell, prediction: "Prediction | str") -> dict[str, object]:
         "context_bytes": prediction.context_bytes,
         "not_counted_inside": list(prediction.unprobed),
         "measured_at_batches": list(prediction.measured_at),
+        "why_measured": prediction.why_measured,
         "run_otherwise": list(prediction.run_otherwise),
         "seconds": round(prediction.seconds, 3),
     }
@@ -268,6 +265,7 @@ def _fit_row(cell: Cell, fit: "Fit | str", measured: "Mapping[Cell, Outcome]") -
         "reserve_bytes": fit.reserve_bytes,
         "not_counted_inside": list(fit.unprobed),
         "measured_at_batches": list(fit.measured_at),
+        "why_measured": fit.why_measured,
         "run_otherwise": list(fit.run_otherwise),
     }
     for name, batch in (("measured", fit.batch_size), ("measured_next", fit.batch_size + 1)):

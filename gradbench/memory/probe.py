@@ -2,14 +2,15 @@
 
 Convolutions reorder weights and images into blocked layouts, reductions keep scratch: dozens of
 megabytes that no output shows. Fake tensors run no kernels, so the kernels are asked: every
-distinct call, on zeros of its shapes, all in one trace.
+distinct call, on zeros of its shapes, all in one trace. Zeros are made up, and a kernel may end
+the process over them; so that is a fork of this one, where the device allows it.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -19,6 +20,11 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ..devices import Device
 from .apart import Died, apart
 from .storage_tracker import Operator
+from .storages import storages
+
+OTHER: Final = 0.7
+TWICE_BYTES: Final = 2**18
+"""Calls that are run on `OTHER` numbers than zeros, too: larger ones would take too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +50,10 @@ class Meta:
         ones = (1,) * len(self.shape)
         return Meta(ones, ones, self.dtype)
 
-    def zeros(self, device: str) -> Tensor:
-        """Return a real tensor of this outline."""
-        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=device).zero_()
+    def filled(self, device: str, value: float) -> Tensor:
+        """Return a real tensor of this outline, floats with the value and all else with zeros."""
+        made = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=device)
+        return made.fill_(value if self.dtype.is_floating_point else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class Call:
     kwargs: Mapping[str, Any]
     nbytes: int  # of its tensors, outputs included
     extra: int
-    output_bytes: tuple[int, ...]
+    returns: tuple[int, ...] | None  # bytes of its outputs' storages, None where not compared
 
     @classmethod
     def of(
@@ -73,6 +80,7 @@ class Call:
     ) -> "Call":
         """Return the outline of a call that was made."""
         outputs = [Meta.of(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        returns: tuple[int, ...] | None = storage_sizes(result)
         metas, extra = (tuple(args), dict(kwargs)), 0
         metas = tree_map_only(Tensor, Meta.of, metas)
         if torch.Tag.pointwise in func.tags:
@@ -80,11 +88,11 @@ class Call:
             if not func._schema.is_mutable:
                 extra = sum(meta.nbytes - meta.dtype.itemsize for meta in outputs)
             outputs = [meta.of_one() for meta in outputs]
+            returns = None
         leaves = tree_leaves(metas)
         flat = tuple(leaf if isinstance(leaf, Meta) else repr(leaf) for leaf in leaves)
         nbytes = sum(meta.nbytes for meta in (*leaves, *outputs) if isinstance(meta, Meta))
-        sizes = tuple(meta.nbytes for meta in outputs)
-        return cls(func, flat, metas[0], metas[1], nbytes, extra, sizes)
+        return cls(func, flat, metas[0], metas[1], nbytes, extra, returns)
 
     def __hash__(self) -> int:
         return hash((self.func, self.arguments))
@@ -94,6 +102,11 @@ class Call:
             other.func,
             other.arguments,
         )
+
+    @property
+    def name(self) -> str:
+        """The operator's, as the profiler spells it."""
+        return str(self.func.overloadpacket).replace(".", "::")
 
     @property
     def needs_probe(self) -> bool:
@@ -111,6 +124,22 @@ class Call:
         )
 
 
+Jobs = Sequence[tuple[Call, float]]
+"""Calls, each with what its floats are filled with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a call did when it was run: its inner peak, and what its outputs held.
+
+    ``varies`` says that on other contents it did something else.
+    """
+
+    inside: int
+    returns: tuple[int, ...]
+    varies: bool = False
+
+
 class Prober:
     """Knows how many bytes calls need inside, having run each once. One a process is enough.
 
@@ -120,81 +149,107 @@ class Prober:
     def __init__(self, device: Device | None, *, largest: int | None = None) -> None:
         here = device.probe_bytes if device is not None else 0
         self._device, self._largest = device, here if largest is None else largest
-        self._inside: dict[Call, int | None] = {}
-        self._misled: set[Call] = set()
+        self._seen: dict[tuple[int, Call], Seen | None] = {}
 
-    def learn(self, calls: Iterable[Call]) -> None:
-        """Run all that is new and small enough."""
+    def learn(self, calls: Iterable[Call], *, threads: int = 1) -> None:
+        """Run all that is new and small enough, with so many threads."""
         new = [
-            call for call in dict.fromkeys(calls) if call.needs_probe and call not in self._inside
+            call
+            for call in dict.fromkeys(calls)
+            if call.needs_probe and (threads, call) not in self._seen
         ]
         todo = [call for call in new if call.nbytes <= self._largest]
-        self._inside |= dict.fromkeys(new)  # what is not run stays unknown
+        for call in new:
+            self._seen[threads, call] = None  # what is not run stays unknown
         if todo and self._device is not None:
-            for call, (peak, misled) in _run(todo, self._device).items():
-                self._inside[call] = peak
-                if misled:
-                    self._misled.add(call)
+            for call, seen in _run(todo, self._device, threads).items():
+                self._seen[threads, call] = seen
 
-    def misled(self, call: Call) -> bool:
-        """Return whether fake tensors are wrong about the call: its outputs' sizes, or its safety.
-
-        What ends the process when it is called with made-up contents is judged by nothing here.
-        """
-        return call in self._misled
-
-    def inside(self, call: Call) -> int | None:
+    def inside(self, call: Call, *, threads: int = 1) -> int | None:
         """Return the most bytes that were live at once within the call, or None if unknown.
 
         Outputs that it allocates are among them.
         """
-        known = self._inside.get(call) if call.needs_probe else 0
-        return known + call.extra if known is not None else None
+        if not call.needs_probe:
+            return call.extra
+        seen = self._seen.get((threads, call))
+        return seen.inside + call.extra if seen is not None else None
+
+    def objection(self, call: Call, *, threads: int = 1) -> str:
+        """Return why a call is not for real what it is on fake tensors, "" where it is."""
+        seen = self._seen.get((threads, call))
+        if seen is None or call.returns is None:
+            return ""
+        if seen.returns != call.returns:
+            return f"{call.name} returns other sizes than on fake tensors"
+        return f"what {call.name} needs inside depends on its numbers" if seen.varies else ""
 
 
-def _run(calls: Sequence[Call], device: Device) -> dict[Call, tuple[int | None, bool]]:
-    """Run each call on zeros, in a child that it may take with it.
+def storage_sizes(result: object) -> tuple[int, ...]:
+    """Return the bytes of the storages of what an operator returned."""
+    return tuple(
+        sum(storage.nbytes() for storage in storages(leaf))
+        for leaf in tree_leaves(result)
+        if isinstance(leaf, Tensor)
+    )
 
-    Return its inner peak, None where it raised or ended the process, and whether it ended that, or
-    its outputs have other sizes than those that it was thought to have.
+
+def _run(calls: Sequence[Call], device: Device, threads: int) -> dict[Call, Seen | None]:
+    """Run each call on zeros; return what it did, None where it raised or ended the process.
+
+    Small ones are run on other numbers, too: some algorithms choose their way by these.
     """
-    known: dict[Call, tuple[int | None, bool]] = {}
-    left = list(calls)
-    while left and len(known) < len(calls):
+    jobs = [(call, 0.0) for call in calls]
+    jobs += [(call, OTHER) for call in calls if call.nbytes <= TWICE_BYTES]
+    seen = _outlived(jobs, device, threads)
+    known: dict[Call, Seen | None] = {}
+    for call in calls:
+        one, other = seen.get((call, 0.0)), seen.get((call, OTHER))
+        varies = one is not None and other is not None and one != other
+        known[call] = replace(one, varies=varies) if one is not None else None
+    return known
+
+
+def _outlived(jobs: Jobs, device: Device, threads: int) -> dict[tuple[Call, float], Seen]:
+    """Run each in a child, and all but the one that ended it in the next."""
+    todo = list(jobs)
+    while todo:
         try:
-            found = apart(partial(_measured, left, device), device)
+            seen = apart(partial(_in_order, todo, device, threads), device)
         except Died as death:
-            if death.reported < 0:  # before any of them
-                break
-            known[left.pop(death.reported)] = None, True
+            del todo[max(death.reported, 0)]
         else:
-            return known | dict(zip(left, found, strict=True))
-    return known | dict.fromkeys(left, (None, False))
+            return {job: one for job, one in zip(todo, seen, strict=True) if one is not None}
+    return {}
 
 
-def _measured(
-    calls: Sequence[Call], device: Device, say: Callable[[int], None]
-) -> list[tuple[int | None, bool]]:
-    unlike: set[int] = set()
+def _in_order(
+    jobs: Jobs, device: Device, threads: int, begins: Callable[[int], None]
+) -> list[Seen | None]:
+    """Run each, and say of each that it begins; None for those that raise."""
+    if not device.in_use:
+        torch.set_num_threads(min(threads, torch.get_num_threads()))
+    returned: dict[int, tuple[int, ...]] = {}
 
-    def prepared(index: int) -> Callable[[], object]:
-        call = calls[index]
+    def prepared(index: int, call: Call, value: float) -> Callable[[], object]:
         args, kwargs = tree_map_only(
-            Meta, lambda meta: meta.zeros(device.place), (call.args, call.kwargs)
+            Meta, lambda meta: meta.filled(device.place, value), (call.args, call.kwargs)
         )
-        say(index)
+        begins(index)
 
         def run() -> object:
             result = call.func(*args, **kwargs)
-            outputs = [Meta.of(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-            if tuple(meta.nbytes for meta in outputs) != call.output_bytes:
-                unlike.add(index)
+            returned[index] = storage_sizes(result)
             return result
 
         return run
 
     with _disable_current_modes(), torch.no_grad():
         device.warm_up()  # or the first product's inside would hold a workspace that stays
-        peaks = device.inner_peaks([partial(prepared, index) for index in range(len(calls))])
+        peaks = device.inner_peaks(
+            [partial(prepared, index, *job) for index, job in enumerate(jobs)]
+        )
         device.forget()
-    return [(peak, index in unlike) for index, peak in enumerate(peaks)]
+    return [
+        None if peak is None else Seen(peak, returned[index]) for index, peak in enumerate(peaks)
+    ]

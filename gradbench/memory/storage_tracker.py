@@ -36,7 +36,7 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torc
     It sees what operators return; what they allocate and free inside is theirs (see `probe`).
     Deaths come through weak references to the storage's Python object, which torch keeps alive
     as long as the storage itself. What is composed of other operators is taken apart, or nobody
-    would see its parts in inference mode.
+    would see its parts in inference mode; unless the device has a kernel for the whole.
     """
 
     def __init__(
@@ -80,8 +80,12 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torc
             self._called(func, args, kwargs, result)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._see(leaf, func)
+                self._see(leaf, str(func.overloadpacket).replace(".", "::"))
         return result
+
+    def adopt(self, tensor: Tensor) -> None:
+        """Take a tensor's storages for some that were made just now, by nobody's operator."""
+        self._see(tensor, "")
 
     def _know(self, tensor: Tensor) -> None:
         """Take storages for known: they were there before, and their death is not reported."""
@@ -93,16 +97,16 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torc
     def _forget(self, name: int, _: object) -> None:
         self._alive.pop(name, None)
 
-    def _see(self, tensor: Tensor, func: Operator) -> None:
+    def _see(self, tensor: Tensor, op: str) -> None:
         for storage in storages(tensor):
             if key(storage) not in self._alive and storage.nbytes():
-                self._note(storage, tensor, func)
+                self._note(storage, tensor, op)
 
-    def _note(self, storage: UntypedStorage, tensor: Tensor, func: Operator) -> None:
+    def _note(self, storage: UntypedStorage, tensor: Tensor, op: str) -> None:
         birth = Creation(
             key(storage),
             storage.nbytes(),
-            str(func.overloadpacket).replace(".", "::"),
+            op,
             self._where.module if self._where is not None else "",
             users_line() if self._where is not None else "",
             str(tensor.device),

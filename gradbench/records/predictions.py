@@ -14,7 +14,10 @@ class Prediction:
     for them and for libraries' workspaces, ``reserved_bytes`` what it takes from the driver.
     ``unprobed`` names the operators whose inner needs are not counted, because they could not be
     run: the real peak may lie above by those. ``run_otherwise`` names those that the CPU ran and
-    the device has others for. A step that runs on no fake tensors was measured at small batches.
+    the device has others for.
+
+    Where a step does not run on fake tensors, it was run for real at the batch sizes
+    ``measured_at``, because of ``why_measured``, and each allocation carried on in a straight line.
     """
 
     cell: Cell
@@ -26,7 +29,8 @@ class Prediction:
     reserved_bytes: int = 0
     context_bytes: int = 0
     run_otherwise: tuple[str, ...] = ()
-    measured_at: tuple[int, ...] = ()  # batches whose measured peaks were carried on in a line
+    measured_at: tuple[int, ...] = ()
+    why_measured: str = ""
 
     @property
     def peak_bytes(self) -> int:
@@ -43,10 +47,23 @@ class Prediction:
         """The part of the peak that the step adds."""
         return self.peak_bytes - self.before_bytes
 
+    @property
+    def how(self) -> str:
+        """Where the figures are from if not from fake tensors: ``measured at batches 2 and 4``."""
+        return measured_at_batches(self.measured_at)
+
+
+def measured_at_batches(batches: tuple[int, ...]) -> str:
+    """Return at which batch sizes figures were measured, "" for none."""
+    if not batches:
+        return ""
+    several = "es" if len(batches) > 1 else ""
+    return f"measured at batch{several} {' and '.join(map(str, batches))}"
+
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The largest batch that fits a budget; 0 if not even one sample does.
+    """The largest batch that fits a budget; 0 if not even the smallest that works does.
 
     Peaks are of the process: ``reserve_bytes`` of them for context and kernels.
     """
@@ -55,8 +72,14 @@ class Fit:
     budget_bytes: int
     batch_size: int
     peak_bytes: int | None  # at that batch; None for none
-    next_bytes: int | None  # one sample more; None where no batch was too large
+    next_bytes: int | None  # of the next batch up; None where no batch was too large
     reserve_bytes: int = 0
     unprobed: tuple[str, ...] = ()
     run_otherwise: tuple[str, ...] = ()
     measured_at: tuple[int, ...] = ()
+    why_measured: str = ""
+
+    @property
+    def how(self) -> str:
+        """Where the figures are from if not from fake tensors: ``measured at batches 2 and 4``."""
+        return measured_at_batches(self.measured_at)

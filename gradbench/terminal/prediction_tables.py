@@ -25,6 +25,9 @@ PREDICTED_PARTS: Final = {
     "other": "other",
 }
 
+MEASURED: Final = "*"
+"""Beside what was measured at small batches instead of predicted."""
+
 
 def prediction_tables(
     predictions: Mapping[Cell, Prediction | str], *, reference: str
@@ -51,7 +54,7 @@ def prediction_tables(
             )
             parts = prediction.breakdown.parts
             table.add_row(
-                f"  {cell.grad_mode}",
+                f"  {cell.grad_mode}{MEASURED if prediction.how else ''}",
                 format_units.size(prediction.peak_bytes),
                 format_units.factor(ratio) if ratio else "",
                 format_units.size(prediction.before_bytes),
@@ -61,8 +64,11 @@ def prediction_tables(
                     for part in PREDICTED_PARTS
                 ),
             )
+        known = [one for cell in cells if isinstance(one := predictions[cell], Prediction)]
+        hows = dict.fromkeys(one.how for one in known if one.how)
         reasons = dict.fromkeys(why for cell in cells if isinstance(why := predictions[cell], str))
         shown += [Text(f"\n{block}", style="bold"), table]
+        shown += [Text(f" {MEASURED} {how}, not predicted", style="yellow") for how in hows]
         shown += [Text(f"  {reason}", style="dim") for reason in reasons]
     return Group(*shown)
 
@@ -115,7 +121,8 @@ def fit_table(
         table.add_column("measured at one sample more", justify="right")
     batches = {cell: fit.batch_size for cell, fit in fits if isinstance(fit, Fit)}
     for cell, fit in fits:
-        name = Text(f"{cell.block.family} {cell.grad_mode}")
+        measured_mark = MEASURED if isinstance(fit, Fit) and fit.how else ""
+        name = Text(f"{cell.block.family} {cell.grad_mode}{measured_mark}")
         if isinstance(fit, str):
             table.add_row(name, Text("none", style="dim"))
             continue

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from gradbench.cli import app
 from gradbench.exit_status import ExitStatus
-from gradbench.memory.predict import LARGEST_BATCH, Predictor
+from gradbench.memory.batch_fit import LARGEST_BATCH
+from gradbench.memory.predict import Predictor
 from gradbench.store.jsonl import Store
 from gradbench.workloads.models import MODELS
 
@@ -260,9 +261,12 @@ class Foreseen(Predictor):
         self.asked.append(cell.batch_size)
         return Peak(self.curve(cell.batch_size))
 
+    def _followed(self, cell, model, seed, bases):
+        return None  # by prediction alone
+
 
 class Peak(int):
-    context_bytes, unprobed, run_otherwise, measured_at = 0, (), (), ()
+    context_bytes, unprobed, run_otherwise, measured_at, why_measured = 0, (), (), (), ""
 
     @property
     def process_bytes(self):

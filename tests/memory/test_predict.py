@@ -1,5 +1,6 @@
 """Predictions against measurements to the byte, and what cannot be predicted against its reason."""
 
+import ctypes
 import gc
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from gradbench.devices.cpu import CPU
 from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.experiment.plan import Plan
 from gradbench.experiment.presets import PRESETS
+from gradbench.memory import probe
 from gradbench.memory.predict import Predictor, Unpredictable
-from gradbench.memory.probe import Prober
+from gradbench.memory.probe import Call, Prober, Seen
 from gradbench.records.measurements import PARTS, Breakdown, Measurement, Skipped
 from gradbench.runner import memory_pass
 from gradbench.workloads.models import MODELS, Model, classification, mlp
@@ -499,22 +501,16 @@ def test_a_model_that_exits_has_a_reason_and_no_effect(predictor):
         predictor.predict(cell(), Model(Crashing, partial(classification, shape=(4,))))
 
 
-def test_an_operator_that_ends_its_process_is_unknown_and_the_others_are_not(monkeypatch):
-    import ctypes
+def test_an_operator_that_ends_its_process_is_unknown_and_the_others_are_not():
+    """`Prober` asks each twice where it is small, so the one that falls takes two children."""
 
-    from gradbench.memory import probe
+    def called(func):
+        return Call(func, (), (), {}, nbytes=0, extra=0, returns=(16,))
 
-    class Falls:
-        func = staticmethod(lambda *_: ctypes.string_at(0))
-        args, kwargs, output_bytes = (), {}, ()
-
-    class Stands(Falls):
-        func = staticmethod(lambda *_: torch.ones(4))
-        output_bytes = (16,)
-
-    calls = [Stands(), Falls(), Stands()]
-    found = probe._run(calls, CPU())
-    assert [found[call] for call in calls] == [(16, False), (None, True), (16, False)]
+    stands, falls = called(lambda: torch.ones(4)), called(lambda: ctypes.string_at(0))
+    other = called(lambda: torch.zeros(8))
+    found = probe._run([stands, falls, other], CPU(), 1)
+    assert found == {stands: Seen(16, (16,)), falls: None, other: Seen(32, (32,))}
 
 
 def test_the_largest_batch_is_looked_for_from_the_smallest_that_can_be_stepped(predictor):

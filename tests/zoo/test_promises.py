@@ -275,30 +275,8 @@ def test_a_prediction_is_the_peak_or_says_what_it_does_not_count(row, whole):
 
 
 INEXACT = {
-    "Growing": "the cache of a prediction is one call shorter",
-    "Bounded": "as Growing",
-    "Carrying": "as Growing",
-    "Stepping": "as Growing: it counts its calls",
-    "Dropping": "its random numbers are drawn by other calls before the step",
-    "Rotary": "a plain attribute that lives between steps is not counted",
-    "SwitchesOff": "the mode that it leaves is another step's",
-    "Thrifty": "states of generators that checkpointing keeps are no fake tensors",
-    "Encoder": "the fused path is taken for real alone",
-    "quantized": "packed weights are no tensors",
-    "scripted": "TorchScript runs no fake operators one by one",
-    "Littering": "garbage is collected before a measurement",
-    "exported": "an exported graph holds constants beside its parameters",
+    "Carrying": "a measurement keeps a copy of the state, and counts it",
     "Mapped": "the rest of the file is mapped, too",
-    "READY": "as it stands in the process that predicts",
-    "Tied": "gradients that meet are added in place for real",
-    "Graph": "sparse operators take their own ways",
-    "SparseGradients": "sparse operators take their own ways",
-    "Ragged": "nested operators take their own ways",
-    "Lazy": "the first call is another's",
-    "Hidden": "a tensor on ctx is the node's own",
-    "Complex": "FFT plans keep their own",
-    "Functional": "wrapped tensors are seen unwrapped",
-    "Pooled": "another thread's modes are its own",
 }
 """Modules whose prediction may differ, and why."""
 

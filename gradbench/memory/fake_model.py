@@ -1,0 +1,191 @@
+"""A module on fake tensors, which have shapes and no bytes: built so, or for real and copied."""
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_map_only
+
+from ..workloads.arms import Layout
+from ..workloads.state import seed_all
+from .storage_tracker import Creation, StorageTracker
+
+MEMORY: Final = Path("/proc/meminfo")
+SHARE: Final = 2
+"""A model is built for real if it needs less than this part of the free memory: half."""
+
+
+class SharedFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call] # torch's own
+    """Fake tensors that a constructor may copy: they refer to their mode, and there is but one."""
+
+    def __deepcopy__(self, memo: object) -> "SharedFakeMode":
+        """Return itself."""
+        return self
+
+    def made_fake(self, tensor: Tensor, place: str) -> Tensor:
+        """Return a fake tensor like a real one, or one on ``place`` like one on ``meta``."""
+        if isinstance(tensor, FakeTensor):
+            return tensor
+        if not tensor.is_meta:
+            return self.from_tensor(tensor)
+        with self, torch.no_grad():
+            new = torch.empty_strided(
+                tensor.shape, tensor.stride(), dtype=tensor.dtype, device=place
+            )
+        if isinstance(tensor, nn.Parameter):
+            return nn.Parameter(new, tensor.requires_grad)
+        return new.requires_grad_(tensor.requires_grad)
+
+
+class TooLarge(Exception):
+    """A model that does not fit the memory in which it would be built."""
+
+
+def fake_module(
+    factory: Callable[[], nn.Module],
+    mode: SharedFakeMode,
+    place: str,
+    *,
+    seed: int,
+    adopt: Callable[[Tensor], None],
+) -> nn.Module:
+    """Return the factory's module, every tensor of it fake, while ``mode`` is entered.
+
+    It is built on fake tensors, which takes no memory. Where its constructor looks at numbers, it
+    is built for real, or on ``meta`` if that is too large, and copied; ``adopt`` is given the
+    copies. A module that was there before stays as it is.
+    """
+    try:
+        module = factory()
+    except (Exception, SystemExit) as on_fakes:  # noqa: BLE001 # what fails for real, too, raises
+        with _disable_current_modes():
+            seed_all(seed)
+            module = _real(factory, on_fakes)
+    tensors = (*module.parameters(), *module.buffers())
+    if all(isinstance(tensor, FakeTensor) for tensor in tensors) and tensors:
+        return module
+    with _disable_current_modes(), _MadeFake(mode, place, adopt) as made_fake:
+        memo: dict[int, Any] = {id(tensor): made_fake.like(tensor) for tensor in tensors}
+        return copy.deepcopy(module, memo)
+
+
+def fake_batch(
+    batch: Callable[[int], tuple[Tensor, Tensor]], mode: SharedFakeMode, size: int
+) -> tuple[Tensor, Tensor]:
+    """Return a batch of fake tensors, made for real where it cannot be made of such."""
+    try:
+        made = batch(size)
+    except Exception:  # noqa: BLE001 # numpy, say: what fails for real, too, raises below
+        with _disable_current_modes():
+            made = batch(size)
+    with _disable_current_modes():
+        x, y = tree_map_only(Tensor, lambda tensor: mode.made_fake(tensor, "cpu"), tuple(made))
+    return x, y
+
+
+def _real(factory: Callable[[], nn.Module], on_fakes: BaseException) -> nn.Module:
+    """Build for real within the free memory, else on ``meta``."""
+    limit_bytes = free_bytes() // SHARE
+    live: dict[int, int] = {}
+
+    def created(one: Creation) -> None:
+        live[one.key] = one.nbytes
+        if sum(live.values()) > limit_bytes:  # before anything is written to it
+            raise TooLarge
+
+    def freed(one: Creation) -> None:
+        live.pop(one.key, None)
+
+    try:
+        with StorageTracker(on_create=created, on_free=freed):
+            return factory()
+    except TooLarge:
+        pass
+    try:
+        with torch.device("meta"):
+            return factory()
+    except Exception as on_meta:
+        raise TooLarge(
+            f"its constructor needs numbers ({on_fakes}), and to be built for real it is too large "
+            f"for half of the free memory, {limit_bytes:,} B"
+        ) from on_meta
+
+
+def free_bytes() -> int:
+    """Return the memory that is free as Linux estimates it, elsewhere all that the machine has."""
+    if MEMORY.exists():
+        for line in MEMORY.read_text("utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+class _MadeFake(TorchFunctionMode):
+    """Whatever is copied deep becomes a fake tensor: those that modules hold as attributes, too."""
+
+    def __init__(self, mode: SharedFakeMode, place: str, adopt: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self._mode, self._place, self._adopt = mode, place, adopt
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """Return a fake one."""
+        made = self._mode.made_fake(tensor, self._place)
+        self._adopt(made)
+        return made
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],  # torch's signature
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run a function; where that is a deep copy, make it fake."""
+        if func is not Tensor.__deepcopy__:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        memo[id(tensor)] = self.like(tensor)
+        return memo[id(tensor)]
+
+
+def remade(module: nn.Module, device: str, dtype: torch.dtype | None, layout: Layout) -> nn.Module:
+    """Return the module with its tensors made anew where they must change.
+
+    `torch.nn.Module.to` swaps the insides of parameters, which fake ones do not allow.
+    """
+    made: dict[int, Tensor] = {}  # shared ones stay shared
+
+    def changed(tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            new = tensor.detach()
+            real = dtype is not None and tensor.is_floating_point()
+            new = new.to(device, dtype if real else tensor.dtype)
+            if layout is not None and new.dim() == 4:
+                new = new.contiguous(memory_format=layout)
+            same = (new.device, new.dtype, new.stride()) == (
+                tensor.device,
+                tensor.dtype,
+                tensor.stride(),
+            )
+            made[id(tensor)] = (
+                tensor
+                if same
+                else nn.Parameter(new, tensor.requires_grad)
+                if isinstance(tensor, nn.Parameter)
+                else new
+            )
+        return made[id(tensor)]
+
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            setattr(part, name, changed(parameter))
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, changed(buffer))
+    return module

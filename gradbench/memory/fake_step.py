@@ -1,0 +1,214 @@
+"""A step run on fake tensors: what it allocates and frees, and which operators it calls."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..devices import Device
+from ..experiment.matrix import Cell
+from ..records.allocations import Change, Entry, Mark, Phase
+from ..workloads.arms import build, make_arm, steps
+from ..workloads.models import Model
+from ..workloads.steps import Subject
+from .engine import EngineTracker, uses_of_one_holder
+from .fake_model import SharedFakeMode, fake_batch, fake_module, remade
+from .measured_step import WARM_UP_STEPS
+from .outline import Outline
+from .probe import Call
+from .step_phases import Marks
+from .storage_tracker import Creation
+from .storages import key as storage_key
+
+COMPILED: Final = "compiled code allocates by its own plan, which nobody can run yet"
+
+
+class Compiled(Exception):
+    """A step that runs compiled code, in whole or in part."""
+
+
+class Unfaithful(Exception):
+    """A step that does not do on fake tensors what it does for real; the message says why."""
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class _Recorder:
+    """Keeps what a step on fake tensors makes and frees on its device, and what it runs."""
+
+    def __init__(self, place: str, *, numbers_elsewhere: bool) -> None:
+        self.entries: list[Entry | Call] = []
+        self.live: dict[int, int] = {}
+        self.operators: set[str] = set()
+        self._place, self._numbers_elsewhere = place, numbers_elsewhere
+        self._phase = ""
+        self.tracker: EngineTracker | None = None
+
+    def mark(self, mark: Mark) -> None:
+        """Keep a mark."""
+        if isinstance(mark, Phase):
+            self._phase = mark.name
+            if mark.name == "optimizer" and self.tracker is not None:
+                self.tracker.ended()
+        self.entries.append(mark)
+
+    def created(self, one: Creation) -> None:
+        """Keep what was made, unless it lies elsewhere: optimizers count steps on the host."""
+        number = one.scalar and self._phase == "optimizer" and self._numbers_elsewhere
+        if one.device == self._place and not number:
+            self.live[one.key] = one.nbytes
+            self.entries.append(Change(one.key, one.nbytes, one.op))
+
+    def freed(self, one: Creation) -> None:
+        """Keep what was freed."""
+        if one.key in self.live:
+            self.entries.append(Change(one.key, -self.live.pop(one.key), one.op))
+
+    def called(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Keep a call that may allocate inside."""
+        _check_call(func, args, kwargs, result)
+        self.operators.add(str(func.overloadpacket).replace(".", "::"))
+        call = Call.of(func, args, kwargs, result)
+        if call.needs_probe:
+            self.entries.append(call)
+
+
+def fake_step(cell: Cell, model: Model, device: Device, *, seed: int, here: bool) -> Outline:
+    """Run a warm step on fake tensors and return its outline, in bytes asked for.
+
+    Where the device is here, fake tensors are on it, and its own operators run. Without it they
+    are on the CPU, and so are operators and their order: fake tensors of a CUDA device need a
+    torch that has CUDA.
+    """
+    model.load()  # here: what a module makes when it is imported must not become fake
+    place = device.place if here else "cpu"
+    fake = _Recorder(place, numbers_elsewhere=device.place != place)
+    marks = Marks(address=storage_key)
+    tracker = EngineTracker(on_create=fake.created, on_free=fake.freed, called=fake.called)
+    fake.tracker = tracker
+    uses_of_one_holder()  # it is asked here, where no step is under way
+    with SharedFakeMode() as mode, tracker:
+        subject = _subject(cell, model, device, place, seed=seed, mode=mode, adopt=tracker.adopt)
+        subject = marks.around(subject)
+        arm = make_arm(cell, replace(subject, loss=_watched(subject.loss, tracker)))
+        with _nothing_compiles(), _rng_states_counted():
+            with marks.telling(fake.mark, subject.parameters()):
+                steps(arm, 1)  # the first makes optimizer state
+            steps(arm, WARM_UP_STEPS - 1)  # a cache is as full as in the step that is measured
+            subject.clear_gradients()
+            resident = {
+                key: block
+                for key, block in marks.resident(subject).items()
+                if block.part != "optimizer_state" or key in fake.live
+            }
+            before = {key: block.nbytes for key, block in resident.items()} | fake.live
+            fake.entries.clear()
+            with marks.telling(fake.mark, subject.parameters()):
+                steps(arm, 1)
+    return Outline(list(fake.entries), resident, before, frozenset(fake.operators))
+
+
+def _watched(loss: Loss, tracker: EngineTracker) -> Loss:
+    """Return the loss with a tracker that follows its backward pass."""
+
+    def watched(output: Tensor, target: Tensor) -> Tensor:
+        value = loss(output, target)
+        tracker.watch(value)
+        return value
+
+    return watched
+
+
+def _subject(
+    cell: Cell,
+    model: Model,
+    device: Device,
+    place: str,
+    *,
+    seed: int,
+    mode: SharedFakeMode,
+    adopt: Callable[[Tensor], None],
+) -> Subject:
+    def build_fake() -> nn.Module:
+        module = fake_module(model.build, mode, place, seed=seed, adopt=adopt)
+        _check(module)
+        return module
+
+    fakes = replace(
+        model,
+        build=build_fake,
+        batch=lambda size: fake_batch(model.batch, mode, size),
+    )
+    subject = build(replace(cell, device=place), fakes, seed=seed, convert=remade)
+    optimizer: Callable[..., torch.optim.Optimizer] = subject.optimizer
+    return replace(subject, optimizer=partial(optimizer, foreach=device.foreach))
+
+
+def _check_call(func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """Raise `Unfaithful` where sizes depend on what is in a tensor, or are symbols."""
+    for leaf in tree_leaves((args, kwargs, result)):
+        if not isinstance(leaf, Tensor):
+            continue
+        name = str(func.overloadpacket).replace(".", "::")
+        if leaf.layout is not torch.strided:
+            raise Unfaithful(f"{name} works on a sparse tensor, whose size depends on its contents")
+        if not all(isinstance(size, int) for size in leaf.shape):
+            raise Unfaithful(f"{name} returns a size that is a symbol")
+
+
+def _check(module: nn.Module) -> None:
+    """Raise where the module brings an executor of its own, which fake tensors do not meet."""
+    for part in module.modules():
+        if isinstance(part, torch._dynamo.OptimizedModule) or part._compiled_call_impl is not None:
+            raise Compiled(COMPILED)
+        if isinstance(part, torch.jit.ScriptModule):
+            raise Unfaithful("TorchScript runs it, which fuses and frees by its own plan")
+
+
+@contextmanager
+def _nothing_compiles() -> Iterator[None]:
+    """Raise `Compiled` where a function that was given to `torch.compile` is called.
+
+    Whoever did so imported the compiler; so does torch itself for each optimizer.
+    """
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("fail_on_recompile"):
+        try:
+            yield
+        except RuntimeError as error:
+            if "fail_on_recompile" not in str(error):
+                raise
+            raise Compiled(COMPILED) from error
+
+
+@contextmanager
+def _rng_states_counted() -> Iterator[None]:
+    """Let `torch.get_rng_state` return fake tensors, which count: checkpointing keeps many.
+
+    The generator makes them past the dispatcher, where nobody sees them.
+    """
+    get, put = torch.get_rng_state, torch.set_rng_state
+    nbytes = get().nbytes
+
+    def counted() -> Tensor:
+        return torch.empty(nbytes, dtype=torch.uint8, device="cpu")
+
+    def ignored(new_state: Tensor) -> None:
+        """It has no numbers."""
+
+    torch.get_rng_state = torch.random.get_rng_state = counted
+    torch.set_rng_state = torch.random.set_rng_state = ignored
+    try:
+        yield
+    finally:
+        torch.get_rng_state = torch.random.get_rng_state = get
+        torch.set_rng_state = torch.random.set_rng_state = put
