@@ -1,5 +1,6 @@
 """What tests of several folders share; the heavy things are imported where they are asked for."""
 
+import os
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -12,6 +13,13 @@ if TYPE_CHECKING:
     from servers import SharedServers
 
 TESTS = Path(__file__).parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the machine's GPUs, unless tests or benchmarks that use them were asked for."""
+    asked = "cuda" in config.getoption("markexpr") or config.getoption("benchmark_only")
+    if not asked and "GRADBENCH_SIMULATED_CUDA" not in os.environ:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def without_torch() -> set[str]:

@@ -173,6 +173,12 @@ def ledger(fake):
     return ledger
 
 
+def test_tests_that_are_not_about_a_gpu_see_none(request):
+    if "cuda" in request.config.getoption("markexpr") or "GRADBENCH_SIMULATED_CUDA" in os.environ:
+        pytest.skip("GPUs were asked for")
+    assert devices.available() == ["cpu"]
+
+
 def test_a_window_resets_before_and_reads_after_synchronizing(fake, ledger):
     """The cache is emptied first, or what an earlier step reserved would count here."""
     _, window = ledger.observe(fake.step)
