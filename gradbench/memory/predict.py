@@ -1,9 +1,9 @@
 """What a step will need, without its memory and without its device: a run on fake tensors."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from .. import devices
 from ..devices import Allocator, Workspaces
@@ -14,11 +14,13 @@ from ..records.predictions import Fit, Prediction
 from ..workloads.models import Model
 from ..workloads.steps import lacks_a_graph, must_fail
 from . import batch_fit
+from .apart import Died, apart
 from .fake_step import COMPILED, Compiled, Unfaithful, fake_step
 from .measured_step import measured_step
 from .outline import Line, Outline, carried_on
 from .probe import Call, Prober
 
+T = TypeVar("T")
 BASES: Final = (2, 4)
 """Batch sizes at which what cannot be had at another is had instead, and carried on in a line."""
 
@@ -50,6 +52,10 @@ class CannotTrain(Unpredictable):
     """A step that torch refuses because nothing is recorded; the message is torch's."""
 
 
+class EndsItsProcess(Unpredictable):
+    """A step that ended the process in which it was to be predicted; the message says how."""
+
+
 class Predictor:
     """Predicts cells of one device; what it learns about kernels serves all of them."""
 
@@ -64,6 +70,18 @@ class Predictor:
         self._workspaces = self._device.workspaces()
         self._outlines: dict[tuple[Cell, Model, int], Outline] = {}
         self._measurements: dict[tuple[Cell, Model, int], Outline] = {}
+
+    def in_child(self, ask: Callable[[], T]) -> T:
+        """Return what this predictor is asked for, found out in a child of this process.
+
+        A step is the user's code: what it sets, caches or leaves behind is gone with the child,
+        and so cannot reach the prediction of another cell. So is what was learned of kernels.
+        Raise `EndsItsProcess` where it takes the child with it.
+        """
+        try:
+            return apart(lambda _: ask(), self._device)
+        except Died as death:
+            raise EndsItsProcess(f"its step ended its process: {death}") from None
 
     def predict(
         self, cell: Cell, model: Model, *, seed: int = 0, probing: bool = True

@@ -11,7 +11,7 @@ from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..memory import leaks
 from ..memory.leaves import has_graph, kept_unsaved
-from ..memory.predict import CannotTrain, Predictor, Unpredictable
+from ..memory.predict import CannotTrain, EndsItsProcess, Predictor, Unpredictable
 from ..memory.saved_tensors import SavedTensors, paths, refuses_hooks
 from ..memory.step_phases import Marks
 from ..records.allocations import (
@@ -84,7 +84,7 @@ def memory_block(
 def predict_block(
     cells: Sequence[Cell], model: Model, plan: Plan, _wanted: Collection[str]
 ) -> Iterator[Message]:
-    """Yield the predicted peaks of a block's cells, which share what is learned of kernels."""
+    """Yield the predicted peaks of a block's cells, each found out in a process of its own."""
     watch, device = Stopwatch(), settle(cells[0])
     predictor = Predictor(cells[0].device)
     for cell in cells:
@@ -474,9 +474,11 @@ def _covered(blocks: Sequence[tuple[int, int]]) -> int:
 
 def _predicted(predictor: Predictor, cell: Cell, model: Model, plan: Plan) -> MeterResult | Refusal:
     try:
-        prediction = predictor.predict(cell, model, seed=plan.seed)
+        prediction = predictor.in_child(lambda: predictor.predict(cell, model, seed=plan.seed))
     except CannotTrain as words:
         return Refusal("cannot_train", str(words))
+    except EndsItsProcess as how:
+        return Refusal("crashed", str(how))
     except Unpredictable as reason:
         return Unreadable(str(reason))
     notes: dict[str, Fact] = {}
