@@ -118,7 +118,7 @@ ROWS = {
             "def _cuda(",
             "def _meta(_name):\n    from .meta import Meta\n\n    return Meta()\n\n\n",
         ),
-        Row("devices/__init__.py", "DEVICES", "}\n", ', "meta": _meta'),
+        Row("devices/__init__.py", "DEVICES", "}\n", '    "meta": _meta,\n'),
     ],
     "export": [
         Row(
