@@ -122,14 +122,12 @@ QUICK = (
     *("Functional-inference", "Recurrent-training", "Looking-inference", "Streaming-inference"),
     "refuses-inference",
 )
-"""Rows that stand for their kinds; the others are run with `-m slow`."""
+"""Rows that stand for their kinds; the others take a quarter of an hour: `-m thorough`."""
+EVERY_ROW = [pytest.mark.slow, pytest.mark.thorough]
 
 each = pytest.mark.parametrize(
     "row",
-    [
-        pytest.param(row, id=row.id, marks=[] if row.id in QUICK else [pytest.mark.slow])
-        for row in ROWS
-    ],
+    [pytest.param(row, id=row.id, marks=[] if row.id in QUICK else EVERY_ROW) for row in ROWS],
 )
 
 
