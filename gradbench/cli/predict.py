@@ -3,7 +3,6 @@
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
@@ -122,10 +121,8 @@ def _predictions(
         for block, members in by_block(cells).items():
             say(status, f"predicting {block}")
             for cell in members:
-                predictor, model = predictors[cell.device], models[cell.model]
-                ask = partial(predictor.predict, cell, model, seed=seed)
                 try:
-                    yield cell, predictor.in_child(ask)
+                    yield cell, predictors[cell.device].predict(cell, models[cell.model], seed=seed)
                 except CannotTrain as words:
                     yield cell, f"cannot train here: {words}"
                 except Unpredictable as reason:
@@ -146,9 +143,8 @@ def _fits(
         for cell in cells:
             say(status, f"fitting {cell.block.family} {cell.grad_mode}")
             predictor = predictors[cell.device]
-            ask = partial(predictor.largest, cell, models[cell.model], budget, seed=seed)
             try:
-                yield cell, predictor.in_child(ask)
+                yield cell, predictor.largest(cell, models[cell.model], budget, seed=seed)
             except CannotTrain as words:
                 yield cell, f"cannot train here: {words}"
             except Unpredictable as reason:

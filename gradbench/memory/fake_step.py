@@ -1,10 +1,11 @@
 """A step run on fake tensors: what it allocates and frees, and which operators it calls."""
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import torch
@@ -78,6 +79,19 @@ class _Recorder:
         call = Call.of(func, args, kwargs, result)
         if call.needs_probe:
             self.entries.append(call)
+
+
+@cache
+def load() -> None:
+    """Import what a step on fake tensors takes, once for all children: a second and more.
+
+    No backward pass: that starts autograd's threads where there is a GPU.
+    """
+    importlib.import_module("torch._dynamo")
+    with SharedFakeMode(), EngineTracker(on_create=lambda _: None):
+        layer = nn.Linear(1, 1)
+        torch.optim.SGD(layer.parameters(), lr=1.0)
+        layer(torch.zeros(1, 1)).relu().mean()
 
 
 def fake_step(cell: Cell, model: Model, device: Device, *, seed: int, here: bool) -> Outline:

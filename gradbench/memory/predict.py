@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, TypeVar
+from functools import partial
+from typing import Final
 
 from .. import devices
-from ..devices import Allocator, Workspaces
+from ..devices import Allocator, Device, Workspaces
 from ..errors import DeviceUnavailable, GradbenchError
 from ..experiment.matrix import Cell
 from ..records.allocations import Change, Entry, Phase, Within, attribute_peak
@@ -15,12 +16,11 @@ from ..workloads.models import Model
 from ..workloads.steps import lacks_a_graph, must_fail
 from . import batch_fit
 from .apart import Died, apart
-from .fake_step import COMPILED, Compiled, Unfaithful, fake_step
+from .fake_step import COMPILED, Compiled, Unfaithful, fake_step, load
 from .measured_step import measured_step
 from .outline import Line, Outline, carried_on
 from .probe import Call, Prober
 
-T = TypeVar("T")
 BASES: Final = (2, 4)
 """Batch sizes at which what cannot be had at another is had instead, and carried on in a line."""
 
@@ -57,7 +57,11 @@ class EndsItsProcess(Unpredictable):
 
 
 class Predictor:
-    """Predicts cells of one device; what it learns about kernels serves all of them."""
+    """Predicts cells of one device; what it learns about kernels serves all of them.
+
+    A step is the user's code: each is made in a child of this process, so that what it sets, caches
+    or ends reaches no other.
+    """
 
     def __init__(self, device: str) -> None:
         self._device = devices.find(device)
@@ -70,18 +74,6 @@ class Predictor:
         self._workspaces = self._device.workspaces()
         self._outlines: dict[tuple[Cell, Model, int], Outline] = {}
         self._measurements: dict[tuple[Cell, Model, int], Outline] = {}
-
-    def in_child(self, ask: Callable[[], T]) -> T:
-        """Return what this predictor is asked for, found out in a child of this process.
-
-        A step is the user's code: what it sets, caches or leaves behind is gone with the child,
-        and so cannot reach the prediction of another cell. So is what was learned of kernels.
-        Raise `EndsItsProcess` where it takes the child with it.
-        """
-        try:
-            return apart(lambda _: ask(), self._device)
-        except Died as death:
-            raise EndsItsProcess(f"its step ended its process: {death}") from None
 
     def predict(
         self, cell: Cell, model: Model, *, seed: int = 0, probing: bool = True
@@ -263,17 +255,20 @@ class Predictor:
     def _run(self, cell: Cell, model: Model, seed: int) -> Outline:
         if cell.compile == "on":
             raise Unpredictable(COMPILED)
+        load()
         try:
-            return fake_step(cell, model, self._device, seed=seed, here=self._here)
+            return apart(
+                partial(_outlined, cell, model, self._device, seed, self._here), self._device
+            )
         except Compiled as error:
             raise Unpredictable(str(error)) from error
-        except Unfaithful:
-            raise
-        except (Exception, SystemExit) as error:  # a model may do what fake tensors cannot
-            words = f"{type(error).__name__}: {_first_line(error)}"
+        except Died as how:
+            raise Unfaithful(f"its step does not run on fake tensors: {how}") from how
+        except RuntimeError as error:
+            words = first_line(error)
             if must_fail(cell.workload, cell.grad_mode) and lacks_a_graph(error):
-                self._hold_that_it_trains(cell, model, seed, _first_line(error))
-                raise CannotTrain(_first_line(error)) from error
+                self._hold_that_it_trains(cell, model, seed, words)
+                raise CannotTrain(words) from error
             raise Unfaithful(f"its step does not run on fake tensors: {words}") from error
 
     def _hold_that_it_trains(self, cell: Cell, model: Model, seed: int, words: str) -> None:
@@ -324,16 +319,43 @@ class Predictor:
         if key not in self._measurements:
             try:
                 self._measurements[key] = measured_step(cell, model, self._device, seed=seed)
+            except Died as how:
+                raise EndsItsProcess(f"its step ended its process: {how}") from how
             except (Exception, SystemExit) as error:
                 if must_fail(cell.workload, cell.grad_mode) and lacks_a_graph(error):
-                    self._hold_that_it_trains(cell, model, seed, _first_line(error))
-                    raise CannotTrain(_first_line(error)) from error
-                words = f"{type(error).__name__}: {_first_line(error)}"
+                    self._hold_that_it_trains(cell, model, seed, first_line(error))
+                    raise CannotTrain(first_line(error)) from error
+                words = f"{type(error).__name__}: {first_line(error)}"
                 raise Unpredictable(f"{why}; nor could it be measured: {words}") from error
         return self._measurements[key]
 
 
-def _first_line(error: BaseException) -> str:
+def _outlined(
+    cell: Cell,
+    model: Model,
+    device: Device,
+    seed: int,
+    here: bool,  # by place, for a partial
+    _say: Callable[[int], None],
+) -> Outline:
+    """Run a step on fake tensors; raise torch's words for a missing graph, else `Unfaithful`.
+
+    In a child: what a model keeps of fake tensors, and threads that autograd starts where there is
+    a GPU, are gone with it. A process that has those threads can fork no child that trains.
+    """
+    try:
+        return fake_step(cell, model, device, seed=seed, here=here)
+    except (Compiled, Unfaithful, GradbenchError):
+        raise
+    except (Exception, SystemExit) as error:
+        if lacks_a_graph(error):
+            raise
+        words = f"{type(error).__name__}: {first_line(error)}"
+        raise Unfaithful(f"its step does not run on fake tensors: {words}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's words."""
     return (str(error).strip().splitlines() or [""])[0]
 
 

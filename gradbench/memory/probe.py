@@ -94,6 +94,11 @@ class Call:
         nbytes = sum(meta.nbytes for meta in (*leaves, *outputs) if isinstance(meta, Meta))
         return cls(func, flat, metas[0], metas[1], nbytes, extra, returns)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the operator by its name: torch cannot."""
+        rest = (self.arguments, self.args, self.kwargs, self.nbytes, self.extra, self.returns)
+        return _call_named, (self.func._schema.name, self.func._overloadname, *rest)
+
     def __hash__(self) -> int:
         return hash((self.func, self.arguments))
 
@@ -122,6 +127,11 @@ class Call:
             isinstance(value, int | float) and isinstance(argument.type, torch.TensorType)
             for argument, value in zip(declared, self.args, strict=False)
         )
+
+
+def _call_named(name: str, overload: str, *rest: Any) -> Call:
+    namespace, _, operator = name.partition("::")
+    return Call(getattr(getattr(getattr(torch.ops, namespace), operator), overload), *rest)
 
 
 Jobs = Sequence[tuple[Call, float]]

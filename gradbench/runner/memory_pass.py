@@ -84,7 +84,7 @@ def memory_block(
 def predict_block(
     cells: Sequence[Cell], model: Model, plan: Plan, _wanted: Collection[str]
 ) -> Iterator[Message]:
-    """Yield the predicted peaks of a block's cells, each found out in a process of its own."""
+    """Yield the predicted peaks of a block's cells, which share what is learned of kernels."""
     watch, device = Stopwatch(), settle(cells[0])
     predictor = Predictor(cells[0].device)
     for cell in cells:
@@ -474,7 +474,7 @@ def _covered(blocks: Sequence[tuple[int, int]]) -> int:
 
 def _predicted(predictor: Predictor, cell: Cell, model: Model, plan: Plan) -> MeterResult | Refusal:
     try:
-        prediction = predictor.in_child(lambda: predictor.predict(cell, model, seed=plan.seed))
+        prediction = predictor.predict(cell, model, seed=plan.seed)
     except CannotTrain as words:
         return Refusal("cannot_train", str(words))
     except EndsItsProcess as how:

@@ -64,5 +64,7 @@ def test_a_prediction_is_the_same_whichever_modes_were_predicted_before(module):
 
 
 def test_what_ends_the_child_is_said_to_the_caller():
+    model = Model(build=partial(os._exit, 3), batch=lambda n: (torch.ones(n, 8), torch.ones(n)))
+    cell = Cell(model="mine", workload="inference", grad_mode="no_grad", batch_size=4)
     with pytest.raises(EndsItsProcess, match="its step ended its process: ended early"):
-        Predictor("cpu").in_child(partial(os._exit, 3))
+        Predictor("cpu").predict(cell, model)
