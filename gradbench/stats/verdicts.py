@@ -28,17 +28,18 @@ def classify(
     """Return the verdict on a ratio candidate / reference.
 
     ``floor`` is the relative effect that equal arms show here (the noise floor; 0 for exact
-    figures), ``tolerance`` the largest change that does not matter. The verdict is ``better`` or
-    ``worse`` when the whole interval lies beyond the floor on one side of 1, ``same`` when it lies
-    within the larger of floor and tolerance around 1 (equivalence, not absence of evidence), and
-    ``inconclusive`` when it does neither. An exact figure that differs at all beyond the floor is
-    better or worse.
+    figures), ``tolerance`` the largest change that does not matter. The verdict is ``better``
+    or ``worse`` when the whole interval lies beyond the floor on one side of 1, ``same`` when
+    it lies within the larger of floor and tolerance around 1 (equivalence, not absence of
+    evidence), and ``inconclusive`` when it does neither. A ratio and its inverse are equally
+    far from 1: the band reaches from 1 / (1 + floor) to 1 + floor. An exact figure that differs
+    at all beyond the floor is better or worse.
     """
-    if change.high < 1 - floor:
+    if change.high < 1 / (1 + floor):
         return Verdict.WORSE if higher_is_better else Verdict.BETTER
     if change.low > 1 + floor:
         return Verdict.BETTER if higher_is_better else Verdict.WORSE
     margin = max(floor, tolerance)
-    if 1 - margin <= change.low and change.high <= 1 + margin:
+    if 1 / (1 + margin) <= change.low and change.high <= 1 + margin:
         return Verdict.SAME
     return Verdict.INCONCLUSIVE
