@@ -9,6 +9,7 @@ import numpy as np
 from ..records.measurements import NOT_GUARANTEED, Fact, Measurement
 from ..records.run import Run
 from ..store.comparability import MIXED
+from . import format_units
 from .run_sentences import leaks, oddities
 
 
@@ -31,8 +32,9 @@ class Symptom:
     name: str
     threshold: float
     read: Callable[[Measurement], float | None]
-    sentence: str  # formatted with value and threshold
+    sentence: str  # formatted with the value in `words`
     remedy: str
+    words: Callable[[float], str] = "{:.1f}".format
 
 
 def spread(measurement: Measurement) -> float:
@@ -64,50 +66,55 @@ SYMPTOMS: Final = (
         "other work",
         0.5,
         _note("others_busy_cores"),
-        "other processes kept {value:.1f} cores busy",
+        "other processes kept {value} cores busy",
         "stop other work, or measure where there is none",
     ),
     Symptom(
         "steal",
         0.02,
         _note("steal"),
-        "the hypervisor took {value:.0%} of the machine's time for its other guests",
+        "the hypervisor took {value} of the machine's time for its other guests",
         "measure at another time or on a dedicated machine; intervals are wider for it",
+        format_units.share,
     ),
     Symptom(
         "involuntary switches",
         0.1,
         _note("switches_per_batch"),
-        "{value:.0%} of the timed batches were preempted",
+        "a timed batch was preempted {value} times on average",
         "stop other work, or keep a core free for gradbench",
+        format_units.digits,
     ),
     Symptom(
         "page faults",
         1.0,
         _note("minor_faults_per_step"),
-        "a step took {value:.0f} page faults",
+        "a step took {value} page faults",
         "with malloc=system this is expected; with pinned, warm up longer (warmup_s)",
+        "{:.0f}".format,
     ),
     Symptom(
         "spread",
         1.5,
         spread,
-        "a tenth of the rounds took {value:.1f} times the median or longer",
+        "a tenth of the rounds took {value} times the median or longer",
         "read the interval, not single rounds; a quieter machine narrows it",
     ),
     Symptom(
         "drift",
         0.05,
         drift,
-        "times moved by {value:.0%} from the first third of the rounds to the last",
+        "times moved by {value} from the first third of the rounds to the last",
         "use ratios, in which drift cancels; do not compare these times with another run's",
+        format_units.share,
     ),
     Symptom(
         "throttling",
         0.0,
         _note("throttled_share"),
-        "the GPU lowered its clocks in {value:.0%} of the samples",
+        "the GPU lowered its clocks in {value} of the samples",
         "lock the clocks with nvidia-smi -lgc, or let it cool",
+        format_units.share,
     ),
 )
 
@@ -120,7 +127,7 @@ def diagnose(measurement: Measurement) -> list[Finding]:
     for symptom in SYMPTOMS:
         value = symptom.read(measurement)
         if value is not None and value > symptom.threshold:
-            sentence = symptom.sentence.format(value=value)
+            sentence = symptom.sentence.format(value=symptom.words(value))
             symptoms.append(Finding(symptom.name, sentence, symptom.remedy))
     return symptoms
 

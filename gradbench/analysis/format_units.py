@@ -52,9 +52,15 @@ def count(number: float) -> str:
     return digits(number)
 
 
+def relative(ppt: float) -> str:
+    """Return ``1.2e-06`` for 1_200_000 parts per trillion, and ``0`` for none at all."""
+    return f"{ppt / 1e12:.2g}"
+
+
 def quantity(value: float, unit: str) -> str:
     """Return a value in one of the records' units with the prefix that suits it."""
-    return {"ns": duration, "bytes": size, "uJ": energy, "instructions": count}[unit](value)
+    words = {"ns": duration, "bytes": size, "uJ": energy, "instructions": count, "ppt": relative}
+    return words[unit](value)
 
 
 def parse_size(text: str) -> int:
@@ -86,3 +92,8 @@ def factor(ratio: float) -> str:
 def interval(low: float, high: float) -> str:
     """Return ``[0.981, 0.993]``."""
     return f"[{factor(low)}, {factor(high)}]"
+
+
+def share(value: float) -> str:
+    """Return a relative change as ``35%``, and beyond 100% as the factor that it comes to."""
+    return f"{value:.0%}" if value <= 1 else f"a factor of {1 + value:.1f}"

@@ -51,8 +51,13 @@ def predicted(run: Run) -> str:
     worst = max(off, key=lambda cell: abs(off[cell]))
     sentence = f"peaks predicted from fake tensors: {exact} of {len(off)} to the byte"
     if exact < len(off):
-        sentence += f", the largest error {off[worst]:+.2%} ({worst})"
+        sentence += f", the largest error {_off(off[worst])} ({worst})"
     return f"{sentence}; {aside}" if aside else sentence
+
+
+def _off(error: float) -> str:
+    """Return a relative error, from twice on as a factor."""
+    return f"{error:+.2%}" if error < 1 else f"×{1 + error:.3g}"
 
 
 def leaks(run: Run) -> list[str]:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from ..analysis import format_units
 from ..errors import GradbenchError, Impossible, UnknownName
 from ..exit_status import ExitStatus
 from ..experiment.matrix import GRAD_MODES
@@ -23,7 +24,6 @@ FIRST: Final = ("list", "run", "show", "report", "predict")
 
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -34,9 +34,29 @@ app = typer.Typer(
 out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
 
+TRY: Final = (
+    ("gradbench predict --model resnet18_32 --fit 4GiB", "the largest batch"),
+    ("gradbench run --preset tiny", "measure all modes side by side"),
+    ("gradbench --help", "everything else"),
+)
+"""What a newcomer is shown who types the name of the command alone."""
+
+
+@app.callback(invoke_without_command=True)
+def without_a_command(context: typer.Context) -> None:
+    """What PyTorch's grad modes cost, in memory and in time, on your model and your machine."""
+    if context.invoked_subcommand is None:
+        out.print("What PyTorch's grad modes cost, on your model and your machine. Three to try:\n")
+        for command, about in TRY:
+            out.print(f"  [bold]{command:<49}[/bold] {about}")
+
+
 Results = Annotated[Path, typer.Option(help="Folder of runs.")]
 Reports = Annotated[Path, typer.Option(help="Folder of pages.")]
 Reference = Annotated[str, typer.Option(help="Grad mode that the table's ratios are taken to.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="All notes beneath the tables, not the first few.")
+]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name, its beginning, path or latest.")]
 
 
@@ -49,6 +69,13 @@ def one_line_errors(config: Path | None = None) -> Iterator[None]:
         where = locate(config, error) if config and isinstance(error, UnknownName) else ""
         err.print(f"[red]gradbench:[/red] {escape(where + str(error))}")
         raise typer.Exit(ExitStatus.USAGE) from None
+
+
+def examples(*lines: str, before: str = "") -> str:
+    """Return what stands beneath a command's help: a heading, and an example a line."""
+    shown = "\n".join(lines)
+    start = f"{before}\n\n" if before else ""
+    return f"{start}[bold]Examples[/bold]\n{shown}"
 
 
 def sort_commands() -> None:
@@ -85,3 +112,16 @@ def split(values: Sequence[str] | None, option: str) -> list[str]:
         if not part:
             raise Impossible(f"{option} {value!r} has an empty value: name one, or leave it out")
     return [part for _, part in parts]
+
+
+def size_in_bytes(text: str | None, option: str) -> int | None:
+    """Return the bytes that an option means; raise `Impossible` for a number without a unit."""
+    if text is None:
+        return None
+    number = text.strip()
+    if number.replace(".", "", 1).isdecimal():
+        raise Impossible(f"{option}: {number} has no unit: {number}MiB, {number}GiB?")
+    try:
+        return format_units.parse_size(text)
+    except ValueError as error:
+        raise Impossible(f"{option}: {error}") from None

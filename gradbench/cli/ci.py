@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import Impossible
-from .app import app, err, out
+from .app import app, err, examples, out
 from .exports import places
 from .request import Request, takes_request
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 @app.command(
-    epilog="Examples: [bold]gradbench ci --preset tiny --baseline benchmarks/baseline.jsonl[/bold]"
-    "  |  [bold]gradbench ci --config bench.toml --base origin/main[/bold]"
+    epilog=examples(
+        "gradbench ci --preset tiny --baseline benchmarks/baseline.jsonl",
+        "gradbench ci --config bench.toml --base origin/main",
+    )
 )
 @takes_request
 def ci(

@@ -15,15 +15,17 @@ from rich.markup import escape
 
 from ..errors import Impossible
 from ..exit_status import ExitStatus
-from .app import app, err, out, say
+from .app import app, err, examples, out, say
 from .gate import STATUSES, as_plain, conclusion, show
 from .request import Request, takes_request
 
 
 @app.command(
-    epilog=f"{STATUSES} Examples: "
-    "[bold]gradbench compare --base main --model mypkg.nets:make --input 8,3,224,224[/bold]  |  "
-    "[bold]gradbench compare --base-python /envs/old/bin/python --preset tiny[/bold]"
+    epilog=examples(
+        "gradbench compare --base main --model mypkg.nets:make --input 8,3,224,224",
+        "gradbench compare --base-python /envs/old/bin/python --preset tiny",
+        before=STATUSES,
+    )
 )
 @takes_request
 def compare(

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import Impossible, UnknownName
-from .app import Results, app, err, one_line_errors, out
+from .app import Results, app, err, examples, one_line_errors, out
 
 if TYPE_CHECKING:
     from ..exports.source_locations import Locate
@@ -20,9 +20,11 @@ WORKSPACE = "GITHUB_WORKSPACE"
 
 
 @app.command(
-    epilog="Examples: [bold]gradbench export bencher latest -o bencher.json[/bold]  |  "
-    "[bold]gradbench export asv results/*.jsonl -o .asv/results[/bold]  |  "
-    "[bold]gradbench export annotations --verdicts gate.json[/bold]"
+    epilog=examples(
+        "gradbench export bencher latest -o bencher.json",
+        "gradbench export asv results/*.jsonl -o .asv/results",
+        "gradbench export annotations --verdicts gate.json",
+    )
 )
 def export(
     format_name: Annotated[
@@ -83,7 +85,7 @@ def export(
             )
 
 
-@app.command(epilog="Example: [bold]gradbench merge shard-*/results/*.jsonl[/bold]")
+@app.command(epilog=examples("gradbench merge shard-*/results/*.jsonl"))
 def merge(
     run_names: Annotated[list[str], typer.Argument(metavar="RUN...", help="The shards.")],
     *,

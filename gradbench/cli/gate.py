@@ -14,7 +14,7 @@ from rich.markup import escape
 from ..errors import Impossible, StoreError
 from ..exit_status import GATE, ExitStatus
 from ..gate import rules
-from .app import Results, app, err, one_line_errors, out, say
+from .app import Results, app, err, examples, one_line_errors, out, say
 
 if TYPE_CHECKING:
     from ..gate.result import GateResult
@@ -30,10 +30,12 @@ STATUSES = exit_statuses(GATE)
 
 
 @app.command(
-    epilog=f"{exit_statuses([*GATE, ExitStatus.SELF_TEST_FAILED])} Examples: "
-    "[bold]gradbench gate --baseline results/baseline latest[/bold]  |  "
-    "[bold]gradbench gate --baseline 'main-*.jsonl' 'pr-*.jsonl' --strict[/bold]  |  "
-    "[bold]gradbench gate --save-baseline results/baseline/tiny.jsonl latest[/bold]"
+    epilog=examples(
+        "gradbench gate --baseline results/baseline latest",
+        "gradbench gate --baseline 'main-*.jsonl' 'pr-*.jsonl' --strict",
+        "gradbench gate --save-baseline results/baseline/tiny.jsonl latest",
+        before=exit_statuses([*GATE, ExitStatus.SELF_TEST_FAILED]),
+    )
 )
 def gate(
     candidates: Annotated[

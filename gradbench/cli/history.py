@@ -13,7 +13,7 @@ from ..errors import StoreError
 from ..exit_status import ExitStatus
 from ..experiment.matrix import AXES
 from ..git import GitError, git
-from .app import app, err, one_line_errors, out, split
+from .app import app, err, examples, one_line_errors, out, split
 
 if TYPE_CHECKING:
     from ..history.figures import Origin
@@ -41,9 +41,11 @@ Sources = Annotated[
 
 
 @app.command(
-    epilog="Exit status: 0 shown, 1 with --fail-on-worse where a figure got worse among its last "
-    "points, 2 wrong usage, 5 nothing to show. Example: "
-    "[bold]gradbench history artifacts/ --meter step_time --grad-mode inference_mode[/bold]"
+    epilog=examples(
+        "gradbench history artifacts/ --meter step_time --grad-mode inference_mode",
+        before="Exit status: 0 shown, 1 with --fail-on-worse where a figure got worse among its "
+        "last points, 2 wrong usage, 5 nothing to show.",
+    )
 )
 def history(
     sources: Sources = None,
@@ -116,9 +118,11 @@ def history(
 
 
 @app.command(
-    epilog="Examples: [bold]gradbench pack results -o pack[/bold]  |  "
-    "[bold]gradbench pack artifacts -o s3://bucket/gradbench[/bold], then "
-    "[bold]gradbench history s3://bucket/gradbench[/bold]"
+    epilog=examples(
+        "gradbench pack results -o pack",
+        "gradbench pack artifacts -o s3://bucket/gradbench",
+        "gradbench history s3://bucket/gradbench",
+    )
 )
 def pack(
     sources: Annotated[

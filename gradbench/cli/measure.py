@@ -15,7 +15,18 @@ from ..exit_status import ExitStatus
 from ..experiment import shards, toml_config
 from ..experiment.matrix import GRAD_MODES, by_block
 from ..store.jsonl import check_writable
-from .app import Reference, Reports, Results, app, check_reference, err, out, split
+from .app import (
+    Reference,
+    Reports,
+    Results,
+    Verbose,
+    app,
+    check_reference,
+    err,
+    examples,
+    out,
+    split,
+)
 from .printing import print_run
 from .request import Request, own_models, takes_request
 from .semantics import load_or_examine
@@ -48,10 +59,12 @@ def list_cells(request: Request) -> None:
 
 
 @app.command(
-    epilog="Examples: [bold]gradbench run[/bold]  |  "
-    "[bold]gradbench run --preset tiny --model mlp_deep --batch-size 1,32[/bold]  |  "
-    "[bold]gradbench run --model mypkg.nets:make --input 8,3,224,224[/bold]  |  "
-    "[bold]gradbench run --resume latest[/bold]"
+    epilog=examples(
+        "gradbench run",
+        "gradbench run --preset tiny --model mlp_deep --batch-size 1,32",
+        "gradbench run --model mypkg.nets:make --input 8,3,224,224",
+        "gradbench run --resume latest",
+    )
 )
 @takes_request
 def run(
@@ -78,6 +91,7 @@ def run(
     semantics: Annotated[
         bool, typer.Option(help="What the modes do on this torch, for the page: once a version.")
     ] = True,
+    verbose: Verbose = False,
 ) -> None:
     """Measure: records into results/, a page into reports/, a table here.
 
@@ -103,7 +117,7 @@ def run(
     except KeyboardInterrupt:
         _say_what_is_kept(recording.path)
         raise typer.Exit(ExitStatus.INTERRUPTED) from None
-    print_run(finished, reference)
+    print_run(finished, reference, verbose=verbose)
     torch = finished.environment.facts.get("torch")
     folder = recording.path.parent
     behaviour = load_or_examine(folder, torch=str(torch)) if semantics and torch else None

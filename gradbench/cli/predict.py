@@ -13,7 +13,7 @@ from ..analysis import format_units
 from ..errors import Impossible
 from ..exit_status import ExitStatus
 from ..experiment.matrix import Cell, by_block, unique
-from .app import Reference, app, check_reference, err, out, say
+from .app import Reference, app, check_reference, err, examples, out, say, size_in_bytes
 from .request import Request, takes_request
 
 if TYPE_CHECKING:
@@ -29,9 +29,11 @@ CONFIRMING: Final = ("device_process", "peak_reserved", "peak_allocated")
 
 
 @app.command(
-    epilog="Examples: [bold]gradbench predict --model resnet18_224 --batch-size 64[/bold]  |  "
-    "[bold]gradbench predict --model mlp_d8_w512,mlp_d16_w512 --batch-size 1,64[/bold]  |  "
-    "[bold]gradbench predict --model mypkg.nets:make --input 8,3,224,224 --fit 80GiB[/bold]"
+    epilog=examples(
+        "gradbench predict --model resnet18_224 --batch-size 64",
+        "gradbench predict --model mlp_d8_w512,mlp_d16_w512 --batch-size 1,64",
+        "gradbench predict --model mypkg.nets:make --input 8,3,224,224 --fit 80GiB",
+    )
 )
 @takes_request
 def predict(
@@ -56,7 +58,7 @@ def predict(
     layers of width 512, cnn_d3_w16_r32 has 3 convolutions of 16 channels on 32x32.
     """
     check_reference(reference)
-    budget = _size(fit)
+    budget = size_in_bytes(fit, "--fit")
     if confirm and budget is None:
         raise Impossible("--confirm goes with --fit")
     cells, plan, models, _ = request.cells({})
@@ -94,17 +96,6 @@ def _end(results: "Iterable[Prediction | Fit | str]") -> NoReturn:
     """End the command: without any number there is no answer."""
     numbers = any(not isinstance(result, str) for result in results)
     raise typer.Exit(ExitStatus.OK if numbers else ExitStatus.NOTHING_MEASURED)
-
-
-def _size(text: str | None) -> int | None:
-    """Return the bytes that ``--fit`` means; raise `Impossible` for a number without a unit."""
-    if text is not None and text.strip().replace(".", "", 1).isdecimal():
-        number = text.strip()
-        raise Impossible(f"--fit: {number} has no unit: {number}MiB, {number}GiB?")
-    try:
-        return format_units.parse_size(text) if text is not None else None
-    except ValueError as error:
-        raise Impossible(f"--fit: {error}") from None
 
 
 def _predictions(
@@ -217,9 +208,8 @@ def _print_fits(
         return
     from ..terminal import prediction_tables, run_tables
 
-    width = out.width if out.is_terminal else run_tables.WIDE + 40
-    console = Console(highlight=False, width=width)
-    console.print(prediction_tables.fit_table(fits, measured, reference=reference))
+    console = Console(highlight=False, width=out.width if out.is_terminal else run_tables.WIDE)
+    console.print(prediction_tables.fit_tables(fits, measured, reference=reference))
     known = [fit for _, fit in fits if not isinstance(fit, str)]
     reserve = max((fit.reserve_bytes for fit in known), default=0)
     if reserve:

@@ -1,6 +1,7 @@
 """A run as the terminal shows it."""
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -8,28 +9,47 @@ from rich.markup import escape
 from .app import err, out
 
 if TYPE_CHECKING:
+    from ..analysis.closing_notes import Note
     from ..records.run import Run
 
+NOTES: Final = 5
+"""Lines beneath a run's tables, unless all are asked for."""
 
-def print_run(run: "Run", reference: str) -> None:
-    """Print a run's table, what has no number, possible interference, where time went."""
-    from ..analysis import run_sentences as words
-    from ..analysis.diagnosis import possible_interference
+STYLES: Final = {"lost": "red", "interference": "yellow", "aside": "dim"}
+
+
+def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
+    """Print a run's tables, what they say in a sentence or two, and the notes that matter most."""
+    from ..analysis import headline
+    from ..analysis.closing_notes import closing_notes
+    from ..analysis.run_view import View
     from ..terminal import run_tables
 
     width = out.width if out.is_terminal else run_tables.WIDE
     Console(highlight=False, width=width).print(
         run_tables.run_tables(run, reference=reference, width=width)
     )
-    for reason in words.reasons(run):
-        out.print(f"[dim]{escape(reason)}[/dim]")
-    if words.predicted(run):
-        out.print(f"[dim]{escape(words.predicted(run))}[/dim]")
-    for line in possible_interference(run):
-        out.print(f"[yellow]possible interference: {escape(line)}[/yellow]")
+    for sentence in headline.answer(View(run)):
+        out.print(marked(sentence))
     if run.dropped:
         err.print(f"[yellow]{escape(run.dropped)}[/yellow]")
-    out.print(f"[dim]{escape(words.spent(run))}[/dim]")
+    *notes, last = closing_notes(run)
+    hidden = 0 if verbose or len(notes) < NOTES else len(notes) - (NOTES - 2)
+    for note in notes[: len(notes) - hidden]:
+        _print_note(note)
+    if hidden:
+        out.print(f"[dim]{hidden} more notes: --verbose, and on the page[/dim]")
+    _print_note(last)
+
+
+def _print_note(note: "Note") -> None:
+    style = STYLES[note.kind]
+    out.print(f"[{style}]{escape(note.text)}[/{style}]")
+
+
+def marked(sentence: str) -> str:
+    """Return a sentence as markup, its names in backticks in bold instead."""
+    return re.sub(r"`([^`]*)`", r"[bold]\1[/bold]", escape(sentence))
 
 
 def print_scaling(run: "Run", reference: str) -> None:

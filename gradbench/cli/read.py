@@ -11,7 +11,18 @@ from rich.markup import escape
 from ..errors import UnknownName
 from ..experiment.matrix import GRAD_MODES, by_block
 from ..records import selfcheck, semantics
-from .app import Reference, Results, RunName, app, check_reference, err, one_line_errors, out
+from .app import (
+    Reference,
+    Results,
+    RunName,
+    Verbose,
+    app,
+    check_reference,
+    err,
+    examples,
+    one_line_errors,
+    out,
+)
 from .exports import tell_markdown
 from .history import CommitUrl, commit_address
 from .printing import print_run, print_scaling
@@ -29,6 +40,7 @@ def show(
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Peaks over batch size, depth and so on, too.")
     ] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Print a run's table."""
     with one_line_errors():
@@ -36,14 +48,16 @@ def show(
 
         check_reference(reference)
         run = load(Store(results).find(run_name))
-        print_run(run, reference)
+        print_run(run, reference, verbose=verbose)
         if scaling:
             print_scaling(run, reference)
 
 
 @app.command(
-    epilog="Examples: [bold]gradbench report latest -o page.html --open[/bold]  |  "
-    "[bold]gradbench report BEFORE AFTER[/bold], the last held against the first"
+    epilog=examples(
+        "gradbench report latest -o page.html --open",
+        "gradbench report BEFORE AFTER      the last held against the first",
+    )
 )
 def report(
     run_names: Annotated[

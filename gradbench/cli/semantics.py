@@ -22,12 +22,11 @@ from ..records.semantics import (
     to_json,
 )
 from ..store.jsonl import check_writable
-from .app import Results, app, err, one_line_errors, out, say
+from .app import Results, app, err, examples, one_line_errors, out, say
 
 
 @app.command(
-    epilog="Examples: [bold]gradbench semantics --pitfalls[/bold]  |  "
-    "[bold]gradbench semantics --json > semantics.json[/bold]"
+    epilog=examples("gradbench semantics --pitfalls", "gradbench semantics --json > semantics.json")
 )
 def semantics(
     *,

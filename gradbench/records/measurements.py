@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from ..experiment.matrix import Cell
 
-Unit = Literal["ns", "bytes", "uJ", "instructions"]
+Unit = Literal["ns", "bytes", "uJ", "instructions", "ppt"]
 Fact = str | int | float | bool
 Cause = Literal[
     "cannot_train",  # torch refused to train in a mode that records nothing
@@ -93,7 +93,7 @@ class Breakdown:
     part at moment ``i`` of the step, thinned, with every phase's highest moment kept;
     ``phases[i]`` is the phase of that moment: prepare, forward, loss, backward, optimizer.
     ``modules`` has the bytes saved for backward by the path of the module that had them saved,
-    the ten largest, largest first.
+    the ten largest, largest first; ``classes`` names the classes of these modules.
     """
 
     cell: Cell
@@ -103,7 +103,15 @@ class Breakdown:
     phases: tuple[str, ...]
     modules: Mapping[str, int]
     rounding_bytes: int = 0  # of ``parts``, what the allocator added to round sizes up
+    classes: Mapping[str, str] = field(default_factory=dict)  # by path; runs before it have none
     meter: str = "breakdown"
+
+    def titled(self) -> dict[str, int]:
+        """Return ``modules`` by path and class: ``5 Conv2d``."""
+        return {
+            f"{path} {self.classes[path]}" if path in self.classes else path: nbytes
+            for path, nbytes in self.modules.items()
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

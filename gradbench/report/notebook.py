@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..analysis import headline
 from ..analysis.run_view import MEMORY, TIME, Value, View
 from ..experiment.matrix import GRAD_MODES, Cell
 from ..records.run import Run
 from ..records.selfcheck import SelfCheck
-from . import headline
 from .page import render, write
 from .template import fragment
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..analysis import run_sentences
+from ..analysis import headline, run_sentences
 from ..analysis.diagnosis import possible_interference
 from ..analysis.run_view import MEMORY, TIME, View
 from ..errors import StoreError
@@ -19,7 +19,6 @@ from . import (
     cell_table,
     charts,
     embedded_data,
-    headline,
     history,
     run_differences,
     template,

@@ -355,15 +355,18 @@ class _Reader:
             return first
         if isinstance(warm, Unreadable):
             return warm
-        modules = saved.by_module() if isinstance(saved, SavedTensors) else {}
+        by_module = saved.by_module() if isinstance(saved, SavedTensors) else {}
+        most = dict(list(by_module.items())[:MODULES])
+        known = paths(*self._subject.parts())
         return Breakdown(
             cell=self._cell,
             parts=warm.parts,
             first_parts=first.parts,
             timeline=warm.timeline,
             phases=warm.phases,
-            modules={path or OUTSIDE: nbytes for path, nbytes in list(modules.items())[:MODULES]},
+            modules={path or OUTSIDE: nbytes for path, nbytes in most.items()},
             rounding_bytes=rounding_bytes,
+            classes={path: type(known[path]).__name__ for path in most if path in known},
         )
 
     def _leaked(self, arm: CellArm, live: list[int]) -> MeterResult:

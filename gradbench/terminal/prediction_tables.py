@@ -108,40 +108,56 @@ def _varied(line: linear_scaling.Line) -> str:
     return f"{name} over {line.variable.replace('_', ' ')} {line.at[0]} to {line.at[-1]}"
 
 
-def fit_table(
+def fit_tables(
     fits: Sequence[tuple[Cell, Fit | str]], measured: Mapping[Cell, Outcome], *, reference: str
-) -> Table:
-    """Return the largest batch that fits, a row a cell, and what was measured at it and above."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("", overflow="fold")
-    for heading in ("largest batch", f"× {reference}", "its peak", "peak at one sample more"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if measured:
-        table.add_column("measured", justify="right")
-        table.add_column("measured at one sample more", justify="right")
+) -> RenderableType:
+    """Return the largest batch that fits, a table a family and a row a mode.
+
+    Beside it stands what was measured at it and above.
+    """
+    shown: list[RenderableType] = []
     batches = {cell: fit.batch_size for cell, fit in fits if isinstance(fit, Fit)}
-    for cell, fit in fits:
-        measured_mark = MEASURED if isinstance(fit, Fit) and fit.how else ""
-        name = Text(f"{cell.block.family} {cell.grad_mode}{measured_mark}")
-        if isinstance(fit, str):
-            table.add_row(name, Text("none", style="dim"))
-            continue
-        against = batches.get(dataframes.at(cell, reference))
-        row: list[RenderableType] = [
-            name,
-            f"{fit.batch_size:,}",
-            format_units.factor(fit.batch_size / against) if against else "",
-            _share(fit.peak_bytes, fit.budget_bytes) if fit.batch_size else "",
-            _share(fit.next_bytes, fit.budget_bytes),
-        ]
+    for family, members in groupby(fits, key=lambda pair: pair[0].block.family):
+        table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("", min_width=16, no_wrap=True)
+        for heading in ("batch", "×", "its peak", "one sample more"):
+            table.add_column(heading, justify="right", no_wrap=True)
         if measured:
-            batches_tried = (fit.batch_size, fit.batch_size + 1)
-            row += [
-                _read(measured.get(replace(cell, batch_size=batch))) if batch else Text("")
-                for batch in batches_tried
-            ]
-        table.add_row(*row)
-    return table
+            table.add_column("measured", justify="right")
+            table.add_column("measured at one more", justify="right")
+        for cell, fit in members:
+            table.add_row(*_fit_row(cell, fit, batches, measured, reference=reference))
+        shown += [Text(f"\n{family}: the largest batch; × is to {reference}", style="bold"), table]
+    return Group(*shown)
+
+
+def _fit_row(
+    cell: Cell,
+    fit: Fit | str,
+    batches: Mapping[Cell, int],
+    measured: Mapping[Cell, Outcome],
+    *,
+    reference: str,
+) -> list[RenderableType]:
+    measured_mark = MEASURED if isinstance(fit, Fit) and fit.how else ""
+    name = Text(f" {cell.grad_mode}{measured_mark}")
+    if isinstance(fit, str):
+        return [name, Text("none", style="dim")]
+    against = batches.get(dataframes.at(cell, reference))
+    row: list[RenderableType] = [
+        name,
+        f"{fit.batch_size:,}",
+        format_units.factor(fit.batch_size / against) if against else "",
+        _share(fit.peak_bytes, fit.budget_bytes) if fit.batch_size else "",
+        _share(fit.next_bytes, fit.budget_bytes),
+    ]
+    if measured:
+        batches_tried = (fit.batch_size, fit.batch_size + 1)
+        row += [
+            _read(measured.get(replace(cell, batch_size=batch))) if batch else Text("")
+            for batch in batches_tried
+        ]
+    return row
 
 
 def _share(nbytes: int | None, budget_bytes: int) -> str:

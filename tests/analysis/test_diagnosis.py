@@ -2,6 +2,7 @@
 
 import html
 import random
+import re
 
 import pytest
 from builders import block, counted, environment, run_of, started, timed as timed_as
@@ -57,7 +58,7 @@ def test_a_calm_measurement_has_no_finding():
     [
         ({"others_busy_cores": 1.5}, "other work", "1.5 cores busy"),
         ({"steal": 0.07}, "steal", "7%"),
-        ({"switches_per_batch": 0.25}, "involuntary switches", "25%"),
+        ({"switches_per_batch": 1.76}, "involuntary switches", "preempted 1.76 times on average"),
         ({"minor_faults_per_step": 480.0}, "page faults", "480 page faults"),
         ({"throttled_share": 0.5}, "throttling", "50%"),
     ],
@@ -74,6 +75,14 @@ def test_a_slowdown_on_the_way_is_drift_and_not_spread():
     (finding,) = diagnose(timed(values))
     assert finding.name == "drift"
     assert "11%" in finding.sentence
+
+
+def test_no_percentage_exceeds_a_hundred():
+    ever_slower = timed([100] * 30 + [200] * 30 + [350] * 30, switches_per_batch=1.76)
+    sentences = [finding.sentence for finding in diagnose(ever_slower)]
+    assert "times moved by a factor of 3.5 from the first third" in " ".join(sentences)
+    percentages = [int(found) for one in sentences for found in re.findall(r"(\d+)%", one)]
+    assert all(number <= 100 for number in percentages)
 
 
 def test_drift_and_spread_are_of_steps_not_of_batches():
@@ -102,7 +111,9 @@ def test_memory_is_not_diagnosed():
 
 def test_every_symptom_has_a_sentence_with_its_value_and_a_remedy():
     for symptom in SYMPTOMS:
-        assert symptom.sentence.format(value=symptom.threshold) != symptom.sentence
+        assert symptom.words(symptom.threshold) in symptom.sentence.format(
+            value=symptom.words(symptom.threshold)
+        )
         assert symptom.remedy
 
 
@@ -164,7 +175,7 @@ def test_page_terminal_markdown_and_annotations_print_one_list(capsys):
     run = run_of(records)
     lines = possible_interference(run)
     assert len(lines) == 7
-    print_run(run, "no_grad")
+    print_run(run, "no_grad", verbose=True)
     terminal = capsys.readouterr().out
     page = html.unescape(render(run))
     written = [each.message for each in annotations.of_run(run)]

@@ -138,9 +138,11 @@ def test_what_a_fit_finds_is_the_largest_batch_by_prediction_and_arithmetic(grad
 def test_the_table_of_fits_has_a_line_a_mode_whatever_batches_were_asked_for(gradbench):
     shown = lines(gradbench("predict", *FORWARDS, "--batch-size", "2,8", "--fit", "1 MiB"))
     assert shown == [
-        "largest batch × global_on its peak peak at one sample more",
-        "inference[cpu-mlp_d2_w16] global_on 3,961 1.000 1 MiB (100.00%) 1 MiB (248 B over)",
-        "inference[cpu-mlp_d2_w16] no_grad 5,228 1.320 1 MiB (99.99%) 1 MiB (80 B over)",
+        "",
+        "inference[cpu-mlp_d2_w16]: the largest batch; × is to global_on",
+        "batch × its peak one sample more",
+        "global_on 3,961 1.000 1 MiB (100.00%) 1 MiB (248 B over)",
+        "no_grad 5,228 1.320 1 MiB (99.99%) 1 MiB (80 B over)",
     ]
 
 

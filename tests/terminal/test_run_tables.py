@@ -21,7 +21,7 @@ from rich.console import Console
 from gradbench.records.allocations import PeakBreakdown
 from gradbench.records.measurements import PARTS
 from gradbench.records.predictions import Fit, Prediction
-from gradbench.terminal.prediction_tables import fit_table, prediction_tables, scaling_tables
+from gradbench.terminal.prediction_tables import fit_tables, prediction_tables, scaling_tables
 from gradbench.terminal.run_tables import BETTER, WIDE, WORSE, run_tables
 
 ON, OFF, NO_GRAD, INFERENCE = block()
@@ -297,8 +297,9 @@ ONE, ONE_NO_GRAD = cell(batch_size=1), cell("no_grad", batch_size=1)
 
 
 def fits(*found, measured=None, reference="global_on", width=160):
-    shown = printed(fit_table(found, measured or {}, reference=reference), width=width)
-    headings, *rows = (" ".join(line.split()) for line in shown)
+    shown = printed(fit_tables(found, measured or {}, reference=reference), width=width)
+    _, title, headings, *rows = (" ".join(line.split()) for line in shown)
+    assert title == f"inference[cpu-mlp_tiny]: the largest batch; × is to {reference}"
     return headings, rows
 
 
@@ -307,11 +308,24 @@ def test_the_largest_batch_is_reported_with_its_peak_and_the_next_ones():
         (ONE, Fit(ONE, BUDGET, 1200, 990, 1010)),
         (ONE_NO_GRAD, Fit(ONE_NO_GRAD, BUDGET, 3600, 1000, 1001)),
     )
-    assert headings == "largest batch × global_on its peak peak at one sample more"
+    assert headings == "batch × its peak one sample more"
     assert rows == [
-        "inference[cpu-mlp_tiny] global_on 1,200 1.000 990 B (99.00%) 1,010 B (10 B over)",
-        "inference[cpu-mlp_tiny] no_grad 3,600 3.000 1,000 B (100.00%) 1,001 B (1 B over)",
+        "global_on 1,200 1.000 990 B (99.00%) 1,010 B (10 B over)",
+        "no_grad 3,600 3.000 1,000 B (100.00%) 1,001 B (1 B over)",
     ]
+
+
+@pytest.mark.parametrize("mode", ["global_on", "inference_mode"])
+def test_the_largest_batches_fit_eighty_columns_and_no_mode_is_folded(mode):
+    gib = 2**30
+    member = cell(mode, model="a_model_with_a_name_that_is_long", batch_size=1)
+    fit = Fit(member, 80 * gib, 16_777_216, 80 * gib - 1, 80 * gib + 250 * 2**20)
+    shown = printed(fit_tables([(member, fit)], {}, reference=mode), width=80)
+    assert max(map(len, shown)) <= 80
+    assert "…" not in "".join(shown)
+    (row,) = (line for line in shown if "16,777,216" in line)
+    assert row.split()[0] == mode
+    assert row.rstrip().endswith("over)")
 
 
 def test_a_batch_of_none_and_one_without_end_are_reported_as_such():
@@ -320,15 +334,15 @@ def test_a_batch_of_none_and_one_without_end_are_reported_as_such():
         (ONE_NO_GRAD, Fit(ONE_NO_GRAD, BUDGET, 2**24, 900, None)),
     )
     assert rows == [
-        "inference[cpu-mlp_tiny] global_on 0 1.46 KiB (500 B over)",
-        "inference[cpu-mlp_tiny] no_grad 16,777,216 900 B (90.00%) no limit found",
+        "global_on 0 1.46 KiB (500 B over)",
+        "no_grad 16,777,216 900 B (90.00%) no limit found",
     ]
 
 
 def test_a_cell_that_cannot_be_fitted_is_none_and_nobodys_reference():
     _, rows = fits((ONE, "cannot"), (ONE_NO_GRAD, Fit(ONE_NO_GRAD, BUDGET, 7, 900, 1100)))
-    assert rows[0] == "inference[cpu-mlp_tiny] global_on none"
-    assert rows[1] == "inference[cpu-mlp_tiny] no_grad 7 900 B (90.00%) 1.07 KiB (100 B over)"
+    assert rows[0] == "global_on none"
+    assert rows[1] == "no_grad 7 900 B (90.00%) 1.07 KiB (100 B over)"
 
 
 def test_what_was_measured_stands_beside_what_was_predicted():
@@ -342,8 +356,6 @@ def test_what_was_measured_stands_beside_what_was_predicted():
         (ONE_NO_GRAD, Fit(ONE_NO_GRAD, BUDGET, 0, None, 9)),
     )
     headings, rows = fits(*found, measured=measured)
-    assert headings.endswith(
-        "its peak peak at one sample more measured measured at one sample more"
-    )
+    assert headings.endswith("its peak one sample more measured measured at one more")
     assert rows[0].endswith("1.07 KiB (100 B over) 2 KiB out of memory")
     assert rows[1].endswith("no_grad 0 0.000 9 B (0.90%) not measured")

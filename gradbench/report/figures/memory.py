@@ -314,7 +314,7 @@ def modules(run: Run | View, *, theme: Theme = LIGHT, most: int = FEW) -> Figure
     for block, cells in chosen(view, most).items():
         first = next((c for c in cells if any(view.run.breakdowns[c].modules.values())), None)
         if first is not None:
-            panels.append((block, first, view.run.breakdowns[first].modules))
+            panels.append((block, first, view.run.breakdowns[first].titled()))
     if not panels:
         return None
     with drawn_in(theme):

@@ -7,13 +7,13 @@ from typing import Final
 
 import numpy as np
 
-from ..analysis import format_units
-from ..analysis.run_view import MEMORY, TIME, View
 from ..experiment.matrix import GRAD_MODES, Cell
 from ..records.run import Run
 from ..stats.estimates import noise_floor
 from ..stats.verdicts import Verdict
 from ..store.comparability import processor
+from . import format_units
+from .run_view import MEMORY, TIME, View
 
 REFERENCE: Final = GRAD_MODES[0]
 OFF: Final = ("no_grad", "inference_mode")
@@ -101,6 +101,9 @@ def _time(view: View, cells: Sequence[Cell]) -> str:
         return f"take {_to(_percent(1 - most), _percent(1 - least))} less time {share}"
     if not counts[Verdict.BETTER] and not counts[Verdict.WORSE]:
         return f"show no difference in its time beyond the noise floor {share}"
+    if most >= 2:
+        span = _to(format_units.factor(least), format_units.factor(most))
+        return f"bring its time to {span} times `{REFERENCE}`'s {share}"
     return f"change its time by {_signed(least - 1)} to {_signed(most - 1)} {share}"
 
 
@@ -119,7 +122,9 @@ def _between(view: View, cells: Sequence[Cell]) -> str:
     for verdict, word in ((Verdict.BETTER, "faster"), (Verdict.WORSE, "slower")):
         sizes = [abs(point - 1) for point, given, _ in changes if given == verdict]
         if sizes:
+            factors = [format_units.factor(1 + size) for size in (min(sizes), max(sizes))]
             by = _to(_percent(min(sizes)), _percent(max(sizes)))
+            by = by if max(sizes) <= 1 else f"a factor of {_to(*factors)}"
             phrases.append(f"{word} in {len(sizes)} of {blocks}, by {by}")
     if not phrases:
         nothing = "Between the two no difference in time shows beyond the noise floor"

@@ -1,0 +1,47 @@
+"""What is said beneath a run's tables, the worst first."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from ..records.measurements import Cause
+from ..records.run import Run
+from . import run_sentences
+from .diagnosis import possible_interference
+
+EXPECTED: Final[tuple[Cause, ...]] = ("cannot_train", "impossible", "unavailable")
+"""Causes that say nothing against the run: the modes, the axes or the machine have them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One line; ``kind`` says how it should look."""
+
+    text: str
+    kind: Literal["lost", "interference", "aside"]
+
+
+def closing_notes(run: Run) -> list[Note]:
+    """Return what a reader of the tables should know, the worst first.
+
+    What has no number and should have, then what may have moved figures, then what is said for
+    completeness; where the time went stands last.
+    """
+    reasons = list(run_sentences.reasons(run))
+    expected = tuple(cause.replace("_", " ") for cause in EXPECTED)
+    lost = [reason for reason in reasons if not reason.startswith(expected)]
+    return [
+        *(Note(text, "lost") for text in lost),
+        *(Note(f"possible interference: {text}", "interference") for text in _by_weight(run)),
+        *(Note(text, "aside") for text in reasons if text not in lost),
+        *(Note(text, "aside") for text in filter(None, (run_sentences.predicted(run),))),
+        Note(run_sentences.spent(run), "aside"),
+    ]
+
+
+def _by_weight(run: Run) -> Iterator[str]:
+    """Yield what a model did before what the machine did: the first is there on every machine."""
+    lines = possible_interference(run)
+    of_the_model = {*run_sentences.leaks(run), *run_sentences.oddities(run)}
+    yield from (line for line in lines if line in of_the_model)
+    yield from (line for line in lines if line not in of_the_model)

@@ -1,0 +1,99 @@
+"""What a terminal shows, as somebody new reads it: what to try, few notes, examples a line each."""
+
+from dataclasses import replace
+
+import pytest
+from builders import (
+    block,
+    broken_down,
+    cell,
+    ended,
+    environment,
+    measured_block,
+    run_of,
+    skipped,
+    started,
+    timed,
+    write_run,
+)
+from typer.testing import CliRunner
+
+from gradbench.cli import app
+from gradbench.cli.app import TRY
+from gradbench.cli.printing import NOTES
+
+COMMANDS = sorted({one.name or one.callback.__name__ for one in app.registered_commands})
+
+
+def said(*arguments):
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "80"})
+    assert result.exit_code == 0, result.output or repr(result.exception)
+    return result.output
+
+
+def test_the_name_of_the_command_alone_is_no_error_and_shows_three_commands_to_try():
+    shown = said()
+    assert len(TRY) == 3
+    for command, _ in TRY:
+        assert command in shown
+        name, subcommand, *_ = command.split()
+        assert name == "gradbench"
+        assert subcommand in (*COMMANDS, "--help")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_in_help_stand_one_a_line_under_a_heading(command):
+    lines = [line.strip() for line in said(command, "--help").splitlines()]
+    assert not any("|  gradbench" in line or "Example:" in line for line in lines)
+    if "Examples" in lines:
+        below = [line for line in lines[lines.index("Examples") + 1 :] if line]
+        assert below
+        assert all(line.startswith(f"gradbench {command}") for line in below if "--" in line[:11])
+        assert any(line.startswith("gradbench ") for line in below)
+
+
+def disturbed_run():
+    """Return a run about which there is more to say than a screen should hold."""
+    broken = [skipped(one, cause="crashed", reason="by signal 11") for one in block(batch_size=64)]
+    refused = [skipped(one, meter="step_time") for one in block(["no_grad"], workload="training")]
+    calm = measured_block()
+    loud = timed(cell("no_grad", batch_size=2), [100] * 45 + [300] * 45, steal=0.5)
+    outcomes = [*refused, *calm, loud, *broken]
+    facts = environment(git_dirty=True, load_before=9.0, cpu_governor="powersave")
+    header = started(
+        dict.fromkeys(o.cell for o in outcomes), meters=("step_time", "peak_transient")
+    )
+    return run_of([header, facts, *outcomes, ended()])
+
+
+def notes(shown):
+    """Return the lines beneath the sentence that a run ends its tables with."""
+    lines = shown.splitlines()
+    last = max(i for i, line in enumerate(lines) if line.startswith(("On cpu", "Between the two")))
+    return lines[last + 1 :]
+
+
+def test_a_run_ends_with_a_few_notes_the_worst_first_and_where_the_time_went(tmp_path):
+    write_run(disturbed_run(), tmp_path)
+    shown = said("show", "--results", str(tmp_path))
+    few = notes(shown)
+    assert len(few) == NOTES
+    assert few[0].startswith("crashed: ")
+    assert few[-2].endswith("more notes: --verbose, and on the page")
+    assert "gradbench's own overhead" in few[-1]
+    everything = notes(said("show", "--verbose", "--results", str(tmp_path)))
+    assert len(everything) == NOTES - 2 + int(few[-2].split()[0]) + 1
+    assert [line for line in everything if line.startswith("cannot train: ")]
+    assert everything[: NOTES - 2] == few[:-2]
+
+
+def test_the_headline_of_the_page_stands_under_the_tables(tmp_path):
+    write_run(disturbed_run(), tmp_path)
+    shown = said("show", "--results", str(tmp_path))
+    assert "no_grad and inference_mode cut the memory that an inference step adds" in shown
+
+
+def test_who_saves_most_is_named_by_path_and_class():
+    one = broken_down(cell(), saved=64)
+    assert one.titled() == {"0": 64}  # as runs do that did not write classes down
+    assert replace(one, classes={"0": "Conv2d"}).titled() == {"0 Conv2d": 64}
