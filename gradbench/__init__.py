@@ -3,21 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .errors import GradbenchError as GradbenchError
-from .experiment.matrix import Cell as Cell, Matrix as Matrix
-from .experiment.plan import Plan as Plan
-from .experiment.presets import PRESETS as PRESETS
-from .records.measurements import (
-    Breakdown as Breakdown,
-    Ended as Ended,
-    Environment as Environment,
-    Measurement as Measurement,
-    Skipped as Skipped,
-    Started as Started,
-)
-from .records.run import Run as Run
-from .store.jsonl import Store as Store
-
 if TYPE_CHECKING:
     from . import semantics as semantics
     from .analysis.dataframes import (
@@ -28,21 +13,48 @@ if TYPE_CHECKING:
         summary as summary,
     )
     from .comparison.callables import compare as compare
+    from .errors import GradbenchError as GradbenchError
+    from .experiment.matrix import Cell as Cell, Matrix as Matrix
+    from .experiment.plan import Plan as Plan
+    from .experiment.presets import PRESETS as PRESETS
     from .memory.predict import Predictor as Predictor
     from .memory.usage import Usage as Usage, memory_usage as memory_usage
     from .observation import Observation as Observation, observe as observe
+    from .records.measurements import (
+        Breakdown as Breakdown,
+        Ended as Ended,
+        Environment as Environment,
+        Measurement as Measurement,
+        Skipped as Skipped,
+        Started as Started,
+    )
     from .records.predictions import Fit as Fit, Prediction as Prediction
+    from .records.run import Run as Run
     from .report import Report as Report, render as render
     from .runner import Progress as Progress, run as run
     from .runner.meters import METERS as METERS
     from .stats.estimates import Estimate as Estimate
+    from .store.jsonl import Store as Store
     from .workloads.grad_modes import MODES as MODES
     from .workloads.models import MODELS as MODELS, Model as Model
     from .workloads.steps import WORKLOADS as WORKLOADS
 
-# Public name -> the module that has it, for names whose modules import torch or pandas:
-# `import gradbench` costs neither. "" where the name is a package of its own.
+# Public name -> the module that has it: `import gradbench` costs nothing, torch and pandas least of
+# all, and Ctrl-C in the first moments of a command meets no import. "" where the name is a package.
 _LAZY = {
+    "Breakdown": "records.measurements",
+    "Cell": "experiment.matrix",
+    "Ended": "records.measurements",
+    "Environment": "records.measurements",
+    "GradbenchError": "errors",
+    "Matrix": "experiment.matrix",
+    "Measurement": "records.measurements",
+    "PRESETS": "experiment.presets",
+    "Plan": "experiment.plan",
+    "Run": "records.run",
+    "Skipped": "records.measurements",
+    "Started": "records.measurements",
+    "Store": "store.jsonl",
     "Estimate": "stats.estimates",
     "Fit": "records.predictions",
     "METERS": "runner.meters",

@@ -18,6 +18,7 @@ class ExitStatus(IntEnum):
     NOTHING_MEASURED = 5
     SELF_TEST_FAILED = 6  # the self-test failed on this machine, so nothing was judged
     BROKEN = 70  # a fault of gradbench, not an answer; EX_SOFTWARE of sysexits.h
+    HUNG_UP = 128 + 1  # SIGHUP, which Windows has not: the terminal is gone
     INTERRUPTED = 128 + signal.SIGINT  # as shells report a signal
     NO_READER = 128 + 13  # SIGPIPE, which Windows has not: of what it prints, ``| head -1``
     TERMINATED = 128 + signal.SIGTERM
@@ -49,6 +50,7 @@ _WORDS: Final[Mapping[ExitStatus, str]] = {
     ExitStatus.NOTHING_MEASURED: "nothing was measured",
     ExitStatus.SELF_TEST_FAILED: "this machine failed the self-test",
     ExitStatus.BROKEN: "broke: a fault of gradbench, and no answer",
+    ExitStatus.HUNG_UP: "was hung up on",
     ExitStatus.INTERRUPTED: "was interrupted",
     ExitStatus.NO_READER: "nobody read what it printed",
     ExitStatus.TERMINATED: "was terminated",

@@ -24,6 +24,7 @@ def git(*arguments: str, folder: Path | None = None, limit_s: float | None = LIM
             errors="replace",  # a path may hold any bytes
             check=False,
             timeout=limit_s,
+            start_new_session=True,  # Ctrl-C is for us: git may be putting things in order
         )
     except OSError as error:
         raise GitError(f"git cannot be run: {error.strerror}") from error

@@ -1,9 +1,11 @@
 """What the tests ask measuring processes to do; importable there."""
 
+import atexit
 import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -47,6 +49,94 @@ def exit_early() -> Iterator[int]:
 def hang() -> Iterator[int]:
     yield os.getpid()
     time.sleep(600)
+
+
+def close_all_descriptors() -> Iterator[int]:
+    yield os.getpid()
+    os.closerange(0, 1024)
+    while True:
+        time.sleep(0.05)
+
+
+def write_over_all_descriptors() -> Iterator[int]:
+    yield os.getpid()
+    for descriptor in range(3, 64):
+        try:
+            os.write(descriptor, b"\x00\x00\x00\x05garbage" * 10)
+        except OSError:
+            continue
+    time.sleep(600)
+
+
+def ignore_signals() -> Iterator[int]:
+    for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_IGN)
+    yield os.getpid()
+    time.sleep(600)
+
+
+def stop_the_parent() -> Iterator[int]:
+    yield os.getpid()
+    os.kill(os.getppid(), signal.SIGSTOP)
+    time.sleep(600)
+
+
+def daemon() -> int:
+    """Start a process that is nobody's child, in a session of its own; return its number."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        grandchild = os.fork()
+        if grandchild == 0:
+            time.sleep(600)
+        os.write(writer, str(grandchild).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    return int(os.read(reader, 32))
+
+
+def leave_a_daemon() -> Iterator[int]:
+    yield daemon()
+
+
+def leave_a_daemon_and_die() -> Iterator[int]:
+    yield daemon()
+    os._exit(3)
+
+
+def leave_a_daemon_and_hang() -> Iterator[int]:
+    yield daemon()
+    time.sleep(600)
+
+
+def hang_at_the_end() -> Iterator[int]:
+    atexit.register(time.sleep, 600)
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    yield os.getpid()
+
+
+def fork_and_return() -> Iterator[int]:
+    for number in range(3):
+        os.fork()
+        yield number
+
+
+def interrupt_by_alarm() -> Iterator[int]:
+    def late(*_: object) -> None:
+        raise TimeoutError("the model's own alarm")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    yield os.getpid()
+    time.sleep(600)
+
+
+class Unreadable:
+    """Can be sent, and not be received."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return int, ("no number",)
 
 
 def fail() -> Iterator[int]:

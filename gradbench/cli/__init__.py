@@ -4,7 +4,20 @@ import sys
 import traceback
 
 from ..exit_status import ExitStatus
-from . import ci, compare, exports, gate, history, machine, measure, predict, read, semantics
+from . import (
+    ci,
+    compare,
+    exports,
+    gate,
+    history,
+    machine,
+    measure,
+    predict,
+    read,
+    semantics,
+    signals,
+    standard_streams,
+)
 from .app import app, sort_commands
 
 __all__ = [
@@ -26,13 +39,29 @@ sort_commands()
 
 
 def main() -> None:
-    """Run the command line; a crash and a reader that is gone have statuses of their own."""
+    """Run the command line.
+
+    A crash has a status of its own, for it must not read as a regression; so has output that nobody
+    has read, or that could not be written.
+    """
+    with signals.unwinding() as heard:
+        with standard_streams.lasting():
+            status = _status_of_command(heard)
+            if status != ExitStatus.BROKEN and (error := standard_streams.lost()) is not None:
+                status = standard_streams.status_of(error)
+        sys.exit(status)
+
+
+def _status_of_command(heard: signals.Heard) -> int | str | None:
     try:
         app(prog_name="gradbench")
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # which the library reports as 1
-            sys.exit(ExitStatus.NO_READER)
-        raise
+        return end.code
+    except KeyboardInterrupt:
+        return ExitStatus.INTERRUPTED
     except Exception:  # noqa: BLE001 # whatever it is, it must not read as a regression
+        if heard.status is not None:  # an import that was interrupted raises what it likes
+            return heard.status
         traceback.print_exc()
-        sys.exit(ExitStatus.BROKEN)
+        return ExitStatus.BROKEN
+    return ExitStatus.OK

@@ -3,16 +3,21 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.markup import escape
 
 from ..errors import Impossible
+from ..process_tree import ProcessTree
 from .app import app, err, examples, out
 from .exports import places
 from .request import Request, takes_request
+
+UNWINDING_S: Final = 30.0
+"""How long a command that is asked to end may put things in order."""
 
 if TYPE_CHECKING:
     from ..ci_job import Ended, Job, Part
@@ -65,13 +70,18 @@ def _call(part: "Part") -> "Ended":
     from ..ci_job import Ended
 
     err.print(f"[bold]gradbench {escape(' '.join(part.arguments))}[/bold]")
-    done = subprocess.run(
-        [sys.executable, "-m", "gradbench", *part.arguments],
-        stdout=subprocess.PIPE if part.verdicts else None,
-        text=True,
-        check=False,
-    )
-    return Ended(done.returncode, done.stdout or "")
+    command = [sys.executable, "-m", "gradbench", *part.arguments]
+    pipe = subprocess.PIPE if part.verdicts else None
+    with ProcessTree(command, stdout=pipe, own_session=False) as process:  # it hears Ctrl-C itself
+        try:
+            output = process.stdout.read() if process.stdout is not None else b""
+            status = process.wait()
+        except BaseException:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(UNWINDING_S)
+            raise
+    return Ended(status, output.decode(errors="replace"))
 
 
 def _tell_github(job: "Job") -> None:

@@ -1,11 +1,7 @@
 """The command ``compare``: base and candidate side by side, in one job on one machine."""
 
 import json
-import signal
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +10,6 @@ import typer
 from rich.markup import escape
 
 from ..errors import Impossible
-from ..exit_status import ExitStatus
 from .app import app, err, examples, out, say
 from .gate import STATUSES, as_plain, conclusion, show
 from .request import Request, takes_request
@@ -56,13 +51,14 @@ def compare(
     """
     if base is None and base_python is None:
         raise Impossible("nothing to compare with: give --base REV, --base-python PATH, or both")
-    from ..comparison import checkouts, versions, worktree
+    from ..comparison import checkouts, leftovers, versions, worktree
     from ..gate.result import NotCompared
 
     effort = versions.Effort(threshold=threshold, pairs=pairs, seed=seed)
     began, here = time.monotonic(), Path.cwd()
+    for words in leftovers.remove_leftovers():
+        err.print(f"[dim]{escape(words)}[/dim]")
     with (
-        unwinding(),
         err.status("loading torch") as status,
         checkouts.checked_out_versions(
             here=here, revision=base, base_python=base_python
@@ -101,17 +97,3 @@ def compare(
         seconds = time.monotonic() - began
         out.print(f"{conclusion(decision, result)}  [dim]{seconds:.0f} s[/dim]")
     raise typer.Exit(result)
-
-
-@contextmanager
-def unwinding() -> Iterator[None]:
-    """Let a request to terminate unwind the stack, so that the worktree is removed."""
-
-    def leave(*_: object) -> None:
-        sys.exit(ExitStatus.TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -24,7 +24,12 @@ def env(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Name possible interference; exit 1 if there is any.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Name possible interference, and exit 1 if there is any; remove what killed "
+            "commands left.",
+        ),
     ] = False,
 ) -> None:
     """Print the facts that decide whether two runs may be compared."""
@@ -35,7 +40,10 @@ def env(
         facts = {**capture(devices.available()).facts, **(watch(WATCH_S) if check else {})}
         if check:
             from ..analysis.diagnosis import before_a_run
+            from ..comparison.leftovers import remove_leftovers
 
+            for words in remove_leftovers():
+                out.print(escape(words))
             warnings = before_a_run(facts)
             for finding in warnings:
                 out.print(f"{finding.name}: {finding.sentence}: {finding.remedy}")

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from ..comparison.leftovers import remove_leftovers
 from ..errors import BadModel, Impossible
 from ..exit_status import ExitStatus
 from ..experiment import shards, toml_config
 from ..experiment.matrix import GRAD_MODES, by_block
 from ..store.jsonl import check_writable
+from . import standard_streams
 from .app import (
     Reference,
     Reports,
@@ -99,6 +101,8 @@ def run(
     times, or values with commas. Ctrl-C keeps what is finished.
     """
     check_reference(reference)
+    for words in remove_leftovers():
+        err.print(f"[dim]{escape(words)}[/dim]")
     plan = {"budget_s": budget, "limit_s": limit, "seed": seed}
     given = {name: value for name, value in plan.items() if value is not None}
     if resume is None:
@@ -122,7 +126,10 @@ def run(
     folder = recording.path.parent
     behaviour = load_or_examine(folder, torch=str(torch)) if semantics and torch else None
     page = recording.write_page(finished, reports, semantics=behaviour)
-    out.print(f"records  {escape(str(recording.path))}\npage     {escape(str(page))}")
+    where = f"records  {escape(str(recording.path))}\npage     {escape(str(page))}"
+    out.print(where)
+    if standard_streams.lost() is not None:  # whoever reads errors is to know that they are there
+        err.print(where)
     if not finished.measured:
         raise typer.Exit(ExitStatus.NOTHING_MEASURED)
 

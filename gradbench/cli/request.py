@@ -95,7 +95,9 @@ def own_models(inputs: Mapping[str, tuple[int, ...]]) -> dict[str, "Model"]:
     """Return the user's models by import path."""
     from ..workloads.models import from_path
 
-    sys.path.insert(0, "")  # where the user stands, as python -m would have it
+    here = str(Path.cwd())
+    if inputs and here not in sys.path:  # behind all else: a random.py there is not the library's
+        sys.path.append(here)
     return {path: from_path(path, shape=shape) for path, shape in inputs.items()}
 
 

@@ -2,14 +2,15 @@
 
 import contextlib
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from .. import scratch
 from ..errors import Impossible
 from ..experiment.matrix import Cell
+from .leftovers import BASE, REPOSITORY
 from .worktree import BadRevision, checked_out, repository
 
 SIDES: Final = ("base", "candidate")
@@ -40,16 +41,14 @@ def checked_out_versions(
     root = repository(here) if revision is not None else _root_or(here)
     inside = here.resolve().relative_to(root.resolve())
     itself = (root / "gradbench" / "runner").is_dir()
-    with (
-        tempfile.TemporaryDirectory(prefix="gradbench-") as folder,
-        contextlib.ExitStack() as stack,
-    ):
-        measuring = Path(folder) / "measuring"
+    notes = {REPOSITORY: str(root)} if revision is not None else {}
+    with scratch.folder(**notes) as folder, contextlib.ExitStack() as stack:
+        measuring = folder / "measuring"
         measuring.mkdir()
         (measuring / "gradbench").symlink_to(PACKAGE, target_is_directory=True)
         base = root
         if revision is not None:
-            base = stack.enter_context(checked_out(root, revision, Path(folder) / "base"))
+            base = stack.enter_context(checked_out(root, revision, folder / BASE))
         base_side, candidate_side = (
             Version(
                 name=name,

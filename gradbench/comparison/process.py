@@ -1,10 +1,7 @@
 """One live process of a version, and what it answers."""
 
-import contextlib
 import os
-import signal
 import socket
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from types import TracebackType
@@ -12,6 +9,7 @@ from typing import Any, Self
 
 from ..errors import Impossible
 from ..process_end import how_it_ended, last_words, tail
+from ..process_tree import ProcessTree
 from ..runner.fork_server import settings
 from . import worker
 from .checkouts import Version
@@ -46,7 +44,7 @@ class Side:
         self._asked_at = 0  # where in the log the output begins that belongs to the last question
         path = [*map(str, version.paths), *filter(None, [os.environ.get("PYTHONPATH")])]
         try:
-            self._process = subprocess.Popen(
+            self._tree = ProcessTree(
                 [
                     version.python,
                     "-P",
@@ -61,14 +59,15 @@ class Side:
                     "PYTHONPATH": os.pathsep.join(path),
                 },
                 pass_fds=[child_end.fileno()],
-                stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
-                start_new_session=True,
             )
         except OSError as error:
+            parent_end.close()
+            self._log.close()
             raise Impossible(f"cannot run {version.python!r}: {error.strerror}") from error
-        child_end.close()
+        finally:
+            child_end.close()
         self._line = worker.JsonLineSocket(parent_end.detach(), timeout_s=limit_s)
 
     def ask(self, **message: Any) -> dict[str, Any]:
@@ -105,9 +104,7 @@ class Side:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._tree.end()
         self._line.close()
         self._log.close()
 

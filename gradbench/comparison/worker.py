@@ -8,45 +8,94 @@ as a script, so it names gradbench in full.
 """
 
 import gc
+import importlib.util
 import itertools
 import json
 import os
 import platform
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 WARM_STEPS: Final = 3
+CHUNK_BYTES: Final = 2**16
 
 
 class JsonLineSocket:
-    """A socket that carries one JSON value a line, question and answer in turn."""
+    """A socket that carries one JSON object a line, question and answer in turn.
+
+    It is used by one process. A model that forks, and returns in its copy of that process too, ends
+    the copy when it comes to use the socket.
+    """
 
     def __init__(self, descriptor: int, *, timeout_s: float | None = None) -> None:
         self._socket = socket.socket(fileno=descriptor)
         self._socket.settimeout(timeout_s)
-        self._lines = self._socket.makefile("rb")
+        self._timeout_s = timeout_s
+        self._rest = b""
+        self.user = os.getpid()
 
     def send(self, **message: Any) -> None:
         """Send one message."""
+        self._end_copies()
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> dict[str, Any] | None:
-        """Return the next message, or None when the other side is gone."""
-        line = self._lines.readline()
-        return json.loads(line) if line else None
+        """Return the next message, or None when the other side is gone.
+
+        Raise `TimeoutError` when there is no whole message in time, and `ValueError` for what is
+        none.
+        """
+        self._end_copies()
+        deadline = time.monotonic() + (self._timeout_s or 0)
+        while b"\n" not in self._rest:
+            if self._timeout_s is not None:  # what comes drop by drop makes it no longer
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise TimeoutError
+                self._socket.settimeout(left_s)
+            more = self._socket.recv(CHUNK_BYTES)
+            if not more:
+                return None
+            self._rest += more
+        line, _, self._rest = self._rest.partition(b"\n")
+        message = json.loads(line)
+        if not isinstance(message, dict):
+            raise ValueError(f"no message: {line[:80]!r}")  # noqa: TRY004 # of what it says
+        return message
 
     def close(self) -> None:
         """Close it, by which the other side knows that nothing more will be asked."""
-        self._lines.close()
         self._socket.close()
+
+    def _end_copies(self) -> None:
+        if os.getpid() != self.user:
+            os._exit(0)
+
+
+def beside(name: str) -> ModuleType:
+    """Load a module of this script's own package, which the side may have in another version."""
+    place = Path(__file__).resolve().parents[1] / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"gradbench_{name}", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+supervisor: Final = beside("supervisor")
 
 
 def main(descriptor: int, *, training: bool) -> None:
     """Say what was imported, then take cells until the other side closes."""
     line = JsonLineSocket(descriptor)
+    supervisor.adopt_orphans()
     import torch
 
     torch.set_num_threads(1)  # what a user's module does on import must leave no threads behind
@@ -101,15 +150,20 @@ def origin(path: str) -> dict[str, Any]:
 
 def from_a_fork(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return what a function returns in a child of this process; nothing if that ends early."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(writer, json.dumps(function()).encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as stream:
-        text = stream.read()
-    os.waitpid(child, 0)
+    parent = os.getpid()
+    with tempfile.TemporaryFile() as file:  # which nobody waits for: what it starts may live on
+        child = os.fork()
+        if child == 0:
+            supervisor.end_with_parent(parent)
+            text = json.dumps(function()).encode()
+            if os.getppid() == parent:  # or a copy, which the module has forked
+                file.write(text)
+                file.flush()
+            os._exit(0)
+        os.waitpid(child, 0)
+        supervisor.end_descendants()
+        file.seek(0)
+        text = file.read()
     return json.loads(text) if text else {"failed": "its import ends the process"}
 
 
@@ -117,13 +171,17 @@ def in_a_fork(line: JsonLineSocket, asked: dict[str, Any]) -> None:
     """Answer from a child; if it dies, say so in its stead."""
     gc.collect()
     gc.freeze()
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
+        supervisor.end_with_parent(parent)
+        line.user = os.getpid()
         os.environ.update(asked["environment"])  # before anything starts what it hides
         answer(line, asked)
         sys.stderr.flush()
         os._exit(0)
     _, status = os.waitpid(child, 0)
+    supervisor.end_descendants()
     code = os.waitstatus_to_exitcode(status)
     if code:
         line.send(ended=code)

@@ -53,10 +53,15 @@ def checked_out(root: Path, revision: str, folder: Path) -> Iterator[Path]:
         git("worktree", "add", *asked, folder=root, limit_s=None)  # a large tree takes its time
         yield folder
     finally:
-        # what is half made, "remove" may not know; "prune" forgets what is gone and not locked
-        for command in (("remove", "--force", "--force", str(folder)), ("unlock", str(folder))):
-            with suppress(GitError):
-                git("worktree", *command, folder=root, limit_s=None)
-        rmtree(folder, ignore_errors=True)
+        remove(root, folder)
+
+
+def remove(root: Path, folder: Path) -> None:
+    """Remove a worktree, in whatever state it is, and let its repository forget it."""
+    # what is half made, "remove" may not know; "prune" forgets what is gone and not locked
+    for command in (("remove", "--force", "--force", str(folder)), ("unlock", str(folder))):
         with suppress(GitError):
-            git("worktree", "prune", folder=root)
+            git("worktree", *command, folder=root, limit_s=None)
+    rmtree(folder, ignore_errors=True)
+    with suppress(GitError):
+        git("worktree", "prune", folder=root)

@@ -9,6 +9,9 @@ from ..errors import Impossible
 PROTOCOL: Final = 2
 """Version of the way of measuring; results of different protocols are never compared."""
 
+MOST_S: Final = 1e7
+"""Nearly four months: more than any clock has to wait for, infinity above all."""
+
 PROTOCOLS: Final[Mapping[str, str]] = {
     "1": "modes shared one module's state and random numbers",
     "2": "each mode steps the module in a state of its own, and hooks change no peak",
@@ -40,6 +43,8 @@ class Plan:
                 raise Impossible(f"{field.name} must be a number, not {value!r}")
             if field.name != "seed" and not value > 0:
                 raise Impossible(f"{field.name} must be above 0, not {value!r}")
+            if field.name.endswith("_s") and value > MOST_S:
+                raise Impossible(f"{field.name} must be at most {MOST_S:g} s, not {value!r}")
             if field.type is int and not isinstance(value, int):
                 raise Impossible(f"{field.name} must be a whole number, not {value!r}")
         if self.min_rounds > self.max_rounds:

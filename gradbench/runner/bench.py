@@ -7,6 +7,7 @@ from typing import Final, Self
 
 import psutil
 
+from ..errors import GradbenchError
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..records.measurements import (
@@ -31,6 +32,10 @@ WATCH_S: Final = 0.3  # how long others are watched before a multi-threaded bloc
 
 
 SPARE_CORES: Final = 0.25  # how much of a core they may take all the same
+
+
+FACTS_S: Final = 120.0
+"""How long the machine's facts may take: a driver may have to load."""
 
 
 MAX_DEATHS: Final = 4  # of one block's processes, each leaving out the cell that was tried last
@@ -70,10 +75,33 @@ class Bench:
             server.close()
 
     def environment(self, device_names: Iterable[str]) -> Environment:
-        """Return the facts, captured in a process that then ends."""
+        """Return the facts, captured in a process that then ends.
+
+        One that dies is tried once more, and then without the devices, whose driver may be why.
+        Raise `GradbenchError` where even that dies: figures are worth nothing without them.
+        """
+        asked = sorted(set(device_names))
+        deaths: list[str] = []
+        for names in (asked, asked, ["cpu"]):
+            try:
+                facts = self._captured(names).facts
+            except WorkerDied as death:
+                deaths.append(str(death))
+            except JobError as bug:
+                deaths.append(bug.line)
+            else:
+                lost = {name: f"unavailable: {deaths[0]}" for name in asked if name not in names}
+                return Environment(facts={**facts, **lost})
+        raise GradbenchError(
+            "the facts of this machine cannot be read, so nothing was measured: the process that "
+            f"reads them was {deaths[-1]}"
+        )
+
+    def _captured(self, device_names: Sequence[str]) -> Environment:
         reading = PASSES[METERS[self._meters[0]].read_in]
+        limit_s = max(self._plan.limit_s, FACTS_S)  # a limit on models is none on us
         (captured,) = self._server(reading.malloc["pinned"]).run(
-            capture_environment, sorted(set(device_names)), limit_s=self._plan.limit_s
+            capture_environment, device_names, limit_s=limit_s
         )
         assert isinstance(captured, Environment)
         return captured
@@ -153,7 +181,8 @@ class Bench:
                         case Measurement() | Breakdown() | Skipped():
                             readings.append(message)
             except JobError as bug:
-                return outcomes + _complete(readings, left, names, "failed", f"gradbench: {bug}")
+                why = f"gradbench: {bug.line}"
+                return outcomes + _complete(readings, left, names, "failed", why)
             except WorkerDied as death:
                 if trying is None or measured or death.cause == "timed_out" or len(left) == 1:
                     given = {(reading.cell, reading.meter) for reading in readings}

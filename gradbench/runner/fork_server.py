@@ -5,31 +5,37 @@ a second to import, and a measurement must not inherit another's heap. So one pr
 is started with its settings, imports torch, runs nothing, and forks for every job.
 """
 
-import contextlib
 import gc
 import os
 import pickle
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import Final, Literal, TypeVar
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Final, Literal, TypeVar, cast
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..process_end import how_it_ended, tail
+from .. import supervisor
+from ..process_tree import ProcessTree
 from . import host_system
+from .job_process import (
+    JobError as JobError,
+    JobProcess,
+    Message,
+    WorkerDied as WorkerDied,
+    content,
+)
 
 T = TypeVar("T")
-SIGKILL: Final = 9  # which Python's `signal` does not know on Windows
+LOAD_S: Final = 300.0
+"""How long a parent may load; torch alone takes half a minute on a machine with other work."""
+OVERDUE_S: Final = 30.0
+"""How long after a job's limit its end may be reported: then the parent itself is ended."""
 MallocProfile = Literal["time", "system", "memory"]
 
 # glibc: in the time kind large tensors come from the heap and stay there, or history decides
@@ -62,25 +68,13 @@ def import_path() -> str:
     return os.pathsep.join(path or "." for path in sys.path)
 
 
-class WorkerDied(Exception):
-    """A job's process ended without finishing, or must end; the message says how."""
-
-    def __init__(self, cause: Literal["crashed", "timed_out", "out_of_memory"], why: str) -> None:
-        self.cause: Literal["crashed", "timed_out", "out_of_memory"] = cause
-        super().__init__(why)
-
-
-class JobError(Exception):
-    """A job raised, which it should not: the message is the traceback from the other process."""
-
-
 class ForkServer:
     """One loaded parent of a kind, started at once and used for any number of jobs."""
 
     def __init__(self, kind: MallocProfile) -> None:
         parent_end, child_end = socket.socketpair()
         environment = {**os.environ, **settings(kind)}
-        self._process = subprocess.Popen(
+        self._tree = ProcessTree(
             [
                 sys.executable,
                 "-P",
@@ -89,11 +83,10 @@ class ForkServer:
             ],
             env=environment | {"PYTHONPATH": import_path()},
             pass_fds=[child_end.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the parent; closing the socket ends this one
         )
         child_end.close()
         self._control = Connection(parent_end.detach())
+        self._loaded = False
 
     def run(
         self, function: Callable[..., Iterator[T]], *arguments: object, limit_s: float
@@ -102,16 +95,15 @@ class ForkServer:
         job = pickle.dumps((function, arguments))
         over = False
         try:
+            self._await_loaded()
             self._control.send((job, limit_s))
+            deadline = time.monotonic() + limit_s + OVERDUE_S
             while not over:
-                kind, content = self._control.recv()
-                over = kind != "item"
-                if kind == "item":
-                    yield pickle.loads(content)
-                elif kind == "raised":
-                    raise JobError(content)
-                elif kind == "ended":
-                    raise WorkerDied(*content)
+                message = self._next(deadline, limit_s=limit_s)
+                over = message[0] != "item"
+                item = content(message)
+                if not over:
+                    yield cast("T", item)
         except (EOFError, OSError) as error:
             raise WorkerDied("crashed", "the parent of the measuring processes is gone") from error
         finally:
@@ -121,24 +113,35 @@ class ForkServer:
     @property
     def alive(self) -> bool:
         """Whether it can take another job."""
-        return self._process.poll() is None
+        return self._tree.poll() is None
 
     def close(self) -> None:
         """End it and whatever job it runs."""
         self._control.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._tree.end()
+
+    def _await_loaded(self) -> None:
+        """Wait for the message by which it says that it takes jobs: no job's time pays for that."""
+        if not self._loaded:
+            self._next(time.monotonic() + LOAD_S, limit_s=LOAD_S)
+            self._loaded = True
+
+    def _next(self, deadline: float, *, limit_s: float) -> Message:
+        """Return its next message; a job may have stopped it, too, so that none ever comes."""
+        if not self._control.poll(max(0.0, deadline - time.monotonic())):
+            raise WorkerDied("timed_out", f"killed at its time limit of {limit_s:g} s")
+        message: Message = self._control.recv()
+        return message
 
 
 def serve(control: Connection) -> None:
-    """Take jobs until the other side closes."""
+    """Say that jobs can come, and take them until the other side closes."""
+    supervisor.adopt_orphans()
+    control.send(("done", b""))
     while True:
         try:
             job, limit_s = control.recv()
-        except (EOFError, ConnectionError):
+        except EOFError:
             return
         gc.collect()
         gc.freeze()  # the child's collector must not touch, and so copy, the parent's pages
@@ -147,90 +150,34 @@ def serve(control: Connection) -> None:
 
 
 def _relay(control: Connection, job: bytes, limit_s: float) -> bool:
-    """Fork for one job and pass on what it sends; return whether the other side still listens."""
-    context = get_context("fork")
-    reader, writer = context.Pipe(duplex=False)
-    with tempfile.TemporaryFile() as log, contextlib.closing(reader):
-        child = context.Process(target=_work, args=(job, writer, log.fileno()))
-        child.start()
-        writer.close()
-        deadline = time.monotonic() + limit_s
-        last: tuple[str, object] | None = None
+    """Fork for one job and pass on what it sends; return whether another may come."""
+    last: Message | None = None
+    with tempfile.TemporaryFile() as log:
         try:
-            while last is None:
-                ready = wait([reader, control], timeout=max(0.0, deadline - time.monotonic()))
-                if control in ready:
-                    return False  # closed: nothing else is sent while a job runs
-                if not ready:
-                    last = ("ended", ("timed_out", f"killed at its time limit of {limit_s:g} s"))
-                    break
-                try:
-                    message = reader.recv()
-                except (EOFError, OSError):
-                    child.join()
-                    assert child.exitcode is not None  # it was joined
-                    death = cause_of_death(child.exitcode, tail(log.fileno()))
-                    last = ("ended", death)
-                else:
-                    if message[0] == "item":
-                        control.send(message)
-                    else:
-                        last = message
-            _kill(child)
-            child.join()
-            control.send(last)  # only now may the next job come
+            process = JobProcess(job, log=log.fileno(), closing=[control.fileno()])
+        except OSError as error:
+            why = f"no process could be forked for it: {error.strerror}"
+            control.send(("ended", pickle.dumps(("crashed", why))))
             return True
-        except ConnectionError:
-            return False
+        try:
+            for message in process.messages(limit_s=limit_s, listener=control):
+                if message[0] == "item":
+                    control.send(message)
+                else:
+                    last = message
         finally:
-            _kill(child)
-            child.join()
-
-
-def _work(job: bytes, writer: Connection, log: int) -> None:
-    os.setsid()  # a group of its own, so that whatever it starts can be killed with it
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    for message in answers(job):
-        writer.send(message)
-
-
-def answers(job: bytes) -> Iterator[tuple[str, object]]:
-    """Do a job in this process; yield its items as messages, and how it ended as the last one."""
-    try:
-        function, arguments = pickle.loads(job)
-        for item in function(*arguments):
-            yield "item", pickle.dumps(item)
-    except WorkerDied as death:  # it has nothing left to work with
-        yield "ended", (death.cause, str(death))
-    except GeneratorExit:  # nobody listens any more
-        raise
-    except BaseException:  # noqa: BLE001 # whatever it is, the other process must see it
-        yield "raised", traceback.format_exc()
-    else:
-        yield "done", b""
-
-
-def _kill(child: BaseProcess) -> None:
-    if child.pid is not None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
-    child.kill()
-
-
-def cause_of_death(
-    code: int, output: str
-) -> tuple[Literal["crashed", "timed_out", "out_of_memory"], str]:
-    """Return how a process ended that sent no last message, as a cause and in words."""
-    if code == -SIGKILL:
-        return "out_of_memory", "killed by SIGKILL, as the kernel does when memory runs out"
-    return "crashed", how_it_ended(code, output)
+            all_ended = process.end()
+    if last is None:  # nobody listens any more
+        return False
+    control.send(last)  # only now may the next job come
+    return all_ended
 
 
 def main(descriptor: int, kind: MallocProfile) -> None:
     """Load what every job needs, then serve the socket that this process inherited."""
     load(kind)
-    serve(Connection(descriptor))
+    with suppress(ConnectionError):  # nobody listens any more
+        serve(Connection(descriptor))
 
 
 def load(kind: MallocProfile) -> None:

@@ -2,13 +2,10 @@
 
 import gc
 import json
-import math
 import os
 import pickle
-import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +14,12 @@ from typing import Final, Self
 
 import torch
 
-from .. import devices
+from .. import devices, scratch
 from ..devices import Unreadable
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..process_end import how_it_ended
+from ..process_tree import ProcessTree
 from ..records.measurements import Measurement, Outcome, Skipped
 from ..workloads.models import Model
 from . import callgrind
@@ -70,8 +68,7 @@ def count_block(
     except Unreadable as reason:
         yield from (_skip(cell, Refusal("unreadable", str(reason))) for cell in cells)
         return
-    with tempfile.TemporaryDirectory(prefix="gradbench-") as name:
-        folder = Path(name)
+    with scratch.folder() as folder:
         job = pickle.dumps((list(cells), model, plan))
         environment = _environment(AS_TIMED[cells[0].malloc])
         end = _run(command, folder, job, environment=environment, limit_s=plan.limit_s)
@@ -115,15 +112,15 @@ def outcome(
 def main() -> None:
     """Count in this process, which runs under callgrind: the job comes by standard input."""
     cells, model, plan = pickle.load(sys.stdin.buffer)
-    signal.alarm(math.ceil(plan.limit_s) + 60)  # should nobody be left to end it
+    own = os.getpid()
     with Path(REPORT).open("w", encoding="utf-8", buffering=1) as file:
-        count(
-            cells,
-            pickle.loads(model),
-            plan,
-            ask=callgrind.Requests(),
-            tell=lambda what: print(json.dumps(what), file=file),
-        )
+
+        def tell(what: Mapping[str, object]) -> None:
+            if os.getpid() != own:  # the model has forked, and returned in its copy too
+                os._exit(0)
+            print(json.dumps(what), file=file)
+
+        count(cells, pickle.loads(model), plan, ask=callgrind.Requests(), tell=tell)
 
 
 def count(
@@ -223,16 +220,10 @@ def _run(
     (folder / "job").write_bytes(job)
     with (folder / "job").open("rb") as stdin, (folder / LOG).open("wb") as log:
         try:
-            code = subprocess.run(
-                command,
-                cwd=folder,
-                env=dict(environment),
-                stdin=stdin,
-                stdout=log,
-                stderr=log,
-                timeout=limit_s,
-                check=False,
-            ).returncode
+            with ProcessTree(
+                command, cwd=folder, env=environment, stdin=stdin, stdout=log, stderr=log
+            ) as process:
+                code = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             return f"killed at its time limit of {limit_s:g} s"
         except OSError as error:

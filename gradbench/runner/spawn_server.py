@@ -1,33 +1,33 @@
 """Runs each job in a fresh process: for systems on which a loaded one cannot be forked.
 
 The job goes to the process by its standard input, answers come back by its standard output, which
-is put aside before anything can print there.
+is put aside before anything can print there. Its input stays open, and when that is closed, in
+whatever way its owner ends, the process ends too.
 """
 
 import os
 import pickle
+import queue
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import IO, TypeVar
-
-import psutil
+from typing import IO, Final, TypeVar, cast
 
 from ..process_end import TAIL_BYTES
-from .fork_server import (
-    JobError,
-    MallocProfile,
-    WorkerDied,
-    answers,
-    cause_of_death,
-    import_path,
-    settings,
-)
+from ..process_tree import end_below
+from .fork_server import MallocProfile, import_path, settings
+from .job_process import CLOSED_S, Cause, Message, WorkerDied, answers, cause_of_death, content
 
 T = TypeVar("T")
+LOOK_S: Final = 0.2
+"""Between two looks at whether the process still runs: what it started may hold its pipe."""
+_LENGTH: Final = struct.Struct("!Q")
+_Inbox = queue.SimpleQueue[Message | None]
 
 
 class SpawnServer:
@@ -42,22 +42,19 @@ class SpawnServer:
     ) -> Iterator[T]:
         """Yield what the generator yields in its own process; raise `WorkerDied` or `JobError`."""
         job = pickle.dumps((function, arguments))
-        with tempfile.TemporaryFile() as log, self._started(log) as process:
-            late = threading.Event()
-            timer = threading.Timer(limit_s, _end, (process, late))
-            timer.start()
+        with tempfile.TemporaryFile() as log:
+            process = self._started(log)
+            inbox: _Inbox = queue.SimpleQueue()
+            threading.Thread(target=_converse, args=(process, job, inbox), daemon=True).start()
+            deadline = time.monotonic() + limit_s
             try:
-                yield from _received(process, job)
-            except (EOFError, OSError, pickle.UnpicklingError) as error:
-                _end(process)
-                if late.is_set():
-                    raise WorkerDied(
-                        "timed_out", f"killed at its time limit of {limit_s:g} s"
-                    ) from error
-                code = process.wait()
-                raise WorkerDied(*cause_of_death(code, _tail(log))) from error
+                while (message := _next(inbox, process, deadline)) is not None:
+                    item = content(message)
+                    if message[0] != "item":
+                        return
+                    yield cast("T", item)
+                raise WorkerDied(*_end_of(process, log, deadline, limit_s=limit_s))
             finally:
-                timer.cancel()
                 _end(process)
 
     @property
@@ -82,22 +79,48 @@ class SpawnServer:
         return self._process
 
 
-def _received(process: subprocess.Popen[bytes], job: bytes) -> Iterator[T]:
-    """Send the job; yield its items. Raise `JobError` and `WorkerDied` as the process says."""
+def _converse(process: subprocess.Popen[bytes], job: bytes, inbox: _Inbox) -> None:
+    """Send the job and pass on what comes back; None when no more can come.
+
+    In a thread, for either may wait for ever: whoever listens keeps the time.
+    """
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(job)
-    process.stdin.close()
+    try:
+        process.stdin.write(_LENGTH.pack(len(job)) + job)
+        process.stdin.flush()
+        while True:
+            kind, pickled = pickle.load(process.stdout)
+            inbox.put((kind, pickled))
+    except Exception:  # noqa: BLE001 # a model may write anything over the pipe, or close it
+        inbox.put(None)
+
+
+def _next(inbox: _Inbox, process: subprocess.Popen[bytes], deadline: float) -> Message | None:
+    """Return the next message; None where none is to come, or not in time."""
     while True:
-        kind, content = pickle.load(process.stdout)
-        if kind == "item":
-            yield pickle.loads(content)
-        elif kind == "raised":
-            raise JobError(content)
-        elif kind == "ended":
-            raise WorkerDied(*content)
-        else:
-            return
+        running = process.poll() is None  # looked at first: what it sent before it ended is there
+        left_s = deadline - time.monotonic()
+        try:
+            return inbox.get(timeout=max(0.0, min(left_s, LOOK_S)))
+        except queue.Empty:
+            if not running or left_s <= 0:
+                return None
+
+
+def _end_of(
+    process: subprocess.Popen[bytes], log: IO[bytes], deadline: float, *, limit_s: float
+) -> tuple[Cause, str]:
+    """Return how a process ended, or had to be, that sends no more."""
+    left_s = deadline - time.monotonic()
+    with suppress(subprocess.TimeoutExpired):
+        return cause_of_death(process.wait(max(0.0, min(left_s, CLOSED_S))), _tail(log))
+    if left_s > CLOSED_S:
+        return (
+            "crashed",
+            "killed, for it closed or wrote over the pipe that its figures come through",
+        )
+    return "timed_out", f"killed at its time limit of {limit_s:g} s"
 
 
 def _tail(log: IO[bytes]) -> str:
@@ -106,24 +129,32 @@ def _tail(log: IO[bytes]) -> str:
     return log.read().decode(errors="replace")
 
 
-def _end(process: subprocess.Popen[bytes], late: threading.Event | None = None) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill the process, and whatever it started, if it still runs."""
-    if process.poll() is not None:
-        return
-    if late is not None:
-        late.set()
-    with suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
-    process.kill()
-    process.wait()
+    if process.poll() is None:
+        end_below(process.pid)
+        process.kill()
+        process.wait()
+    if process.stdin is not None:
+        with suppress(OSError):  # what it never read
+            process.stdin.close()
 
 
 def main() -> None:
     """Do the job that comes by standard input; what it prints goes where errors go."""
+    source = sys.stdin.buffer
+    job = source.read(*_LENGTH.unpack(source.read(_LENGTH.size)))
+    threading.Thread(target=_end_with_owner, daemon=True).start()
     with os.fdopen(os.dup(1), "wb") as channel:
         os.dup2(2, 1)
-        for message in answers(sys.stdin.buffer.read()):
+        for message in answers(job):
             pickle.dump(message, channel)
             channel.flush()
+
+
+def _end_with_owner() -> None:
+    """End this process when its standard input is closed: nothing more comes through it."""
+    with suppress(OSError):
+        while os.read(0, 1):
+            pass
+    os._exit(1)

@@ -3,7 +3,6 @@
 import json
 import math
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from scipy import stats
 
 from ..experiment.matrix import GRAD_MODES, Matrix
 from ..experiment.plan import Plan
+from ..process_tree import ProcessTree
 from ..records.measurements import Measurement
 from ..records.selfcheck import Check
 from ..runner import host_system, processes
@@ -304,9 +304,5 @@ def thrashing() -> Iterator[None]:
         f"from gradbench.runner import host_system; host_system.bind({others}); "
         f"a = bytearray({HOSTILE_MIB} << 20); b = bytearray(a)\nwhile True: b[:] = a"
     )
-    process = subprocess.Popen([sys.executable, "-c", code])
-    try:
+    with ProcessTree([sys.executable, "-c", code]):
         yield
-    finally:
-        process.kill()
-        process.wait()

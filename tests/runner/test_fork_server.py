@@ -1,15 +1,20 @@
 """Measuring processes: fresh, single-threaded, with the allocator asked for, and mortal."""
 
 import os
+import pickle
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jobs
 import pytest
 from servers import LentServer
 
+from gradbench import supervisor
+from gradbench.runner import fork_server
 from gradbench.runner.fork_server import ForkServer, JobError, WorkerDied
+from gradbench.runner.job_process import content
 
 
 @pytest.fixture
@@ -80,6 +85,99 @@ def test_a_stream_that_is_abandoned_ends_the_fork_server_instead_of_confusing_it
     assert not server.alive
     with pytest.raises(WorkerDied, match="gone"):
         run(server, jobs.count, 1)
+
+
+@pytest.mark.parametrize(
+    ("job", "cause", "words"),
+    [
+        (jobs.close_all_descriptors, "timed_out", "time limit of 1 s"),
+        (jobs.ignore_signals, "timed_out", "time limit of 1 s"),
+        (jobs.leave_a_daemon_and_hang, "timed_out", "time limit of 1 s"),
+        (jobs.write_over_all_descriptors, "crashed", "it wrote over the pipe"),
+        (jobs.leave_a_daemon_and_die, "crashed", "exit status 3"),
+    ],
+)
+def test_whatever_a_job_does_it_ends_in_time_and_with_all_it_started(server, job, cause, words):
+    stream = server.run(job, limit_s=1)
+    pid = next(stream)
+    with pytest.raises(WorkerDied, match=words) as death:
+        next(stream)
+    assert death.value.cause == cause
+    assert gone(pid)
+    assert run(server, jobs.count, 1) == [0]
+
+
+def test_a_job_that_closes_its_pipe_and_goes_on_is_not_waited_for(server, monkeypatch):
+    """Its limit may be far: nothing that it still does can be known."""
+    with pytest.raises(WorkerDied, match="it closed the pipe"):
+        run(server, jobs.close_all_descriptors, limit_s=600)
+
+
+@pytest.mark.parametrize("job", [jobs.leave_a_daemon, jobs.hang_at_the_end])
+def test_nothing_outlives_a_job_that_is_done(server, job):
+    (pid,) = run(server, job)
+    assert gone(pid)
+
+
+def test_a_job_that_forks_and_returns_in_both_answers_once(server):
+    assert run(server, jobs.fork_and_return) == [0, 1, 2]
+
+
+def test_an_alarm_of_the_models_own_is_what_it_raises(server):
+    with pytest.raises(JobError, match="TimeoutError: the model's own alarm") as error:
+        run(server, jobs.interrupt_by_alarm)
+    assert error.value.line.startswith("TimeoutError: the model's own alarm (File ")
+    assert "\n" not in error.value.line
+
+
+def test_an_item_that_cannot_be_read_is_a_death_with_its_reason():
+    with pytest.raises(WorkerDied, match="sent what cannot be read: ValueError: invalid literal"):
+        content(("item", pickle.dumps(jobs.Unreadable())))
+
+
+def test_a_job_that_stops_its_parent_ends_in_time_with_it(server, monkeypatch):
+    run(server, jobs.count, 0)  # loaded
+    monkeypatch.setattr(fork_server, "OVERDUE_S", 0.5)
+    top = server._server._tree._process.pid
+    there = [top, *supervisor.descendants(top)]
+    with pytest.raises(WorkerDied, match=r"time limit of 0.5 s"):
+        run(server, jobs.stop_the_parent, limit_s=0.5)
+    assert len(there) == 2
+    assert all(map(gone, there))
+
+
+OWNER = """
+import os, sys
+sys.path.insert(0, {tests!r})
+import jobs
+from gradbench import supervisor
+from gradbench.runner import fork_server
+from gradbench.runner.job_process import content
+from gradbench.runner.fork_server import ForkServer
+
+server = ForkServer("time")
+print(server._tree._process.pid, flush=True)
+if sys.argv[1] == "loading":
+    import time; time.sleep(600)
+for pid in server.run(jobs.leave_a_daemon_and_hang, limit_s=600):
+    print(pid, flush=True)
+"""
+
+
+@pytest.mark.parametrize(("while_", "count"), [("loading", 2), ("measuring", 4)])
+def test_measuring_processes_end_when_their_owner_is_killed(while_, count):
+    script = OWNER.format(tests=str(Path(jobs.__file__).parent))
+    with subprocess.Popen(
+        [sys.executable, "-c", script, while_], stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        first = int(owner.stdout.readline())
+        if while_ == "measuring":
+            int(owner.stdout.readline())
+        while len(there := [first, *supervisor.descendants(first)]) < count:
+            time.sleep(0.05)
+        owner.kill()
+    assert all(map(gone, there))
 
 
 def gone(pid: int) -> bool:

@@ -10,12 +10,12 @@ from torch import nn
 
 import gradbench
 from gradbench import Matrix, Measurement, Plan, Skipped
-from gradbench.errors import BadModel, StoreError, UnknownName
+from gradbench.errors import BadModel, GradbenchError, StoreError, UnknownName
 from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.records.measurements import Ended, Environment, Reading, Started
 from gradbench.runner import run
 from gradbench.runner.bench import Bench
-from gradbench.runner.fork_server import WorkerDied
+from gradbench.runner.job_process import JobError, WorkerDied
 from gradbench.runner.preflight import DEFAULT_METERS, check, obstacle, portable
 from gradbench.workloads.models import MODELS, Model
 
@@ -247,6 +247,54 @@ def test_a_parent_that_is_gone_is_replaced_for_the_next_pass():
         bench._servers["memory"].end()
         ((outcome,),) = bench.measure(cells)
         assert isinstance(outcome, Measurement)
+
+
+def bench_whose_processes_die(monkeypatch, *, unless):
+    """Return a bench in which each process dies that reads the facts of other devices."""
+    asked = []
+
+    def run(_self, _job, names, *, limit_s):
+        asked.append((names, limit_s))
+        if unless.get(len(asked)) != names:
+            raise WorkerDied("crashed", "killed by SIGSEGV")
+        yield Environment(facts={"host": "here"})
+
+    bench = Bench(plan=replace(PLAN, limit_s=0.01), meters=["step_time"])
+    bench._servers["time"] = type("Server", (), {"alive": True, "run": run})()
+    return bench, asked
+
+
+def test_a_death_while_the_facts_are_read_is_tried_again_with_time_enough(monkeypatch):
+    """Time of its own: a limit on models of a hundredth of a second is none on us."""
+    bench, asked = bench_whose_processes_die(monkeypatch, unless={2: ["cpu", "cuda"]})
+    assert bench.environment(["cuda", "cpu"]).facts == {"host": "here"}
+    assert [names for names, _ in asked] == [["cpu", "cuda"]] * 2
+    assert all(limit_s >= 60 for _, limit_s in asked)
+
+
+def test_a_device_whose_facts_kill_their_process_is_unavailable_and_the_rest_is_read(monkeypatch):
+    bench, _ = bench_whose_processes_die(monkeypatch, unless={3: ["cpu"]})
+    facts = bench.environment(["cuda", "cpu"]).facts
+    assert facts == {"host": "here", "cuda": "unavailable: killed by SIGSEGV"}
+
+
+def test_a_machine_whose_facts_cannot_be_read_costs_one_line(monkeypatch):
+    bench, _ = bench_whose_processes_die(monkeypatch, unless={})
+    with pytest.raises(GradbenchError, match=r"nothing was measured: .* was killed by SIGSEGV"):
+        bench.environment(["cpu"])
+
+
+def test_a_fault_of_ours_is_a_reason_of_one_line(monkeypatch):
+    traceback = 'Traceback (most recent call last):\n  File "a.py", line 3, in f\nKeyError: 1\n'
+
+    def fail(*_, **__):
+        raise JobError(traceback)
+        yield
+
+    bench = Bench(plan=PLAN, meters=["step_time"])
+    bench._servers["time"] = type("Server", (), {"alive": True, "run": fail})()
+    (found,) = bench.measure(list(Matrix(models=["mlp_tiny"])))
+    assert {o.reason for o in found} == {'gradbench: KeyError: 1 (File "a.py", line 3, in f)'}
 
 
 def test_cells_that_keep_dying_end_the_block_not_the_run(monkeypatch):

@@ -1,0 +1,123 @@
+"""A command and everything it starts, as one: it is ended whole, and it ends with its owner.
+
+On Linux it runs under `supervisor`, which outlives neither the command nor the process that started
+it, SIGKILL included. Elsewhere it runs as it is, and what it has started is looked for when it is
+ended.
+"""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+LINUX: Final = sys.platform.startswith("linux")
+END_S: Final = 10.0
+"""How long an end is waited for before it is left to the kernel."""
+
+_SUPERVISOR: Final = Path(__file__).with_name("supervisor.py").resolve()
+
+
+class ProcessTree:
+    """A running command; use it as a context manager, at whose end nothing of it runs."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stdin: int | IO[Any] = subprocess.DEVNULL,
+        stdout: int | IO[Any] | None = None,
+        stderr: int | IO[Any] | None = None,
+        pass_fds: Sequence[int] = (),
+        own_session: bool = True,  # Ctrl-C is for the owner, who ends this
+    ) -> None:
+        """Start it; raise `OSError` where it cannot be run."""
+        lifeline: int | None = None
+        self._lifeline: int | None = None  # what the supervisor waits on
+        if LINUX:
+            if shutil.which(command[0]) is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])
+            lifeline, self._lifeline = os.pipe()
+            python = [sys.executable, "-I", "-S"]
+            command = [*python, str(_SUPERVISOR), str(lifeline), *command]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                env=dict(env) if env is not None else None,
+                cwd=cwd,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=[*pass_fds, *([lifeline] if lifeline is not None else [])],
+                start_new_session=own_session,
+            )
+        except BaseException:
+            self._let_go()
+            raise
+        finally:
+            if lifeline is not None:
+                os.close(lifeline)
+
+    @property
+    def stdout(self) -> IO[bytes] | None:
+        """The pipe that was asked for."""
+        return self._process.stdout
+
+    def poll(self) -> int | None:
+        """Return the exit status, below 0 of a signal, or None while it runs."""
+        return self._process.poll()
+
+    def wait(self, limit_s: float | None = None) -> int:
+        """Return the exit status when it has ended; raise `subprocess.TimeoutExpired`."""
+        return self._process.wait(timeout=limit_s)
+
+    def terminate(self) -> None:
+        """Ask the command to end."""
+        self._process.terminate()
+
+    def end(self) -> None:
+        """End it, whatever it does, with everything below it."""
+        supervised = self._lifeline is not None
+        self._let_go()
+        if self._process.poll() is None and not supervised:
+            end_below(self._process.pid)
+            self._process.kill()
+        try:
+            self._process.wait(timeout=END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def _let_go(self) -> None:
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.end()
+
+
+def end_below(pid: int) -> None:
+    """Kill what a process has started, as far as it can be found without Linux's help."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()

@@ -1,0 +1,174 @@
+"""Keeps a command and all that it starts below one process, which ends them: Linux's ways to do so.
+
+What a command forks stays below its supervisor, whichever sessions it makes and whoever of them
+ends first (PR_SET_CHILD_SUBREAPER), and ends with the command. The supervisor itself ends when its
+owner does, in whatever way: it waits on a pipe that the owner alone holds open. Should the
+supervisor be killed, the kernel kills the command (PR_SET_PDEATHSIG).
+
+Run as a script, this file is the supervisor that `process_tree` starts, so it imports little and
+nothing of this package. Every call that only Linux has is here.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NoReturn
+
+END_S: Final = 5.0
+"""How long what was killed is waited for: what hangs in the kernel ends when that lets it."""
+LOOK_S: Final = 0.1
+"""Between two looks at a process whose end the kernel does not report (before Linux 5.3)."""
+NOT_RUN: Final = 127
+"""The exit status where the command could not be run, as shells have it."""
+
+_PROC: Final = Path("/proc")
+_SET_PARENT_DEATH_SIGNAL: Final = 1  # linux/prctl.h
+_SET_CHILD_SUBREAPER: Final = 36
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of whatever its descendants leave behind."""
+    _prctl(_SET_CHILD_SUBREAPER, 1)
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent, which has that number, ends."""
+    _prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the kernel was asked
+        os._exit(1)
+
+
+def end_notice(pid: int) -> int | None:
+    """Return a descriptor that can be read once a child has ended; None where there is none."""
+    try:
+        return os.pidfd_open(pid)
+    except (OSError, AttributeError):  # Linux before 5.3, or a Python built for that
+        return None
+
+
+def reap() -> bool:
+    """Reap the children that have ended; return whether others are left."""
+    try:
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+    except ChildProcessError:
+        return False
+    return True
+
+
+def end_descendants(limit_s: float = END_S) -> bool:
+    """Kill all that lives below this process, and reap it; return whether nothing is left.
+
+    What it forks meanwhile is below this process too, so that another look finds it.
+    """
+    deadline, pause_s = time.monotonic() + limit_s, 0.0005
+    while reap():
+        for pid in descendants(os.getpid()):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LOOK_S)
+    return True
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes below one, children before their own."""
+    below: dict[int, list[int]] = {}
+    for child, parent in _parents():
+        below.setdefault(parent, []).append(child)
+    found = [pid]
+    for one in found:  # which grows meanwhile
+        found += below.get(one, [])
+    return found[1:]
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    """Yield every process that can be seen, with its parent."""
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):  # it ended meanwhile
+                after_name = (entry / "stat").read_bytes().rpartition(b")")[2]
+                yield int(entry.name), int(after_name.split()[1])
+
+
+def _prctl(option: int, value: int) -> None:
+    """Ask the kernel; where it refuses, as a sandbox may, the rest is done without."""
+    arguments = (ctypes.c_ulong(value), *[ctypes.c_ulong(0)] * 3)
+    ctypes.CDLL(None).prctl(option, *arguments)
+
+
+def main(lifeline: int, command: Sequence[str]) -> NoReturn:
+    """Run a command until it ends or the lifeline's other end is closed; end all; end likewise."""
+    os.set_inheritable(lifeline, False)
+    adopt_orphans()
+    supervisor = os.getpid()
+    child = os.fork()
+    if child == 0:
+        end_with_parent(supervisor)
+        _run(command)
+    for number in (signal.SIGINT, signal.SIGHUP):  # of a terminal: the owner hears them too
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
+    _let_go_of_all_but(lifeline)
+    status = _wait(child, lifeline)
+    end_descendants()
+    _end_with(status)
+
+
+def _run(command: Sequence[str]) -> NoReturn:
+    try:
+        os.execvp(command[0], list(command))  # noqa: S606 # from a list, as everywhere
+    except OSError as error:
+        os.write(2, f"cannot run {command[0]!r}: {error.strerror}\n".encode())
+        os._exit(NOT_RUN)
+
+
+def _let_go_of_all_but(kept: int) -> None:
+    """Close what the command has inherited: its other ends are to see when the command ends."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(nowhere, standard)
+    for number in [int(entry.name) for entry in (_PROC / "self" / "fd").iterdir()]:
+        if number > 2 and number != kept:
+            with suppress(OSError):  # the listing's own
+                os.close(number)
+
+
+def _wait(child: int, lifeline: int) -> int | None:
+    """Return the child's wait status, or None where the owner is gone or wants it ended."""
+    notice = end_notice(child)
+    watched = select.poll()
+    for descriptor in filter(None, (lifeline, notice)):
+        watched.register(descriptor, select.POLLIN)
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        ready = watched.poll(None if notice is not None else LOOK_S * 1000)
+        if any(descriptor == lifeline for descriptor, _ in ready):
+            return None
+
+
+def _end_with(status: int | None) -> NoReturn:
+    """End as the command did: by its signal, or with its exit status."""
+    code = -signal.SIGKILL if status is None else os.waitstatus_to_exitcode(status)
+    if code < 0:
+        import resource  # which Windows has not, where this module is imported too
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # one core is enough
+        with suppress(OSError):  # SIGKILL has no handler to be put back
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])
