@@ -50,10 +50,12 @@ def arms(clock: FakeClock, costs_ns: Sequence[int], log: list[str]) -> list[Fake
 class FakeGpu:
     """A host that enqueues and a stream that runs, both on one simulated clock.
 
-    A launch takes the host ``launch_ns``. The queue takes ``capacity`` launches, then the host
-    waits until the oldest of them is done.
+    A launch takes the host ``launch_ns``, be it of a kernel or an event. The queue takes
+    ``capacity`` launches, then the host waits until the oldest of them is done. To wait for another
+    device is not to wait for this one.
     """
 
+    name: str = "cuda:0"
     launch_ns: int = 1000
     capacity: int = 1000
     clock: FakeClock = field(default_factory=FakeClock)
@@ -73,9 +75,10 @@ class FakeGpu:
     def free_ns(self) -> int:
         return self.ends_ns[-1] if self.ends_ns else 0
 
-    def synchronize(self, _name: str = "") -> None:
+    def synchronize(self, device: object = None) -> None:
         self.log.append("synchronize")
-        self.clock.now_ns = max(self.clock.now_ns, self.free_ns)
+        if device is None or str(device) == self.name:
+            self.clock.now_ns = max(self.clock.now_ns, self.free_ns)
 
     def sleep(self, cycles: int) -> None:
         self.launch("sleep", round(cycles / self.ghz))
@@ -105,13 +108,15 @@ class FakeEvent:
     at_ns: int = -1
 
     def record(self) -> None:
-        self.gpu.log.append("record")
-        self.at_ns = max(self.gpu.free_ns, self.gpu.clock.now_ns)
+        self.gpu.launch("record", 0)
+        self.at_ns = self.gpu.free_ns
 
     def query(self) -> bool:
         return self.gpu.clock.now_ns >= self.at_ns
 
     def elapsed_time(self, end: "FakeEvent") -> float:
+        if not (self.query() and end.query()):
+            raise RuntimeError("CUDA error: device not ready")
         return (end.at_ns - self.at_ns) / 1e6
 
 

@@ -1,6 +1,6 @@
 """Possible interference with a measurement: thresholds, plain sentences, and remedies."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -113,7 +113,8 @@ SYMPTOMS: Final = (
         0.0,
         _note("throttled_share"),
         "the GPU lowered its clocks in {value} of the samples",
-        "lock the clocks with nvidia-smi -lgc, or let it cool",
+        "lock the clocks at one that it can hold (nvidia-smi -lgc); to let it cool does not help "
+        "against a power cap",
         format_units.share,
     ),
 )
@@ -208,7 +209,32 @@ def before_a_run(facts: Mapping[str, Fact]) -> list[Finding]:
                 "measure at another time or on a dedicated machine",
             )
         )
-    return warnings
+    return [*warnings, *_gpu(facts)]
+
+
+COMPUTE_MODES: Final[Mapping[int, str]] = {
+    2: "the GPU's compute mode lets no process in",
+    3: "the GPU's compute mode lets one process in: a comparison of versions needs two",
+}
+
+
+def _gpu(facts: Mapping[str, Fact]) -> Iterator[Finding]:
+    """Yield what of a GPU's setting would interfere, by what `devices` describe of it."""
+    mode = facts.get("gpu_compute_mode")
+    if isinstance(mode, int) and mode in COMPUTE_MODES:
+        yield Finding("compute mode", COMPUTE_MODES[mode], "nvidia-smi -c DEFAULT")
+    if "CUDA_LAUNCH_BLOCKING=1" in str(facts.get("cuda_settings", "")):
+        yield Finding(
+            "launch blocking",
+            "CUDA_LAUNCH_BLOCKING=1 makes the host wait for each kernel: its time holds the GPU's",
+            "unset it",
+        )
+    if facts.get("gpu_persistence") is False:
+        yield Finding(
+            "persistence",
+            "the GPU's driver may unload between two processes: each then starts it again",
+            "nvidia-smi -pm 1",
+        )
 
 
 def _load(facts: Mapping[str, Fact]) -> list[Finding]:

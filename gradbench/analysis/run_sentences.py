@@ -99,6 +99,7 @@ _ODDITIES: Final[Mapping[str, str]] = {
     "model_set": "the model set {}",
     "steps_set": "while it was timed, the model set {}: these times are not the experiment's",
     "unlike_its_twin": "it should be as in {}: the figure depends on more than the mode",
+    "allocation_retries": "memory ran out {} times, and the allocator emptied its cache to go on",
 }
 
 

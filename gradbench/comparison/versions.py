@@ -163,6 +163,12 @@ class Comparison:
             raise Lost(failure.side, failure.why) from failure
 
     def _note(self, cell: Cell, failure: Failed) -> None:
+        if devices.find(cell.device).occupied(failure.why):
+            raise Impossible(
+                f"{cell.device} takes one process at a time, and a comparison needs one for each "
+                "side: set its compute mode to DEFAULT (nvidia-smi -c DEFAULT), or leave it out "
+                "(--device cpu)"
+            )
         self.results.failures.setdefault(cell, {})[failure.side] = failure.why
 
     def _turns(self, sides: Sequence[Side], cell: Cell, typical_ns: float) -> Pair:

@@ -222,6 +222,10 @@ class Device(Protocol):
         """Whether torch's optimizers work on lists of tensors here unless asked otherwise."""
 
     @property
+    def operator_threads(self) -> bool:
+        """Whether the axis ``threads`` says with how many of the host's threads operators run."""
+
+    @property
     def context_bytes(self) -> int:
         """What a process takes of the device beside torch's allocator: its context, its kernels."""
 
@@ -306,6 +310,9 @@ class Device(Protocol):
 
     def lost(self, error: BaseException) -> bool:
         """Say whether after this error nothing works any more on the device in this process."""
+
+    def occupied(self, words: str) -> bool:
+        """Say whether an error in these words means that another process has the device alone."""
 
     def describe(self) -> Mapping[str, Fact]:
         """Return the device's facts for the environment record."""

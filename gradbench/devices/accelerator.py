@@ -49,6 +49,7 @@ class Accelerator:
     l2: ClassVar[tuple[str, ...]] = ("hot",)
     tensors_from_malloc: ClassVar[bool] = False
     foreach: ClassVar[bool] = True
+    operator_threads: ClassVar[bool] = False
     context_bytes: ClassVar[int] = CONTEXT_BYTES
 
     @property
@@ -195,6 +196,10 @@ class Accelerator:
             self.synchronize()
         except RuntimeError:
             return True
+        return False
+
+    def occupied(self, words: str) -> bool:  # noqa: ARG002 # no words for it are known
+        """Return False: no backend here is known to be one process's alone."""
         return False
 
     def describe(self) -> Mapping[str, Fact]:

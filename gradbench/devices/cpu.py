@@ -35,14 +35,23 @@ NO_DRIVER: Final = "the CPU has no driver beside the kernel: peak_rss is what th
 NO_QUEUE: Final = "on the CPU an operator is done when its call returns: step_time is all there is"
 NO_COUNTER: Final = "the CPU's energy counters cover whole sockets and are for root: none is read"
 
+HIDDEN: Final[Mapping[str, str]] = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "HIP_VISIBLE_DEVICES": "-1",  # AMD's runtime prefers it to the first
+    "ONEAPI_DEVICE_SELECTOR": "opencl:cpu",  # torch uses GPUs of Level Zero alone
+}
+"""Variables by which a process sees no accelerator; there is none for Apple's.
+
+A driver found would be started by whatever asks for an accelerator: AdamW's step, for one.
+"""
+
 
 class CPU:
     """The host's processor."""
 
     name = place = "cpu"
     in_use = False
-    # A driver found would be started by whatever asks for an accelerator: AdamW's step, for one.
-    environment: Mapping[str, str] = {"CUDA_VISIBLE_DEVICES": ""}  # nobody writes
+    environment: Mapping[str, str] = HIDDEN  # nobody writes
     spare_cores = 0
     precisions = ("ieee",)
     l2 = ("hot",)
@@ -50,6 +59,7 @@ class CPU:
 
     tensors_from_malloc = True
     foreach = False
+    operator_threads = True
 
     context_bytes = 0
     probe_bytes = 64 * 2**20
@@ -172,6 +182,10 @@ class CPU:
 
     def lost(self, error: BaseException) -> bool:  # noqa: ARG002 # whatever it is
         """Return False: an operator that raised on the CPU leaves the next one alone."""
+        return False
+
+    def occupied(self, words: str) -> bool:  # noqa: ARG002 # whatever they are
+        """Return False: the CPU is everybody's."""
         return False
 
     def describe(self) -> Mapping[str, Fact]:

@@ -73,6 +73,9 @@ OUT_OF_MEMORY: Final = (
 )
 """Words of libraries that want memory of their own, which torch's allocator has none of left."""
 
+OCCUPIED: Final = ("busy or unavailable", "cudaErrorDevicesUnavailable")
+"""Words of the driver where it gives a process no context, and another process has one."""
+
 NO_NVML: Final = "NVML knows NVIDIA's GPUs alone, and this is AMD's"
 
 PCI_DEVICES: Final = Path("/sys/bus/pci/devices")
@@ -128,6 +131,11 @@ class CUDA:
     def foreach(self) -> bool:
         """Lists of tensors, which need room for temporaries of every parameter at once."""
         return True
+
+    @property
+    def operator_threads(self) -> bool:
+        """No: the device runs operators by itself."""
+        return False
 
     @property
     def context_bytes(self) -> int:
@@ -328,6 +336,10 @@ class CUDA:
         except RuntimeError:
             return True
         return False
+
+    def occupied(self, words: str) -> bool:
+        """Recognise the driver's words: in the exclusive compute mode, the GPU has one process."""
+        return any(one in words for one in OCCUPIED)
 
     def describe(self) -> Mapping[str, Fact]:
         """Return the GPU's name and size, the versions beneath torch, and what changes figures."""

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from ..records.measurements import Fact
 from . import Monitor, Unreadable, Unwatched
 
 MISSING: Final = "pynvml is not here: install nvidia-ml-py"
+KERNEL_MODULE: Final = Path("/sys/module/nvidia/version")
 EVERY_NS: Final = 50_000_000  # between two looks: each costs some 10 us of the host's time
 
 # Bits of nvmlClocksEventReasons (nvml.h). The GPU lowers its clock because it must:
@@ -116,15 +118,22 @@ def find(*, uuid: str, pci: str) -> Gpu:
 
 
 def driver() -> str:
-    """Return the driver's version, or why it is unknown."""
+    """Return the driver's version, by NVML or by the kernel's module, or why it is unknown."""
     try:
-        pynvml = _started()
+        return _driver_version()
     except Unreadable as reason:
-        return f"unknown: {reason}"
+        try:
+            return KERNEL_MODULE.read_text("ascii").strip()
+        except (OSError, ValueError):
+            return f"unknown: {reason}"
+
+
+def _driver_version() -> str:
+    pynvml = _started()
     try:
         return str(pynvml.nvmlSystemGetDriverVersion())
     except _errors(pynvml) as error:
-        return f"unknown: nvmlSystemGetDriverVersion: {error}"
+        raise Unreadable(f"nvmlSystemGetDriverVersion: {error}") from error
 
 
 def settings(find_gpu: Callable[[], Gpu]) -> dict[str, Fact]:

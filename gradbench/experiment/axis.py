@@ -1,12 +1,17 @@
 """What an axis is: the row that annotates its field in `Cell`, read by all who deal with axes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from typing import Any, get_args
 
 from ..errors import Impossible, UnknownName
 
 Value = str | int
+
+
+def as_given(value: Value) -> Value:
+    """Return the value: it is written in one way only."""
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +23,7 @@ class Axis:
     values: tuple[str, ...] = ()  # all there are; () where only a catalogue with torch knows them
     label: str = "{}"  # how an id says a value
     swept: tuple[str, ...] = ()  # what a matrix takes if left out, where a cell has no default
+    canonical: Callable[[Value], Value] = as_given  # of several ways to write a value, the one kept
     name: str = ""
     number: bool = False  # whole numbers from 1 up; names otherwise
     default: Value | None = None  # None: each cell must say it

@@ -16,6 +16,14 @@ AS_IS: Final = "as_is"
 WORKLOADS: Final = ("inference", "training", "training_reenabled", "frozen_backbone")
 
 
+def device_name(value: Value) -> Value:
+    """Return a device's name as cells bear it: ``cuda:0`` is ``cuda``, its family's first."""
+    family, _, index = str(value).partition(":")
+    if family != "cpu" and index.isdecimal() and int(index) == 0:
+        return family
+    return value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """One value per axis: what is measured, and nothing about how.
@@ -55,6 +63,7 @@ class Cell:
         Axis(
             plural="devices",
             help="cpu, cuda, cuda:N. Without it: cpu, and cuda where there is one.",
+            canonical=device_name,
         ),
     ] = "cpu"
     batch_size: Annotated[
@@ -133,7 +142,10 @@ class Cell:
 
     def __post_init__(self) -> None:
         for name, axis in AXES.items():
-            axis.check(getattr(self, name))
+            value = getattr(self, name)
+            axis.check(value)
+            if axis.canonical(value) != value:
+                object.__setattr__(self, name, axis.canonical(value))
 
     def axes(self) -> dict[str, Value]:
         """Return axis name -> value, every axis, in declared order."""
@@ -279,6 +291,7 @@ def select(cells: Iterable[Cell], axis: str, values: Sequence[Value]) -> list[Ce
     that model's cells, and ``batch_size=32, 4096`` keeps 32 and adds 4096 for every model.
     """
     cells = list(cells)
+    values = [AXES[axis].canonical(value) for value in values]
     present = {getattr(cell, axis) for cell in cells}
     chosen = [cell for cell in cells if getattr(cell, axis) in values]
     for value in values:

@@ -46,6 +46,8 @@ DEFAULTS: Final[Mapping[str, Rule]] = {
     # equal arms differ by up to 0.3%, though each repeats: docs/measuring.md
     "instructions": Rule(tolerance=0.005),
     **dict.fromkeys(("peak_reserved", "fragmentation", "device_process"), SEGMENTED),
+    # the whole board's, other work included; where the host bounds a step, it goes by its load
+    "energy": replace(TIMED, judge=False),
     "latency_p90": replace(TIMED, judge=False),  # tails are the machine's own
     "latency_p99": replace(TIMED, judge=False),
 }
@@ -63,7 +65,8 @@ class Override:
     def holds(self, cell: Cell, meter: str) -> bool:
         """Return whether this is about the cell's figure."""
         return (not self.meters or meter in self.meters) and all(
-            getattr(cell, axis) in values for axis, values in self.axes.items()
+            getattr(cell, axis) in map(AXES[axis].canonical, values)
+            for axis, values in self.axes.items()
         )
 
 

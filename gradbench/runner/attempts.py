@@ -167,6 +167,8 @@ def refusal(error: BaseException, device: Device) -> Refusal:
     words = in_words(error)
     if device.out_of_memory(error):
         return Refusal("out_of_memory", words)
+    if device.occupied(words):
+        return Refusal("unavailable", f"{words}: another process has {device.name} to itself")
     if device.lost(error):
         raise WorkerDied("crashed", f"left without its device by {words}") from error
     return Refusal("failed", words)
@@ -190,7 +192,8 @@ def survived(
 ) -> Iterator[Message]:
     """Pass a job's messages on; where memory runs out, give each missing outcome that reason.
 
-    Between the steps that are tried, too, it may run out: in a round, in a buffer of our own.
+    Between the steps that are tried, too, it may run out: in a round, in a buffer of our own. So
+    may another process have the device, which shows when this one first asks for it.
     """
     given: set[tuple[Cell, str]] = set()
     try:
@@ -201,7 +204,7 @@ def survived(
     except Exception as error:
         device = devices.find(cells[0].device)
         why = refusal(error, device)
-        if why.cause != "out_of_memory":
+        if why.cause not in ("out_of_memory", "unavailable"):
             raise
         yield from (
             skip(cell, name, why) for cell in cells for name in wanted if (cell, name) not in given

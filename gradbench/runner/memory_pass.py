@@ -330,9 +330,10 @@ class _Reader:
             with arm.held(), recorder:
                 arm.step()
         except BaseException as error:  # noqa: BLE001 # hooks meet any code, compiled graphs included
-            return Unreadable(
-                f"saved-tensor hooks do not work here: {refusal(error, self._device).reason}"
-            )
+            why = refusal(error, self._device)
+            if why.cause == "out_of_memory":
+                return Unreadable(f"memory ran out while saved tensors were counted: {why.reason}")
+            return Unreadable(f"saved-tensor hooks do not work here: {why.reason}")
         finally:
             self._marks.look = None
         if any(unseen):

@@ -41,11 +41,13 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
         device.check()
     except DeviceUnavailable as reason:
         return "unavailable", str(reason)
-    if cell.threads > cores:
-        return "unavailable", f"{cell.threads} threads, but this process may use {cores} cores"
     inside = WORKLOADS[cell.workload].mode_inside
     dimensions = _dimensions(model)
     contradictions = (
+        (
+            cell.threads > 1 and not device.operator_threads,
+            f"{cell.device} runs operators by itself, whatever threads the host has: threads=1",
+        ),
         (
             cell.l2 not in device.l2,
             f"{cell.device} has no cache that a step could be kept from: l2=hot",
@@ -76,7 +78,12 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
             f"{cell.workload} trains a head, and {cell.model} names none",
         ),
     )
-    return next((("impossible", why) for holds, why in contradictions if holds), None)
+    for holds, why in contradictions:
+        if holds:
+            return "impossible", why
+    if cell.threads > cores:
+        return "unavailable", f"{cell.threads} threads, but this process may use {cores} cores"
+    return None
 
 
 @cache

@@ -23,6 +23,7 @@ from ..runner.processes import Processes
 from . import device_clocks, device_memory, device_runs
 
 LIMIT_S: Final = 120.0
+TRIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,7 @@ class Question:
     ask: Callable[[Device], Iterator[Check]]
     malloc: MallocProfile = "time"
     cells: str = ""  # the device whose cells the process measures, where not the one asked about
+    tries: int = 1  # of times: other work comes and goes, and a broken clock stays
 
 
 QUESTIONS: Final = (
@@ -50,8 +52,8 @@ QUESTIONS: Final = (
     Question(about="workspaces of libraries", ask=device_memory.workspaces, malloc="memory"),
     Question(about="traces", ask=device_memory.traces, malloc="memory"),
     Question(about="out of memory", ask=device_memory.memory_runs_out, malloc="memory"),
-    Question(about="kernels of known length", ask=device_clocks.known_lengths),
-    Question(about="injected delays and kernels", ask=device_clocks.injections),
+    Question(about="kernels of known length", ask=device_clocks.known_lengths, tries=TRIES),
+    Question(about="injected delays and kernels", ask=device_clocks.injections, tries=TRIES),
     Question(about="sensors", ask=device_clocks.sensors),
 )
 
@@ -92,15 +94,23 @@ def environment(servers: "Servers", name: str) -> Environment:
 
 
 def answers(server: Processes, question: Question, name: str) -> list[Check]:
-    """Ask in a process of its own; one that raises or dies is an answer too, and a bad one."""
-    checks: list[Check] = []
-    try:
-        for check in server.run(asked, question, name, limit_s=LIMIT_S):
-            assert isinstance(check, Check)
-            checks.append(check)
-    except (JobError, WorkerDied) as error:
-        checks.append(Check(question.about, None, "", _last_line(error), passed=False))
-    return checks
+    """Ask in a process of its own; one that raises or dies is an answer too, and a bad one.
+
+    A line that is BAD is asked again, as often as the question says, and counts as it was best.
+    """
+    best: dict[str, Check] = {}
+    for _ in range(question.tries):
+        try:
+            for check in server.run(asked, question, name, limit_s=LIMIT_S):
+                assert isinstance(check, Check)
+                if check.name not in best or check.passed:
+                    best[check.name] = check
+        except (JobError, WorkerDied) as error:
+            died = Check(question.about, None, "", _last_line(error), passed=False)
+            return [*best.values(), died]
+        if all(check.passed is not False for check in best.values()):
+            break
+    return list(best.values())
 
 
 def asked(question: Question, name: str) -> Iterator[Check]:

@@ -42,6 +42,7 @@ class _Row:
     on_gpu: tuple[Kind, ...]
     of_gpu: bool = False  # recorded for each GPU: ``cuda:1 gpu`` where the device has a number
     families: tuple[str, ...] = ()  # of devices that have the fact, where not all have
+    where_known: bool = False  # a side that could not read it is compared all the same
 
     def holds(self, kind: Kind, device: str) -> bool:
         if self.families and device.partition(":")[0] not in self.families:
@@ -68,6 +69,8 @@ _TABLE: Final = (
     _Row("gpu", "machine", (), _ALL, of_gpu=True),
     _Row("gpu_capability", "machine", (), _JUDGED, of_gpu=True),
     _Row("gpu_driver", "software", (), ("timed",), of_gpu=True),
+    _Row("gpu_power_limit_mw", "machine", (), ("timed",), of_gpu=True, where_known=True),
+    _Row("gpu_mig", "machine", (), ("timed",), of_gpu=True, where_known=True),
     _Row("cuda", "software", (), _JUDGED, of_gpu=True, families=("cuda",)),
     _Row("cudnn", "software", (), _JUDGED, of_gpu=True, families=("cuda",)),
     _Row("cudnn_benchmark", "software", (), _JUDGED, of_gpu=True, families=("cuda",)),
@@ -106,13 +109,19 @@ def processor(facts: Facts, device: str) -> Fact | None:
 def difference(baseline: Facts, candidate: Facts, *, kind: Kind, device: str) -> str:
     """Return in words why figures of the kind, read on the device, may not be compared, or ``""``.
 
-    A fact that either side did not record, or could not read, counts as different, and so does one
+    A fact that either side did not record, or could not read, counts as different (unless its row
+    says otherwise), and so does one
     that is several facts: shards of one run may come from several machines.
     """
-    pairs = (
-        (name, read(baseline, name), read(candidate, name)) for name in agreeing(kind, [device])
-    )
-    return "; ".join(words for pair in pairs if (words := _differs(*pair)))
+    words = []
+    for row in _TABLE:
+        if not row.holds(kind, device):
+            continue
+        name = row.name(device)
+        sides = read(baseline, name), read(candidate, name)
+        if not (row.where_known and any(map(_unread, sides))):
+            words.append(_differs(name, *sides))
+    return "; ".join(filter(None, words))
 
 
 def mismatch(first: Facts, second: Facts, names: Sequence[str]) -> str:
@@ -144,13 +153,17 @@ def kept_for_exact(facts: Facts, devices: Iterable[str]) -> dict[str, Fact]:
     return {name: fact for name, fact in facts.items() if name in names}
 
 
+def _unread(fact: Fact | None) -> bool:
+    return fact is None or str(fact).startswith("unknown:")
+
+
 def _differs(name: str, before: Fact | None, after: Fact | None) -> str:
-    sides = [None if fact is None else str(fact) for fact in (before, after)]
-    if any(side is None or side.startswith("unknown:") for side in sides):
+    if _unread(before) or _unread(after):
         return f"{name} is not recorded on both sides"
-    if mixed := next((side for side in sides if side and side.startswith(MIXED)), ""):
+    sides = str(before), str(after)
+    if mixed := next((side for side in sides if side.startswith(MIXED)), ""):
         return f"{name} is {mixed}"
     if sides[0] == sides[1]:
         return ""
-    since = PROTOCOLS.get(str(sides[1]), "") if name == "protocol" else ""
+    since = PROTOCOLS.get(sides[1], "") if name == "protocol" else ""
     return f"{name} was {sides[0]!r}, is {sides[1]!r}{f' ({since})' if since else ''}"

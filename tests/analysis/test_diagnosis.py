@@ -129,6 +129,10 @@ def test_a_good_machine_spoils_nothing():
         ("nice", 15, "nice"),
         ("cpu_governor", "powersave", "governor"),
         ("torch_debug", True, "debug build"),
+        ("gpu_compute_mode", 3, "compute mode"),
+        ("gpu_compute_mode", 2, "compute mode"),
+        ("cuda_settings", "CUDA_LAUNCH_BLOCKING=1 CUDA_MODULE_LOADING=LAZY", "launch blocking"),
+        ("gpu_persistence", False, "persistence"),
     ],
 )
 def test_possible_interference_is_reported_before_a_run(fact, value, name):

@@ -11,6 +11,7 @@ from simulated_gpu.stand_in import in_child
 
 from gradbench.comparison.checkouts import Version
 from gradbench.comparison.versions import Comparison, Effort
+from gradbench.errors import Impossible
 from gradbench.experiment.matrix import Cell
 
 pytestmark = pytest.mark.simulated_cuda
@@ -106,3 +107,11 @@ def test_budgets_hold_the_device_that_a_test_works_on(tmp_path):
     assert re.search(r"4,096 B\) saved for backward exceed the limit of 0 B", lines), lines
     assert "the call works on cuda:0" in lines
     assert "2 failed, 2 passed" in lines
+
+
+@in_child
+def test_a_gpu_that_takes_one_process_is_refused_and_no_regression(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("SIMULATED_CUDA_COMPUTE_MODE", "3")
+    with pytest.raises(Impossible, match=r"takes one process at a time.*nvidia-smi -c DEFAULT"):
+        pairs_of([training("cuda")], (ROOT,), {})

@@ -30,28 +30,21 @@ from gradbench.experiment.matrix import GRAD_MODES, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.records.allocations import Phase, Tag
 from gradbench.records.measurements import Breakdown, Measurement, Skipped
-from gradbench.runner import cuda_clocks, memory_pass, time_pass, visits
+from gradbench.runner import attempts, cuda_clocks, memory_pass, time_pass, visits
 from gradbench.runner.bench import Bench
 from gradbench.runner.interleave import Interleaving, Warmth
 from gradbench.runner.meters import METERS, StepTime, allocator_figures
+from gradbench.runner.preflight import obstacle
 from gradbench.workloads.models import MODELS
 
 here = torch.cuda.is_available()
 
 
-class FakeCuda:
-    """The caching allocator's counters, which fit together, and a log of calls."""
+class FakeAllocator:
+    """A device's caching allocator, as far as it counts: its figures fit together."""
 
-    OutOfMemoryError = torch.cuda.OutOfMemoryError
-
-    def __init__(self, *, count=2):
-        self.count, self.log = count, []
+    def __init__(self):
         self.counts = {what: [0, 0] for what in ("allocated", "requested", "reserved")}
-        self.retries = 0
-        self.counting, self.backend, self.sticky = True, "native", None
-        self.allocate(1000)
-        self.log.clear()
-        self.more = {}
 
     def allocate(self, asked):
         """Take or, below 0, give back a block; the cache keeps what is given back."""
@@ -59,11 +52,37 @@ class FakeCuda:
         rounded = sign * -(-abs(asked) // 512) * 512
         for what, nbytes in (("allocated", rounded), ("requested", asked)):
             self._count(what, self.counts[what][0] + nbytes)
-        segments = -(-self.counts["allocated"][0] // 2**21) * 2**21
-        self._count("reserved", max(self.counts["reserved"][0], segments))
+        self._count("reserved", max(self.counts["reserved"][0], self._segments()))
+
+    def empty_cache(self):
+        self._count("reserved", self._segments())
+
+    def reset(self):
+        self.counts = {what: [now, now] for what, (now, _) in self.counts.items()}
+
+    def _segments(self):
+        return -(-self.counts["allocated"][0] // 2**21) * 2**21
 
     def _count(self, what, nbytes):
         self.counts[what] = [nbytes, max(self.counts[what][1], nbytes)]
+
+
+class FakeCuda:
+    """Two devices with an allocator each, and a log of calls. What tests allocate is on cuda:1."""
+
+    OutOfMemoryError = torch.cuda.OutOfMemoryError
+
+    def __init__(self, *, count=2):
+        self.count, self.log = count, []
+        self.allocators = [FakeAllocator() for _ in range(2)]
+        self.retries = 0
+        self.counting, self.backend, self.sticky = True, "native", None
+        self.allocate(1000)
+        self.log.clear()
+        self.more = {}
+
+    def allocate(self, asked, device="cuda:1"):
+        self.allocators[torch.device(device).index].allocate(asked)
 
     def is_available(self):
         return self.count > 0
@@ -87,7 +106,7 @@ class FakeCuda:
 
     def reset_peak_memory_stats(self, device):
         self.log.append("reset")
-        self.counts = {what: [now, now] for what, (now, _) in self.counts.items()}
+        self.allocators[device.index].reset()
 
     def memory_stats(self, device):
         if not self.counting:
@@ -95,7 +114,7 @@ class FakeCuda:
         return {
             **{
                 f"{what}_bytes.all.{which}": nbytes
-                for what, pair in self.counts.items()
+                for what, pair in self.allocators[device.index].counts.items()
                 for which, nbytes in zip(("current", "peak"), pair, strict=True)
             },
             "num_alloc_retries": self.retries,
@@ -104,13 +123,15 @@ class FakeCuda:
 
     def empty_cache(self):
         self.log.append("empty cache")
+        for allocator in self.allocators:
+            allocator.empty_cache()
 
     def get_device_properties(self, device):
         return SimpleNamespace(name="Fake GPU", total_memory=2**34, major=9, minor=0, **self.more)
 
     def empty(self, size, *, dtype, device):
         self.log.append(f"empty {size} {device}")
-        return FakeBlock(self, size)
+        return FakeBlock(self, size, device)
 
     def step(self):
         self.log.append("step")
@@ -119,15 +140,15 @@ class FakeCuda:
 
 
 class FakeBlock:
-    def __init__(self, cuda, size):
-        self.cuda, self.size = cuda, size
-        cuda.allocate(size)
+    def __init__(self, cuda, size, device):
+        self.cuda, self.size, self.device = cuda, size, device
+        cuda.allocate(size, device)
 
     def zero_(self):
         self.cuda.log.append("overwrite")
 
     def __del__(self):
-        self.cuda.allocate(-self.size)
+        self.cuda.allocate(-self.size, self.device)
 
 
 @pytest.fixture
@@ -191,6 +212,17 @@ def test_a_window_resets_before_and_reads_after_synchronizing(fake, ledger):
 def test_a_window_ends_with_what_is_live_then(fake, ledger):
     _, window = ledger.observe(lambda: fake.allocate(300))
     assert (window.before_bytes, window.after_bytes) == (1024, 1536)
+
+
+def test_a_window_holds_one_device_and_not_its_neighbour(fake, ledger):
+    def on_both():
+        fake.allocate(5000, "cuda:0")
+        fake.step()
+
+    _, window = ledger.observe(on_both)
+    assert (window.before_bytes, window.peak_bytes, window.after_bytes) == (1024, 2048, 1024)
+    _, other = devices.find("cuda").ledger().observe(fake.step)
+    assert (other.before_bytes, other.peak_bytes) == (5120, 5120)
 
 
 def test_a_window_has_what_was_asked_for_beside_what_was_handed_out(fake, ledger):
@@ -356,9 +388,28 @@ def test_a_device_is_lost_where_every_later_call_raises(fake):
     assert not devices.find("cpu").lost(error)
 
 
-def test_a_cpu_cell_hides_the_gpus_and_a_cuda_cell_does_not():
-    assert devices.find("cpu").environment == {"CUDA_VISIBLE_DEVICES": ""}
-    assert devices.find("cuda").environment == {}
+def test_a_cpu_cell_hides_every_accelerator_and_a_cell_of_one_hides_none():
+    hidden = devices.find("cpu").environment
+    assert hidden["CUDA_VISIBLE_DEVICES"] == ""  # NVIDIA's
+    assert hidden["HIP_VISIBLE_DEVICES"] == "-1"  # AMD's
+    assert "level_zero" not in hidden["ONEAPI_DEVICE_SELECTOR"]  # Intel's
+    assert devices.find("cuda").environment == devices.find("xpu").environment == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "occupied"),
+    [
+        ("AcceleratorError: CUDA error: CUDA-capable device(s) is/are busy or unavailable", True),
+        ("RuntimeError: CUDA error: out of memory", False),
+    ],
+)
+def test_a_gpu_that_another_process_has_to_itself_is_unavailable(fake, words, occupied):
+    assert devices.find("cuda").occupied(words) is occupied
+    fake.sticky = RuntimeError(words.partition(": ")[2])  # no context: whatever is asked fails
+    if occupied:
+        cause, reason = attempts.refusal(fake.sticky, devices.find("cuda"))
+        assert cause == "unavailable"
+        assert "another process has cuda to itself" in reason
 
 
 def test_the_device_in_use_is_the_accelerator_that_has_been_started(fake, monkeypatch):
@@ -450,6 +501,15 @@ def test_the_device_clock_holds_the_stream_before_its_first_event(gpu, held):
     assert gpu.log == ["synchronize", "sleep", "record", *["step"] * 3, "record", "synchronize"]
 
 
+def test_a_clock_of_the_second_device_waits_for_that_one(fake):
+    gpu = FakeGpu(name="cuda:1")
+    fake.Event, fake._sleep, fake.synchronize = gpu.event, gpu.sleep, gpu.synchronize
+    clock = devices.find("cuda:1").device_clock()
+    assert clock.read(gpu.arm("step", device_ns=100).step, 3, hold_ns=20_000) == 3 * 100
+    with pytest.raises(RuntimeError, match="not ready"):
+        devices.find("cuda").device_clock()
+
+
 def test_launch_gaps_do_not_count_as_the_devices_time(gpu, held):
     """A stream that is not held back waits for launches of 1000 ns between kernels of 100."""
     arm = gpu.arm("step", kernels=10, device_ns=100)
@@ -475,7 +535,7 @@ def test_a_torch_without_sleep_has_no_device_clock_but_a_reason(fake):
 
 def test_a_sleep_that_does_not_hold_is_not_believed(fake, gpu):
     fake.Event, fake._sleep, fake.synchronize = gpu.event, lambda _: None, gpu.synchronize
-    with pytest.raises(Unreadable, match=r"held the stream back for 0 ns instead of"):
+    with pytest.raises(Unreadable, match=r"held the stream back for 1000 ns instead of"):
         devices.find("cuda").device_clock()
 
 
@@ -724,6 +784,23 @@ def test_without_pynvml_the_process_is_unreadable(fake, monkeypatch):
     fake.more = {"uuid": "0000"}
     with pytest.raises(Unreadable, match="install nvidia-ml-py"):
         devices.find("cuda").process_bytes()
+
+
+def test_without_nvml_the_driver_is_what_the_kernel_has_loaded(fake, monkeypatch, tmp_path):
+    module = tmp_path / "version"
+    module.write_text("535.129.03\n", "ascii")
+    monkeypatch.setattr(nvml, "KERNEL_MODULE", module)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert devices.find("cuda").describe()["gpu_driver"] == "535.129.03"
+
+
+def test_threads_are_of_the_cpus_operators(monkeypatch):
+    monkeypatch.setattr(cuda.CUDA, "check", lambda _: None)
+    for threads, expected in ((1, None), (4, "impossible")):
+        (cell, *_) = Matrix(models=["mlp_tiny"], devices=["cuda"], threads=[threads])
+        refused = obstacle(cell)
+        assert (refused and refused[0]) == expected
+        assert refused is None or "threads=1" in refused[1]
 
 
 WORKSPACE, RESERVED, ROUNDED = 8192, 4096, 96

@@ -1,14 +1,16 @@
 """Allocations and marks in the order in which they came, against the ledger's own figures."""
 
 from collections import Counter
+from contextlib import contextmanager
 from itertools import accumulate
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from gradbench.devices import Trace, Unreadable, Window
+from gradbench.devices import Trace, Unreadable, Window, trace as trace_module
 from gradbench.devices.cpu import ProfilerLedger
 from gradbench.devices.trace import trace
 from gradbench.records.allocations import Change, Phase, Tag
@@ -256,3 +258,77 @@ def test_a_trace_that_does_not_lead_to_what_was_counted_is_a_reason(entries, agr
     else:
         with pytest.raises(Unreadable, match="the allocator counted 1,500 B and 1,000 B"):
             window.check(entries)
+
+
+class FakeAllocation(SimpleNamespace):
+    """A profiler's event of a block: its address, its bytes, its device."""
+
+
+class FakeProfiler:
+    """The profiler's record of a GPU's step, by torch's rule for it.
+
+    Ranges nest, and a block of the CPU is always kept; one of a GPU that is taken or freed under
+    no range is not in the tree of events (``materializeOpEvents`` of profiler_kineto.cpp).
+    """
+
+    def __init__(self):
+        self.tree, self.open, self.now_ns = [], [], 0
+        self.kineto_results = SimpleNamespace(experimental_event_tree=lambda: self.tree)
+
+    def block(self, address, nbytes, device="cuda:0"):
+        fields = FakeAllocation(ptr=address, alloc_size=nbytes, device=device)
+        if self.open or device == "cpu":
+            self._add("[memory]", fields)
+
+    @contextmanager
+    def range(self, name):
+        self.open.append(self._add(name, None))
+        yield
+        self.open.pop()
+
+    @contextmanager
+    def recording(self, *, profile_memory):
+        assert profile_memory
+        yield self
+
+    def _add(self, name, fields):
+        self.now_ns += 1
+        node = SimpleNamespace(
+            name=name, extra_fields=fields, children=[], start_time_ns=self.now_ns
+        )
+        (self.open[-1].children if self.open else self.tree).append(node)
+        return node
+
+
+@pytest.fixture
+def gpu_profiler(monkeypatch):
+    fake = FakeProfiler()
+    monkeypatch.setattr(torch._C._profiler, "_ExtraFields_Allocation", FakeAllocation)
+    monkeypatch.setattr(trace_module, "profile", fake.recording)
+    monkeypatch.setattr(trace_module, "record_function", fake.range)
+    return fake
+
+
+def test_the_profiler_loses_what_a_gpu_frees_under_no_range(gpu_profiler):
+    gpu_profiler.block(1, 512)
+    gpu_profiler.block(2, 64, "cpu")
+    assert [node.extra_fields.device for node in gpu_profiler.tree] == ["cpu"]
+
+
+def test_what_python_drops_on_a_gpu_is_in_the_trace_and_of_no_operator(gpu_profiler):
+    def step(mark):
+        mark(Phase("forward"))
+        with gpu_profiler.range("aten::addmm"):
+            gpu_profiler.block(1, 512)
+            gpu_profiler.block(9, 1024, "cuda:1")
+        gpu_profiler.block(1, -512)  # Python lets go of it: no operator runs
+        gpu_profiler.block(2, 2048)
+
+    traced = trace(step)[1]
+    assert traced.entries("cuda:0") == [
+        Phase("forward"),
+        Change(1, 512, "aten::addmm"),
+        Change(1, -512, ""),
+        Change(2, 2048, ""),
+    ]
+    assert traced.allocated() == {"cuda:0": 2560, "cuda:1": 1024}

@@ -215,3 +215,17 @@ def test_a_value_that_no_axis_can_have_is_refused_where_it_is_written(axes, said
 def test_a_model_or_device_that_is_not_a_name_is_refused(axes):
     with pytest.raises(Impossible):
         Matrix(**{"models": ["m"]} | axes)
+
+
+@pytest.mark.parametrize("name", ["cuda", "xpu"])
+def test_the_first_device_of_a_family_has_one_key(name):
+    first, second = cell(device=f"{name}:0"), cell(device=f"{name}:1")
+    assert (first, first.id, first.block) == (
+        cell(device=name),
+        cell(device=name).id,
+        cell(device=name).block,
+    )
+    assert (first.device, second.device) == (name, f"{name}:1")
+    cells = [cell(device=name), second]
+    assert select(cells, "device", [f"{name}:0"]) == [first]
+    assert len(unique(Matrix(models=["m"], devices=[name, f"{name}:0"]))) == len(GRAD_MODES)

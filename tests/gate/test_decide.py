@@ -519,3 +519,19 @@ def test_gating_loads_neither_torch_nor_pandas(files):
         [sys.executable, "-c", code], cwd=files, capture_output=True, text=True, check=True
     )
     assert answer.stdout.splitlines()[-2:] == ["status 0", "loaded"]
+
+
+def test_energy_is_judged_where_rules_ask_for_it_and_not_by_default():
+    """It is the whole board's, and where the host bounds a step it goes by the host's load."""
+    base, more = (
+        run([replace(timed(cell(), [nj] * 3), meter="energy", unit="uJ")]) for nj in (100, 900)
+    )
+    assert decide([base], [more]).figure_verdicts == ()
+    by = Rules(overrides=[Override(meters=("energy",), changes={"judge": True})])
+    assert only(decide([base], [more], by=by)).verdict is Verdict.WORSE
+
+
+def test_a_rule_for_the_first_device_holds_however_that_is_written():
+    rule = Override(axes={"device": ("cuda:0",)})
+    assert rule.holds(cell(device="cuda"), "step_time")
+    assert not rule.holds(cell(device="cuda:1"), "step_time")

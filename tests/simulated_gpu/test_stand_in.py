@@ -80,6 +80,21 @@ def in_a_new_process(code: str, **settings: str) -> subprocess.CompletedProcess[
 
 
 @in_child
+def test_an_exclusive_card_takes_one_process_and_a_prohibited_one_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make = "import torch; torch.zeros(1, device='cuda')"
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("SIMULATED_CUDA_COMPUTE_MODE", "3")
+    kept = torch.zeros(1, device="cuda")
+    for mode in ("3", "2"):
+        ended = in_a_new_process(make, SIMULATED_CUDA_COMPUTE_MODE=mode)
+        assert "CUDA-capable device(s) is/are busy or unavailable" in ended.stderr
+    assert in_a_new_process(make, SIMULATED_CUDA_COMPUTE_MODE="0").returncode == 0
+    assert kept.is_cuda
+
+
+@in_child
 def test_a_card_is_what_the_settings_describe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMULATED_CUDA_CAPABILITY", "86")
     monkeypatch.setenv("SIMULATED_CUDA_L2_BYTES", "6M")

@@ -32,8 +32,12 @@ GPU = {
     "cudnn_benchmark": False,
     "cuda_allocator": "native",
     "cuda_settings": "defaults",
+    "gpu_power_limit_mw": 700_000,
+    "gpu_mig": False,
 }
 FACTS = MACHINE | GPU | {f"cuda:1 {name}": fact for name, fact in GPU.items()}
+WHERE_KNOWN = ("gpu_power_limit_mw", "gpu_mig")
+"""Facts that are compared where both sides could read them."""
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -51,9 +55,18 @@ def test_every_fact_that_must_agree_is_missed_where_it_differs_or_is_not_there(k
     for name in agreeing(kind, [device]):
         fact = "torch" if name == "torch release" else name
         without = {key: value for key, value in FACTS.items() if key != fact}
-        for other in (FACTS | {fact: "another"}, without, FACTS | {fact: "unknown: no such file"}):
+        unread = (without, FACTS | {fact: "unknown: no such file"})
+        for other in (FACTS | {fact: "another"}, *(() if name.endswith(WHERE_KNOWN) else unread)):
             assert name in difference(FACTS, other, kind=kind, device=device)
             assert name in difference(other, FACTS, kind=kind, device=device)
+
+
+@pytest.mark.parametrize("name", WHERE_KNOWN)
+def test_a_fact_that_only_some_can_read_is_compared_where_both_could(name):
+    without = {key: value for key, value in FACTS.items() if key != name}
+    for other in (without, FACTS | {name: "unknown: no NVML"}):
+        assert difference(FACTS, other, kind="timed", device="cuda") == ""
+    assert name in difference(FACTS, FACTS | {name: 0.5}, kind="timed", device="cuda")
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -79,6 +79,7 @@ EQUAL(1, cudaErrorInvalidValue);
 EQUAL(2, cudaErrorMemoryAllocation);
 EQUAL(3, cudaErrorInitializationError);
 EQUAL(9, cudaErrorInvalidConfiguration);
+EQUAL(46, cudaErrorDevicesUnavailable);
 EQUAL(98, cudaErrorInvalidDeviceFunction);
 EQUAL(100, cudaErrorNoDevice);
 EQUAL(400, cudaErrorInvalidResourceHandle);

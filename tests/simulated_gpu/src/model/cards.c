@@ -1,10 +1,13 @@
 /* The cards of the machine, and those of them that this process sees. */
 #include "model.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 /* The driver does not survive a fork: a child of a process that started it gets an error for good.
  */
@@ -126,11 +129,30 @@ int sim_set_current(int ordinal) {
 
 /* ---- contexts ---- */
 
+enum { SHARED = 0, PROHIBITED = 2, EXCLUSIVE = 3 }; /* nvmlComputeMode_t */
+
+/* Return whether the card's compute mode lets this process in. An exclusive card is locked by its
+ * one process, until that and its children are gone. */
+static int admitted(const sim_device *device) {
+  uint64_t mode = sim_number("COMPUTE_MODE", SHARED);
+  if (mode == PROHIBITED) return 0;
+  if (mode != EXCLUSIVE) return 1;
+  const char *folder = getenv("TMPDIR");
+  char path[256];
+  snprintf(path, sizeof path, "%s/simulated-cuda-%d-%d", folder ? folder : "/tmp", (int)getuid(),
+           device->physical);
+  int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (file < 0) return 0;
+  if (!flock(file, LOCK_EX | LOCK_NB)) return 1;
+  close(file);
+  return 0;
+}
+
 static int make_context(sim_device *device) {
   int code = SIM_SUCCESS;
   pthread_mutex_lock(&lock);
   if (!device->has_context) {
-    code = sim_open_addresses(device);
+    code = admitted(device) ? sim_open_addresses(device) : SIM_DEVICES_UNAVAILABLE;
     if (!code) code = sim_charge(device, sim_context_bytes());
     if (!code) __atomic_store_n(&device->has_context, 1, __ATOMIC_RELEASE);
   }
