@@ -38,10 +38,12 @@ if TYPE_CHECKING:
     from .workloads.grad_modes import MODES as MODES
     from .workloads.models import MODELS as MODELS, Model as Model
     from .workloads.steps import WORKLOADS as WORKLOADS
+    from .workloads.trees import Batch as Batch
 
 # Public name -> the module that has it: `import gradbench` costs nothing, torch and pandas least of
 # all, and Ctrl-C in the first moments of a command meets no import. "" where the name is a package.
 _LAZY = {
+    "Batch": "workloads.trees",
     "Breakdown": "records.measurements",
     "Cell": "experiment.matrix",
     "Ended": "records.measurements",

@@ -10,9 +10,9 @@ from torch.overrides import TorchFunctionMode
 
 from .lazy_results import check_done
 from .memory.called_modules import called_modules
-from .memory.leaves import tensors
 from .memory.saved_tensors import SavedTensors, users_line
 from .memory.storages import shape
+from .workloads.trees import tensors
 
 MANY: Final = 5
 """Names that the repr shows of each kind."""

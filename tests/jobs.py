@@ -17,6 +17,7 @@ from gradbench.experiment.matrix import Cell
 from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import Measurement
 from gradbench.workloads.models import Model
+from gradbench.workloads.trees import Batch
 
 
 def count(upto: int) -> Iterator[int]:
@@ -181,8 +182,8 @@ class Net(nn.Module):
         return self.layer(x)
 
 
-def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randn(size, 4), torch.randint(3, (size,))
+def batch(size: int) -> Batch:
+    return Batch((torch.randn(size, 4),), target=torch.randint(3, (size,)))
 
 
 def refuse_to_build() -> nn.Module:

@@ -28,7 +28,7 @@ def store(tmp_path):
 
 
 def header(cells=CELLS, meters=METERS, **fields):
-    return started(cells, plan=Plan(), meters=meters, inputs={}, **fields)
+    return started(cells, plan=Plan(), meters=meters, **fields)
 
 
 def kinds(path):

@@ -32,6 +32,7 @@ from scipy import stats
 from gradbench.comparison import checkouts, versions
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell, Matrix
+from gradbench.experiment.model_source import ModelSource
 from gradbench.gate import decide
 from gradbench.runner import environment
 from gradbench.runner.bench import Bench
@@ -171,7 +172,7 @@ def record(given: argparse.Namespace) -> dict[str, Any]:
             if slowdown:
                 pad(candidate.tree, turns_for(slowdown, equal))
             comparison = versions.Comparison(
-                base, candidate, effort=versions.Effort(seed=len(pool)), inputs=inputs()
+                base, candidate, effort=versions.Effort(seed=len(pool)), sources=sources()
             )
             for number in comparison.pairs(cells(given), given.pairs):
                 print(f"+{slowdown:.0%}: pair {number} of {given.pairs}", file=sys.stderr)
@@ -183,8 +184,13 @@ def record(given: argparse.Namespace) -> dict[str, Any]:
     return here(given, pairs=pool)
 
 
-def inputs() -> dict[str, tuple[int, ...]]:
-    return {f"subject:{name}": shape for name, shape in SHAPES.items()}
+def sources() -> dict[str, ModelSource]:
+    return {
+        f"subject:{name}": ModelSource(
+            build=f"subject:{name}", input=(",".join(map(str, ("B", *shape))),)
+        )
+        for name, shape in SHAPES.items()
+    }
 
 
 def slowed(pairs: Sequence[Pair], slowdown: float) -> list[Pair]:
@@ -322,7 +328,7 @@ def executed(given: argparse.Namespace) -> dict[str, Any]:
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as folder, where:
         base, candidate = sides(Path(folder))
-        equal = versions.Comparison(base, candidate, effort=effort, inputs=inputs())
+        equal = versions.Comparison(base, candidate, effort=effort, sources=sources())
         for _ in equal.pairs(cells(given), 3):
             pass
         for slowdown in (0.0, *INJECTED):
@@ -335,7 +341,7 @@ def executed(given: argparse.Namespace) -> dict[str, Any]:
                     base=base,
                     candidate=candidate,
                     effort=replace(effort, seed=number),
-                    inputs=inputs(),
+                    sources=sources(),
                 )
                 seconds.append(time.monotonic() - began)
                 verdicts += [j.verdict for j in decision.figure_verdicts if j.meter == "step_time"]

@@ -13,7 +13,7 @@ def cost_us(model: str, *, train: bool, repeats: int = 500) -> float:
     """Return the median time, in us, of putting back a model's state and random numbers."""
     torch.set_num_threads(1)
     module = MODELS[model].build().train(train)
-    x, _ = MODELS[model].batch(2)
+    (x,) = MODELS[model].batch(2).args
     snapshot, numbers = Snapshot([module]), RandomNumbers([x]).used()
     module(x)
     snapshot.look()

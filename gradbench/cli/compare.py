@@ -65,8 +65,11 @@ def compare(
         ) as checked_out,
     ):
         old, new, itself = checked_out
-        cells, _, models, inputs = request.cells({})
-        checkouts.check(cells, inputs, itself=itself, other_python=base_python is not None)
+        cells, _, models = request.cells({})
+        names = dict.fromkeys(cell.model for cell in cells)
+        sources = {name: models[name].source for name in names if name in models}
+        own = {name: source for name, source in sources.items() if source is not None}
+        checkouts.check(cells, own, itself=itself, other_python=base_python is not None)
         from ..runner import preflight
 
         preflight.check(cells, models)
@@ -85,7 +88,7 @@ def compare(
             base=old,
             candidate=new,
             effort=effort,
-            inputs=inputs,
+            sources=own,
             say=lambda words: say(status, words),
         )
     decision = replace(decision, not_compared=(*left_out, *decision.not_compared))

@@ -30,7 +30,7 @@ from .app import (
     split,
 )
 from .printing import print_run
-from .request import Request, own_models, takes_request
+from .request import Request, takes_request
 from .semantics import load_or_examine
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @takes_request
 def list_cells(request: Request) -> None:
     """Show the cells a run would measure, and why any would be skipped here."""
-    cells, _, models, _ = request.cells({})
+    cells, _, models = request.cells({})
     from ..runner import preflight
 
     preflight.check(cells, models)
@@ -148,7 +148,7 @@ def _begin(
     from ..runner import preflight, started
     from ..store.jsonl import Store
 
-    cells, chosen, models, inputs = request.cells(plan)
+    cells, chosen, models = request.cells(plan)
     meters = split(meter, "--meter") or list(preflight.DEFAULT_METERS)
     preflight.check(cells, models, meters)
     cells = shards.parse(shard).take(cells) if shard is not None else cells
@@ -157,7 +157,7 @@ def _begin(
         cells,
         plan=chosen,
         meters=meters,
-        inputs=inputs,
+        models=models,
         shard=shard or "",
         places=toml_config.places(request.config, cells) if request.config else None,
     )
@@ -209,9 +209,9 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
 
 
 def _models_of(cut: "Run") -> Mapping[str, "Model"]:
-    from ..workloads.models import MODELS
+    from ..workloads.own_models import models_of
 
-    models = MODELS | own_models(cut.header.inputs)
+    models = models_of(cut.header.sources)
     for cell in cut.header.cells:
         if cell.model not in models:
             raise BadModel(

@@ -61,7 +61,7 @@ def predict(
     budget = size_in_bytes(fit, "--fit")
     if confirm and budget is None:
         raise Impossible("--confirm goes with --fit")
-    cells, plan, models, _ = request.cells({})
+    cells, plan, models = request.cells({})
     from ..memory.predict import Predictor
     from ..runner import preflight
 

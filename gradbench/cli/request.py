@@ -1,23 +1,29 @@
 """The options that say what to measure, which several commands share."""
 
 import inspect
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ..errors import BadModel
+from ..errors import BadModel, Impossible
 from ..experiment.matrix import AXES, Cell, select
+from ..experiment.model_source import ModelSource, is_source, parse_input, parse_model
 from ..experiment.plan import Plan
 from ..experiment.presets import PRESETS
-from ..experiment.toml_config import choose, parse_input
+from ..experiment.toml_config import choose
 from .app import one_line_errors, split
 
 if TYPE_CHECKING:
     from ..workloads.models import Model
+
+DEFAULT_BATCH: Final = "8"
+"""The batch size of a model of the user's where nothing says another."""
+
+MODEL_OPTIONS: Final = ("input", "batch", "loss", "head", "pretrained")
+"""Options that go with a model that is not built in."""
 
 
 class Request:
@@ -26,11 +32,11 @@ class Request:
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.config: Path | None = options["config"]
         self._preset: str = options["preset"]
-        self._input: str | None = options["input"]
+        self._of_model = {name: options[name] for name in MODEL_OPTIONS if options[name]}
         self._selections = {axis: split(options[axis], row.option) for axis, row in AXES.items()}
-        options_given = {"--config": self.config, "--input": self._input} | {
-            AXES[axis].option: values for axis, values in self._selections.items()
-        }
+        options_given: dict[str, object] = {"--config": self.config}
+        options_given |= {f"--{name}": value for name, value in self._of_model.items()}
+        options_given |= {AXES[axis].option: values for axis, values in self._selections.items()}
         self.given = [option for option, value in options_given.items() if value]
         self.given += ["--preset"] if self._preset != "quick" else []
 
@@ -40,15 +46,21 @@ class Request:
         for axis, values in self._selections.items():
             for value in values:
                 arguments += [AXES[axis].option, value]
-        return arguments + (["--input", self._input] if self._input else [])
+        for name, value in self._of_model.items():
+            for one in value if isinstance(value, list) else [value]:
+                arguments += [f"--{name}"] if one is True else [f"--{name}", one]
+        return arguments
 
     @staticmethod
     def parameters() -> list[inspect.Parameter]:
         """Return the options as the parameters of a function."""
 
-        def option(name: str, type_: object, default: object, text: str) -> inspect.Parameter:
+        def option(
+            name: str, type_: object, default: object, text: str, *, metavar: str | None = None
+        ) -> inspect.Parameter:
             shown = AXES[name].option if name in AXES else f"--{name}"
-            info = typer.Option(shown, help=text, rich_help_panel="Matrix")
+            panel = "Your own model" if name in MODEL_OPTIONS else "Matrix"
+            info = typer.Option(shown, help=text, rich_help_panel=panel, metavar=metavar)
             return inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
@@ -61,44 +73,87 @@ class Request:
             option("preset", str, "quick", f"{presets}."),
             option("config", Path | None, None, "A TOML file instead of a preset."),
             *(option(name, list[str] | None, None, axis.help) for name, axis in AXES.items()),
-            option("input", str | None, None, "What your own model takes, B first: 8,3,224,224."),
+            option(
+                "input",
+                list[str] | None,
+                None,
+                "A tensor that it takes, the batch first or marked B: 8,3,224,224 or "
+                "'input_ids=8,128:int64<30522'. Once for each.",
+                metavar="[NAME=]SHAPE[:DTYPE][<HIGH]",
+            ),
+            option(
+                "batch",
+                str | None,
+                None,
+                "A function that returns what it takes, called with a batch size.",
+                metavar="FILE.py:FUNCTION",
+            ),
+            option(
+                "loss",
+                str | None,
+                None,
+                "A function of output and batch, for workloads that train.",
+                metavar="FILE.py:FUNCTION",
+            ),
+            option("head", str | None, None, "The submodule that frozen_backbone trains."),
+            option("pretrained", bool, False, "With timm:, torchvision:, transformers:: weights."),
         ]
 
-    def cells(
-        self, plan: Mapping[str, float]
-    ) -> tuple[list[Cell], Plan, Mapping[str, "Model"], dict[str, tuple[int, ...]]]:
-        """Return cells, plan, models and the input shapes of the user's own models."""
+    def cells(self, plan: Mapping[str, float]) -> tuple[list[Cell], Plan, Mapping[str, "Model"]]:
+        """Return cells, plan and models, the user's own among these."""
         from .. import devices
         from ..workloads.models import MODELS
+        from ..workloads.own_models import models_of
 
-        paths = [name for name in self._selections["model"] if ":" in name]
-        if bool(paths) != (self._input is not None):
-            raise BadModel(
-                f"model {paths[0]!r} needs --input: its batch size and shape, as in 8,3,224,224"
-                if paths
-                else "--input goes with --model package.module:factory"
-            )
-        inputs: dict[str, tuple[int, ...]] = {}
+        sources, batch = self._sources(MODELS)
         selections = dict(self._selections)
-        if self._input is not None:
-            batch, *shape = parse_input(self._input)
-            inputs = {path: tuple(shape) for path in paths}
-            selections["batch_size"] = selections["batch_size"] or [str(batch)]
+        selections["model"] = [
+            parse_model(text)[0] if _is_own(text) else text for text in selections["model"]
+        ]
+        if sources and not selections["batch_size"] and (batch or self.config is None):
+            selections["batch_size"] = [batch or DEFAULT_BATCH]
         choice = choose(preset=self._preset, file=self.config, selections=selections, plan=plan)
         cells = list(choice.cells)
         if self.config is None and not selections["device"]:
             cells = select(cells, "device", devices.available())
-        return cells, choice.plan, MODELS | own_models(inputs), inputs
+        return cells, choice.plan, models_of({**choice.sources, **sources})
+
+    def _sources(self, known: Mapping[str, object]) -> tuple[dict[str, ModelSource], str]:
+        """Return the user's models by name, and the batch size that their inputs say, or ""."""
+        given = [text for text in self._selections["model"] if _is_own(text)]
+        if self._of_model and not given:
+            option = next(iter(self._of_model))
+            raise BadModel(f"--{option} goes with --model package.module:factory")
+        inputs, batch = _inputs(self._of_model.get("input", ()))
+        options = {key: value for key, value in self._of_model.items() if key != "input"}
+        sources: dict[str, ModelSource] = {}
+        for text in given:
+            name, build = parse_model(text)
+            source = ModelSource(build=build, input=inputs, **options)
+            if name in known or sources.setdefault(name, source) != source:
+                raise BadModel(
+                    f"model {text!r} would be called {name!r}, and so is another: "
+                    f"name it, as in --model mine={build}"
+                )
+        return sources, batch
 
 
-def own_models(inputs: Mapping[str, tuple[int, ...]]) -> dict[str, "Model"]:
-    """Return the user's models by import path."""
-    from ..workloads.models import from_path
+def _is_own(text: str) -> bool:
+    return is_source(text) or "=" in text
 
-    here = str(Path.cwd())
-    if inputs and here not in sys.path:  # behind all else: a random.py there is not the library's
-        sys.path.append(here)
-    return {path: from_path(path, shape=shape) for path, shape in inputs.items()}
+
+def _inputs(texts: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    parsed = [parse_input(text) for text in texts]
+    batches = list(dict.fromkeys(batch for _, batch in parsed if batch is not None))
+    if len(batches) > 1:
+        raise Impossible(
+            f"--input has batch sizes {' and '.join(map(str, batches))}: mark the dimension of the "
+            "samples by B where it is not the first"
+        )
+    names = [one.name for one, _ in parsed if one.name]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise Impossible(f"--input {twice[0]} is given twice")
+    return tuple(str(one) for one, _ in parsed), str(batches[0]) if batches else ""
 
 
 def takes_request(command: Callable[..., None]) -> Callable[..., None]:

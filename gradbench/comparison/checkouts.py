@@ -10,6 +10,7 @@ from typing import Final
 from .. import scratch
 from ..errors import Impossible
 from ..experiment.matrix import Cell
+from ..experiment.model_source import ModelSource
 from .leftovers import BASE, REPOSITORY
 from .worktree import BadRevision, checked_out, repository
 
@@ -78,12 +79,18 @@ def _root_or(here: Path) -> Path:
 
 
 def check(
-    cells: Sequence[Cell], inputs: Mapping[str, object], *, itself: bool, other_python: bool
+    cells: Sequence[Cell],
+    sources: Mapping[str, ModelSource],
+    *,
+    itself: bool,
+    other_python: bool,
 ) -> None:
     """Raise `Impossible` for cells that would be the same code on both sides."""
-    built_in = sorted({cell.model for cell in cells if cell.model not in inputs})
-    if built_in and not itself and not other_python:
+    own = {name for name, source in sources.items() if not source.library}
+    others = sorted({cell.model for cell in cells if cell.model not in own})
+    if others and not itself and not other_python:
+        whose = "a library's" if others[0] in sources else "gradbench's own"
         raise Impossible(
-            f"{built_in[0]} is gradbench's own model, the same on both sides: give your own as "
+            f"{others[0]} is {whose} model, the same on both sides: give your own as "
             "--model package.module:factory --input B,..., or another torch with --base-python"
         )

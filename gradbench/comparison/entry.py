@@ -6,7 +6,14 @@ names stay, wherever what they name may move.
 """
 
 from ..experiment.matrix import Cell as Cell
+from ..experiment.model_source import ModelSource as ModelSource
 from ..memory.saved_tensors import SavedTensors as SavedTensors
 from ..runner.attempts import settle as settle
 from ..workloads.arms import build as build, make_arm as make_arm
-from ..workloads.models import MODELS as MODELS, from_path as from_path, resolve as resolve
+from ..workloads.models import MODELS as MODELS
+from ..workloads.own_models import (
+    file_of as file_of,
+    from_path as from_path,
+    model_of as model_of,
+    resolve as resolve,
+)

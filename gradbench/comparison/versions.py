@@ -16,6 +16,7 @@ import numpy as np
 from .. import devices
 from ..errors import BadModel, Impossible
 from ..experiment.matrix import Cell
+from ..experiment.model_source import ModelSource
 from ..gate.figure_verdicts import FigureVerdict
 from ..gate.result import GateResult, NotCompared
 from ..runner import host_system
@@ -73,9 +74,9 @@ class Comparison:
         candidate: Version,
         *,
         effort: Effort,
-        inputs: Mapping[str, tuple[int, ...]],
+        sources: Mapping[str, ModelSource],
     ) -> None:
-        self._versions, self._effort, self._inputs = (base, candidate), effort, inputs
+        self._versions, self._effort, self._sources = (base, candidate), effort, sources
         self._rng = random.Random(effort.seed)
         self.results = PairResults()
         self.facts: dict[str, dict[str, str]] = {}
@@ -112,14 +113,17 @@ class Comparison:
             for one in sides:
                 try:
                     self.facts[one.version.name] = one.hear()
-                    for path in self._inputs:
-                        self._check_origin(one, path)
+                    for source in self._sources.values():
+                        self._check_origin(one, source)
                 except Failed as failure:
                     raise BadModel(f"the {failure.side} side cannot start: {failure}") from None
             yield sides
 
-    def _check_origin(self, one: Side, path: str) -> None:
+    def _check_origin(self, one: Side, source: ModelSource) -> None:
         """Raise unless the user's module comes from the side's own tree."""
+        path = source.build
+        if source.library:
+            return
         file = one.ask(**{"import": path})["file"]
         if not Path(file).resolve().is_relative_to(one.version.tree.resolve()):
             raise BadModel(
@@ -261,11 +265,12 @@ class Comparison:
 
     def _asked(self, cell: Cell) -> dict[str, Any]:
         default = Cell(model=cell.model, workload=cell.workload, grad_mode=cell.grad_mode).axes()
+        source = self._sources.get(cell.model)
         required = ("model", "workload", "grad_mode")
         axes = {k: v for k, v in cell.axes().items() if k in required or v != default[k]}
         return {
             "cell": axes,
-            "shape": self._inputs.get(cell.model),
+            "source": source.row() if source is not None else None,
             "seed": self._effort.seed,
             "warm_up_s": self._effort.warm_up_s,
             "environment": dict(devices.find(cell.device).environment),
@@ -294,19 +299,19 @@ def compare(
     base: Version,
     candidate: Version,
     effort: Effort | None = None,
-    inputs: Mapping[str, tuple[int, ...]] | None = None,
+    sources: Mapping[str, ModelSource] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> GateResult:
     """Return the verdicts on the cells' step time and bytes saved for backward.
 
-    ``inputs`` has the shapes (B excluded) of models that are named by import path. Cells that the
-    first pairs leave undecided get as many fresh pairs again, and a few more while they are
+    ``sources`` says where models of the user's come from, by name. Cells that the first pairs
+    leave undecided get as many fresh pairs again, and a few more while they are
     inconclusive.
     """
     if not host_system.here().forks:
         raise Impossible("versions are compared in forked processes, which only Linux has here")
     effort = effort or Effort()
-    comparison = Comparison(base, candidate, effort=effort, inputs=inputs or {})
+    comparison = Comparison(base, candidate, effort=effort, sources=sources or {})
     for number in comparison.pairs(cells, effort.pairs):
         if number == 1 and (words := comparison.unlike()):
             say(words)

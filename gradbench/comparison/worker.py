@@ -139,10 +139,12 @@ def bad_fork() -> bool:
 
 def origin(path: str) -> dict[str, Any]:
     """Import a user's factory here; return the file of its module, or why it cannot be."""
-    from gradbench.comparison.entry import resolve
+    from gradbench.comparison import entry
 
     try:
-        resolve(path)
+        if hasattr(entry, "file_of"):
+            return {"file": entry.file_of(path)}
+        entry.resolve(path)  # an older gradbench
         return {"file": getattr(sys.modules[path.partition(":")[0]], "__file__", None) or ""}
     except Exception as error:  # noqa: BLE001 # a user's module may raise anything
         return {"failed": str(error)}
@@ -213,11 +215,10 @@ def prepare(asked: dict[str, Any]) -> tuple[Any, Any, Any, float]:
     """Build the cell's step and warm it up; return arm, subject, device and a step's ns."""
     import torch
 
-    from gradbench.comparison.entry import MODELS, Cell, build, from_path, make_arm, settle
+    from gradbench.comparison.entry import MODELS, Cell, build, make_arm, settle
 
     cell = Cell(**asked["cell"])
-    own = asked["shape"] is not None
-    model = from_path(cell.model, shape=asked["shape"]) if own else MODELS[cell.model]
+    model = own_model(asked["source"]) if asked["source"] is not None else MODELS[cell.model]
     device = settle(cell)
     subject = build(cell, model, seed=asked["seed"])
     torch.set_num_threads(cell.threads)  # which the module may have set when it was imported
@@ -233,6 +234,16 @@ def prepare(asked: dict[str, Any]) -> tuple[Any, Any, Any, float]:
             device.synchronize()
             times.append(time.perf_counter_ns() - start_ns)
     return arm, subject, device, float(sorted(times[len(times) // 2 :])[len(times) // 4])
+
+
+def own_model(source: dict[str, Any]) -> Any:
+    """Return the model of the user's that a source describes."""
+    from gradbench.comparison import entry
+
+    if hasattr(entry, "model_of"):
+        return entry.model_of(entry.ModelSource.read(source))
+    shape = [int(size) for size in source["input"][0].split(",")[1:]]  # an older gradbench
+    return entry.from_path(source["build"], shape=shape)
 
 
 def slice_ns(arm: Any, device: Any, iterations: int, batches: int) -> list[int]:

@@ -37,7 +37,8 @@ class Cell:
         str,
         Axis(
             plural="models",
-            help="A built-in model, or your own as package.module:factory (with --input).",
+            help="A built-in model, or your own: package.module:factory, file.py:Class, "
+            "timm:NAME, torchvision:NAME, transformers:NAME. mine=... calls it so.",
         ),
     ]
     workload: Annotated[

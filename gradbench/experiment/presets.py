@@ -1,10 +1,11 @@
 """Ready-made experiments, by name."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from .matrix import WORKLOADS, Cell, Matrix, unique
+from .model_source import ModelSource
 from .plan import Plan
 
 
@@ -15,6 +16,7 @@ class Experiment:
     about: str
     matrices: tuple[Matrix, ...]
     plan: Plan
+    sources: Mapping[str, ModelSource] = field(default_factory=dict)  # of models not built in
 
     def __iter__(self) -> Iterator[Cell]:
         return iter(unique(cell for matrix in self.matrices for cell in matrix))

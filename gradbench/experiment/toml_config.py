@@ -1,14 +1,14 @@
 """What to measure, as a user says it: a preset or a TOML file, narrowed or widened by axis."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 from ..errors import BadConfig, GradbenchError, Impossible, UnknownName
-from .axis import whole_number
 from .matrix import AXES, AXIS_OF, Cell, Matrix, select
+from .model_source import BATCH, ModelSource, parse_input
 from .plan import Plan
 from .presets import PRESETS, Experiment
 from .toml_file import TomlFile
@@ -18,11 +18,15 @@ MATRIX: Final = "[[matrix]]"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The cells to measure and how hard; ``source`` is the TOML file they came from, if any."""
+    """The cells to measure and how hard; ``file`` is the TOML file they came from, if any.
+
+    ``sources`` are the models that the file describes and that some cell has.
+    """
 
     cells: tuple[Cell, ...]
     plan: Plan
-    source: Path | None = None
+    file: Path | None = None
+    sources: Mapping[str, ModelSource] = field(default_factory=dict)
 
 
 def choose(
@@ -46,22 +50,16 @@ def choose(
             cells = select(cells, axis, [AXES[axis].parse(text) for text in texts])
     if not cells:
         raise Impossible("these options leave no cell to measure")
-    return Choice(tuple(cells), replace(experiment.plan, **(plan or {})), file)
-
-
-def parse_input(text: str) -> tuple[int, ...]:
-    """Return ``8,3,224,224`` as numbers: the batch size, then the shape of one sample."""
-    sizes = tuple(whole_number("input", part.strip()) for part in text.split(","))
-    if len(sizes) < 2:
-        raise Impossible(f"input {text!r} needs a batch size and a shape: 8,3,224,224")
-    return sizes
+    names = {cell.model for cell in cells}
+    sources = {name: one for name, one in experiment.sources.items() if name in names}
+    return Choice(tuple(cells), replace(experiment.plan, **(plan or {})), file, sources)
 
 
 def read(path: Path) -> Experiment:
     """Return the experiment that a TOML file describes; raise `BadConfig` with file and line."""
     file = TomlFile.read(path)
     tree = file.tree
-    known = {"about", "matrix", "plan"}
+    known = {"about", "matrix", "models", "plan"}
     for key in tree:
         if key not in known:
             raise BadConfig(file.at(key, header="") + no_key(key, known))
@@ -73,6 +71,7 @@ def read(path: Path) -> Experiment:
         about=str(tree.get("about", path.stem)),
         matrices=matrices,
         plan=_plan(file, tree.get("plan", {})),
+        sources=_sources(file, tree.get("models", {})),
     )
 
 
@@ -119,6 +118,54 @@ def _matrix(file: TomlFile, index: int, table: Mapping[str, Any]) -> Matrix:
     if "models" not in table:
         raise BadConfig(f"{file.path}: [[matrix]] number {index + 1} names no models")
     return Matrix(**table)
+
+
+def _sources(file: TomlFile, tables: object) -> dict[str, ModelSource]:
+    if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
+        raise BadConfig(f"{file.at('models', header='')}a model is a table, [models.NAME]")
+    return {name: _source(file, name, table) for name, table in tables.items()}
+
+
+def _source(file: TomlFile, name: str, table: Mapping[str, Any]) -> ModelSource:
+    header, kinds = f"[models.{name}]", {one.name: one.type for one in fields(ModelSource)}
+    if "build" not in table:
+        raise BadConfig(f"{file.path}: {header} has no build, such as package.module:factory")
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        where = file.at(key, header=header)
+        if key not in kinds:
+            raise BadConfig(where + no_key(key, kinds))
+        if key == "input":
+            values[key] = _input(where, value)
+        elif type(value) is not kinds[key]:
+            raise BadConfig(
+                f"{where}{value!r} is not of the type {getattr(kinds[key], '__name__', kinds[key])}"
+            )
+        else:
+            values[key] = value
+    try:
+        return ModelSource(**values)
+    except GradbenchError as error:
+        raise BadConfig(f"{file.at('build', header=header)}{error}") from error
+
+
+def _input(where: str, value: object) -> tuple[str, ...]:
+    """Return the inputs that a string or a list of them says."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise BadConfig(f"{where}an input is a string or a list of them, not {value!r}")
+    inputs: list[str] = []
+    for text in texts:
+        try:
+            tensor, batch = parse_input(text)
+        except GradbenchError as error:
+            raise BadConfig(f"{where}{error}") from error
+        if batch is not None:
+            raise BadConfig(
+                f"{where}{text!r}: write {BATCH} for the batch, whose sizes stand in batch_sizes"
+            )
+        inputs.append(str(tensor))
+    return tuple(inputs)
 
 
 def _plan(file: TomlFile, table: object) -> Plan:

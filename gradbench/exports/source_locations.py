@@ -43,13 +43,15 @@ def locator(runs: Iterable[Run], root: Path, *, repository: Path | None = None) 
     """Return a function from cell to place.
 
     A place that a run recorded comes first: its test's under pytest, its table's in a TOML file.
-    Then the factory of a model that was given as ``package.module:factory``, then the test in
+    Then the factory of a model that was given by its path, then the test in
     ``root``/benchmarks that is marked for the cell's workload; both are found by reading files,
     not by importing them. None where nothing is there. Files are relative to ``root``, or to the
     ``repository`` that has it.
     """
     recorded: dict[str, SourceLocation] = {}
+    builds: dict[str, str] = {}
     for run in runs:
+        builds |= {name: source.build for name, source in run.header.sources.items()}
         for cell, text in run.header.places.items():
             place = parse(text)
             if place is not None:
@@ -64,7 +66,7 @@ def locator(runs: Iterable[Run], root: Path, *, repository: Path | None = None) 
     def locate(cell: Cell) -> SourceLocation | None:
         known = (
             recorded.get(str(cell))
-            or factory(cell.model)
+            or factory(builds.get(cell.model, cell.model))
             or by_workload.get(cell.workload)
             or by_workload.get("")
         )
@@ -73,12 +75,17 @@ def locator(runs: Iterable[Run], root: Path, *, repository: Path | None = None) 
     return locate
 
 
-def _factory(root: Path, model: str) -> SourceLocation | None:
-    """Return where ``package.module:factory`` is defined below ``root``, or below its src."""
-    module, _, name = model.partition(":")
-    if not name or not all(part.isidentifier() for part in module.split(".")):
+def _factory(root: Path, build: str) -> SourceLocation | None:
+    """Return where ``package.module:factory`` is defined below ``root``, or below its src.
+
+    ``file.py:factory`` is looked for there, too, if its path does not lead out.
+    """
+    module, _, name = build.partition(":")
+    parts = PurePosixPath(module.removesuffix(".py")).parts if module.endswith(".py") else ()
+    parts = parts or tuple(module.split("."))
+    if not name or not all(part.isidentifier() for part in parts):
         return None
-    stem = Path(*module.split("."))
+    stem = Path(*parts)
     for folder in (root, root / "src"):
         for path in (folder / stem.with_suffix(".py"), folder / stem / "__init__.py"):
             for node in ast.walk(_parsed(path)):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_map_only
 
 from ..workloads.arms import Layout
 from ..workloads.state import seed_all
+from ..workloads.trees import mapped
 from .storage_tracker import Creation, StorageTracker
 
 MEMORY: Final = Path("/proc/meminfo")
@@ -76,9 +76,7 @@ def fake_module(
         return copy.deepcopy(module, memo)
 
 
-def fake_batch(
-    batch: Callable[[int], tuple[Tensor, Tensor]], mode: SharedFakeMode, size: int
-) -> tuple[Tensor, Tensor]:
+def fake_batch(batch: Callable[[int], Any], mode: SharedFakeMode, size: int) -> Any:
     """Return a batch of fake tensors, made for real where it cannot be made of such."""
     try:
         made = batch(size)
@@ -86,8 +84,7 @@ def fake_batch(
         with _disable_current_modes():
             made = batch(size)
     with _disable_current_modes():
-        x, y = tree_map_only(Tensor, lambda tensor: mode.made_fake(tensor, "cpu"), tuple(made))
-    return x, y
+        return mapped(made, lambda tensor: mode.made_fake(tensor, "cpu"))
 
 
 def _real(factory: Callable[[], nn.Module], on_fakes: BaseException) -> nn.Module:

@@ -38,7 +38,7 @@ class Unfaithful(Exception):
     """A step that does not do on fake tensors what it does for real; the message says why."""
 
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Any, Any], Tensor]
 
 
 class _Recorder:
@@ -132,8 +132,8 @@ def fake_step(cell: Cell, model: Model, device: Device, *, seed: int, here: bool
 def _watched(loss: Loss, tracker: EngineTracker) -> Loss:
     """Return the loss with a tracker that follows its backward pass."""
 
-    def watched(output: Tensor, target: Tensor) -> Tensor:
-        value = loss(output, target)
+    def watched(output: Any, given: Any) -> Tensor:
+        value = loss(output, given)
         tracker.watch(value)
         return value
 

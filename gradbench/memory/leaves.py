@@ -1,25 +1,8 @@
-"""The tensors in what a call takes or returns, and whether a graph leads to them."""
+"""Whether a graph leads to the tensors in what a call returns, and whether hooks see all of it."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
-
-from torch import Tensor
 from torch.autograd.graph import Node
 
-
-def tensors(value: object, path: str = "output") -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors in nested tuples, lists, mappings and dataclasses, each with its path."""
-    if isinstance(value, Tensor):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for key, one in value.items():
-            yield from tensors(one, f"{path}[{key!r}]")
-    elif isinstance(value, (tuple, list)):
-        for index, one in enumerate(value):
-            yield from tensors(one, f"{path}[{index}]")
-    elif is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            yield from tensors(getattr(value, field.name), f"{path}.{field.name}")
+from ..workloads.trees import tensors as tensors
 
 
 def has_graph(value: object) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, UntypedStorage, nn
@@ -13,6 +14,7 @@ from torch.optim.optimizer import (
 
 from ..records.allocations import Mark, Phase, Resident, Tag
 from ..workloads.steps import Subject
+from ..workloads.trees import tensors as tree_tensors
 from .storages import storages
 
 
@@ -33,16 +35,16 @@ class Marks:
         """Return the subject with a forward and a loss that say when they begin and end."""
         forward, loss = subject.forward, subject.loss
 
-        def marked_forward(x: Tensor) -> Tensor:
+        def marked_forward(*args: Any, **kwargs: Any) -> Any:
             self._say(Phase("forward"))
-            output = forward(x)
+            output = forward(*args, **kwargs)
             if self.look is not None:
                 self.look(output)
             return output
 
-        def marked_loss(output: Tensor, target: Tensor) -> Tensor:
+        def marked_loss(output: Any, given: Any) -> Tensor:
             self._say(Phase("loss"))
-            value = loss(output, target)
+            value = loss(output, given)
             self._say(Phase("backward"))
             return value
 
@@ -77,12 +79,12 @@ class Marks:
 
         Those on the step's device: AdamW counts its steps on the host.
         """
-        parts = subject.parts()
+        parts, device = subject.parts(), subject.device
         residents: dict[int, Resident] = {}
         owned: list[tuple[str, Iterable[Tensor]]] = [
             ("parameters", (p for part in parts for p in part.parameters())),
             ("buffers", (b for part in parts for b in part.buffers())),
-            ("inputs", (subject.x, subject.y)),
+            ("inputs", (tensor for _, tensor in tree_tensors(subject.given))),
             (
                 "gradients",
                 (p.grad for part in parts for p in part.parameters() if p.grad is not None),
@@ -91,7 +93,7 @@ class Marks:
         ]
         for name, tensors in owned:
             for tensor in tensors:
-                if tensor.device != subject.x.device:
+                if tensor.device != device:
                     continue
                 for storage in storages(tensor):
                     if storage.nbytes():

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..recording import Recording
     from ..records.run import Run
     from ..runner.bench import Bench
+    from ..workloads.models import Model
 
 FIXTURE: Final = "gradbench_cell"
 
@@ -296,6 +297,7 @@ class Session:
 
     by_name: dict[str, Cell]
     plan: Plan
+    models: Mapping[str, "Model"]
     results: Path
     reports: Path
     shard: str = ""
@@ -321,7 +323,7 @@ class Session:
 
         if self._trials is None:
             self._trials = self._open.enter_context(
-                Bench(plan=self.plan, meters=["saved_for_backward"])
+                Bench(plan=self.plan, models=self.models, meters=["saved_for_backward"])
             )
         ((outcome,),) = self._trials.measure([cell])
         if isinstance(outcome, Skipped) and outcome.cause != "unreadable":
@@ -351,11 +353,11 @@ class Session:
                 [cell for members in self.selected.values() for cell in members],
                 plan=self.plan,
                 meters=preflight.DEFAULT_METERS,
-                inputs={},
+                models=self.models,
                 shard=self.shard,
                 places=self.places,
             )
-            recording = Recording(Store(self.results).create(), header)
+            recording = Recording(Store(self.results).create(), header, models=self.models)
             self._recording = self._open.enter_context(recording)
         return self._recording
 
@@ -379,17 +381,20 @@ def _session(config: pytest.Config) -> Session:
             )
             from .. import devices
             from ..runner import preflight
+            from ..workloads.own_models import models_of
 
             cells = list(choice.cells)
             if file is None and not selections["device"]:
                 cells = select(cells, "device", devices.available())
-            preflight.check(cells)
+            models = models_of(choice.sources)
+            preflight.check(cells, models)
         except GradbenchError as error:
             where = locate(file, error) if file and isinstance(error, UnknownName) else ""
             raise pytest.UsageError(f"gradbench: {where}{error}") from None
         config.stash[_SESSION] = Session(
             by_name={str(cell): cell for cell in cells},
             plan=choice.plan,
+            models=models,
             results=config.getoption("gradbench_results") or config.rootpath / "results",
             reports=config.getoption("gradbench_reports") or config.rootpath / "reports",
             shard=config.getoption("gradbench_shard") or "",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from ..experiment.matrix import Cell
+from ..experiment.model_source import ModelSource
 
 Unit = Literal["ns", "bytes", "uJ", "instructions", "ppt"]
 Fact = str | int | float | bool
@@ -30,7 +31,7 @@ class Started:
     cells: tuple[Cell, ...]
     meters: tuple[str, ...]
     plan: Mapping[str, float]
-    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # import path -> shape
+    sources: Mapping[str, ModelSource] = field(default_factory=dict)  # of models not built in
     shard: str = ""  # "2/3": the part of a matrix that this run is, if it was split
     places: Mapping[str, str] = field(default_factory=dict)  # cell -> "file:line" of its test
 

@@ -18,8 +18,8 @@ def again(cell: Cell, started: Started) -> str | None:
     The modes of a block take turns: a mode alone would have no ratio. None where the model was
     given in Python and has no name that a command line knows.
     """
-    own = cell.model in started.inputs
-    if not own and all(
+    source = started.sources.get(cell.model)
+    if source is None and all(
         cell.model != known.model for cells in _presets().values() for known in cells
     ):
         return None
@@ -29,9 +29,8 @@ def again(cell: Cell, started: Started) -> str | None:
         option = AXES[axis].option
         if axis == "grad_mode":
             words += [] if sorted(modes) == sorted(GRAD_MODES) else [option, ",".join(modes)]
-        elif axis == "batch_size" and own:
-            shape = (cell.batch_size, *started.inputs[cell.model])
-            words += ["--input", ",".join(map(str, shape))]
+        elif axis == "model" and source is not None:
+            words += source.arguments(cell.model)
         elif axis in ("model", "workload", "device", "batch_size") or value != AXES[axis].default:
             words += [option, str(value)]
     for name, option in _PLAN.items():

@@ -35,7 +35,6 @@ def run(
     plan: Plan | None = None,
     models: Mapping[str, Model] = MODELS,
     meters: Sequence[str] = DEFAULT_METERS,
-    inputs: Mapping[str, tuple[int, ...]] | None = None,
     progress: Listener | None = None,
     resumed: Run | None = None,
     shard: str = "",
@@ -43,10 +42,9 @@ def run(
 ) -> Iterator[Record]:
     """Measure cells block by block; yield the records as they come.
 
-    ``inputs`` gives the shapes (B excluded) of models named by import path, so that the run can
-    be resumed from its own file. ``resumed`` is a run that was cut short: what it has already
-    read is left out, and records that it opened with are not repeated; raise `StoreError` if it
-    was measured elsewhere. ``shard`` and ``places`` are written down as they are (see `Started`).
+    ``resumed`` is a run that was cut short: what it has already read is left out, and records that
+    it opened with are not repeated; raise `StoreError` if it was measured elsewhere. ``shard`` and
+    ``places`` are written down as they are (see `Started`).
 
     Everything is checked before the first record: unknown names raise `UnknownName`, and a
     model that cannot be sent to another process `BadModel`. Cells that this machine cannot
@@ -54,7 +52,7 @@ def run(
     """
     plan = plan or Plan()
     header = started(
-        unique(cells), plan=plan, meters=meters, inputs=inputs or {}, shard=shard, places=places
+        unique(cells), plan=plan, meters=meters, models=models, shard=shard, places=places
     )
     check(header.cells, models, meters)
     done = resumed.done if resumed is not None else frozenset()
@@ -102,11 +100,13 @@ def started(
     *,
     plan: Plan,
     meters: Sequence[str],
-    inputs: Mapping[str, tuple[int, ...]],
+    models: Mapping[str, Model] = MODELS,
     shard: str = "",
     places: Mapping[str, str] | None = None,
 ) -> Started:
     """Return the record that opens a run; see `Started` for its fields."""
+    names = dict.fromkeys(cell.model for cell in cells)
+    sources = {name: models[name].source for name in names if name in models}
     return Started(
         protocol=PROTOCOL,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -114,7 +114,7 @@ def started(
         cells=tuple(cells),
         meters=tuple(meters),
         plan=asdict(plan),
-        inputs=dict(inputs),
+        sources={name: source for name, source in sources.items() if source is not None},
         shard=shard,
         places=dict(places or {}),
     )

@@ -12,6 +12,7 @@ from ..experiment.matrix import AS_IS, Cell
 from ..records.measurements import Cause
 from ..workloads.models import MODELS, Model
 from ..workloads.steps import WORKLOADS
+from ..workloads.trees import Batch, tensors
 from .host_system import usable_cores
 from .meters import METERS
 
@@ -42,7 +43,7 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
     except DeviceUnavailable as reason:
         return "unavailable", str(reason)
     inside = WORKLOADS[cell.workload].mode_inside
-    dimensions = _dimensions(model)
+    unlike_images = _unlike_images(model) if cell.memory_format == "channels_last" else ""
     contradictions = (
         (
             cell.threads > 1 and not device.operator_threads,
@@ -69,9 +70,8 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
             f"{cell.workload} makes no optimizer step: optimizer=sgd",
         ),
         (
-            cell.memory_format == "channels_last" and dimensions != 4,
-            f"channels_last needs images (B, C, H, W): {cell.model} takes {dimensions}-dimensional "
-            "input",
+            bool(unlike_images),
+            f"channels_last needs images (B, C, H, W): {cell.model} takes {unlike_images}",
         ),
         (
             WORKLOADS[cell.workload].splits_head and model.head is None,
@@ -87,8 +87,16 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
 
 
 @cache
-def _dimensions(model: Model) -> int:
-    return model.batch(1)[0].dim()
+def _unlike_images(model: Model) -> str:
+    """Return in words what a model takes that has no images among it, "" for one that has."""
+    try:
+        batch = Batch.of(model.batch(1))
+    except Exception:  # noqa: BLE001 # the measuring process says what is wrong with it
+        return ""
+    dimensions = [one.dim() for _, one in tensors((batch.args, batch.kwargs))]
+    if 4 in dimensions:
+        return ""
+    return f"{', '.join(map(str, dict.fromkeys(dimensions)))}-dimensional input"
 
 
 def portable(name: str, model: Model) -> bytes:

@@ -61,7 +61,7 @@ def in_turns(
             for name in names:
                 for found in bench.measure(block):
                     outcomes[name] += found
-    first = runner.started(cells, plan=PLAN, meters=meters, inputs={})
+    first = runner.started(cells, plan=PLAN, meters=meters)
     return [Run(name, (first, here, *found), sealed=True) for name, found in outcomes.items()]
 
 

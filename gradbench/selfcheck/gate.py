@@ -66,7 +66,7 @@ def measure(bench: Bench, name: str, here: Environment) -> Run:
         for outcome in outcomes
     ]
     named = [replace(cell, model=MODEL) for cell in cells]
-    first = runner.started(named, plan=PLAN, meters=METERS, inputs={})
+    first = runner.started(named, plan=PLAN, meters=METERS)
     return Run(name, (first, here, *outcomes), sealed=True)
 
 

@@ -28,6 +28,7 @@ from typing import IO, Any, Final, Self
 
 from ..errors import GradbenchError, StoreError
 from ..experiment.matrix import AXES, Cell
+from ..experiment.model_source import ModelSource
 from ..records.measurements import (
     Breakdown,
     Ended,
@@ -372,7 +373,10 @@ def _record(row: dict[str, Any], path: Path) -> Record:
         row["cells"] = tuple(_cell(cell, path) for cell in row["cells"])
         if "started" in row:  # as runs up to 2026-11-26 call it
             row["started_at"] = row.pop("started")
-        row["inputs"] = {model: tuple(shape) for model, shape in row["inputs"].items()}
+        sources = {name: ModelSource.read(one) for name, one in row.get("sources", {}).items()}
+        for build, shape in row.pop("inputs", {}).items():  # as runs up to 2026-11-26 say it
+            sources[build] = ModelSource(build=build, input=(",".join(map(str, ("B", *shape))),))
+        row["sources"] = sources
     known = _FIELDS[kind]
     record: Record = kind(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in known}

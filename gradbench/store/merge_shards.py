@@ -9,6 +9,7 @@ from typing import Final
 from ..errors import StoreError
 from ..experiment import shards
 from ..experiment.matrix import Block, Cell, by_block
+from ..experiment.model_source import ModelSource
 from ..records.measurements import Ended, Environment, Fact, Measurement, Record, Started
 from ..records.run import Run
 from .comparability import MIXED, Scope, agreeing, mismatch
@@ -75,7 +76,7 @@ def _check(runs: Sequence[Run], *, different_machines: bool) -> None:
                 f"{run.name} was measured on another machine than {first.name}: {differ}; "
                 "merge them all the same with --allow-different-machines"
             )
-    _check_inputs(runs)
+    _check_sources(runs)
     _check_twice(runs)
     counts = {_shard(run).count for run in runs if run.header.shard}
     if len(counts) > 1:
@@ -90,15 +91,20 @@ def _difference(other: object, own: object) -> str:
     return f"{other!r} against {own!r}"
 
 
-def _check_inputs(runs: Sequence[Run]) -> None:
-    shapes: dict[str, tuple[int, ...]] = {}
+def _check_sources(runs: Sequence[Run]) -> None:
+    sources: dict[str, ModelSource] = {}
     for run in runs:
-        for model, shape in run.header.inputs.items():
-            if shapes.setdefault(model, shape) != shape:
+        for model, source in run.header.sources.items():
+            known = sources.setdefault(model, source)
+            if known != source:
                 raise StoreError(
-                    f"{run.name} measured {model!r} with input {shape!r}, another shard with "
-                    f"{shapes[model]!r}: they are not shards of one matrix"
+                    f"{run.name} measured {model!r} as {_words(source)}, another shard as "
+                    f"{_words(known)}: they are not shards of one matrix"
                 )
+
+
+def _words(source: ModelSource) -> str:
+    return " ".join(source.arguments("")[1:])
 
 
 def _check_twice(runs: Sequence[Run]) -> None:
@@ -141,7 +147,7 @@ def _started(runs: Sequence[Run]) -> Started:
         started_at=min(run.header.started_at for run in runs),
         command=("gradbench", "merge", *(run.name for run in runs)),
         cells=tuple(cell for members in _blocks(runs) for cell in members),
-        inputs={model: s for run in runs for model, s in run.header.inputs.items()},
+        sources={model: s for run in runs for model, s in run.header.sources.items()},
         shard="",
         places={cell: place for run in runs for cell, place in run.header.places.items()},
     )

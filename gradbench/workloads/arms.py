@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,10 @@ from torch.nn.parameter import is_lazy
 
 from ..experiment.matrix import AS_IS, Cell
 from .grad_modes import MODES, GradMode
-from .models import Model
+from .models import Loadable, Model
 from .state import seed_all
-from .steps import OPTIMIZERS, WORKLOADS, Step, Subject, Workload
+from .steps import OPTIMIZERS, WORKLOADS, Cut, Step, Subject, Workload
+from .trees import Batch, mapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +71,44 @@ def build(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -> S
     for a model named by its path follow its parameters.
     """
     seed_all(seed)
-    dtype = None if cell.dtype == AS_IS else getattr(torch, cell.dtype)
+    name = model.dtype if cell.dtype == AS_IS else cell.dtype
+    dtype = None if name == AS_IS else getattr(torch, name)
     layout = torch.channels_last if cell.memory_format == "channels_last" else None
     module = convert(model.build(), cell.device, dtype, layout)
-    x, y = model.batch(cell.batch_size)
+    given = model.batch(cell.batch_size)
     if dtype is None and model.batch_follows:
         dtype = _only_dtype(module)
-    x = x.to(cell.device, dtype if x.is_floating_point() else None)
-    y = y.to(cell.device)
-    if layout is not None:
-        x = x.contiguous(memory_format=layout)
+    given = _placed(given, cell.device, dtype, layout)
+    batch = Batch.of(given)
     if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
         with torch.no_grad():
-            module(x)  # a lazy module has no parameters before it has seen a batch
-    head = None
+            module(
+                *batch.args, **batch.kwargs
+            )  # a lazy module has no parameters before it has seen a batch
+    head, cut = None, None
     if WORKLOADS[cell.workload].splits_head and model.head is not None:
-        head = module.get_submodule(model.head)
-        module.set_submodule(model.head, nn.Identity())
-    forward: Callable[[Tensor], Tensor] = module
+        head, cut = module.get_submodule(model.head), Cut()
+        module.set_submodule(model.head, cut)
+    forward: Callable[..., Any] = module
     if cell.compile == "on":
         forward = torch.compile(module)
-    return Subject(module, forward, x, y, model.loss, head, OPTIMIZERS[cell.optimizer])
+    loss = model.loss.load() if isinstance(model.loss, Loadable) else model.loss
+    return Subject(module, forward, given, loss, head, cut, OPTIMIZERS[cell.optimizer])
+
+
+def _placed(given: Any, device: str, dtype: torch.dtype | None, layout: Layout) -> Any:
+    """Return a batch on the device; its floating inputs, not its target, have the dtype."""
+
+    def moved_input(tensor: Tensor) -> Tensor:
+        new = tensor.to(device, dtype if tensor.is_floating_point() else None)
+        if layout is not None and new.dim() == 4:
+            new = new.contiguous(memory_format=layout)
+        return new
+
+    if not isinstance(given, Batch):
+        return mapped(given, moved_input)
+    args, kwargs = mapped((given.args, given.kwargs), moved_input)
+    return Batch(args, kwargs, mapped(given.target, lambda tensor: tensor.to(device)))
 
 
 def make_arm(cell: Cell, subject: Subject) -> CellArm:

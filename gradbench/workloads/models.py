@@ -1,55 +1,67 @@
 """The models, and the batches they eat."""
 
-import importlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import BadModel
 from ..experiment import model_names
+from ..experiment.matrix import AS_IS
+from ..experiment.model_source import ModelSource
+from . import losses
+from .trees import Batch
+
+
+@runtime_checkable
+class Loadable(Protocol):
+    """What is imported before it can be called."""
+
+    def load(self) -> object:
+        """Import it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A module, its data and its loss.
+    """A module, what it is called with, and its loss.
 
-    ``build`` returns the module. ``batch(size)`` returns ``x`` (size, ...) and the target ``y``.
-    ``loss(output, y)`` returns a scalar. ``head`` is the submodule that `frozen_backbone`
-    trains, by its path; without one that workload is skipped.
+    ``build`` returns the module. ``batch(size)`` returns what the module is called with: a tensor,
+    a tuple of arguments, a dict of them by name, or a `Batch`, which may hold a target, too.
+    ``loss(output, batch)`` returns a scalar; without one it is `losses.automatic`. ``head`` is the
+    submodule that `frozen_backbone` trains, by its path; without one that workload is skipped.
+    ``dtype`` is what cells with the dtype ``as_is`` convert it to. ``source`` says how it is made
+    again, where a command line or a file does.
     """
 
     build: Callable[[], nn.Module]
-    batch: Callable[[int], tuple[Tensor, Tensor]]
-    loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy
+    batch: Callable[[int], Any]
+    loss: Callable[[Any, Any], Tensor] = losses.automatic
     head: str | None = None
     about: str = ""
     batch_follows: bool = False  # has the batch the dtype of the module's floating parameters?
+    dtype: str = AS_IS
+    source: ModelSource | None = None
 
     def load(self) -> None:
         """Import what building it takes: what a module makes when it is imported is not its own."""
-        if isinstance(self.build, ImportedFactory):
-            self.build.load()
+        for part in (self.build, self.batch, self.loss):
+            if isinstance(part, Loadable):
+                part.load()
 
 
-def classification(size: int, *, shape: Sequence[int], classes: int = 10) -> tuple[Tensor, Tensor]:
-    """Return random ``x`` (size, \\*shape) and labels ``y`` (size,) below ``classes``."""
-    return torch.randn(size, *shape), torch.randint(classes, (size,))
+def classification(size: int, *, shape: Sequence[int], classes: int = 10) -> Batch:
+    """Return random inputs (size, \\*shape) with labels (size,) below ``classes``."""
+    x = torch.randn(size, *shape)
+    return Batch((x,), target=torch.randint(classes, (size,)))
 
 
-def unlabelled(size: int, *, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return random ``x`` (size, \\*shape) and an empty target, for losses that need none."""
-    return torch.randn(size, *shape), torch.empty(0)
-
-
-def mean_square(output: Tensor, _target: Tensor) -> Tensor:
-    """Return the mean of the squared output: a loss for any model that returns one tensor."""
-    return output.square().mean()
+def unlabelled(size: int, *, shape: Sequence[int]) -> Tensor:
+    """Return a random input (size, \\*shape), for losses that need no target."""
+    return torch.randn(size, *shape)
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -207,59 +219,3 @@ MODELS: Final = Catalogue(
         ),
     }
 )
-
-
-def from_path(path: str, *, shape: Sequence[int]) -> Model:
-    """Return the model that ``package.module:factory`` names, fed with inputs (B, \\*shape).
-
-    The factory is imported here, so that a wrong path raises `BadModel` before anything runs.
-    """
-    resolve(path)
-    return Model(
-        ImportedFactory(path),
-        partial(unlabelled, shape=tuple(shape)),
-        loss=mean_square,
-        batch_follows=True,
-        about=f"{path} on inputs {tuple(shape)}",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class ImportedFactory:
-    """A factory by its import path, or a module that stands there ready made."""
-
-    path: str
-
-    def load(self) -> None:
-        """Import it."""
-        resolve(self.path)
-
-    def __call__(self) -> nn.Module:
-        """Return the module: a fresh one, or the one that is there."""
-        target = resolve(self.path)
-        module = target if isinstance(target, nn.Module) else target()
-        if not isinstance(module, nn.Module):
-            raise BadModel(
-                f"model {self.path!r} returned {type(module).__name__}, not torch.nn.Module"
-            )
-        return module
-
-
-def resolve(path: str) -> Callable[[], nn.Module]:
-    """Import ``package.module:factory``; raise `BadModel` when it is not there."""
-    module_name, separator, attribute = path.partition(":")
-    if not separator or not module_name or not attribute:
-        raise BadModel(f"model {path!r}: write it as package.module:factory")
-    try:
-        target: object = importlib.import_module(module_name)
-        for name in attribute.split("."):
-            target = getattr(target, name)
-    except (ImportError, AttributeError) as error:
-        raise BadModel(f"model {path!r} cannot be imported: {error}") from error
-    except Exception as error:  # a user's module may raise anything
-        raise BadModel(
-            f"model {path!r} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    if not callable(target):
-        raise BadModel(f"model {path!r} is {type(target).__name__}, not a factory to be called")
-    return target

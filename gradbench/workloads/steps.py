@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import Impossible
 from .grad_modes import MODES, GradMode
+from .trees import Batch, mapped, tensors
 
 Step = Callable[[], object]
 
@@ -30,13 +31,28 @@ class Subject:
     """One model and one batch, shared by every mode of a block."""
 
     module: nn.Module
-    forward: Callable[[Tensor], Tensor]  # the module, compiled or not
-    x: Tensor  # (B, ...)
-    y: Tensor
-    loss: Callable[[Tensor, Tensor], Tensor]
+    forward: Callable[..., Any]  # the module, compiled or not
+    given: Any  # the batch, as the model wants it: see `batch`
+    loss: Callable[[Any, Any], Tensor]  # of an output and what was given
     head: nn.Module | None = None  # taken out of the module, which then yields features
+    cut: "Cut | None" = None  # what stands in the place of the head
     optimizer: Optimizers = OPTIMIZERS["sgd"]
     notes: Mapping[str, str | int | float | bool] = field(default_factory=dict)  # on its figures
+
+    @property
+    def batch(self) -> Batch:
+        """What the module is called with."""
+        return Batch.of(self.given)
+
+    def call(self) -> Callable[[], Any]:
+        """Return the call of the module on its batch."""
+        batch = self.batch
+        return partial(self.forward, *batch.args, **batch.kwargs)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module is, or its batch."""
+        return next((one.device for one in self.resident()), torch.device("cpu"))
 
     def clear_gradients(self) -> None:
         """Drop the gradients, so that what a step adds is counted from the same start."""
@@ -54,7 +70,21 @@ class Subject:
     def resident(self) -> list[Tensor]:
         """Return what is there whether a graph is kept or not: parameters, buffers, the batch."""
         owned = [t for part in self.parts() for t in (*part.parameters(), *part.buffers())]
-        return [*owned, self.x, self.y]
+        return [*owned, *(tensor for _, tensor in tensors(self.given))]
+
+
+class Cut(nn.Module):
+    """Stands where a head was: passes features on, and keeps them if what is returned is a tree."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the head would have been called with first."""
+        if not torch.compiler.is_compiling():
+            self.calls.append((args, kwargs))
+        return args[0] if args else next(iter(kwargs.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +107,18 @@ def inference(subject: Subject, _mode: GradMode) -> Step:
     """Forward in ``eval()``, unless the module was exported in one mode for good."""
     with suppress(NotImplementedError):
         subject.module.eval()
-    return partial(subject.forward, subject.x)
+    return subject.call()
 
 
 def training(subject: Subject, _mode: GradMode) -> Step:
     """Forward in ``train()``, loss, backward and an optimizer step, wherever the caller stands."""
     subject.module.train()
     optimizer = subject.optimizer(subject.module.parameters())
-    forward, x, y, loss = subject.forward, subject.x, subject.y, subject.loss
+    call, given, loss = subject.call(), subject.given, subject.loss
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss(forward(x), y).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        loss(call(), given).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
         optimizer.step()
 
     return step
@@ -117,19 +147,32 @@ def frozen_backbone(subject: Subject, mode: GradMode) -> Step:
     subject.module.eval()
     head.train()
     optimizer = subject.optimizer(head.parameters())
-    enter, forward, x, y, loss = mode.enter, subject.forward, subject.x, subject.y, subject.loss
-    clear = subject.clear_gradients
+    enter, call, given, loss = mode.enter, subject.call(), subject.given, subject.loss
+    clear, cut = subject.clear_gradients, subject.cut
 
     def step() -> None:
         clear()
         with enter():
-            features = forward(x)
-        if features.is_inference():
-            features = features.clone()  # autograd may not save an inference tensor
-        loss(head(features), y).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+            features = _features(call(), cut)
+        args, kwargs = mapped(features, _recordable)
+        del features
+        loss(head(*args, **kwargs), given).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
         optimizer.step()
 
     return step
+
+
+def _features(output: object, cut: Cut | None) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Return what the head is to be called with: the output, or what the cut saw last."""
+    calls = [] if cut is None else list(cut.calls)
+    if cut is not None:
+        cut.calls.clear()
+    return calls[-1] if calls else ((output,), {})
+
+
+def _recordable(tensor: Tensor) -> Tensor:
+    """Return the tensor, or a copy of an inference tensor, which autograd may not save."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 WORKLOADS: Final[Mapping[str, Workload]] = {

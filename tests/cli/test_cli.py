@@ -22,6 +22,7 @@ from gradbench import devices
 from gradbench.cli import app
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import AXES
+from gradbench.experiment.model_source import ModelSource
 from gradbench.records.measurements import Measurement
 from gradbench.records.run import Run
 from gradbench.store.jsonl import PART, SEALED, Store, load
@@ -541,7 +542,7 @@ def test_a_model_of_ones_own_is_measured_from_where_the_user_stands(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     run = Called(done, tmp_path).run()
-    assert run.header.inputs == {"mynet:make": (8,)}
+    assert run.header.sources == {"mynet.make": ModelSource(build="mynet:make", input=("B,8",))}
     assert {outcome.cell.batch_size for outcome in run.outcomes} == {4}
     output_bytes = 4 * 2 * 4
     assert [o.values for o in run.outcomes if isinstance(o, Measurement)] == [(output_bytes,)] * 4

@@ -26,6 +26,7 @@ from gradbench.comparison.versions import Effort
 from gradbench.errors import BadModel, GradbenchError, Impossible
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
+from gradbench.experiment.model_source import ModelSource
 from gradbench.lazy_results import LazyResult
 from gradbench.stats import pair_rule
 from gradbench.stats.pair_rule import Pair
@@ -137,7 +138,13 @@ def fields(effort: Effort) -> dict[str, object]:
 
 
 def own(factory: str, mode: str = "no_grad") -> Cell:
-    return Cell(model=f"nets:{factory}", workload="inference", grad_mode=mode, batch_size=4)
+    return Cell(model=f"nets.{factory}", workload="inference", grad_mode=mode, batch_size=4)
+
+
+OWN = {
+    f"nets.{name}": ModelSource(build=f"nets:{name}", input=("B,8",))
+    for name in ("make", "slow", "late", "breaks", "crashes")
+}
 
 
 # The rule
@@ -241,7 +248,7 @@ def trees(project, tmp_path):
 
 
 def test_sides_of_another_torch_are_named_apart(trees):
-    comparison = versions.Comparison(*trees, effort=QUICK, inputs={})
+    comparison = versions.Comparison(*trees, effort=QUICK, sources={})
     comparison.facts = {key: {"torch": "2.13.0", "python": "3.11.7"} for key in checkouts.SIDES}
     assert comparison.unlike() == ""
     comparison.facts["base"] = {"torch": "2.11.0", "python": "3.11.7"}
@@ -260,10 +267,14 @@ def test_where_no_cell_can_run_no_process_is_started_and_nothing_was_measured(tr
 
 def test_a_model_from_elsewhere_is_refused_for_it_would_be_the_same_code(trees):
     base, candidate = trees
-    cell = Cell(model="torch.nn:Identity", workload="inference", grad_mode="no_grad")
+    cell = Cell(model="Identity", workload="inference", grad_mode="no_grad")
     with pytest.raises(BadModel, match="both sides would be the same code"):
         versions.compare(
-            [cell], base=base, candidate=candidate, effort=QUICK, inputs={cell.model: (8,)}
+            [cell],
+            base=base,
+            candidate=candidate,
+            effort=QUICK,
+            sources={cell.model: ModelSource(build="torch.nn:Identity", input=("B,8",))},
         )
 
 
@@ -273,9 +284,7 @@ def test_an_interpreter_that_cannot_start_is_reported_in_one_line(project):
         checkouts.checked_out_versions(here=project, revision="HEAD", base_python=nowhere) as found,
         pytest.raises(Impossible, match=r"cannot run .*no python"),
     ):
-        versions.compare(
-            [own("make")], base=found[0], candidate=found[1], inputs={"nets:make": (8,)}
-        )
+        versions.compare([own("make")], base=found[0], candidate=found[1], sources=OWN)
 
 
 # The user's repository
@@ -333,7 +342,7 @@ def test_the_command_runs_each_side_from_its_own_tree_and_says_what_became_worse
     )
     assert answer.exit_code == ExitStatus.REGRESSION, answer.output
     rows = {
-        (row["cell"]["model"].removeprefix("nets:"), row["meter"]): row
+        (row["cell"]["model"].removeprefix("nets."), row["meter"]): row
         for row in json.loads(answer.stdout)["verdicts"]
     }
     slow = rows["slow", "step_time"]

@@ -13,6 +13,7 @@ from gradbench.comparison.checkouts import Version
 from gradbench.comparison.versions import Comparison, Effort
 from gradbench.errors import Impossible
 from gradbench.experiment.matrix import Cell
+from gradbench.experiment.model_source import ModelSource
 
 pytestmark = pytest.mark.simulated_cuda
 
@@ -62,12 +63,12 @@ def training(device, model="mlp_tiny"):
     return Cell(model=model, workload="training", batch_size=8, **axes)
 
 
-def pairs_of(cells, paths, inputs):
+def pairs_of(cells, paths, sources):
     versions = [
         Version(name=name, python=sys.executable, paths=paths, tree=paths[0])
         for name in ("base", "candidate")
     ]
-    comparison = Comparison(*versions, effort=QUICK, inputs=inputs)
+    comparison = Comparison(*versions, effort=QUICK, sources=sources)
     for _ in comparison.pairs(cells, 2):
         pass
     return comparison.results
@@ -85,7 +86,9 @@ def test_cpu_cells_that_train_are_compared_beside_cuda_cells():
 def test_a_module_that_starts_cuda_when_it_is_imported_is_compared_on_both(tmp_path):
     (tmp_path / "asks.py").write_text(ASKS_ON_IMPORT)
     cells = [training(device, "asks:make") for device in ("cuda", "cpu")]
-    found = pairs_of(cells, (tmp_path, ROOT), {"asks:make": (8, 16)})
+    found = pairs_of(
+        cells, (tmp_path, ROOT), {"asks:make": ModelSource(build="asks:make", input=("B,8,16",))}
+    )
     assert found.failures == {}
     assert set(found.pairs) == set(cells)
 

@@ -19,6 +19,7 @@ from hypothesis import given, settings, strategies as st
 
 from gradbench.errors import Impossible, StoreError
 from gradbench.experiment.matrix import Matrix, by_block
+from gradbench.experiment.model_source import ModelSource
 from gradbench.experiment.shards import Shard, parse
 from gradbench.records.measurements import Ended, Environment, Measurement, Started
 from gradbench.store.jsonl import Store
@@ -171,9 +172,10 @@ def test_a_figure_that_one_file_holds_twice_is_refused():
 
 def test_models_of_the_users_with_other_inputs_are_refused():
     ours, theirs = (
-        changed(run, inputs={"net:make": shape}) for run, shape in ((OURS, (3,)), (THEIRS, (4,)))
+        changed(run, sources={"net.make": ModelSource(build="net:make", input=(shape,))})
+        for run, shape in ((OURS, "B,3"), (THEIRS, "B,4"))
     )
-    with pytest.raises(StoreError, match=r"net:make.*\(4,\).*\(3,\)"):
+    with pytest.raises(StoreError, match=r"net.make.*B,4.*B,3"):
         merge([ours, theirs])
 
 

@@ -8,7 +8,7 @@ from gradbench.errors import BadConfig, Impossible, UnknownName
 from gradbench.experiment.matrix import GRAD_MODES, WORKLOADS, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.experiment.presets import PRESETS
-from gradbench.experiment.toml_config import choose, locate, parse_input, read
+from gradbench.experiment.toml_config import choose, locate, read
 
 GOOD = """\
 about = "our models"
@@ -44,7 +44,7 @@ def toml(tmp_path):
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_has_cells_in_every_mode_and_says_what_it_is(name):
     choice = choose(preset=name)
-    assert choice.source is None
+    assert choice.file is None
     assert choice.plan == PRESETS[name].plan
     assert {c.grad_mode for c in choice.cells} == set(GRAD_MODES)
     assert {c.workload for c in choice.cells} == set(WORKLOADS)
@@ -124,7 +124,7 @@ def test_a_file_is_read_into_its_matrices_and_plan(toml):
 def test_a_file_takes_the_place_of_a_preset_and_takes_the_same_options(toml):
     path = toml(GOOD)
     choice = choose(file=path, selections={"model": ["cnn_small"]}, plan={"seed": 8})
-    assert choice.source == path
+    assert choice.file == path
     assert {c.model for c in choice.cells} == {"cnn_small"}
     assert choice.plan == Plan(budget_s=2, seed=8)
 
@@ -294,15 +294,3 @@ def test_single_quotes_hide_no_name(toml):
 def test_a_name_is_not_found_in_a_comment(toml):
     path = toml('# models = ["mlp_dep"]\n[[matrix]]\nmodels = ["mlp_dep"]\n')
     assert "line 3, models" in locate(path, UnknownName("model", "mlp_dep", ["mlp_deep"]))
-
-
-def test_an_input_is_a_batch_size_and_a_shape():
-    assert parse_input("8, 3,224,224") == (8, 3, 224, 224)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"), [("8", "needs a batch size"), ("8,x", "not 'x'"), ("8,", "not ''")]
-)
-def test_an_input_without_a_shape_or_of_words_is_refused(text, said):
-    with pytest.raises(Impossible, match=said):
-        parse_input(text)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from builders import cell, measured_block, run_of, started
 
+from gradbench.experiment.model_source import ModelSource
 from gradbench.experiment.toml_config import places
 from gradbench.exports.source_locations import SourceLocation, locator, nowhere, parse
 
@@ -71,6 +72,9 @@ def test_a_model_given_by_path_is_at_its_factory(name, line, path, folder):
     (folder / path).write_text(source, "utf-8")
     locate = locator([], folder)
     assert locate(cell(model=f"shop.nets:{name}")) == SourceLocation(path, line)
+    in_file = ModelSource(build=f"{path}:{name}")
+    opening = started([cell(model="mine")], sources={"mine": in_file})
+    assert locator([run_of([opening])], folder)(cell(model="mine")) == SourceLocation(path, line)
     for unknown in ("shop.nets:other", "shop.other:make", "../shop:make", ":make", "shop.nets:"):
         assert locate(cell(model=unknown)) == SourceLocation("benchmarks/deep/test_mine.py", 6)
 

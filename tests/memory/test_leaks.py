@@ -17,6 +17,7 @@ from gradbench.memory.saved_tensors import paths
 from gradbench.memory.storage_tracker import Creation
 from gradbench.records.measurements import Measurement
 from gradbench.runner import memory_pass
+from gradbench.workloads.losses import automatic
 from gradbench.workloads.models import Model, classification, mlp
 
 FLOAT = 4
@@ -30,7 +31,7 @@ def _here(monkeypatch):
     gc.collect()  # what an earlier test left must not be freed while this one counts
 
 
-def leaked(build, *, loss=functional.cross_entropy, **axes):
+def leaked(build, *, loss=automatic, **axes):
     """Return what the meter says of each mode."""
     model = Model(build, partial(classification, shape=(WIDE,)), loss)
     cells = Matrix(**{"models": ["it"], "workloads": ["training"], "batch_sizes": [BATCH]} | axes)
@@ -74,8 +75,8 @@ def test_a_list_of_losses_is_found_and_named():
     """The issue everybody meets: ``losses.append(loss)`` instead of ``loss.item()``."""
     losses = []
 
-    def keeping(output, target):
-        loss = functional.cross_entropy(output, target)
+    def keeping(output, batch):
+        loss = functional.cross_entropy(output, batch.target)
         losses.append(loss)
         return loss
 

@@ -20,7 +20,8 @@ from gradbench.memory.apart import apart
 from gradbench.memory.predict import Predictor, Unpredictable
 from gradbench.records.measurements import Measurement, Skipped
 from gradbench.runner import memory_pass
-from gradbench.workloads.models import Model, mean_square, unlabelled
+from gradbench.workloads.losses import mean_square
+from gradbench.workloads.models import Model, unlabelled
 
 WIDE = 16
 

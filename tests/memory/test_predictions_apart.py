@@ -40,7 +40,7 @@ class Remembers(nn.Linear):
 
 def predicted(module, modes=GRAD_MODES):
     """What a block's predictions are, by mode, made in the order of the modes."""
-    model = Model(build=lambda: module(8, 8), batch=lambda n: (torch.ones(n, 8), torch.ones(n)))
+    model = Model(build=lambda: module(8, 8), batch=lambda n: torch.ones(n, 8))
     cells = [Cell(model="mine", workload="inference", grad_mode=m, batch_size=4) for m in modes]
     found = predict_block(cells, model, Plan(), ["predicted_peak"])
     return {o.cell.grad_mode: o for o in found if isinstance(o, Measurement | Skipped)}
@@ -64,7 +64,7 @@ def test_a_prediction_is_the_same_whichever_modes_were_predicted_before(module):
 
 
 def test_what_ends_the_child_is_said_to_the_caller():
-    model = Model(build=partial(os._exit, 3), batch=lambda n: (torch.ones(n, 8), torch.ones(n)))
+    model = Model(build=partial(os._exit, 3), batch=lambda n: torch.ones(n, 8))
     cell = Cell(model="mine", workload="inference", grad_mode="no_grad", batch_size=4)
     with pytest.raises(EndsItsProcess, match="its step ended its process: ended early"):
         Predictor("cpu").predict(cell, model)

@@ -31,6 +31,7 @@ from gradbench.analysis import headline
 from gradbench.analysis.run_view import MEMORY, TIME, View
 from gradbench.cli import app
 from gradbench.experiment.matrix import by_block
+from gradbench.experiment.model_source import ModelSource
 from gradbench.experiment.presets import PRESETS
 from gradbench.experiment.toml_config import choose
 from gradbench.gate.rules import Override, Rules
@@ -152,11 +153,13 @@ def test_the_command_of_a_block_asks_for_just_that_block_and_plan():
 
 
 def test_a_model_of_the_user_s_comes_with_its_input():
-    own = started(block(model="nets:make", batch_size=4), inputs={"nets:make": (3, 8, 8)}, plan={})
+    source = ModelSource(build="nets:make", input=("B,3,8,8",), head="last")
+    own = started(block(model="nets.make", batch_size=4), sources={"nets.make": source}, plan={})
     command = commands.again(own.cells[0], own)
     assert "--model nets:make" in command
-    assert "--input 4,3,8,8" in command
-    assert "--batch-size" not in command
+    assert "--input B,3,8,8" in command
+    assert "--batch-size 4" in command
+    assert "--head last" in command
 
 
 def test_a_model_that_was_given_in_python_has_no_command():
@@ -165,8 +168,9 @@ def test_a_model_that_was_given_in_python_has_no_command():
 
 def test_a_hostile_model_name_is_one_word_of_the_command():
     name = "a; rm -rf /:$(x) '"
-    own = started(block(model=name), inputs={name: (3,)})
-    assert name in shlex.split(commands.again(own.cells[0], own))
+    own = started(block(model=name), sources={name: ModelSource(build=name, input=("B,3",))})
+    words = shlex.split(commands.again(own.cells[0], own))
+    assert f"{name}={name}" in words
 
 
 @pytest.mark.parametrize("preset", PRESETS)

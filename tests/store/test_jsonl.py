@@ -26,6 +26,7 @@ from hypothesis import given, settings, strategies as st
 
 from gradbench.errors import StoreError
 from gradbench.experiment.matrix import by_block
+from gradbench.experiment.model_source import ModelSource
 from gradbench.store import jsonl as store_module
 from gradbench.store.jsonl import (
     PART,
@@ -44,7 +45,7 @@ RECORDS = (
     started(
         CELLS,
         meters=("step_time", "peak_transient"),
-        inputs={"shop.nets:tower": (3, 8)},
+        sources={"tower": ModelSource(build="shop.nets:tower", input=("ids=B,3:int64<8",))},
         command=("gradbench", "run", "--model", "größe \n \udc80"),
     ),
     environment(note='quotes " and \\ and \x1b and ↯'),
@@ -455,7 +456,20 @@ def test_a_changed_byte_is_noticed_whatever_the_line_ends(store):
         load(path)
 
 
-WRONG = [{"timeline": []}, {"inputs": 3}, {"cells": "all"}, {"cell": 0}]
+def test_a_run_that_still_has_inputs_by_import_path_is_read(store):
+    path = part_file(store)
+    inputs = {"shop.nets:tower": [3, 8]}
+
+    def as_before(row):
+        return {k: v for k, v in row.items() if k != "sources"} | {"inputs": inputs}
+
+    rewrite(path, lambda row: as_before(row) if row["kind"] == "started" else row)
+    assert load(path).header.sources == {
+        "shop.nets:tower": ModelSource(build="shop.nets:tower", input=("B,3,8",))
+    }
+
+
+WRONG = [{"timeline": []}, {"sources": 3}, {"cells": "all"}, {"cell": 0}]
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
@@ -466,7 +480,7 @@ def test_a_value_of_another_kind_is_said_in_words(store, wrong):
         rewrite(path, lambda row: row | wrong if name in row else row)
     with pytest.raises(StoreError, match="holds what this gradbench does not know"):
         load(sealed)
-    if name in ("inputs", "cells"):
+    if name in ("sources", "cells"):
         with pytest.raises(StoreError, match="its first line is cut or damaged"):
             load(part)
     else:

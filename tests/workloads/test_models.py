@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from gradbench.errors import BadModel
-from gradbench.workloads.models import MODELS, Catalogue, from_path, resolve
+from gradbench.workloads.models import MODELS, Catalogue
+from gradbench.workloads.own_models import from_path, resolve
 
 READY = """
 from torch import nn
@@ -22,7 +23,7 @@ def test_a_module_that_stands_ready_made_is_used_and_a_class_is_called(tmp_path,
     ready, built = (from_path(f"ready_made:{name}", shape=(4,)) for name in ("model", "Net"))
     assert ready.build() is ready.build() is resolve("ready_made:model")
     assert built.build() is not built.build()
-    assert built.build()(built.batch(3)[0]).shape == (3, 2)
+    assert built.build()(built.batch(3)).shape == (3, 2)
 
 
 @pytest.mark.parametrize(
@@ -31,14 +32,15 @@ def test_a_module_that_stands_ready_made_is_used_and_a_class_is_called(tmp_path,
 def test_a_model_eats_its_own_batch_and_its_head_is_its_last_layer(name):
     model = MODELS[name]
     module = model.build().eval()
-    x, y = model.batch(2)
+    batch = model.batch(2)
+    (x,), y = batch.args, batch.target
     with torch.no_grad():
         output = module(x)
     assert output.shape == (2, output.shape[1])
     assert y.shape == (2,)
     assert y.max() < output.shape[1]
     assert module.get_submodule(model.head) is list(module.modules())[-1]
-    assert model.loss(output, y).dim() == 0
+    assert model.loss(output, batch).dim() == 0
     assert model.about
 
 
@@ -63,7 +65,7 @@ def test_resnet18_takes_large_and_small_images():
 @pytest.mark.parametrize(("depth", "width"), [(1, 1), (2, 16), (8, 33)])
 def test_a_sized_mlp_has_so_many_square_layers_and_a_head(depth, width):
     model = MODELS[f"mlp_d{depth}_w{width}"]
-    module, (x, _) = model.build(), model.batch(3)
+    module, (x,) = model.build(), model.batch(3).args
     hidden, head = depth * (width * width + width), width * 10 + 10
     assert sum(p.numel() for p in module.parameters()) == hidden + head
     assert sum(isinstance(layer, nn.ReLU) for layer in module) == depth
@@ -74,7 +76,7 @@ def test_a_sized_mlp_has_so_many_square_layers_and_a_head(depth, width):
 @pytest.mark.parametrize(("depth", "width", "resolution"), [(1, 1, 1), (3, 16, 32), (5, 2, 7)])
 def test_a_sized_cnn_has_so_many_convolutions_with_batchnorm(depth, width, resolution):
     model = MODELS[f"cnn_d{depth}_w{width}_r{resolution}"]
-    module, (x, _) = model.build(), model.batch(3)
+    module, (x,) = model.build(), model.batch(3).args
     kernels = (3 + (depth - 1) * width) * width * 9
     norms, head = depth * 2 * width, width * 10 + 10
     assert sum(p.numel() for p in module.parameters()) == kernels + norms + head
@@ -117,8 +119,8 @@ def test_the_same_seed_gives_the_same_weights():
 
 def test_a_factory_is_found_by_path_and_fed_its_shape():
     model = from_path("jobs:Net", shape=(4,))
-    x, y = model.batch(3)
-    assert model.loss(model.build()(x), y).requires_grad
+    x = model.batch(3)
+    assert model.loss(model.build()(x), x).requires_grad
     assert x.shape == (3, 4)
 
 

@@ -36,7 +36,7 @@ def test_the_catalogue_has_the_workloads_that_the_matrix_knows():
 @pytest.mark.parametrize("mode", GRAD_MODES)
 def test_inference_gives_the_same_bits_in_every_mode(mode):
     of = subject("inference", "cnn_small")
-    expected = of.module.eval()(of.x)
+    expected = of.module.eval()(*of.batch.args)
     assert torch.equal(step("inference", mode, of), expected)
 
 

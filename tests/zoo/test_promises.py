@@ -28,7 +28,7 @@ from gradbench.records.measurements import Breakdown, Ended, Environment, Measur
 from gradbench.records.run import Run
 from gradbench.runner import run
 from gradbench.stats.verdicts import Verdict
-from gradbench.workloads.models import from_path
+from gradbench.workloads.own_models import from_path
 
 pytestmark = [
     pytest.mark.usefixtures("shared_fork_servers"),

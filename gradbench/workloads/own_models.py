@@ -1,0 +1,332 @@
+"""Models of the user's own: by import path, by file, or by the name that a library gives them."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BadModel
+from ..experiment.model_source import BATCH, InputTensor, ModelSource
+from . import losses
+from .models import MODELS, Catalogue, Model
+from .trees import Batch
+
+
+def model_of(source: ModelSource) -> Model:
+    """Return the model that a source describes; raise `BadModel` for what cannot be had.
+
+    What it names is imported here, so that a wrong path is found before anything runs.
+    """
+    if source.library:
+        from . import library_models
+
+        return library_models.model_of(source)
+    target = resolve(source.build)
+    loss = ImportedFunction(source.loss, "loss") if source.loss else None
+    batch: Callable[[int], Any] | None = None
+    if source.batch:
+        batch = ImportedFunction(source.batch, "batch")
+    elif source.input:
+        batch = RandomBatch(source.inputs)
+    for part in (batch, loss):
+        if isinstance(part, ImportedFunction):
+            part.load()
+    given = target if isinstance(target, Model) else None
+    if batch is None and given is None:
+        given = _given(target)
+    if batch is None and given is None:
+        needs_input(source.build, forward_of(target))
+    return Model(
+        ImportedFactory(source.build),
+        batch or ImportedBatch(source.build),
+        loss=loss or (ImportedLoss(source.build) if given else losses.automatic),
+        head=source.head or (given.head if given else None),
+        batch_follows=isinstance(batch, RandomBatch) and batch.follows,
+        about=f"{source.build} on {' '.join(source.input) or source.batch or 'its own batch'}",
+        source=source,
+    )
+
+
+def models_of(sources: Mapping[str, ModelSource]) -> Catalogue:
+    """Return the models by name: those that are built in, and the user's own.
+
+    A user's are imported from where the user stands, too, behind all else: a random.py there is
+    not the library's.
+    """
+    here = str(Path.cwd())
+    if sources and here not in sys.path:
+        sys.path.append(here)
+    return MODELS | {name: model_of(source) for name, source in sources.items()}
+
+
+def from_path(path: str, *, shape: Sequence[int]) -> Model:
+    """Return the model that ``package.module:factory`` names, fed with inputs (B, \\*shape)."""
+    taken = InputTensor(shape=(BATCH, *shape))
+    return model_of(ModelSource(build=path, input=(str(taken),)))
+
+
+@dataclass(frozen=True, slots=True)
+class RandomBatch:
+    """Random tensors of given shapes and dtypes, in the simplest tree that holds them."""
+
+    inputs: tuple[InputTensor, ...]
+
+    @property
+    def follows(self) -> bool:
+        """Whether its floating numbers are to have the model's own dtype."""
+        return not any(
+            one.dtype and getattr(torch, one.dtype).is_floating_point for one in self.inputs
+        )
+
+    def __call__(self, size: int) -> Any:
+        """Return a tensor, a tuple, a dict, or a `Batch` where some have names and some not."""
+        args = tuple(_random(one, size) for one in self.inputs if not one.name)
+        kwargs = {one.name: _random(one, size) for one in self.inputs if one.name}
+        if not kwargs:
+            return args[0] if len(args) == 1 else args
+        return Batch(args, kwargs) if args else kwargs
+
+
+def _random(one: InputTensor, size: int) -> Tensor:
+    shape, dtype = one.sized(size), getattr(torch, one.dtype or "float32")
+    if dtype is torch.bool:
+        return torch.randint(2, shape).bool()
+    if dtype.is_floating_point or dtype.is_complex:
+        if one.below is not None:
+            return torch.rand(shape, dtype=dtype) * one.below
+        return torch.randn(shape, dtype=dtype)
+    return torch.randint(one.below or 2, shape, dtype=dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedFactory:
+    """A factory by its path, or a module or `Model` that stands there ready made."""
+
+    path: str
+
+    def load(self) -> object:
+        """Import it."""
+        return resolve(self.path)
+
+    def __call__(self) -> nn.Module:
+        """Return the module: a fresh one, or the one that is there."""
+        target: Any = resolve(self.path)
+        made = target if isinstance(target, nn.Module | Model) else target()
+        if isinstance(made, Model):
+            made = made.build()
+        if not isinstance(made, nn.Module):
+            raise BadModel(
+                f"model {self.path!r} returned {type(made).__name__}, not torch.nn.Module"
+            )
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedBatch:
+    """The batch of a `Model` that stands at a path, or that the factory there returns."""
+
+    path: str
+
+    def __call__(self, size: int) -> Any:
+        """Return a batch of that size."""
+        return _model_at(self.path).batch(size)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedLoss:
+    """The loss of a `Model` at a path."""
+
+    path: str
+
+    def load(self) -> Callable[[Any, Any], Tensor]:
+        """Return it."""
+        return _model_at(self.path).loss
+
+    def __call__(self, output: Any, batch: Any) -> Tensor:
+        """Return the loss of an output."""
+        return self.load()(output, batch)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedFunction:
+    """A function of the user's by its path."""
+
+    path: str
+    what: str  # "batch" or "loss"
+
+    def load(self) -> Callable[..., Any]:
+        """Import it; raise `BadModel` when it is not there."""
+        found = imported(self.path, self.what)
+        if not callable(found):
+            raise BadModel(f"{self.what} {self.path!r} is {type(found).__name__}, not a function")
+        return found
+
+    def __call__(self, *args: Any) -> Any:
+        """Call it."""
+        return self.load()(*args)
+
+
+def _model_at(path: str) -> Model:
+    given = _given(resolve(path))
+    if given is None:
+        raise BadModel(f"model {path!r} no longer returns a gradbench.Model")
+    return given
+
+
+def _given(target: object) -> Model | None:
+    """Return the `Model` that stands there or that the factory there returns, if it does."""
+    if isinstance(target, Model):
+        return target
+    if isinstance(target, nn.Module | type) or not callable(target):
+        return None
+    made = _made_without_memory(target)
+    return made if isinstance(made, Model) else None
+
+
+def _made_without_memory(factory: Callable[[], object]) -> object | None:
+    """Return what a factory returns where tensors take no memory, or None where it cannot."""
+    try:
+        with torch.device("meta"):
+            return factory()
+    except Exception:  # noqa: BLE001 # a factory may raise anything; it is asked again for real
+        return None
+
+
+def resolve(path: str) -> object:
+    """Import a factory, module or `Model` by its path; raise `BadModel` when it is not there."""
+    target = imported(path, "model")
+    if not callable(target) and not isinstance(target, Model):
+        raise BadModel(f"model {path!r} is {type(target).__name__}, not a factory to be called")
+    return target
+
+
+def imported(path: str, what: str) -> object:
+    """Return what ``package.module:name`` or ``file.py:name`` names; raise `BadModel`."""
+    where, _, attribute = path.rpartition(":")
+    if not where or not attribute:
+        raise BadModel(f"{what} {path!r}: write it as package.module:factory or file.py:factory")
+    try:
+        target: object = _module(where)
+        for name in attribute.split("."):
+            target = getattr(target, name)
+    except BadModel:
+        raise
+    except (ImportError, AttributeError) as error:
+        raise BadModel(f"{what} {path!r} cannot be imported: {error}") from error
+    except Exception as error:  # a user's module may raise anything
+        raise BadModel(
+            f"{what} {path!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    return target
+
+
+def file_of(path: str) -> str:
+    """Return the file that what a path names comes from, or ``""``."""
+    imported(path, "model")
+    return getattr(_module(path.rpartition(":")[0]), "__file__", None) or ""
+
+
+def _module(where: str) -> ModuleType:
+    return _from_file(where) if where.endswith(".py") else importlib.import_module(where)
+
+
+def _from_file(where: str) -> ModuleType:
+    """Import a file as what it is: a module of its package, or one beside others in its folder."""
+    file = _found(where)
+    names, folder = [file.stem], file.parent
+    while (folder / "__init__.py").exists():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    name = ".".join(names)
+    known = sys.modules.get(name)
+    if known is not None and _is_from(known, file):
+        return known
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    if known is None:
+        module = importlib.import_module(name)
+        if _is_from(module, file):
+            return module
+    # another module has that name
+    alias = f"{name}_{abs(hash(str(file))):x}" if len(names) == 1 else name
+    if alias in sys.modules and _is_from(sys.modules[alias], file):
+        return sys.modules[alias]
+    spec = importlib.util.spec_from_file_location(alias, file)
+    assert spec is not None  # of a file that ends in .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[alias] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[alias]
+        raise
+    return module
+
+
+def _found(where: str) -> Path:
+    """Return a file, looked for as modules are: a comparison's sides have trees of their own."""
+    if Path(where).is_absolute():
+        candidates = [Path(where)]
+    else:
+        candidates = [Path(folder or ".") / where for folder in sys.path]
+    for one in candidates:
+        if one.is_file():
+            return one.resolve()
+    raise BadModel(f"no file {where!r} here")
+
+
+def _is_from(module: ModuleType, file: Path) -> bool:
+    own = getattr(module, "__file__", None)
+    return own is not None and Path(own).resolve() == file
+
+
+_EXAMPLES: Final = (("mask", "{}=8,128:bool"), ("ids", "{}=8,128:int64<1000"))
+
+
+def forward_of(target: object) -> inspect.Signature | None:
+    """Return how the module at a path is called, or None where that cannot be known."""
+    if not isinstance(target, nn.Module | type):
+        target = _made_without_memory(target) if callable(target) else None
+    forward = getattr(target, "forward", None)
+    if forward is None or getattr(forward, "__name__", "") == "_forward_unimplemented":
+        return None
+    try:
+        signature = inspect.signature(forward)
+    except (TypeError, ValueError):  # written in C
+        return None
+    parameters = list(signature.parameters.values())
+    if isinstance(target, type):
+        parameters = parameters[1:]  # self
+    plain = [one.replace(annotation=inspect.Parameter.empty) for one in parameters]
+    return inspect.Signature(plain)
+
+
+def needs_input(build: str, signature: inspect.Signature | None) -> NoReturn:
+    """Raise `BadModel` that says how the module is called, with an option that would do."""
+    required = [
+        one.name
+        for one in (signature.parameters.values() if signature is not None else ())
+        if one.default is inspect.Parameter.empty
+        and one.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    ]
+    words = f": it is called as forward{signature}" if signature is not None else ""
+    raise BadModel(f"model {build!r} needs --input{words}; for example {_example(required)}")
+
+
+def _example(names: Sequence[str]) -> str:
+    if len(names) == 1 and not any(part in names[0] for part, _ in _EXAMPLES):
+        return "--input 8,3,224,224"
+    options = []
+    for name in names or ["x"]:
+        text = next((form for part, form in _EXAMPLES if part in name), "{}=8,64")
+        options.append(f"--input '{text.format(name)}'")
+    return " ".join(options)

@@ -1,0 +1,128 @@
+"""Trees: what a model is called with and what it returns, tensors in containers of any depth."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from ..errors import BadModel
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a model is called with, and what only its loss needs."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    target: Any = None
+
+    @classmethod
+    def of(cls, tree: object) -> "Batch":
+        """Return a batch as a user writes it: a tensor, a tuple of arguments, a dict by name."""
+        match tree:
+            case Batch():
+                return tree
+            case Mapping():
+                wrong = [name for name in tree if not isinstance(name, str)]
+                if wrong:
+                    raise BadModel(
+                        f"a batch that is a dict has the names of arguments: {wrong[0]!r}"
+                    )
+                return cls(kwargs=dict(tree))
+            case tuple() if not isinstance(tree, PackedSequence):
+                return cls(args=tuple(tree))
+        return cls(args=(tree,))
+
+    def __str__(self) -> str:
+        """Return the arguments with shapes and dtypes: ``float32 [8, 3], mask=bool [8, 128]``."""
+        return ", ".join(
+            [
+                *map(outlined, self.args),
+                *(f"{name}={outlined(value)}" for name, value in self.kwargs.items()),
+            ]
+        )
+
+
+def tensors(tree: object, path: str = "output") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in nested tuples, lists, mappings and dataclasses, each with its path."""
+    if isinstance(tree, Tensor):
+        yield path, tree
+    elif isinstance(tree, Mapping):
+        for key, one in tree.items():
+            yield from tensors(one, f"{path}[{key!r}]")
+    elif isinstance(tree, (tuple, list)):
+        for index, one in enumerate(tree):
+            yield from tensors(one, f"{path}[{index}]")
+    elif is_dataclass(tree) and not isinstance(tree, type):
+        for one_field in fields(tree):
+            yield from tensors(getattr(tree, one_field.name), f"{path}.{one_field.name}")
+
+
+def mapped(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Return the tree with a function of each of its tensors in their places.
+
+    A tensor that is there twice is so in the result. What is no container is passed through.
+    """
+    made: dict[int, Tensor] = {}
+
+    def leaf(tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            made[id(tensor)] = function(tensor)
+        return made[id(tensor)]
+
+    return _mapped(tree, leaf)
+
+
+def _mapped(tree: Any, leaf: Callable[[Tensor], Tensor]) -> Any:  # one return a kind
+    match tree:
+        case Tensor():
+            return leaf(tree)
+        case PackedSequence():  # its batch sizes stay on the host, as torch wants them
+            order = (tree.sorted_indices, tree.unsorted_indices)
+            moved = (None if one is None else leaf(one) for one in order)
+            return PackedSequence(leaf(tree.data), tree.batch_sizes, *moved)
+        case tuple() if hasattr(tree, "_make"):
+            return tree._make(_mapped(one, leaf) for one in tree)
+        case tuple() | list():
+            return type(tree)(_mapped(one, leaf) for one in tree)
+        case MutableMapping():
+            new = copy.copy(tree)
+            for key, one in tree.items():
+                new[key] = _mapped(one, leaf)
+            return new
+    return _mapped_fields(tree, leaf) if _is_dataclass(tree) else tree
+
+
+def _mapped_fields(tree: Any, leaf: Callable[[Tensor], Tensor]) -> Any:
+    new = copy.copy(tree)
+    for one in fields(tree):
+        value = _mapped(getattr(tree, one.name), leaf)
+        object.__setattr__(new, one.name, value)  # a frozen one, too
+    return new
+
+
+def _is_dataclass(tree: object) -> bool:
+    return is_dataclass(tree) and not isinstance(tree, type)
+
+
+def outlined(tree: object) -> str:
+    """Return a tree in few words: shapes and dtypes of tensors, types of all else."""
+    match tree:
+        case Tensor():
+            return f"{str(tree.dtype).removeprefix('torch.')} {list(tree.shape)}"
+        case Mapping():
+            return f"{{{', '.join(f'{key}: {outlined(one)}' for key, one in tree.items())}}}"
+        case list() | tuple():
+            opening, closing = "[]" if isinstance(tree, list) else "()"
+            return f"{opening}{_few(tree)}{closing}"
+        case None | bool() | int() | float():
+            return repr(tree)
+    return type(tree).__name__
+
+
+def _few(trees: Sequence[object], *, most: int = 4) -> str:
+    words = [outlined(one) for one in trees[:most]]
+    return ", ".join([*words, f"and {len(trees) - most} more"] if len(trees) > most else words)

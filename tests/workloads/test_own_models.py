@@ -1,0 +1,200 @@
+"""Models of the user's own: found by path and file, fed by inputs or a function, or refused."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from gradbench.errors import BadModel
+from gradbench.experiment.matrix import Cell
+from gradbench.experiment.model_source import ModelSource
+from gradbench.workloads.arms import build, make_arm
+from gradbench.workloads.own_models import file_of, imported, model_of, models_of
+
+NETS = """
+import torch
+from torch import nn
+import gradbench
+from beside import WIDTH
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(WIDTH, 4), nn.Linear(4, 2)
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.head(self.table(input_ids))
+
+
+ready = Net()
+
+
+def make():
+    return Net()
+
+
+def make_batch(size):
+    return {"input_ids": torch.randint(WIDTH, (size, 3))}
+
+
+def loss(output, batch):
+    return output.sum() + batch["input_ids"].float().mean()
+
+
+whole = gradbench.Model(Net, make_batch, loss=loss, head="head")
+
+
+def make_whole():
+    return gradbench.Model(Net, make_batch, loss=loss, head="head")
+
+
+class Image(nn.Conv2d):
+    def __init__(self):
+        super().__init__(3, 4, 3)
+
+
+def broken():
+    raise ValueError("no weights here")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a file of models and one beside it, where the user stands."""
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "nets.py").write_text(NETS, "utf-8")
+    (tmp_path / "some" / "beside.py").write_text("WIDTH = 10\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name in ("nets", "beside") or name.startswith("nets_"):
+            del sys.modules[name]
+
+
+IDS = ("input_ids=B,3:int64<10",)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Net", {"input": IDS}),
+        ("ready", {"input": IDS}),
+        ("make", {"input": IDS}),
+        ("make", {"batch": "some/nets.py:make_batch", "loss": "some/nets.py:loss"}),
+        ("whole", {}),
+        ("make_whole", {}),
+        ("make_whole", {"input": IDS, "loss": "some/nets.py:loss"}),
+    ],
+)
+def test_a_model_is_found_by_file_and_fed(name, options, folder):
+    model = model_of(ModelSource(build=f"some/nets.py:{name}", **options))
+    cell = Cell(model="it", workload="training", grad_mode="global_on", batch_size=4)
+    subject = build(cell, model, seed=0)
+    make_arm(cell, subject).step()
+    assert subject.batch.kwargs["input_ids"].shape == (4, 3)
+    assert all(p.grad is not None for p in subject.module.parameters())
+    assert (model.head == "head") is ("whole" in name and not options)
+    assert file_of(f"some/nets.py:{name}") == str(folder / "some" / "nets.py")
+
+
+def test_options_win_over_what_a_model_says_itself(folder):
+    source = ModelSource(build="some/nets.py:whole", head="table", batch="some/nets.py:make_batch")
+    assert model_of(source).head == "table"
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "words"),
+    [
+        ("some/nets.py:Net", {}, ["forward(input_ids, attention_mask=None)", "int64<1000"]),
+        ("some/nets.py:make", {}, ["forward(input_ids, attention_mask=None)", "--input"]),
+        ("some/nets.py:ready", {}, ["forward(input_ids, attention_mask=None)"]),
+        ("some/nets.py:Image", {}, ["forward(input)", "--input 8,3,224,224"]),
+        ("some/nets.py:broken", {}, ["needs --input"]),
+        ("some/net.py:Net", {}, ["no file 'some/net.py' here"]),
+        ("some/nets.py:Nets", {}, ["has no attribute 'Nets'"]),
+        ("some/nets.py:WIDTH", {}, ["is int, not a factory"]),
+        ("some/nets.py:make", {"batch": "some/nets.py:WIDTH"}, ["batch", "is int, not a function"]),
+        ("some/nets.py:make", {"input": IDS, "loss": "nowhere:loss"}, ["loss 'nowhere:loss'"]),
+    ],
+)
+def test_what_cannot_be_had_is_said_in_a_line(build, options, words, folder):
+    with pytest.raises(BadModel) as error:
+        model_of(ModelSource(build=build, **options))
+    assert [word for word in words if word not in str(error.value)] == []
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_in_a_package_is_a_module_of_it(folder):
+    package = folder / "shop"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "sizes.py").write_text("WIDTH = 3\n", "utf-8")
+    (package / "towers.py").write_text("from .sizes import WIDTH\n", "utf-8")
+    assert imported("shop/towers.py:WIDTH", "model") == 3
+    assert sys.modules["shop.towers"] is not None
+
+
+def test_a_file_with_the_name_of_another_module_is_read_all_the_same(folder):
+    (folder / "some" / "json.py").write_text("class Net: ...\n", "utf-8")
+    net = imported("some/json.py:Net", "model")
+    assert imported("some/json.py:Net", "model") is net
+    import json
+
+    assert json.dumps([]) == "[]"
+
+
+@pytest.mark.parametrize(
+    ("texts", "kind"),
+    [
+        (("B,3",), torch.Tensor),
+        (("B,3", "B,2:bool"), tuple),
+        (("a=B,3", "b=B:int64<7"), dict),
+    ],
+)
+def test_inputs_make_the_simplest_tree_that_holds_them(texts, kind):
+    model = model_of(ModelSource(build="torch.nn:Identity", input=texts))
+    assert isinstance(model.batch(4), kind)
+
+
+def test_random_numbers_are_of_their_dtype_and_below_their_limit():
+    texts = ("a=B,90:int64<7", "b=B,90:bool", "c=B,90:complex64", "e=90,B:uint8<2")
+    batch = model_of(ModelSource(build="torch.nn:Identity", input=texts)).batch(5)
+    assert set(batch["a"].unique().tolist()) == set(range(7))
+    assert batch["b"].dtype == torch.bool
+    assert batch["c"].is_complex()
+    assert batch["e"].shape == (90, 5)
+    assert batch["e"].max() == 1
+
+
+def test_floating_inputs_follow_the_model_unless_their_dtype_is_given(monkeypatch):
+    cell = Cell(model="it", workload="inference", grad_mode="no_grad", batch_size=2)
+    monkeypatch.setitem(sys.modules, "doubles", Doubles)
+    for text, dtype in (("B,3", torch.float64), ("B,3:float32", torch.float32)):
+        source = ModelSource(build="doubles:make", input=(text,))
+        assert build(cell, model_of(source), seed=0).batch.args[0].dtype == dtype
+
+
+class Doubles:
+    @staticmethod
+    def make():
+        return nn.Linear(3, 2).double()
+
+
+def test_models_of_the_users_stand_beside_those_that_are_built_in(folder):
+    models = models_of({"mine": ModelSource(build="some/nets.py:whole")})
+    assert "mine" in models
+    assert "mlp_tiny" in models
+    assert models["mine"].source == ModelSource(build="some/nets.py:whole")
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision", "transformers"])
+def test_a_library_that_is_not_here_is_named_with_what_installs_it(library, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        BadModel, match=rf"needs {library}: pip install 'torch-gradbench\[{library}\]'"
+    ):
+        model_of(ModelSource(build=f"{library}:anything"))
