@@ -1,7 +1,8 @@
 """The options that say what to measure, which several commands share."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from ..errors import BadModel, Impossible
-from ..experiment.matrix import AXES, Cell, select
+from ..experiment.matrix import AXES, Cell, select, unique
 from ..experiment.model_source import ModelSource, is_source, parse_input, parse_model
 from ..experiment.plan import Plan
 from ..experiment.presets import PRESETS
@@ -110,10 +111,14 @@ class Request:
         selections["model"] = [
             parse_model(text)[0] if _is_own(text) else text for text in selections["model"]
         ]
-        if sources and not selections["batch_size"] and (batch or self.config is None):
-            selections["batch_size"] = [batch or DEFAULT_BATCH]
+        sizes = selections["batch_size"] or ([batch] if batch else [])
+        if sources and self.config is None:
+            sizes = sizes or [DEFAULT_BATCH]
+        selections["batch_size"] = sizes if self.config is not None or not sources else []
         choice = choose(preset=self._preset, file=self.config, selections=selections, plan=plan)
         cells = list(choice.cells)
+        if sources and self.config is None:
+            cells = _resized(cells, set(sources), sizes)
         if self.config is None and not selections["device"]:
             cells = select(cells, "device", devices.available())
         return cells, choice.plan, models_of({**choice.sources, **sources})
@@ -136,6 +141,17 @@ class Request:
                     f"name it, as in --model mine={build}"
                 )
         return sources, batch
+
+
+def _resized(cells: Iterable[Cell], own: Collection[str], sizes: Sequence[str]) -> list[Cell]:
+    """Return the cells at these batch sizes: the user's own models in each of their workloads.
+
+    A preset measures some workloads at some of its sizes only, which are its own models'.
+    """
+    batches = [int(AXES["batch_size"].parse(size)) for size in sizes]
+    theirs = [replace(c, batch_size=b) for c in cells if c.model in own for b in batches]
+    others = [cell for cell in cells if cell.model not in own]
+    return unique([*(select(others, "batch_size", batches) if others else []), *theirs])
 
 
 def _is_own(text: str) -> bool:
