@@ -22,6 +22,14 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _caches_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what tests cache out of the caches of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADBENCH_CACHE", str(tmp_path_factory.mktemp("caches")))
+        yield
+
+
 def without_torch() -> set[str]:
     """Return the folders that a contract of import-linter keeps free of torch."""
     settings = tomllib.loads((TESTS.parent / "pyproject.toml").read_text("utf-8"))

@@ -238,13 +238,13 @@ def throughput(measurement: Measurement) -> Estimate:
 
 
 def ratio(candidate: Measurement, reference: Measurement) -> Estimate | None:
-    """Return candidate / reference with its interval, or None if the reference is 0 bytes."""
+    """Return candidate / reference with its interval, or None if there is none: of 0 bytes."""
     if min(reference.values) <= 0 or min(candidate.values) < 0:
         return None
     if candidate.exact:
         return estimates.exact(float(per_step(candidate)[0] / per_step(reference)[0]))
-    if min(candidate.values) == 0:
-        return None
+    if min(candidate.values) == 0 or len(candidate.values) != len(reference.values):
+        return None  # or rounds that are no pairs
     return estimates.paired_ratio(per_step(candidate), per_step(reference))
 
 

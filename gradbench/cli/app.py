@@ -4,17 +4,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from typer.core import TyperGroup
 
 from ..analysis import format_units
 from ..errors import GradbenchError, Impossible, UnknownName
 from ..exit_status import ExitStatus
 from ..experiment.matrix import GRAD_MODES
 from ..experiment.toml_config import locate
+from ..printable import printable, without_commands
+from .screen import Screen, shown, shown_briefly, take_any_text
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -22,8 +23,29 @@ if TYPE_CHECKING:
 FIRST: Final = ("list", "run", "show", "report", "predict")
 """Commands that a newcomer needs; help lists them first."""
 
+_UsageError: Final[type[Exception]] = typer.BadParameter.__mro__[1]  # typer names it nowhere else
+
+
+class Commands(TyperGroup):
+    """The commands; a mistake in how one is called costs one line, like every other of a user's."""
+
+    def main(
+        self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **options: Any
+    ) -> Any:
+        """Run the command that the arguments name, and exit with its status."""
+        if not standalone_mode:
+            return super().main(args, standalone_mode=False, **options)
+        take_any_text()
+        try:
+            status = super().main(args, standalone_mode=False, **options)
+        except _UsageError as error:
+            _say_misuse(error)
+            sys.exit(ExitStatus.USAGE)
+        sys.exit(status or ExitStatus.OK)
+
 
 app = typer.Typer(
+    cls=Commands,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -31,8 +53,8 @@ app = typer.Typer(
     epilog="Start with [bold]gradbench run --preset tiny[/bold], under a minute. "
     "Also: [bold]pytest --benchmark-only[/bold] in a checkout, or [bold]import gradbench[/bold].",
 )
-out = Console(highlight=False, soft_wrap=True)
-err = Console(highlight=False, soft_wrap=True, stderr=True)
+out = Screen(soft_wrap=True)
+err = Screen(soft_wrap=True, stderr=True)
 
 TRY: Final = (
     ("gradbench predict --model resnet18_32 --fit 4GiB", "the largest batch"),
@@ -60,6 +82,17 @@ Verbose = Annotated[
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name, its beginning, path or latest.")]
 
 
+def _say_misuse(error: Any) -> None:
+    """Print what the parser of the command line says; nothing where it has shown the help."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    if not message:
+        return
+    help_of = error.ctx.command_path if error.ctx is not None else "gradbench"
+    remedy = "" if "Did you mean" in message else f": see {help_of} --help"
+    words = f"{message[0].lower()}{message[1:]}{remedy}"
+    err.print(f"[red]gradbench:[/red] {shown_briefly(words)}")
+
+
 @contextmanager
 def one_line_errors(config: Path | None = None) -> Iterator[None]:
     """Turn errors of the user's into one line and `ExitStatus.USAGE`."""
@@ -67,7 +100,13 @@ def one_line_errors(config: Path | None = None) -> Iterator[None]:
         yield
     except GradbenchError as error:
         where = locate(config, error) if config and isinstance(error, UnknownName) else ""
-        err.print(f"[red]gradbench:[/red] {escape(where + str(error))}")
+        err.print(f"[red]gradbench:[/red] {shown_briefly(where + str(error))}")
+        raise typer.Exit(ExitStatus.USAGE) from None
+    except OSError as error:
+        if error.filename is None:  # of a stream, not of a file that somebody named
+            raise
+        words = f"{str(error.filename)!r}: {error.strerror}: choose another name or place"
+        err.print(f"[red]gradbench:[/red] {shown_briefly(words)}")
         raise typer.Exit(ExitStatus.USAGE) from None
 
 
@@ -90,9 +129,9 @@ def sort_commands() -> None:
 def say(status: "Status", words: str) -> None:
     """Show what is being done: in place, or a line each where nobody looks."""
     if err.is_terminal:
-        status.update(escape(words))
+        status.update(shown(words))
     else:
-        print(words, file=sys.stderr, flush=True)
+        print(without_commands(printable(words)), file=sys.stderr, flush=True)
 
 
 def check_reference(name: str) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.markup import escape
 
 from ..errors import Impossible
+from ..printable import printable
 from ..process_tree import ProcessTree
 from .app import app, err, examples, out
 from .exports import places
 from .request import Request, takes_request
+from .screen import shown
 
 UNWINDING_S: Final = 30.0
 """How long a command that is asked to end may put things in order."""
@@ -61,7 +62,7 @@ def ci(
     )
     job = perform(wanted, folder=output, call=_call, locator=places)
     _tell_github(job)
-    out.print(f"{escape(job.words)}\nsummary  {escape(str(job.summary))}")
+    out.print(f"{shown(job.words)}\nsummary  {shown(str(job.summary))}")
     raise typer.Exit(job.exit_status(fail_on))
 
 
@@ -69,7 +70,7 @@ def _call(part: "Part") -> "Ended":
     """Run a part in a process of its own; show what it prints, unless that is for us to read."""
     from ..ci_job import Ended
 
-    err.print(f"[bold]gradbench {escape(' '.join(part.arguments))}[/bold]")
+    err.print(f"[bold]gradbench {shown(' '.join(part.arguments))}[/bold]")
     command = [sys.executable, "-m", "gradbench", *part.arguments]
     pipe = subprocess.PIPE if part.verdicts else None
     with ProcessTree(command, stdout=pipe, own_session=False) as process:  # it hears Ctrl-C itself
@@ -90,7 +91,7 @@ def _tell_github(job: "Job") -> None:
         print(job.annotations.read_text("utf-8"), end="")
     for variable, text in (
         ("GITHUB_STEP_SUMMARY", job.summary.read_text("utf-8")),
-        ("GITHUB_OUTPUT", f"status={job.status}\nfolder={job.summary.parent}\n"),
+        ("GITHUB_OUTPUT", f"status={job.status}\nfolder={printable(str(job.summary.parent))}\n"),
     ):
         if path := os.environ.get(variable):
             with Path(path).open("a", encoding="utf-8") as file:

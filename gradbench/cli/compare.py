@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from ..errors import Impossible
 from .app import app, err, examples, out, say
 from .gate import STATUSES, as_plain, conclusion, show
 from .request import Request, takes_request
+from .screen import shown
 
 
 @app.command(
@@ -80,7 +80,7 @@ def compare(
         )
         if base is not None:
             commit = worktree.commit(old.tree, "HEAD")[:10]
-            err.print(f"[dim]the base is {escape(base)}, commit {commit}[/dim]")
+            err.print(f"[dim]the base is {shown(base)}, commit {commit}[/dim]")
         if base is not None and worktree.is_dirty(new.tree):
             err.print("the working tree has uncommitted changes: they are part of the candidate")
         decision = versions.compare(

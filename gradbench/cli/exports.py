@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from ..errors import Impossible, UnknownName
+from ..printable import without_commands
 from .app import Results, app, err, examples, one_line_errors, out
+from .screen import shown
 
 if TYPE_CHECKING:
     from ..exports.source_locations import Locate
@@ -72,16 +73,17 @@ def export(
         exported = export(format_name, runs, verdicts=judged, locate=places(runs))
         if output is None:
             for text in exported.files.values():
-                print(text, end="")
+                # its commands are what GitHub is to obey; of any other text none is
+                print(text if format_name == "annotations" else without_commands(text), end="")
         else:
             written = write(exported, output, folder=format_.folder)
             where = output if format_.folder else written[0]
             count = f"  ({len(written)} files)" if format_.folder else ""
-            out.print(escape(str(where)) + count)
+            out.print(shown(str(where)) + count)
         if exported.left_out:
             err.print(
                 f"[yellow]{len(exported.left_out)} outcomes have no place in {format_name}, such "
-                f"as {escape(exported.left_out[0])}; export markdown names all reasons[/yellow]"
+                f"as {shown(exported.left_out[0])}; export markdown names all reasons[/yellow]"
             )
 
 
@@ -107,8 +109,8 @@ def merge(
         merged = join(runs, different_machines=allow_different_machines)
         run = Store(results).save(merged.records)
         for remark in merged.remarks:
-            err.print(f"[yellow]{escape(remark)}[/yellow]")
-        out.print(f"records  {escape(str(Store(results).find(run.name)))}")
+            err.print(f"[yellow]{shown(remark)}[/yellow]")
+        out.print(f"records  {shown(str(Store(results).find(run.name)))}")
 
 
 def tell_markdown(names: list[str] | None, output: Path | None, *, results: Path) -> None:
@@ -117,10 +119,10 @@ def tell_markdown(names: list[str] | None, output: Path | None, *, results: Path
 
     exported = export("markdown", load_runs(names, results))
     if output is None:
-        print(*exported.files.values(), sep="", end="")
+        print(*map(without_commands, exported.files.values()), sep="", end="")
     else:
         (path,) = write(exported, output, folder=False)
-        out.print(escape(str(path)))
+        out.print(shown(str(path)))
 
 
 def load_runs(names: list[str] | None, results: Path) -> "list[Run]":
@@ -131,7 +133,7 @@ def load_runs(names: list[str] | None, results: Path) -> "list[Run]":
     paths = dict.fromkeys(store.find(name).resolve() for name in names or ["latest"])
     runs = [load(path) for path in paths]
     for dropped in filter(None, (run.dropped for run in runs)):
-        err.print(f"[yellow]{escape(dropped)}[/yellow]")
+        err.print(f"[yellow]{shown(dropped)}[/yellow]")
     return runs
 
 

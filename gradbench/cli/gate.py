@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from ..errors import Impossible, StoreError
 from ..exit_status import GATE, ExitStatus
 from ..gate import rules
 from .app import Results, app, err, examples, one_line_errors, out, say
+from .screen import Screen, shown
 
 if TYPE_CHECKING:
     from ..gate.result import GateResult
@@ -112,15 +111,15 @@ def _gate(
 
     candidate_runs = _load(candidates, results)
     if not candidate_runs:
-        err.print(f"[red]gradbench:[/red] no run fits {escape(', '.join(candidates))}")
+        err.print(f"[red]gradbench:[/red] no run fits {shown(', '.join(candidates))}")
         raise typer.Exit(ExitStatus.NOTHING_MEASURED)
     try:
         baseline_runs = _load(baseline, results)
     except MissingRun as missing:
         baseline_runs = []
-        err.print(f"[yellow]{escape(str(missing))}[/yellow]")
+        err.print(f"[yellow]{shown(str(missing))}[/yellow]")
     if not baseline_runs:
-        err.print(f"[yellow]no baseline: no run fits {escape(', '.join(baseline))}[/yellow]")
+        err.print(f"[yellow]no baseline: no run fits {shown(', '.join(baseline))}[/yellow]")
     by = _rules(rules_file, asked, [*candidate_runs, *baseline_runs])
     decision = gating.decide(baseline_runs, candidate_runs, by=by)
     status = decision.status(strict=by.strict)
@@ -169,7 +168,7 @@ def _load(names: Iterable[str], results: Path) -> "list[Run]":
             try:
                 loaded[path.resolve()] = load(path)
             except StoreError as error:
-                err.print(f"[yellow]left out: {escape(str(error))}[/yellow]")
+                err.print(f"[yellow]left out: {shown(str(error))}[/yellow]")
     return list(loaded.values())
 
 
@@ -193,7 +192,7 @@ def _save(names: Sequence[str], path: Path, results: Path) -> None:
     if len(runs) != 1:
         raise Impossible(f"--save-baseline takes one run, and {', '.join(names)} is {len(runs)}")
     check_place(path)
-    out.print(escape(str(write(exact_records(runs[0]), path))))
+    out.print(shown(str(write(exact_records(runs[0]), path))))
 
 
 def _prove() -> None:
@@ -202,7 +201,7 @@ def _prove() -> None:
 
     with err.status("loading torch") as status:
         checks = list(prove(say=lambda words: say(status, words)))
-    Console(highlight=False, width=max(out.width, 120)).print(check_table(checks))
+    Screen(width=max(out.width, 120)).print(check_table(checks))
     if not all(check.passed for check in checks):
         err.print(
             "[red]gradbench:[/red] the self-test failed: a gate on this machine proves nothing"
@@ -216,12 +215,12 @@ def show(decision: "GateResult", *, everything: bool) -> None:
     from ..terminal import verdict_tables
 
     width = out.width if out.is_terminal else verdict_tables.WIDE
-    console = Console(highlight=False, width=width)
+    console = Screen(width=width)
     for table in verdict_tables.verdict_tables(decision.figure_verdicts, everything=everything):
         console.print(table)
     hint = " (--all says why)"
     for line in not_compared_lines(decision.not_compared, everything=everything, hint=hint):
-        out.print(f"[dim]{escape(line)}[/dim]")
+        out.print(f"[dim]{shown(line)}[/dim]")
 
 
 def conclusion(decision: "GateResult", status: int) -> str:

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from ..errors import StoreError
 from ..exit_status import ExitStatus
 from ..experiment.matrix import AXES
 from ..git import GitError, git
 from .app import app, err, examples, one_line_errors, out, split
+from .screen import Screen, shown
 
 if TYPE_CHECKING:
     from ..history.figures import Origin
@@ -96,7 +95,7 @@ def history(
         series, left_out = past.history(figures, chosen=chosen)
         warnings = [*figures.warnings, *left_out]
         for words in warnings:
-            err.print(f"[yellow]{escape(words)}[/yellow]")
+            err.print(f"[yellow]{shown(words)}[/yellow]")
         if output is not None:
             from ..report.history import render
 
@@ -106,7 +105,7 @@ def history(
     else:
         _print(series, origins=figures.origins.values(), every=every)
         if output is not None:
-            out.print(f"page     {escape(str(output))}")
+            out.print(f"page     {shown(str(output))}")
     if not series:
         if not as_json:
             err.print(
@@ -144,9 +143,9 @@ def pack(
         warnings: list[str] = []
         packed = packing.pack(_runs(sources or [Path("results")], warnings), output, rounds=rounds)
     for words in warnings:
-        err.print(f"[yellow]{escape(words)}[/yellow]")
+        err.print(f"[yellow]{shown(words)}[/yellow]")
     for name in packed.files:
-        out.print(escape(name))
+        out.print(shown(name))
     out.print(
         f"{packed.runs} runs, {packed.rows} rows added; {packed.before} runs were there before"
     )
@@ -211,16 +210,16 @@ def _print(series: Sequence["Series"], *, origins: Collection["Origin"], every: 
 
     changed = [one for one in series if one.changes]
     still = [one for one in series if not one.changes and len(one.values) > 1]
-    shown = [*changed, *(still if every else still[:ROWS])]
+    listed = [*changed, *(still if every else still[:ROWS])]
     width = out.width if out.is_terminal else run_tables.WIDE + 40
-    if shown:
-        Console(highlight=False, width=width).print(table(shown))
+    if listed:
+        Screen(width=width).print(table(listed))
     lone = sum(len(one.values) == 1 for one in series)
     summary = [
         f"{len(changed)} of {len(series)} series changed their level",
         *(
-            [f"{len(still) - len(shown) + len(changed)} more without a change: --all lists them"]
-            if len(shown) < len(changed) + len(still)
+            [f"{len(still) - len(listed) + len(changed)} more without a change: --all lists them"]
+            if len(listed) < len(changed) + len(still)
             else []
         ),
         *([f"{lone} have one point only"] if lone else []),
@@ -231,7 +230,7 @@ def _print(series: Sequence["Series"], *, origins: Collection["Origin"], every: 
             f"{len(origins)} runs of one commit ({short(measured.pop())}): one point; "
             "measure at another commit"
         ]
-    out.print(f"[dim]{escape('; '.join(summary))}[/dim]")
+    out.print(f"[dim]{shown('; '.join(summary))}[/dim]")
 
 
 def _worse(series: "Series", last: int) -> bool:

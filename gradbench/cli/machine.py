@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from ..errors import Impossible
 from ..exit_status import ExitStatus
@@ -15,6 +13,7 @@ from ..records import selfcheck as records
 from ..records.selfcheck import CPU
 from ..store.jsonl import check_writable
 from .app import Results, app, err, one_line_errors, out, say
+from .screen import Screen, shown
 
 WATCH_S: Final = 1.0
 
@@ -54,7 +53,7 @@ def env(
             return
         width = max(map(len, facts))
         for name, value in facts.items():
-            out.print(f"{name:{width}}  {escape(str(value))}")
+            out.print(f"{name:{width}}  {shown(str(value))}")
 
 
 @app.command()
@@ -100,7 +99,7 @@ def selfcheck(
         from ..terminal import run_tables
 
         width = out.width if out.is_terminal else run_tables.WIDE + 40
-        Console(highlight=False, width=width).print(run_tables.check_table(checks))
+        Screen(width=width).print(run_tables.check_table(checks))
         where = f"{facts['cpu']}, {facts['cores']} cores, torch {facts['torch']}"
         _say_where(where, facts, path)
 
@@ -127,11 +126,11 @@ def _of_an_accelerator(device: str, results: Path, *, as_json: bool) -> None:
         _say_where(where, facts, path)
         if bad:
             err.print(
-                f"[red]{bad} of {len(checks)} BAD[/red]: attach {escape(str(path))} to a report"
+                f"[red]{bad} of {len(checks)} BAD[/red]: attach {shown(str(path))} to a report"
             )
     raise typer.Exit(ExitStatus.CHECK_FAILED if bad else ExitStatus.OK)
 
 
 def _say_where(where: str, facts: Mapping[str, Any], path: Path) -> None:
     out.print(f"{where}, load {facts['load_before']} before, {facts['load_after']} after")
-    out.print(f"saved    {escape(str(path))}")
+    out.print(f"saved    {shown(str(path))}")

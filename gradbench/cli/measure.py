@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from ..comparison.leftovers import remove_leftovers
 from ..errors import BadModel, Impossible
@@ -31,6 +30,7 @@ from .app import (
 )
 from .printing import print_run
 from .request import Request, takes_request
+from .screen import shown
 from .semantics import load_or_examine
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ def list_cells(request: Request) -> None:
     for cell in cells:
         why = preflight.obstacle(cell, models)
         skipped += why is not None
-        out.print(
-            escape(str(cell)) + (f"  [dim]skipped here: {escape(why[1])}[/dim]" if why else "")
-        )
+        out.print(shown(str(cell)) + (f"  [dim]skipped here: {shown(why[1])}[/dim]" if why else ""))
     blocks = len(by_block(cells))
     many = f"{blocks} block{'s' * (blocks != 1)}"
     out.print(f"{len(cells)} cells in {many}, {skipped} skipped here")
@@ -102,7 +100,7 @@ def run(
     """
     check_reference(reference)
     for words in remove_leftovers():
-        err.print(f"[dim]{escape(words)}[/dim]")
+        err.print(f"[dim]{shown(words)}[/dim]")
     plan = {"budget_s": budget, "limit_s": limit, "seed": seed}
     given = {name: value for name, value in plan.items() if value is not None}
     if resume is None:
@@ -126,7 +124,7 @@ def run(
     folder = recording.path.parent
     behaviour = load_or_examine(folder, torch=str(torch)) if semantics and torch else None
     page = recording.write_page(finished, reports, semantics=behaviour)
-    where = f"records  {escape(str(recording.path))}\npage     {escape(str(page))}"
+    where = f"records  {shown(str(recording.path))}\npage     {shown(str(page))}"
     out.print(where)
     if standard_streams.lost() is not None:  # whoever reads errors is to know that they are there
         err.print(where)
@@ -173,7 +171,7 @@ def _go_on(name: str, options: Sequence[str], *, results: Path) -> "Recording":
         raise Impossible(f"a resumed run goes on as it began: leave out {', '.join(options)}")
     writer, cut = Store(results).resume(name)
     if cut.dropped:
-        err.print(f"[yellow]{escape(cut.dropped)}[/yellow]")
+        err.print(f"[yellow]{shown(cut.dropped)}[/yellow]")
     return Recording(writer, cut.header, models=_models_of(cut), resumed=cut)
 
 
@@ -198,7 +196,7 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
     def listen(event: "Progress") -> None:
         block = str(event.block)
         if err.is_terminal:
-            words = f"{escape(block)} {event.doing}"
+            words = f"{shown(block)} {event.doing}"
             bar.update(task, description=words, completed=event.done, total=event.total)
         elif block not in printed:
             printed.append(block)

@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from ..analysis import format_units
 from ..errors import Impossible
@@ -15,6 +13,7 @@ from ..exit_status import ExitStatus
 from ..experiment.matrix import Cell, by_block, unique
 from .app import Reference, app, check_reference, err, examples, out, say, size_in_bytes
 from .request import Request, takes_request
+from .screen import Screen, shown
 
 if TYPE_CHECKING:
     from ..memory.predict import Predictor
@@ -81,7 +80,7 @@ def predict(
         _end(outcome for _, outcome in outcomes)
     from ..terminal import prediction_tables, run_tables
 
-    console = Console(highlight=False, width=out.width if out.is_terminal else run_tables.WIDE)
+    console = Screen(width=out.width if out.is_terminal else run_tables.WIDE)
     predictions = {cell: one for cell, one in outcomes if not isinstance(one, str)}
     console.print(prediction_tables.prediction_tables(dict(outcomes), reference=reference))
     peaks = {cell: one.peak_bytes for cell, one in predictions.items()}
@@ -186,7 +185,7 @@ def _print_unknowns(results: "Collection[Prediction | Fit]") -> None:
     unprobed = sorted({op for one in results for op in one.unprobed})
     otherwise = sorted({op for one in results for op in one.run_otherwise})
     for sentence in dict.fromkeys(f"{one.how}: {one.why_measured}" for one in results if one.how):
-        out.print(f"[yellow]{escape(sentence)}[/yellow]")
+        out.print(f"[yellow]{shown(sentence)}[/yellow]")
     if unprobed:
         out.print(f"[yellow]not counted, what these need inside: {', '.join(unprobed)}[/yellow]")
     if otherwise:
@@ -208,7 +207,7 @@ def _print_fits(
         return
     from ..terminal import prediction_tables, run_tables
 
-    console = Console(highlight=False, width=out.width if out.is_terminal else run_tables.WIDE)
+    console = Screen(width=out.width if out.is_terminal else run_tables.WIDE)
     console.print(prediction_tables.fit_tables(fits, measured, reference=reference))
     known = [fit for _, fit in fits if not isinstance(fit, str)]
     reserve = max((fit.reserve_bytes for fit in known), default=0)
@@ -220,7 +219,7 @@ def _print_fits(
     _print_unknowns(known)
     for cell, fit in fits:
         if isinstance(fit, str):
-            out.print(f"[dim]{escape(f'{cell}: {fit}')}[/dim]")
+            out.print(f"[dim]{shown(f'{cell}: {fit}')}[/dim]")
 
 
 def _row(cell: Cell, prediction: "Prediction | str") -> dict[str, object]:

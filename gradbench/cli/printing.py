@@ -3,10 +3,8 @@
 import re
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
-from rich.markup import escape
-
 from .app import err, out
+from .screen import Screen, shown
 
 if TYPE_CHECKING:
     from ..analysis.closing_notes import Note
@@ -26,13 +24,11 @@ def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
     from ..terminal import run_tables
 
     width = out.width if out.is_terminal else run_tables.WIDE
-    Console(highlight=False, width=width).print(
-        run_tables.run_tables(run, reference=reference, width=width)
-    )
+    Screen(width=width).print(run_tables.run_tables(run, reference=reference, width=width))
     for sentence in headline.answer(View(run)):
         out.print(marked(sentence))
     if run.dropped:
-        err.print(f"[yellow]{escape(run.dropped)}[/yellow]")
+        err.print(f"[yellow]{shown(run.dropped)}[/yellow]")
     *notes, last = closing_notes(run)
     hidden = 0 if verbose or len(notes) < NOTES else len(notes) - (NOTES - 2)
     for note in notes[: len(notes) - hidden]:
@@ -44,12 +40,12 @@ def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
 
 def _print_note(note: "Note") -> None:
     style = STYLES[note.kind]
-    out.print(f"[{style}]{escape(note.text)}[/{style}]")
+    out.print(f"[{style}]{shown(note.text)}[/{style}]")
 
 
 def marked(sentence: str) -> str:
     """Return a sentence as markup, its names in backticks in bold instead."""
-    return re.sub(r"`([^`]*)`", r"[bold]\1[/bold]", escape(sentence))
+    return re.sub(r"`([^`]*)`", r"[bold]\1[/bold]", shown(sentence))
 
 
 def print_scaling(run: "Run", reference: str) -> None:
@@ -60,4 +56,4 @@ def print_scaling(run: "Run", reference: str) -> None:
     table = prediction_tables.scaling_tables(dataframes.peaks(run), reference=reference)
     width = out.width if out.is_terminal else run_tables.WIDE
     words = "no cells of this run differ in batch size, depth, width or resolution only"
-    Console(highlight=False, width=width).print(table if table is not None else words)
+    Screen(width=width).print(table if table is not None else words)

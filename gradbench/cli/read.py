@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.markup import escape
 
 from ..errors import UnknownName
 from ..experiment.matrix import GRAD_MODES, by_block
@@ -26,6 +25,7 @@ from .app import (
 from .exports import tell_markdown
 from .history import CommitUrl, commit_address
 from .printing import print_run, print_scaling
+from .screen import shown
 
 FORMATS: Final = ("html", "md")
 PAGE: Final = Path("reports/report.html")
@@ -92,9 +92,10 @@ def report(
         store = Store(results)
         loaded = [load(store.find(name)) for name in run_names or ["latest"]]
         for dropped in filter(None, (one.dropped for one in loaded)):
-            err.print(f"[yellow]{escape(dropped)}[/yellow]")
+            err.print(f"[yellow]{shown(dropped)}[/yellow]")
         checks = selfcheck.load_all(results)
-        behaviour = semantics.load(results / semantics.FILE)
+        torch = loaded[-1].environment.facts.get("torch")
+        behaviour = semantics.load_of(results / semantics.FILE, torch=torch)
         url = commit_address(commit_url)
         meters = {outcome.meter for one in loaded for outcome in one.outcomes}
         page = write(
@@ -105,12 +106,12 @@ def report(
             commit_url=url,
             rules=rules.in_force(meters) if len(loaded) > 1 else None,
         )
-        out.print(escape(str(page)))
+        out.print(shown(str(page)))
         for one in loaded if figures is not None else ():
             assert figures is not None
             folder = figures / one.name if len(loaded) > 1 else figures
             for path in save_figures(one, folder):
-                out.print(escape(str(path)))
+                out.print(shown(str(path)))
         if open_ and not webbrowser.open(page.resolve().as_uri()):
             err.print("found no browser to open the page with")
 
@@ -132,7 +133,7 @@ def runs(
         moved = store.set_broken_aside() if quarantine else []
         loaded, warnings = store.load_all()
         if not loaded and not warnings and not moved:
-            err.print(f"no runs in {escape(repr(str(results)))}")
+            err.print(f"no runs in {shown(repr(str(results)))}")
         where = "" if results == Path("results") else f" --results {shlex.quote(str(results))}"
         for one in loaded:
             total = len(by_block(one.header.cells))
@@ -144,4 +145,4 @@ def runs(
                 state = f"cut short: gradbench run --resume {one.name}{where}"
             out.print(f"{one.name}  {total - len(one.unfinished())} of {total} blocks  {state}")
         for complaint in [*moved, *warnings]:
-            err.print(f"[yellow]{escape(complaint)}[/yellow]")
+            err.print(f"[yellow]{shown(complaint)}[/yellow]")

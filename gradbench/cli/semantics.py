@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ..exit_status import ExitStatus
@@ -15,7 +13,7 @@ from ..records.semantics import (
     NOT_RUN,
     Behaviour,
     counted,
-    load,
+    load_of,
     save,
     sights,
     state_words,
@@ -23,6 +21,7 @@ from ..records.semantics import (
 )
 from ..store.jsonl import check_writable
 from .app import Results, app, err, examples, one_line_errors, out, say
+from .screen import Screen, shown
 
 
 @app.command(
@@ -57,9 +56,9 @@ def semantics(
                 if wanted:
                     lines(behaviour)
             _summary(behaviour)
-            out.print(f"saved    {escape(str(results / FILE))}")
+            out.print(f"saved    {shown(str(results / FILE))}")
         for difference in behaviour.differences:
-            err.print(f"[red]changed:[/red] {escape(difference)}")
+            err.print(f"[red]changed:[/red] {shown(difference)}")
     raise typer.Exit(ExitStatus.CHECK_FAILED if behaviour.differences else ExitStatus.OK)
 
 
@@ -75,8 +74,8 @@ def examine_and_save(results: Path) -> Behaviour:
 
 def load_or_examine(results: Path, *, torch: str) -> Behaviour:
     """Return what a results folder has on this version of torch; run everything if it has not."""
-    known = load(results / FILE)
-    if known is not None and known.torch == torch:
+    known = load_of(results / FILE, torch=torch)
+    if known is not None:
         return known
     err.print(
         "[dim]checking what the modes do on this torch: once per version, under a minute[/dim]"
@@ -95,7 +94,7 @@ def _summary(behaviour: Behaviour) -> None:
     reproduced = [pitfall for pitfall in behaviour.pitfalls if pitfall.shown == "yes"]
     silent = sum(pitfall.silent for pitfall in reproduced)
     cured = sum(pitfall.cured == "yes" for pitfall in reproduced)
-    out.print(f"[bold]torch {escape(behaviour.torch)}[/bold], Python {behaviour.python}")
+    out.print(f"[bold]torch {shown(behaviour.torch)}[/bold], Python {behaviour.python}")
     out.print(
         f"table    {len(behaviour.table)} combinations, {len(sights(behaviour.table))} different "
         "outcomes by state and input"
@@ -106,7 +105,7 @@ def _summary(behaviour: Behaviour) -> None:
         f"{silent} of them silently; the cures of {cured} work"
     )
     for name, reason in _not_run(behaviour):
-        out.print(f"[dim]not run  {escape(name)}: {escape(reason)}[/dim]")
+        out.print(f"[dim]not run  {shown(name)}: {shown(reason)}[/dim]")
     where = f"the record of torch {behaviour.recorded}"
     if behaviour.torch.startswith(f"{behaviour.recorded}."):
         against = where
@@ -147,7 +146,7 @@ def _table(behaviour: Behaviour) -> None:
         outcomes = (outcome.words for _, outcome in sight.outcomes)
         does.add_row(state, sight.input, *outcomes, str(sight.contexts))
     restored = sum(row.restored and row.restored_after_error for row in behaviour.table)
-    console = Console(highlight=False, width=out.width if out.is_terminal else 200)
+    console = Screen(width=out.width if out.is_terminal else 200)
     console.print(moves, "", does, "")
     out.print(
         f"{restored} of {len(behaviour.table)} combinations restore the state before, "
@@ -159,11 +158,11 @@ def _table(behaviour: Behaviour) -> None:
 def _claims(behaviour: Behaviour) -> None:
     for claim in behaviour.claims:
         colour = {"holds": "green", "fails": "red", "raised": "red"}.get(claim.verdict, "yellow")
-        out.print(f"[{colour}]{claim.verdict}[/{colour}]: {escape(claim.says)}")
-        out.print(f"  [dim]{escape(claim.place)} ({claim.id})[/dim]")
-        out.print(f"  {escape(claim.truth)}")
+        out.print(f"[{colour}]{claim.verdict}[/{colour}]: {shown(claim.says)}")
+        out.print(f"  [dim]{shown(claim.place)} ({claim.id})[/dim]")
+        out.print(f"  {shown(claim.truth)}")
         if claim.seen:
-            out.print(f"  seen: {escape(claim.seen)}")
+            out.print(f"  seen: {shown(claim.seen)}")
     out.print()
 
 
@@ -173,7 +172,7 @@ def _pitfalls(behaviour: Behaviour) -> None:
             pitfall.shown, f"[yellow]{pitfall.shown}[/yellow]"
         )
         kind = "silent" if pitfall.silent else "loud"
-        out.print(f"[bold]{escape(pitfall.title)}[/bold] ({kind}, {reproduces})")
+        out.print(f"[bold]{shown(pitfall.title)}[/bold] ({kind}, {reproduces})")
         for label, words in (
             ("happens", pitfall.happens),
             ("why", pitfall.why),
@@ -182,6 +181,6 @@ def _pitfalls(behaviour: Behaviour) -> None:
             (f"cured: {pitfall.cured}", pitfall.cured_seen),
             ("versions", ", ".join(pitfall.versions) or "none on record"),
         ):
-            out.print(f"  {label}: {escape(words)}")
+            out.print(f"  {label}: {shown(words)}")
         out.print(f"  [dim]{pitfall.link}[/dim]")
     out.print()

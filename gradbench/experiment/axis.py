@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, replace
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from ..errors import Impossible, UnknownName
+from ..printable import one_line
 
 Value = str | int
+MOST: Final = 2**63 - 1
+"""The largest whole number of a file, an option or an axis: 64 bits, as Parquet and SQLite keep."""
+LONGEST_NAME: Final = 1000
 
 
 def as_given(value: Value) -> Value:
@@ -40,13 +44,18 @@ class Axis:
     def check(self, value: object) -> None:
         """Raise `UnknownName` or `Impossible` unless a cell can have this value."""
         if self.number:
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise Impossible(f"{self.name} must be a whole number from 1 up, not {value!r}")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+                raise Impossible(
+                    f"{self.name} must be a whole number from 1 up, not {_brief(value)}"
+                )
         elif self.values:
             if value not in self.values:
-                raise UnknownName(self.name, str(value), self.values)
+                known = value if isinstance(value, str) else _brief(value)
+                raise UnknownName(self.name, known, self.values)
         elif not isinstance(value, str) or not value.strip():
-            raise Impossible(f"{self.name} must be a name, not {value!r}")
+            raise Impossible(f"{self.name} must be a name, not {_brief(value)}")
+        elif len(value) > LONGEST_NAME:
+            raise Impossible(f"{self.name} has {len(value):,} characters: {LONGEST_NAME} at most")
 
 
 def axes_of(cell: type[Any]) -> Mapping[str, Axis]:
@@ -67,6 +76,15 @@ def _row(field: Field[Any]) -> Axis:
 
 def whole_number(name: str, text: str) -> int:
     """Return a whole number given as text; raise `Impossible` otherwise."""
+    option = name.replace("_", "-")
+    if len(text) > len(str(MOST)) and text.isdecimal():  # Python refuses thousands of digits
+        raise Impossible(f"{option} has {len(text):,} digits: the largest is {MOST}")
     if not text.isdecimal() or int(text) < 1:
-        raise Impossible(f"{name.replace('_', '-')} must be a whole number from 1 up, not {text!r}")
+        raise Impossible(f"{option} must be a whole number from 1 up, not {one_line(repr(text))}")
     return int(text)
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, int) and not -MOST <= value <= MOST:
+        return f"a number of {value.bit_length():,} bits"
+    return one_line(repr(value), longest=100)

@@ -7,6 +7,7 @@ from itertools import product
 from typing import Annotated, Final
 
 from ..errors import Impossible, UnknownName
+from ..printable import printable
 from .axis import Axis, Value, axes_of
 
 GRAD_MODES: Final = ("global_on", "global_off", "no_grad", "inference_mode")
@@ -204,7 +205,7 @@ class Block:
             for axis, value in zip(AXES.values(), cell.axes().values(), strict=True)
             if axis.name not in _ALWAYS_SHOWN and value != axis.default
         ]
-        return "-".join([cell.device, cell.model, *batch, *extras])
+        return printable("-".join([cell.device, cell.model, *batch, *extras]))
 
     def __str__(self) -> str:
         return f"{self.cell.workload}[{self.setting}]"

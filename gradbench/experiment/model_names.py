@@ -8,6 +8,8 @@ FAMILIES: Final = {"mlp": ("depth", "width"), "cnn": ("depth", "width", "resolut
 """Families of models and the sizes that their names must give, in this order."""
 
 VARIABLES: Final = ("depth", "width", "resolution")
+LONGEST: Final = 7
+"""Digits of a size: a layer of tens of millions or deep is a slip of the finger."""
 _NAME: Final = re.compile(r"(mlp|cnn)_d(\d+)_w(\d+)(?:_r(\d+))?")
 
 
@@ -30,5 +32,8 @@ def parse(name: str) -> Sized | None:
     match = _NAME.fullmatch(name)
     if match is None or (match[1] == "cnn") != (match[4] is not None):
         return None
-    sizes = [int(text) for text in match.groups()[1:] if text is not None]
+    texts = [text for text in match.groups()[1:] if text is not None]
+    if any(len(text) > LONGEST for text in texts):
+        return None
+    sizes = [int(text) for text in texts]
     return Sized(match[1], *sizes) if min(sizes) > 0 else None

@@ -17,8 +17,10 @@ DTYPES: Final = (
 LIBRARIES: Final = ("timm", "torchvision", "transformers")
 """Packages whose models go by a name of theirs: ``timm:resnet18``."""
 
+LONGEST_SIZE: Final = 18
+"""Digits of a number of 64 bits."""
 _INPUT: Final = re.compile(
-    r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>[^:<=]+)(?::(?P<dtype>\w+))?(?:<(?P<below>\d+))?"
+    r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>[^:<=]+)(?::(?P<dtype>\w+))?(?:<(?P<below>\d{1,18}))?"
 )
 _NAME: Final = re.compile(r"[\w.-]+")
 _EXAMPLES: Final = "8,3,224,224 or input_ids=8,128:int64<30522"
@@ -76,9 +78,10 @@ def parse_input(text: str) -> tuple[InputTensor, int | None]:
 def _size(part: str, text: str) -> int | str:
     if part == BATCH:
         return part
-    if not part.isdecimal() or int(part) < 1:
+    if not part.isdecimal() or len(part) > LONGEST_SIZE or int(part) < 1:
         raise Impossible(
-            f"input {text!r}: a size is a whole number from 1 up, or B for the batch, not {part!r}"
+            f"input {text!r}: a size is a whole number from 1 up, or B for the batch, "
+            f"not {part!r:.40}"
         )
     return int(part)
 

@@ -45,8 +45,10 @@ class TomlFile:
             raise BadConfig(f"{path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise BadConfig(f"{path}: not UTF-8 text ({error.reason})") from error
-        except tomllib.TOMLDecodeError as error:
-            raise BadConfig(f"{path}: {error}") from error
+        except RecursionError:
+            raise BadConfig(f"{path}: it is nested too deeply") from None
+        except ValueError as error:  # no TOML, or an integer of thousands of digits
+            raise BadConfig(f"{path}: {str(error).partition(';')[0]}") from error
 
     def at(self, key: str, *, header: str, table: int = 0) -> str:
         """Return ``file, line N, key: `` for a key of the table of that header and index.

@@ -7,6 +7,7 @@ from typing import Final
 from ..analysis import diagnosis
 from ..experiment.matrix import Cell
 from ..gate.figure_verdicts import FigureVerdict
+from ..printable import printable
 from ..records.measurements import Skipped
 from ..records.run import Run
 from ..stats.verdicts import Verdict
@@ -99,7 +100,7 @@ def text(annotations: Iterable[Annotation]) -> str:
 
 
 def _data(value: str) -> str:
-    return value.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return printable(value).replace("%", "%25")  # then there is no line end to be escaped
 
 
 def _property(value: str) -> str:

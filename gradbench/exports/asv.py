@@ -4,7 +4,6 @@ asv takes lower for better everywhere, so throughput stays at home; a figure tha
 is null there, which asv draws as missing.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -24,6 +23,7 @@ from .numbers import (
     commit,
     devices,
     figures,
+    json_text,
     machine_mark,
     slug,
     without_number,
@@ -79,12 +79,12 @@ def export(runs: Sequence[Run]) -> Exported:
                 f"asv keeps one result a commit and machine: {run.name} is the second of "
                 f"commit {sha[:8]} on {machine['machine']}; leave one out"
             )
-        files[f"{machine['machine']}/machine.json"] = _text(machine | {"version": 1})
-        files[path] = _text(_results(run, benchmarks, machine, sha))
+        files[f"{machine['machine']}/machine.json"] = json_text(machine | {"version": 1})
+        files[path] = json_text(_results(run, benchmarks, machine, sha))
         left_out += without_number(run)
     if not described:
         raise StoreError("asv: these runs hold no number: there is nothing to export")
-    files["benchmarks.json"] = _text({**described, "version": 2})
+    files["benchmarks.json"] = json_text({**described, "version": 2})
     return Exported(files, left_out)
 
 
@@ -214,7 +214,3 @@ def _machine(run: Run) -> dict[str, str]:
 def _environment(run: Run) -> str:
     facts = run.environment.facts
     return slug(f"py{facts.get('python', '')}-torch{facts.get('torch', '')}")
-
-
-def _text(content: Mapping[str, object]) -> str:
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,13 +1,12 @@
 """Bencher Metric Format: benchmark, then measure, then a value with its bounds."""
 
-import json
 from collections.abc import Sequence
 from typing import Final
 
 from ..analysis import dataframes
 from ..records.run import Run
 from ..stats.estimates import Estimate
-from .numbers import Exported, figures, with_number, without_number
+from .numbers import Exported, figures, json_text, with_number, without_number
 
 FILE: Final = "bencher.json"
 LATENCY: Final = "latency"
@@ -30,8 +29,7 @@ def export(runs: Sequence[Run]) -> Exported:
         measures[name] = _metric(figure.estimate)
         if figure.name == "step_time":
             measures[THROUGHPUT] = _metric(dataframes.throughput(figure.measurement))
-    text = json.dumps(benches, indent=1, ensure_ascii=False, allow_nan=False)
-    return Exported({FILE: text + "\n"}, without_number(run))
+    return Exported({FILE: json_text(benches)}, without_number(run))
 
 
 def _metric(estimate: Estimate) -> dict[str, float]:

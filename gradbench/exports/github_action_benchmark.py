@@ -4,14 +4,14 @@ The action reads one direction a file, takes null for 0 and has no word for "cou
 figure is either a finite number here, or not here.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any, Final
 
 from ..analysis import dataframes, format_units
+from ..printable import printable
 from ..records.run import Run
 from ..stats.estimates import Estimate
-from .numbers import Exported, Figure, figures, with_number, without_number
+from .numbers import Exported, Figure, figures, json_text, with_number, without_number
 
 SMALLER: Final = "smaller_is_better.json"
 """For ``tool: customSmallerIsBetter``: times, bytes, energy, instructions."""
@@ -32,9 +32,9 @@ def export(runs: Sequence[Run]) -> Exported:
             rate = dataframes.throughput(figure.measurement)
             label = f"{figure.cell} throughput"
             bigger.append(_entry(label, "samples/s", rate, _extra(run, figure)))
-    files = {SMALLER: _text(smaller)}
+    files = {SMALLER: json_text(smaller)}
     if bigger:
-        files[BIGGER] = _text(bigger)
+        files[BIGGER] = json_text(bigger)
     return Exported(files, without_number(run))
 
 
@@ -58,10 +58,5 @@ def _extra(run: Run, figure: Figure) -> str:
         how = f"median of {estimate.rounds} rounds"
         if figure.name.startswith("latency_p"):
             how = f"percentile of {estimate.rounds} single calls"
-    return (
-        f"{how}\n{format_units.quantity(estimate.point, figure.unit)}\ntorch {facts.get('torch')}"
-    )
-
-
-def _text(entries: list[dict[str, Any]]) -> str:
-    return json.dumps(entries, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    torch = printable(str(facts.get("torch")))
+    return f"{how}\n{format_units.quantity(estimate.point, figure.unit)}\ntorch {torch}"

@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 from ..analysis import dataframes, format_units
 from ..experiment.matrix import Block
 from ..gate.figure_verdicts import FigureVerdict
+from ..printable import printable
 from ..records.measurements import Outcome, Skipped
 from ..records.run import Run
 from ..stats.verdicts import Verdict
@@ -29,7 +30,7 @@ def export(runs: Sequence[Run], *, locate: Locate = nowhere) -> Exported:
         suite = suites.get(outcome.cell.block)
         if suite is None:
             suite = suites[outcome.cell.block] = _suite(root, outcome.cell.block)
-            suite.set("timestamp", run.header.started_at)
+            suite.set("timestamp", printable(run.header.started_at))
         case = _case(suite, f"{outcome.cell.grad_mode} {outcome.meter}", outcome.cell.block)
         _place(case, locate(outcome.cell))
         _add_outcome(case, outcome)
@@ -46,7 +47,7 @@ def judged(rows: Iterable[FigureVerdict], *, locate: Locate = nowhere) -> str:
             suite = suites[row.cell.block] = _suite(root, row.cell.block)
         case = _case(suite, f"{row.cell.grad_mode} {row.meter}", row.cell.block)
         _place(case, locate(row.cell))
-        words = _clean(f"{change_in_words(row)}: {row.reason}")
+        words = printable(f"{change_in_words(row)}: {row.reason}")
         if row.verdict is Verdict.WORSE:
             ET.SubElement(case, "failure", type=row.verdict.value, message=words)
         elif row.verdict is Verdict.INCONCLUSIVE:
@@ -56,23 +57,23 @@ def judged(rows: Iterable[FigureVerdict], *, locate: Locate = nowhere) -> str:
 
 
 def _suite(root: ET.Element, block: Block) -> ET.Element:
-    return ET.SubElement(root, "testsuite", name=_clean(str(block)))
+    return ET.SubElement(root, "testsuite", name=printable(str(block)))
 
 
 def _case(suite: ET.Element, name: str, block: Block) -> ET.Element:
-    return ET.SubElement(suite, "testcase", name=_clean(name), classname=_clean(str(block)))
+    return ET.SubElement(suite, "testcase", name=printable(name), classname=printable(str(block)))
 
 
 def _place(case: ET.Element, place: SourceLocation | None) -> None:
     if place is not None:
-        case.set("file", _clean(place.file))
+        case.set("file", printable(place.file))
         case.set("line", str(place.line))
 
 
 def _add_outcome(case: ET.Element, outcome: Outcome) -> None:
     if isinstance(outcome, Skipped):
         kind = "error" if outcome.cause in BROKEN else "skipped"
-        reason = _clean(outcome.reason)
+        reason = printable(outcome.reason)
         ET.SubElement(case, kind, type=outcome.cause, message=reason)
         return
     lines = []
@@ -86,7 +87,7 @@ def _add_outcome(case: ET.Element, outcome: Outcome) -> None:
             )
             text += f" [{low}, {high}] in {figure.rounds} rounds"
         lines.append(text)
-    ET.SubElement(case, "system-out").text = "\n".join(lines)
+    ET.SubElement(case, "system-out").text = "\n".join(map(printable, lines))
 
 
 def _text(root: ET.Element) -> str:
@@ -101,8 +102,3 @@ def _text(root: ET.Element) -> str:
             suite.set(attribute, str(sum(case.find(tag) is not None for case in cases)))
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def _clean(text: str) -> str:
-    """Return text without the control characters that XML 1.0 cannot hold, even escaped."""
-    return "".join(c if c >= " " or c in "\t\n" else " " for c in text if c not in "\ufffe\uffff")

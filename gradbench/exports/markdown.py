@@ -13,6 +13,7 @@ from ..analysis.diagnosis import possible_interference
 from ..analysis.run_view import TIME, View
 from ..experiment.matrix import GRAD_MODES, Cell, by_block
 from ..gate.figure_verdicts import FigureVerdict
+from ..printable import printable
 from ..records.measurements import Measurement, Skipped
 from ..records.run import Run
 from ..stats.verdicts import Verdict
@@ -187,7 +188,7 @@ def _exact(view: View, cell: Cell, meter: str) -> str:
 
 def escaped(text: str) -> str:
     """Return text that Markdown shows as it is, in a table's cell or a list too."""
-    text = " ".join(text.split())
+    text = " ".join(printable(text).split())
     text = re.sub(r"([\\`*|#~])", r"\\\1", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # within a word it is plain
     text = re.sub(r"^\[(?=[^]]*\]:)|\](?=\()", r"\\\g<0>", text)  # a link, or what it refers to

@@ -1,6 +1,7 @@
 """The numbers of a run, one by one, as exports to other tools take them."""
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Final
 from ..analysis import dataframes
 from ..errors import StoreError
 from ..experiment.matrix import Cell
+from ..printable import printable_data
 from ..records.measurements import Measurement, Skipped
 from ..records.run import Run
 from ..stats.estimates import Estimate
@@ -108,3 +110,11 @@ def slug(text: str) -> str:
     if safe == text:
         return safe
     return f"{safe}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:6]}"
+
+
+def json_text(content: object, *, indent: int | None = 1) -> str:
+    """Return plain data as JSON for other tools: all text `printable`, every number finite."""
+    return (
+        json.dumps(printable_data(content), indent=indent, ensure_ascii=False, allow_nan=False)
+        + "\n"
+    )

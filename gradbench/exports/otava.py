@@ -15,6 +15,7 @@ from typing import Final
 from ..analysis import dataframes
 from ..errors import StoreError
 from ..experiment.matrix import GRAD_MODES, Cell
+from ..printable import spreadsheet
 from ..records.measurements import Measurement
 from ..records.run import Run
 from .numbers import Exported, figures, machine_mark, slug, without_number
@@ -93,7 +94,9 @@ def _points(run: Run) -> Iterator[_Point]:
     have = {(o.cell, o.meter): o for o in run.outcomes if isinstance(o, Measurement)}
     for figure in figures(run):
         exact = figure.estimate.exact
-        yield _Point(figure.cell, figure.name, "" if exact else machine, figure.estimate.point)
+        yield _Point(
+            figure.cell, spreadsheet(figure.name), "" if exact else machine, figure.estimate.point
+        )
         reference = have.get((dataframes.at(figure.cell, REFERENCE), figure.name))
         if figure.name == "step_time" and reference and figure.cell.grad_mode != REFERENCE:
             change = dataframes.ratio(figure.measurement, reference)
@@ -116,9 +119,10 @@ def _csv(table: _Table, runs: Mapping[str, Run]) -> str:
     writer.writerow(["time", "commit", "run", *table.columns])
     for name in table.runs:
         run = runs[name]
-        commit = run.environment.facts.get("git_commit", "")
+        commit = str(run.environment.facts.get("git_commit", ""))
         values = [repr(values[name]) for values in table.columns.values()]
-        writer.writerow([run.header.started_at, commit, name, *values])
+        known = (run.header.started_at, commit, name)
+        writer.writerow([*map(spreadsheet, known), *values])
     return out.getvalue()
 
 

@@ -1,13 +1,12 @@
 """pyperf's JSON: every benchmark one process with its raw values."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ..analysis import dataframes
 from ..records.measurements import Fact, Measurement
 from ..records.run import Run
-from .numbers import Exported, with_number, without_number
+from .numbers import Exported, json_text, with_number, without_number
 
 FILE: Final = "pyperf.json"
 UNITS: Final[Mapping[str, tuple[str, float]]] = {
@@ -47,7 +46,7 @@ def export(runs: Sequence[Run]) -> Exported:
         else:
             benchmarks.append(_benchmark(outcome))
     suite = {"version": "1.0", "metadata": _facts(run), "benchmarks": benchmarks}
-    return Exported({FILE: json.dumps(suite, allow_nan=False) + "\n"}, left_out)
+    return Exported({FILE: json_text(suite, indent=None)}, left_out)
 
 
 def _benchmark(measurement: Measurement) -> dict[str, Any]:

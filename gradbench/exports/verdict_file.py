@@ -1,16 +1,13 @@
 """What ``gate --json`` and ``compare --json`` decided, read back as the rows of a verdict table."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import StoreError
-from ..experiment.matrix import AXES, Cell
 from ..gate.figure_verdicts import FigureVerdict
-from ..stats.estimates import Estimate
-from ..stats.verdicts import Verdict
+from ..gate.result import NotCompared
+from ..records.validation import Misfit, fill, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,40 +28,28 @@ def read_verdicts(paths: Sequence[Path]) -> Verdicts:
     not_compared: dict[str, list[str]] = {}
     for path in paths:
         try:
-            content = json.loads(path.read_text("utf-8"))
-            for row in map(_figure_verdict, content["verdicts"]):
-                key = (row.cell, row.meter, row.verdict, row.baseline, row.candidate)
-                rows.setdefault(key, row)
-            for row in content.get("not_compared", ()):
-                why = ": ".join(str(row[key]) for key in ("why", "reason") if row.get(key))
-                figures = not_compared.setdefault(why, [])
-                figures.append(f"{_cell(row['cell'])} {row['meter']}")
-        except OSError as error:
-            raise StoreError(f"cannot read {str(path)!r}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            file = fill(_File, read_json(path))
+        except Misfit as error:
             raise StoreError(
                 f"{str(path)!r} holds no verdicts ({error}): write them with gradbench gate --json"
             ) from error
+        for row in file.verdicts:
+            key = (row.cell, row.meter, row.verdict, row.baseline, row.candidate)
+            rows.setdefault(key, row)
+        for each in file.not_compared:
+            why = ": ".join(filter(None, (each.why, each.reason)))
+            not_compared.setdefault(why, []).append(f"{each.cell} {each.meter}")
     return Verdicts(
         tuple(rows.values()), tuple(_sentence(reason, f) for reason, f in not_compared.items())
     )
 
 
-def _figure_verdict(row: Mapping[str, Any]) -> FigureVerdict:
-    change = row["change"]
-    known = {field.name for field in fields(FigureVerdict)}
-    return FigureVerdict(
-        **{key: value for key, value in row.items() if key in known}
-        | {
-            "cell": _cell(row["cell"]),
-            "verdict": Verdict(row["verdict"]),
-            "change": None if change is None else Estimate(**change),
-        }
-    )
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What is read of such a file."""
 
-
-def _cell(axes: Mapping[str, Any]) -> Cell:
-    return Cell(**{axis: value for axis, value in axes.items() if axis in AXES})
+    verdicts: tuple[FigureVerdict, ...]
+    not_compared: tuple[NotCompared, ...] = ()
 
 
 def _sentence(reason: str, figures: Sequence[str]) -> str:

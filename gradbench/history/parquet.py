@@ -3,18 +3,20 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import pandas as pd
 
 from ..errors import GradbenchError, StoreError
 from ..experiment.matrix import AXES
+from ..records.measurements import Fact, Unit
 from ..records.run import Run
+from ..records.validation import Misfit, parse, reader
 from ..store import file_lock
 from . import figures
 from .sqlite_index import COLUMNS, Figures
@@ -24,7 +26,14 @@ SCHEMA: Final = 1
 MARK: Final = b"gradbench"
 RUNS_A_FILE: Final = 100
 
+MOST_ROWS: Final = 20_000_000
+"""Of a dataset: a few kilobytes of Parquet can stand for any number of equal rows."""
+MOST_BYTES: Final = 2**29
+"""Of one file, packed or not."""
+
 _ORIGIN: Final = ("run", "started", "facts")
+_TEXTS: Final = ("run", "cell", "meter", "unit", "reference", "started", "facts")
+_NUMBERS: Final = ("value", "ratio")
 
 
 class NeedsPyarrow(GradbenchError):
@@ -83,7 +92,7 @@ def read(source: str) -> Figures:
     that two files have counts once.
     Raise `NeedsPyarrow`, or `StoreError` where there is no dataset.
     """
-    pa, pq = _pyarrow()
+    pa, _ = _pyarrow()
     place = _Dataset(source)
     tables: list[Any] = []
     warnings: list[str] = []
@@ -91,17 +100,17 @@ def read(source: str) -> Figures:
     names = place.files()
     if not names:
         raise StoreError(f"no Parquet file in {source!r}: write some with gradbench pack")
+    rows = MOST_ROWS
     for name in names:
         try:
-            content = place.get(name)
-            metadata = pq.read_schema(pa.BufferReader(content)).metadata or {}
-            _check(metadata, place.say(name))
-            table = pq.read_table(pa.BufferReader(content), columns=[*COLUMNS])
-            file_origins = _origins(pq.read_table(pa.BufferReader(content), columns=[*_ORIGIN]))
+            file = _opened(place.get(name), place.say(name), rows=rows)
+            rows -= file.metadata.num_rows
+            table = _checked(file.read([*COLUMNS]))
+            file_origins = _origins(file.read([*_ORIGIN]))
         except StoreError as error:
             warnings.append(str(error))
             continue
-        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             first_line = (str(error).splitlines() or ["unreadable"])[0]
             warnings.append(
                 f"{place.say(name)}: {first_line}; it is left out (gradbench pack of the same "
@@ -112,7 +121,7 @@ def read(source: str) -> Figures:
         if twice:
             keep = pa.compute.invert(pa.compute.is_in(table["run"], pa.array(twice)))
             table = table.filter(keep)
-        tables.append(table.filter(pa.compute.is_valid(table["value"])))
+        tables.append(table)
         origins = file_origins | origins
     if not tables:
         return Figures(pd.DataFrame(columns=[*COLUMNS]), {}, warnings)
@@ -158,7 +167,11 @@ class _Dataset:
 
     def get(self, name: str) -> bytes:
         """Return a file's content."""
-        return bytes(self._files.cat_file(f"{self._root}/{name}"))
+        path = f"{self._root}/{name}"
+        size = self._files.size(path) or 0
+        if size > MOST_BYTES:
+            raise StoreError(f"{self.say(name)} has {size:,} bytes: it is none of gradbench's")
+        return bytes(self._files.cat_file(path))
 
     def put(self, name: str, content: bytes) -> None:
         """Write a file that is there whole or not at all, as object stores do by themselves."""
@@ -274,28 +287,78 @@ def _bytes(table: Any) -> bytes:
 
 def _runs_in(place: _Dataset, name: str) -> set[str]:
     """Return the runs that a file has; none where it cannot be read, so that they are packed."""
-    pa, pq = _pyarrow()
+    pa, _ = _pyarrow()
     try:
-        table = pq.read_table(pa.BufferReader(place.get(name)), columns=["run"])
-    except (pa.ArrowException, OSError, KeyError):
+        file = _opened(place.get(name), place.say(name), rows=MOST_ROWS)
+        return set(file.read(["run"])["run"].unique().to_pylist())
+    except (StoreError, pa.ArrowException, OSError, ValueError, KeyError, TypeError):
         return set()
-    return set(table["run"].unique().to_pylist())
+
+
+def _opened(content: bytes, name: str, *, rows: int) -> Any:
+    """Return a file of which nothing but its metadata is read yet.
+
+    Raise `StoreError` where it is not ours, or would unpack to more than any history has.
+    """
+    pa, pq = _pyarrow()
+    file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=[*_TEXTS])
+    _check(file.schema_arrow.metadata or {}, name)
+    metadata = file.metadata
+    columns = [
+        group.column(number)
+        for group in map(metadata.row_group, range(metadata.num_row_groups))
+        for number in range(group.num_columns)
+    ]
+    wanted = (*COLUMNS, *_ORIGIN)
+    unpacked = sum(c.total_uncompressed_size for c in columns if c.path_in_schema in wanted)
+    if metadata.num_rows > rows or unpacked > MOST_BYTES:
+        raise StoreError(
+            f"{name} unpacks to {metadata.num_rows:,} rows of {unpacked:,} bytes, more than a "
+            "history has: it is left out"
+        )
+    return file
+
+
+def _checked(table: Any) -> Any:
+    """Return the rows with a number; raise ValueError where a column is not what `pack` wrote."""
+    pa, _ = _pyarrow()
+    if table.schema.field("value").type == pa.float64():  # a reason has no value, and no unit
+        table = table.filter(pa.compute.is_finite(table["value"]))
+    for name in COLUMNS:
+        kind, column = table.schema.field(name).type, table[name]
+        if name in _NUMBERS:
+            fits = kind == pa.float64()
+        elif name == "exact":
+            fits = kind == pa.bool_() and not column.null_count
+        else:
+            fits = pa.types.is_dictionary(kind) and kind.value_type == pa.string()
+            fits = fits and not column.null_count
+        if not fits:
+            raise ValueError(f"the column {name} is not what gradbench pack writes")
+    unknown = set(table["unit"].unique().to_pylist()) - set(get_args(Unit))
+    if unknown:
+        raise ValueError(f"the unit {min(unknown)!r} is none of gradbench's")
+    return table
 
 
 def _origins(table: Any) -> dict[str, figures.Origin]:
-    """Return the origin of each run in a table of `_ORIGIN`."""
+    """Return the origin of each run in a table of `_ORIGIN`; raise `Misfit` for what is none."""
+    facts = reader(Mapping[str, Fact])
     first = table.to_pandas().drop_duplicates("run")
-    return {
-        row.run: figures.origin_of(row.run, row.started, json.loads(row.facts))
-        for row in first.itertuples()
-    }
+    origins = {}
+    for row in first.itertuples():
+        if not isinstance(row.started, str) or not isinstance(row.facts, str):
+            raise Misfit(f"run {row.run!r} says neither when it started nor where")
+        known = facts(parse(row.facts), "facts")
+        origins[row.run] = figures.origin_of(row.run, row.started, known)
+    return origins
 
 
 def _check(metadata: dict[bytes, bytes], name: str) -> None:
     """Raise `StoreError` unless a file is ours and says nothing that we would misread."""
     if MARK not in metadata:
         raise StoreError(f"{name} was not written by gradbench pack: it is left out")
-    content = json.loads(metadata[MARK])
+    content = parse(metadata[MARK])
     if content["schema"] > SCHEMA:
         raise StoreError(
             f"{name} has schema {content['schema']}, this gradbench reads {SCHEMA}: upgrade"

@@ -1,8 +1,14 @@
-"""A disposable SQLite cache over a folder of runs: figures without reading every file again."""
+"""A disposable SQLite cache over a folder of runs: figures without reading every file again.
+
+It lies with its user's other caches, not in the folder: a folder of runs may come from anybody, and
+an index that came with it would be believed. It is read and written as a whole, behind a hash.
+"""
 
 import hashlib
 import json
+import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,12 +20,15 @@ import pandas as pd
 
 from ..errors import StoreError
 from ..experiment.matrix import AXES
+from ..printable import printable
 from ..records.run import Run
-from ..store.jsonl import PART, QUARANTINE, SEALED, load, opens_like_a_run, read_content
+from ..store.jsonl import PART, QUARANTINE, SEALED, load, read_content
 from . import figures
 
-FILE: Final = ".index.sqlite3"
-VERSION: Final = 1
+CACHE: Final = "GRADBENCH_CACHE"
+"""Names a folder for indexes, instead of ``gradbench`` among the user's caches."""
+MAGIC: Final = b"gradbench index\n"
+VERSION: Final = 2
 """Raised with every change of the tables below; an index of another version is built anew."""
 SETTLED_NS: Final = 2_000_000_000
 """A file changed this shortly before it was read may change again within one tick of its clock."""
@@ -27,7 +36,8 @@ SETTLED_NS: Final = 2_000_000_000
 _TABLES: Final = """
 CREATE TABLE axes (name TEXT);
 CREATE TABLE runs (id INTEGER PRIMARY KEY, path TEXT UNIQUE, size INTEGER, mtime_ns INTEGER,
-                   read_ns INTEGER, sha256 TEXT, run TEXT, started TEXT, facts TEXT);
+                   ctime_ns INTEGER, inode INTEGER, read_ns INTEGER, sha256 TEXT, run TEXT,
+                   started TEXT, facts TEXT);
 CREATE TABLE cells (id INTEGER PRIMARY KEY, key TEXT UNIQUE);
 CREATE TABLE figures (run INTEGER, cell INTEGER, meter TEXT, unit TEXT, exact INTEGER,
                       value REAL, ratio REAL, reference TEXT);
@@ -48,58 +58,70 @@ class Figures:
 
 
 class Index:
-    """The figures of every sealed run under a folder, kept in ``FILE`` there.
+    """The figures of every sealed run under a folder, kept at ``path``.
 
-    The run files are the truth: what the index says of one is believed while its size and time
-    are those it was read at, else its hash decides. An index that SQLite cannot read, or of another
-    version, or made when there were other axes, is thrown away. Where the folder cannot be
-    written, or holds no run and so is not ours, it is made in memory.
+    The run files are the truth: what the index says of one is believed while its size, times and
+    inode are those it was read at, else its hash decides. An index that is not as it was written,
+    or of another version, or made when there were other axes, is thrown away. Where none can be
+    kept it is made in memory each time.
     """
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise StoreError(f"no folder {str(folder)!r}: name one that holds runs")
         self.folder = folder
-        self.path = folder / FILE
+        self.path = place_of(folder)
 
     def read(self) -> Figures:
         """Bring the index up to date and return all its figures."""
-        if self._is_no_place_for_it():
-            return self._read(":memory:")
         try:
-            return self._read(str(self.path))
-        except sqlite3.OperationalError as error:
-            if _damaged(error):
-                return self._anew()
-            return self._read(":memory:")  # locked for long, or in a folder that is not ours
-        except (sqlite3.DatabaseError, ValueError, _Outdated):  # or JSON that is none
-            return self._anew()
+            return self._read(self._kept())
+        except (sqlite3.Error, ValueError, _Outdated):  # or JSON that is none
+            return self._read(b"")
 
-    def _is_no_place_for_it(self) -> bool:
-        """Return whether its place is another's: a link, or a folder without any run."""
-        if self.path.exists() or self.path.is_symlink():
-            return self.path.is_symlink() or not self.path.is_file()
-        return not any(map(opens_like_a_run, run_files(self.folder)))
-
-    def _anew(self) -> Figures:
-        try:
-            self.path.unlink(missing_ok=True)
-            return self._read(str(self.path))
-        except (OSError, sqlite3.DatabaseError):
-            return self._read(":memory:")
-
-    def _read(self, database: str) -> Figures:
-        with closing(sqlite3.connect(database, timeout=30, isolation_level=None)) as connection:
-            connection.execute("PRAGMA synchronous = OFF")  # a cache need not outlive a power cut
-            connection.execute("BEGIN IMMEDIATE")
+    def _read(self, image: bytes) -> Figures:
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            if image:
+                connection.deserialize(image)
+            connection.execute("BEGIN")
             _prepare(connection)
+            before = connection.total_changes
             warnings = self._refresh(connection)
+            changed = connection.total_changes > before
             connection.execute("COMMIT")
-            return Figures(_frame(connection), _origins(connection), warnings)
+            read = Figures(_frame(connection), _origins(connection), warnings)
+            if changed:
+                self._keep(connection.serialize())
+            return read
+
+    def _kept(self) -> bytes:
+        """Return the database that was kept, or nothing where it is not what was written."""
+        try:
+            content = b"" if self.path is None else self.path.read_bytes()
+        except OSError:
+            return b""
+        mark, image = content[: len(MAGIC) + _DIGEST_BYTES], content[len(MAGIC) + _DIGEST_BYTES :]
+        return image if mark == _mark(image) else b""
+
+    def _keep(self, image: bytes) -> None:
+        """Write the database whole or not at all; where that cannot be, there is none."""
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle, draft = tempfile.mkstemp(dir=self.path.parent)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(_mark(image) + image)
+                Path(draft).replace(self.path)
+            finally:
+                Path(draft).unlink(missing_ok=True)
+        except OSError:
+            return
 
     def _refresh(self, connection: sqlite3.Connection) -> list[str]:
-        rows = connection.execute("SELECT path, size, mtime_ns, read_ns, sha256 FROM runs")
-        known = {row[0]: row[1:] for row in rows}
+        rows = connection.execute(f"SELECT path, {', '.join(_STAMP)}, sha256 FROM runs")  # noqa: S608 # names from below
+        known = {row[0]: (row[1:-1], row[-1]) for row in rows}
         warnings: list[str] = []
         for path in run_files(self.folder):
             name = str(path.relative_to(self.folder))
@@ -107,15 +129,15 @@ class Index:
                 warnings.append(f"{name} is not complete: it is left out until it is")
                 continue
             try:
-                stat = path.stat()
-                stamp = (stat.st_size, stat.st_mtime_ns, time.time_ns())
-                if name not in known or not _same(stamp, known[name]):
+                stamp = _stamp(path)
+                if name not in known or not _same(stamp, known[name][0]):
                     digest = hashlib.sha256(read_content(path)).hexdigest()
-                    if name not in known or digest != known[name][3]:
+                    if name not in known or digest != known[name][1]:
                         _forget(connection, name)
                         _add(connection, load(path), name, digest)
+                    columns = ", ".join(f"{column} = ?" for column in _STAMP)
                     connection.execute(
-                        "UPDATE runs SET size = ?, mtime_ns = ?, read_ns = ? WHERE path = ?",
+                        f"UPDATE runs SET {columns} WHERE path = ?",  # noqa: S608 # names from below
                         (*stamp, name),
                     )
                 known.pop(name, None)
@@ -138,6 +160,31 @@ class _Outdated(Exception):
     """An index that was made by another gradbench."""
 
 
+_STAMP: Final = ("size", "mtime_ns", "ctime_ns", "inode", "read_ns")
+"""What says that a file is the one that was read: the time it was read at last."""
+_DIGEST_BYTES: Final = 32
+
+
+def place_of(folder: Path) -> Path | None:
+    """Return where the index of a folder is kept, or None where its user has no place for it."""
+    try:
+        users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        caches = Path(os.environ.get(CACHE) or users / "gradbench")
+        name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
+    except (OSError, RuntimeError):  # a loop of links, or nobody's home
+        return None
+    return caches / "history" / f"{name}.index"
+
+
+def _mark(image: bytes) -> bytes:
+    return MAGIC + hashlib.blake2b(image, digest_size=_DIGEST_BYTES).digest()
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    stat = path.stat()
+    return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, time.time_ns())
+
+
 def _prepare(connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == 0 and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
@@ -158,8 +205,9 @@ def run_files(folder: Path) -> Iterator[Path]:
     return iter(sorted(path for path in inside if path.is_file()))
 
 
-def _same(stamp: tuple[int, int, int], was: tuple[int, int, int, str]) -> bool:
-    return was[:2] == stamp[:2] and was[2] - was[1] > SETTLED_NS
+def _same(stamp: tuple[int, ...], was: tuple[int, ...]) -> bool:
+    """Return whether a file is as it was when it was read, and had not just been written then."""
+    return was[:-1] == stamp[:-1] and was[-1] - was[1] > SETTLED_NS
 
 
 def _add(connection: sqlite3.Connection, run: Run, path: str, digest: str) -> None:
@@ -188,7 +236,7 @@ def _add(connection: sqlite3.Connection, run: Run, path: str, digest: str) -> No
             (
                 added.lastrowid,
                 cells[name],
-                figure.meter,
+                printable(figure.meter),  # a text that is no UTF-8 SQLite does not take
                 figure.unit,
                 figure.exact,
                 figure.value,
@@ -216,8 +264,3 @@ def _frame(connection: sqlite3.Connection) -> pd.DataFrame:
 def _origins(connection: sqlite3.Connection) -> dict[str, figures.Origin]:
     rows = connection.execute("SELECT run, started, facts FROM first")
     return {run: figures.origin_of(run, started, json.loads(facts)) for run, started, facts in rows}
-
-
-def _damaged(error: sqlite3.OperationalError) -> bool:
-    words = str(error)
-    return "no such" in words or "has no column" in words or "malformed" in words

@@ -18,6 +18,7 @@ from ..experiment.matrix import GRAD_MODES, WORKLOADS, Block, Cell, by_block, se
 from ..experiment.plan import Plan
 from ..experiment.presets import PRESETS
 from ..experiment.toml_config import choose, locate
+from ..printable import printable
 from ..records.measurements import Breakdown, Measurement, Reading, Skipped
 from ..store.jsonl import check_writable
 from . import memory_budget
@@ -338,7 +339,8 @@ class Session:
             run = self._recording.finish()
         from ..records import semantics
 
-        behaviour = semantics.load(self.results / semantics.FILE)
+        torch = run.environment.facts.get("torch")
+        behaviour = semantics.load_of(self.results / semantics.FILE, torch=torch)
         self.path = self._recording.path
         self.page = self._recording.write_page(run, self.reports, semantics=behaviour)
         return run
@@ -429,8 +431,8 @@ def pytest_terminal_summary(
     console.print(run_tables.run_tables(run, reference=GRAD_MODES[0]))
     for line in [
         *buffer.getvalue().splitlines(),
-        *run_sentences.reasons(run),
-        run_sentences.spent(run),
+        *map(printable, run_sentences.reasons(run)),
+        printable(run_sentences.spent(run)),
     ]:
         terminalreporter.write_line(line)
     if not run.sealed:

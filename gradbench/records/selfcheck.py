@@ -1,10 +1,14 @@
 """What a self-check found: plain figures against their targets."""
 
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
+
+from ..errors import StoreError
+from .measurements import Fact
+from .validation import Misfit, fill, read_json
 
 CPU: Final = "cpu"
 SelfCheck = tuple[Sequence["Check"], Mapping[str, Any]]
@@ -68,13 +72,18 @@ def path(folder: Path, device: str = CPU) -> Path:
 
 def load(file: Path) -> SelfCheck | None:
     """Return the checks and the environment of a saved self-check, or None where there is none."""
-    try:
-        if not file.is_file():  # opening a FIFO would wait for its writer
-            return None
-        content = json.loads(file.read_text("utf-8"))
-        return [Check(**row) for row in content["checks"]], content["facts"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    with suppress(StoreError, Misfit):
+        saved = fill(_Saved, read_json(file))
+        return list(saved.checks), saved.facts
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """What a file of a self-check holds."""
+
+    checks: tuple[Check, ...]
+    facts: Mapping[str, Fact]
 
 
 def load_all(folder: Path) -> dict[str, SelfCheck]:

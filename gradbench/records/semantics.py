@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from contextlib import suppress
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 from ..errors import StoreError
+from .validation import Misfit, fill, parse, read_json
 
 FILE: Final = "semantics.json"
 """Where a results folder keeps what `gradbench semantics` last saw."""
@@ -141,12 +143,15 @@ def save(behaviour: Behaviour, path: Path) -> None:
 
 def load(path: Path) -> Behaviour | None:
     """Return what was saved, or None where there is nothing that can be read."""
-    try:
-        if not path.is_file():  # opening a FIFO would wait for its writer
-            return None
-        return from_json(path.read_text("utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return None
+    with suppress(StoreError, Misfit):
+        return _behaviour(read_json(path))
+    return None
+
+
+def load_of(path: Path, *, torch: object) -> Behaviour | None:
+    """Return what was saved of this version of torch, or None: another's says nothing of it."""
+    behaviour = load(path)
+    return behaviour if behaviour is not None and behaviour.torch == torch else None
 
 
 def to_json(behaviour: Behaviour) -> str:
@@ -170,25 +175,56 @@ def to_json(behaviour: Behaviour) -> str:
 
 
 def from_json(text: str) -> Behaviour:
-    """Return what `to_json` wrote; raise what json and missing keys raise."""
-    content: dict[str, Any] = json.loads(text)
-    outcomes = [Outcome(**outcome) for outcome in content.pop("outcomes")]
-    operations = content.pop("operations")
-    content["table"] = tuple(
-        Row(*(*row[:-1], dict(zip(operations, (outcomes[n] for n in row[-1]), strict=True))))
-        for row in content["table"]
-    )
-    content["transitions"] = tuple(
-        Transition(tuple(one["before"]), one["construct"], tuple(one["after"]))
-        for one in content["transitions"]
-    )
-    content["claims"] = tuple(ClaimResult(**one) for one in content["claims"])
-    content["pitfalls"] = tuple(
-        PitfallResult(**one | {"versions": tuple(one["versions"])}) for one in content["pitfalls"]
-    )
-    content["listings"] = tuple(ListingResult(**one) for one in content["listings"])
-    content["differences"] = tuple(content["differences"])
-    return Behaviour(**content)
+    """Return what `to_json` wrote; raise `Misfit` for anything else."""
+    return _behaviour(parse(text))
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What a file holds instead of ``outcomes`` in each row: all of them once, by number."""
+
+    operations: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+    table: tuple[tuple[Any, ...], ...]
+
+
+def _behaviour(content: Any) -> Behaviour:
+    shared = fill(_Shared, content)
+    names = [field.name for field in fields(Row)]
+    table = []
+    for number, row in enumerate(shared.table):
+        if len(row) != len(names) or not isinstance(row[-1], list):
+            raise Misfit(f"table[{number}] must have {len(names)} values, the last a list")
+        if not all(type(n) is int and 0 <= n < len(shared.outcomes) for n in row[-1]):
+            raise Misfit(f"table[{number}] names an outcome that is not there")
+        if len(row[-1]) != len(shared.operations):
+            raise Misfit(f"table[{number}] must have an outcome for each operation")
+        known = dict(zip(shared.operations, (shared.outcomes[n] for n in row[-1]), strict=True))
+        facts = fill(_Facts, dict(zip(names, row[:-1], strict=False)), f"table[{number}]")
+        table.append(Row(**asdict(facts), outcomes=known))
+    if not table:
+        raise Misfit("the table is empty")
+    behaviour = fill(Behaviour, content | {"table": []})
+    unknown = {claim.verdict for claim in behaviour.claims} - {*VERDICTS, NOT_RUN, RAISED}
+    if unknown:
+        raise Misfit(f"a claim has the verdict {min(unknown)!r}")
+    if not all(pitfall.link.startswith("https://") for pitfall in behaviour.pitfalls):
+        raise Misfit("a pitfall has a link that is no page")
+    return replace(behaviour, table=tuple(table))
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """A `Row` without its outcomes."""
+
+    ambient: bool
+    outer: str
+    inner: str
+    input: str
+    grad: bool
+    inference: bool
+    restored: bool
+    restored_after_error: bool
 
 
 def counted(behaviour: Behaviour) -> dict[str, int]:

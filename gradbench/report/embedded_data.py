@@ -10,6 +10,7 @@ from markupsafe import Markup
 from ..analysis import dataframes
 from ..analysis.run_view import MEMORY, TIME, View
 from ..experiment.matrix import AXES, GRAD_MODES
+from ..printable import printable_data
 from ..records.measurements import Fact, Skipped
 from ..stats.estimates import Estimate
 from .run_differences import facts_of
@@ -34,7 +35,9 @@ def embedded(views: Sequence[View]) -> Markup:
 
     Cells are named once; rows refer to them by number. Rounds stay in the store.
     """
-    text = json.dumps([_run(view) for view in views], separators=(",", ":"), allow_nan=False)
+    text = json.dumps(
+        printable_data([_run(view) for view in views]), separators=(",", ":"), allow_nan=False
+    )
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)  # noqa: S704 # no character of markup is left in it

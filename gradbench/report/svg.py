@@ -8,6 +8,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ..printable import printable
 from .figures import PAGE
 
 SVG: Final = "{http://www.w3.org/2000/svg}"
@@ -37,7 +38,7 @@ def inline(figure: Figure, *, mark: str, label: str) -> Markup:
         root.remove(metadata)
     for element in root.iter():
         _adapt(element, mark)
-    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": printable(label)}
     return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704 # escaped by the line itself
 
 
@@ -45,7 +46,8 @@ def _adapt(element: ET.Element, mark: str) -> None:
     """Make an element one of HTML's, in the page's colours, with ids of this figure's own."""
     element.tag = element.tag.removeprefix(SVG)
     element.text, element.tail = (
-        None if text is None or text.isspace() else text for text in (element.text, element.tail)
+        None if text is None or text.isspace() else printable(text)
+        for text in (element.text, element.tail)
     )
     link = element.attrib.pop(HREF, "")
     element.attrib = {
@@ -57,7 +59,7 @@ def _adapt(element: ET.Element, mark: str) -> None:
         number, _, words = link.removeprefix("cell:").partition("|")
         element.tag, element.attrib = "g", {"class": "mark", "data-cell": number}
         title = ET.Element("title")
-        title.text = words
+        title.text = printable(words)
         element.insert(0, title)
 
 

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from .._version import __version__
 from ..analysis import format_units
+from ..printable import printable, printable_lines
 from ..records.measurements import Fact
 from .figures import DARK, LIGHT
 
@@ -55,17 +56,29 @@ def _templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("gradbench.report"),
         autoescape=True,
+        finalize=_seen,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {
+        "lines": _lines,
         "prose": prose,
         "fact": _fact,
         "size": format_units.size,
         "count": format_units.count,
     }
     return environment
+
+
+def _seen(value: Any) -> Any:
+    """Return what a template puts into a page: of text of others, what can be seen of it."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _lines(text: str) -> Markup:
+    """Return text of several lines, as it is to be seen."""
+    return Markup(escape(printable_lines(text)))  # noqa: S704 # escaped here
 
 
 def _fact(value: Fact, name: str) -> str:
@@ -87,4 +100,4 @@ def _text(name: str) -> str:
 
 def prose(sentence: str) -> Markup:
     """Return the sentence escaped, names in backticks as ``<code>``."""
-    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(sentence))))  # noqa: S704 # escaped before
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(printable(sentence)))))  # noqa: S704 # escaped before

@@ -4,6 +4,9 @@ A run is written to ``NAME.jsonl.part``, a line a record, flushed as they come. 
 to its end, a last line with the count and hash of what stands above is added and the file is
 renamed to ``NAME.jsonl``. Names sort by time.
 
+Each line ends in a checksum of its own, so that of a part file only what is damaged is lost. Files
+written before 2026-11-26 have none: of those, everything behind a damaged line is given up.
+
 A suffix does not make a file a run: its first bytes do. Of any other file nothing more is read,
 and nothing is moved. Line ends may have become CRLF on the way, by git's autocrlf: count and hash
 are of the lines as they were written, and no record contains either byte.
@@ -14,35 +17,26 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import IO, Final, Self
 
-from ..errors import GradbenchError, StoreError
-from ..experiment.matrix import AXES, Cell
-from ..experiment.model_source import ModelSource
-from ..records.measurements import (
-    Breakdown,
-    Ended,
-    Environment,
-    Measurement,
-    Reading,
-    Record,
-    Skipped,
-    Started,
-)
+from ..errors import StoreError
+from ..records.measurements import Reading, Record, Started
 from ..records.run import Run
+from ..records.validation import Misfit
 from . import file_lock
+from .record_rows import record_of, row_of
 
-SCHEMA: Final = 1
 SEALED: Final = ".jsonl"
 PART: Final = ".jsonl.part"
 QUARANTINE: Final = "quarantine"
@@ -50,16 +44,9 @@ QUARANTINE: Final = "quarantine"
 _OPENING: Final = re.compile(rb'\s*\{\s*"kind"\s*:\s*"started"\s*[,}]')
 _OPENING_BYTES: Final = 256
 
-_KINDS: Final[Mapping[str, type[Record]]] = {
-    "started": Started,
-    "environment": Environment,
-    "measurement": Measurement,
-    "breakdown": Breakdown,
-    "skipped": Skipped,
-    "ended": Ended,
-}
-_NAMES: Final = {kind: name for name, kind in _KINDS.items()}
-_FIELDS: Final = {kind: {field.name for field in fields(kind)} for kind in _KINDS.values()}
+_CHECKSUM: Final = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
+LONGEST_LINE_BYTES: Final = 32 * 2**20
+LARGEST_FILE_BYTES: Final = 2**30
 
 
 class Writer:
@@ -81,9 +68,10 @@ class Writer:
 
         What was written before is then kept, as after any other end.
         """
-        line = json.dumps(_plain(record), separators=(",", ":"))
+        line = json.dumps(row_of(record), separators=(",", ":"))
+        checksum = zlib.crc32(line.encode("ascii"))
         with self._as_store_errors():
-            print(line, file=self._file, flush=True)
+            print(f'{line[:-1]},"crc32":"{checksum:08x}"}}', file=self._file, flush=True)
 
     def seal(self) -> Path:
         """Add count and hash, rename the part file, and return the run's file."""
@@ -162,6 +150,8 @@ class Store:
         """Open a run that was cut short; return it with what it holds.
 
         Rounds of a block that was cut while being written are dropped: they have no partners.
+        Where more is damaged than the line that was being written, the file is kept beside the new
+        one, and ``dropped`` says where.
         """
         path = self.find(name)
         if not path.name.endswith(PART):
@@ -170,7 +160,9 @@ class Store:
             _lock(old, path)
             if not os.path.samestat(os.fstat(old.fileno()), path.stat()):
                 raise StoreError(f"{path.name} is being written by another process")
-            run = load(path)
+            run, damaged = _load_part(path)
+            if damaged:
+                run = replace(run, dropped=f"{run.dropped}; {_copied(path)}")
             draft = path.with_name(path.name + ".new")
             file = draft.open("w", encoding="utf-8", newline="\n")
             _lock(file, path)
@@ -190,16 +182,19 @@ class Store:
         if not name.strip():
             raise StoreError(f"{name!r} names no run: give its name, its beginning or latest")
         path = Path(name)
-        if path.is_file():
-            return path
-        if path.parent != Path():
+        try:
+            if path.is_file():
+                return path
             there = "it is no regular file" if path.exists() else "there is no such file"
+        except OSError as error:  # a name that no file can have
+            raise StoreError(f"no run {name!r}: {error.strerror}") from error
+        if path.parent != Path():
             raise StoreError(f"no run in {name!r}: {there}")
         files = {_stem(path): path for path in self._files()}
         wanted = _stem(path)
         if wanted in files:
             return files[wanted]
-        runs = [stem for stem in sorted(files) if opens_like_a_run(files[stem])]
+        runs = [stem for stem in sorted(files) if _has_a_first_record(files[stem])]
         if name == "latest" and runs:
             return files[runs[-1]]
         close = [stem for stem in runs if stem.startswith(wanted)]
@@ -254,20 +249,33 @@ class NoRun(StoreError):
 def load(path: Path) -> Run:
     """Read one run.
 
-    Of a part file, everything before the first unreadable line is returned, and what was dropped
-    is said. Raise `NoRun` for what does not open like a run, `BrokenSeal` for a sealed file that
-    was changed or cut, `StoreError` for one that cannot be read or was written by a newer
-    gradbench.
+    Of a part file, every line that is whole is returned, and what was dropped is said. Raise
+    `NoRun` for what does not open like a run, `BrokenSeal` for a sealed file that was changed or
+    cut, `StoreError` for one that cannot be read, holds what no record can, or was written by a
+    newer gradbench.
     """
-    content = read_content(path)
     if path.name.endswith(PART):
-        records, dropped = _read_part(content, path)
-        sealed = False
-    else:
-        records, dropped, sealed = _read_sealed(content, path), "", True
+        return _load_part(path)[0]
+    return _run(path, _read_sealed(read_content(path), path), sealed=True)
+
+
+def _run(path: Path, records: list[Record], *, sealed: bool, dropped: str = "") -> Run:
+    if _stem(path) in ("", ".", ".."):  # pages and figures are named after their run
+        raise NoRun(path, "without its suffix its name is none")
     if not records or not isinstance(records[0], Started):
         raise StoreError(f"{str(path)!r} holds no run: its first line is cut or damaged")
     return Run(_stem(path), tuple(records), sealed, dropped)
+
+
+def _load_part(path: Path) -> tuple[Run, bool]:
+    """Return the run of a part file, and whether more of it is damaged than its last line."""
+    records, dropped = _read_part(read_content(path), path)
+    words = "; ".join(map(str, dropped[:3]))
+    more = f" and {len(dropped) - 3} more" if len(dropped) > 3 else ""
+    run = _run(
+        path, records, sealed=False, dropped=f"{path.name}: {words}{more}" if dropped else ""
+    )
+    return run, any(not one.was_being_written for one in dropped)
 
 
 def read_content(path: Path) -> bytes:
@@ -277,8 +285,11 @@ def read_content(path: Path) -> bytes:
     `StoreError` where it cannot be read.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for its writer
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for its writer
             raise NoRun(path, "it is no regular file")
+        if status.st_size > LARGEST_FILE_BYTES:
+            raise NoRun(path, f"it has {status.st_size:,} bytes, and no run has")
         with path.open("rb") as file:
             opening = file.read(_OPENING_BYTES)
             if not _OPENING.match(opening):
@@ -293,6 +304,17 @@ def opens_like_a_run(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return _OPENING.match(file.read(_OPENING_BYTES)) is not None
+    except OSError:
+        return True
+
+
+def _has_a_first_record(path: Path) -> bool:
+    """Return whether a file opens like a run and its first line was written to its end."""
+    if not opens_like_a_run(path):
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.readline(LONGEST_LINE_BYTES).endswith(b"\n")
     except OSError:
         return True
 
@@ -325,81 +347,88 @@ def _read_sealed(content: bytes, path: Path) -> list[Record]:
         intact = False
     if not intact:
         raise BrokenSeal(path)
-    try:
-        return [_record(json.loads(line), path) for line in body.splitlines()]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StoreError(
-            f"{str(path)!r} holds what this gradbench does not know, {error}: upgrade"
-        ) from error
-
-
-def _read_part(content: bytes, path: Path) -> tuple[list[Record], str]:
-    records: list[Record] = []
-    read = 0
-    for number, line in enumerate(content.splitlines(keepends=True), 1):
+    records = []
+    for number, line in enumerate(body.splitlines(), 1):
         try:
-            row = json.loads(line if line.endswith(b"\n") else b"")  # cut, be it at a brace
-            if row["kind"] != "sealed":  # sealed, and then not renamed
-                records.append(_record(row, path))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            rest = len(content) - read
-            return (
-                records,
-                f"{path.name}: dropped {rest} bytes from line {number} on: cut or damaged",
-            )
-        read += len(line)
-    return records, ""
+            records.append(_record(line))
+        except Misfit as error:
+            raise _refused(path, number, error) from error
+    return records
 
 
-def _plain(record: Record) -> dict[str, Any]:
-    row: dict[str, Any] = {"kind": _NAMES[type(record)]}
-    if isinstance(record, Started):
-        row["schema"] = SCHEMA
-    return row | asdict(record)
+@dataclass(frozen=True, slots=True)
+class _Dropped:
+    """Bytes of a part file that are no record: of one line, or of all from it on."""
+
+    line: int
+    nbytes: int
+    why: Misfit
+    and_behind: bool
+    was_being_written: bool
+
+    def __str__(self) -> str:
+        where = f"from line {self.line} on" if self.and_behind else f"in line {self.line}"
+        return f"dropped {self.nbytes:,} bytes {where}: {self.why}"
 
 
-def _record(row: dict[str, Any], path: Path) -> Record:
-    schema = row.pop("schema", SCHEMA)
-    if schema > SCHEMA:
-        raise StoreError(
-            f"{str(path)!r} has schema {schema}, this gradbench reads {SCHEMA}: upgrade"
-        )
-    kind: Any = _KINDS[row.pop("kind")]
-    if "cell" in row:
-        row["cell"] = _cell(row["cell"], path)
-    if kind is Breakdown:
-        row["timeline"] = {part: tuple(line) for part, line in row["timeline"].items()}
-    if kind is Started:
-        row["cells"] = tuple(_cell(cell, path) for cell in row["cells"])
-        if "started" in row:  # as runs up to 2026-11-26 call it
-            row["started_at"] = row.pop("started")
-        sources = {name: ModelSource.read(one) for name, one in row.get("sources", {}).items()}
-        for build, shape in row.pop("inputs", {}).items():  # as runs up to 2026-11-26 say it
-            sources[build] = ModelSource(build=build, input=(",".join(map(str, ("B", *shape))),))
-        row["sources"] = sources
-    known = _FIELDS[kind]
-    record: Record = kind(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in known}
-    )
-    return record
+def _read_part(content: bytes, path: Path) -> tuple[list[Record], list[_Dropped]]:
+    """Return the records of the lines that are whole, and what was dropped."""
+    records: list[Record] = []
+    dropped: list[_Dropped] = []
+    lines = content.splitlines(keepends=True)
+    checked = bool(lines) and _is_checked(lines[0])
+    for number, line in enumerate(lines, 1):
+        if _is_seal(line):  # sealed, and then not renamed
+            continue
+        try:
+            records.append(_whole_record(line, checked=checked))
+        except Misfit as error:
+            if not records:
+                raise StoreError(
+                    f"{str(path)!r} holds no run: its first line is cut or damaged: {error}"
+                ) from error
+            cut = not line.endswith(b"\n")
+            if not cut and _is_checked(line):  # written so, by another gradbench or by hand
+                raise _refused(path, number, error) from error
+            behind = not checked  # nothing says whether the lines there are what was written
+            lost = lines[number - 1 :] if behind else [line]
+            dropped.append(_Dropped(number, sum(map(len, lost)), error, behind and not cut, cut))
+            if behind:
+                break
+    return records, dropped
 
 
-def _cell(axes: Mapping[str, Any], path: Path) -> Cell:
-    unknown = sorted(axes.keys() - set(AXES))
-    if unknown:
-        raise StoreError(
-            f"{str(path)!r} has axes unknown to this gradbench, {', '.join(unknown)}: upgrade"
-        )
-    try:
-        return _made(tuple(axes.items()))
-    except GradbenchError as error:
-        raise StoreError(f"{str(path)!r}: {error}; or upgrade") from error
+def _refused(path: Path, number: int, error: Misfit) -> StoreError:
+    return StoreError(f"{str(path)!r}, line {number}, {error}: no figure of this run is used")
 
 
-@lru_cache(maxsize=4096)
-def _made(axes: tuple[tuple[str, Any], ...]) -> Cell:
-    """Return the cell of these axes; a file names each of its cells many times."""
-    return Cell(**dict(axes))
+def _record(line: bytes) -> Record:
+    """Return the record of a line; raise `Misfit` for what no record can be."""
+    if len(line) > LONGEST_LINE_BYTES:
+        raise Misfit(f"it has {len(line):,} bytes, and no record has")
+    return record_of(line)
+
+
+def _whole_record(line: bytes, *, checked: bool) -> Record:
+    if not line.endswith(b"\n"):  # cut, be it at a brace
+        raise Misfit("it is cut")
+    if checked and not _is_checked(line):
+        raise Misfit("its checksum is wrong")
+    return _record(line)
+
+
+def _is_checked(line: bytes) -> bool:
+    """Return whether a line ends in the checksum of what stands before."""
+    line = line.rstrip(b"\n")
+    match = _CHECKSUM.search(line[-30:])
+    if match is None:
+        return False
+    body = line[: len(line) - len(match[0])] + b"}"
+    return zlib.crc32(body) == int(match[1], 16)
+
+
+def _is_seal(line: bytes) -> bool:
+    return line.startswith(b'{"kind": "sealed"') and line.endswith(b"}\n")
 
 
 def write(records: Iterable[Record], path: Path) -> Path:
@@ -451,6 +480,24 @@ def _lock(file: IO[str], path: Path) -> None:
     except OSError as error:
         file.close()
         raise StoreError(f"{path.name} is being written by another process") from error
+
+
+def _copied(path: Path) -> str:
+    """Keep a damaged part file as it is, under a name of its own; say which."""
+    numbers = count(1)
+    while True:
+        copy = path.with_name(f"{path.name}.damaged-{next(numbers)}")
+        try:
+            with path.open("rb") as source, copy.open("xb") as target:
+                shutil.copyfileobj(source, target)
+            return f"the damaged file is kept as {copy.name!r}"
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise StoreError(
+                f"{path.name} is damaged, and no copy of it can be kept: {error.strerror}; "
+                "make room first, so that nothing is lost"
+            ) from error
 
 
 def _set_aside(path: Path) -> str:

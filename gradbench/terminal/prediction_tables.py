@@ -12,6 +12,7 @@ from rich.text import Text
 from ..analysis import dataframes, format_units
 from ..analysis.run_view import outcome_value
 from ..experiment.matrix import Cell, by_block
+from ..printable import printable
 from ..records.measurements import Measurement, Outcome
 from ..records.predictions import Fit, Prediction
 from ..stats import linear_scaling
@@ -69,7 +70,7 @@ def prediction_tables(
         reasons = dict.fromkeys(why for cell in cells if isinstance(why := predictions[cell], str))
         shown += [Text(f"\n{block}", style="bold"), table]
         shown += [Text(f" {MEASURED} {how}, not predicted", style="yellow") for how in hows]
-        shown += [Text(f"  {reason}", style="dim") for reason in reasons]
+        shown += [Text(printable(f"  {reason}"), style="dim") for reason in reasons]
     return Group(*shown)
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 from ..analysis import format_units
 from ..analysis.run_view import MEMORY, TIME, Value, View
 from ..experiment.matrix import Block, Cell
+from ..printable import printable
 from ..records.run import Run
 from ..records.selfcheck import Check
 from ..stats.verdicts import Verdict
@@ -50,7 +51,7 @@ def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType
         "memory is what the step adds to what was there before it.",
         style="dim",
     )
-    return Group(Text(f"run {run.name}", style="bold"), *shown, legend)
+    return Group(Text(printable(f"run {run.name}"), style="bold"), *shown, legend)
 
 
 def check_table(checks: Sequence[Check]) -> Table:
@@ -61,11 +62,11 @@ def check_table(checks: Sequence[Check]) -> Table:
     for check in checks:
         style = {True: BETTER, False: WORSE, None: ""}[check.passed]
         table.add_row(
-            check.name,
-            Text(check.words, justify="right"),
-            check.target,
+            Text(printable(check.name)),
+            Text(printable(check.words), justify="right"),
+            Text(printable(check.target)),
             Text(check.verdict, style=style),
-            Text(check.detail, style="dim"),
+            Text(printable(check.detail), style="dim"),
         )
     return table
 
@@ -76,8 +77,8 @@ def check_lines(checks: Sequence[Check]) -> Iterator[Text]:
         style = {True: BETTER, False: WORSE, None: "dim"}[check.passed]
         line = Text(f"{check.status:<12}", style=style)
         figure = " ".join(filter(None, (check.words, check.target and f"(must be {check.target})")))
-        line.append(f"{check.name}: {figure}".rstrip(" :"), style="default")
-        line.append(f"  {check.detail}" if check.detail else "", style="dim")
+        line.append(printable(f"{check.name}: {figure}".rstrip(" :")), style="default")
+        line.append(printable(f"  {check.detail}") if check.detail else "", style="dim")
         yield line
 
 
@@ -114,4 +115,4 @@ def _block_table(view: View, cells: list[Cell], *, reference: str, wide: bool) -
 
 def as_text(value: Value) -> Text:
     """Return a value as a table shows it: what could not be read is dim."""
-    return Text(value.text, style=STYLES.get(value.kind, ""))
+    return Text(printable(value.text), style=STYLES.get(value.kind, ""))

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from ..history.series import Series
 from ..history.series_text import amount, bars, sentence
+from ..printable import printable
 from ..stats.verdicts import Verdict
 from .run_tables import BETTER, WORSE
 
@@ -21,12 +22,12 @@ def table(series: Sequence[Series]) -> Table:
     shown.add_column("last", justify="right", no_wrap=True)
     shown.add_column("changes, the latest first", overflow="fold")
     for one in series:
-        figure = Text(one.figure)
+        figure = Text(printable(one.figure))
         if one.where:
-            figure.append(f"\non {one.where}", style="dim")
+            figure.append(f"\non {printable(one.where)}", style="dim")
         lines = [
             Text(
-                sentence(one, change),
+                printable(sentence(one, change)),
                 style=WORSE if change.verdict is Verdict.WORSE else BETTER,
             )
             for change in reversed(one.changes)
@@ -36,7 +37,7 @@ def table(series: Sequence[Series]) -> Table:
             figure,
             str(len(one.values)),
             bars(one),
-            amount(one, float(one.values[-1])),
+            Text(printable(amount(one, float(one.values[-1])))),
             Text("\n").join(lines) if lines else Text("none", style="dim"),
         )
     return shown

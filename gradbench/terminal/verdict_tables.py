@@ -10,6 +10,7 @@ from rich.text import Text
 from ..gate.decide import percent
 from ..gate.figure_verdicts import FigureVerdict
 from ..gate.result_text import quantity
+from ..printable import printable
 from ..stats.verdicts import Verdict
 
 ORDER: Final = (Verdict.WORSE, Verdict.INCONCLUSIVE, Verdict.BETTER, Verdict.SAME)
@@ -38,7 +39,7 @@ def verdict_tables(
             continue
         title = Text(f"{verdict}: {len(rows)}", style=f"bold {STYLES[verdict]}")
         if verdict is Verdict.SAME and not everything:
-            shown.append(Group(title, Text(_counted(rows), style="dim")))
+            shown.append(Group(title, Text(printable(_counted(rows)), style="dim")))
         else:
             shown.append(Group(title, _table(rows)))
     return shown
@@ -61,11 +62,11 @@ def _table(rows: Sequence[FigureVerdict]) -> Table:
     for row in rows:
         table.add_row(
             Text(str(row.cell)),
-            Text(row.meter),
-            Text(quantity(row.baseline, row.unit)),
-            Text(quantity(row.candidate, row.unit)),
+            Text(printable(row.meter)),
+            Text(printable(quantity(row.baseline, row.unit))),
+            Text(printable(quantity(row.candidate, row.unit))),
             Text(_change(row), style=STYLES[row.verdict]),
-            Text(row.reason, style="dim"),
+            Text(printable(row.reason), style="dim"),
         )
     return table
 

@@ -1,5 +1,6 @@
 """The index says what the files say, whatever became of it or of them."""
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -24,7 +25,7 @@ from builders import (
 
 from gradbench.errors import StoreError
 from gradbench.history import series, sqlite_index
-from gradbench.history.sqlite_index import FILE, Index
+from gradbench.history.sqlite_index import Index
 from gradbench.store.jsonl import Store
 
 
@@ -33,6 +34,22 @@ def age(folder):
     then = time.time() - 60
     for path in Path(folder).rglob("*.jsonl"):
         os.utime(path, (then, then))
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path_factory, monkeypatch):
+    """Keep indexes in a folder of the test's own."""
+    folder = tmp_path_factory.mktemp("caches")
+    monkeypatch.setenv("GRADBENCH_CACHE", str(folder))
+    return folder
+
+
+def rewrite(index, edit):
+    """Change the database of an index, and write it as an index is written."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.deserialize(index._kept())
+        edit(connection)
+        index._keep(connection.serialize())
 
 
 @pytest.fixture
@@ -59,7 +76,7 @@ def test_a_second_look_opens_no_run_file(folder, monkeypatch):
     age(folder)
     first = Index(folder).read()
     monkeypatch.setattr(sqlite_index, "load", None)
-    monkeypatch.setattr(Path, "read_bytes", None)
+    monkeypatch.setattr(sqlite_index, "read_content", None)
     assert as_rows(Index(folder).read()) == as_rows(first)
 
 
@@ -126,20 +143,47 @@ def test_a_copy_with_other_line_ends_is_the_same_file(folder, runs):
     assert as_rows(figures) == as_rows(series.of(runs))
 
 
-def test_a_folder_without_runs_gets_no_index(tmp_path):
+def test_a_folder_of_runs_is_left_as_it_is(folder):
+    before = sorted(folder.iterdir())
+    assert Index(folder).read().origins
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_folder_without_runs_gets_no_index(tmp_path, caches):
     (tmp_path / "train.jsonl").write_text("{}\n")
     (words,) = Index(tmp_path).read().warnings
     assert "is no run of gradbench" in words
-    assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
+    assert list(caches.iterdir()) == []
+
+
+def test_an_index_that_came_with_a_folder_is_not_believed(folder, runs):
+    Index(folder).read()
+    planted = Index(folder).path.read_bytes()
+    (folder / Index(folder).path.name).write_bytes(planted)
+    (folder / ".index.sqlite3").write_bytes(planted)
+    assert as_rows(Index(folder).read()) == as_rows(series.of(runs))
 
 
 def test_a_link_in_the_place_of_the_index_is_not_written_through(folder, runs):
-    elsewhere = folder.parent / "elsewhere.db"
+    path, elsewhere = Index(folder).path, folder.parent / "elsewhere.db"
     elsewhere.write_bytes(b"")
-    (folder / FILE).symlink_to(elsewhere)
+    path.parent.mkdir(parents=True)
+    path.symlink_to(elsewhere)
     assert as_rows(Index(folder).read()) == as_rows(series.of(runs))
     assert elsewhere.read_bytes() == b""
-    assert (folder / FILE).is_symlink()
+    assert not path.is_symlink()
+
+
+def test_a_flipped_bit_of_the_index_is_noticed(folder, runs):
+    age(folder)
+    Index(folder).read()
+    path = Index(folder).path
+    whole = path.read_bytes()
+    for at in range(0, len(whole), len(whole) // 40):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1
+        path.write_bytes(flipped)
+        assert as_rows(Index(folder).read()) == as_rows(series.of(runs))
 
 
 def newer(path, **fields):
@@ -189,7 +233,7 @@ def test_a_run_that_is_still_written_is_left_out_and_reported(folder):
 )
 def test_a_damaged_index_is_made_anew(folder, damage):
     first = Index(folder).read()
-    path = folder / FILE
+    path = Index(folder).path
     path.write_bytes(damage(path.read_bytes()))
     assert as_rows(Index(folder).read()) == as_rows(first)
     assert as_rows(Index(folder).read()) == as_rows(first)
@@ -206,15 +250,17 @@ def test_a_damaged_index_is_made_anew(folder, damage):
 )
 def test_an_index_of_another_gradbench_is_made_anew(folder, statement):
     first = Index(folder).read()
-    with sqlite3.connect(folder / FILE) as connection:
+
+    def edit(connection):
         connection.execute("UPDATE figures SET value = 0")
         connection.execute(statement)
-    connection.close()
+
+    rewrite(Index(folder), edit)
     assert as_rows(Index(folder).read()) == as_rows(first)
 
 
 def test_where_no_index_can_be_kept_it_is_made_in_memory(folder, runs):
-    (folder / FILE).mkdir()
+    Index(folder).path.mkdir(parents=True)
     assert as_rows(Index(folder).read()) == as_rows(series.of(runs))
 
 
@@ -285,7 +331,5 @@ def test_a_file_whose_name_is_no_utf_8_is_reported_and_the_others_are_shown(fold
 
 def test_facts_that_are_no_json_are_read_anew(folder, runs):
     Index(folder).read()
-    with sqlite3.connect(folder / FILE) as connection:
-        connection.execute("UPDATE runs SET facts = 'no json'")
-    connection.close()
+    rewrite(Index(folder), lambda c: c.execute("UPDATE runs SET facts = 'no json'"))
     assert as_rows(Index(folder).read()) == as_rows(series.of(runs))

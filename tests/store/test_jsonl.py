@@ -27,11 +27,10 @@ from hypothesis import given, settings, strategies as st
 from gradbench.errors import StoreError
 from gradbench.experiment.matrix import by_block
 from gradbench.experiment.model_source import ModelSource
-from gradbench.store import jsonl as store_module
+from gradbench.store import jsonl as store_module, record_rows
 from gradbench.store.jsonl import (
     PART,
     QUARANTINE,
-    SCHEMA,
     SEALED,
     BrokenSeal,
     NoRun,
@@ -39,6 +38,7 @@ from gradbench.store.jsonl import (
     load,
     write as write_whole,
 )
+from gradbench.store.record_rows import SCHEMA
 
 CELLS = [*block(), *block(workload="training", batch_size=2)]
 RECORDS = (
@@ -136,7 +136,7 @@ def test_every_kind_of_record_comes_back_as_it_was(store):
     assert saved.sealed
     assert not saved.dropped
     assert load(store.find(saved.name)) == saved
-    assert {type(record) for record in RECORDS} == set(store_module._NAMES)
+    assert {type(record) for record in RECORDS} == set(record_rows._NAMES)
 
 
 def test_a_run_gives_its_parts_by_name(store):
@@ -244,13 +244,59 @@ def test_a_cut_last_line_is_dropped_and_reported(store):
     assert f"line {len(RECORDS)}" in run.dropped
 
 
-def test_of_a_part_file_damaged_in_the_middle_what_stands_before_is_kept(store):
+def as_before_checksums(path):
+    """Write a file's lines as they were written before each ended in a checksum."""
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"".join(line.partition(b',"crc32"')[0] + b"}\n" for line in lines))
+
+
+def test_of_a_part_file_damaged_in_the_middle_all_but_the_damaged_line_is_kept(store):
     path = part_file(store)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:3], b"\x00" * 40 + b"\n", *lines[4:]]))
     run = load(path)
-    assert run.records == RECORDS[:3]
-    assert "from line 4 on" in run.dropped
+    assert run.records == (*RECORDS[:3], *RECORDS[4:])
+    assert "dropped 41 bytes in line 4: its checksum is wrong" in run.dropped
+
+
+def test_without_checksums_what_stands_behind_a_damaged_line_is_given_up(store):
+    path = part_file(store)
+    as_before_checksums(path)
+    assert load(path).records == RECORDS
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], b"\x00" * 40 + b"\n", *lines[4:]]))
+    assert load(path).records == RECORDS[:3]
+    assert "from line 4 on" in load(path).dropped
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_changed_byte_of_a_part_file_costs_its_line_and_no_other(data):
+    content, _ = written()
+    at = data.draw(st.integers(content.index(b"\n") + 1, len(content) - 1))
+    changed = bytearray(content)
+    changed[at] ^= data.draw(st.integers(1, 255))
+    number = content[:at].count(b"\n")
+    path = scratch() / f"changed{PART}"
+    path.write_bytes(changed)
+    run = load(path)
+    lost = {number, number + 1} if content[at] == 10 else {number}  # a line end joins two
+    assert run.dropped
+    assert run.records == tuple(r for n, r in enumerate(RECORDS) if n not in lost)
+
+
+def test_resuming_keeps_a_damaged_file_beside_the_new_one(store):
+    path = part_file(store, CUT)
+    lines = path.read_bytes().splitlines(keepends=True)
+    damaged = b"".join([*lines[:3], lines[3].replace(b"1", b"7"), *lines[4:]])
+    for number in (1, 2):
+        path.write_bytes(damaged)
+        writer, run = store.resume("latest")
+        with writer:
+            assert writer.path == path
+        copy = store.folder / f"{path.name}.damaged-{number}"
+        assert copy.read_bytes() == damaged
+        assert copy.name in run.dropped
 
 
 @pytest.mark.parametrize("line", [b"{}", b'{"kind":"poem"}', b'{"kind":"ended"}', b"{", b"\xff"])
@@ -258,7 +304,7 @@ def test_a_line_of_a_part_file_that_is_no_record_ends_it(store, line):
     path = part_file(store)
     path.write_bytes(path.read_bytes() + line + b"\n")
     assert load(path).records == RECORDS
-    assert f"from line {len(RECORDS) + 1} on" in load(path).dropped
+    assert f"in line {len(RECORDS) + 1}" in load(path).dropped
 
 
 @pytest.mark.parametrize("line", [b"null", b"0", b"[]", b'"text"'])
@@ -469,22 +515,120 @@ def test_a_run_that_still_has_inputs_by_import_path_is_read(store):
     }
 
 
-WRONG = [{"timeline": []}, {"sources": 3}, {"cells": "all"}, {"cell": 0}]
+WRONG = [
+    ({"timeline": []}, "timeline must be an object, not []"),
+    ({"sources": 3}, "sources must be an object, not 3"),
+    ({"sources": {"a": {"build": 1}}}, "sources['a'].build must be text, not 1"),
+    (
+        {"sources": {"a": {"build": "a:b", "input": ["3,x"]}}},
+        "sources: input '3,x': a size is a whole number",
+    ),
+    ({"cells": "all"}, "cells must be a list, not 'all'"),
+    ({"cell": 0}, "cell must be an object, not 0"),
+    ({"cell": {"model": "m"}}, "cell must be a cell"),
+    ({"values": []}, "values must be one number at least"),
+    ({"values": [1, 2.5]}, "values[1] must be a whole number, not 2.5"),
+    ({"values": [1, True]}, "values[1] must be a whole number, not True"),
+    ({"values": [2**63]}, "values must be numbers of 64 bits"),
+    ({"iterations": 0}, "iterations must be 1 or more, not 0"),
+    ({"iterations": [1] * 9}, "iterations has 9 numbers"),
+    ({"iterations": "1"}, "iterations must be a whole number or a list, not '1'"),
+    (
+        {"unit": "furlongs"},
+        "unit must be one of ns, bytes, uJ, instructions, or this gradbench newer",
+    ),
+    ({"exact": None}, "exact must be true or false, not None"),
+    ({"cause": "bad luck"}, "cause must be one of cannot_train"),
+    ({"reason": ["a"]}, "reason must be text, not a list of 1"),
+    ({"facts": {" ": 1}}, "facts has a fact without a name"),
+    ({"facts": {"torch": {}}}, "facts['torch'] must be text or a whole number or"),
+    ({"notes": {"load": float("inf")}}, "it holds Infinity, which is no number of JSON"),
+    ({"started_at": "../../../x"}, "started_at must be a time in UTC"),
+    ({"started_at": "2026-01-01"}, "started_at must be a time in UTC"),
+    ({"shard": "3/2"}, "shard: shard '3/2' is not like 2/3"),
+    ({"protocol": "2"}, "protocol must be a whole number, not '2'"),
+    ({"plan": {"seed": "x"}}, "plan['seed'] must be a number, not 'x'"),
+    ({"meters": [1]}, "meters[0] must be text, not 1"),
+    ({"parts": {"soul": 21}}, "parts has 'soul', unknown to this gradbench: upgrade"),
+    ({"phases": ["forward"]}, "timeline['parameters'] has 3 moments for 1 phases"),
+    ({"seconds": {"timing": None}}, "seconds['timing'] must be a number, not None"),
+]
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=str)
-def test_a_value_of_another_kind_is_said_in_words(store, wrong):
+@pytest.mark.parametrize(("wrong", "words"), WRONG, ids=str)
+def test_a_value_that_no_record_can_have_refuses_the_run_by_file_line_and_field(
+    store, wrong, words
+):
     (name,) = wrong
-    sealed, part = store.find(store.save(RECORDS).name), part_file(store)
-    for path in (sealed, part):
-        rewrite(path, lambda row: row | wrong if name in row else row)
-    with pytest.raises(StoreError, match="holds what this gradbench does not know"):
+    sealed = store.find(store.save(RECORDS).name)
+    whole = sealed.read_bytes().splitlines()
+    (number, *_) = (n for n, line in enumerate(whole, 1) if f'"{name}":'.encode() in line)
+    rewrite(sealed, lambda row: row | wrong if name in row else row)
+    with pytest.raises(StoreError) as caught:
         load(sealed)
+    assert f"{str(sealed)!r}, line {number}, {words}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["sources", "cells", "cell"])
+def test_of_a_part_file_such_a_line_is_dropped_or_its_first_refused(store, name):
+    part = part_file(store)
+    rewrite(part, lambda row: row | {name: 3} if name in row else row)
     if name in ("sources", "cells"):
         with pytest.raises(StoreError, match="its first line is cut or damaged"):
             load(part)
     else:
-        assert "cut or damaged" in load(part).dropped
+        assert "cell must be an object, not 3" in load(part).dropped
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"kind":"ended","seconds":{},"load_after":' + b"9" * 5000 + b"}", "5000 digits"),
+        (b'{"kind":"ended","seconds":{},"load_after":1e400}', "load_after must be a finite number"),
+        (b'{"kind":"ended","seconds":' + b"[" * 100_000, "it is nested too deeply"),
+        (
+            b'{"kind":"ended","seconds":{},"x":"' + b"x" * (33 * 2**20) + b'"}',
+            "bytes, and no record",
+        ),
+        (b"\xff\xfe", "it is no JSON"),
+    ],
+    ids=["digits", "1e400", "nested", "long", "bytes"],
+)
+def test_a_line_that_is_too_much_is_one_line(store, line, words):
+    path = store.find(store.save(RECORDS).name)
+    rows = path.read_bytes().splitlines(keepends=True)[:-1]
+    body = b"".join(rows) + line + b"\n"
+    seal = {"kind": "sealed", "records": body.count(b"\n")}
+    seal["sha256"] = hashlib.sha256(body).hexdigest()
+    path.write_bytes(body + json.dumps(seal).encode() + b"\n")
+    with pytest.raises(StoreError) as caught:
+        load(path)
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", [".", "..", ""])
+def test_a_file_whose_name_would_lead_elsewhere_is_no_run(store, name):
+    """Pages and figures of a run are named after it."""
+    path = store.find(store.save(RECORDS).name)
+    with pytest.raises(NoRun, match="its name is none"):
+        load(path.rename(path.with_name(f"{name}{SEALED}")))
+
+
+def test_a_header_that_was_not_written_to_its_end_is_not_the_latest_run(store):
+    run = store.save(RECORDS)
+    header = part_file(store).read_bytes().splitlines()[0]
+    (store.folder / f"29990101T000000Z-0000{PART}").write_bytes(header[:100])
+    for path in store.folder.glob(f"2026*{PART}"):
+        path.unlink()
+    assert store.find("latest").name == f"{run.name}{SEALED}"
+
+
+def test_a_name_longer_than_any_file_s_is_one_line(store):
+    store.save(RECORDS)
+    with pytest.raises(StoreError, match="File name too long"):
+        store.find("a" * 300)
 
 
 # --- files of others

@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 from ...analysis import format_units
 from ...analysis.run_view import View
 from ...experiment.matrix import GRAD_MODES, Cell
+from ...printable import printable
 from ...records.measurements import PARTS
 
 # What a peak is made of where no breakdown was read: two parts are known all the same.
@@ -156,6 +157,7 @@ def tags(view: View, theme: Theme, cells: Sequence[Cell], words: Sequence[str]) 
 
 def short(name: str, most: int = 40) -> str:
     """Return a name with its middle left out where it is long; the table has it whole."""
+    name = printable(name)
     half = (most - 1) // 2
     return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 

@@ -149,8 +149,10 @@
 
   // --- downloads
 
+  // A spreadsheet runs what begins like a formula; an apostrophe makes it text. Numbers stay numbers.
   const field = (value) => {
-    const text = value === null ? "" : String(value);
+    const formula = typeof value === "string" && /^[\s']*[=+\-@\uff1d\uff0b\uff0d\uff20]/.test(value);
+    const text = value === null ? "" : `${formula ? "'" : ""}${value}`;
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
 

@@ -1,0 +1,57 @@
+"""The consoles that commands print to: text of others cannot act there, any encoding will do."""
+
+import sys
+from typing import IO, Any, cast
+
+from rich.console import Console
+from rich.markup import escape
+
+from ..printable import ENCODING_ERRORS, one_line, printable, without_commands
+
+
+class Screen(Console):
+    """A console of which no line is a command to a CI system, whatever a name begins with."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, emoji=False, **options)
+
+    @property
+    def file(self) -> IO[str]:
+        """The stream that is printed to, by way of `_Lines`."""
+        return cast("IO[str]", _Lines(super().file))
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
+
+class _Lines:
+    """A stream that takes whole lines, and writes them without commands."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the text."""
+        return self._stream.write(without_commands(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def shown(text: object) -> str:
+    """Return text of others as a part of what is printed: on one line, and no markup."""
+    return escape(printable(str(text)))
+
+
+def shown_briefly(text: object) -> str:
+    """Return the same of what is wrong, cut where it is longer than anybody reads."""
+    return escape(one_line(str(text)))
+
+
+def take_any_text() -> None:
+    """Let stdout and stderr write in ASCII what their encoding lacks, instead of raising."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors=ENCODING_ERRORS)
