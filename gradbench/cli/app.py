@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -30,14 +31,21 @@ class Commands(TyperGroup):
     """The commands; a mistake in how one is called costs one line, like every other of a user's."""
 
     def main(
-        self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **options: Any
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **options: Any,
     ) -> Any:
         """Run the command that the arguments name, and exit with its status."""
+        main = partial(super().main, args, prog_name, complete_var, **options)
         if not standalone_mode:
-            return super().main(args, standalone_mode=False, **options)
+            return main(standalone_mode=False, windows_expand_args=windows_expand_args)
         take_any_text()
         try:
-            status = super().main(args, standalone_mode=False, **options)
+            status = main(standalone_mode=False, windows_expand_args=windows_expand_args)
         except _UsageError as error:
             _say_misuse(error)
             sys.exit(ExitStatus.USAGE)
