@@ -4,6 +4,7 @@ import sys
 import traceback
 
 from ..exit_status import ExitStatus
+from ..printable import printable_lines, without_commands
 from . import (
     ci,
     compare,
@@ -62,6 +63,7 @@ def _status_of_command(heard: signals.Heard) -> int | str | None:
     except Exception:  # noqa: BLE001 # whatever it is, it must not read as a regression
         if heard.status is not None:  # an import that was interrupted raises what it likes
             return heard.status
-        traceback.print_exc()
+        text = without_commands(printable_lines(traceback.format_exc()))
+        print(text, file=sys.stderr)
         return ExitStatus.BROKEN
     return ExitStatus.OK

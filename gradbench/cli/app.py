@@ -16,7 +16,7 @@ from ..exit_status import ExitStatus
 from ..experiment.matrix import GRAD_MODES
 from ..experiment.toml_config import locate
 from ..printable import printable, without_commands
-from .screen import Screen, shown, shown_briefly, take_any_text
+from .screen import Screen, shown, shown_briefly
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -43,7 +43,6 @@ class Commands(TyperGroup):
         main = partial(super().main, args, prog_name, complete_var, **options)
         if not standalone_mode:
             return main(standalone_mode=False, windows_expand_args=windows_expand_args)
-        take_any_text()
         try:
             status = main(standalone_mode=False, windows_expand_args=windows_expand_args)
         except _UsageError as error:

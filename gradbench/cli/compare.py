@@ -57,7 +57,7 @@ def compare(
     effort = versions.Effort(threshold=threshold, pairs=pairs, seed=seed)
     began, here = time.monotonic(), Path.cwd()
     for words in leftovers.remove_leftovers():
-        err.print(f"[dim]{escape(words)}[/dim]")
+        err.print(f"[dim]{shown(words)}[/dim]")
     with (
         err.status("loading torch") as status,
         checkouts.checked_out_versions(

@@ -42,7 +42,7 @@ def env(
             from ..comparison.leftovers import remove_leftovers
 
             for words in remove_leftovers():
-                out.print(escape(words))
+                out.print(shown(words))
             warnings = before_a_run(facts)
             for finding in warnings:
                 out.print(f"{finding.name}: {finding.sentence}: {finding.remedy}")

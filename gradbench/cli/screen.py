@@ -1,12 +1,11 @@
-"""The consoles that commands print to: text of others cannot act there, any encoding will do."""
+"""The consoles that commands print to: text of others can be read there, and cannot act."""
 
-import sys
 from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
 
-from ..printable import ENCODING_ERRORS, one_line, printable, without_commands
+from ..printable import one_line, printable, without_commands
 
 
 class Screen(Console):
@@ -47,11 +46,3 @@ def shown(text: object) -> str:
 def shown_briefly(text: object) -> str:
     """Return the same of what is wrong, cut where it is longer than anybody reads."""
     return escape(one_line(str(text)))
-
-
-def take_any_text() -> None:
-    """Let stdout and stderr write in ASCII what their encoding lacks, instead of raising."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors=ENCODING_ERRORS)

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Final, TextIO
 
 from ..exit_status import ExitStatus
+from ..printable import ENCODING_ERRORS
 
 STANDARD: Final = range(3)
 
@@ -28,7 +29,7 @@ class Stream(io.TextIOWrapper):
         return cls(
             open(stream.fileno(), "wb", closefd=False),  # a descriptor, not a path
             encoding=stream.encoding,
-            errors="backslashreplace",
+            errors=ENCODING_ERRORS,
             line_buffering=stream.isatty() or stream is sys.stderr,
         )
 
