@@ -533,10 +533,7 @@ WRONG = [
     ({"iterations": 0}, "iterations must be 1 or more, not 0"),
     ({"iterations": [1] * 9}, "iterations has 9 numbers"),
     ({"iterations": "1"}, "iterations must be a whole number or a list, not '1'"),
-    (
-        {"unit": "furlongs"},
-        "unit must be one of ns, bytes, uJ, instructions, or this gradbench newer",
-    ),
+    ({"unit": "furlongs"}, "unit must be one of ns, bytes, "),
     ({"exact": None}, "exact must be true or false, not None"),
     ({"cause": "bad luck"}, "cause must be one of cannot_train"),
     ({"reason": ["a"]}, "reason must be text, not a list of 1"),
