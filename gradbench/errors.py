@@ -41,3 +41,25 @@ class BadModel(GradbenchError):
 
 class StoreError(GradbenchError):
     """A results folder or a run in it that cannot be written or read."""
+
+
+def message_line(error: BaseException) -> str:
+    """Return what an error says in one line: its first, and the second where that announces it.
+
+    A message that quotes a traceback, as TorchScript's do, says at its end what was wrong.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any(line.startswith("Traceback") for line in lines):
+        return lines[-1].removeprefix(f"{type(error).__name__}: ")
+    announces = (
+        lines
+        and lines[0].endswith(":")
+        and not any(line.startswith("File ") for line in lines[1:2])
+    )
+    return " ".join(lines[: 2 if announces else 1])
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return an error's kind and what it says, in one line."""
+    message = message_line(error)
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -1,21 +1,25 @@
 """A doctor for one call: what the grad modes did to it."""
 
-from collections.abc import Callable, Container, Mapping, Sequence
+import threading
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .call_threads import CallThreads
 from .lazy_results import check_done
 from .memory.called_modules import called_modules
+from .memory.leaves import nodes
 from .memory.saved_tensors import SavedTensors, users_line
 from .memory.storages import shape
 from .workloads.trees import tensors
 
 MANY: Final = 5
-"""Names that the repr shows of each kind."""
+"""Findings that the repr shows of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +44,55 @@ class Switch:
         return f"{self.to} at {self.line}" if self.line else str(self.to)
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing about a call that its author may want to change.
+
+    ``kind`` is one of `KINDS`, ``place`` is "nets.py:12 in forward" or "".
+    """
+
+    kind: str
+    text: str
+    place: str
+    cure: str
+
+    def __str__(self) -> str:
+        at = f" ({self.place})" if self.place else ""
+        return f"{self.text}{at}: {self.cure}"
+
+
+KINDS: Final[Mapping[str, str]] = {
+    "mode_left": "enter the mode by a with statement, which puts back what was there",
+    "thread_mode": "enter the mode in the thread, too: a new thread begins with grad on",
+    "out_of_sight": "start the thread in the call, or use a ThreadPoolExecutor",
+    "graph_in_vain": "return what backward() is to begin from, or enter no_grad",
+    "not_used": "use it in forward, or freeze it: requires_grad_(False)",
+    "used_without_grad": "take this use out of no_grad, or freeze it: requires_grad_(False)",
+    "leads_nowhere": "return what is computed from it, or freeze it: requires_grad_(False)",
+    "inference_output": "clone() it outside of inference mode before autograd is to use it",
+    "switch": "none needed where it is meant",
+}
+"""What can be found, and the cure."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Observation:
     """What the modes did to one call.
 
-    Every field is a fact to assert on: ``assert not observation.graph_built``.
+    Every field is a fact to assert on: ``assert not observation.graph_built``. ``saved`` and
+    ``saved_bytes`` are None where a graph was built ``out_of_sight``: that says where.
     """
 
     entry: State
     exit: State
     graph_built: bool  # was any operation recorded?
-    saved: int  # storages that autograd saved for backward, beyond parameters, buffers and inputs
-    saved_bytes: int
+    saved: int | None  # storages that autograd saved, beyond parameters, buffers and inputs
+    saved_bytes: int | None
     without_gradient: Mapping[str, str]  # parameters that require grad and would get none -> why
     inference_outputs: tuple[str, ...]  # where inference tensors are in what was returned
     switches: tuple[Switch, ...]  # in order
+    thread_modes: tuple[Switch, ...] = ()  # in which other threads of the call used torch
+    out_of_sight: str = ""
 
     @property
     def leaked(self) -> bool:
@@ -66,25 +104,69 @@ class Observation:
         """Whether the state was changed inside, also if it was put back."""
         return bool(self.switches)
 
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What its author may want to change, each with its place and its cure."""
+        return tuple(self._findings())
+
+    def _findings(self) -> Iterator[Finding]:
+        if self.leaked:
+            yield _finding("mode_left", f"LEAKED: left with {self.exit}", self._last_switch())
+        for mode in dict.fromkeys(self.thread_modes):
+            if mode.to != self.entry:
+                words = f"another thread works with {mode.to}, the call with {self.entry}"
+                yield _finding("thread_mode", words, mode.line)
+        if self.out_of_sight:
+            yield _finding("out_of_sight", f"not all was seen: {self.out_of_sight}", "")
+        if self.graph_built and not self.entry.grad:
+            yield _finding("graph_in_vain", "a graph is built though grad is off outside", "")
+        for name, why in self.without_gradient.items() if self._trains else ():
+            yield _without_gradient(name, why)
+        for path in self.inference_outputs:
+            yield _finding("inference_output", f"{path} is an inference tensor", "")
+        for switch in self.switches:
+            yield _finding("switch", f"switches to {switch.to}", switch.line)
+
+    @property
+    def _trains(self) -> bool:
+        """Whether anybody could want gradients of it: else all parameters would be named."""
+        return self.entry.grad or self.graph_built
+
+    def _last_switch(self) -> str:
+        return self.switches[-1].line if self.switches else ""
+
     def __repr__(self) -> str:
-        left = f"; LEAKED: left with {self.exit}" if self.leaked else ""
-        parts = [
-            f"entered with {self.entry}{left}",
-            f"graph {'built' if self.graph_built else 'not built'}",
-            f"{self.saved} tensor{'s' * (self.saved != 1)}, {self.saved_bytes:,} B saved",
+        saved = (
+            "what is saved is not known"
+            if self.saved is None or self.saved_bytes is None
+            else f"{self.saved} tensor{'s' * (self.saved != 1)}, {self.saved_bytes:,} B saved"
+        )
+        lines = [
+            f"entered with {self.entry}; graph {'built' if self.graph_built else 'not built'}; "
+            f"{saved}"
         ]
-        for label, names in (
-            (
-                "without gradient",
-                [f"{name} ({why})" for name, why in self.without_gradient.items()],
-            ),
-            ("inference tensors", list(self.inference_outputs)),
-            ("switches", [str(switch) for switch in self.switches]),
-        ):
-            if names:
-                more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
-                parts.append(f"{label}: {', '.join(names[:MANY])}{more}")
-        return f"Observation({'; '.join(parts)})"
+        for _, group in groupby(self.findings, key=lambda finding: finding.kind):
+            alike = list(group)
+            lines += [str(finding) for finding in alike[:MANY]]
+            if len(alike) > MANY:
+                lines.append(f"and {len(alike) - MANY} more like that")
+        return "Observation: " + "\n  ".join(lines)
+
+
+def _finding(kind: str, text: str, place: str) -> Finding:
+    return Finding(kind, text, place, KINDS[kind])
+
+
+def _without_gradient(name: str, why: str) -> Finding:
+    if why.startswith(GRAD_OFF):
+        place = why.removeprefix(GRAD_OFF).removeprefix(": ")
+        return _finding("used_without_grad", f"{name} gets no gradient, {GRAD_OFF}", place)
+    kind = "not_used" if why == NOT_USED else "leads_nowhere"
+    return _finding(kind, f"{name} gets no gradient, {why}", "")
+
+
+GRAD_OFF: Final = "used with grad off"
+NOT_USED: Final = "not used"
 
 
 def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Observation:
@@ -114,7 +196,7 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
     entry = _state()
     watch = _Watch()
     try:
-        with SavedTensors(apart=apart) as saved, watch:
+        with SavedTensors(apart=apart) as saved, CallThreads(lambda: watch), watch:
             outputs = function(*inputs, **options)
         left = _state()
     finally:
@@ -133,15 +215,19 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
         and id(tensor) not in reached
         and marks[id(tensor)] == _gradient_mark(tensor)
     }
+    blind = "a graph leads to what a thread made that was there before the call"
+    unseen = saved.hooks.unseen(outputs) - set(nodes((inputs, options)))
     return Observation(
         entry=entry,
         exit=left,
         graph_built=built or watch.recorded or bool(saved.saved),
-        saved=len(saved.saved),
-        saved_bytes=saved.nbytes,
+        saved=None if unseen else len(saved.saved),
+        saved_bytes=None if unseen else saved.nbytes,
         without_gradient=missing,
         inference_outputs=tuple(path for path, tensor in returned if tensor.is_inference()),
         switches=tuple(watch.switches),
+        thread_modes=tuple(watch.thread_modes),
+        out_of_sight=blind if unseen else "",
     )
 
 
@@ -152,7 +238,9 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.switches: list[Switch] = []
         self.recorded = False
-        self._inference = torch.is_inference_mode_enabled()
+        self.thread_modes: list[Switch] = []
+        self._caller = threading.get_ident()
+        self._inference = {self._caller: torch.is_inference_mode_enabled()}
         self._uses: dict[int, _Use] = {}
 
     def __torch_function__(
@@ -163,8 +251,12 @@ class _Watch(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         state = _state()
-        if state.inference != self._inference:  # entering it calls nothing that could be seen
-            self._inference = state.inference
+        thread = threading.get_ident()
+        if thread != self._caller and thread not in self._inference:
+            self.thread_modes.append(Switch(state, users_line()))
+        # Entering inference mode calls nothing that could be seen.
+        if state.inference != self._inference.setdefault(thread, state.inference):
+            self._inference[thread] = state.inference
             self.switches.append(Switch(state, users_line()))
         given = [tensor for _, tensor in tensors((args, kwargs or {}))]
         histories = {tensor.grad_fn for tensor in given}
@@ -205,9 +297,9 @@ class _Watch(TorchFunctionMode):
         """Return why a parameter gets no gradient."""
         use = self._uses.get(id(tensor))
         if use is None:
-            return "not used"
+            return NOT_USED
         if not use.recorded:
-            return f"used with grad off: {use.line}" if use.line else "used with grad off"
+            return f"{GRAD_OFF}: {use.line}" if use.line else GRAD_OFF
         return "used, but nothing that was returned depends on it"
 
 

@@ -2,9 +2,13 @@
 
 import asyncio
 import functools
+import queue
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from multiprocessing.pool import ThreadPool
 
 import pytest
 import torch
@@ -12,7 +16,7 @@ from torch import nn
 
 import gradbench
 from gradbench.lazy_results import LazyResult
-from gradbench.observation import Observation, State, Switch, tensors
+from gradbench.observation import KINDS, Observation, State, Switch, tensors
 
 ON, OFF, INFERENCE = State(True, False), State(False, False), State(False, True)
 
@@ -296,10 +300,10 @@ def test_parameters_of_two_models_keep_apart(batch):
     assert list(seen.without_gradient) == ["Sequential1.0.weight", "Sequential1.0.bias"]
 
 
-def test_the_repr_reads_as_a_sentence_and_stays_short():
+def test_the_repr_has_a_line_for_each_finding_with_its_cure_and_stays_short():
     seen = Observation(
         entry=ON,
-        exit=ON,
+        exit=OFF,
         graph_built=True,
         saved=2,
         saved_bytes=2048,
@@ -307,12 +311,76 @@ def test_the_repr_reads_as_a_sentence_and_stays_short():
         inference_outputs=("output[0]",),
         switches=(Switch(OFF, "nets.py:12 in forward"),),
     )
-    assert repr(seen) == (
-        "Observation(entered with grad on; graph built; 2 tensors, 2,048 B saved; "
-        "without gradient: layer0.weight (not used), layer1.weight (not used), layer2.weight "
-        "(not used), layer3.weight (not used), layer4.weight (not used) and 2 more; "
-        "inference tensors: output[0]; switches: grad off at nets.py:12 in forward)"
-    )
+    unused = "gets no gradient, not used: use it in forward, or freeze it: requires_grad_(False)"
+    assert repr(seen).splitlines() == [
+        "Observation: entered with grad on; graph built; 2 tensors, 2,048 B saved",
+        "  LEAKED: left with grad off (nets.py:12 in forward): enter the mode by a with statement, "
+        "which puts back what was there",
+        *(f"  layer{i}.weight {unused}" for i in range(5)),
+        "  and 2 more like that",
+        "  output[0] is an inference tensor: clone() it outside of inference mode before autograd "
+        "is to use it",
+        "  switches to grad off (nets.py:12 in forward): none needed where it is meant",
+    ]
+
+
+def test_a_finding_has_its_kind_its_place_and_its_cure(batch):
+    findings = gradbench.observe(Cut(), batch).findings
+    cut = next(finding for finding in findings if finding.kind == "used_without_grad")
+    assert cut.text == "second.weight gets no gradient, used with grad off"
+    assert re.fullmatch(r"test_observe.py:\d+ in forward", cut.place)
+    assert cut.cure == KINDS["used_without_grad"]
+    assert gradbench.observe(mlp(4, 2), batch).findings == ()
+    with torch.no_grad():
+        assert gradbench.observe(mlp(4, 2), batch).findings == ()
+
+
+def in_a_thread(call):
+    out = []
+    thread = threading.Thread(target=lambda: out.append(call()))
+    thread.start()
+    thread.join()
+    return out
+
+
+def in_a_pool(call):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
+
+
+def in_multiprocessings_pool(call):
+    with ThreadPool(1) as pool:
+        return pool.map(lambda _: call(), [0])
+
+
+@pytest.mark.parametrize("elsewhere", [in_a_thread, in_a_pool, in_multiprocessings_pool])
+def test_what_a_thread_of_the_call_does_is_seen(batch, elsewhere):
+    model = mlp(4, 8, 2)
+    alone = gradbench.observe(model, batch)
+    seen = gradbench.observe(lambda m, x: elsewhere(lambda: m(x)), model, batch)
+    assert (seen.saved, seen.saved_bytes) == (alone.saved, alone.saved_bytes)
+    assert seen.without_gradient == {}
+    with torch.no_grad():
+        seen = gradbench.observe(lambda m, x: elsewhere(lambda: m(x)), model, batch)
+    assert [finding.kind for finding in seen.findings] == ["thread_mode", "graph_in_vain"]
+    assert not seen.switched
+
+
+def test_a_graph_of_a_thread_that_was_there_before_is_not_zero_tensors(batch):
+    model, given, done = mlp(4, 8, 2), queue.SimpleQueue(), queue.SimpleQueue()
+    worker = threading.Thread(target=lambda: done.put(given.get()()))
+    worker.start()
+
+    def call():
+        given.put(lambda: model(batch))
+        return done.get()
+
+    seen = gradbench.observe(call)
+    worker.join()
+    assert seen.graph_built
+    assert (seen.saved, seen.saved_bytes) == (None, None)
+    assert "what is saved is not known" in repr(seen)
+    assert seen.findings[0].kind == "out_of_sight"
 
 
 def test_an_observation_cannot_be_changed(batch):

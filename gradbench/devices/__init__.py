@@ -18,6 +18,10 @@ class Unreadable(Exception):
     """A meter has nothing to read here; the message says why."""
 
 
+class OutOfSight(Unreadable):
+    """A call does what no meter sees, and its figures would be too low; the message says what."""
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """A count of bytes when a function began, at its highest, and when the function had ended."""

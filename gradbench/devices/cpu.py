@@ -3,11 +3,9 @@
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import torch
-from torch.autograd import DeviceType  # type: ignore[attr-defined] # re-exported
-from torch.autograd.profiler import profile
 
 from ..records.allocations import Change, Mark, Phase
 from ..records.measurements import Fact
@@ -25,7 +23,7 @@ from . import (
     balance,
     nothing,
 )
-from .trace import trace
+from .trace import cpu_changes, trace
 
 T = TypeVar("T")
 
@@ -241,9 +239,8 @@ class ProfilerLedger:
 
         A function that raises ends the account: what it allocated is not posted.
         """
-        with profile(profile_memory=True) as profiler:
-            result = function()
-        return result, self._window(_cpu_memory_events(profiler))
+        result, changes = cpu_changes(function)
+        return result, self._window(changes)
 
     def trace(self, function: Callable[[Callable[[Mark], None]], T]) -> tuple[T, Window, Trace]:
         """Run the function under the profiler; post its allocations and return them."""
@@ -259,17 +256,6 @@ class ProfilerLedger:
         return Window(
             before, peak, self._live_bytes, Unreadable(NO_RESERVE), Unreadable(NO_ROUNDING)
         )
-
-
-def _cpu_memory_events(profiler: profile) -> list[int]:
-    results: Any = profiler.kineto_results  # untyped in torch
-    host = DeviceType.CPU
-    events = [
-        event
-        for event in results.events()
-        if event.name() == "[memory]" and event.device_type() == host
-    ]
-    return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
 
 
 def _cpu_model() -> str:

@@ -3,15 +3,18 @@
 This file alone knows the shape of the profiler's events, which are torch's private matter.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined] # re-exported
 from torch.autograd.profiler import profile, record_function
 
-from ..records.allocations import Change, Entry, Mark
+from ..records.allocations import Change, Mark
 from . import Trace
+from .thread_profile import PLACE, Moment, ThreadProfiles
 
 T = TypeVar("T")
 
@@ -27,27 +30,58 @@ def trace(function: Callable[[Callable[[Mark], None]], T]) -> tuple[T, Trace]:
     """Run a function that is given a way to make marks; return its result and the trace.
 
     Blocks freed here that were allocated outside of every trace may be missing (torch forgets
-    their sizes on the CPU). Allocations of other Python threads are not seen, those of autograd's
-    own threads are.
+    their sizes on the CPU). Seen is what autograd's own threads allocate, and what those threads
+    do on the CPU that the function starts or gives work to; raise `Unreadable` where that cannot
+    be. Other threads of the process are not seen.
 
     A mark is an operator range of no length in the profiler's own record: its clock alone says
     in which order marks and allocations came. One range is around all: torch leaves a GPU's
     allocations and frees out of the tree of events where no operator is around them, and what
     Python drops is freed under none.
     """
-    marks: list[Mark] = []
+    marks: dict[int, Mark] = {}
+    numbers = itertools.count()
 
     def mark(what: Mark) -> None:
-        with record_function(f"{SIGN}{len(marks)}"):
-            marks.append(what)
+        number = next(numbers)  # another thread may make one meanwhile
+        marks[number] = what
+        with record_function(f"{SIGN}{number}"):
+            pass
 
-    with profile(profile_memory=True) as profiler, record_function(WHOLE):
+    def read_mark(name: str) -> Mark | None:
+        return marks[int(name.removeprefix(SIGN))] if name.startswith(SIGN) else None
+
+    with (
+        profile(profile_memory=True) as profiler,
+        record_function(WHOLE),
+        ThreadProfiles(read_mark) as others,
+    ):
         result = function(mark)
-    ordered = sorted(_events(profiler, marks), key=lambda event: event[0])
-    return result, Trace(tuple((device, entry) for _, device, entry in ordered))
+    moments = others.merged(_moments(profiler, read_mark))
+    return result, Trace(tuple((device, entry) for _, device, entry in moments))
 
 
-def _events(profiler: profile, marks: list[Mark]) -> Iterator[tuple[int, str, Entry]]:
+def cpu_changes(function: Callable[[], T]) -> tuple[T, list[int]]:
+    """Run a function; return its result and the bytes of each allocation and free on the CPU.
+
+    As `trace` does, for less: the tree of operators is not built.
+    """
+    with profile(profile_memory=True) as profiler, ThreadProfiles() as others:
+        result = function()
+    moments = others.merged(_cpu_memory_events(profiler))
+    return result, [entry.nbytes for _, _, entry in moments if isinstance(entry, Change)]
+
+
+def _cpu_memory_events(profiler: profile) -> list[Moment]:
+    results: Any = profiler.kineto_results  # untyped in torch
+    return [
+        (event.start_ns(), PLACE, Change(0, event.nbytes()))
+        for event in results.events()
+        if event.name() == "[memory]" and event.device_type() == DeviceType.CPU
+    ]
+
+
+def _moments(profiler: profile, read_mark: Callable[[str], Mark | None]) -> Iterator[Moment]:
     results: Any = profiler.kineto_results  # untyped in torch
     stack = [(node, "") for node in reversed(results.experimental_event_tree())]
     while stack:
@@ -57,8 +91,8 @@ def _events(profiler: profile, marks: list[Mark]) -> Iterator[tuple[int, str, En
             change = Change(fields.ptr, fields.alloc_size, parent)
             yield node.start_time_ns, str(fields.device), change
             continue
-        if name.startswith(SIGN):
-            yield node.start_time_ns, "", marks[int(name.removeprefix(SIGN))]
+        if mark := read_mark(name):
+            yield node.start_time_ns, "", mark
             continue
         inside = "" if name == WHOLE else name
         stack += [(child, inside) for child in reversed(node.children)]

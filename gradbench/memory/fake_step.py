@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from ..call_threads import CallThreads
 from ..devices import Device
 from ..experiment.matrix import Cell
 from ..records.allocations import Change, Entry, Mark, Phase
@@ -108,7 +109,7 @@ def fake_step(cell: Cell, model: Model, device: Device, *, seed: int, here: bool
     tracker = EngineTracker(on_create=fake.created, on_free=fake.freed, called=fake.called)
     fake.tracker = tracker
     uses_of_one_holder()  # it is asked here, where no step is under way
-    with SharedFakeMode() as mode, tracker:
+    with SharedFakeMode() as mode, CallThreads(partial(_both, mode, tracker)), tracker:
         subject = _subject(cell, model, device, place, seed=seed, mode=mode, adopt=tracker.adopt)
         subject = marks.around(subject)
         arm = make_arm(cell, replace(subject, loss=_watched(subject.loss, tracker)))
@@ -127,6 +128,13 @@ def fake_step(cell: Cell, model: Model, device: Device, *, seed: int, here: bool
             with marks.telling(fake.mark, subject.parameters()):
                 steps(arm, 1)
     return Outline(list(fake.entries), resident, before, frozenset(fake.operators))
+
+
+@contextmanager
+def _both(mode: SharedFakeMode, tracker: EngineTracker) -> Iterator[None]:
+    """Enter both in another thread of the step: modes are a thread's own."""
+    with mode, tracker:
+        yield
 
 
 def _watched(loss: Loss, tracker: EngineTracker) -> Loss:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
+from ..call_threads import CallThreads
 from .saved_tensors import ModuleFrames
 from .storage_tracker import Creation, StorageTracker
 
@@ -34,11 +35,12 @@ def kept(
     def on_free(birth: Creation) -> None:
         alive.pop(birth.key, None)
 
-    with StorageTracker(
+    tracker = StorageTracker(
         on_create=lambda birth: alive.update({birth.key: birth}),
         on_free=on_free,
         where=ModuleFrames(modules),
-    ):
+    )
+    with CallThreads(lambda: tracker), tracker:
         for _ in range(STEPS):
             step()
             rest()

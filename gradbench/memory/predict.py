@@ -8,7 +8,7 @@ from typing import Final
 
 from .. import devices
 from ..devices import Allocator, Device, Workspaces
-from ..errors import DeviceUnavailable, GradbenchError
+from ..errors import DeviceUnavailable, GradbenchError, in_one_line, message_line
 from ..experiment.matrix import Cell
 from ..records.allocations import Change, Entry, Phase, Within, attribute_peak
 from ..records.predictions import Fit, Prediction
@@ -265,7 +265,7 @@ class Predictor:
         except Died as how:
             raise Unfaithful(f"its step does not run on fake tensors: {how}") from how
         except RuntimeError as error:
-            words = first_line(error)
+            words = message_line(error)
             if must_fail(cell.workload, cell.grad_mode) and lacks_a_graph(error):
                 self._hold_that_it_trains(cell, model, seed, words)
                 raise CannotTrain(words) from error
@@ -323,9 +323,9 @@ class Predictor:
                 raise EndsItsProcess(f"its step ended its process: {how}") from how
             except (Exception, SystemExit) as error:
                 if must_fail(cell.workload, cell.grad_mode) and lacks_a_graph(error):
-                    self._hold_that_it_trains(cell, model, seed, first_line(error))
-                    raise CannotTrain(first_line(error)) from error
-                words = f"{type(error).__name__}: {first_line(error)}"
+                    self._hold_that_it_trains(cell, model, seed, message_line(error))
+                    raise CannotTrain(message_line(error)) from error
+                words = in_one_line(error)
                 raise Unpredictable(f"{why}; nor could it be measured: {words}") from error
         return self._measurements[key]
 
@@ -350,13 +350,8 @@ def _outlined(
     except (Exception, SystemExit) as error:
         if lacks_a_graph(error):
             raise
-        words = f"{type(error).__name__}: {first_line(error)}"
+        words = in_one_line(error)
         raise Unfaithful(f"its step does not run on fake tensors: {words}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's words."""
-    return (str(error).strip().splitlines() or [""])[0]
 
 
 def replay(

@@ -1,7 +1,9 @@
 """What autograd keeps for backward: which storages, how many bytes, on whose account."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,11 +12,22 @@ from typing import Final, Self
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
+from ..call_threads import CallThreads
+from ..workloads.trees import tensors
+from .leaves import nodes
 from .storages import key, shape, storages
 
-NOT_USERS: Final = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
-"""Folders whose frames are never the line that a user wants to see."""
+NOT_USERS: Final = (
+    str(Path(torch.__file__).parent),
+    str(Path(__file__).parents[1]),
+    *(
+        str(Path(threading.__file__).parent / name)
+        for name in ("threading.py", "concurrent", "multiprocessing")
+    ),
+)
+"""Folders and files whose frames are never the line that a user wants to see."""
 
 ROOT: Final = "(model)"
 """How the module that holds all others is called, whose own path is empty."""
@@ -72,13 +85,80 @@ class Packed:
         self._released()
 
 
-def saving_hooks(pack: Callable[[Tensor], Packed]) -> torch.autograd.graph.saved_tensors_hooks:
-    """Return hooks that let a function pack what is saved."""
+class SavingHooks:
+    """While entered, a function packs what autograd saves, in each thread of the call."""
 
-    def packing(tensor: Tensor) -> Packed:
-        return pack(tensor.detach())  # a node that saves its own output would hold itself for ever
+    def __init__(self, pack: Callable[[Tensor], Packed]) -> None:
+        self._pack = pack
+        self._threads = CallThreads(self._hooks)
+        self._stack = ExitStack()
+        self.packed = 0
 
-    return torch.autograd.graph.saved_tensors_hooks(packing, lambda packed: packed.tensor)
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self._threads)
+        self._stack.enter_context(self._hooks())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    @property
+    def here(self) -> bool:
+        """Whether what the thread that asks saves is packed."""
+        return self._threads.here
+
+    def unseen(self, value: object) -> set[Node]:
+        """Return the nodes of a graph that hold tensors which nobody packed.
+
+        Such are those of threads that are not of the call, and those that were there before it.
+        """
+        return {node for node in nodes(value) if next(_saved_without_hooks(node), None) is not None}
+
+    def _hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
+        return torch.autograd.graph.saved_tensors_hooks(self._packing, _unpacked)
+
+    def _packing(self, tensor: Tensor) -> Packed:
+        self.packed += 1
+        return self._pack(
+            tensor.detach()
+        )  # a node that saves its output would hold itself for ever
+
+
+def _unpacked(packed: Packed) -> Tensor:
+    return packed.tensor
+
+
+_RAW: Final = "_raw_saved_"
+"""How the attributes of a node begin that hold what it saved."""
+
+
+def _saved_without_hooks(node: Node) -> Iterator[Tensor]:
+    """Yield the tensors that a node saved while no hooks were set, ours or another's.
+
+    torch refuses to set hooks where there are some, and where nothing is held.
+    """
+    for name in dir(node):
+        if not name.startswith(_RAW):
+            continue
+        try:
+            held = getattr(node, name)
+            for one in held if isinstance(held, tuple) else (held,):
+                one.register_hooks(_same, _same)
+            saved = getattr(node, name.removeprefix("_raw"), None)
+            saved = getattr(node, "saved_tensors", ()) if saved is None else saved
+        except RuntimeError:
+            continue
+        # A number that is an operand is a tensor of no dimension, and no hook is asked for it.
+        yield from (tensor for _, tensor in tensors(saved) if tensor.dim())
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def refuses_hooks(words: str) -> bool:
@@ -148,7 +228,7 @@ class SavedTensors:
         self._where = ModuleFrames(modules or {})
         self._apart = {key(storage) for tensor in apart for storage in storages(tensor)}
         self._alive = AliveAtOnce()
-        self._hooks = saving_hooks(self._pack)
+        self.hooks = SavingHooks(self._pack)
         self._over = False
 
     @property
@@ -174,7 +254,7 @@ class SavedTensors:
         return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
     def __enter__(self) -> Self:
-        self._hooks.__enter__()
+        self.hooks.__enter__()
         return self
 
     def __exit__(
@@ -183,13 +263,13 @@ class SavedTensors:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._hooks.__exit__(kind, error, trace)
+        self.hooks.__exit__(kind, error, trace)
         self._over = True
 
     def _pack(self, tensor: Tensor) -> Packed:
         keys = []
         for storage in storages(tensor):
-            if key(storage) not in self._apart:
+            if not self._over and key(storage) not in self._apart:
                 keys.append(key(storage))
                 self._alive.save(keys[-1], self._described(tensor, storage.nbytes()))
         return Packed(tensor, partial(self._release, keys))

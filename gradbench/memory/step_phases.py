@@ -12,6 +12,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from ..call_threads import CallThreads
 from ..records.allocations import Mark, Phase, Resident, Tag
 from ..workloads.steps import Subject
 from ..workloads.trees import tensors as tree_tensors
@@ -65,9 +66,8 @@ class Marks:
                     undo.callback(hook.remove)
             undo.callback(register_optimizer_step_pre_hook(self._optimizing).remove)
             undo.callback(register_optimizer_step_post_hook(self._optimized).remove)
-            undo.enter_context(
-                torch.autograd.graph.saved_tensors_hooks(self._pack, lambda packed: packed)
-            )
+            undo.enter_context(CallThreads(self._saving))
+            undo.enter_context(self._saving())
             self._tell = tell
             try:
                 yield
@@ -107,7 +107,10 @@ class Marks:
 
     def _tag(self, tensor: Tensor, part: str) -> None:
         for storage in storages(tensor):
-            self._say(Tag(self.address(storage), part))
+            self._say(Tag(self.address(storage), part, nbytes=storage.nbytes()))
+
+    def _saving(self) -> torch.autograd.graph.saved_tensors_hooks:
+        return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda packed: packed)
 
     def _pack(self, tensor: Tensor) -> Tensor:
         kept = tensor.detach()  # a node that saves its own output would hold itself for ever

@@ -1,36 +1,38 @@
 """What one call of anybody's function does to memory: its peak, what it saves, what it leaves."""
 
 import gc
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
+from torch.autograd.graph import Node
 from torch.nn.modules.module import register_module_forward_hook
 
 from .. import devices
-from ..devices import Device, Ledger, Trace, Unreadable
-from ..errors import GradbenchError, WrongDevice
+from ..call_threads import at_work_since, others_at_work_s
+from ..devices import Device, Ledger, OutOfSight, Trace, Unreadable
+from ..errors import GradbenchError, WrongDevice, in_one_line
 from ..lazy_results import check_done
 from ..records.allocations import Change, Entry, Mark, PeakBreakdown, Tag, attribute_peak
+from ..workloads.trees import tensors
 from . import leaks
 from .called_modules import called_modules
-from .leaves import has_graph, kept_unsaved
+from .leaves import kept_unsaved, nodes
 from .saved_tensors import (
     AliveAtOnce,
     ModuleFrames,
     Packed,
     Saved,
+    SavingHooks,
     paths,
     refuses_hooks,
-    saving_hooks,
     users_line,
 )
 from .storage_tracker import Creation
-from .storages import shape, storages
+from .storages import key, shape, storages
 
 AUTO: Final = "auto"
 CPU: Final = "cpu"
@@ -91,6 +93,11 @@ class _SavedTag(Tag):
 
 
 @dataclass(frozen=True, slots=True)
+class _ReturnedTag(Tag):
+    """The call returns a block; its part is what it was."""
+
+
+@dataclass(frozen=True, slots=True)
 class _ReleasedTag(Tag):
     """The graph lets go of a block; its part is what it was."""
 
@@ -112,13 +119,13 @@ def memory_usage(
     none. What is saved for backward counts on every device.
 
     ``modules`` are those whose paths may be named; without it, those found in the function and
-    its arguments. Keyword arguments go in a `functools.partial`. What other Python threads
-    allocate is not seen.
+    its arguments. Keyword arguments go in a `functools.partial`. Threads that the call starts
+    count, and work that it gives to a pool; on the CPU to the byte.
 
     Raise `DeviceUnavailable` without that device, `WrongDevice` where the call worked on another
     than was named, `LazyResult` where it returned a generator, a coroutine or another iterator,
-    whose work has not run, `Unreadable` where this torch's allocator cannot be read, and whatever
-    the function raises.
+    whose work has not run, `OutOfSight` where it works in a thread that nobody watches,
+    `Unreadable` where this torch's allocator cannot be read, and whatever the function raises.
     """
     known = dict(modules) if modules is not None else paths(*called_modules(function, args))
     return CallMeter(partial(function, *args), device=device, modules=known).usage(leaks_too)
@@ -132,6 +139,7 @@ class CallMeter:
     ) -> None:
         self._function, self._modules, self._named = function, modules, device != AUTO
         self._called = False  # has it come to its end?
+        self._elsewhere = ""  # the class of a module that ran in a thread that nobody watches
         self._device = devices.in_use() if device == AUTO else devices.find(device)
         self._device.check()
         self._device.warm_up()  # or the first call of a process would seem to take the workspaces
@@ -140,7 +148,7 @@ class CallMeter:
     def usage(self, leaks_too: bool) -> Usage:
         """Return all figures."""
         plain = self.plain()
-        hooked, seen = self.hooked()
+        hooked, seen = self._in_sight()
         breakdown = hooked if hooked and hooked.peak_bytes == plain.peak_bytes else plain
         leaked, kept = self.leaks() if leaks_too else (None, ())
         return Usage(plain.peak_bytes, breakdown, seen, leaked, kept)
@@ -149,7 +157,10 @@ class CallMeter:
         """Return one of the figures, from one call, and the other from it as far as it goes."""
         seen: SavedByCall | Unreadable
         if figure == "peak":
+            before = others_at_work_s()
             parts, seen = self.plain(), Unreadable("it was not asked for")
+            if at_work_since(before):  # was that for the call? Hooks see whose modules run there
+                self._in_sight()
         else:
             hooked, seen = self.hooked()
             parts = hooked or self.plain()
@@ -163,26 +174,50 @@ class CallMeter:
         return replace(usage, breakdown=hooked) if same and hooked else usage
 
     def plain(self) -> PeakBreakdown:
-        """Call it as it is; return its peak by operator."""
-        own, _ = self._entries(lambda _: self._call())
+        """Call it as it is; return its peak by operator.
+
+        Raise `OutOfSight` where it returns what nobody was seen to allocate.
+        """
+
+        def called(mark: Callable[[Mark], None]) -> object:
+            result = self._call()
+            for block in _blocks(result):
+                mark(_ReturnedTag(block.data_ptr(), "other", nbytes=block.nbytes()))
+            return result
+
+        result, own, everywhere = self._entries(called)
+        self._check_returned(result, everywhere)
         return attribute_peak(own, resident={}, before_bytes=0)
+
+    def _in_sight(self) -> "tuple[PeakBreakdown | None, SavedByCall | Unreadable]":
+        """Do as `hooked`; raise `OutOfSight` where modules ran in a thread that nobody watches."""
+        found = self.hooked()
+        if self._elsewhere:
+            raise OutOfSight(
+                f"{self._elsewhere} ran in a thread that was there before the call, and what that "
+                "allocates is not seen: start the thread in the call, or use a ThreadPoolExecutor"
+            )
+        return found
 
     def hooked(self) -> "tuple[PeakBreakdown | None, SavedByCall | Unreadable]":
         """Call it with hooks on what is saved; return the peak and what was seen."""
         watch = _GraphWatch()
+        self._elsewhere = ""
         try:
-            own, everywhere = self._entries(lambda mark: self._telling(mark, watch))
+            _, own, everywhere = self._entries(lambda mark: self._telling(mark, watch))
         except (GradbenchError, Unreadable):
             raise
         except Exception as error:
             if not (self._called or refuses_hooks(str(error))):
                 raise
-            words = f"{type(error).__name__}: {error}".splitlines()[0]
-            return None, Unreadable(f"with hooks on what autograd saves: {words}")
-        seen = _saved(everywhere)
-        blind = watch.blind_spot(seen.total_bytes)
+            return None, Unreadable(f"with hooks on what autograd saves: {in_one_line(error)}")
+        self._elsewhere = watch.elsewhere
         parts = attribute_peak(own, resident={}, before_bytes=0)
-        return parts, Unreadable(blind) if blind else seen
+        if watch.unseen:  # was that there before? Then a further call has it, too
+            again, _ = self._ledger.observe(self._call)
+            watch.unseen -= set(nodes(again))
+        blind = watch.blind_spot()
+        return parts, Unreadable(blind) if blind else _saved(everywhere)
 
     def leaks(self) -> tuple[int, tuple[Creation, ...]]:
         """Call it again and again; return the bytes that each call leaves, and who made them."""
@@ -201,16 +236,43 @@ class CallMeter:
 
     def _entries(
         self, function: Callable[[Callable[[Mark], None]], object]
-    ) -> tuple[list[Entry], list[Entry]]:
-        """Return what a function did on the device that it works on, from then on ours; and all."""
-        _, window, traced = self._ledger.trace(function)
+    ) -> tuple[object, list[Entry], list[Entry]]:
+        """Return what a function returned, and did on the device that it works on; and all it did.
+
+        That device is ours from then on.
+        """
+        result, window, traced = self._ledger.trace(function)
         worked_on = _worked_on(traced, self._device, named=self._named)
         if worked_on.place == self._device.place:
             window.check(traced.entries(self._device.place))
         else:
             self._device, self._ledger = worked_on, worked_on.ledger(undisturbing=True)
         own = list(_own(traced.entries(worked_on.place)))
-        return own, [entry for _, entry in traced.moments]
+        return result, own, [entry for _, entry in traced.moments]
+
+    def _check_returned(self, result: object, entries: Sequence[Entry]) -> None:
+        """Raise `OutOfSight` where the call returned what it made, and no entry allocates that.
+
+        What was there before, as a parameter or a cache, is returned by a further call, too.
+        """
+        made: set[int] = set()
+        unknown: set[int] = set()
+        for entry in entries:
+            match entry:
+                case Change(address, nbytes, _) if nbytes > 0:
+                    made.add(address)
+                case _ReturnedTag(address, _) if address not in made:
+                    unknown.add(address)
+        if not unknown:
+            return
+        again, _ = self._ledger.observe(self._call)
+        unknown -= {block.data_ptr() for block in _blocks(again)}
+        if unknown:
+            nbytes = sum(b.nbytes() for b in _blocks(result) if b.data_ptr() in unknown)
+            raise OutOfSight(
+                f"the call returned {nbytes:,} B that it was not seen to allocate: made by a "
+                "thread that was there before it, or not by torch's allocator"
+            )
 
     def _telling(self, mark: Callable[[Mark], None], watch: "_GraphWatch") -> None:
         where, over = ModuleFrames(self._modules), False
@@ -225,7 +287,7 @@ class CallMeter:
                     module=where.module,
                     line=users_line(),
                 )
-                mark(_SavedTag(block.data_ptr(), "saved", saved))
+                mark(_SavedTag(block.data_ptr(), "saved", saved, nbytes=block.nbytes()))
             return Packed(tensor, partial(released, [block.data_ptr() for block in blocks]))
 
         def released(addresses: Sequence[int]) -> None:
@@ -233,50 +295,58 @@ class CallMeter:
                 for address in addresses:
                     mark(_ReleasedTag(address, "saved"))
 
-        with watch, saving_hooks(pack):
+        with watch.around(SavingHooks(pack)):
             watch.returned(self._call())
         over = True
 
 
 class _GraphWatch:
-    """Learns of graphs that no hook sees: built in another thread, or kept by attributes."""
+    """Learns of graphs that no hook sees: of other threads, or kept by attributes."""
 
     def __init__(self) -> None:
-        self._built = self._elsewhere = self._unsaved = False
-        self._thread = threading.get_ident()
+        self.unseen: set[Node] = set()  # that hold what nobody packed
+        self._hooks: SavingHooks | None = None
+        self.elsewhere = ""  # the class of a module that ran in a thread that nobody watches
+        self._unsaved = False
 
-    def __enter__(self) -> Self:
-        self._hook = register_module_forward_hook(self._look)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._hook.remove()
+    @contextmanager
+    def around(self, hooks: SavingHooks) -> Iterator[None]:
+        """Look at what each module returns, and enter the hooks."""
+        self._hooks = hooks
+        looking = register_module_forward_hook(self._look)
+        try:
+            with hooks:
+                yield
+        finally:
+            looking.remove()
 
     def returned(self, value: object) -> None:
         """Look at what the call returned."""
-        self._built |= has_graph(value)
         self._unsaved |= kept_unsaved(value)
+        if self._hooks is not None:
+            self.unseen |= self._hooks.unseen(value)
 
-    def blind_spot(self, saved_bytes: int) -> str:
+    def blind_spot(self) -> str:
         """Return why what was seen is not all that was saved, or ``""``."""
-        if self._elsewhere:
-            return "a graph is built in another thread, and what that saves is not seen"
+        if self.unseen:
+            return (
+                "a graph is built in a thread that was there before, and what it saves is not seen"
+            )
         if self._unsaved:
             return "a node of the graph keeps tensors by an attribute, not saved"
-        if self._built and not saved_bytes:
-            return "a graph is built, and nothing was seen to be saved for it"
         return ""
 
-    def _look(self, _module: nn.Module, _inputs: object, output: object) -> None:
-        if has_graph(output):
-            self._built = True
-            self._elsewhere |= threading.get_ident() != self._thread
-            self._unsaved |= kept_unsaved(output)
+    def _look(self, module: nn.Module, _inputs: object, output: object) -> None:
+        self._unsaved |= kept_unsaved(output)
+        if self._hooks is not None and not self._hooks.here:
+            self.elsewhere = type(module).__name__
+            self.unseen |= self._hooks.unseen(output)
+
+
+def _blocks(value: object) -> list[UntypedStorage]:
+    """Return the storages of what a call returned that have bytes."""
+    found = {key(block): block for _, one in tensors(value) for block in storages(one)}
+    return [block for block in found.values() if block.nbytes()]
 
 
 def _worked_on(traced: Trace, looked_at: Device, *, named: bool) -> Device:

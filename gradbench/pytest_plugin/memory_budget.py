@@ -122,7 +122,10 @@ class _Budgeted:
         __tracebackhide__ = True
         from torch import nn
 
+        from ..memory.called_modules import called_modules
+
         roots = [value for value in self._fixtures.values() if isinstance(value, nn.Module)]
+        roots += called_modules(self._test)
         usage = _used(
             partial(_run_through, test), device=self._device, limits=self._limits, roots=roots
         )
@@ -196,7 +199,7 @@ def _used(
 ) -> "Usage":
     """Measure a call, no oftener than its limits need; skip where the device cannot be had."""
     __tracebackhide__ = True
-    from ..devices import Unreadable
+    from ..devices import OutOfSight, Unreadable
     from ..memory.called_modules import called_modules
     from ..memory.saved_tensors import paths
     from ..memory.usage import CallMeter
@@ -209,6 +212,8 @@ def _used(
             return meter.usage(leaks_too="leaked" in limits)
         usage = meter.only("peak" if "peak" in limits else "saved", leaks_too="leaked" in limits)
         return meter.named(usage) if usage.peak_bytes > limits.get("peak", math.inf) else usage
+    except OutOfSight as reason:
+        pytest.fail(f"{MARKER} could not be held: {reason}", pytrace=False)
     except (DeviceUnavailable, Unreadable) as reason:
         pytest.skip(f"{MARKER}: {reason}")
     except (UnknownName, WrongDevice, LazyResult) as mistake:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final
 
@@ -37,10 +37,11 @@ class Within:
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """What the live block at an address is for, one of `PARTS`."""
+    """What the live block at an address is for, one of `PARTS`; its bytes, where they are known."""
 
     address: int
     part: str
+    nbytes: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

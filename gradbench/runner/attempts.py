@@ -11,6 +11,7 @@ import torch
 
 from .. import devices
 from ..devices import Device, Unreadable, nothing
+from ..errors import in_one_line, message_line
 from ..experiment.matrix import Cell
 from ..records.measurements import (
     Breakdown,
@@ -148,7 +149,7 @@ def attempt(
             return why
         with_graph = guarded(partial(_step_with_graph, arm, device, put_back), device)
         if with_graph is None:
-            return Refusal("cannot_train", str(error))
+            return Refusal("cannot_train", message_line(error))
         return Refusal("failed", f"{why.reason}; under {RECORDING}, too: {with_graph.reason}")
     return None
 
@@ -164,7 +165,7 @@ def refusal(error: BaseException, device: Device) -> Refusal:
 
     Raise `WorkerDied` where the device is lost with it: what comes after would fail in its words.
     """
-    words = in_words(error)
+    words = in_one_line(error)
     if device.out_of_memory(error):
         return Refusal("out_of_memory", words)
     if device.occupied(words):
@@ -172,19 +173,6 @@ def refusal(error: BaseException, device: Device) -> Refusal:
     if device.lost(error):
         raise WorkerDied("crashed", f"left without its device by {words}") from error
     return Refusal("failed", words)
-
-
-def in_words(error: BaseException) -> str:
-    """Return an error in one line: its first, and the second where the first announces it.
-
-    A message that quotes a traceback, as TorchScript's do, says at its end what was wrong.
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if any(line.startswith("Traceback") for line in lines):
-        message = lines[-1]
-    else:
-        message = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def survived(

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, TypeVar
 
-from ..devices import Device, Ledger, Span, Unreadable, Window
+from torch.autograd.graph import Node
+
+from ..devices import Device, Ledger, OutOfSight, Span, Unreadable, Window
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..memory import leaks
-from ..memory.leaves import has_graph, kept_unsaved
+from ..memory.leaves import kept_unsaved, nodes
 from ..memory.predict import CannotTrain, EndsItsProcess, Predictor, Unpredictable
-from ..memory.saved_tensors import SavedTensors, paths, refuses_hooks
+from ..memory.saved_tensors import SavedTensors, SavingHooks, paths, refuses_hooks
 from ..memory.step_phases import Marks
 from ..records.allocations import (
     Change,
@@ -124,10 +126,28 @@ def _measured(
     if isinstance(subject, Refusal):
         yield from (skip(cell, name, subject) for name in wanted)
         return
-    results = _Reader(cell, subject, ledger, device, traced.entries(device.place)).read()
+    try:
+        results = _Reader(cell, subject, ledger, device, traced.entries(device.place)).read()
+    except OutOfSight as reason:
+        results = Refusal("unreadable", str(reason))
     for name in wanted:
         yield _outcome(cell, name, results if isinstance(results, Refusal) else results[name])
     yield watch.lap("memory passes")
+
+
+class _GraphLook:
+    """Looks at the graphs of what a forward returns, for what no hook sees."""
+
+    def __init__(self, hooks: SavingHooks) -> None:
+        self._hooks = hooks
+        self.unseen: set[Node] = set()  # nodes that hold what nobody packed
+        self.nodes: set[Node] = set()
+        self.unsaved = False  # does a node keep tensors by an attribute?
+
+    def __call__(self, output: object) -> None:
+        self.unseen |= self._hooks.unseen(output)
+        self.nodes |= set(nodes(output))
+        self.unsaved |= kept_unsaved(output)
 
 
 class _Reader:
@@ -175,7 +195,7 @@ class _Reader:
         self._put_back(warm)
         parts = self._parts(try_once, window) if first_parts is not None else None
         self._put_back(warm)
-        saved, _ = self._ledger.observe(partial(self._stepping, partial(self._saved, arm)))
+        saved, _ = self._ledger.observe(partial(self._saved, arm))
         self._at_rest()
         leaked = self._leaked(arm, live_bytes)
         workspaces = self._workspaces()
@@ -312,38 +332,41 @@ class _Reader:
         return result, window, parts
 
     def _saved(self, arm: CellArm) -> SavedTensors | Unreadable:
+        """Make a step; return what autograd saved of it, or why that is not known."""
         recorder = SavedTensors(
             modules=paths(*self._subject.parts()), apart=self._subject.resident()
         )
-        unseen: list[str] = []
-
-        def look(output: object) -> None:
-            if kept_unsaved(output):
-                unseen.append(
-                    "a graph is built, and a node keeps tensors by an attribute, not saved"
-                )
-            elif has_graph(output):
-                unseen.append("")
-
-        self._marks.look = look
+        look = _GraphLook(recorder.hooks)
         try:
-            with arm.held(), recorder:
-                arm.step()
+            with recorder:
+                self._looked_at(arm, look)
+            if look.unseen:  # was that there before? Then a further step has it, too
+                self._looked_at(arm, again := _GraphLook(recorder.hooks))
+                look.unseen -= again.nodes
         except BaseException as error:  # noqa: BLE001 # hooks meet any code, compiled graphs included
             why = refusal(error, self._device)
             if why.cause == "out_of_memory":
                 return Unreadable(f"memory ran out while saved tensors were counted: {why.reason}")
             return Unreadable(f"saved-tensor hooks do not work here: {why.reason}")
-        finally:
-            self._marks.look = None
-        if any(unseen):
-            return Unreadable(unseen[0])
-        if unseen and not recorder.total_bytes:
+        if look.unseen:
             return Unreadable(
-                "a graph is built, and nothing beyond parameters, buffers and the batch was seen "
-                "to be saved for it"
+                "a graph is built by a thread that was there before, and what that saves is not "
+                "seen"
+            )
+        if look.unsaved:
+            return Unreadable(
+                "a graph is built, and a node keeps tensors by an attribute, not saved"
             )
         return recorder
+
+    def _looked_at(self, arm: CellArm, look: "_GraphLook") -> None:
+        self._marks.look = look
+        try:
+            self._numbers.put_back()
+            with arm.held():
+                arm.step()
+        finally:
+            self._marks.look = None
 
     def _breakdown(
         self,

@@ -157,7 +157,7 @@ def test_the_balance_is_exact_across_windows():
 
 
 def test_a_profiler_without_memory_events_is_unreadable_not_zero(monkeypatch):
-    monkeypatch.setattr("gradbench.devices.cpu._cpu_memory_events", lambda _: [])
+    monkeypatch.setattr("gradbench.devices.trace._cpu_memory_events", lambda _: [])
     with pytest.raises(Unreadable, match="1024 bytes were counted as 0"):
         CPU().ledger()
 
@@ -166,7 +166,7 @@ def test_a_profiler_of_another_shape_is_unreadable_not_a_crash(monkeypatch):
     def changed(_):
         raise AttributeError("no attribute 'kineto_results'")
 
-    monkeypatch.setattr("gradbench.devices.cpu._cpu_memory_events", changed)
+    monkeypatch.setattr("gradbench.devices.trace._cpu_memory_events", changed)
     with pytest.raises(Unreadable, match="no memory events"):
         CPU().ledger()
 

@@ -556,6 +556,8 @@ def test_it_is_called_as_it_is_and_once_with_hooks_and_more_for_leaks(x):
 
 
 UNCOMMON = """
+    import queue
+    import threading
     import unittest
     from concurrent.futures import ThreadPoolExecutor
 
@@ -594,6 +596,19 @@ UNCOMMON = """
         with ThreadPoolExecutor(1) as pool:
             list(pool.map(NET, [x]))
 
+    GIVEN, DONE = queue.SimpleQueue(), queue.SimpleQueue()
+
+    def worker():
+        while True:
+            DONE.put(GIVEN.get()())
+
+    threading.Thread(target=worker, daemon=True).start()
+
+    @budget(peak="1 KiB")
+    def test_own_thread(x):
+        GIVEN.put(lambda: [NET(x) for _ in range(100)] and None)
+        DONE.get()
+
     class Square(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
@@ -627,7 +642,8 @@ def test_a_limit_is_held_or_the_test_fails(verdicts):
     for name in ("test_graph", "test_still_no_graph"):
         assert "saved for backward exceed the limit of 0 B; a graph is built" in found[name].words
     assert "memory peak of 320 B exceeds the limit of 1 B" in found["test_of_both"].words
-    assert "a graph is built in another thread" in found["test_pool"].words
+    assert "a graph is built here: 128 B in 1" in found["test_pool"].words
+    assert "Sequential ran in a thread that was there before" in found["test_own_thread"].words
     assert "keeps tensors by an attribute" in found["test_ctx"].words
     assert "could not be held to 1 KiB (1,024 B): with hooks" in found["test_functional"].words
 

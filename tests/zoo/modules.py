@@ -33,6 +33,13 @@ class Plain(nn.Module):
 READY = Plain()
 
 
+class Lone(nn.Linear):
+    """Its graph keeps its weight and its input, which are there without one."""
+
+    def __init__(self):
+        super().__init__(WIDTH, 4)
+
+
 class Rotary(Plain):
     """A table made when it is first needed, in whatever mode that is."""
 

@@ -28,6 +28,7 @@ from gradbench.records.measurements import Breakdown, Ended, Environment, Measur
 from gradbench.records.run import Run
 from gradbench.runner import run
 from gradbench.stats.verdicts import Verdict
+from gradbench.workloads.grad_modes import MODES
 from gradbench.workloads.own_models import from_path
 
 pytestmark = [
@@ -67,6 +68,7 @@ TRAINED = {"workload": "training", "steps": ON, "cause": "cannot_train", "words"
 ROWS = (
     Row("Plain"),
     Row("Plain", **TRAINED),
+    Row("Lone"),
     Row("READY"),
     Row("Rotary", **TRAINED),
     Row("Growing"),
@@ -118,7 +120,8 @@ ROWS = (
 QUICK = (
     *("Plain-training", "Rotary-training", "Growing-inference", "Dropping-inference"),
     *("SwitchesOff-inference", "Particular-inference", "Quits-inference", "Complex-inference"),
-    *("SparseGradients-training", "FromNumpy-inference", "Greedy-inference", "Hidden-inference"),
+    *("SparseGradients-training", "FromNumpy-inference", "Greedy-inference", "Pooled-inference"),
+    *("Hidden-inference", "Lone-inference"),
     *("Functional-inference", "Recurrent-training", "Looking-inference", "Streaming-inference"),
     "refuses-inference",
 )
@@ -218,18 +221,22 @@ def test_equal_code_gates_as_equal_with_modes_in_another_order(row, whole):
 def test_a_graph_excludes_zero_bytes_saved(row, whole):
     if row.workload != "inference" or "global_on" not in row.steps:
         pytest.skip("no inference in a mode that records")
-    torch.manual_seed(0)
-    net = model_of(row).build()
-    net.training = False
-    with torch.enable_grad():
-        output = net(torch.randn(BATCH, WIDTH, dtype=getattr(net, "dtype", None)))
-    outputs = [output] if isinstance(output, torch.Tensor) else []
-    saved = readings(whole)["global_on", "saved_for_backward"]
-    if any(one.requires_grad for one in outputs) and row.name != "SwitchesOff":
-        assert isinstance(saved, Skipped) or saved.values[0] > 0
-    for mode in GRAD_MODES[1:]:
-        none = readings(whole).get((mode, "saved_for_backward"))
-        assert isinstance(none, Skipped) or none.values == (0,)
+    for mode in row.steps:
+        torch.manual_seed(0)
+        net, x = forward_of(row)
+        net.training = False
+        with MODES[mode].hold():
+            output = net(x)
+        graph = isinstance(output, torch.Tensor) and output.requires_grad
+        saved = readings(whole)[mode, "saved_for_backward"]
+        if graph and row.name not in (*LEAN, "SwitchesOff"):
+            assert isinstance(saved, Skipped) or saved.values[0] > 0
+        if not graph:
+            assert isinstance(saved, Skipped) or saved.values == (0,)
+
+
+LEAN = ("Lone",)
+"""Modules whose graph keeps nothing but parameters and inputs."""
 
 
 @each
