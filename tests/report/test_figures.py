@@ -6,6 +6,7 @@ import pytest
 from builders import block, broken_down, cell, counted, measured_block, run, run_of, skipped, timed
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from pages import LONG, RUNS, with_breakdowns
 
 from gradbench.analysis.run_view import View
@@ -52,6 +53,26 @@ def test_a_figure_is_drawn_without_a_warning_in_any_theme(draw, theme):
         figure = draw(run(big) if draw is scaling else with_breakdowns(), theme=theme)
         assert isinstance(figure, Figure)
         figure.draw_without_rendering()
+
+
+@every_figure
+def test_nothing_is_written_over_a_legend_in_a_figure_of_one_block(draw):
+    """The smallest figure there is, where a label has the least room."""
+    big = [o for size in (1, 8) for o in measured_block(batch_size=size)]
+    figure = draw(run(big) if draw is scaling else with_breakdowns())
+    figure.draw_without_rendering()
+    apart = {text for legend in figure.legends for text in legend.get_texts()}
+    for axes in figure.axes:
+        apart |= {*axes.get_xticklabels(), *axes.get_yticklabels()}
+    labels = [text for text in figure.findobj(Text) if text.get_text() and text not in apart]
+    assert labels
+    over = [
+        label.get_text()
+        for label in labels
+        for legend in figure.legends
+        if legend.get_window_extent().overlaps(label.get_window_extent())
+    ]
+    assert over == []
 
 
 @pytest.mark.parametrize("draw", [FIGURES["forest"], FIGURES["scaling"], FIGURES["tradeoff"]])

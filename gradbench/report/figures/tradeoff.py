@@ -28,6 +28,8 @@ from .style import (
 
 PANELS: Final = 18
 COLUMNS: Final = 6
+TOP: Final = 0.75  # inches above the panels
+BOTTOM: Final = 0.5
 
 Point = tuple[float, float]  # time and memory, over the reference's
 
@@ -52,8 +54,9 @@ def tradeoff(
     lines = -(-len(shown) // columns)
     points = {c: _both(view, c, reference) or (1.0, 1.0) for _, cells in shown for c in cells}
     with drawn_in(theme):
-        figure = figure_of(0.95 + 1.55 * lines)
-        inset(figure, left=0.75, right=0.1, top=0.75, bottom=0.5)
+        height = 0.95 + 1.55 * lines
+        figure = figure_of(height)
+        inset(figure, left=0.9, right=0.1, top=TOP, bottom=BOTTOM)
         grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
         figure.subplots_adjust(wspace=0.1, hspace=0.45)
         for axes in grid.flat[len(shown) :]:
@@ -67,10 +70,15 @@ def tradeoff(
             f"step time over {reference}",
             fontsize=9,
             color=theme.dim,
-            y=0.08 / figure.get_figheight(),
+            y=0.08 / height,
         )
         figure.supylabel(
-            f"memory a step adds, over {reference}", fontsize=9, color=theme.dim, x=0.008
+            f"memory a step adds,\nover {reference}",
+            fontsize=9,
+            color=theme.dim,
+            multialignment="center",
+            x=0.008,
+            y=(BOTTOM + height - TOP) / 2 / height,  # beside the panels, below the legend
         )
         say_cut(figure, len(shown), len(every))
         mode_legend(figure, theme, GRAD_MODES)
