@@ -215,10 +215,22 @@ class _Dataset:
 
 
 def _table(run: Run, *, rounds: bool) -> Any:
+    """Return a run's figures, a row each."""
+    pa, _ = _pyarrow()
+    kinds = _kinds()
+    rows = list(_rows(run, tuple(kinds), rounds=rounds))
+    arrays = [_array([row[i] for row in rows], kind) for i, kind in enumerate(kinds.values())]
+    metadata = json.dumps({"schema": SCHEMA, "axes": list(AXES)}).encode()
+    fields = [pa.field(column, kind) for column, kind in kinds.items()]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata={MARK: metadata}))
+
+
+def _kinds() -> dict[str, Any]:
+    """Return the columns in order, and the type of each."""
     pa, _ = _pyarrow()
     name = pa.dictionary(pa.int32(), pa.string())
     axes = {axis.name: pa.int64() if axis.number else name for axis in AXES.values()}
-    kinds = {
+    return {
         **dict.fromkeys(("run", "started", "git_commit", "machine", "build"), name),
         "git_dirty": pa.bool_(),
         "cell": name,
@@ -232,7 +244,10 @@ def _table(run: Run, *, rounds: bool) -> Any:
         **dict.fromkeys(("cause", "reason", "facts"), name),
         **dict.fromkeys(("values", "iterations"), pa.list_(pa.int64())),
     }
-    columns: dict[str, list[object]] = {column: [] for column in kinds}
+
+
+def _rows(run: Run, columns: Sequence[str], *, rounds: bool) -> Iterator[list[object]]:
+    """Yield the values of these columns for each figure of a run."""
     origin = figures.origin(run)
     of_run = {
         "run": run.name,
@@ -254,18 +269,16 @@ def _table(run: Run, *, rounds: bool) -> Any:
             "values": raw.values if raw else None,
             "iterations": [steps] if isinstance(steps, int) else steps,
         }
-        for column, filled in columns.items():
-            value = row[column] if column in row else getattr(figure, column)
-            filled.append(_utf8(value) if isinstance(value, str) else value)
-    metadata = json.dumps({"schema": SCHEMA, "axes": list(AXES)}).encode()
-    fields = [pa.field(column, kind) for column, kind in kinds.items()]
-    arrays = [
-        pa.array(columns[field.name], field.type)
-        if not pa.types.is_dictionary(field.type)
-        else pa.array(columns[field.name], pa.string()).dictionary_encode()
-        for field in fields
-    ]
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata={MARK: metadata}))
+        values = (row[name] if name in row else getattr(figure, name) for name in columns)
+        yield [_utf8(value) if isinstance(value, str) else value for value in values]
+
+
+def _array(values: Sequence[object], kind: Any) -> Any:
+    """Return a column; names are kept once each."""
+    pa, _ = _pyarrow()
+    if pa.types.is_dictionary(kind):
+        return pa.array(values, pa.string()).dictionary_encode()
+    return pa.array(values, kind)
 
 
 def _utf8(text: str) -> str:

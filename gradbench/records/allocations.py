@@ -1,7 +1,7 @@
 """A step's allocations in order in; what its peak is made of, and the way there, out. Pure."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final
@@ -89,6 +89,47 @@ class PeakBreakdown:
         return sum(self.parts.values())
 
 
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """What was live after some of a step's entries."""
+
+    phase: str
+    sizes: tuple[int, ...]  # bytes by `PARTS`
+    entries: int  # so far
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.sizes)
+
+
+class _Live:
+    """The live blocks, and their bytes by part."""
+
+    def __init__(self, resident: Mapping[int, Resident], before_bytes: int) -> None:
+        self.totals = dict.fromkeys(PARTS, 0)
+        for block in resident.values():
+            self.totals[block.part] += block.nbytes
+        self.totals["unknown"] += before_bytes - sum(self.totals.values())
+        self.allocated: dict[int, tuple[Change, str]] = {}
+        self._resident = dict(resident)
+
+    def allocate(self, change: Change, part: str) -> None:
+        """Take in a block that the step allocates."""
+        self.allocated[change.address] = change, part
+        self.totals[part] += change.nbytes
+
+    def free(self, change: Change) -> None:
+        """Take a block out, whoever allocated it."""
+        if change.address in self.allocated:
+            _, part = self.allocated.pop(change.address)
+            self.totals[part] += change.nbytes
+        elif block := self._resident.pop(change.address, None):
+            self.totals[block.part] -= block.nbytes
+            self.totals["unknown"] += change.nbytes + block.nbytes  # what was rounded up
+        else:
+            self.totals["unknown"] += change.nbytes
+
+
 def attribute_peak(
     entries: Sequence[Entry], *, resident: Mapping[int, Resident], before_bytes: int
 ) -> PeakBreakdown:
@@ -99,17 +140,30 @@ def attribute_peak(
     from ``unknown``.
     """
     purposes = _purposes(entries)
-    totals = dict.fromkeys(PARTS, 0)
-    for block in resident.values():
-        totals[block.part] += block.nbytes
-    totals["unknown"] += before_bytes - sum(totals.values())
-    gone: set[int] = set()
-    live: dict[int, tuple[Change, str]] = {}
+    live = _Live(resident, before_bytes)
+    moments = list(_moments(entries, purposes, live))
+    peak = max(moments, key=lambda moment: moment.total_bytes)  # the first of equals
+    kept = list(_thinned(moments))
+    return PeakBreakdown(
+        parts=dict(zip(PARTS, peak.sizes, strict=True)),
+        phase=peak.phase,
+        ops=_ops_at(entries[: peak.entries], purposes),
+        timeline={part: tuple(m.sizes[i] for m in kept) for i, part in enumerate(PARTS)},
+        phases=tuple(moment.phase for moment in kept),
+        left=tuple(
+            Left(change.nbytes, part, change.op) for change, part in live.allocated.values()
+        ),
+    )
+
+
+def _moments(
+    entries: Sequence[Entry], purposes: Mapping[int, str], live: _Live
+) -> Iterator[_Moment]:
+    """Yield what is live before a step, and after each of its changes."""
     phase = "prepare"
-    moments: list[tuple[str, tuple[int, ...]]] = [(phase, tuple(totals.values()))]
-    peak, peak_phase, peak_at = dict(totals), phase, -1
+    yield _Moment(phase, tuple(live.totals.values()), 0)
     for index, entry in enumerate(entries):
-        extra = 0
+        within_bytes = 0
         match entry:
             case Phase(name):
                 phase = name
@@ -117,32 +171,13 @@ def attribute_peak(
             case Tag():
                 continue
             case Within(nbytes, _):
-                extra = nbytes
-            case Change(address, nbytes, _) if nbytes > 0:
-                live[address] = entry, purposes[index]
-                totals[purposes[index]] += nbytes
-            case Change(address, nbytes, _):
-                if address in live:
-                    totals[live.pop(address)[1]] += nbytes
-                elif address in resident and address not in gone:
-                    gone.add(address)
-                    totals[resident[address].part] -= resident[address].nbytes
-                    totals["unknown"] += nbytes + resident[address].nbytes  # what was rounded up
-                else:
-                    totals["unknown"] += nbytes
-        now = totals if not extra else {**totals, "other": totals["other"] + extra}
-        moments.append((phase, tuple(now.values())))
-        if sum(now.values()) > sum(peak.values()):
-            peak, peak_phase, peak_at = dict(now), phase, index
-    kept = list(_thinned(moments, size=sum))
-    return PeakBreakdown(
-        parts=peak,
-        phase=peak_phase,
-        ops=_ops_at(entries[: peak_at + 1], purposes),
-        timeline={part: tuple(row[i] for _, row in kept) for i, part in enumerate(PARTS)},
-        phases=tuple(name for name, _ in kept),
-        left=tuple(Left(change.nbytes, part, change.op) for change, part in live.values()),
-    )
+                within_bytes = nbytes
+            case Change(_, nbytes, _) if nbytes > 0:
+                live.allocate(entry, purposes[index])
+            case Change():
+                live.free(entry)
+        totals = {**live.totals, "other": live.totals["other"] + within_bytes}
+        yield _Moment(phase, tuple(totals.values()), index + 1)
 
 
 def _purposes(entries: Sequence[Entry]) -> dict[int, str]:
@@ -163,16 +198,14 @@ def _purposes(entries: Sequence[Entry]) -> dict[int, str]:
     return purposes
 
 
-def _thinned(
-    moments: Sequence[tuple[str, tuple[int, ...]]], *, size: Callable[[tuple[int, ...]], int]
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _thinned(moments: Sequence[_Moment]) -> Iterator[_Moment]:
     """Yield the highest moment of each stretch, no stretch across two phases, and both ends."""
     stretch = math.ceil(len(moments) / MOMENTS)
     yield moments[0]
-    for _, group in groupby(moments[1:-1], key=lambda moment: moment[0]):
+    for _, group in groupby(moments[1:-1], key=lambda moment: moment.phase):
         members = list(group)
         for start in range(0, len(members), stretch):
-            yield max(members[start : start + stretch], key=lambda moment: size(moment[1]))
+            yield max(members[start : start + stretch], key=lambda moment: moment.total_bytes)
     if len(moments) > 1:
         yield moments[-1]
 

@@ -55,15 +55,16 @@ def peak_parts(run: Run | View, *, theme: Theme = LIGHT, most: int = MANY) -> Fi
     if not every:
         return None
     shown = every[:most]
+    names = [short(str(block), 40) for block, _ in shown]
+    cells = [cell for _, members in shown for cell in members]
     with drawn_in(theme):
-        height = sum(len(cells) + GAP for _, cells in shown)
+        height = sum(len(members) + GAP for _, members in shown)
         figure = figure_of(1.2 + ROW * height)
-        reserved = any(view.estimate(c, "peak_reserved") for _, cells in shown for c in cells)
-        kept = any(workspaces(view, c) for _, cells in shown for c in cells)
-        names = {block: short(str(block), 40) for block, _ in shown}
+        reserved = any(view.estimate(cell, "peak_reserved") for cell in cells)
+        kept = any(workspaces(view, cell) for cell in cells)
         inset(
             figure,
-            left=room(names.values()) + 1.15,
+            left=room(names) + 1.15,
             right=(1.8 if reserved else 1.1) + (1.4 if kept else 0),
             top=0.7,
             bottom=0.45,
@@ -71,29 +72,37 @@ def peak_parts(run: Run | View, *, theme: Theme = LIGHT, most: int = MANY) -> Fi
         axes = figure.subplots()
         axes.set(xlim=(0, 1), ylim=(height - 0.6, -0.9))
         axes.grid(visible=False, axis="y")
-        top, rows = 0.0, []
-        for block, cells in shown:
-            axes.annotate(
-                names[block],
-                (0, top + (len(cells) - 1) / 2),
-                (-85, 0),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                va="center",
-                fontsize=9,
-            )
-            rows += [(top + number, cell) for number, cell in enumerate(cells)]
-            top += len(cells) + GAP
-        axes.set_yticks([row for row, _ in rows], [cell.grad_mode for _, cell in rows])
+        rows = _name_rows(axes, names, [members for _, members in shown])
         _bars(axes, view, theme, rows)
         axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         axes.set_xlabel("of the block's largest peak; the total is at the right")
         say_cut(figure, len(shown), len(every))
-        drawn = {part for _, cell in rows for part, size in parts_of(view, cell).items() if size}
-        _part_legend(figure, theme, drawn, view, [cell for _, cell in rows])
+        drawn = {part for cell in cells for part, size in parts_of(view, cell).items() if size}
+        _part_legend(figure, theme, drawn, view, cells)
     return figure
+
+
+def _name_rows(
+    axes: Axes, names: Sequence[str], blocks: Sequence[Sequence[Cell]]
+) -> list[tuple[float, Cell]]:
+    """Write blocks and modes at the left; return the row of each cell."""
+    top, rows = 0.0, []
+    for name, cells in zip(names, blocks, strict=True):
+        axes.annotate(
+            name,
+            (0, top + (len(cells) - 1) / 2),
+            (-85, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=9,
+        )
+        rows += [(top + number, cell) for number, cell in enumerate(cells)]
+        top += len(cells) + GAP
+    axes.set_yticks([row for row, _ in rows], [cell.grad_mode for _, cell in rows])
+    return rows
 
 
 def parts_of(view: View, cell: Cell) -> Mapping[str, int]:
@@ -117,6 +126,7 @@ def workspaces(view: View, cell: Cell) -> int:
 
 
 def _bars(axes: Axes, view: View, theme: Theme, rows: Sequence[tuple[float, Cell]]) -> None:
+    """Draw each cell's peak over the largest of its block, its parts from left to right."""
     largest: dict[Block, float] = {}
     for _, cell in rows:
         ends = [float(sum(parts_of(view, cell).values()))]
@@ -146,6 +156,17 @@ def _bars(axes: Axes, view: View, theme: Theme, rows: Sequence[tuple[float, Cell
             ),
             autolim=False,
         )
+    _totals(axes, view, theme, rows, largest)
+
+
+def _totals(
+    axes: Axes,
+    view: View,
+    theme: Theme,
+    rows: Sequence[tuple[float, Cell]],
+    largest: Mapping[Block, float],
+) -> None:
+    """Write each peak's size beside its bar; outline what was reserved, mark the prediction."""
     outlines, ticks = [], []
     for row, cell in rows:
         scale = largest[cell.block]

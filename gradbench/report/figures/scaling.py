@@ -107,6 +107,8 @@ def out_of_memory(view: View, cell: Cell) -> bool:
 def _curves(
     axes: Axes, view: View, theme: Theme, members: Sequence[Cell], *, meter: str, variable: str
 ) -> None:
+    """Draw a line a mode over the size that varies, and a cross where memory ran out."""
+
     def at(cell: Cell) -> int:
         return linear_scaling.value(cell, variable) or 0
 
@@ -116,12 +118,11 @@ def _curves(
     for mode in GRAD_MODES:
         cells = sorted((c for c in members if c.grad_mode == mode), key=at)
         points = [(at(c), height) for c in cells if (height := _height(view, c, meter)) > 0]
-        colour, marker = theme.modes[mode], MARKERS[mode]
         axes.plot(
             [x for x, _ in points],
             [y for _, y in points],
-            color=colour,
-            marker=marker,
+            color=theme.modes[mode],
+            marker=MARKERS[mode],
             markersize=5.5 * SIZES[mode],
             markerfacecolor="none",
             linewidth=1.6 * SIZES[mode],
@@ -130,7 +131,7 @@ def _curves(
         axes.plot(
             lost,
             [0.05 + 0.07 * GRAD_MODES.index(mode)] * len(lost),
-            color=colour,
+            color=theme.modes[mode],
             marker="x",
             markersize=7,
             markeredgewidth=2,
@@ -138,12 +139,21 @@ def _curves(
             transform=axes.get_xaxis_transform(),
         )
     axes.set(xscale="log", yscale="log")
-    sizes = sorted({at(c) for c in members})
+    _size_ticks(axes, sorted({at(c) for c in members}))
+    _height_ticks(axes, meter)
+
+
+def _size_ticks(axes: Axes, sizes: Sequence[int]) -> None:
+    """Put up to six ticks along the bottom, at sizes that were measured."""
     axes.xaxis.set_major_locator(
         FixedLocator([float(size) for size in sizes[:: -(-len(sizes) // 6)]])
     )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _height_ticks(axes: Axes, meter: str) -> None:
+    """Put round figures up the side: powers of two for bytes, 1, 2 and 5 for a rate."""
     low, high = axes.get_ylim()
     if high / low < 3:  # room for a tick or two
         axes.set_ylim(low / 1.5, high * 1.5)
