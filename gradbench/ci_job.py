@@ -112,17 +112,21 @@ def parts(
     base: str | None = None,
     baselines: Sequence[str] = (),
     fail_on: str = FAIL_ON[0],
+    semantics: bool = True,
 ) -> list[Part]:
     """Return the commands of a job; ``what`` are the options that choose cells.
 
-    ``base`` is a revision to compare with side by side, ``baselines`` are runs to gate against.
+    ``base`` is a revision to compare with side by side, ``baselines`` are runs to gate against;
+    without ``semantics`` the run does not examine what the modes do.
     Raise `UnknownName` for a ``fail_on`` that is none.
     """
     if fail_on not in FAIL_ON:
         raise UnknownName("fail-on", fail_on, FAIL_ON)
     results = ("--results", str(folder / RESULTS))
     strict = ("--strict",) if fail_on == "inconclusive" else ()
-    wanted = [Part("run", ("run", *what, *results, "--reports", str(folder)))]
+    unexamined = () if semantics else ("--no-semantics",)
+    run = ("run", *what, *results, "--reports", str(folder), *unexamined)
+    wanted = [Part("run", run)]
     if baselines:
         against = [argument for baseline in baselines for argument in ("--baseline", baseline)]
         arguments = ("gate", *against, "latest", *results, "--json", *strict)

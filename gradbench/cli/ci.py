@@ -46,6 +46,9 @@ def ci(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for the run, verdicts and reports.")
     ] = Path("gradbench-ci"),
+    semantics: Annotated[
+        bool, typer.Option(help="What the modes do on this torch, for the page.")
+    ] = True,
 ) -> None:
     """Measure, gate and compare as asked, and report the result to the CI system.
 
@@ -58,7 +61,12 @@ def ci(
     if base is not None and not base.strip():
         raise Impossible("--base is empty: give a revision, such as origin/main")
     wanted = parts(
-        request.arguments(), folder=output, base=base, baselines=baseline or (), fail_on=fail_on
+        request.arguments(),
+        folder=output,
+        base=base,
+        baselines=baseline or (),
+        fail_on=fail_on,
+        semantics=semantics,
     )
     job = perform(wanted, folder=output, call=_call, locator=places)
     _tell_github(job)

@@ -80,6 +80,13 @@ def test_without_base_and_baseline_a_job_only_measures(tmp_path):
         parts([], folder=tmp_path, fail_on="regresion")
 
 
+def test_a_job_examines_what_the_modes_do_unless_that_is_left_out(tmp_path):
+    (full,), (less,) = (
+        parts([], folder=tmp_path, semantics=semantics) for semantics in (True, False)
+    )
+    assert less.arguments == (*full.arguments, "--no-semantics")
+
+
 def test_a_job_leaves_run_verdicts_summary_annotations_and_junit(tmp_path):
     calls = Calls(tmp_path, gate=(1, [row()]), compare=(0, [row("same", meter="step_time")]))
     job = do(tmp_path, calls, base="main", baselines=["b.jsonl"])
@@ -315,7 +322,7 @@ def test_a_real_job_measures_in_a_process_of_its_own(tmp_path):
     )
     (tmp_path / "bench.toml").write_text(config, "utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "gradbench", "ci", "--config", "bench.toml"],
+        [*(sys.executable, "-m", "gradbench", "ci"), "--config", "bench.toml", "--no-semantics"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
