@@ -311,10 +311,15 @@ def _runs_in(place: _Dataset, name: str) -> set[str]:
 def _opened(content: bytes, name: str, *, rows: int) -> Any:
     """Return a file of which nothing but its metadata is read yet.
 
+    It is read from memory of Arrow's own, whose threads let go of it a moment after a table is
+    there: where that takes Python, and the interpreter ends in that moment, the process is aborted
+    (https://github.com/apache/arrow/issues/33975).
     Raise `StoreError` where it is not ours, or would unpack to more than any history has.
     """
     pa, pq = _pyarrow()
-    file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=[*_TEXTS])
+    copy = pa.BufferOutputStream()
+    copy.write(content)
+    file = pq.ParquetFile(pa.BufferReader(copy.getvalue()), read_dictionary=[*_TEXTS])
     _check(file.schema_arrow.metadata or {}, name)
     metadata = file.metadata
     columns = [

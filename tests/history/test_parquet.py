@@ -201,6 +201,15 @@ def test_two_packers_at_once_pack_each_run_once(tmp_path):
     assert rows == len(series.of(RUNS).frame)
 
 
+def test_what_is_being_read_is_no_object_of_pythons(packed):
+    """Arrow's threads let go of it late; where they need Python for that, they end the process."""
+    content = files(packed)[0].read_bytes()
+    before = sys.getrefcount(content)
+    opened = parquet._opened(content, "it", rows=100)
+    assert opened.read(columns=["run"]).num_rows > 0
+    assert sys.getrefcount(content) == before
+
+
 def test_a_write_that_fails_leaves_no_half_file(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
