@@ -30,6 +30,7 @@ from gradbench.store.jsonl import PART, SEALED, Store, load
 TIMEOUT_S = 120
 TINY = ("--preset", "tiny", "--model", "mlp_tiny")
 ONE_BLOCK = (*TINY, "--workload", "inference")
+WHERE = ("--results", "T", "--reports", "T2")
 
 without_cuda = pytest.mark.skipif("cuda" in devices.available(), reason="this machine has CUDA")
 
@@ -437,12 +438,20 @@ class Called:
         return load(path)
 
 
+def call_here(*arguments: object, cwd: Path) -> Called:
+    """Call the command in this process."""
+    words = [str(argument) for argument in arguments]
+    with chdir(cwd):
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, words, prog_name="gradbench")
+    done = subprocess.CompletedProcess(words, result.exit_code, result.stdout, result.stderr)
+    return Called(done, cwd)
+
+
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory) -> Called:
-    """One tiny run of the command line as users call it."""
+def measured(tmp_path_factory, shared_fork_servers) -> Called:
+    """One tiny run, in this process."""
     folder = tmp_path_factory.mktemp("measured")
-    where = ("--results", "T", "--reports", "T2", "--no-semantics")
-    return Called(call("run", *ONE_BLOCK, "--budget", 0.05, *where, cwd=folder), folder)
+    return call_here("run", *ONE_BLOCK, "--budget", 0.05, *WHERE, "--no-semantics", cwd=folder)
 
 
 def test_a_run_leaves_one_sealed_file_and_one_page(measured):
@@ -551,8 +560,7 @@ def test_a_model_of_ones_own_is_measured_from_where_the_user_stands(tmp_path):
 # A run that is stopped by Ctrl-C, goes on, is killed, goes on, and comes to its end
 
 
-SEVERAL_BLOCKS = (*TINY, "--budget", 0.5, "--meter", "step_time,peak_transient")
-WHERE = ("--results", "T", "--reports", "T2")
+SEVERAL_BLOCKS = (*TINY, "--budget", 0.5, "--meter", "step_time,latency")  # of one pass
 OUTCOMES_OF_A_BLOCK = 4 * 2
 
 
@@ -623,11 +631,7 @@ def killed(interrupted) -> Stopped:
 @pytest.fixture(scope="module")
 def resumed(killed, shared_fork_servers) -> Called:
     """The rest, measured in this process: it was the others' to be stopped."""
-    arguments = ["run", "--resume", "latest", *WHERE, "--no-semantics"]
-    with chdir(killed.folder):
-        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments, prog_name="gradbench")
-    done = subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
-    return Called(done, killed.folder)
+    return call_here("run", "--resume", "latest", *WHERE, "--no-semantics", cwd=killed.folder)
 
 
 def test_ctrl_c_keeps_finished_blocks_and_says_how_to_go_on(interrupted):
@@ -669,7 +673,7 @@ def test_resuming_completes_a_killed_run_with_one_outcome_each(resumed):
     run = resumed.run()
     assert run.sealed
     pairs = Counter((outcome.cell, outcome.meter) for outcome in run.outcomes)
-    meters = ("step_time", "peak_transient")
+    meters = ("step_time", "latency")
     assert set(pairs) == {(member, meter) for member in run.header.cells for meter in meters}
     assert set(pairs.values()) == {1}
 

@@ -465,7 +465,10 @@ def test_ten_modules_are_named_at_most_and_those_hold_the_most():
     assert list(modules.values()) == [8 * width * FLOAT for width in range(23, 13, -1)]
 
 
-def test_ten_runs_and_two_fresh_processes_agree_to_the_byte_and_to_the_moment(servers):
+@pytest.mark.parametrize(
+    ("runs", "processes"), [(2, 1), pytest.param(10, 2, marks=pytest.mark.slow)]
+)
+def test_runs_and_fresh_processes_agree_to_the_byte_and_to_the_moment(runs, processes, servers):
     model = images(residual_cnn, 8)
     axes = {
         "batch": BATCH,
@@ -473,12 +476,12 @@ def test_ten_runs_and_two_fresh_processes_agree_to_the_byte_and_to_the_moment(se
         "optimizer": "adamw",
         "modes": ["inference_mode"],
     }
-    first, *others = (read(model, **axes) for _ in range(10))
+    first, *others = (read(model, **axes) for _ in range(runs))
     assert all(other == first for other in others)
     with torch.backends.mkldnn.flags(enabled=True):  # as processes have it
         here = read(model, **axes)
     server = servers("memory")
-    for _ in range(2):
+    for _ in range(processes):
         messages = server.run(
             memory_pass.memory_block, matrix(**axes), model, Plan(), WANTED, limit_s=60
         )

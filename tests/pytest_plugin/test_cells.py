@@ -1,7 +1,7 @@
 """pytest's door: readable tests, our rounds in pytest-benchmark's statistics, records and a page.
 
-What a real session leaves is looked at once, in its own process. Where only the plugin's conduct
-is in question, a scripted bench stands in for the measuring processes.
+What a real session leaves is looked at once. Where only the plugin's conduct is in question, a
+scripted bench stands in for the measuring processes.
 """
 
 import json
@@ -67,7 +67,7 @@ def furnish(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Real:
-    """A session in its own process, and what it left."""
+    """A session that measured, and what it left."""
 
     folder: Path
     done: subprocess.CompletedProcess[str]
@@ -100,20 +100,6 @@ class Real:
         return {o.meter: o for o in readings if o.cell == ours}
 
 
-def session(folder: Path, *options: str) -> Real:
-    furnish(folder)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *LEAN, "-v", "--gradbench-config=matrix.toml", *options],
-        cwd=folder,
-        env=os.environ | {"COLUMNS": "300"},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    return Real(folder, done)
-
-
 def session_here(folder: Path, *options: str) -> Real:
     """Run one in this process, on fork servers that are loaded: for what it does, not how."""
     furnish(folder)
@@ -136,10 +122,10 @@ needs_pygal = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory) -> Real:
+def real(tmp_path_factory, shared_fork_servers) -> Real:
     histogram = ["--benchmark-histogram=picture"] if find_spec("pygal") else []
     options = ("--benchmark-json=out.json", *histogram)
-    return session(tmp_path_factory.mktemp("real"), *options)
+    return session_here(tmp_path_factory.mktemp("real"), *options)
 
 
 def test_every_cell_is_a_test_under_a_readable_id(real):
