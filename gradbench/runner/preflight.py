@@ -1,20 +1,26 @@
 """What is checked before the first round: names, models, and cells that cannot run here."""
 
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Final
 
+import torch
+
 from .. import devices
 from ..errors import BadModel, DeviceUnavailable, UnknownName
 from ..experiment.matrix import AS_IS, Cell
+from ..memory.apart import apart
 from ..records.measurements import Cause
 from ..workloads.models import MODELS, Model
 from ..workloads.steps import WORKLOADS
 from ..workloads.trees import Batch, tensors
 from .host_system import usable_cores
 from .meters import METERS
+
+MOST_HEADS: Final = 4
+"""Parts of a model that are named where it needs a head."""
 
 DEFAULT_METERS: Final = tuple(meter.name for meter in METERS.values() if meter.default)
 
@@ -43,6 +49,7 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
     except DeviceUnavailable as reason:
         return "unavailable", str(reason)
     inside = WORKLOADS[cell.workload].mode_inside
+    headless = WORKLOADS[cell.workload].splits_head and model.head is None
     unlike_images = _unlike_images(model) if cell.memory_format == "channels_last" else ""
     contradictions = (
         (
@@ -74,8 +81,9 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
             f"channels_last needs images (B, C, H, W): {cell.model} takes {unlike_images}",
         ),
         (
-            WORKLOADS[cell.workload].splits_head and model.head is None,
-            f"{cell.workload} trains a head, and {cell.model} names none",
+            headless,
+            f"{cell.workload} trains a head, and {cell.model} names none"
+            f"{_would_do(model) if headless else ''}",
         ),
     )
     for holds, why in contradictions:
@@ -97,6 +105,30 @@ def _unlike_images(model: Model) -> str:
     if 4 in dimensions:
         return ""
     return f"{', '.join(map(str, dict.fromkeys(dimensions)))}-dimensional input"
+
+
+@cache
+def _would_do(model: Model) -> str:
+    """Return in words which of a model's parts could be the head, "" where that is not known.
+
+    They are asked in a child of this process, on ``meta``: building is the user's code.
+    """
+
+    def parts(_say: Callable[[int], None]) -> list[str]:
+        with torch.device("meta"):
+            module = model.build()
+        children = module.named_children()
+        return [name for name, part in children if next(part.parameters(), None) is not None]
+
+    try:
+        names = apart(parts, devices.find("cpu"))
+    except Exception:  # noqa: BLE001 # nor can it be built there, or it ended the child
+        return ""
+    likely = names[:0:-1][:MOST_HEADS]  # the last first; what comes first has nothing before it
+    if not likely:
+        return ""
+    others = f", or {', '.join(likely[1:])}" if likely[1:] else ""
+    return f": --head {likely[0]} would do{others}"
 
 
 def portable(name: str, model: Model) -> bytes:
