@@ -2,6 +2,10 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Final
+
+MOST_WORDS: Final = 1000
+"""Characters of an error in one line: a model may say more than anybody wants to read there."""
 
 
 class GradbenchError(Exception):
@@ -48,6 +52,7 @@ def message_line(error: BaseException) -> str:
 
     A message that quotes a traceback, as TorchScript's do, says at its end what was wrong.
     """
+    error = speaking(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if any(line.startswith("Traceback") for line in lines):
         return lines[-1].removeprefix(f"{type(error).__name__}: ")
@@ -61,5 +66,18 @@ def message_line(error: BaseException) -> str:
 
 def in_one_line(error: BaseException) -> str:
     """Return an error's kind and what it says, in one line."""
+    error = speaking(error)
     message = message_line(error)
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    words = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return words if len(words) <= MOST_WORDS else f"{words[:MOST_WORDS]}..."
+
+
+def speaking(error: BaseException) -> BaseException:
+    """Return the error, or in place of one that cannot say what it is another that does."""
+    try:
+        str(error)
+    except BaseException as mute:  # noqa: BLE001 # a model may raise anything
+        return RuntimeError(
+            f"{type(error).__name__}, whose words cannot be had: {type(mute).__name__}"
+        )
+    return error

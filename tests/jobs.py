@@ -59,6 +59,12 @@ def close_all_descriptors() -> Iterator[int]:
         time.sleep(0.05)
 
 
+def close_the_pipe() -> Iterator[int]:
+    yield os.getpid()
+    os.closerange(3, 1024)
+    yield 2
+
+
 def write_over_all_descriptors() -> Iterator[int]:
     yield os.getpid()
     for descriptor in range(3, 64):
@@ -162,6 +168,11 @@ def process_of(
             )
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
 class Net(nn.Module):
     """A linear layer that misbehaves on demand, by grad mode."""
 
@@ -175,6 +186,8 @@ class Net(nn.Module):
             ctypes.string_at(0)
         if self.when == "raise under no grad" and not torch.is_grad_enabled():
             raise ValueError("not like this")
+        if self.when == "raise what has no words":
+            raise Mute
         if self.when == "hang":
             time.sleep(600)
         if self.when == "out of memory":

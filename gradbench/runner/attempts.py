@@ -11,7 +11,7 @@ import torch
 
 from .. import devices
 from ..devices import Device, Unreadable, nothing
-from ..errors import in_one_line, message_line
+from ..errors import in_one_line, message_line, speaking
 from ..experiment.matrix import Cell
 from ..records.measurements import (
     Breakdown,
@@ -145,7 +145,7 @@ def attempt(
         device.synchronize()
     except BaseException as error:  # noqa: BLE001 # a step may raise anything: it is the outcome
         why = refusal(error, device)
-        if not (must_fail(arm.workload.name, arm.mode.name) and lacks_a_graph(error)):
+        if not (must_fail(arm.workload.name, arm.mode.name) and lacks_a_graph(speaking(error))):
             return why
         with_graph = guarded(partial(_step_with_graph, arm, device, put_back), device)
         if with_graph is None:
@@ -165,6 +165,7 @@ def refusal(error: BaseException, device: Device) -> Refusal:
 
     Raise `WorkerDied` where the device is lost with it: what comes after would fail in its words.
     """
+    error = speaking(error)
     words = in_one_line(error)
     if device.out_of_memory(error):
         return Refusal("out_of_memory", words)

@@ -34,7 +34,7 @@ from .job_process import (
 T = TypeVar("T")
 LOAD_S: Final = 300.0
 """How long a parent may load; torch alone takes half a minute on a machine with other work."""
-OVERDUE_S: Final = 30.0
+OVERDUE_S: Final = 12.0
 """How long after a job's limit its end may be reported: then the parent itself is ended."""
 MallocProfile = Literal["time", "system", "memory"]
 

@@ -22,6 +22,8 @@ from ..process_end import how_it_ended, tail
 SIGKILL: Final = 9  # which Python's `signal` does not know on Windows
 CLOSED_S: Final = 5.0
 """How long a process may live on after it closed the pipe that its messages come through."""
+NO_PIPE: Final = 199
+"""The exit status of a process that cannot send any more."""
 CHUNK_BYTES: Final = 2**16
 MOST_BYTES: Final = 2**31
 """Of one message: more than that is none."""
@@ -137,6 +139,11 @@ class JobProcess:
             except Garbled:
                 why = "killed, for it wrote over the pipe that its figures come through"
                 yield _ended("crashed", why)
+                return
+            if ended == NO_PIPE:
+                yield _ended(
+                    "crashed", "ended, for it had closed the pipe that its figures come through"
+                )
                 return
             if ended is not None:
                 yield _ended(*cause_of_death(ended, tail(self._log)))
@@ -254,10 +261,10 @@ def _work(job: bytes, frames: Frames, writer: int, log: int, *, closing: Sequenc
         os.dup2(log, 1)
         os.dup2(log, 2)
         for kind, pickled in answers(job):
+            status = NO_PIPE
             frames.write(writer, kind, pickled)
+            status = 1
         status = 0
-    except BaseException:  # noqa: BLE001 # it closed its pipe, or was interrupted: the log says so
-        traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
             _flush(stream)

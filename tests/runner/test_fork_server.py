@@ -94,6 +94,7 @@ def test_a_stream_that_is_abandoned_ends_the_fork_server_instead_of_confusing_it
         (jobs.ignore_signals, "timed_out", "time limit of 1 s"),
         (jobs.leave_a_daemon_and_hang, "timed_out", "time limit of 1 s"),
         (jobs.write_over_all_descriptors, "crashed", "it wrote over the pipe"),
+        (jobs.close_the_pipe, "crashed", "it had closed the pipe"),
         (jobs.leave_a_daemon_and_die, "crashed", "exit status 3"),
     ],
 )

@@ -138,6 +138,13 @@ def test_an_exception_is_reported_in_its_own_words_and_the_others_are_measured()
     assert found["no_grad", "step_time"].reason == "ValueError: not like this"
 
 
+def test_an_exception_that_has_no_words_is_a_reason_all_the_same():
+    found = misbehave("raise what has no words", grad_modes=["no_grad"])
+    assert found["no_grad", "step_time"].reason == (
+        "RuntimeError: Mute, whose words cannot be had: ValueError"
+    )
+
+
 def test_a_hang_ends_at_the_limit_and_the_run_goes_on():
     found = misbehave("hang", meters=["step_time", "peak_rss"], plan=replace(PLAN, limit_s=0.5))
     assert {o.cause for o in found.values()} == {"timed_out"}

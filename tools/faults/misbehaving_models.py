@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import psutil
 import torch
 from torch import nn
 
@@ -31,8 +32,8 @@ class Net(nn.Module):
         return self.layer(x)
 
 
-def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randn(size, 4), torch.randint(3, (size,))
+def batch(size: int) -> torch.Tensor:
+    return torch.randn(size, 4)
 
 
 def sleep() -> None:
@@ -179,10 +180,11 @@ def leave_a_thread_that_hangs() -> None:
 
 def use_up_memory() -> None:
     """Ask for more than this process may have: its limit, and not the machine's, is met."""
-    resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
+    most_bytes = psutil.Process().memory_info().vms + 2**29
+    resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
     kept = []
     while True:
-        kept.append(torch.ones(2**26))
+        kept.append(torch.empty(2**22))
 
 
 def use_up_descriptors() -> None:
