@@ -265,6 +265,8 @@ def _work(job: bytes, frames: Frames, writer: int, log: int, *, closing: Sequenc
             frames.write(writer, kind, pickled)
             status = 1
         status = 0
+    except BaseException:  # noqa: BLE001 # the log is to have it, whatever it is
+        traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
             _flush(stream)

@@ -1,6 +1,6 @@
 """Kill gradbench's processes by SIGKILL at random moments; count what is lost, doubled or left.
 
-python tools/faults/kills.py --count 100 > tools/faults/figures/kills.json
+python tools/faults/kills.py --count 100 -o tools/faults/figures/kills.json
 
 Each kill is a run of its own, of one block, which is then resumed or comes to its end; with 100 of
 each kind that takes about an hour on two cores without other work, and with 5 some minutes.
@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
-from processes import PATIENCE_S, QUIET_S, Attacked
+from processes import QUIET_S, Attacked
 
 from gradbench.scratch import PREFIX
 from gradbench.store.jsonl import Store
@@ -172,30 +172,25 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=5, help="kills of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=ATTACKS, action="append")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="written after each kill")
     given = parser.parse_args()
-    rng, counts = random.Random(given.seed), []
+    rng, counts = random.Random(given.seed), {name: Count(name) for name in given.only or ATTACKS}
     random.seed(given.seed)
-    load_before = psutil.getloadavg()[0]
-    for victim in given.only or ATTACKS:
-        attack, _ = ATTACKS[victim]
-        count = Count(victim)
-        for number in range(given.count):
+    loads = [psutil.getloadavg()[0]]
+    for number in range(given.count):
+        for victim, count in counts.items():
+            attack, _ = ATTACKS[victim]
             with tempfile.TemporaryDirectory(prefix="attacked-") as name:
                 attack(Path(name), count, rng.uniform(0, duration_s(victim)))
             print(f"{victim}: {number + 1} of {given.count}", file=sys.stderr, flush=True)
-        counts.append(asdict(count))
-    json.dump(
-        {
-            "date": datetime.now(UTC).date().isoformat(),
-            "cores": psutil.cpu_count(),
-            "load": [round(load_before, 1), round(psutil.getloadavg()[0], 1)],
-            "patience_s": PATIENCE_S,
-            "counts": counts,
-        },
-        sys.stdout,
-        indent=1,
-    )
-    print()
+            loads.append(psutil.getloadavg()[0])
+            found = {
+                "date": datetime.now(UTC).date().isoformat(),
+                "cores": psutil.cpu_count(),
+                "loads": [round(min(loads), 1), round(max(loads), 1)],
+                "counts": [asdict(each) for each in counts.values()],
+            }
+            given.output.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
 
 _DURATIONS: dict[tuple[str, ...], float] = {}
