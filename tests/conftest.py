@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from servers import SharedServers
 
 TESTS = Path(__file__).parent
+LONGEST = (
+    *("zoo/test_promises.py", "cli/test_cli.py", "pytest_plugin/test_cells.py"),
+    *("memory/test_predict.py", "memory/test_predicted_modules.py", "cli/test_predict_cli.py"),
+    *("selfcheck/test_selfcheck.py", "semantics/test_semantics.py", "runner/test_runner.py"),
+    *("report/test_page.py", "devices/test_cuda.py", "comparison/test_compare.py"),
+    *("runner/test_spawn_server.py", "report/test_browser.py"),
+)
+"""Files that take 15 seconds of CPU time or more; the last ones to be run should be short."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,6 +57,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     folders = {p.relative_to(TESTS).parts[0] for p in paths if p.is_relative_to(TESTS)}
     if folders and folders <= without_torch():
         pytest.exit(f"torch was imported by the tests of {', '.join(sorted(folders))}", 1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have xdist's workers, who take a file each, begin with the longest files."""
+    if hasattr(config, "workerinput"):
+        rank = {TESTS / name: place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,4 +1,4 @@
-"""What importing costs, each promise in an interpreter of its own."""
+"""What importing costs, each promise in an interpreter of its own; and how tests are run."""
 
 import subprocess
 import sys
@@ -98,3 +98,7 @@ def test_public_names_are_all_there_and_a_wrong_one_is_an_attribute_error():
         getattr(gradbench, name)
     with pytest.raises(AttributeError, match="no attribute 'MODELLS'"):
         _ = gradbench.MODELLS
+
+
+def test_the_files_that_workers_begin_with_exist():
+    assert [name for name in conftest.LONGEST if not (TESTS / name).is_file()] == []

@@ -60,11 +60,12 @@ def test_a_folder_for_figures_that_is_a_file_is_one_line(stored, tmp_path):
     assert "cannot write figures" in done.output
 
 
-def test_it_needs_no_torch(stored, tmp_path):
+def test_it_needs_no_torch_and_writes_the_same_page_in_another_process(stored, tmp_path):
     code = (
         "import sys; from gradbench.cli import app; app(sys.argv[1:], standalone_mode=False);"
         "sys.exit('torch' in sys.modules)"
     )
     words = ["report", "--results", stored[0], "-o", tmp_path / "page.html"]
     subprocess.run([sys.executable, "-c", code, *map(str, words)], check=True, capture_output=True)
-    assert (tmp_path / "page.html").exists()
+    called("--results", stored[0], "-o", tmp_path / "again.html")
+    assert (tmp_path / "page.html").read_bytes() == (tmp_path / "again.html").read_bytes()

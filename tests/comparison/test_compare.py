@@ -334,30 +334,44 @@ def test_cells_that_this_machine_cannot_run_are_reported_with_their_reason(proje
     assert all("9999 threads, but this process may use" in one["reason"] for one in told)
 
 
-def test_the_command_runs_each_side_from_its_own_tree_and_says_what_became_worse(project, compare):
-    models = "nets:make,nets:slow,nets:late,nets:breaks,nets:crashes"
-    answer = compare(
-        *("--base", "main", "--model", models, "--input", "4,8", "--device", "cpu", "--pairs", 3),
-        *("--workload", "inference", "--grad-mode", "global_on", "--json"),
-    )
+def verdicts(answer) -> dict[tuple[str, str], dict]:
+    """Return what a comparison printed as JSON, by factory and meter."""
     assert answer.exit_code == ExitStatus.REGRESSION, answer.output
-    rows = {
+    return {
         (row["cell"]["model"].removeprefix("nets."), row["meter"]): row
         for row in json.loads(answer.stdout)["verdicts"]
     }
-    slow = rows["slow", "step_time"]
-    assert slow["verdict"] == "worse", slow
-    assert slow["change"]["point"] > 2
-    assert slow["reason"] == "slower in the first 3 pairs and in 3 new ones"
+
+
+FORWARDS = (
+    *("--base", "main", "--input", "4,8", "--device", "cpu", "--pairs", 3),
+    *("--workload", "inference", "--grad-mode", "global_on", "--json"),
+)
+
+
+def test_the_command_runs_each_side_from_its_own_tree_and_says_what_became_worse(project, compare):
+    """With a threshold that no time reaches: bytes are worse, and no new pairs are asked for."""
+    models = ("--model", "nets:make,nets:breaks,nets:crashes")
+    answer = compare(*FORWARDS, *models, "--threshold", 0.99)
+    rows = verdicts(answer)
     saved = rows["make", "saved_for_backward"]  # sin saves its input beside what tanh saved
     assert (saved["verdict"], saved["baseline"], saved["candidate"]) == ("worse", 256, 512)
     assert rows["make", "step_time"]["change"] is not None  # in spite of the others' ends
     assert "cannot step it: ValueError: no weights" in rows["breaks", "step_time"]["reason"]
-    assert "cannot step it: ValueError: out of patience" in rows["late", "step_time"]["reason"]
     assert "killed by SIGSEGV" in rows["crashes", "step_time"]["reason"]
     assert "uncommitted changes" in answer.stderr
     assert f"the base is main, commit {git(project, 'rev-parse', 'main')[:10]}" in answer.stderr
     assert "gradbench-" not in git(project, "worktree", "list")
+
+
+@pytest.mark.slow
+def test_a_slower_step_is_confirmed_by_new_pairs_beside_one_that_fails_late(project, compare):
+    rows = verdicts(compare(*FORWARDS, "--model", "nets:slow,nets:late"))
+    slow = rows["slow", "step_time"]
+    assert slow["verdict"] == "worse", slow
+    assert slow["change"]["point"] > 2
+    assert slow["reason"] == "slower in the first 3 pairs and in 3 new ones"
+    assert "cannot step it: ValueError: out of patience" in rows["late", "step_time"]["reason"]
 
 
 @pytest.mark.parametrize(

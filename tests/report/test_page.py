@@ -3,8 +3,6 @@
 import base64
 import hashlib
 import re
-import subprocess
-import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -353,27 +351,3 @@ def test_a_page_that_cannot_be_written_is_named(tmp_path):
 def test_a_command_that_was_no_utf_8_is_written_all_the_same(tmp_path):
     odd = run_of([started([], command=("gradbench", "run", "--config", "caf\udce9.toml"))])
     assert write(odd, tmp_path / "page.html").exists()
-
-
-RENDER = """
-import sys
-from pathlib import Path
-from gradbench.report import write
-from gradbench.store.jsonl import Store
-runs, warnings = Store(sys.argv[1]).load_all()
-write(runs, Path(sys.argv[2]))
-print(len(runs), len(warnings), "torch" in sys.modules)
-"""
-
-
-def test_a_stored_run_is_rendered_without_torch(tmp_path):
-    saved = Store(tmp_path / "results").save(RUNS["normal"].records)
-    page = tmp_path / "page.html"
-    answered = subprocess.run(
-        [sys.executable, "-c", RENDER, tmp_path / "results", page],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert answered.stdout.split() == ["1", "0", "False"]
-    assert page.read_text("utf-8") == render(saved)

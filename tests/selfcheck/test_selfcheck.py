@@ -180,10 +180,10 @@ def test_a_small_self_check_runs_end_to_end_and_memory_matches_arithmetic(tmp_pa
     effort = Effort(
         subjects=(Subject("tiny MLP", TINY, 0.05, 2, {0.05: 2}),),
         neighbour=(Subject("tiny MLP", TINY, 0.05, 2),),
-        peers=2,
+        peers=1,
         processes=2,
         turns=2,
-        bias_s=0.5,
+        bias_s=0.2,
     )
     said = []
     checks, facts = selfcheck.run(effort, said.append)
