@@ -1,6 +1,5 @@
 """Commands that measure: ``list`` says what, ``run`` does it."""
 
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from .app import (
     out,
     split,
 )
-from .printing import print_run
+from .printing import print_run, resume_command
 from .request import Request, takes_request
 from .screen import shown
 from .semantics import load_or_examine
@@ -110,7 +109,7 @@ def run(
         options += [
             f"--{name}" for name, value in (("meter", meter), ("shard", shard)) if value is not None
         ]
-        recording = _go_on(resume, [*request.given, *options], results=results)
+        recording = _go_on(resume, request, options, results=results)
     try:
         with progress(len(recording.header.cells)) as listener, recording:
             for _ in recording.measure(progress=listener):
@@ -162,14 +161,29 @@ def _begin(
     return Recording(Store(results).create(), header, models=models)
 
 
-def _go_on(name: str, options: Sequence[str], *, results: Path) -> "Recording":
-    """Return the recording of a run that was cut short; ``options`` are those it cannot heed."""
-    from ..recording import Recording
-    from ..store.jsonl import Store
+def _go_on(name: str, request: Request, options: Sequence[str], *, results: Path) -> "Recording":
+    """Return the recording of a run that was cut short; ``options`` are others it cannot heed.
 
-    if options:
-        raise Impossible(f"a resumed run goes on as it began: leave out {', '.join(options)}")
-    writer, cut = Store(results).resume(name)
+    A file says which code its models are, and somebody else may have written it: whoever goes on
+    with models that are not built in names them again.
+    """
+    from ..recording import Recording
+    from ..store.jsonl import Store, load
+
+    store = Store(results)
+    own = load(store.find(name)).header.sources
+    heeded = ["--model"] if own else []
+    unheeded = [*(option for option in request.given if option not in heeded), *options]
+    if unheeded:
+        raise Impossible(f"a resumed run goes on as it began: leave out {', '.join(unheeded)}")
+    named = {each for each, source in own.items() if {each, source.build} & {*request.models}}
+    if named != set(own):
+        code = ", ".join(source.build for source in own.values())
+        raise BadModel(
+            f"to go on runs code that the run's file names, {code}: "
+            f"if it is yours, add --model {','.join(own)}"
+        )
+    writer, cut = store.resume(name)
     if cut.dropped:
         err.print(f"[yellow]{shown(cut.dropped)}[/yellow]")
     return Recording(writer, cut.header, models=_models_of(cut), resumed=cut)
@@ -225,6 +239,5 @@ def _say_what_is_kept(path: Path) -> None:
     total = len(by_block(kept.header.cells))
     err.print(
         f"stopped: {total - len(kept.unfinished())} of {total} blocks are kept; "
-        f"go on with: gradbench run --resume {kept.name} "
-        f"--results {shlex.quote(str(path.parent))}"
+        f"go on with: {shown(resume_command(kept, path.parent))}"
     )

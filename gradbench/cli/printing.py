@@ -1,6 +1,8 @@
 """A run as the terminal shows it."""
 
 import re
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from .app import err, out
@@ -46,6 +48,14 @@ def _print_note(note: "Note") -> None:
 def marked(sentence: str) -> str:
     """Return a sentence as markup, its names in backticks in bold instead."""
     return re.sub(r"`([^`]*)`", r"[bold]\1[/bold]", shown(sentence))
+
+
+def resume_command(run: "Run", results: Path | None = None) -> str:
+    """Return the command that goes on with a run that was cut short."""
+    own = ",".join(run.header.sources)
+    models = f" --model {shlex.quote(own)}" if own else ""
+    where = f" --results {shlex.quote(str(results))}" if results is not None else ""
+    return f"gradbench run --resume {run.name}{models}{where}"
 
 
 def print_scaling(run: "Run", reference: str) -> None:

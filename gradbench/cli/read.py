@@ -1,6 +1,5 @@
 """Commands that read what was recorded: ``show``, ``report``, ``runs``."""
 
-import shlex
 import webbrowser
 from pathlib import Path
 from typing import Annotated, Final
@@ -24,7 +23,7 @@ from .app import (
 )
 from .exports import tell_markdown
 from .history import CommitUrl, commit_address
-from .printing import print_run, print_scaling
+from .printing import print_run, print_scaling, resume_command
 from .screen import shown
 
 FORMATS: Final = ("html", "md")
@@ -134,7 +133,7 @@ def runs(
         loaded, warnings = store.load_all()
         if not loaded and not warnings and not moved:
             err.print(f"no runs in {shown(repr(str(results)))}")
-        where = "" if results == Path("results") else f" --results {shlex.quote(str(results))}"
+        where = None if results == Path("results") else results
         for one in loaded:
             total = len(by_block(one.header.cells))
             if one.sealed:
@@ -142,7 +141,7 @@ def runs(
             elif being_written(store.find(one.name)):
                 state = "still going"
             else:
-                state = f"cut short: gradbench run --resume {one.name}{where}"
+                state = shown(f"cut short: {resume_command(one, where)}")
             out.print(f"{one.name}  {total - len(one.unfinished())} of {total} blocks  {state}")
         for complaint in [*moved, *warnings]:
             err.print(f"[yellow]{shown(complaint)}[/yellow]")

@@ -41,6 +41,11 @@ class Request:
         self.given = [option for option, value in options_given.items() if value]
         self.given += ["--preset"] if self._preset != "quick" else []
 
+    @property
+    def models(self) -> list[str]:
+        """The models that were asked for, as they were written."""
+        return self._selections["model"]
+
     def arguments(self) -> list[str]:
         """Return the options as they would be given to another command."""
         arguments = ["--config", str(self.config)] if self.config else ["--preset", self._preset]

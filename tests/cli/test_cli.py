@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import chdir, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -421,6 +421,40 @@ def test_what_a_resumed_run_would_not_heed_is_refused(options, gradbench, here):
     with Store(here / "results").create() as writer:
         writer.write(started(block()))
     assert options[0] in complaint(gradbench("run", "--resume", "latest", *options))
+
+
+@pytest.fixture
+def cut_short(here):
+    """A run of a model that is not built in, whose import would leave a file behind."""
+    text = "from pathlib import Path\nPath('executed').touch()\n" + NETS["nets.py"]
+    (here / "theirs.py").write_text(text, "utf-8")
+    source = ModelSource(build="theirs:make", input=("B,8",))
+    header = started([replace(c, model="theirs.make") for c in block()])
+    with Store(here / "results").create() as writer:
+        writer.write(replace(header, sources={"theirs.make": source}))
+    yield
+    sys.modules.pop("theirs", None)
+
+
+@pytest.mark.usefixtures("cut_short", "nothing_is_measured")
+def test_going_on_runs_no_code_that_only_the_file_names(gradbench, here):
+    line = complaint(gradbench("run", "--resume", "latest"))
+    assert "runs code that the run's file names, theirs:make: " in line
+    assert "add --model theirs.make" in line
+    assert complaint(gradbench("run", "--resume", "latest", "--model", "mlp_tiny")) == line
+    assert not (here / "executed").exists()
+    assert "--model theirs.make" in gradbench("runs").stdout
+
+
+@pytest.mark.usefixtures("cut_short")
+def test_a_model_of_ones_own_is_gone_on_with_when_it_is_named_again(gradbench, here, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    made = []
+    monkeypatch.setattr("gradbench.recording.Recording", lambda *_, **given: made.append(given))
+    for name in ("theirs.make", "theirs:make"):
+        gradbench("run", "--resume", "latest", "--model", name)
+        assert (here / "executed").exists()
+    assert ["theirs.make" in given["models"] for given in made] == [True, True]
 
 
 # A real run

@@ -180,8 +180,11 @@ def main() -> None:
     for number in range(given.count):
         for victim, count in counts.items():
             attack, _ = ATTACKS[victim]
-            with tempfile.TemporaryDirectory(prefix="attacked-") as name:
-                attack(Path(name), count, rng.uniform(0, duration_s(victim)))
+            kills, moment_s = count.kills, rng.uniform(0, duration_s(victim))
+            while count.kills == kills:  # it may be over before its moment has come
+                with tempfile.TemporaryDirectory(prefix="attacked-") as name:
+                    attack(Path(name), count, moment_s)
+                moment_s /= 2
             print(f"{victim}: {number + 1} of {given.count}", file=sys.stderr, flush=True)
             loads.append(psutil.getloadavg()[0])
             found = {
