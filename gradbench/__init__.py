@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import semantics as semantics
+    from .advisor import Advised as Advised, advise as advise
     from .analysis.dataframes import (
         breakdowns as breakdowns,
         changes as changes,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 # Public name -> the module that has it: `import gradbench` costs nothing, torch and pandas least of
 # all, and Ctrl-C in the first moments of a command meets no import. "" where the name is a package.
 _LAZY = {
+    "Advised": "advisor",
     "Batch": "workloads.trees",
     "Breakdown": "records.measurements",
     "Cell": "experiment.matrix",
@@ -70,6 +72,7 @@ _LAZY = {
     "Report": "report",
     "Usage": "memory.usage",
     "WORKLOADS": "workloads.steps",
+    "advise": "advisor",
     "breakdowns": "analysis.dataframes",
     "changes": "analysis.dataframes",
     "compare": "comparison.callables",

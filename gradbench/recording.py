@@ -7,13 +7,14 @@ from types import TracebackType
 from typing import Self
 
 from . import runner
-from .experiment.matrix import Block, by_block
+from .experiment.matrix import Block, Cell, by_block
 from .experiment.plan import Plan
 from .records import selfcheck
 from .records.measurements import Reading, Started
 from .records.run import Run
 from .records.semantics import Behaviour
 from .runner import bench, preflight
+from .runner.passes import Job
 from .store.jsonl import Writer, load
 from .workloads.models import MODELS, Model
 
@@ -73,6 +74,10 @@ class Recording:
             self._writer.write(outcome)
             self._done.add((outcome.cell, outcome.meter))
             yield outcome
+
+    def ask(self, job: Job, cell: Cell) -> list[object]:
+        """Return what a job says of a cell's model, which no meter reads and no record keeps."""
+        return list(self._bench.ask(job, cell))
 
     def finish(self) -> Run:
         """Seal the run if it has every outcome; return it as it can be loaded."""

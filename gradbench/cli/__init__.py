@@ -6,6 +6,7 @@ import traceback
 from ..exit_status import ExitStatus
 from ..printable import printable_lines, without_commands
 from . import (
+    advise,
     ci,
     compare,
     exports,
@@ -22,6 +23,7 @@ from . import (
 from .app import app, sort_commands
 
 __all__ = [
+    "advise",
     "app",
     "ci",
     "compare",

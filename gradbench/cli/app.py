@@ -21,7 +21,7 @@ from .screen import Screen, shown, shown_briefly
 if TYPE_CHECKING:
     from rich.status import Status
 
-FIRST: Final = ("list", "run", "show", "report", "predict")
+FIRST: Final = ("advise", "run", "show", "report", "predict", "list")
 """Commands that a newcomer needs; help lists them first."""
 
 _UsageError: Final[type[Exception]] = typer.BadParameter.__mro__[1]  # typer names it nowhere else
@@ -64,7 +64,7 @@ out = Screen(soft_wrap=True)
 err = Screen(soft_wrap=True, stderr=True)
 
 TRY: Final = (
-    ("gradbench predict --model resnet18_32 --fit 4GiB", "the largest batch"),
+    ("gradbench advise --model resnet18_32", "which mode to use, in a minute"),
     ("gradbench run --preset tiny", "measure all modes side by side"),
     ("gradbench --help", "everything else"),
 )
@@ -77,7 +77,7 @@ def without_a_command(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         out.print("What PyTorch's grad modes cost, on your model and your machine. Three to try:\n")
         for command, about in TRY:
-            out.print(f"  [bold]{command:<49}[/bold] {about}")
+            out.print(f"  [bold]{command:<37}[/bold] {about}")
 
 
 Results = Annotated[Path, typer.Option(help="Folder of runs.")]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ..errors import BadModel, Impossible
-from ..experiment.matrix import AXES, Cell, select, unique
+from ..errors import BadModel, Impossible, UnknownName
+from ..experiment.matrix import AXES, GRAD_MODES, Cell, select, unique
 from ..experiment.model_source import ModelSource, is_source, parse_input, parse_model
 from ..experiment.plan import Plan
 from ..experiment.presets import PRESETS
@@ -127,6 +127,41 @@ class Request:
         if self.config is None and not selections["device"]:
             cells = select(cells, "device", devices.available())
         return cells, choice.plan, models_of({**choice.sources, **sources})
+
+    def one_model(self, what: str) -> tuple[Cell, "Model"]:
+        """Return the inference of one model that the options describe, under a mode of ours.
+
+        For a command that looks at one model in one setting; ``what`` names it.
+        """
+        from .. import devices
+        from ..workloads.models import MODELS
+        from ..workloads.own_models import models_of
+
+        own, batch = self._sources(MODELS)
+        described: Mapping[str, ModelSource] = {}
+        if self.config is not None:
+            described = choose(file=self.config).sources
+        if "--preset" in self.given:
+            raise Impossible(f"{what} looks at one model: leave out --preset")
+        for axis in ("workload", "grad_mode"):
+            if self._selections[axis]:
+                raise Impossible(f"{what} is about inference in every mode: leave out {axis}")
+        for axis, values in self._selections.items():
+            if len(values) > 1:
+                raise Impossible(f"{what} looks at one setting: give {AXES[axis].option} once")
+        if not self._selections["model"]:
+            raise Impossible(f"{what} needs a model: --model resnet18_32, or one of your own")
+        chosen = {axis: AXES[axis].parse(one) for axis, (one, *_) in self._given_axes()}
+        given = {"device": devices.available()[-1], "batch_size": int(batch or DEFAULT_BATCH)}
+        name = parse_model(text)[0] if _is_own(text := self._selections["model"][0]) else text
+        models = models_of({**described, **own})
+        if name not in models:
+            raise UnknownName("model", name, models)
+        modes = {"workload": "inference", "grad_mode": GRAD_MODES[-1], "model": name}
+        return Cell(**{**given, **chosen, **modes}), models[name]  # type: ignore[arg-type] # parsed
+
+    def _given_axes(self) -> Iterable[tuple[str, list[str]]]:
+        return ((axis, values) for axis, values in self._selections.items() if values)
 
     def _sources(self, known: Mapping[str, object]) -> tuple[dict[str, ModelSource], str]:
         """Return the user's models by name, and the batch size that their inputs say, or ""."""

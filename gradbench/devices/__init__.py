@@ -246,6 +246,9 @@ class Device(Protocol):
     def runs_otherwise(self, op: str) -> bool:
         """Say whether the device has another operator, or another need, where the CPU runs this."""
 
+    def multiplies_bfloat16(self) -> bool:
+        """Say whether bfloat16 numbers are multiplied as such: where they are not, it is slow."""
+
     def near_cores(self, usable: Collection[int]) -> list[int]:
         """Return those of the usable cores that are closest to the device, in order."""
 

@@ -79,6 +79,10 @@ class Accelerator:
         """Return True: nobody has compared this backend's operators with the CPU's."""
         return True
 
+    def multiplies_bfloat16(self) -> bool:
+        """Return True: torch does not say otherwise."""
+        return True
+
     def near_cores(self, usable: Collection[int]) -> list[int]:
         """Return all: which are near is unknown."""
         return sorted(usable)

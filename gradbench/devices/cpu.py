@@ -80,6 +80,11 @@ class CPU:
     def prepare(self) -> None:
         """Do nothing: threads and cores are set by whoever starts the process."""
 
+    def multiplies_bfloat16(self) -> bool:
+        """Return whether there are instructions for it: AVX-512's, AMX's or Arm's."""
+        has: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
     def near_cores(self, usable: Collection[int]) -> list[int]:
         """Return all."""
         return sorted(usable)

@@ -183,6 +183,10 @@ class CUDA:
         if index is not None and index >= count:
             raise DeviceUnavailable(f"{self.name}: this machine has {count}, counted from cuda:0")
 
+    def multiplies_bfloat16(self) -> bool:
+        """Return whether the GPU does, and not torch in its place."""
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
     def near_cores(self, usable: Collection[int]) -> list[int]:
         """Return the usable cores of the GPU's own socket, or all where that is not known.
 

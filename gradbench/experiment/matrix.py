@@ -141,6 +141,15 @@ class Cell:
             values=("ieee", "tf32"),
         ),
     ] = "ieee"
+    autocast: Annotated[
+        str,
+        Axis(
+            plural="autocasts",
+            help="off, bfloat16, float16: torch.autocast around the forward.",
+            values=("off", "bfloat16", "float16"),
+            label="autocast_{}",
+        ),
+    ] = "off"
 
     def __post_init__(self) -> None:
         for name, axis in AXES.items():

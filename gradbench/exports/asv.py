@@ -47,6 +47,7 @@ TYPES: Final[Mapping[str, tuple[str, str, float]]] = {
     "bytes": ("peakmemory", "bytes", 1),
     "uJ": ("track", "µJ", 1),
     "instructions": ("track", "instructions", 1),
+    "ppt": ("track", "relative difference", 1e-12),
 }
 """The record's unit -> asv's type and unit, and what one of ours is in it."""
 GOAL: Final = 0.99

@@ -34,7 +34,7 @@ class Figure:
 
     cell: Cell
     name: str
-    unit: str  # "ns", "bytes", "uJ", "instructions"
+    unit: str  # "ns", "bytes", "uJ", "instructions", "ppt"
     estimate: Estimate
     measurement: Measurement
 

@@ -27,6 +27,6 @@ def values_in_words(row: FigureVerdict) -> str:
 def _value(value: float, unit: str) -> str:
     if unit == "bytes":
         return f"{value:,.0f} B"  # a change of one byte must show
-    if unit in ("ns", "uJ", "instructions"):
+    if unit in ("ns", "uJ", "instructions", "ppt"):
         return format_units.quantity(value, unit)
     return format_units.factor(value)

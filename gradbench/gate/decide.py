@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from ..analysis import format_units
 from ..analysis.run_view import CONTROL, View
 from ..experiment.matrix import Cell
 from ..records.measurements import Cause, Measurement, Outcome, Skipped
@@ -309,6 +310,10 @@ def _counted(base: _Number, candidate: Sequence[_Number], rule: Rule) -> FigureV
 def _difference_in_words(difference: float, allowed: float, unit: str) -> str:
     if difference == 0:
         return "equal"
+    if unit == "ppt":
+        more = format_units.relative(abs(difference))
+        nearer = "farther from" if difference > 0 else "nearer to"
+        return f"the output is {more} {nearer} global_on's than before"
     words = f"{difference:+,.0f} {'B' if unit == 'bytes' else unit}"
     return f"{words}, {allowed:,.0f} allowed"
 

@@ -22,6 +22,7 @@ BESIDE: Final[Columns] = {
     "bound": "bound by",
     "energy": "energy",
     "instructions": "instructions",
+    "output_difference": "output",
 }
 """The meters that have a column beside the step's time, where any cell was read by them.
 
@@ -212,6 +213,6 @@ def _facts(measured: Measurement, values: Floats) -> dict[str, str]:
 
 def _modules(view: View, cells: Sequence[Cell]) -> dict[str, str]:
     """Return the bytes that modules of a block saved for backward, in the mode that saved most."""
-    modules = [view.run.breakdowns[c].modules for c in cells if c in view.run.breakdowns]
+    modules = [view.run.breakdowns[c].titled() for c in cells if c in view.run.breakdowns]
     most = max(modules, key=lambda saved: sum(saved.values()), default={})
     return {name: format_units.size(size) for name, size in most.items() if size}

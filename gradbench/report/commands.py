@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
+from ..experiment import model_names
 from ..experiment.matrix import AXES, GRAD_MODES, Cell
 from ..experiment.presets import PRESETS
 from ..records.measurements import Started
@@ -19,8 +20,11 @@ def again(cell: Cell, started: Started) -> str | None:
     given in Python and has no name that a command line knows.
     """
     source = started.sources.get(cell.model)
-    if source is None and all(
-        cell.model != known.model for cells in _presets().values() for known in cells
+    sized = model_names.parse(cell.model) is not None
+    if (
+        source is None
+        and not sized
+        and all(cell.model != known.model for cells in _presets().values() for known in cells)
     ):
         return None
     modes = [c.grad_mode for c in started.cells if c.block == cell.block]

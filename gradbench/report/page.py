@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis import headline, run_sentences
+from ..analysis.advice import Advice
 from ..analysis.diagnosis import possible_interference
 from ..analysis.run_view import MEMORY, TIME, View
 from ..errors import StoreError
@@ -23,6 +24,7 @@ from . import (
     run_differences,
     template,
 )
+from .advice import advice_html
 from .semantics import section as semantics_section
 
 
@@ -33,12 +35,14 @@ def render(
     semantics: Behaviour | None = None,
     commit_url: str = "",
     rules: Rules | None = None,
+    advice: Advice | None = None,
 ) -> str:
     """Return one self-contained HTML page about one or more runs; several show their history.
 
     Of several, the last is held against the first, by the gate's ``rules``. ``checks`` is what the
     self-checks found, by device (`gradbench.records.selfcheck.load_all`), ``semantics`` what the
-    modes were seen to do (`gradbench.records.semantics.load`), ``commit_url`` the address of a
+    modes were seen to do (`gradbench.records.semantics.load`), ``advice`` stands above all,
+    ``commit_url`` the address of a
     commit's page, with ``{commit}`` in it. Raise `StoreError` without a run.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
@@ -69,6 +73,7 @@ def render(
         data=embedded_data.embedded(views),
         selfchecks=_selfchecks(views, checks or {}),
         history=history.of_runs(runs, commit_url=commit_url) if len(runs) > 1 else None,
+        advice=advice and advice_html(advice),
     )
 
 
@@ -80,9 +85,17 @@ def write(
     semantics: Behaviour | None = None,
     commit_url: str = "",
     rules: Rules | None = None,
+    advice: Advice | None = None,
 ) -> Path:
     """Write the page; raise `StoreError` where that cannot be."""
-    html = render(runs, checks=checks, semantics=semantics, commit_url=commit_url, rules=rules)
+    html = render(
+        runs,
+        checks=checks,
+        semantics=semantics,
+        commit_url=commit_url,
+        rules=rules,
+        advice=advice,
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(html, "utf-8", errors="backslashreplace")

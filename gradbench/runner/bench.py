@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
@@ -24,7 +25,7 @@ from . import environment, host_system, processes, twins
 from .attempts import Spent, Trying, Unfinished, capture_environment
 from .fork_server import JobError, MallocProfile, WorkerDied
 from .meters import METERS
-from .passes import PASSES, Pass, Task
+from .passes import PASSES, Job, Pass, Task, asked
 from .preflight import DEFAULT_METERS, obstacle, portable
 from .processes import Processes
 
@@ -136,6 +137,16 @@ class Bench:
                 for name in names
             ]
             yield outcomes
+
+    def ask(self, job: Job, cell: Cell) -> Iterator[object]:
+        """Yield what a job says of a cell's model that is no reading, in a process of its own.
+
+        Where that process dies, what it had said by then is all.
+        """
+        model = portable(cell.model, self._models[cell.model])
+        server = self._server(PASSES["memory"].malloc[cell.malloc])
+        with suppress(WorkerDied):
+            yield from server.run(asked, job, cell, model, self._plan, limit_s=self._plan.limit_s)
 
     def ended(self) -> Ended:
         """Return where the wall time went since this bench was made."""

@@ -45,6 +45,14 @@ METERS: Final[Mapping[str, Meter]] = {
             False,
             "the device's part of a step: CUDA events around work that was enqueued before",
         ),
+        Meter(
+            "output_difference",
+            "ppt",
+            "time",
+            True,
+            "how far the output lies from global_on's at most, relative, in parts per trillion; "
+            "0 when they are equal to the bit",
+        ),
         Meter("energy", "uJ", "time", False, "what the whole board used for one step (NVML)"),
         Meter(
             "peak_allocated",

@@ -7,6 +7,7 @@ from typing import Final
 
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
+from ..workloads.models import Model
 from .attempts import Message, survived
 from .fork_server import AS_TIMED, FOR_MEMORY, MallocProfile
 from .instructions_pass import count_block
@@ -52,6 +53,15 @@ class Pass:
 def _unpickled(job: Callable[..., Iterator[Message]], task: Task) -> Iterator[object]:
     messages = job(task.cells, pickle.loads(task.model), task.plan, task.meters)
     yield from survived(messages, task.cells, task.meters)
+
+
+Job = Callable[[Cell, Model, Plan], Iterator[object]]
+"""What is asked of a cell's model beside its meters."""
+
+
+def asked(job: Job, cell: Cell, model: bytes, plan: Plan) -> Iterator[object]:
+    """Yield what a job says of a model that was pickled."""
+    yield from job(cell, pickle.loads(model), plan)
 
 
 PASSES: Final[Mapping[str, Pass]] = {

@@ -27,6 +27,7 @@ from .cuda_clocks import Figure, read_clocks
 from .host_noise import HostNoise
 from .interleave import LONG_STEP_NS, Interleaving, Rounds, Warmth, calibrate, warm_up
 from .meters import METERS, StepTime
+from .output_difference import NAME as OUTPUT_DIFFERENCE, output_differences
 from .process_settings import ProcessSettings
 from .visits import VisitedArm, losing, share_numbers, start
 
@@ -57,10 +58,16 @@ def time_block(
             arms.append(arm)
         else:
             yield from (skip(cell, name, arm) for name in wanted)
+    numbers = share_numbers(arms, begun)
+    if OUTPUT_DIFFERENCE in wanted:
+        yield from output_differences(arms, device)
+        wanted = [name for name in wanted if name != OUTPUT_DIFFERENCE]
+    if not wanted:
+        return
     clock = StepTime.of(device, flush=flush)
     yield from _Timing(
         arms=arms,
-        numbers=share_numbers(arms, begun),
+        numbers=numbers,
         clock=clock,
         device=device,
         plan=plan,

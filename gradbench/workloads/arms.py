@@ -32,6 +32,7 @@ class CellArm:
         return nullcontext() if self.cell.entry == "per_call" else self.workload.held(self.mode)
 
 
+Forward = Callable[..., Any]
 Layout = torch.memory_format | None
 Convert = Callable[[nn.Module, str, torch.dtype | None, Layout], nn.Module]
 
@@ -92,6 +93,8 @@ def build(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -> S
     forward: Callable[..., Any] = module
     if cell.compile == "on":
         forward = torch.compile(module)
+    if cell.autocast != "off":
+        forward = autocasting(forward, cell)
     loss = model.loss.load() if isinstance(model.loss, Loadable) else model.loss
     return Subject(module, forward, given, loss, head, cut, OPTIMIZERS[cell.optimizer])
 
@@ -109,6 +112,17 @@ def _placed(given: Any, device: str, dtype: torch.dtype | None, layout: Layout) 
         return mapped(given, moved_input)
     args, kwargs = mapped((given.args, given.kwargs), moved_input)
     return Batch(args, kwargs, mapped(given.target, lambda tensor: tensor.to(device)))
+
+
+def autocasting(forward: Forward, cell: Cell) -> Forward:
+    """Return the forward as `torch.autocast` runs it."""
+    kind, dtype = cell.device.partition(":")[0], getattr(torch, cell.autocast)
+
+    def autocast(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(kind, dtype):
+            return forward(*args, **kwargs)
+
+    return autocast
 
 
 def make_arm(cell: Cell, subject: Subject) -> CellArm:

@@ -97,10 +97,17 @@ class Workload:
     mode_inside: bool = False  # the step enters the mode itself: the caller must not hold it
     splits_head: bool = False  # the model's head is trained apart from the rest
     optimizes: bool = True  # the step ends with an optimizer's
+    reenables: bool = False  # the step turns grad on again inside the mode
 
     def held(self, mode: GradMode) -> AbstractContextManager[object]:
         """Return the context that the caller holds around steps."""
         return nullcontext() if self.mode_inside else mode.hold()
+
+    def output(self, subject: Subject, mode: GradMode) -> object:
+        """Return what the forward of a step returns, called once where the mode is held."""
+        inside = mode.reenable() if self.reenables else nullcontext()
+        with mode.enter() if self.mode_inside else inside:
+            return subject.call()()
 
 
 def inference(subject: Subject, _mode: GradMode) -> Step:
@@ -180,7 +187,7 @@ WORKLOADS: Final[Mapping[str, Workload]] = {
     for workload in (
         Workload("inference", inference, optimizes=False),
         Workload("training", training, needs_graph=True),
-        Workload("training_reenabled", training_reenabled),
+        Workload("training_reenabled", training_reenabled, reenables=True),
         Workload("frozen_backbone", frozen_backbone, mode_inside=True, splits_head=True),
     )
 }

@@ -153,7 +153,10 @@ def broken(old, new, *, text=GOOD):
             id="unknown-key",
         ),
         pytest.param(
-            broken("workloads", "zzz"), 13, "zzz: no such key: batch_sizes, compile", id="far-key"
+            broken("workloads", "zzz"),
+            13,
+            "zzz: no such key: autocasts, batch_sizes, compile",
+            id="far-key",
         ),
         pytest.param(
             broken("about", "abuot"), 1, "abuot: no such key: did you mean 'about'?", id="top-key"

@@ -125,6 +125,28 @@ def test_equal_arms_instructions_may_differ_by_what_equal_arms_do():
 
 
 @pytest.mark.parametrize(
+    ("before", "now", "verdict"),
+    [(0, 0, Verdict.SAME), (0, 1, Verdict.WORSE), (5, 10, Verdict.SAME), (5, 11, Verdict.WORSE)],
+)
+def test_a_mode_that_begins_to_change_the_output_is_worse(before, now, verdict):
+    def apart(ppt: int):
+        return replace(counted(cell("no_grad"), ppt, meter="output_difference"), unit="ppt")
+
+    judged = only(decide([run([apart(before)])], [run([apart(now)])]))
+    assert judged.verdict is verdict
+    if verdict is Verdict.WORSE:
+        assert "farther from global_on's than before" in judged.reason
+
+
+def test_a_baseline_without_the_outputs_stays_comparable():
+    old = [saved(10)]
+    new = [saved(10), replace(counted(cell(), 0, meter="output_difference"), unit="ppt")]
+    decision = decide([run(old)], [run(new)])
+    assert decision.status() is ExitStatus.OK
+    assert [one.why for one in decision.not_compared] == ["new"]
+
+
+@pytest.mark.parametrize(
     ("fact", "value"), [("torch", "2.12.0"), ("cpu_capability", "AVX512"), ("protocol", 2)]
 )
 def test_bytes_of_another_torch_or_isa_are_not_compared_and_that_is_reported(fact, value):

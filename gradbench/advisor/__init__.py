@@ -1,0 +1,4 @@
+"""Advice on one model: which grad mode to use here, what it saves, what to look out for."""
+
+from .advised import Advised as Advised, advise as advise
+from .study import Question as Question, study as study

@@ -1,0 +1,160 @@
+"""A short study of one model: a small run of one block, and what else its advice needs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from .. import devices, runner
+from ..analysis import format_units
+from ..analysis.advice import Advice
+from ..errors import GradbenchError, Impossible
+from ..experiment.matrix import AS_IS, GRAD_MODES, Cell
+from ..experiment.plan import Plan
+from ..memory.predict import Predictor
+from ..recording import Recording
+from ..records.advice import Finding, LargestBatch, Study, Trial
+from ..records.measurements import Fact
+from ..records.run import Run
+from ..report.commands import again
+from ..runner import preflight
+from ..store.jsonl import Store
+from ..workloads.models import Model
+from .findings import look_at
+
+METERS: Final = (
+    "step_time",
+    "output_difference",
+    "peak_allocated",
+    "peak_transient",
+    "saved_for_backward",
+    "breakdown",
+    "leaked",
+)
+PLAN: Final = Plan(budget_s=2.0, warmup_s=0.1)
+"""Seconds of rounds, not minutes: on a quiet machine ratios are then known to a percent or two."""
+
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is to be studied: an inference cell, whatever its mode, and the model it names."""
+
+    cell: Cell
+    model: Model
+    plan: Plan = PLAN
+    memory_bytes: int | None = None  # None: what the device has
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The block: one model and batch in every mode."""
+        return tuple(replace(self.cell, grad_mode=mode) for mode in GRAD_MODES)
+
+
+def study(question: Question, store: Store, *, say: Say) -> Study:
+    """Measure the block and the trials, look at the model, fit batches.
+
+    What is measured is a run like any other, sealed in the store.
+    """
+    models = {question.cell.model: question.model}
+    trials = tuple(_trials(question))
+    cells = [*question.cells, *(trial.cell for trial in trials if trial.cell is not None)]
+    preflight.check(cells, models, METERS)
+    header = runner.started(cells, plan=question.plan, meters=METERS, models=models)
+
+    def progress(event: runner.Progress) -> None:
+        say(f"{event.block}: {event.doing}")
+
+    with Recording(store.create(), header, models=models) as recording:
+        for _ in recording.measure(progress=progress):
+            pass
+        say("looking at the model")
+        found = recording.ask(look_at, question.cell)
+        run = recording.finish()
+    if not run.measured:
+        return Study(run=run, cells=question.cells)
+    memory_bytes, memory_of = _memory(question, run.environment.facts)
+    best = Advice(Study(run=run, cells=question.cells)).best
+    return Study(
+        run=run,
+        cells=question.cells,
+        findings=tuple(one for one in found if isinstance(one, Finding)),
+        batches=tuple(_batches(question, best, memory_bytes, say=say)),
+        memory_bytes=memory_bytes,
+        memory_of=memory_of,
+        trials=(*trials, *_untried(question, run)),
+        thorough=_thorough(question, run),
+    )
+
+
+def _trials(question: Question) -> Iterator[Trial]:
+    """Yield the changes that are quick to try, in the mode that is most often the best."""
+    plain = replace(question.cell, grad_mode="inference_mode")
+    channels_last = replace(plain, memory_format="channels_last")
+    possible = preflight.obstacle(channels_last, {plain.model: question.model}) is None
+    if possible and channels_last != plain:
+        yield Trial(name="channels_last", cell=channels_last)
+    if plain.autocast != "off" or plain.dtype not in (AS_IS, "float32"):
+        return
+    if devices.find(plain.device).multiplies_bfloat16():
+        yield Trial(name="bfloat16 autocast", cell=replace(plain, autocast="bfloat16"))
+    else:
+        why_not = "this processor has no instructions for bfloat16: it would be slower"
+        yield Trial(name="bfloat16 autocast", not_tried=why_not)
+
+
+def _untried(question: Question, run: Run) -> Iterator[Trial]:
+    """Yield the changes that would take longer than a short study may."""
+    if question.cell.compile == "off":
+        yield Trial(
+            name="torch.compile",
+            not_tried="compiling takes from ten seconds up: gradbench run --compile on",
+        )
+    breakdown = run.breakdowns.get(replace(question.cell, grad_mode=GRAD_MODES[0]))
+    saved = breakdown.titled() if breakdown is not None else {}
+    if saved:
+        most = next(iter(saved))
+        size = format_units.size(saved[most])
+        words = f"for training alone; {most} has most saved for backward, {size}"
+        yield Trial(name="checkpointing", not_tried=words)
+
+
+def _batches(
+    question: Question, best: str, memory_bytes: int, *, say: Say
+) -> Iterator[LargestBatch]:
+    """Yield the largest batch for inference in the best mode, with grad on, and for training."""
+    predictor = Predictor(question.cell.device)
+    for purpose, grad_mode, workload in (
+        (f"inference, {best}", best, "inference"),
+        ("inference, grad left on", GRAD_MODES[0], "inference"),
+        ("training", GRAD_MODES[0], "training"),
+    ):
+        cell = replace(question.cell, batch_size=1, grad_mode=grad_mode, workload=workload)
+        say(f"largest batch: {purpose}")
+        try:
+            fit = predictor.largest(cell, question.model, memory_bytes, seed=question.plan.seed)
+        except GradbenchError as reason:
+            yield LargestBatch(purpose=purpose, cell=cell, reason=str(reason))
+        else:
+            yield LargestBatch(purpose=purpose, cell=cell, fit=fit)
+
+
+def _thorough(question: Question, run: Run) -> str:
+    """Return the command that measures inference and training of the model at full length."""
+    command = again(question.cell, replace(run.header, plan={})) or ""
+    return command.replace("--workload inference", "--workload inference,training")
+
+
+def _memory(question: Question, facts: Mapping[str, Fact]) -> tuple[int, str]:
+    """Return the memory that batches are fitted to, and whose it is."""
+    if question.memory_bytes is not None:
+        return question.memory_bytes, "as asked for"
+    for name, whose in (
+        (f"{question.cell.device} gpu_memory_bytes", "this GPU's memory"),
+        ("gpu_memory_bytes", "this GPU's memory"),
+        ("memory_bytes", "this machine's memory"),
+    ):
+        nbytes = facts.get(name)
+        if isinstance(nbytes, int):
+            return nbytes, whose
+    raise Impossible("this system does not say how much memory it has: give --memory")

@@ -1,0 +1,377 @@
+"""What a study advises: the mode to use for inference, what it saves, and how sure that is."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from ..experiment.matrix import GRAD_MODES, Cell
+from ..records.advice import Finding, LargestBatch, Study, Trial
+from ..records.measurements import Measurement, Skipped
+from ..stats import estimates
+from ..stats.estimates import Estimate
+from ..stats.verdicts import Verdict, classify
+from . import dataframes, format_units
+from .run_sentences import leaks, oddities
+from .run_view import MEMORY, TIME, Value, View
+
+FORGOTTEN: Final = GRAD_MODES[0]
+"""The mode that inference runs in where nobody thought of one."""
+MODES: Final = ("no_grad", "inference_mode")
+"""The modes that inference may be advised to use; ``global_off`` is ``no_grad`` by another name."""
+DIFFERENCE: Final = "output_difference"
+FEWEST: Final = 6  # rounds: fewer carry no 95% interval
+GROWTH: Final = 1.1  # from one look back at the rounds to the next
+
+
+@dataclass(frozen=True, slots=True)
+class Sure:
+    """After how much timing a verdict stood, never to change again."""
+
+    seconds: float
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One mode of the study's block."""
+
+    mode: str
+    advised: bool
+    time: Value
+    ratio: Value
+    throughput: Value
+    peak: Value
+    saved: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What a trial came to: ratios to the plain step in the same mode, or why there are none."""
+
+    name: str
+    words: str
+    time: Estimate | None = None
+    memory: float | None = None
+
+
+class Advice:
+    """A study, read: every number of it comes from the records of its run."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.view = View.of(study.run)
+        self._cells: Mapping[str, Cell] = {cell.grad_mode: cell for cell in study.cells}
+
+    @cached_property
+    def modes(self) -> tuple[str, ...]:
+        """The modes to use, the best first: two where nothing tells them apart, () for none."""
+        there = [mode for mode in MODES if self._ran(mode)]
+        if len(there) < 2:
+            return tuple(there)
+        no_grad, inference_mode = there
+        time = self.verdict(inference_mode, no_grad)
+        if time is Verdict.BETTER:
+            return (inference_mode,)
+        if time is Verdict.WORSE:
+            return (no_grad,)
+        own, other = self._bytes(inference_mode), self._bytes(no_grad)
+        if own is not None and other is not None and own != other:
+            return (inference_mode,) if own < other else (no_grad,)
+        return (inference_mode, no_grad)
+
+    @property
+    def best(self) -> str:
+        """The one mode that stands for what is advised; the forgotten one where nothing ran."""
+        return self.modes[0] if self.modes else FORGOTTEN
+
+    @property
+    def saves(self) -> bool:
+        """Whether what is advised saves anything against forgetting it."""
+        own, other = self._bytes(self.best), self._bytes(FORGOTTEN)
+        less = own is not None and other is not None and own < other
+        return less or self.verdict(self.best, FORGOTTEN) is Verdict.BETTER
+
+    def verdict(self, mode: str, other: str, meter: str = TIME) -> Verdict | None:
+        """Return the verdict on one mode against another, None where either has no number."""
+        cell = self._cells.get(mode)
+        return self.view.verdict(cell, meter, other) if cell is not None else None
+
+    def change(self, mode: str, other: str, meter: str = TIME) -> Estimate | None:
+        """Return the ratio of one mode to another, None where there is none."""
+        cell = self._cells.get(mode)
+        return self.view.change(cell, meter, other) if cell is not None else None
+
+    def answer(self) -> list[str]:
+        """Return the answer in a sentence or three, names in backticks."""
+        if not self.modes:
+            return [f"No mode could be measured: {self._why_not()}."]
+        if not self._ran(FORGOTTEN):
+            return [self._which(), f"`{FORGOTTEN}` has no numbers to hold it against."]
+        if not self.saves:
+            return [self._no_difference()]
+        return [self._which(), self._against_forgetting()]
+
+    def _which(self) -> str:
+        either = " or ".join(f"`{mode}`" for mode in sorted(self.modes, reverse=True))
+        sentence = f"Use {either} for inference here"
+        if len([mode for mode in MODES if self._ran(mode)]) < 2:
+            return f"{sentence}."
+        if len(self.modes) == 2:
+            return f"{sentence}: {self._between()}."
+        (other,) = set(MODES) - set(self.modes)
+        return f"{sentence}: against `{other}`, {self._saving(self.best, other)}."
+
+    def _between(self) -> str:
+        inference_mode, no_grad = self.modes
+        change = self.change(inference_mode, no_grad)
+        if change is None:
+            return "both take the same memory; their times are not known"
+        verdict = self.verdict(inference_mode, no_grad)
+        undecided = verdict is Verdict.INCONCLUSIVE
+        start = "no difference is sure" if undecided else "no measurable difference"
+        return f"{start} between them in time ({_ratio(change)}), none in memory"
+
+    def _against_forgetting(self) -> str:
+        return f"Against forgetting it (`{FORGOTTEN}`), {self._saving(self.best, FORGOTTEN)}."
+
+    def _saving(self, mode: str, other: str) -> str:
+        parts = []
+        change = self.change(mode, other)
+        if change is not None:
+            verdict = self.verdict(mode, other)
+            if verdict in (Verdict.BETTER, Verdict.WORSE):
+                parts.append(f"{less(change.point)} time ({_ratio(change)})")
+            elif verdict is Verdict.SAME:
+                parts.append(f"the same time ({_ratio(change)})")
+            else:
+                parts.append(f"no sure difference in time ({_ratio(change)})")
+        own, against = self._bytes(mode), self._bytes(other)
+        if own is not None and against is not None:
+            if own == against:
+                parts.append("the same memory")
+            else:
+                sizes = f"{format_units.size(own)} instead of {format_units.size(against)}"
+                parts.append(f"a step adds {sizes}")
+        return " and ".join(parts)
+
+    def _no_difference(self) -> str:
+        change = self.change(self.best, FORGOTTEN)
+        verdict = self.verdict(self.best, FORGOTTEN)
+        if verdict is Verdict.WORSE and change is not None:
+            saving = self._saving(self.best, FORGOTTEN)
+            return f"No mode saves anything here: `{self.best}` costs {saving}."
+        sentence = "There is no measurable difference between the modes here"
+        if verdict is Verdict.INCONCLUSIVE:
+            sentence = "No difference between the modes is sure here"
+        ratio = f": `{self.best}` takes {_ratio(change)} times the time" if change else ""
+        return f"{sentence}{ratio}, and the same memory."
+
+    def rows(self) -> list[Row]:
+        """Return a row a mode."""
+        return [
+            Row(
+                mode=mode,
+                advised=mode in self.modes and self.saves,
+                time=self.view.value(cell, TIME),
+                ratio=self.view.ratio(cell, TIME, FORGOTTEN),
+                throughput=self.view.throughput(cell),
+                peak=self.view.value(cell, "peak_allocated"),
+                saved=self.view.value(cell, "saved_for_backward"),
+            )
+            for mode, cell in self._cells.items()
+        ]
+
+    def outputs(self) -> str:
+        """Return in a sentence whether all modes give the same output."""
+        others = [cell for mode, cell in self._cells.items() if mode != FORGOTTEN]
+        read = {c.grad_mode: m for c in others if (m := self.view.measurement(c, DIFFERENCE))}
+        if not read:
+            reason = next((o.reason for c in others if (o := self._skipped(c))), "not measured")
+            return f"not compared: {reason}"
+        apart = {mode: measured for mode, measured in read.items() if measured.values[0]}
+        if not apart:
+            return "the same to the bit in all modes"
+        most = max(apart, key=lambda mode: apart[mode].values[0])
+        notes = apart[most].notes
+        sizes = f"{notes['absolute']:.2g} absolute, {notes['relative']:.2g} relative"
+        differ = "differ" if len(apart) > 1 else "differs"
+        return f"{', '.join(apart)} {differ} from {FORGOTTEN} by up to {sizes}"
+
+    def _skipped(self, cell: Cell) -> Skipped | None:
+        outcome = self.view.outcomes(cell).get(DIFFERENCE)
+        return outcome if isinstance(outcome, Skipped) else None
+
+    def sure(self) -> Sure | None:
+        """Return after how much timing the verdict against forgetting stood; None if it does not.
+
+        The rounds are looked at again from their beginning, as if timing had been stopped there.
+        """
+        final = self.verdict(self.best, FORGOTTEN)
+        own, base = (self._timed(mode) for mode in (self.best, FORGOTTEN))
+        if final in (None, Verdict.INCONCLUSIVE) or own is None or base is None:
+            return None
+        floor = self.view.floor(self._cells[self.best])
+        candidate, reference = dataframes.per_step(own), dataframes.per_step(base)
+        total = len(candidate)
+        stood = total
+        for count in reversed(_looks(total)):
+            change = estimates.paired_ratio(candidate[:count], reference[:count])
+            if classify(change, floor=floor) is not final:
+                break
+            stood = count
+        timed = [m for mode in self._cells if (m := self._timed(mode)) is not None]
+        spent_ns = sum(sum(measured.values[:stood]) for measured in timed)
+        return Sure(spent_ns / 1e9, stood)
+
+    def timing_seconds(self) -> float:
+        """Return how long the block's rounds took in all."""
+        timed = [m for mode in self._cells if (m := self._timed(mode)) is not None]
+        return sum(sum(measured.values) for measured in timed) / 1e9
+
+    def findings(self) -> list[Finding]:
+        """Return what was found in the model, what its run shows included."""
+        from_run = [Finding(what=sentence) for sentence in oddities(self.study.run)]
+        grown = [
+            Finding(what=sentence, cure="let go of it, or bound it, after each call")
+            for sentence in leaks(self.study.run)[:1]  # each mode says the same
+        ]
+        return [*self.study.findings, *grown, *from_run]
+
+    def batches(self) -> Iterator[tuple[LargestBatch, float | None]]:
+        """Yield the largest batch of each purpose, and its ratio to the one with grad on."""
+        base = next((b.fit for b in self.study.batches if b.cell.grad_mode == FORGOTTEN), None)
+        for batch in self.study.batches:
+            ratio = (
+                batch.fit.batch_size / base.batch_size
+                if batch.fit is not None and base is not None and base.batch_size
+                else None
+            )
+            yield batch, ratio
+
+    def gains(self) -> list[Gain]:
+        """Return what each trial came to."""
+        return [self._gain(trial) for trial in self.study.trials]
+
+    def _gain(self, trial: Trial) -> Gain:
+        if trial.cell is None:
+            return Gain(trial.name, f"not tried: {trial.not_tried}")
+        plain = self._cells.get(trial.cell.grad_mode)
+        stopped = self.view.stopped(trial.cell)
+        if stopped is not None:
+            return Gain(trial.name, f"does not run: {stopped.reason}")
+        change = self._apart(trial.cell, plain) if plain is not None else None
+        if plain is None or change is None:
+            return Gain(trial.name, "has no time to hold against the plain step's")
+        own, against = (self.view.estimate(cell, MEMORY) for cell in (trial.cell, plain))
+        memory = own.point / against.point if own and against and against.point else None
+        words = f"{_gain_words(change)} ({_ratio(change)})"
+        if memory is not None:
+            words += f", {format_units.factor(memory)} of the memory that a step adds"
+        return Gain(trial.name, words, change, memory)
+
+    def _apart(self, cell: Cell, plain: Cell) -> Estimate | None:
+        """Return the ratio of two blocks' times: they were timed one after the other, not in turns.
+
+        Each end of the interval is of both medians' ends, so it is wider than a paired one.
+        """
+        own, base = (self.view.estimate(one, TIME) for one in (cell, plain))
+        if own is None or base is None:
+            return None
+        return Estimate(
+            point=own.point / base.point,
+            low=own.low / base.high,
+            high=own.high / base.low,
+            confidence=own.confidence * base.confidence,
+            rounds=min(own.rounds, base.rounds),
+        )
+
+    def _ran(self, mode: str) -> bool:
+        cell = self._cells.get(mode)
+        return cell is not None and any(
+            self.view.measurement(cell, meter) is not None for meter in (TIME, MEMORY)
+        )
+
+    def _timed(self, mode: str) -> Measurement | None:
+        cell = self._cells.get(mode)
+        return self.view.measurement(cell, TIME) if cell is not None else None
+
+    def _bytes(self, mode: str) -> float | None:
+        cell = self._cells.get(mode)
+        estimate = self.view.estimate(cell, MEMORY) if cell is not None else None
+        return estimate.point if estimate is not None else None
+
+    def _why_not(self) -> str:
+        stopped = (self.view.stopped(cell) for cell in self._cells.values())
+        return next((why.reason for why in stopped if why is not None), "nothing was read")
+
+
+def less(ratio: float) -> str:
+    """Return a ratio as what it saves or costs: ``23.8% less``, ``12% more``, ``2.4 times the``."""
+    if ratio < 1:
+        return f"{_percent(1 - ratio)} less"
+    return f"{_percent(ratio - 1)} more" if ratio < 2 else f"{format_units.digits(ratio)} times the"
+
+
+def _gain_words(change: Estimate) -> str:
+    if change.high < 1 or change.low > 1:
+        return f"{less(change.point)} time"
+    return "no sure difference in time"
+
+
+def _percent(share: float) -> str:
+    return f"{format_units.digits(round(share * 100, 1))}%"
+
+
+def _ratio(change: Estimate) -> str:
+    return f"{format_units.factor(change.point)} {format_units.interval(change.low, change.high)}"
+
+
+def _looks(total: int) -> list[int]:
+    """Return the numbers of rounds at which to look back: ever farther apart, the last one all."""
+    looks, count = [], float(FEWEST)
+    while count < total:
+        looks.append(math.floor(count))
+        count *= GROWTH
+    return list(dict.fromkeys([*looks, total]))
+
+
+def as_plain(advice: Advice) -> dict[str, Any]:
+    """Return the advice as values that JSON has: what the screen shows, in numbers."""
+    sure = advice.sure()
+    return {
+        "run": advice.study.run.name,
+        "block": str(advice.study.cells[0].block),
+        "answer": [sentence.replace("`", "") for sentence in advice.answer()],
+        "use": list(advice.modes) if advice.saves else [],
+        "modes": {
+            row.mode: {
+                "step_time_ns": row.time.number,
+                "ratio": _interval(advice.change(row.mode, FORGOTTEN)),
+                "verdict": advice.verdict(row.mode, FORGOTTEN),
+                "samples_per_s": row.throughput.number,
+                "peak_bytes": row.peak.number,
+                "saved_for_backward_bytes": row.saved.number,
+            }
+            for row in advice.rows()
+        },
+        "inference_mode_over_no_grad": _interval(advice.change(*reversed(MODES))),
+        "outputs": advice.outputs(),
+        "sure_after_s": sure and sure.seconds,
+        "found": [asdict(finding) for finding in advice.findings()],
+        "memory_bytes": advice.study.memory_bytes,
+        "largest_batch": {
+            batch.purpose: batch.fit.batch_size if batch.fit else batch.reason
+            for batch, _ in advice.batches()
+        },
+        "try": {
+            gain.name: {"words": gain.words, "ratio": _interval(gain.time), "memory": gain.memory}
+            for gain in advice.gains()
+        },
+        "at_length": advice.study.thorough,
+    }
+
+
+def _interval(change: Estimate | None) -> list[float] | None:
+    return [change.point, change.low, change.high] if change is not None else None

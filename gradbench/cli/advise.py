@@ -1,0 +1,94 @@
+"""The command ``advise``: which mode to use for a model's inference here, in a minute."""
+
+import json
+import webbrowser
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ..exit_status import ExitStatus
+from ..store.jsonl import check_writable
+from .app import Reports, Results, app, err, examples, out, say, size_in_bytes
+from .request import Request, takes_request
+
+if TYPE_CHECKING:
+    from ..analysis.advice import Advice
+
+
+@app.command(
+    epilog=examples(
+        "gradbench advise --model resnet18_224 --batch-size 8",
+        "gradbench advise --model mypkg.nets:make --input 8,3,224,224",
+        "gradbench advise --model mlp_tiny --memory 16GiB --open",
+    )
+)
+@takes_request
+def advise(
+    request: Request,
+    *,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Fit batches to it: 16GiB. Without it: all there is."),
+    ] = None,
+    budget: Annotated[float | None, typer.Option(help="Seconds of timing for a block.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Show a page of it in the browser.")
+    ] = False,
+    results: Results = Path("results"),
+    reports: Reports = Path("reports"),
+) -> None:
+    """Say which grad mode to use for a model's inference, in about a minute.
+
+    A short run of the modes in turns, a look at the model for what costs or breaks, and the
+    largest batches that fit. The run is sealed in results/, so show, report and gate work on it.
+    """
+    memory_bytes = size_in_bytes(memory, "--memory")
+    for folder, option in ((results, "--results"), *(((reports, "--reports"),) if open_ else ())):
+        check_writable(folder, option)
+    cell, model = request.one_model("advise")
+    from ..advisor import Question, study
+    from ..advisor.study import PLAN
+    from ..analysis.advice import Advice, as_plain
+    from ..store.jsonl import Store
+    from ..terminal.advice_screen import COLUMNS, advice_screen
+
+    question = Question(
+        cell=cell,
+        model=model,
+        plan=replace(PLAN, budget_s=budget) if budget is not None else PLAN,
+        memory_bytes=memory_bytes,
+    )
+    with err.status("loading torch") as status:
+        advice = Advice(study(question, Store(results), say=lambda words: say(status, words)))
+    if as_json:
+        print(json.dumps(as_plain(advice), indent=2))
+    else:
+        width = min(out.width, COLUMNS) if out.is_terminal else COLUMNS
+        Console(highlight=False, width=width).print(advice_screen(advice))
+        out.print(f"[dim]records  {escape(str(results / advice.study.run.name))}.jsonl[/dim]")
+    if open_:
+        _open_page(advice, results, reports)
+    if not advice.modes:
+        raise typer.Exit(ExitStatus.NOTHING_MEASURED)
+
+
+def _open_page(advice: "Advice", results: Path, reports: Path) -> None:
+    """Write the page of the study's run, the advice above it, and show it in the browser."""
+    from ..records import selfcheck, semantics
+    from ..report import write
+
+    page = write(
+        advice.study.run,
+        reports / f"{advice.study.run.name}.html",
+        checks=selfcheck.load_all(results),
+        semantics=semantics.load(results / semantics.FILE),
+        advice=advice,
+    )
+    out.print(f"page     {escape(str(page))}")
+    if not webbrowser.open(page.resolve().as_uri()):
+        err.print("found no browser to open the page with")

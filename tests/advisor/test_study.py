@@ -1,0 +1,168 @@
+"""A study of real models: a run that is sealed, findings with cures, batches that fit, a screen."""
+
+import threading
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+import gradbench
+from gradbench import MODELS, Cell, Model, Store
+from gradbench.advisor import Question, study
+from gradbench.advisor.advised import Example
+from gradbench.advisor.findings import look_at
+from gradbench.advisor.study import METERS
+from gradbench.analysis.advice import Advice
+from gradbench.errors import BadModel
+from gradbench.experiment.plan import Plan
+from gradbench.report.advice import advice_html
+from gradbench.runner import host_system
+from gradbench.terminal.advice_screen import COLUMNS, advice_screen
+from gradbench.workloads.models import unlabelled
+from gradbench.workloads.trees import Batch
+
+pytestmark = pytest.mark.usefixtures("shared_fork_servers")
+
+CELL = Cell(model="mlp_d1_w8", workload="inference", grad_mode="no_grad", batch_size=4)
+PLAN = Plan(budget_s=0.2, warmup_s=0.01, limit_s=60)
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory, shared_fork_servers):
+    said = []
+    store = Store(tmp_path_factory.mktemp("results"))
+    question = Question(cell=CELL, model=MODELS[CELL.model], plan=PLAN, memory_bytes=2**20)
+    return study(question, store, say=said.append), store, said
+
+
+def screen(advice):
+    console = Console(width=COLUMNS, color_system=None)
+    with console.capture() as capture:
+        console.print(advice_screen(advice))
+    return capture.get()
+
+
+def test_a_study_is_a_sealed_run_of_one_block_with_a_number_for_each_meter(studied):
+    found, store, _ = studied
+    run = store.load_all()[0][0]
+    assert run.sealed
+    assert run.name == found.run.name
+    assert {cell.grad_mode for cell in found.cells} == set(gradbench.MODES)
+    assert set(run.header.meters) == set(METERS)
+    assert len(run.done) == len(run.header.cells) * len(METERS)
+
+
+def test_the_largest_batches_are_those_of_a_fit(studied):
+    found, _, _ = studied
+    batches = {one.purpose: one.fit.batch_size for one in found.batches}
+    weights, sample = (8 * 8 + 8 + 8 * 10 + 10) * 4, (8 * 4 + 8)
+    adds = (8 + 10) * 4  # the last layer's input and output
+    assert batches["inference, grad left on"] == (2**20 - weights) // (sample + adds)
+    best, *_ = (size for purpose, size in batches.items() if purpose.startswith("inference, "))
+    assert best >= batches["inference, grad left on"] >= batches["training"] > 0
+
+
+def test_its_screen_has_eighty_columns_and_every_answer(studied):
+    found, _, said = studied
+    shown = screen(Advice(found))
+    assert max(map(len, shown.splitlines())) <= COLUMNS
+    assert "…" not in shown
+    for words in ("outputs ", "sure ", "found ", "batch ", "try ", "at length "):
+        assert any(line.startswith(words) for line in shown.splitlines()), words
+    assert "the same to the bit in all modes" in shown
+    assert "gradbench run --model mlp_d1_w8 --workload inference,training" in " ".join(
+        shown.split()
+    )
+    assert any("looking at the model" in words for words in said)
+    page = advice_html(Advice(found))
+    assert "the same to the bit in all modes" in page
+
+
+class Traps(nn.Module):
+    """Builds a graph in spite of the mode, keeps a tensor, starts a thread."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+        self.kept = None
+
+    def forward(self, x):
+        self.kept = x * 2
+        thread = threading.Thread(target=lambda: None)
+        thread.start()
+        thread.join()
+        with torch.enable_grad():
+            return self.norm(self.inner(x))
+
+
+class Frozen(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 4)
+        self.requires_grad_(False)
+
+
+class Leaves(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 4)
+
+    def forward(self, x):
+        torch.set_grad_enabled(not torch.is_grad_enabled())
+        return super().forward(x)
+
+
+def findings(module, monkeypatch):
+    """Return what is found in a module, by what it says; this process keeps its settings."""
+    monkeypatch.setattr(host_system, "bind", lambda _: None)
+    threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
+    model = Model(module, lambda size: unlabelled(size, shape=(4,)))
+    try:
+        return {one.what: one for one in look_at(CELL, model, PLAN)}
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(grad)
+
+
+def test_what_costs_or_breaks_is_found_with_its_line_and_its_cure(monkeypatch):
+    found = findings(Traps, monkeypatch)
+    train = found["1 BatchNorm1d are in train mode as the model is built"]
+    assert "eval()" in train.cure
+    graph = found["a graph is built under no_grad"]
+    assert graph.line.startswith("test_study.py:")
+    assert "enable_grad" in graph.cure
+    kept = found["a call in inference_mode leaves inference tensors in (model).kept"]
+    assert "no_grad" in kept.cure
+    thread = next(one for what, one in found.items() if what.startswith("a call starts a thread"))
+    assert thread.line.startswith("test_study.py:")
+
+
+def test_frozen_parameters_are_found(monkeypatch):
+    (found,) = findings(Frozen, monkeypatch)
+    assert found == "no parameter requires grad, so nothing is recorded in any mode"
+
+
+def test_a_mode_that_is_left_switched_is_found(monkeypatch):
+    found = findings(Leaves, monkeypatch)
+    (left,) = (one for what, one in found.items() if what.startswith("a call leaves grad off"))
+    assert left.line.startswith("test_study.py:")
+    assert "with" in left.cure
+
+
+def test_nothing_is_found_in_a_model_without_traps(monkeypatch):
+    assert findings(lambda: nn.Linear(4, 4), monkeypatch) == {}
+
+
+def test_an_example_makes_batches_of_other_sizes_of_its_own_samples():
+    example = Example.of(Batch((torch.tensor([[1], [2]]),), {"scale": torch.tensor(3), "n": 5}))
+    assert (example.size, example.device) == (2, "cpu")
+    larger = example(5)
+    assert larger.args[0].tolist() == [[1], [2], [1], [2], [1]]
+    assert (larger.kwargs["scale"].item(), larger.kwargs["n"]) == (3, 5)
+    assert example(2) is example.batch
+
+
+def test_an_example_without_samples_or_a_module_is_refused_in_one_line():
+    with pytest.raises(BadModel, match="no tensor with a dimension for its samples"):
+        Example.of(Batch((torch.tensor(3),)))
+    with pytest.raises(BadModel, match="advise takes a module"):
+        gradbench.advise(torch.relu, torch.zeros(1))

@@ -1,0 +1,167 @@
+"""A study's advice: which mode it names, what it says that saves, and when it says nothing does."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from builders import block, cell, counted, run, skipped, timed
+
+from gradbench import Measurement
+from gradbench.analysis.advice import Advice, as_plain, less
+from gradbench.records.advice import Finding, LargestBatch, Study, Trial
+from gradbench.records.predictions import Fit
+
+BLOCK = block(batch_size=8)
+
+
+def rounds(step_ns, *, spread=0.0, count=12):
+    """Return rounds around a step's time; ``spread`` makes every other one slower."""
+    return [round(step_ns * (1 + spread * (number % 2))) for number in range(count)]
+
+
+def study(
+    step_ns, *, nbytes=(4096, 1024, 1024, 1024), spread=0.0, differences=(0, 0, 0, 0), **fields
+):
+    """Return a study of a block whose modes take so long, in the order of the block."""
+    outcomes = []
+    for member, ns, size, apart in zip(BLOCK, step_ns, nbytes, differences, strict=True):
+        noise = spread if member.grad_mode == "inference_mode" else 0.0
+        outcomes += [
+            timed(member, rounds(ns, spread=noise)),
+            counted(member, size),
+            counted(member, size * 2, meter="peak_allocated"),
+            counted(member, size - 1024, meter="saved_for_backward"),
+            Measurement(
+                cell=member,
+                meter="output_difference",
+                unit="ppt",
+                values=(apart,),
+                iterations=1,
+                exact=True,
+                notes={"absolute": apart / 1e12, "relative": apart / 1e12} if apart else {},
+            ),
+        ]
+    return Study(**{"run": run(outcomes), "cells": tuple(BLOCK)} | fields)
+
+
+def test_the_faster_mode_is_advised_with_its_ratio_and_what_forgetting_costs():
+    advice = Advice(study([2000, 1000, 1000, 900]))
+    assert advice.modes == ("inference_mode",)
+    assert advice.answer() == [
+        "Use `inference_mode` for inference here: against `no_grad`, 10% less time "
+        "(0.900 [0.900, 0.900]) and the same memory.",
+        "Against forgetting it (`global_on`), 55% less time (0.450 [0.450, 0.450]) and a step "
+        "adds 1 KiB instead of 4 KiB.",
+    ]
+
+
+def test_where_no_grad_is_faster_it_is_advised():
+    assert Advice(study([2000, 900, 900, 1000])).modes == ("no_grad",)
+
+
+def test_modes_that_nothing_tells_apart_are_both_advised():
+    advice = Advice(study([2000, 1000, 1000, 1000]))
+    assert advice.modes == ("inference_mode", "no_grad")
+    assert advice.answer()[0] == (
+        "Use `no_grad` or `inference_mode` for inference here: no measurable difference between "
+        "them in time (1.000 [1.000, 1.000]), none in memory."
+    )
+
+
+def test_an_undecided_time_is_not_called_the_same():
+    advice = Advice(study([2000, 1000, 1000, 960], spread=0.1))
+    assert "no difference is sure between them in time" in advice.answer()[0]
+
+
+def test_the_same_time_is_decided_by_memory():
+    advice = Advice(study([2000, 1000, 1000, 1000], nbytes=(4096, 2048, 2048, 1024)))
+    assert advice.modes == ("inference_mode",)
+    assert "a step adds 1 KiB instead of 2 KiB" in advice.answer()[0]
+
+
+def test_where_nothing_is_saved_that_is_the_answer():
+    advice = Advice(study([1000] * 4, nbytes=(1024,) * 4))
+    assert not advice.saves
+    assert advice.answer() == [
+        "There is no measurable difference between the modes here: `inference_mode` takes "
+        "1.000 [1.000, 1.000] times the time, and the same memory."
+    ]
+    assert not any(row.advised for row in advice.rows())
+
+
+def test_a_study_without_a_number_says_why():
+    lost = run([skipped(one, cause="failed", reason="ValueError: no") for one in BLOCK])
+    advice = Advice(Study(run=lost, cells=tuple(BLOCK)))
+    assert advice.modes == ()
+    assert advice.answer() == ["No mode could be measured: ValueError: no."]
+
+
+def test_outputs_that_differ_are_said_with_the_mode_and_how_far():
+    same = Advice(study([2000, 1000, 1000, 900]))
+    assert same.outputs() == "the same to the bit in all modes"
+    apart = Advice(study([2000, 1000, 1000, 900], differences=(0, 0, 0, 1_200_000)))
+    assert apart.outputs() == (
+        "inference_mode differs from global_on by up to 1.2e-06 absolute, 1.2e-06 relative"
+    )
+
+
+def test_an_answer_is_sure_from_the_round_on_that_never_changes_it():
+    clear = Advice(study([2000, 1000, 1000, 900])).sure()
+    assert (clear.rounds, clear.seconds) == (6, pytest.approx(6 * 4900 / 1e9))
+    late = [1100, 900] * 12 + [400] * 60  # undecided at first, then much faster
+    outcomes = []
+    for member in BLOCK:
+        fast = member.grad_mode == "inference_mode"
+        outcomes += [timed(member, late if fast else [1000] * 84), counted(member, 64)]
+    sure = Advice(Study(run=run(outcomes), cells=tuple(BLOCK))).sure()
+    assert 24 < sure.rounds < 84
+    undecided = Advice(study([1000, 1000, 1000, 960], spread=0.1, nbytes=(64,) * 4))
+    assert undecided.sure() is None
+
+
+def test_a_trial_is_held_against_the_plain_step_in_the_same_mode():
+    tried = cell("inference_mode", memory_format="channels_last")
+    plain = study([2000, 1000, 1000, 1000])
+    outcomes = [*plain.run.outcomes, timed(tried, rounds(500)), counted(tried, 512)]
+    trials = (
+        Trial(name="channels_last", cell=tried),
+        Trial(name="torch.compile", not_tried="it takes long"),
+    )
+    gained, untried = Advice(replace(plain, run=run(outcomes), trials=trials)).gains()
+    assert gained.words == (
+        "50% less time (0.500 [0.500, 0.500]), 0.500 of the memory that a step adds"
+    )
+    assert untried.words == "not tried: it takes long"
+
+
+def test_what_a_run_shows_of_a_model_is_among_the_findings():
+    grown = study([2000, 1000, 1000, 1000])
+    outcomes = [*grown.run.outcomes, counted(BLOCK[0], 64, meter="leaked")]
+    found = Advice(
+        replace(grown, run=run(outcomes), findings=(Finding(what="first", cure="none"),))
+    ).findings()
+    assert found[0].what == "first"
+    assert found[1].what.startswith("leak: ")
+    assert found[1].cure
+
+
+def test_everything_shown_is_in_the_json():
+    one = replace(BLOCK[0], batch_size=1)
+    batches = (
+        LargestBatch(purpose="training", cell=one, fit=Fit(one, 100, 7, 90, 110)),
+        LargestBatch(purpose="inference", cell=one, reason="its step depends on data"),
+    )
+    plain = as_plain(Advice(study([2000, 1000, 1000, 900], batches=batches, memory_bytes=100)))
+    again = json.loads(json.dumps(plain))
+    assert again["use"] == ["inference_mode"]
+    assert again["modes"]["no_grad"]["ratio"] == pytest.approx([0.5, 0.5, 0.5])
+    assert again["modes"]["no_grad"]["verdict"] == "better"
+    assert again["inference_mode_over_no_grad"] == pytest.approx([0.9, 0.9, 0.9])
+    assert again["largest_batch"] == {"training": 7, "inference": "its step depends on data"}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"), [(0.7, "30% less"), (1.2, "20% more"), (2.4, "2.4 times the")]
+)
+def test_no_saving_is_said_in_more_than_a_hundred_percent(ratio, words):
+    assert less(ratio) == words
