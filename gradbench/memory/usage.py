@@ -12,7 +12,7 @@ from torch.autograd.graph import Node
 from torch.nn.modules.module import register_module_forward_hook
 
 from .. import devices
-from ..call_threads import at_work_since, others_at_work_s
+from ..call_threads import CallThreads, at_work_since, others_at_work_s
 from ..devices import Device, Ledger, OutOfSight, Trace, Unreadable
 from ..errors import GradbenchError, WrongDevice, in_one_line
 from ..lazy_results import check_done
@@ -21,6 +21,7 @@ from ..workloads.trees import tensors
 from . import leaks
 from .called_modules import called_modules
 from .leaves import kept_unsaved, nodes
+from .peak_places import Held, PlaceMarks, held_at_peak
 from .saved_tensors import (
     AliveAtOnce,
     ModuleFrames,
@@ -45,7 +46,7 @@ class Usage:
 
     ``peak_bytes`` is the most that it had allocated at once, ``breakdown`` what that was made of.
     ``leaked_bytes`` is what each further call leaves behind, None where that was not asked, and
-    ``kept`` who made it.
+    ``kept`` who made it; ``held`` is what the peak holds by place, where a budget asked for that.
     """
 
     peak_bytes: int
@@ -53,6 +54,7 @@ class Usage:
     seen: "SavedByCall | Unreadable"
     leaked_bytes: int | None = None
     kept: tuple[Creation, ...] = ()
+    held: tuple[Held, ...] = ()
 
     @property
     def saved(self) -> tuple[Saved, ...]:
@@ -168,10 +170,26 @@ class CallMeter:
         return Usage(parts.peak_bytes, parts, seen, leaked, kept)
 
     def named(self, usage: Usage) -> Usage:
-        """Return the usage with what of its peak was saved, if a hooked call has the same peak."""
-        hooked, _ = self.hooked()
-        same = hooked is not None and hooked.peak_bytes == usage.peak_bytes
-        return replace(usage, breakdown=hooked) if same and hooked else usage
+        """Return the usage with whose the bytes of its peak are, if a watched call has the same."""
+        watch, where = _GraphWatch(), ModuleFrames(self._modules)
+
+        def watched(mark: Callable[[Mark], None]) -> None:
+            places = PlaceMarks(mark, where)
+            with CallThreads(lambda: places), places:
+                self._telling(mark, watch)
+
+        try:
+            _, own, _ = self._entries(watched)
+        except (GradbenchError, Unreadable):
+            raise
+        except Exception as error:
+            if not refuses_hooks(str(error)):
+                raise
+            return usage
+        parts = attribute_peak(own, resident={}, before_bytes=0)
+        if parts.peak_bytes != usage.peak_bytes:
+            return usage  # watched, it takes another path than it does alone
+        return replace(usage, breakdown=parts, held=tuple(held_at_peak(own)))
 
     def plain(self) -> PeakBreakdown:
         """Call it as it is; return its peak by operator.

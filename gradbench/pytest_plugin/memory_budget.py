@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
 
@@ -209,8 +209,10 @@ def _used(
             call, device=device, modules=paths(*(called_modules(call) if roots is None else roots))
         )
         if everything or len({"peak", "saved"} & limits.keys()) != 1:
-            return meter.usage(leaks_too="leaked" in limits)
-        usage = meter.only("peak" if "peak" in limits else "saved", leaks_too="leaked" in limits)
+            usage = meter.usage(leaks_too="leaked" in limits)
+        else:
+            figure: Literal["peak", "saved"] = "peak" if "peak" in limits else "saved"
+            usage = meter.only(figure, leaks_too="leaked" in limits)
         return meter.named(usage) if usage.peak_bytes > limits.get("peak", math.inf) else usage
     except OutOfSight as reason:
         pytest.fail(f"{MARKER} could not be held: {reason}", pytrace=False)
@@ -252,16 +254,25 @@ def _hold(usage: "Usage", limits: dict[str, int]) -> None:
 def _peak(usage: "Usage", limit: int) -> str:
     if usage.peak_bytes <= limit:
         return ""
-    breakdown = usage.breakdown
-    saved = breakdown.parts["saved"]
-    parts = [f"{_size(saved)} saved for backward"] if saved else []
-    parts += [
-        f"{_size(nbytes)} by {op}" for op, nbytes in list(breakdown.ops.items())[:MAX_NAMED] if op
+    parts = [
+        f"{_size(one.nbytes)} {'saved for backward ' if one.saved else ''}by {one.op}"
+        f"{_at(one.module, one.line)}"
+        for one in usage.held
     ]
+    if not parts:
+        breakdown = usage.breakdown
+        saved = breakdown.parts["saved"]
+        parts = [f"{_size(saved)} saved for backward"] if saved else []
+        parts += [f"{_size(nbytes)} by {op}" for op, nbytes in breakdown.ops.items() if op]
     return (
         f"memory peak of {_size(usage.peak_bytes)} exceeds the limit of {_size(limit)}; "
-        f"at the peak: {', '.join(parts)}"
+        f"at the peak: {', '.join(parts[:MAX_NAMED])}"
+        + (f", and {len(parts) - MAX_NAMED} more places" if len(parts) > MAX_NAMED else "")
     )
+
+
+def _at(module: str, line: str) -> str:
+    return (f" in {module}" if module else "") + (f" ({line})" if line else "")
 
 
 def _saved(usage: "Usage", limit: int) -> str:

@@ -4,7 +4,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -16,6 +16,7 @@ from ..experiment.plan import Plan
 from ..records.measurements import Fact
 from ..workloads.arms import CellArm
 from ..workloads.models import Model
+from ..workloads.scripted import with_own_executors
 from ..workloads.state import RandomNumbers, Snapshot
 from ..workloads.steps import Step, Subject
 from .attempts import Refusal, attempt, guarded, refusal, try_to_arm, try_to_build
@@ -68,7 +69,10 @@ class Start:
         """Return the cell's arm after its first steps, or why they cannot be made."""
         self.numbers.put_back()
         self._built.put_back()
-        arm = try_to_arm(cell, self._subject, self._device)
+        subject = guarded(partial(_in_its_own_mode, self._subject), self._device)
+        if isinstance(subject, Refusal):
+            return subject
+        arm = try_to_arm(cell, subject, self._device)
         if isinstance(arm, Refusal):
             return arm
         began = time.monotonic()
@@ -76,9 +80,7 @@ class Start:
         if refused is not None:
             return refused
         took_s = (time.monotonic() - began) / count
-        visited = VisitedArm(
-            arm, Snapshot(self._subject.parts()), self.numbers, dict(self._subject.notes)
-        )
+        visited = VisitedArm(arm, Snapshot(subject.parts()), self.numbers, dict(subject.notes))
         if took_s <= LONG_TRIAL * self._limit_s:
             notes = guarded(partial(watched_step, arm, self._device), self._device)
             if isinstance(notes, Refusal):
@@ -87,6 +89,14 @@ class Start:
             visited.state.look()
         self.numbers.look()
         return visited
+
+
+def _in_its_own_mode(subject: Subject) -> Subject:
+    """Return the subject as one mode steps it: what TorchScript learns in it stays in it."""
+    if subject.forward is not subject.module or subject.cut is not None:
+        return subject
+    module = with_own_executors(subject.module)
+    return replace(subject, module=module, forward=module)
 
 
 def start(cell: Cell, model: Model, device: Device, plan: Plan) -> Start | Refusal:

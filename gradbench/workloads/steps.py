@@ -1,7 +1,7 @@
 """What one step does: predict, learn, learn in spite of the mode, or learn on frozen features."""
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -110,16 +110,30 @@ class Workload:
             return subject.call()()
 
 
+def switch(module: nn.Module, *, training: bool) -> None:
+    """Call ``train()`` or ``eval()``; where that raises, say so to each part by hand.
+
+    They may be words for something else, its author's training loop say. A module that was exported
+    in one mode refuses both for good, and stays as it is.
+    """
+    change = module.train if training else module.eval
+    try:
+        change()
+    except Exception:  # noqa: BLE001 # whatever its author's own method raises
+        if not isinstance(module, torch.fx.GraphModule):
+            for part in module.modules():
+                part.training = training
+
+
 def inference(subject: Subject, _mode: GradMode) -> Step:
-    """Forward in ``eval()``, unless the module was exported in one mode for good."""
-    with suppress(NotImplementedError):
-        subject.module.eval()
+    """Forward in ``eval()``."""
+    switch(subject.module, training=False)
     return subject.call()
 
 
 def training(subject: Subject, _mode: GradMode) -> Step:
     """Forward in ``train()``, loss, backward and an optimizer step, wherever the caller stands."""
-    subject.module.train()
+    switch(subject.module, training=True)
     optimizer = subject.optimizer(subject.module.parameters())
     call, given, loss = subject.call(), subject.given, subject.loss
 
@@ -151,8 +165,8 @@ def frozen_backbone(subject: Subject, mode: GradMode) -> Step:
     if subject.head is None:
         raise Impossible("frozen_backbone trains a model's head, and this model names none")
     head = subject.head
-    subject.module.eval()
-    head.train()
+    switch(subject.module, training=False)
+    switch(head, training=True)
     optimizer = subject.optimizer(head.parameters())
     enter, call, given, loss = mode.enter, subject.call(), subject.given, subject.loss
     clear, cut = subject.clear_gradients, subject.cut

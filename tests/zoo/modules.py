@@ -379,6 +379,10 @@ def scripted():
     return torch.jit.script(nn.Sequential(nn.Linear(WIDTH, 32), nn.ReLU(), nn.Linear(32, 4)))
 
 
+def partly_scripted():
+    return nn.Sequential(nn.Linear(WIDTH, WIDTH), scripted())
+
+
 def exported():
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(

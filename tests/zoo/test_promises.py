@@ -53,7 +53,6 @@ class Row:
     note: str = ""  # that its figures must bear
     cause: str = "failed"  # why it cannot be stepped in the others
     words: str = ""  # in the reason
-    timed: bool = True  # does every mode of these that steps have a time? some fail later
 
     @property
     def path(self) -> str:
@@ -84,7 +83,8 @@ ROWS = (
     Row("Particular", workload="training", steps=ON, words="mat1 and mat2"),
     Row("Hungry", steps=(), cause="out_of_memory"),
     Row("Quits", steps=GRAD_MODES[:3], words="SystemExit: enough of this"),
-    Row("TrainsItself", steps=(), words="eval()"),
+    Row("TrainsItself"),
+    Row("TrainsItself", **TRAINED),
     Row("Fixed"),
     Row("Fixed", workload="training", steps=(), words="empty parameter list"),
     Row("frozen", workload="training", steps=(), words="require grad"),
@@ -112,8 +112,11 @@ ROWS = (
     Row("Silent", note="nothing_computed"),
     Row("Answering"),
     Row("Thrifty", **TRAINED),
-    Row("scripted", timed=False),
+    Row("scripted"),
+    Row("scripted", **TRAINED),
+    Row("partly_scripted"),
     Row("exported"),
+    Row("exported", **TRAINED),
     Row("quantized"),
     Row("refuses", steps=(), words="weights.bin is not here"),
     Row("no_module", steps=(), words="returned str"),
@@ -181,7 +184,7 @@ def test_a_run_comes_to_its_end_with_a_number_or_a_reason_for_each_cell(row, who
     }
     for (mode, meter), outcome in found.items():
         if mode in row.steps:
-            if meter == "peak_allocated" or (meter == "step_time" and row.timed):
+            if meter in ("peak_allocated", "step_time"):
                 assert isinstance(outcome, Measurement), outcome
         elif meter in ("peak_allocated", "step_time"):
             assert isinstance(outcome, Skipped), outcome
