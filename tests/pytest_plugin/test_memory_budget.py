@@ -113,7 +113,7 @@ LIMITS = f"""
 
     @budget(peak={PEAK - 1})
     def test_over_peak(net, x):
-        net(x)
+        net(x)  # peaks
 
     @budget(saved={SAVED - 1})
     def test_over_saved(net, x):
@@ -127,10 +127,12 @@ LIMITS = f"""
 
 def test_a_limit_is_the_last_byte_that_passes(verdicts):
     found = verdicts(LIMITS)
+    at_peak = f"test_it.py:{line_of('# peaks', LIMITS)} in test_over_peak"
     assert found["test_at"] == Verdict("passed")
     assert found["test_over_peak"].words == (
         f"{OVER}memory peak of 256 B exceeds the limit of 255 B; "
-        "at the peak: 128 B saved for backward, 128 B by aten::addmm"
+        f"at the peak: 128 B by aten::addmm in 0 ({at_peak}), "
+        f"128 B saved for backward by aten::clamp_min in 1 ({at_peak})"
     )
     assert found["test_over_saved"].words == (
         f"{OVER}128 B saved for backward exceed the limit of 127 B; "
@@ -179,7 +181,7 @@ def test_saved_0_forbids_a_graph_and_names_who_builds_one(verdicts):
 
 SIZES = """
     def take(kibibytes):
-        torch.empty(kibibytes * 1024, dtype=torch.uint8)
+        torch.empty(kibibytes * 1024, dtype=torch.uint8)  # takes
 
     @budget(peak="2 KiB")
     def test_text(): take(2)
@@ -203,9 +205,10 @@ def test_sizes_may_be_texts_with_units(verdicts):
         "test_float": "passed",
         "test_decimal": "failed",
     }
+    place = f"test_it.py:{line_of('# takes', SIZES)} in take"
     assert found["test_text_over"].words == (
         f"{OVER}memory peak of 3 KiB (3,072 B) exceeds the limit of 2 KiB (2,048 B); "
-        "at the peak: 3 KiB (3,072 B) by aten::empty"
+        f"at the peak: 3 KiB (3,072 B) by aten::empty ({place})"
     )
 
 

@@ -5,6 +5,9 @@ a figure is worth is not asked here, only whether it is one.
 """
 
 import json
+import os
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,6 +28,7 @@ from gradbench.gate.decide import decide
 from gradbench.memory.predict import Predictor
 from gradbench.memory.usage import memory_usage
 from gradbench.observation import observe
+from gradbench.pytest_plugin.memory_budget import OverBudget
 from gradbench.records.measurements import Breakdown, Ended, Environment, Measurement, Skipped
 from gradbench.records.run import Run
 from gradbench.runner import run
@@ -37,6 +41,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
+COMMAND = (sys.executable, "-m", "gradbench")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))}
 BATCH, WIDTH = 4, 16
 PLAN = Plan(budget_s=0.02, warmup_s=0.002, min_rounds=6, max_rounds=8, limit_s=60)
 EXACT = ("peak_allocated", "first_peak_allocated", "saved_for_backward", "leaked", "breakdown")
@@ -360,6 +366,68 @@ def test_no_error_that_reaches_a_user_is_raised_by_gradbench_itself(row, way):
     finally:
         torch.set_grad_enabled(grad)
         torch.set_num_threads(threads)
+
+
+@each
+def test_a_budget_holds_or_fails_in_words_that_name_a_place(row, memory_budget):
+    """With no budget at all, a call that allocates fails, or its author's error is raised."""
+    net, x = forward_of_row_or_skip(row)
+    modules = type(net).__module__
+    with torch.no_grad():
+        try:
+            used = memory_budget(net, x, peak="1 GiB")
+        except pytest.fail.Exception as failure:
+            assert "\n" not in str(failure)
+            return
+        except RuntimeError:
+            assert row.steps != GRAD_MODES  # in some mode it raises
+            return
+        if not used.peak_bytes:
+            return
+        with pytest.raises(OverBudget) as over:
+            memory_budget(net, x, peak=0)
+    assert "exceeds the limit of 0 B; at the peak: " in str(over.value)
+    if modules.startswith("zoo") and used.held:
+        assert "modules.py:" in str(over.value)
+
+
+def forward_of_row_or_skip(row):
+    try:
+        return forward_of(row)
+    except (FileNotFoundError, GradbenchError) as error:
+        pytest.skip(f"it cannot be built: {error}")
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_the_command_compare_ends_with_a_verdict_or_a_reason_for_each_module(tmp_path):
+    """A repository of the modules, compared with its own commit: equal code, and one command."""
+    source = Path(__file__).parent / "modules.py"
+    (tmp_path / "people_have.py").write_text(source.read_text("utf-8"), "utf-8")
+    for arguments in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=n", "-c", "user.email=e@e", "commit", "-qm", "modules"],
+    ):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    names = dict.fromkeys(row.name for row in ROWS if row.name not in ("Hungry", "Quits"))
+    models = [f"people_have:{name}" for name in names]
+    chosen = [argument for model in models for argument in ("--model", model)]
+    chosen += ["--input", f"{BATCH},{WIDTH}", "--workload", "inference", "--grad-mode", "global_on"]
+    ended = subprocess.run(
+        [*COMMAND, "compare", "--base", "HEAD", "--pairs", "2", "--all", "--json", *chosen],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode in (0, 3), ended.stderr[-2000:]
+    assert "Traceback" not in ended.stderr
+    found = json.loads(ended.stdout)
+    said = {one["cell"]["model"] for one in (*found["verdicts"], *found["not_compared"])}
+    assert said == set(models)
+    assert all("\n" not in one["reason"] for one in found["not_compared"])
 
 
 # --- what is not made does not pass -----------------------------------------------------------
