@@ -35,6 +35,7 @@ def closing_notes(run: Run) -> list[Note]:
         *(Note(f"possible interference: {text}", "interference") for text in _by_weight(run)),
         *(Note(text, "aside") for text in reasons if text not in lost),
         *(Note(text, "aside") for text in filter(None, (run_sentences.predicted(run),))),
+        *(Note(text, "aside") for text in run_sentences.prediction_marks(run)),
         Note(run_sentences.spent(run), "aside"),
     ]
 

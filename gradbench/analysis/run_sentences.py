@@ -1,9 +1,10 @@
 """A run in sentences: what has no number and why, and where the time went."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from ..records.measurements import Measurement, Skipped
+from ..records.predictions import marks
 from ..records.run import Run
 
 
@@ -16,8 +17,7 @@ def reasons(run: Run) -> Iterator[str]:
             if str(outcome.cell) not in cells:
                 cells.append(str(outcome.cell))
     for (cause, reason), cells in grouped.items():
-        many = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
-        yield f"{cause.replace('_', ' ')}: {', '.join(cells[:3])}{many}: {reason}"
+        yield f"{cause.replace('_', ' ')}: {_few(cells)}: {reason}"
 
 
 def predicted(run: Run) -> str:
@@ -60,6 +60,19 @@ def _off(error: float) -> str:
     return f"{error:+.2%}" if error < 1 else f"×{1 + error:.3g}"
 
 
+def prediction_marks(run: Run) -> list[str]:
+    """Return each reason why peaks were measured instead of predicted, or may be too low.
+
+    Once, with the cells it holds for.
+    """
+    cells: dict[str, list[str]] = {}
+    for outcome in run.outcomes:
+        if isinstance(outcome, Measurement) and outcome.meter == "predicted_peak":
+            for words in marks(outcome.notes):
+                cells.setdefault(words, []).append(str(outcome.cell))
+    return [f"predicted_peak of {_few(where)}: {words}" for words, where in cells.items()]
+
+
 def leaks(run: Run) -> list[str]:
     """Return a sentence for every cell whose step leaves something behind, each time or once."""
     sentences = []
@@ -86,10 +99,13 @@ def oddities(run: Run) -> list[str]:
                 where = cells.setdefault(sentence.format(outcome.notes[note]), [])
                 if f"{meter}{outcome.cell}" not in where:
                     where.append(f"{meter}{outcome.cell}")
-    return [
-        f"{', '.join(where[:3])}{f' and {len(where) - 3} more' if len(where) > 3 else ''}: {said}"
-        for said, where in cells.items()
-    ]
+    return [f"{_few(where)}: {said}" for said, where in cells.items()]
+
+
+def _few(cells: Sequence[str]) -> str:
+    """Return the first three, and how many there are besides."""
+    many = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
+    return f"{', '.join(cells[:3])}{many}"
 
 
 _ODDITIES: Final[Mapping[str, str]] = {

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from ..experiment.matrix import Block, Cell, by_block
 from ..records.measurements import Measurement, Outcome, Skipped
+from ..records.predictions import marks
 from ..records.run import Run
 from ..stats import estimates
 from ..stats.estimates import Estimate
@@ -199,7 +200,8 @@ def outcome_value(outcome: Outcome | None, figure: Estimate | None) -> Value:
         return Value("no rounds", "the run was cut before the first", kind="reason")
     text = format_units.quantity(figure.point, outcome.unit)
     if figure.exact or figure.rounds == 1:
-        return Value(text, f"{figure.point:,.0f} {outcome.unit}", figure.point)
+        detail = "; ".join((f"{figure.point:,.0f} {outcome.unit}", *marks(outcome.notes)))
+        return Value(text, detail, figure.point)
     low, high = (format_units.quantity(end, outcome.unit) for end in (figure.low, figure.high))
     return Value(text, f"{low} to {high} in {figure.rounds} rounds", figure.point)
 

@@ -48,6 +48,9 @@ def predict(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     reference: Reference = "global_on",
+    limit: Annotated[
+        float, typer.Option(help="Seconds after which the process of one step is killed.")
+    ] = 300.0,
 ) -> None:
     """Predict a step's peak memory, also for models larger than this machine.
 
@@ -60,13 +63,15 @@ def predict(
     budget = size_in_bytes(fit, "--fit")
     if confirm and budget is None:
         raise Impossible("--confirm goes with --fit")
-    cells, plan, models = request.cells({})
+    cells, plan, models = request.cells({"limit_s": limit})
     from ..memory.predict import Predictor
-    from ..runner import preflight
+    from ..runner import host_system, preflight
 
     preflight.check(cells, models)
+    forks = host_system.here().forks
     predictors: Predictors = {
-        device: Predictor(device) for device in dict.fromkeys(cell.device for cell in cells)
+        device: Predictor(device, limit_s=plan.limit_s, forks=forks)
+        for device in dict.fromkeys(cell.device for cell in cells)
     }
     if budget is not None:
         cells = unique(replace(cell, batch_size=1) for cell in cells)
@@ -82,7 +87,11 @@ def predict(
 
     console = Screen(width=out.width if out.is_terminal else run_tables.WIDE)
     predictions = {cell: one for cell, one in outcomes if not isinstance(one, str)}
-    console.print(prediction_tables.prediction_tables(dict(outcomes), reference=reference))
+    console.print(
+        prediction_tables.prediction_tables(
+            dict(outcomes), reference=reference, width=console.width
+        )
+    )
     peaks = {cell: one.peak_bytes for cell, one in predictions.items()}
     lines = prediction_tables.scaling_tables(peaks, reference=reference)
     if lines is not None:

@@ -1,10 +1,17 @@
-"""Runs a function in a child of this process, which it may take with it."""
+"""Runs a function in a child of this process, which it may take with it, for a limited time."""
 
 import faulthandler
+import math
 import os
 import pickle
-from collections.abc import Callable
-from contextlib import suppress
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
@@ -15,51 +22,157 @@ from ..process_end import how_it_ended
 
 T = TypeVar("T")
 _TASKS: Final = Path("/proc/self/task")
+_STATUS: Final = Path("/proc/self/status")
+
+LIMIT_S: Final = 300.0
+"""How long a child may take unless somebody says otherwise: as a run's processes."""
+
+FORKS: Final = sys.platform.startswith("linux")
+"""Whether a process that has loaded torch can be forked: elsewhere its libraries forbid it."""
+
+SPARE_S: Final = 60
+"""After the limit, a child ends itself, if its parent is no longer there to do so."""
+
+Reports = Callable[[Callable[[int], None]], T]
+"""A function that is given a way to say a number, by which one knows how far it came."""
 
 
 class Died(Exception):
     """The child ended before the function did; ``reported`` is what it said last."""
 
-    def __init__(self, how: str, reported: int) -> None:
+    def __init__(self, how: str, reported: int = -1) -> None:
         self.reported = reported
         super().__init__(how)
 
 
-def apart(function: Callable[[Callable[[int], None]], T], device: Device) -> T:
-    """Return what a function returns that runs in a child; raise what it raises, or `Died`.
+class TimedOut(Died):
+    """The child was killed at its time limit."""
 
-    The function is given a way to say a number, by which one knows how far it came. Where this
-    process has started its accelerator, a child could not use that: then it is run here.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Children:
+    """How functions are run: in forks, or in fresh processes where a loaded one cannot be forked.
+
+    A fresh one must be sent the function, and imports torch again. A function that cannot be sent,
+    a local one say, runs in this process; so does any once this process has started its
+    accelerator, which a child could not use. Nothing limits those.
     """
-    if device.in_use:
-        return function(lambda _: None)
+
+    device: Device
+    limit_s: float = LIMIT_S
+    forks: bool = FORKS
+    most_bytes: int | None = None  # of memory beyond what this process has; where Linux counts it
+
+    def run(self, function: Reports[T]) -> T:
+        """Return what a function returns; raise what it raises, `Died` or `TimedOut`."""
+        if self.device.in_use:
+            return function(lambda _: None)
+        bounded = partial(_bounded, function, self.most_bytes, self.limit_s)
+        if self.forks:
+            child = _forked(bounded)
+        else:
+            try:
+                child = _spawned(pickle.dumps(bounded))
+            except Exception:  # noqa: BLE001 # what cannot be pickled raises anything
+                return function(lambda _: None)
+        returned: T = self._received(child)
+        return returned
+
+    def _received(self, starting: AbstractContextManager["_Child"]) -> Any:
+        reported, result, late = -1, None, threading.Event()
+        with starting as child:
+            timer = threading.Timer(self.limit_s, _kill, (child.pid, late))
+            timer.start()
+            try:
+                # The stream ends when the child does.
+                with suppress(EOFError, pickle.UnpicklingError):
+                    while result is None:
+                        kind, content = pickle.load(child.stream)
+                        if kind == "at":
+                            reported = content
+                        else:
+                            result = kind, content
+                code = child.wait()
+            except BaseException:  # Ctrl-C, say: nobody listens any more
+                _kill(child.pid)
+                raise
+            finally:
+                timer.cancel()
+                timer.join()
+        if result is None and late.is_set():
+            raise TimedOut(f"killed at its time limit of {self.limit_s:g} s", reported)
+        if result is None:
+            raise Died(how_it_ended(code), reported)
+        kind, content = result
+        if kind == "raised":
+            raise content
+        return content
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A child that was started: what it answers, and how to wait for its exit code."""
+
+    pid: int
+    stream: IO[bytes]
+    wait: Callable[[], int]
+
+
+@contextmanager
+def _forked(function: Reports[Any]) -> Iterator[_Child]:
     reader, writer = os.pipe()
-    alone = len(list(_TASKS.iterdir())) == 1
-    child = os.fork()
-    if child == 0:
+    alone = _TASKS.exists() and len(list(_TASKS.iterdir())) == 1
+    pid = os.fork()
+    if pid == 0:
         os.close(reader)
         with os.fdopen(writer, "wb") as stream:
             _answer(function, stream, alone=alone)
     os.close(writer)
-    reported, result = -1, None
-    # The stream ends when the child does.
-    with os.fdopen(reader, "rb") as stream, suppress(EOFError, pickle.UnpicklingError):
-        while result is None:
-            kind, content = pickle.load(stream)
-            reported, result = (content, None) if kind == "at" else (reported, (kind, content))
-    _, status = os.waitpid(child, 0)
-    if result is None:
-        raise Died(how_it_ended(os.waitstatus_to_exitcode(status)), reported)
-    kind, content = result
-    if kind == "raised":
-        raise content
-    returned: T = content
-    return returned
+
+    def wait() -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    with os.fdopen(reader, "rb") as answers:
+        yield _Child(pid, answers, wait)
 
 
-def _answer(
-    function: Callable[[Callable[[int], None]], Any], stream: IO[bytes], *, alone: bool
-) -> None:
+@contextmanager
+def _spawned(job: bytes) -> Iterator[_Child]:
+    path = os.pathsep.join(folder or "." for folder in sys.path)
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", f"import {__name__} as child; child.main()"],
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(OSError):  # it ended before it had read: the stream says so
+            process.stdin.write(job)
+            process.stdin.close()
+        yield _Child(process.pid, process.stdout, process.wait)
+
+
+def main() -> None:
+    """Do the job that comes by standard input, in a process that was started for it."""
+    job = sys.stdin.buffer.read()
+    with os.fdopen(os.dup(1), "wb") as stream:
+        _answer(partial(_unpickled, job), stream, alone=True)
+
+
+def _unpickled(job: bytes, say: Callable[[int], None]) -> Any:
+    return pickle.loads(job)(say)  # here, where what it raises is an answer
+
+
+def _kill(pid: int, late: threading.Event | None = None) -> None:
+    if late is not None:
+        late.set()
+    with suppress(ProcessLookupError):
+        os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows knows but one
+
+
+def _answer(function: Reports[Any], stream: IO[bytes], *, alone: bool) -> None:
     """Run the function in this child, send what came of it, and end the process."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -80,6 +193,34 @@ def _answer(
         stream.write(pickle.dumps(answer))
         stream.flush()
     os._exit(0)
+
+
+def _bounded(
+    function: Reports[T],
+    most_bytes: int | None,
+    limit_s: float,
+    say: Callable[[int], None],  # by place, for a partial
+) -> T:
+    """Run the function with so much memory at most, where the system heeds that: Linux does."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(math.ceil(limit_s) + SPARE_S)  # should nobody be left to end it
+    if most_bytes is not None and _STATUS.exists():
+        import resource  # Windows has none
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        room = _data_bytes() + most_bytes
+        if hard != resource.RLIM_INFINITY:
+            room = min(room, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (room, hard))
+    return function(say)
+
+
+def _data_bytes() -> int:
+    """Return what of this process counts against the limit."""
+    for line in _STATUS.read_text("utf-8").splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _portable(error: BaseException) -> BaseException:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils._python_dispatch import _disable_current_modes
 
-from .fake_model import SharedFakeMode
+from .fake_model import SharedFakeMode, handed_out
 from .storage_tracker import Operator, StorageTracker
 
 KEPT: Final = "gradbench kept number"
@@ -32,6 +32,10 @@ class EngineTracker(StorageTracker):  # type: ignore[no-untyped-call] # torch le
 
     A number that a recorded product keeps for backward becomes a tensor past the mode.
     """
+
+    def __init__(self, mode: SharedFakeMode, **followed: Any) -> None:
+        super().__init__(**followed)
+        self._mode = mode
 
     _between_nodes = False
     _product: weakref.ref[Tensor] | None = None
@@ -76,6 +80,11 @@ class EngineTracker(StorageTracker):  # type: ignore[no-untyped-call] # torch le
         self._attach()
         if self._between_nodes and func is torch.ops.aten.add.Tensor and self._held_once(args[0]):
             func = torch.ops.aten.add_.Tensor
+        if func is torch.ops.aten.lift_fresh.default and not handed_out(args[0].untyped_storage()):
+            lifted = func(*args)  # numpy's memory, which no allocator counts
+            self._mode.hold_apart(args[0].untyped_storage())
+            self._know(lifted)
+            return lifted
         result = super().__torch_dispatch__(func, types, args, kwargs)
         if func in SAVES_ITS_NUMBER and _records(args):
             self._product = weakref.ref(result)
@@ -117,7 +126,8 @@ def uses_of_one_holder() -> tuple[int, int] | None:
     How many references a mode adds is this torch's affair, so a graph is asked whose gradients
     are held by nobody else. None where this torch does not count: then no sum is in place.
     """
-    with _disable_current_modes(), SharedFakeMode(), _Counts(on_create=lambda _: None) as counts:
+    mode = SharedFakeMode()
+    with _disable_current_modes(), mode, _Counts(mode, on_create=lambda _: None) as counts:
         x = torch.ones(2, requires_grad=True)
         y = x * x
         loss = (y.sin() * y.cos()).sum()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
@@ -15,7 +15,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ..workloads.arms import Layout
 from ..workloads.state import seed_all
 from ..workloads.trees import mapped
+from .host_numbers import HostNumbers
 from .storage_tracker import Creation, StorageTracker
+from .storages import key, storages
 
 MEMORY: Final = Path("/proc/meminfo")
 SHARE: Final = 2
@@ -24,6 +26,11 @@ SHARE: Final = 2
 
 class SharedFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call] # torch's own
     """Fake tensors that a constructor may copy: they refer to their mode, and there is but one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bases: dict[int, Tensor] = {}  # by real storage
+        self._elsewhere: set[tuple[int, int]] = set()  # memory that is not torch's
 
     def __deepcopy__(self, memo: object) -> "SharedFakeMode":
         """Return itself."""
@@ -34,7 +41,7 @@ class SharedFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call] # torch's
         if isinstance(tensor, FakeTensor):
             return tensor
         if not tensor.is_meta:
-            return self.from_tensor(tensor)
+            return self._like_real(tensor)
         with self, torch.no_grad():
             new = torch.empty_strided(
                 tensor.shape, tensor.stride(), dtype=tensor.dtype, device=place
@@ -42,6 +49,55 @@ class SharedFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call] # torch's
         if isinstance(tensor, nn.Parameter):
             return nn.Parameter(new, tensor.requires_grad)
         return new.requires_grad_(tensor.requires_grad)
+
+    def hold_apart(self, storage: UntypedStorage) -> None:
+        """Raise where memory that is not torch's is in two storages: its bytes count once."""
+        start, stop = storage.data_ptr(), storage.data_ptr() + storage.nbytes()
+        for first, last in self._elsewhere:
+            if (first, last) != (start, stop) and first < stop and start < last:
+                raise RuntimeError("two of its tensors overlap in memory that torch did not give")
+        self._elsewhere.add((start, stop))
+
+    def _like_real(self, tensor: Tensor) -> Tensor:
+        """Return a fake tensor in a storage as large as the real one's, which others may share.
+
+        torch's own copies have room for their elements alone, though they be part of a mapped file.
+        """
+        if not _in_one_storage(tensor):
+            made: Tensor = self.from_tensor(tensor)
+            return made
+        storage = tensor.untyped_storage()
+        base = self._bases.get(key(storage))
+        if base is None and storage.nbytes() <= tensor.nbytes:
+            made = self.from_tensor(tensor)
+            self._bases[key(storage)] = made.detach()
+            return made
+        with self, torch.no_grad():
+            if base is None:
+                numbers = storage.nbytes() // tensor.itemsize
+                base = torch.empty(numbers, dtype=tensor.dtype, device=tensor.device)
+                self._bases[key(storage)] = base
+            base = base.view(tensor.dtype)
+            part = base.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).detach()
+        if isinstance(tensor, nn.Parameter):
+            return nn.Parameter(part, tensor.requires_grad)
+        return part.requires_grad_(tensor.requires_grad)
+
+
+def handed_out(storage: UntypedStorage) -> bool:
+    """Return whether torch's allocators handed a storage out, or mapped a file for it.
+
+    They did not where it only refers to memory of another's, of numpy's say.
+    """
+    return storage.resizable() or storage.is_shared()  # which a mapped file is
+
+
+def _in_one_storage(tensor: Tensor) -> bool:
+    return (
+        type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
+        and tensor.layout is torch.strided
+        and not (tensor.is_nested or tensor.is_quantized)
+    )
 
 
 class TooLarge(Exception):
@@ -60,27 +116,38 @@ def fake_module(
 
     It is built on fake tensors, which takes no memory. Where its constructor looks at numbers, it
     is built for real, or on ``meta`` if that is too large, and copied; ``adopt`` is given the
-    copies. A module that was there before stays as it is.
+    copies of what torch's allocator handed out. What is real though it was built on fake tensors
+    is not of these: it was there before, or lies in memory of numpy's or of a file's. A module
+    that was there before stays as it is.
     """
+    built_for_real = False
     try:
         module = factory()
     except (Exception, SystemExit) as on_fakes:  # noqa: BLE001 # what fails for real, too, raises
         with _disable_current_modes():
             seed_all(seed)
             module = _real(factory, on_fakes)
+        built_for_real = True
     tensors = (*module.parameters(), *module.buffers())
     if all(isinstance(tensor, FakeTensor) for tensor in tensors) and tensors:
         return module
-    with _disable_current_modes(), _MadeFake(mode, place, adopt) as made_fake:
+    adopting = adopt if built_for_real else _unseen
+    with _disable_current_modes(), _MadeFake(mode, place, adopting) as made_fake:
         memo: dict[int, Any] = {id(tensor): made_fake.like(tensor) for tensor in tensors}
         return copy.deepcopy(module, memo)
 
 
+def _unseen(_tensor: Tensor) -> None:
+    """Adopt nothing."""
+
+
 def fake_batch(batch: Callable[[int], Any], mode: SharedFakeMode, size: int) -> Any:
     """Return a batch of fake tensors, made for real where it cannot be made of such."""
+    numbers = HostNumbers()
     try:
         made = batch(size)
     except Exception:  # noqa: BLE001 # numpy, say: what fails for real, too, raises below
+        numbers.put_back()
         with _disable_current_modes():
             made = batch(size)
     with _disable_current_modes():
@@ -134,7 +201,10 @@ class _MadeFake(TorchFunctionMode):
     def like(self, tensor: Tensor) -> Tensor:
         """Return a fake one."""
         made = self._mode.made_fake(tensor, self._place)
-        self._adopt(made)
+        if all(handed_out(storage) for storage in storages(tensor)):
+            self._adopt(made)
+        elif _in_one_storage(tensor):
+            self._mode.hold_apart(tensor.untyped_storage())
         return made
 
     def __torch_function__(

@@ -1,8 +1,9 @@
 """A step run on fake tensors: what it allocates and frees, and which operators it calls."""
 
+import gc
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
 
 from ..call_threads import CallThreads
@@ -21,6 +23,7 @@ from ..workloads.models import Model
 from ..workloads.steps import Subject
 from .engine import EngineTracker, uses_of_one_holder
 from .fake_model import SharedFakeMode, fake_batch, fake_module, remade
+from .host_numbers import HostNumbers
 from .measured_step import WARM_UP_STEPS
 from .outline import Outline
 from .probe import Call
@@ -28,6 +31,7 @@ from .step_phases import Marks
 from .storage_tracker import Creation
 from .storages import key as storage_key
 
+SCRIPTED: Final = "TorchScript runs it, which fuses and frees by its own plan"
 COMPILED: Final = "compiled code allocates by its own plan, which nobody can run yet"
 
 
@@ -89,7 +93,8 @@ def load() -> None:
     No backward pass: that starts autograd's threads where there is a GPU.
     """
     importlib.import_module("torch._dynamo")
-    with SharedFakeMode(), EngineTracker(on_create=lambda _: None):
+    mode = SharedFakeMode()
+    with mode, EngineTracker(mode, on_create=lambda _: None):
         layer = nn.Linear(1, 1)
         torch.optim.SGD(layer.parameters(), lr=1.0)
         layer(torch.zeros(1, 1)).relu().mean()
@@ -106,27 +111,40 @@ def fake_step(cell: Cell, model: Model, device: Device, *, seed: int, here: bool
     place = device.place if here else "cpu"
     fake = _Recorder(place, numbers_elsewhere=device.place != place)
     marks = Marks(address=storage_key)
-    tracker = EngineTracker(on_create=fake.created, on_free=fake.freed, called=fake.called)
+    mode = SharedFakeMode()
+    tracker = EngineTracker(mode, on_create=fake.created, on_free=fake.freed, called=fake.called)
     fake.tracker = tracker
     uses_of_one_holder()  # it is asked here, where no step is under way
-    with SharedFakeMode() as mode, CallThreads(partial(_both, mode, tracker)), tracker:
+    threads = CallThreads(partial(_both, mode, tracker))
+    with _nothing_compiles(), _seen_past_the_mode(), mode, threads, tracker:
         subject = _subject(cell, model, device, place, seed=seed, mode=mode, adopt=tracker.adopt)
+        gc.collect()  # what building left to the collector: weights that quantization replaced
+        numbers = HostNumbers()
+        there_before = _real_tensors()
         subject = marks.around(subject)
         arm = make_arm(cell, replace(subject, loss=_watched(subject.loss, tracker)))
-        with _nothing_compiles(), _rng_states_counted():
-            with marks.telling(fake.mark, subject.parameters()):
-                steps(arm, 1)  # the first makes optimizer state
-            steps(arm, WARM_UP_STEPS - 1)  # a cache is as full as in the step that is measured
+        with marks.telling(fake.mark, subject.parameters()):
+            steps(arm, 1)  # the first makes optimizer state
+        for _ in range(WARM_UP_STEPS - 1):  # a cache is as full as in the measured step
             subject.clear_gradients()
-            resident = {
-                key: block
-                for key, block in marks.resident(subject).items()
-                if block.part != "optimizer_state" or key in fake.live
-            }
-            before = {key: block.nbytes for key, block in resident.items()} | fake.live
-            fake.entries.clear()
-            with marks.telling(fake.mark, subject.parameters()):
-                steps(arm, 1)
+            numbers.put_back()
+            steps(arm, 1)
+        subject.clear_gradients()
+        numbers.put_back()
+        resident = {
+            key: block
+            for key, block in marks.resident(subject).items()
+            if block.part != "optimizer_state" or key in fake.live
+        }
+        before = {key: block.nbytes for key, block in resident.items()} | fake.live
+        fake.entries.clear()
+        with marks.telling(fake.mark, subject.parameters()):
+            steps(arm, 1)
+        if numbers.drawn:
+            raise Unfaithful(
+                "its step draws random numbers of Python or NumPy, which may decide what it does"
+            )
+    _hold_that_none_is_real(there_before)
     return Outline(list(fake.entries), resident, before, frozenset(fake.operators))
 
 
@@ -191,7 +209,7 @@ def _check(module: nn.Module) -> None:
         if isinstance(part, torch._dynamo.OptimizedModule) or part._compiled_call_impl is not None:
             raise Compiled(COMPILED)
         if isinstance(part, torch.jit.ScriptModule):
-            raise Unfaithful("TorchScript runs it, which fuses and frees by its own plan")
+            raise Unfaithful(SCRIPTED)
 
 
 @contextmanager
@@ -212,11 +230,32 @@ def _nothing_compiles() -> Iterator[None]:
             raise Compiled(COMPILED) from error
 
 
+def _real_tensors() -> list[Tensor]:
+    """Return the tensors of this process that have bytes: more than a number's."""
+    return [
+        one
+        for one in gc.get_objects()
+        if issubclass(type(one), Tensor)  # what a proxy says it is nobody asks
+        and not isinstance(one, FakeTensor)
+        and one.layout is torch.strided
+        and one.numel() > 1  # fake tensors keep the numbers that they were made of
+        and not one.is_meta
+    ]
+
+
+def _hold_that_none_is_real(there_before: Sequence[Tensor]) -> None:
+    """Raise `Unfaithful` where a step keeps a tensor that it made past fake ones."""
+    known = set(map(id, there_before))  # no other has one of these while they are kept
+    if any(id(one) not in known for one in _real_tensors()):
+        raise Unfaithful("its step keeps real tensors, which nobody counts: generators' states")
+
+
 @contextmanager
-def _rng_states_counted() -> Iterator[None]:
+def _seen_past_the_mode() -> Iterator[None]:
     """Let `torch.get_rng_state` return fake tensors, which count: checkpointing keeps many.
 
-    The generator makes them past the dispatcher, where nobody sees them.
+    The generator makes them past the dispatcher, where nobody sees them. TorchScript's functions
+    run there, and files are mapped there, whose whole size counts: both raise `Unfaithful`.
     """
     get, put = torch.get_rng_state, torch.set_rng_state
     nbytes = get().nbytes
@@ -227,10 +266,21 @@ def _rng_states_counted() -> Iterator[None]:
     def ignored(new_state: Tensor) -> None:
         """It has no numbers."""
 
+    def scripted(*_args: object, **_kwargs: object) -> None:
+        raise Unfaithful(SCRIPTED)
+
+    def mapped(*_args: object, **_kwargs: object) -> None:
+        raise Unfaithful("it maps a file of weights, all of which counts")
+
+    maps, called = torch.UntypedStorage.from_file, torch.jit.ScriptFunction.__call__
     torch.get_rng_state = torch.random.get_rng_state = counted
     torch.set_rng_state = torch.random.set_rng_state = ignored
+    torch.UntypedStorage.from_file = mapped  # type: ignore[assignment] # on purpose
+    torch.jit.ScriptFunction.__call__ = scripted  # type: ignore[assignment,method-assign] # on purpose
     try:
         yield
     finally:
+        torch.UntypedStorage.from_file = maps  # type: ignore[method-assign] # as it was
+        torch.jit.ScriptFunction.__call__ = called  # type: ignore[method-assign] # as it was
         torch.get_rng_state = torch.random.get_rng_state = get
         torch.set_rng_state = torch.random.set_rng_state = put

@@ -1,7 +1,8 @@
-"""A step run for real at a small batch, in a fork: where its sizes depend on what it computes."""
+"""A step run for real, in a child: where its sizes depend on what it computes."""
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -9,12 +10,16 @@ import torch
 
 from ..devices import Device
 from ..experiment.matrix import Cell
-from ..records.allocations import Entry, Mark
+from ..records.allocations import Change, Mark
 from ..workloads.arms import build, make_arm, steps
 from ..workloads.models import Model
+from ..workloads.state import RandomNumbers
 from ..workloads.steps import Subject
-from .apart import apart
+from .apart import Children
+from .fake_model import SHARE, free_bytes
 from .outline import Outline
+from .resident_blocks import disjoint, live, outside
+from .saved_tensors import refuses_hooks
 from .step_phases import Marks
 
 WARM_UP_STEPS: Final = 2
@@ -24,45 +29,100 @@ REST: Final = -1
 """The key of what was there before and is no parameter, buffer, input or state."""
 
 
-def measured_step(cell: Cell, model: Model, device: Device, *, seed: int) -> Outline:
-    """Return the outline of a warm step that was run in a child; raise whatever it raised."""
-    return apart(partial(_run, cell, model, device, seed), device)
+class TooLargeToRun(Exception):
+    """A step that needs more memory than it may take here; the message says how much that is."""
 
 
-def _built(cell: Cell, model: Model, seed: int) -> Subject:
-    subject = build(cell, model, seed=seed)
-    gc.collect()  # or what building left to the collector would be the step's
-    return subject
+def measured_step(cell: Cell, model: Model, children: Children, *, seed: int) -> Outline:
+    """Return the outline of a warm step that was run in a child; raise whatever it raised.
+
+    Where its tensors lie in the host's memory, it may take half of what is free: the rest is the
+    machine's. A step that needs more raises `TooLargeToRun`.
+    """
+    device = children.device
+    most_bytes = free_bytes() // SHARE if device.tensors_from_malloc else None
+    limited = replace(children, most_bytes=most_bytes)
+    run = partial(_run, cell, model, device, seed)
+    try:
+        plain: Outline = limited.run(partial(run, hooked=False))
+        return _with_parts(plain, limited, run)
+    except (RuntimeError, MemoryError) as error:
+        if most_bytes is None or not device.out_of_memory(error):
+            raise
+        raise TooLargeToRun(
+            f"it needs more than half of the free memory, {most_bytes:,} B"
+        ) from error
+
+
+def _with_parts(plain: Outline, limited: Children, run: Callable[..., Outline]) -> Outline:
+    """Return the step once more with hooks, which say what its blocks are for.
+
+    As it was without where it suffers no hooks, or where these change what it allocates.
+    """
+    try:
+        hooked = limited.run(partial(run, hooked=True))
+    except RuntimeError as error:
+        if not refuses_hooks(str(error)):
+            raise
+        return plain
+    return hooked if _changes(hooked) == _changes(plain) else plain
+
+
+def _changes(outline: Outline) -> list[int]:
+    changes = [entry.nbytes for entry in outline.entries if isinstance(entry, Change)]
+    return [outline.before_bytes, *changes]
 
 
 def _run(
-    cell: Cell, model: Model, device: Device, seed: int, _say: Callable[[int], None]
+    cell: Cell,
+    model: Model,
+    device: Device,
+    seed: int,
+    _say: Callable[[int], None],
+    *,
+    hooked: bool,
 ) -> Outline:
     model.load()
     if not device.in_use:
         torch.set_num_threads(min(cell.threads, torch.get_num_threads()))
     ledger = device.ledger()
-    shared, _ = ledger.observe(partial(_built, cell, model, seed))
+
+    def built(_: Callable[[Mark], None]) -> Subject:
+        subject = build(cell, model, seed=seed)
+        gc.collect()  # or what building left to the collector would be the step's
+        return subject
+
+    shared, _, traced = ledger.trace(built)
     marks = Marks(address=lambda storage: storage.data_ptr())
     subject = marks.around(shared)
+    # Weights from a mapped file are resident, and the allocator never handed them out.
+    elsewhere_bytes = outside(marks.resident(subject), live(traced.entries(device.place)))
+    numbers = RandomNumbers(shared.resident())
     arm, _ = ledger.observe(partial(make_arm, cell, subject))
 
-    def warm_up() -> None:
-        with marks.telling(lambda _: None, subject.parameters()):
-            steps(arm, 1)  # the hooks of its optimizer say where its state is
-        steps(arm, WARM_UP_STEPS - 1)
-        subject.clear_gradients()
-
-    def marked(mark: Callable[[Mark], None]) -> None:
-        with marks.telling(mark, subject.parameters()):
+    def step(mark: Callable[[Mark], None]) -> None:
+        numbers.put_back()  # a run's memory pass does so before each
+        if not hooked:
+            steps(arm, 1)
+            return
+        with marks.telling(mark, subject.parameters()):  # the first says where its state is, too
             steps(arm, 1)
 
-    ledger.observe(warm_up)
-    resident = marks.resident(subject)
-    _, window, traced = ledger.trace(marked)
-    entries: list[Entry] = traced.entries(device.place)
+    for _ in range(WARM_UP_STEPS):
+        ledger.observe(partial(step, _unheard))
+        ledger.observe(subject.clear_gradients)
+    there = marks.resident(subject)
+    apart = disjoint(there)
+    # In the order in which they are owned: that of addresses is another at each batch size.
+    resident = {address: apart[address] for address in there if address in apart}
+    _, window, traced = ledger.trace(step)
+    entries = traced.entries(device.place)
     window.check(entries)
-    before = {key: block.nbytes for key, block in resident.items()}
-    # Weights from a mapped file are resident, and the allocator never handed them out.
-    before[REST] = max(0, window.before_bytes - sum(before.values()))
+    before = {address: block.nbytes for address, block in resident.items()}
+    there_bytes = window.before_bytes + elsewhere_bytes
+    before[REST] = max(0, there_bytes - sum(before.values()))
     return Outline(entries, resident, before)
+
+
+def _unheard(_mark: Mark) -> None:
+    """Keep nothing of a mark."""

@@ -15,9 +15,9 @@ from ..records.predictions import Fit, Prediction
 from ..workloads.models import Model
 from ..workloads.steps import lacks_a_graph, must_fail
 from . import batch_fit
-from .apart import Died, apart
+from .apart import FORKS, LIMIT_S, Children, Died, TimedOut
 from .fake_step import COMPILED, Compiled, Unfaithful, fake_step, load
-from .measured_step import measured_step
+from .measured_step import TooLargeToRun, measured_step
 from .outline import Line, Outline, carried_on
 from .probe import Call, Prober
 
@@ -56,14 +56,20 @@ class EndsItsProcess(Unpredictable):
     """A step that ended the process in which it was to be predicted; the message says how."""
 
 
+class TookTooLong(Unpredictable):
+    """A step that was killed at its time limit; the message says how long that is."""
+
+
 class Predictor:
     """Predicts cells of one device; what it learns about kernels serves all of them.
 
     A step is the user's code: each is made in a child of this process, so that what it sets, caches
-    or ends reaches no other.
+    or ends reaches no other. One that takes more than ``limit_s`` is killed. Children are forks, or
+    fresh processes where this one cannot be forked.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, *, limit_s: float = LIMIT_S, forks: bool = FORKS) -> None:
+        self.limit_s, self._forks = limit_s, forks
         self._device = devices.find(device)
         self._here = True
         try:
@@ -189,7 +195,7 @@ class Predictor:
 
     def _learn(self, cell: Cell, calls: Sequence[Call]) -> None:
         """Run calls; raise `Unfaithful` where one does not do what it does on fake tensors."""
-        self._prober.learn(calls, threads=cell.threads)
+        self._prober.learn(calls, threads=cell.threads, children=self._children())
         for call in calls:
             objection = self._prober.objection(call, threads=cell.threads)
             if objection:
@@ -257,11 +263,13 @@ class Predictor:
             raise Unpredictable(COMPILED)
         load()
         try:
-            return apart(
-                partial(_outlined, cell, model, self._device, seed, self._here), self._device
+            return self._children().run(
+                partial(_outlined, cell, model, self._device, seed, self._here)
             )
         except Compiled as error:
             raise Unpredictable(str(error)) from error
+        except TimedOut as how:
+            raise TookTooLong(f"its step on fake tensors was {how}") from how
         except Died as how:
             raise Unfaithful(f"its step does not run on fake tensors: {how}") from how
         except RuntimeError as error:
@@ -270,6 +278,9 @@ class Predictor:
                 self._hold_that_it_trains(cell, model, seed, words)
                 raise CannotTrain(words) from error
             raise Unfaithful(f"its step does not run on fake tensors: {words}") from error
+
+    def _children(self) -> Children:
+        return Children(device=self._device, limit_s=self.limit_s, forks=self._forks)
 
     def _hold_that_it_trains(self, cell: Cell, model: Model, seed: int, words: str) -> None:
         """Raise `Unpredictable` if the step does not work where a graph is recorded either."""
@@ -318,7 +329,11 @@ class Predictor:
         key = (cell, model, seed)
         if key not in self._measurements:
             try:
-                self._measurements[key] = measured_step(cell, model, self._device, seed=seed)
+                self._measurements[key] = measured_step(cell, model, self._children(), seed=seed)
+            except TooLargeToRun as how:
+                raise Unpredictable(f"{why}; nor could it be measured: {how}") from how
+            except TimedOut as how:
+                raise TookTooLong(f"{why}; and its step was {how}") from how
             except Died as how:
                 raise EndsItsProcess(f"its step ended its process: {how}") from how
             except (Exception, SystemExit) as error:

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..devices import Device
-from .apart import Died, apart
+from .apart import Children, Died
 from .storage_tracker import Operator
 from .storages import storages
 
@@ -161,8 +161,10 @@ class Prober:
         self._device, self._largest = device, here if largest is None else largest
         self._seen: dict[tuple[int, Call], Seen | None] = {}
 
-    def learn(self, calls: Iterable[Call], *, threads: int = 1) -> None:
-        """Run all that is new and small enough, with so many threads."""
+    def learn(
+        self, calls: Iterable[Call], *, threads: int = 1, children: Children | None = None
+    ) -> None:
+        """Run all that is new and small enough, with so many threads, in such children."""
         new = [
             call
             for call in dict.fromkeys(calls)
@@ -172,7 +174,8 @@ class Prober:
         for call in new:
             self._seen[threads, call] = None  # what is not run stays unknown
         if todo and self._device is not None:
-            for call, seen in _run(todo, self._device, threads).items():
+            children = children or Children(device=self._device)
+            for call, seen in _run(todo, children, threads).items():
                 self._seen[threads, call] = seen
 
     def inside(self, call: Call, *, threads: int = 1) -> int | None:
@@ -204,14 +207,14 @@ def storage_sizes(result: object) -> tuple[int, ...]:
     )
 
 
-def _run(calls: Sequence[Call], device: Device, threads: int) -> dict[Call, Seen | None]:
+def _run(calls: Sequence[Call], children: Children, threads: int) -> dict[Call, Seen | None]:
     """Run each call on zeros; return what it did, None where it raised or ended the process.
 
     Small ones are run on other numbers, too: some algorithms choose their way by these.
     """
     jobs = [(call, 0.0) for call in calls]
     jobs += [(call, OTHER) for call in calls if call.nbytes <= TWICE_BYTES]
-    seen = _outlived(jobs, device, threads)
+    seen = _outlived(jobs, children, threads)
     known: dict[Call, Seen | None] = {}
     for call in calls:
         one, other = seen.get((call, 0.0)), seen.get((call, OTHER))
@@ -220,12 +223,12 @@ def _run(calls: Sequence[Call], device: Device, threads: int) -> dict[Call, Seen
     return known
 
 
-def _outlived(jobs: Jobs, device: Device, threads: int) -> dict[tuple[Call, float], Seen]:
+def _outlived(jobs: Jobs, children: Children, threads: int) -> dict[tuple[Call, float], Seen]:
     """Run each in a child, and all but the one that ended it in the next."""
     todo = list(jobs)
     while todo:
         try:
-            seen = apart(partial(_in_order, todo, device, threads), device)
+            seen = children.run(partial(_in_order, todo, children.device, threads))
         except Died as death:
             del todo[max(death.reported, 0)]
         else:

@@ -69,7 +69,7 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torc
         # the device's own is run by that, though it could be taken apart.
         if func.namespace != "prim" and not _has_kernel(func, (args, kwargs)):
             with self:
-                taken_apart = func.decompose(*args, **kwargs)
+                taken_apart = _taken_apart(func, args, kwargs)
             if taken_apart is not NotImplemented:
                 return taken_apart
         for leaf in tree_leaves((args, kwargs)):
@@ -119,6 +119,19 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torc
 
         self._alive[birth.key] = weakref.ref(storage, gone)
         self._on_create(birth)
+
+
+def _taken_apart(func: Operator, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Run the parts of a composite operator, `NotImplemented` where it has none.
+
+    By the kernel that runs outside of any mode: for some, dropout and recurrent layers, torch also
+    has one written in Python for the compiler, which allocates otherwise.
+    """
+    name: str = func.name()  # type: ignore[no-untyped-call] # torch leaves it untyped
+    whole = torch._C.DispatchKey.CompositeImplicitAutograd
+    if torch._C._dispatch_has_kernel_for_dispatch_key(name, whole):
+        return func._op_dk(whole, *args, **kwargs)
+    return NotImplemented
 
 
 def _has_kernel(func: Operator, arguments: object) -> bool:

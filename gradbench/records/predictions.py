@@ -1,9 +1,12 @@
 """What a prediction says: plain results that predicting writes and analysis reads."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from ..experiment.matrix import Cell
 from .allocations import PeakBreakdown
+from .measurements import Fact
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,35 @@ def measured_at_batches(batches: tuple[int, ...]) -> str:
         return ""
     several = "es" if len(batches) > 1 else ""
     return f"measured at batch{several} {' and '.join(map(str, batches))}"
+
+
+MEASURED_AT: Final = "measured_at_batches"
+WHY_MEASURED: Final = "why_measured"
+NOT_COUNTED: Final = "not_counted_inside"
+"""Names of the notes on a measurement that is a prediction."""
+
+
+def notes(prediction: Prediction) -> dict[str, Fact]:
+    """Return what is to be noted of a predicted peak, for `marks` to say."""
+    found: dict[str, Fact] = {}
+    if prediction.unprobed:
+        found[NOT_COUNTED] = ", ".join(prediction.unprobed)
+    if prediction.measured_at:
+        found[MEASURED_AT] = ", ".join(map(str, prediction.measured_at))
+        found[WHY_MEASURED] = prediction.why_measured
+    return found
+
+
+def marks(noted: Mapping[str, Fact]) -> list[str]:
+    """Return in words what the notes of a predicted peak say of it; [] where it is exact."""
+    words = []
+    if MEASURED_AT in noted:
+        batches = tuple(int(batch) for batch in str(noted[MEASURED_AT]).split(","))
+        why = f": {noted[WHY_MEASURED]}" if WHY_MEASURED in noted else ""
+        words.append(f"{measured_at_batches(batches)}, not predicted{why}")
+    if NOT_COUNTED in noted:
+        words.append(f"not counted, what these need inside: {noted[NOT_COUNTED]}")
+    return words
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,6 +177,7 @@ def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, obje
         "drawers": list(cell_table.drawers(view)),
         "reasons": list(run_sentences.reasons(run)),
         "unreadable": run_sentences.unreadable(run),
+        "marks": run_sentences.prediction_marks(run),
         "spent": run_sentences.spent(run),
         "facts": run_differences.facts_of(run),
     }

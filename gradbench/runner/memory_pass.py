@@ -1,6 +1,7 @@
 """The memory passes, inside their processes: allocator peaks to the byte, and the process's own."""
 
 import gc
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,23 +14,24 @@ from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..memory import leaks
 from ..memory.leaves import kept_unsaved, nodes
-from ..memory.predict import CannotTrain, EndsItsProcess, Predictor, Unpredictable
+from ..memory.predict import (
+    CannotTrain,
+    EndsItsProcess,
+    Predictor,
+    TookTooLong,
+    Unpredictable,
+)
+from ..memory.resident_blocks import disjoint, live, outside
 from ..memory.saved_tensors import SavedTensors, SavingHooks, paths, refuses_hooks
 from ..memory.step_phases import Marks
-from ..records.allocations import (
-    Change,
-    Entry,
-    Mark,
-    PeakBreakdown,
-    Resident,
-    attribute_peak,
-)
+from ..records import predictions
+from ..records.allocations import Entry, Mark, PeakBreakdown, attribute_peak
 from ..records.measurements import Breakdown, Fact, Measurement, Reading
 from ..workloads.arms import CellArm
 from ..workloads.models import Model
 from ..workloads.state import RandomNumbers, Snapshot
 from ..workloads.steps import Subject
-from . import meters
+from . import host_system, meters
 from .attempts import (
     TRIAL_STEPS,
     Message,
@@ -54,6 +56,12 @@ NO_HOOKS: Final = "its step does not suffer the hooks that tell what blocks are 
 
 OUTSIDE: Final = "(outside of the model)"
 """Where the loss has tensors saved."""
+
+PREDICTING: Final = 0.9
+"""Of a process's time limit: what its predictions may take, so that none is lost with another."""
+
+SHORTEST_S: Final = 1.0
+"""What each prediction may take even then."""
 
 MODULES: Final = 10
 """Modules that a breakdown names."""
@@ -88,9 +96,12 @@ def predict_block(
 ) -> Iterator[Message]:
     """Yield the predicted peaks of a block's cells, which share what is learned of kernels."""
     watch, device = Stopwatch(), settle(cells[0])
-    predictor = Predictor(cells[0].device)
-    for cell in cells:
+    predictor = Predictor(cells[0].device, forks=host_system.here().forks)
+    ends_s = time.monotonic() + PREDICTING * plan.limit_s
+    for place, cell in enumerate(cells):
         yield Trying(cell)
+        left_s = max(ends_s - time.monotonic(), SHORTEST_S)
+        predictor.limit_s = left_s / (len(cells) - place)
         prediction = guarded(partial(_predicted, predictor, cell, model, plan), device)
         yield _outcome(cell, "predicted_peak", prediction)
     yield watch.lap("predictions")
@@ -456,49 +467,6 @@ def _saved_figure(saved: SavedTensors | Unreadable) -> MeterResult:
     return Figure(saved.nbytes, {"in_total": total} if total != saved.nbytes else {})
 
 
-def live(entries: Sequence[Entry]) -> dict[int, int]:
-    """Return the blocks that these entries leave allocated: their bytes by address."""
-    blocks: dict[int, int] = {}
-    for entry in entries:
-        match entry:
-            case Change(address, nbytes, _) if nbytes > 0:
-                blocks[address] = nbytes
-            case Change(address, _, _):
-                blocks.pop(address, None)
-    return blocks
-
-
-def outside(resident: Mapping[int, Resident], allocated: Mapping[int, int]) -> int:
-    """Return the bytes of resident blocks that lie in no allocated one, each once.
-
-    Weights from numpy or a mapped file are such; so is what was made before the ledger began.
-    """
-    ours = [(address, block.nbytes) for address, block in resident.items()]
-    theirs = list(allocated.items())
-    return _covered([*ours, *theirs]) - _covered(theirs)
-
-
-def disjoint(resident: Mapping[int, Resident]) -> dict[int, Resident]:
-    """Return the blocks with what two of them share counted once, on the first one's account."""
-    end = 0
-    found: dict[int, Resident] = {}
-    for address in sorted(resident):
-        block = resident[address]
-        start, stop = max(address, end), address + block.nbytes
-        if stop > start:
-            found[address] = replace(block, nbytes=stop - start)
-        end = max(end, stop)
-    return found
-
-
-def _covered(blocks: Sequence[tuple[int, int]]) -> int:
-    total = end = 0
-    for address, nbytes in sorted(blocks):
-        total += max(0, address + nbytes - max(address, end))
-        end = max(end, address + nbytes)
-    return total
-
-
 def _predicted(predictor: Predictor, cell: Cell, model: Model, plan: Plan) -> MeterResult | Refusal:
     try:
         prediction = predictor.predict(cell, model, seed=plan.seed)
@@ -506,14 +474,11 @@ def _predicted(predictor: Predictor, cell: Cell, model: Model, plan: Plan) -> Me
         return Refusal("cannot_train", str(words))
     except EndsItsProcess as how:
         return Refusal("crashed", str(how))
+    except TookTooLong as how:
+        return Refusal("timed_out", str(how))
     except Unpredictable as reason:
         return Unreadable(str(reason))
-    notes: dict[str, Fact] = {}
-    if prediction.unprobed:
-        notes["not_counted_inside"] = ", ".join(prediction.unprobed)
-    if prediction.measured_at:
-        notes["measured_at_batches"] = ", ".join(map(str, prediction.measured_at))
-    return Figure(prediction.peak_bytes, notes)
+    return Figure(prediction.peak_bytes, predictions.notes(prediction))
 
 
 def _peak_rss(arm: CellArm) -> Figure:

@@ -11,12 +11,12 @@ import torch
 from .. import devices
 from ..errors import BadModel, DeviceUnavailable, UnknownName
 from ..experiment.matrix import AS_IS, Cell
-from ..memory.apart import apart
+from ..memory.apart import Children
 from ..records.measurements import Cause
 from ..workloads.models import MODELS, Model
 from ..workloads.steps import WORKLOADS
 from ..workloads.trees import Batch, tensors
-from .host_system import usable_cores
+from .host_system import here, usable_cores
 from .meters import METERS
 
 MOST_HEADS: Final = 4
@@ -121,7 +121,7 @@ def _would_do(model: Model) -> str:
         return [name for name, part in children if next(part.parameters(), None) is not None]
 
     try:
-        names = apart(parts, devices.find("cpu"))
+        names = Children(device=devices.find("cpu"), forks=here().forks).run(parts)
     except Exception:  # noqa: BLE001 # nor can it be built there, or it ended the child
         return ""
     likely = names[:0:-1][:MOST_HEADS]  # the last first; what comes first has nothing before it

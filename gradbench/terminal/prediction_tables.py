@@ -16,7 +16,7 @@ from ..printable import printable
 from ..records.measurements import Measurement, Outcome
 from ..records.predictions import Fit, Prediction
 from ..stats import linear_scaling
-from .run_tables import as_text
+from .run_tables import WIDE, as_text
 
 PREDICTED_PARTS: Final = {
     "parameters": "params",
@@ -26,22 +26,29 @@ PREDICTED_PARTS: Final = {
     "other": "other",
 }
 
+AT_THE_PEAK: Final = (
+    "params to other: what is live at the peak. What autograd saves over the whole step\n"
+    "is saved_for_backward, which run measures."
+)
+
 MEASURED: Final = "*"
 """Beside what was measured at small batches instead of predicted."""
 
 
 def prediction_tables(
-    predictions: Mapping[Cell, Prediction | str], *, reference: str
+    predictions: Mapping[Cell, Prediction | str], *, reference: str, width: int = WIDE
 ) -> RenderableType:
     """Return a table a block: predicted peaks, their ratio to the reference mode's, their parts.
 
-    Where there is no prediction, the reason stands below.
+    Where there is no prediction, the reason stands below. Below `WIDE` columns, what was there
+    before the step and what it adds are left out.
     """
+    sums = ("before", "adds") if width >= WIDE else ()
     shown: list[RenderableType] = []
     for block, cells in by_block(predictions).items():
         table = Table(box=None, header_style="dim", pad_edge=False)
-        table.add_column("", min_width=15)
-        for heading in ("peak", "×", "before", "adds", *PREDICTED_PARTS.values()):
+        table.add_column("", min_width=15, no_wrap=True)
+        for heading in ("peak", "×", *sums, *PREDICTED_PARTS.values()):
             least = 6 if heading == "×" else 8
             table.add_column(heading, justify="right", no_wrap=True, min_width=least)
         against = predictions.get(dataframes.at(cells[0], reference))
@@ -54,12 +61,12 @@ def prediction_tables(
                 prediction.peak_bytes / against.peak_bytes if isinstance(against, Prediction) else 0
             )
             parts = prediction.breakdown.parts
+            nbytes = {"before": prediction.before_bytes, "adds": prediction.transient_bytes}
             table.add_row(
                 f"  {cell.grad_mode}{MEASURED if prediction.how else ''}",
                 format_units.size(prediction.peak_bytes),
                 format_units.factor(ratio) if ratio else "",
-                format_units.size(prediction.before_bytes),
-                format_units.size(prediction.transient_bytes),
+                *(format_units.size(nbytes[heading]) for heading in sums),
                 *(
                     format_units.size(parts[part]) if parts[part] else ""
                     for part in PREDICTED_PARTS
@@ -71,6 +78,8 @@ def prediction_tables(
         shown += [Text(f"\n{block}", style="bold"), table]
         shown += [Text(f" {MEASURED} {how}, not predicted", style="yellow") for how in hows]
         shown += [Text(printable(f"  {reason}"), style="dim") for reason in reasons]
+    if any(isinstance(one, Prediction) for one in predictions.values()):
+        shown.append(Text(AT_THE_PEAK, style="dim"))
     return Group(*shown)
 
 

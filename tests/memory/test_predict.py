@@ -16,6 +16,7 @@ from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.experiment.plan import Plan
 from gradbench.experiment.presets import PRESETS
 from gradbench.memory import probe
+from gradbench.memory.apart import Children
 from gradbench.memory.predict import Predictor, Unpredictable
 from gradbench.memory.probe import Call, Prober, Seen
 from gradbench.records.measurements import PARTS, Breakdown, Measurement, Skipped
@@ -509,7 +510,7 @@ def test_an_operator_that_ends_its_process_is_unknown_and_the_others_are_not():
 
     stands, falls = called(lambda: torch.ones(4)), called(lambda: ctypes.string_at(0))
     other = called(lambda: torch.zeros(8))
-    found = probe._run([stands, falls, other], CPU(), 1)
+    found = probe._run([stands, falls, other], Children(device=CPU()), 1)
     assert found == {stands: Seen(16, (16,)), falls: None, other: Seen(32, (32,))}
 
 

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from gradbench.devices.cpu import CPU
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.plan import Plan
-from gradbench.memory.apart import apart
+from gradbench.memory.apart import Children
 from gradbench.memory.predict import Predictor, Unpredictable
 from gradbench.records.measurements import Measurement, Skipped
 from gradbench.runner import memory_pass
@@ -235,7 +235,7 @@ def measured_peak(one, model):
         (outcome,) = [m for m in messages if isinstance(m, Measurement | Skipped)]
         return outcome.values[0]
 
-    return apart(measured, CPU())
+    return Children(device=CPU()).run(measured)
 
 
 def way_of(axes):

@@ -1,18 +1,24 @@
 """A prediction is made in a child: what a step does to its process reaches no other prediction."""
 
 import os
+import random
+import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from gradbench.devices.cpu import CPU
 from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.experiment.plan import Plan
-from gradbench.memory.predict import EndsItsProcess, Predictor
+from gradbench.memory.apart import Children, Died
+from gradbench.memory.fake_model import free_bytes
+from gradbench.memory.predict import EndsItsProcess, Predictor, TookTooLong, Unpredictable
 from gradbench.records.measurements import Measurement, Skipped
 from gradbench.runner.memory_pass import predict_block
-from gradbench.workloads.models import Model
+from gradbench.workloads.models import MODELS, Model, unlabelled
 
 REMEMBERED = {}
 
@@ -68,3 +74,91 @@ def test_what_ends_the_child_is_said_to_the_caller():
     cell = Cell(model="mine", workload="inference", grad_mode="no_grad", batch_size=4)
     with pytest.raises(EndsItsProcess, match="its step ended its process: ended early"):
         Predictor("cpu").predict(cell, model)
+
+
+def held(name):
+    """A module whose forward does what its name says before it multiplies."""
+    return Model(partial(HELD[name], 4, 2), partial(unlabelled, shape=(4,)))
+
+
+class Endless(nn.Linear):
+    def forward(self, x):
+        while True:
+            time.sleep(0.01)
+
+
+class Huge(nn.Linear):
+    def forward(self, x):
+        torch.empty(free_bytes(), dtype=torch.uint8)
+        return super().forward(x) if x.sum().item() < 1e9 else x
+
+
+class Draws(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.repeat(1 + random.randrange(8), 1))
+
+
+class KeepsAState(nn.Linear):
+    generator = torch.Generator()
+
+    def forward(self, x):
+        self.state = self.generator.get_state()
+        return super().forward(x)
+
+
+HELD = {kind.__name__: kind for kind in (Endless, Huge, Draws, KeepsAState)}
+ONE = Cell(model="it", workload="inference", grad_mode="no_grad", batch_size=4)
+
+
+def test_a_step_without_end_is_killed_at_its_limit_and_that_is_the_reason():
+    with pytest.raises(TookTooLong, match=r"killed at its time limit of 0\.5 s"):
+        Predictor("cpu", limit_s=0.5).predict(ONE, held("Endless"))
+
+
+def test_a_block_whose_predictions_take_all_its_time_has_a_reason_a_cell():
+    cells = [replace(ONE, grad_mode=mode) for mode in GRAD_MODES[:2]]
+    said = [
+        message
+        for message in predict_block(cells, held("Endless"), Plan(limit_s=1.0), ())
+        if isinstance(message, Skipped)
+    ]
+    assert [(one.cell, one.cause) for one in said] == [(cell, "timed_out") for cell in cells]
+
+
+def test_a_step_that_is_too_large_to_be_run_here_is_not_run():
+    """It asks for all free memory, and would be measured, for it looks at a number."""
+    with pytest.raises(Unpredictable, match="it needs more than half of the free memory, "):
+        Predictor("cpu").predict(ONE, held("Huge"))
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("Draws", "its step draws random numbers of Python or NumPy"),
+        ("KeepsAState", "its step keeps real tensors, which nobody counts"),
+    ],
+)
+def test_what_a_step_takes_from_elsewhere_is_measured_and_says_so(name, why):
+    prediction = Predictor("cpu").predict(ONE, held(name))
+    assert prediction.why_measured.startswith(why)
+    assert prediction.measured_at == (4,)
+
+
+def test_where_no_process_can_be_forked_a_fresh_one_predicts_the_same(monkeypatch):
+    model = MODELS["mlp_tiny"]
+    one = replace(ONE, model="mlp_tiny")
+    expected = Predictor("cpu").predict(one, model)
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("a process was forked"))
+    found = Predictor("cpu", forks=False).predict(one, model)
+    assert found.breakdown == expected.breakdown
+    assert found.unprobed == expected.unprobed == ()
+
+
+def test_a_fresh_process_that_ends_says_how():
+    children = Children(device=CPU(), forks=False)
+    with pytest.raises(Died, match="ended early with exit status 7"):
+        children.run(ends_with_seven)
+
+
+def ends_with_seven(_say):
+    os._exit(7)

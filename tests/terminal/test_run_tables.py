@@ -219,7 +219,8 @@ def test_what_cannot_be_predicted_says_why_once_a_block():
     )
     assert line_of("global_off", shown) == "global_off none"
     assert [line.strip() for line in shown].count(reason) == 1
-    assert shown[-2:] == [f"  {reason}", "  another"]
+    first = shown.index(f"  {reason}")
+    assert shown[first : first + 2] == [f"  {reason}", "  another"]
 
 
 def test_where_the_reference_has_no_prediction_others_have_no_ratio():
