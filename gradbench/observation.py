@@ -206,15 +206,6 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
     given = {tensor.grad_fn for _, tensor in tensors((inputs, options))}
     built = any(tensor.grad_fn not in given for _, tensor in returned if tensor.grad_fn is not None)
     reached = _reached([tensor for _, tensor in returned])
-    leaves = {**parameters, **watch.leaves(marks)}
-    marks = {**watch.marks(), **marks}  # of a parameter, the earlier one
-    missing = {
-        name: watch.why(tensor)
-        for name, tensor in leaves.items()
-        if tensor.requires_grad
-        and id(tensor) not in reached
-        and marks[id(tensor)] == _gradient_mark(tensor)
-    }
     blind = "a graph leads to what a thread made that was there before the call"
     unseen = saved.hooks.unseen(outputs) - set(nodes((inputs, options)))
     return Observation(
@@ -223,12 +214,30 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
         graph_built=built or watch.recorded or bool(saved.saved),
         saved=None if unseen else len(saved.saved),
         saved_bytes=None if unseen else saved.nbytes,
-        without_gradient=missing,
+        without_gradient=_missing_gradients(parameters, marks, watch, reached),
         inference_outputs=tuple(path for path, tensor in returned if tensor.is_inference()),
         switches=tuple(watch.switches),
         thread_modes=tuple(watch.thread_modes),
         out_of_sight=blind if unseen else "",
     )
+
+
+def _missing_gradients(
+    parameters: Mapping[str, Tensor],
+    marks: Mapping[int, tuple[int, int] | None],
+    watch: "_Watch",
+    reached: Container[int],
+) -> dict[str, str]:
+    """Return the leaves that got no gradient and get none from what was returned, and why."""
+    leaves = {**parameters, **watch.leaves(marks)}
+    marks = {**watch.marks(), **marks}  # of a parameter, the earlier one
+    return {
+        name: watch.why(tensor)
+        for name, tensor in leaves.items()
+        if tensor.requires_grad
+        and id(tensor) not in reached
+        and marks[id(tensor)] == _gradient_mark(tensor)
+    }
 
 
 class _Watch(TorchFunctionMode):

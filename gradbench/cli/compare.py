@@ -2,17 +2,23 @@
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import Impossible
+from ..experiment.matrix import Cell
 from .app import app, err, examples, out, say
 from .gate import STATUSES, as_plain, conclusion, show
 from .request import Request, takes_request
 from .screen import shown
+
+if TYPE_CHECKING:
+    from ..gate.result import NotCompared
+    from ..workloads.models import Model
 
 
 @app.command(
@@ -51,8 +57,7 @@ def compare(
     """
     if base is None and base_python is None:
         raise Impossible("nothing to compare with: give --base REV, --base-python PATH, or both")
-    from ..comparison import checkouts, leftovers, versions, worktree
-    from ..gate.result import NotCompared
+    from ..comparison import checkouts, leftovers, versions
 
     effort = versions.Effort(threshold=threshold, pairs=pairs, seed=seed)
     began, here = time.monotonic(), Path.cwd()
@@ -70,21 +75,11 @@ def compare(
         sources = {name: models[name].source for name in names if name in models}
         own = {name: source for name, source in sources.items() if source is not None}
         checkouts.check(cells, own, itself=itself, other_python=base_python is not None)
-        from ..runner import preflight
-
-        preflight.check(cells, models)
-        obstacles = {cell: why for cell in cells if (why := preflight.obstacle(cell, models))}
-        left_out = tuple(
-            NotCompared(cell=cell, meter="step_time", why="no number", reason=reason)
-            for cell, (_, reason) in obstacles.items()
-        )
+        left_out = _left_out(cells, models)
         if base is not None:
-            commit = worktree.commit(old.tree, "HEAD")[:10]
-            err.print(f"[dim]the base is {shown(base)}, commit {commit}[/dim]")
-        if base is not None and worktree.is_dirty(new.tree):
-            err.print("the working tree has uncommitted changes: they are part of the candidate")
+            _say_what_is_compared(base, old.tree, new.tree)
         decision = versions.compare(
-            [cell for cell in cells if cell not in obstacles],
+            [cell for cell in cells if cell not in {one.cell for one in left_out}],
             base=old,
             candidate=new,
             effort=effort,
@@ -100,3 +95,25 @@ def compare(
         seconds = time.monotonic() - began
         out.print(f"{conclusion(decision, result)}  [dim]{seconds:.0f} s[/dim]")
     raise typer.Exit(result)
+
+
+def _left_out(cells: Sequence[Cell], models: "Mapping[str, Model]") -> "tuple[NotCompared, ...]":
+    """Return the cells that cannot run on this machine, with their reasons."""
+    from ..gate.result import NotCompared
+    from ..runner import preflight
+
+    preflight.check(cells, models)
+    obstacles = {cell: why for cell in cells if (why := preflight.obstacle(cell, models))}
+    return tuple(
+        NotCompared(cell=cell, meter="step_time", why="no number", reason=reason)
+        for cell, (_, reason) in obstacles.items()
+    )
+
+
+def _say_what_is_compared(base: str, old: Path, new: Path) -> None:
+    """Name the base's commit, and whether the candidate is more than a commit."""
+    from ..comparison import worktree
+
+    err.print(f"[dim]the base is {shown(base)}, commit {worktree.commit(old, 'HEAD')[:10]}[/dim]")
+    if worktree.is_dirty(new):
+        err.print("the working tree has uncommitted changes: they are part of the candidate")
