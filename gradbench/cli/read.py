@@ -142,6 +142,7 @@ def runs(
                 state = "still going"
             else:
                 state = shown(f"cut short: {resume_command(one, where)}")
-            out.print(f"{one.name}  {total - len(one.unfinished())} of {total} blocks  {state}")
+            blocks = f"{total - len(one.unfinished())} of {total} blocks"
+            out.print(f"{shown(one.name)}  {blocks}  {state}")
         for complaint in [*moved, *warnings]:
             err.print(f"[yellow]{shown(complaint)}[/yellow]")

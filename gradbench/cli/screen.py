@@ -1,18 +1,34 @@
 """The consoles that commands print to: text of others can be read there, and cannot act."""
 
+from collections.abc import Iterable
 from typing import IO, Any, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 
-from ..printable import one_line, printable, without_commands
+from ..printable import one_line, printable, printable_lines, without_commands
 
 
 class Screen(Console):
-    """A console of which no line is a command to a CI system, whatever a name begins with."""
+    """A console on which nothing acts but what is ours: no control character, no CI's command.
+
+    What is put together for it says `shown` of text of others, so that it stays on its line; this
+    class is for what forgot to.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, emoji=False, **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Return what is to be printed: colours and cursor movements of ours, and no others'."""
+        for segment in super().render(renderable, options):
+            if segment.control is None and not segment.text.isprintable():
+                yield Segment(printable_lines(segment.text), segment.style)
+            else:
+                yield segment
 
     @property
     def file(self) -> IO[str]:

@@ -163,7 +163,12 @@ def _text(value: Any, where: str) -> str:
         raise misfit(where, "text", value)
     if len(value) > LONGEST_TEXT:
         raise misfit(where, f"at most {LONGEST_TEXT:,} characters", value)
-    return value
+    return _utf8(value)
+
+
+def _utf8(text: str) -> str:
+    """Return text that pandas, SQLite and Parquet take: lone surrogates stand as escapes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _truth(value: Any, where: str) -> bool:
@@ -220,8 +225,7 @@ def _mapping(parts: tuple[Read, ...], value: Any, where: str) -> dict[str, Any]:
         raise misfit(where, "an object", value)
     filled = {}
     for name, one in value.items():
-        _text(name, f"a name in {where}")
-        filled[name] = read(one, f"{where}[{_brief(name)}]")
+        filled[_text(name, f"a name in {where}")] = read(one, f"{where}[{_brief(name)}]")
     return filled
 
 
@@ -246,7 +250,8 @@ def cell(value: Any, where: str) -> Cell:
     if unknown:
         raise Misfit(f"{where} has axes unknown to this gradbench, {', '.join(unknown)}: upgrade")
     try:
-        return _made(tuple(value.items()))
+        axes = ((axis, _utf8(one) if isinstance(one, str) else one) for axis, one in value.items())
+        return _made(tuple(axes))
     except GradbenchError as error:
         raise Misfit(f"{where}: {error}; or upgrade") from None
     except TypeError:  # a list in place of a value, or an axis left out that has no default

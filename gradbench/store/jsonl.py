@@ -31,6 +31,7 @@ from types import TracebackType
 from typing import IO, Final, Self
 
 from ..errors import StoreError
+from ..printable import printable
 from ..records.measurements import Reading, Record, Started
 from ..records.run import Run
 from ..records.validation import Misfit
@@ -190,8 +191,8 @@ class Store:
             raise StoreError(f"no run {name!r}: {error.strerror}") from error
         if path.parent != Path():
             raise StoreError(f"no run in {name!r}: {there}")
-        files = {_stem(path): path for path in self._files()}
-        wanted = _stem(path)
+        files = {_name(path): path for path in self._files()}
+        wanted = _name(path)
         if wanted in files:
             return files[wanted]
         runs = [stem for stem in sorted(files) if _has_a_first_record(files[stem])]
@@ -264,7 +265,7 @@ def _run(path: Path, records: list[Record], *, sealed: bool, dropped: str = "") 
         raise NoRun(path, "without its suffix its name is none")
     if not records or not isinstance(records[0], Started):
         raise StoreError(f"{str(path)!r} holds no run: its first line is cut or damaged")
-    return Run(_stem(path), tuple(records), sealed, dropped)
+    return Run(_name(path), tuple(records), sealed, dropped)
 
 
 def _load_part(path: Path) -> tuple[Run, bool]:
@@ -317,6 +318,11 @@ def _has_a_first_record(path: Path) -> bool:
             return file.readline(LONGEST_LINE_BYTES).endswith(b"\n")
     except OSError:
         return True
+
+
+def _name(path: Path) -> str:
+    """Return a run's name: its file's, which may hold anything but a slash, as it can be seen."""
+    return printable(_stem(path))
 
 
 def _stem(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Runs on disk: what is written is read, and damage is met with words, never a traceback."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -46,7 +47,7 @@ RECORDS = (
         CELLS,
         meters=("step_time", "peak_transient"),
         sources={"tower": ModelSource(build="shop.nets:tower", input=("ids=B,3:int64<8",))},
-        command=("gradbench", "run", "--model", "größe \n \udc80"),
+        command=("gradbench", "run", "--model", "größe \n \x1b"),
     ),
     environment(note='quotes " and \\ and \x1b and ↯'),
     *(timed(c, [10**15, 1, 7], iterations=3, load=0.5, stopped="precision") for c in CELLS),
@@ -128,6 +129,12 @@ def drawn(monkeypatch):
 
 
 # --- writing and reading
+
+
+def test_text_that_is_no_utf_8_comes_back_with_escapes_in_its_place(store):
+    header, *rest = RECORDS
+    header = dataclasses.replace(header, command=("gradbench", "\udc80"))
+    assert store.save([header, *rest]).header.command == ("gradbench", "\\udc80")
 
 
 def test_every_kind_of_record_comes_back_as_it_was(store):

@@ -1,0 +1,248 @@
+"""Put hostile texts wherever a run holds words; count what acts on a terminal, a CI log, a page.
+
+python tools/faults/hostile_text.py > tools/faults/figures/hostile_text.json
+
+Each text is a model's name, facts, reasons, notes, names of a module and a file, in two runs. Every
+command that shows or writes runs is asked, and every byte that it prints or writes is looked
+at. The pages are opened in Chromium, where one is installed.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import made_up_runs
+from in_process import Answer, call, raw_controls, standing_in, workflow_commands
+
+ESC, BEL, CSI = "\x1b", "\x07", "\x9b"
+TEXTS = (
+    f"{ESC}[31mred{ESC}[0m",
+    f"{ESC}[2J{ESC}[H",
+    f"{ESC}]52;c;aGVsbG8={BEL}",
+    f"{ESC}]0;title{BEL}",
+    f"{ESC}]8;;http://x.invalid{ESC}\\link{ESC}]8;;{ESC}\\",
+    f"{ESC}P+q544e{ESC}\\",
+    f"{ESC}[6n",
+    f"{ESC}[?1049h",
+    f"{ESC}c",
+    f"{CSI}31mred",
+    "\x9d52;c;aGVsbG8=\x9c",
+    "bell\x07",
+    "back\x08\x08\x08space",
+    "\x7fdelete",
+    "nul\x00byte",
+    "carriage\rreturn",
+    "line\nfeed",
+    "line\r\nfeed",
+    "vertical\vtab",
+    "form\ffeed",
+    "next\x85line",
+    "line\u2028separator",
+    "paragraph\u2029separator",
+    "tab\tstop",
+    "::error::owned",
+    "  ::error file=a.py,line=1::owned",
+    "x\n::error::owned",
+    "x\r\n::set-output name=a::b",
+    "::add-mask::a",
+    "::stop-commands::token",
+    "::group::x\n::endgroup::",
+    "##[error]owned",
+    "##vso[task.setvariable variable=a]b",
+    "##teamcity[buildStatus status='FAILURE']",
+    f"section_start:1:x\r{ESC}[0Kowned",
+    "right\u202eto left",
+    "\u2066isolate\u2069",
+    "mark\u200f\u061c",
+    "zero\u200bwidth\u200dno\ufeffspace",
+    "tag\U000e0041",
+    "soft\xadhyphen",
+    "lone\ud800surrogate",
+    "\udcff\udc80 no UTF-8",
+    "noncharacter\ufffe\uffff",
+    "</script><script>document.title='owned'</script>",
+    "<img src=x onerror=\"document.title='owned'\">",
+    '"><svg onload="document.title=\'owned\'">',
+    "javascript:document.title='owned'",
+    "{{ 7 * 7 }}{% raw %}",
+    "]]><!--",
+    "&lt;b&gt;&#x1b;",
+    '=HYPERLINK("http://x.invalid","a")',
+    "+1+1",
+    "-2+3",
+    "@SUM(1)",
+    " =1+1",
+    "[red]markup[/red][link=http://x.invalid]a[/link]",
+    ":warning::bomb:",
+    "| a | b |\n|---|---|\n# heading `code` [a](http://x.invalid)",
+    "../../../../owned",
+    "/owned/../..",
+    "..",
+    "$(touch owned)`touch owned`;touch owned",
+    "$x_{y}$ \\frac{1}{2}",
+    "%s%n{0}{x!r}",
+    "a" * 900,
+)
+
+
+def commands(first: str, second: str) -> Iterator[list[str]]:
+    """Yield every way to show or write a run."""
+    yield ["show", first]
+    yield ["show", first, "--verbose", "--scaling"]
+    yield ["runs", "--results", "results"]
+    yield ["report", first, second, "-o", "out/pair.html"]
+    yield ["report", first, "--format", "md"]
+    yield ["gate", "--baseline", first, second, "--all"]
+    yield ["gate", "--baseline", first, second, "--json"]
+    yield ["gate", "--baseline", "nothing-*", second]
+    yield ["history", "results", "--all", "-o", "out/history.html"]
+    yield ["history", "results", "--json"]
+    yield ["merge", first, second, "--results", "out/merged"]
+    yield ["pack", "results", "-o", "out/pack"]
+    yield ["history", "out/pack"]
+    for name in ("markdown", "annotations", "junit", "bencher", "pyperf"):
+        yield ["export", name, first]
+        yield ["export", name, first, "-o", f"out/{name}"]
+    for name in ("github-action-benchmark", "asv", "otava"):
+        yield ["export", name, first, "-o", f"out/{name}"]
+
+
+def judged_exports() -> Iterator[list[str]]:
+    """Yield the exports of verdicts, which ``gate --json`` has written."""
+    for name in ("markdown", "annotations", "junit"):
+        yield ["export", name, "--verdicts", "out/gate.json"]
+
+
+def attack(text: str, folder: Path, *, with_figures: bool) -> Iterator[tuple[str, str]]:
+    """Yield what went wrong with one text, as a kind and words."""
+    results = folder / "results"
+    results.mkdir()
+    names = [f"2026010{number}T000000.000000Z-000{number}" for number in (1, 2)]
+    if text and "/" not in text and "\0" not in text and len(text.encode("utf-8", "replace")) < 200:
+        names[0] = text  # a file's name is foreign too
+    files = []
+    for number, name in enumerate(names):
+        rows = made_up_runs.rows(text=text, factor=1 + number, commit=1 + number)
+        try:
+            files.append(made_up_runs.seal(results / f"{name}.jsonl", rows))
+        except UnicodeEncodeError:  # a name that no file can have
+            files.append(made_up_runs.seal(results / f"plain{number}.jsonl", rows))
+    (folder / "out").mkdir()
+    arguments = [f"results/{path.name}" for path in files]
+    figures = [["report", arguments[0], "-o", "out/page.html", "--figures", "out/figures"]]
+    for command in [*commands(*arguments), *(figures if with_figures else [])]:
+        answer = call(command)
+        yield from judge(answer)
+        if "--json" in command and command[0] == "gate":
+            (folder / "out/gate.json").write_text(answer.out, "utf-8")
+    for command in judged_exports():
+        yield from judge(call(command))
+    yield from judge_files(folder)
+
+
+def judge(answer: Answer) -> Iterator[tuple[str, str]]:
+    words = " ".join(answer.arguments[:2])
+    if answer.wrong:
+        yield answer.wrong.partition(":")[0], f"{words}: {answer.wrong}"
+    if controls := raw_controls(answer.out + answer.err):
+        yield "raw control character", f"{words}: {controls!r}"
+    if answer.arguments[:2] == ("export", "annotations"):
+        commands_ = [one for one in workflow_commands(answer.out) if not annotation(one)]
+    else:
+        commands_ = workflow_commands(answer.out)
+    if commands_ + workflow_commands(answer.err):
+        yield "workflow command", f"{words}: {commands_[:1]}"
+
+
+def annotation(line: str) -> bool:
+    """Return whether a line is an annotation of ours: one command, at the line's beginning."""
+    return line.startswith(("::error ", "::warning ", "::notice ")) and "##[" not in line[:3]
+
+
+def judge_files(folder: Path) -> Iterator[tuple[str, str]]:
+    written = {path for path in folder.rglob("*") if path.is_file()}
+    inside = (folder / "out", folder / "results", folder / "caches")
+    for path in written:
+        if not any(path.is_relative_to(one) for one in inside):
+            yield "path escaped", str(path)
+        if path.suffix in (".png", ".parquet", ".jsonl", ".index"):
+            continue
+        content = path.read_text("utf-8", errors="replace")
+        if path.is_relative_to(folder / "out") and (controls := raw_controls(content)):
+            yield "raw control character", f"{path.name}: {controls!r}"
+    if (folder.parent / "owned").exists():
+        yield "path escaped", "owned"
+
+
+def executed(pages: Path) -> tuple[int, int] | None:
+    """Return how many pages were opened in Chromium, and in how many a text was executed."""
+    chromium = shutil.which("chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        return None
+    if chromium is None:
+        return None
+    opened = owned = 0
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        dialogs: list[str] = []
+        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        for path in sorted(pages.glob("*.html")):
+            page.goto(path.as_uri())
+            opened += 1
+            owned += page.title() == "owned" or bool(dialogs)
+        browser.close()
+    return opened, owned
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", type=int, action="append", help="numbers of texts, from 0")
+    parser.add_argument("--no-browser", action="store_true")
+    given = parser.parse_args()
+    chosen = [TEXTS[number] for number in given.only] if given.only else TEXTS
+    problems: dict[str, list[str]] = {}
+    asked = 0
+    with tempfile.TemporaryDirectory(prefix="hostile-") as top:
+        pages = Path(top) / "pages"
+        pages.mkdir()
+        for number, text in enumerate(chosen):
+            print(f"{number + 1}/{len(chosen)} {text[:40]!a}", file=sys.stderr, flush=True)
+            folder = Path(top) / str(number)
+            folder.mkdir()
+            with standing_in(folder):
+                for kind, words in attack(text, folder, with_figures=number % 8 == 0):
+                    problems.setdefault(kind, []).append(f"{text[:40]!r}: {words}")
+            asked += len([*commands("", ""), *judged_exports()])
+            for path in (folder / "out").glob("*.html"):
+                path.rename(pages / f"{number}-{path.name}")
+            shutil.rmtree(folder)
+        browsed = None if given.no_browser else executed(pages)
+    json.dump(
+        {
+            "texts": len(chosen),
+            "commands": asked,
+            "pages opened in Chromium": browsed[0] if browsed else 0,
+            "executed in a page": browsed[1] if browsed else None,
+            **{
+                kind: len(problems.get(kind, ()))
+                for kind in ("raw control character", "workflow command", "path escaped")
+            },
+            "traceback": len(problems.get("traceback", ())),
+            "hang": len(problems.get("hang", ())),
+            "problems": {kind: found[:20] for kind, found in problems.items()},
+        },
+        sys.stdout,
+        indent=1,
+    )
+    print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Change runs at random under a seal that fits, and TOML files; ask every reader; count surprises.
+
+python tools/faults/mutated_files.py > tools/faults/figures/mutated_files.json
+
+A run that is refused must be refused in one line, and by every command; one that is taken must not
+break any. Whatever is asked, a traceback, a hang, and status 0 for a refused file are wrong.
+"""
+
+import argparse
+import copy
+import json
+import random
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import made_up_runs
+from in_process import call, raw_controls, standing_in
+
+from gradbench.errors import StoreError
+from gradbench.store.jsonl import load
+
+EVIL: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 0.5, -0.0, 10**18, 2**63, -(2**63), 10**400),
+    *(float("nan"), float("inf"), float("-inf"), "", " ", "x", "\x1b[31m", "\ud800", "../../x"),
+    *("a" * 2000, [], [[]], {}, [0], [1, "x"], {"": 1}, {"a": {"b": []}}, [None] * 12, "1e400"),
+)
+RAW = (b"9" * 5000, b"1e400", b"-1e400", b"[" * 5000 + b"]" * 5000, b"NaN", b"0x1", b"'x'", b"")
+"""Text in place of a number, as a file may have it."""
+
+READERS: tuple[tuple[str, ...], ...] = (
+    ("show", "run.jsonl"),
+    ("gate", "--baseline", "good.jsonl", "run.jsonl"),
+    ("gate", "--baseline", "run.jsonl", "good.jsonl", "--json"),
+    ("history", "run.jsonl", "good.jsonl", "--json"),
+    ("export", "markdown", "run.jsonl"),
+)
+MORE: tuple[tuple[str, ...], ...] = (
+    ("show", "run.jsonl", "--verbose", "--scaling"),
+    ("runs", "--results", "."),
+    ("history", "."),
+    ("merge", "run.jsonl", "good.jsonl", "--results", "merged"),
+    ("gate", "--save-baseline", "saved.jsonl", "run.jsonl"),
+    ("pack", "run.jsonl", "-o", "pack"),
+    *(("export", name, "run.jsonl") for name in ("annotations", "junit", "bencher", "pyperf")),
+    *(
+        ("export", name, "run.jsonl", "-o", f"out-{name}")
+        for name in ("asv", "otava", "github-action-benchmark")
+    ),
+)
+PAGE = ("report", "run.jsonl", "good.jsonl", "-o", "page.html")
+
+TOML = """\
+about = "a matrix"
+
+[plan]
+budget_s = 1.0
+warmup_s = 0.1
+seed = 3
+min_rounds = 5
+
+[[matrix]]
+models = ["mlp_tiny"]
+workloads = ["inference", "training"]
+batch_sizes = [8, 32]
+
+[[matrix]]
+models = ["cnn_small", "mlp_d2_w8"]
+grad_modes = ["no_grad", "inference_mode"]
+dtypes = ["bfloat16"]
+threads = [1]
+"""
+WORDS = (
+    *("nan", "inf", "-inf", "-1", "0", "9" * 5000, "1e999", "true", "[]", "{}", '""', '" "'),
+    *("[" * 3000, '"\\u001b[31m"', "1979-05-27", '["x"]', "[[matrix]]", "[plan]", "= =", '"""'),
+    *("{a = {b = {}}}", "\x00", "\x1b", "\ufeff", "0x7fffffffffffffffffff", "'mlp_d9_w9'", "#"),
+)
+
+
+def mutated(rows: Sequence[dict[str, Any]], draw: random.Random) -> list[dict[str, Any] | bytes]:
+    """Return rows of which one to three places are other than a run's."""
+    changed: list[Any] = copy.deepcopy(list(rows))
+    for _ in range(draw.choice((1, 1, 1, 2, 3))):
+        number = draw.randrange(len(changed))
+        if isinstance(changed[number], bytes):
+            continue
+        kind = draw.random()
+        if kind < 0.04:
+            del changed[number]
+        elif kind < 0.08:
+            changed.insert(draw.randrange(len(changed) + 1), copy.deepcopy(changed[number]))
+        elif kind < 0.11:
+            changed[number] = draw.choice((b"[]", b"null", b"{", b"\xff", b'"x"', b"{}"))
+        elif kind < 0.17:
+            changed[number] = in_raw(changed[number], draw)
+        else:
+            holder, key = place_in(changed[number], draw)
+            if draw.random() < 0.15:
+                del holder[key]
+            else:
+                holder[key] = copy.deepcopy(draw.choice(EVIL))
+        if not changed:
+            break
+    return [encoded(row) for row in changed]
+
+
+def encoded(row: dict[str, Any] | bytes) -> bytes:
+    return row if isinstance(row, bytes) else json.dumps(row, separators=(",", ":")).encode()
+
+
+def in_raw(row: dict[str, Any], draw: random.Random) -> bytes:
+    """Return a row's line with text in place of one of its values."""
+    holder, key = place_in(row, draw)
+    holder[key] = "@here@"
+    return encoded(row).replace(b'"@here@"', draw.choice(RAW))
+
+
+def place_in(row: dict[str, Any], draw: random.Random) -> tuple[Any, Any]:
+    """Return a list or object in a row, and an index or key of it, each place as likely."""
+    places: list[tuple[Any, Any]] = []
+
+    def walk(value: Any) -> None:
+        keys = value if isinstance(value, dict) else range(len(value))
+        for key in list(keys):
+            places.append((value, key))
+            if isinstance(value[key], dict | list):
+                walk(value[key])
+
+    walk(row)
+    return draw.choice(places)
+
+
+def attack_run(draw: random.Random, *, page: bool) -> Iterator[tuple[str, str]]:
+    """Yield what went wrong with one changed run."""
+    path = made_up_runs.seal(Path("run.jsonl"), mutated(made_up_runs.rows(), draw))
+    refused = ""
+    try:
+        load(path)
+    except StoreError as error:
+        refused = str(error)
+    if "\n" in refused:
+        yield "refused in several lines", refused[:200]
+    yield "refused" if refused else "taken", ""
+    readers = READERS[:3] if refused else (*READERS, *MORE, *([PAGE] if page else []))
+    for arguments in readers:
+        answer = call(arguments)
+        words = f"{' '.join(arguments)}: {answer.wrong} {refused[:120]}"
+        if answer.wrong:
+            yield answer.wrong.partition(":")[0], words
+        elif refused and answer.status == 0:
+            yield "wrong exit 0", words
+        elif raw_controls(answer.out + answer.err):
+            yield "raw control character", words
+
+
+def attack_toml(draw: random.Random) -> Iterator[tuple[str, str]]:
+    """Yield what went wrong with one changed TOML file."""
+    text = TOML
+    for _ in range(draw.choice((1, 1, 2, 3))):
+        kind, at = draw.random(), draw.randrange(len(text))
+        if kind < 0.3:
+            text = text[:at] + text[at + draw.randrange(1, 6) :]
+        elif kind < 0.5:
+            text = text[:at] + draw.choice(WORDS) + text[at:]
+        else:
+            lines = text.split("\n")
+            number = draw.randrange(len(lines))
+            name, sign, _ = lines[number].partition("=")
+            lines[number] = f"{name}= {draw.choice(WORDS)}" if sign else draw.choice(WORDS)
+            text = "\n".join(lines)
+    Path("bench.toml").write_text(text, "utf-8")
+    answer = call(("list", "--config", "bench.toml"))
+    if answer.wrong:
+        yield answer.wrong.partition(":")[0], f"{answer.wrong} of {text[:300]!r}"
+    if raw_controls(answer.out + answer.err):
+        yield "raw control character", repr(text[:300])
+    yield "refused" if answer.status else "taken", ""
+
+
+def repeated(attack: Callable[[int], Iterator[tuple[str, str]]], count: int) -> dict[str, object]:
+    kinds: Counter[str] = Counter()
+    problems: dict[str, list[str]] = {}
+    for number in range(count):
+        for kind, words in attack(number):
+            kinds[kind] += 1
+            if words:
+                problems.setdefault(kind, []).append(f"#{number} {words}")
+        if number % 100 == 99:
+            print(f"{number + 1}/{count} {dict(kinds)}", file=sys.stderr, flush=True)
+    wrong = ("traceback", "hang", "wrong exit 0", "raw control character")
+    return {
+        "tried": count,
+        "refused": kinds["refused"],
+        "taken": kinds["taken"],
+        **{kind: kinds[kind] for kind in wrong},
+        "problems": {kind: found[:10] for kind, found in problems.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--toml", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pages", type=int, default=20, help="a page of every so many runs taken")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="mutated-") as folder, standing_in(Path(folder)):
+        made_up_runs.seal(Path("good.jsonl"), made_up_runs.rows(factor=1.1, commit=2))
+        draw = random.Random(given.seed)
+        runs = repeated(lambda number: attack_run(draw, page=number % given.pages == 0), given.runs)
+        draw = random.Random(given.seed)
+        toml = repeated(lambda _: attack_toml(draw), given.toml)
+    json.dump({"runs": runs, "TOML files": toml}, sys.stdout, indent=1)
+    print()
+
+
+if __name__ == "__main__":
+    main()
