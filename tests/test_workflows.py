@@ -94,6 +94,14 @@ def test_our_workflow_asks_the_action_for_inputs_that_it_has():
         assert step["with"].get("fail-on", "regression") in FAIL_ON
 
 
+@pytest.mark.parametrize("path", [*WORKFLOWS, ACTION], ids=lambda path: path.name)
+def test_an_action_of_others_is_pinned_to_a_commit_and_says_its_version(path):
+    """A tag can be moved to other code; a commit cannot."""
+    used = re.findall(r"uses: (?!\./)(.*)", path.read_text("utf-8"))
+    assert used
+    assert [one for one in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", one)] == []
+
+
 def test_a_job_that_uses_this_checkout_s_action_has_checked_it_out_first():
     for path in WORKFLOWS:
         for job in read(path)["jobs"].values():
@@ -117,6 +125,14 @@ def script_of(name: str) -> str:
         (
             {"OPTIONS": "--model a.b:make --input 8,3"},
             ["--preset", "tiny", "--model", "a.b:make", "--input", "8,3"],
+        ),
+        (
+            {"OPTIONS": "--model a.b:make\n  --input 8,3\n"},
+            ["--preset", "tiny", "--model", "a.b:make", "--input", "8,3"],
+        ),
+        (
+            {"BASELINE": "a.jsonl\nb.jsonl\n"},
+            ["--preset", "tiny", "--baseline", "a.jsonl", "--baseline", "b.jsonl"],
         ),
         ({"BASE": "abc"}, ["--preset", "tiny", "--base", "abc"]),
         ({"BASE": "none"}, ["--preset", "tiny"]),

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from ..exit_status import ExitStatus
 from ..store.jsonl import check_writable
 from .app import Reports, Results, app, err, examples, out, say, size_in_bytes
 from .request import Request, takes_request
+from .screen import Screen, shown
 
 if TYPE_CHECKING:
     from ..analysis.advice import Advice
@@ -69,8 +68,8 @@ def advise(
         print(json.dumps(as_plain(advice), indent=2))
     else:
         width = min(out.width, COLUMNS) if out.is_terminal else COLUMNS
-        Console(highlight=False, width=width).print(advice_screen(advice))
-        out.print(f"[dim]records  {escape(str(results / advice.study.run.name))}.jsonl[/dim]")
+        Screen(width=width).print(advice_screen(advice))
+        out.print(f"[dim]records  {shown(str(results / advice.study.run.name))}.jsonl[/dim]")
     if open_:
         _open_page(advice, results, reports)
     if not advice.modes:
@@ -89,6 +88,6 @@ def _open_page(advice: "Advice", results: Path, reports: Path) -> None:
         semantics=semantics.load(results / semantics.FILE),
         advice=advice,
     )
-    out.print(f"page     {escape(str(page))}")
+    out.print(f"page     {shown(str(page))}")
     if not webbrowser.open(page.resolve().as_uri()):
         err.print("found no browser to open the page with")
