@@ -1,9 +1,7 @@
 """What one call of a model in each mode shows, in a process of its own: costs and traps."""
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 from ..devices import Device
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
-from ..memory.saved_tensors import paths, users_line
+from ..memory.saved_tensors import paths
 from ..observation import Observation, observe
 from ..records.advice import Finding
 from ..runner.attempts import Refusal, guarded, settle, try_to_build
@@ -24,6 +22,9 @@ from ..workloads.trees import tensors
 
 _TRAINED: Final = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 """Layers that compute something else in train mode."""
+
+KINDS: Final = {"mode_left": "global_on", "out_of_sight": "global_on", "thread_mode": "no_grad"}
+"""What `observe` finds that is said here, and the mode in which it is."""
 
 
 def look_at(cell: Cell, model: Model, plan: Plan) -> Iterator[Finding | Refusal]:
@@ -45,12 +46,11 @@ def _called_in(cell: Cell, subject: Subject, device: Device) -> list[Finding]:
     workload, mode = WORKLOADS[cell.workload], MODES[cell.grad_mode]
     step = workload.prepare(subject, mode)
     kept = _inference_tensors(subject.parts())
-    with _threads_seen() as started, mode.hold():
+    with mode.hold():
         observation = observe(step)
     device.synchronize()
     return [
-        *_of_the_state(observation, mode.name, records=mode.records),
-        *(_of_threads(started) if mode.name == "no_grad" else ()),
+        *_of_the_call(observation, mode.name, records=mode.records),
         *_of_kept_tensors(_inference_tensors(subject.parts()) - kept),
     ]
 
@@ -61,8 +61,9 @@ def _in_train_mode(module: nn.Module) -> Iterator[Finding]:
         return
     counts = Counter(type(layer).__name__ for layer in layers)
     names = " and ".join(f"{count} {name}" for name, count in counts.items())
+    be = "are" if len(layers) > 1 else "is"
     yield Finding(
-        what=f"{names} are in train mode as the model is built",
+        what=f"{names} {be} in train mode as the model is built",
         cure="call model.eval() before inference, as this study did",
     )
     module.eval()
@@ -87,15 +88,12 @@ def _frozen(subject: Subject) -> Iterator[Finding]:
         yield Finding(what=f"{frozen} of {len(parameters)} parameters are frozen")
 
 
-def _of_the_state(observation: Observation, mode: str, *, records: bool) -> Iterator[Finding]:
-    lines = [switch.line for switch in observation.switches if switch.line]
-    line = lines[0] if lines else ""
-    if observation.leaked:
-        yield Finding(
-            what=f"a call leaves {observation.exit} where it found {observation.entry}",
-            line=lines[-1] if lines else "",
-            cure="switch by a with statement, which puts the mode back",
-        )
+def _of_the_call(observation: Observation, mode: str, *, records: bool) -> Iterator[Finding]:
+    """Yield what a call shows; of what every mode shows alike, `KINDS` says which one says it."""
+    for one in observation.findings:
+        if KINDS.get(one.kind) == mode:
+            yield Finding(what=one.text, line=one.place, cure=one.cure)
+    line = next((switch.line for switch in observation.switches if switch.line), "")
     if observation.graph_built and not records:
         yield Finding(
             what=f"a graph is built under {mode}",
@@ -104,16 +102,6 @@ def _of_the_state(observation: Observation, mode: str, *, records: bool) -> Iter
         )
     elif records and observation.switched and not observation.leaked:
         yield Finding(what="the forward switches the grad mode itself", line=line)
-
-
-def _of_threads(started: Sequence[str]) -> Iterator[Finding]:
-    if started:
-        many = f"{len(started)} threads" if len(started) > 1 else "a thread"
-        yield Finding(
-            what=f"a call starts {many}, where grad is on whatever the caller's mode",
-            line=started[0],
-            cure="enter the mode inside the thread",
-        )
 
 
 def _of_kept_tensors(names: set[str]) -> Iterator[Finding]:
@@ -134,20 +122,3 @@ def _inference_tensors(parts: Sequence[nn.Module]) -> set[str]:
                 if isinstance(tensor, Tensor) and tensor.is_inference():
                     found.add(f"{path}.{inner}".replace("_buffers", "buffers"))
     return found
-
-
-@contextmanager
-def _threads_seen() -> Iterator[list[str]]:
-    """Note the line of each thread that is started through Python meanwhile."""
-    started: list[str] = []
-    start: Callable[[threading.Thread], None] = threading.Thread.start
-
-    def noted(thread: threading.Thread) -> None:
-        started.append(users_line())
-        start(thread)
-
-    threading.Thread.start = noted  # type: ignore[method-assign,assignment] # there is no hook to ask instead
-    try:
-        yield started
-    finally:
-        threading.Thread.start = start  # type: ignore[method-assign,assignment] # put back

@@ -1,5 +1,6 @@
 """A study of real models: a run that is sealed, findings with cures, batches that fit, a screen."""
 
+import re
 import threading
 
 import pytest
@@ -75,8 +76,19 @@ def test_its_screen_has_eighty_columns_and_every_answer(studied):
         shown.split()
     )
     assert any("looking at the model" in words for words in said)
-    page = advice_html(Advice(found))
+
+
+def test_a_notebook_shows_the_modes_in_a_table_with_a_number_in_each_column(studied):
+    found, _, _ = studied
+    page = str(advice_html(Advice(found)))
     assert "the same to the bit in all modes" in page
+    (body,) = re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)
+    rows = re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)
+    assert len(rows) == len(found.cells)
+    for row in rows:
+        numbers = re.findall(r"<td [^>]*>\s*([^<]*?)\s*</td>", row)
+        assert len(numbers) == 5
+        assert all(numbers)
 
 
 class Traps(nn.Module):
@@ -89,7 +101,7 @@ class Traps(nn.Module):
 
     def forward(self, x):
         self.kept = x * 2
-        thread = threading.Thread(target=lambda: None)
+        thread = threading.Thread(target=lambda: x + 1)
         thread.start()
         thread.join()
         with torch.enable_grad():
@@ -125,14 +137,16 @@ def findings(module, monkeypatch):
 
 def test_what_costs_or_breaks_is_found_with_its_line_and_its_cure(monkeypatch):
     found = findings(Traps, monkeypatch)
-    train = found["1 BatchNorm1d are in train mode as the model is built"]
+    train = found["1 BatchNorm1d is in train mode as the model is built"]
     assert "eval()" in train.cure
     graph = found["a graph is built under no_grad"]
     assert graph.line.startswith("test_study.py:")
     assert "enable_grad" in graph.cure
     kept = found["a call in inference_mode leaves inference tensors in (model).kept"]
     assert "no_grad" in kept.cure
-    thread = next(one for what, one in found.items() if what.startswith("a call starts a thread"))
+    thread = next(
+        one for what, one in found.items() if what.startswith("another thread works with grad on")
+    )
     assert thread.line.startswith("test_study.py:")
 
 
@@ -143,9 +157,9 @@ def test_frozen_parameters_are_found(monkeypatch):
 
 def test_a_mode_that_is_left_switched_is_found(monkeypatch):
     found = findings(Leaves, monkeypatch)
-    (left,) = (one for what, one in found.items() if what.startswith("a call leaves grad off"))
+    (left,) = (one for what, one in found.items() if "left with grad off" in what)
     assert left.line.startswith("test_study.py:")
-    assert "with" in left.cure
+    assert "with statement" in left.cure
 
 
 def test_nothing_is_found_in_a_model_without_traps(monkeypatch):
