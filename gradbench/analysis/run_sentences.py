@@ -20,6 +20,19 @@ def reasons(run: Run) -> Iterator[str]:
         yield f"{cause.replace('_', ' ')}: {_few(cells)}: {reason}"
 
 
+def tracebacks(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield each of the user's tracebacks once, after a line that says whose step raised it."""
+    cells: dict[str, list[str]] = {}
+    for outcome in run.outcomes:
+        if isinstance(outcome, Skipped) and outcome.traceback:
+            where = cells.setdefault(outcome.traceback, [])
+            if str(outcome.cell) not in where:
+                where.append(str(outcome.cell))
+    for traceback, where in cells.items():
+        many = f" and {len(where) - 1} more" if len(where) > 1 else ""
+        yield f"{where[0]}{many} raised, from the model's own first line on:", traceback
+
+
 def predicted(run: Run) -> str:
     """Return in a sentence how far predicted peaks are from measured ones, "" without any."""
     peaks = {

@@ -11,12 +11,13 @@ import typer
 from typer.core import TyperGroup
 
 from ..analysis import format_units
-from ..errors import GradbenchError, Impossible, UnknownName
+from ..errors import BadModel, GradbenchError, Impossible, UnknownName
 from ..exit_status import ExitStatus
 from ..experiment.matrix import GRAD_MODES
 from ..experiment.toml_config import locate
 from ..printable import printable, without_commands
-from .screen import Screen, shown, shown_briefly
+from ..users_traceback import users_traceback
+from .screen import Screen, shown, shown_briefly, shown_lines
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -107,6 +108,10 @@ def one_line_errors(config: Path | None = None) -> Iterator[None]:
         yield
     except GradbenchError as error:
         where = locate(config, error) if config and isinstance(error, UnknownName) else ""
+        if isinstance(error, BadModel) and error.__cause__ is not None:
+            raised = users_traceback(error.__cause__)  # what their module raised, as they know it
+            if raised:
+                err.print(shown_lines(raised))
         err.print(f"[red]gradbench:[/red] {shown_briefly(where + str(error))}")
         raise typer.Exit(ExitStatus.USAGE) from None
     except OSError as error:

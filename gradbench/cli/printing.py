@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from .app import err, out
-from .screen import Screen, shown
+from .screen import Screen, shown, shown_lines
 
 if TYPE_CHECKING:
     from ..analysis.closing_notes import Note
@@ -20,7 +20,7 @@ STYLES: Final = {"lost": "red", "interference": "yellow", "aside": "dim"}
 
 def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
     """Print a run's tables, what they say in a sentence or two, and the notes that matter most."""
-    from ..analysis import headline
+    from ..analysis import headline, run_sentences
     from ..analysis.closing_notes import closing_notes
     from ..analysis.run_view import View
     from ..terminal import run_tables
@@ -33,6 +33,8 @@ def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
         err.print(f"[yellow]{shown(run.dropped)}[/yellow]")
     *notes, last = closing_notes(run)
     hidden = 0 if verbose or len(notes) < NOTES else len(notes) - (NOTES - 2)
+    for line, traceback in run_sentences.tracebacks(run):
+        out.print(f"[red]{shown(line)}[/red]\n{shown_lines(traceback)}")
     for note in notes[: len(notes) - hidden]:
         _print_note(note)
     if hidden:

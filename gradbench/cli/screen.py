@@ -59,6 +59,11 @@ def shown(text: object) -> str:
     return escape(printable(str(text)))
 
 
+def shown_lines(text: str) -> str:
+    """Return text of others of several lines, each as `shown` returns it."""
+    return "\n".join(map(shown, text.split("\n")))
+
+
 def shown_briefly(text: object) -> str:
     """Return the same of what is wrong, cut where it is longer than anybody reads."""
     return escape(one_line(str(text)))

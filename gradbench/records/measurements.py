@@ -123,6 +123,7 @@ class Skipped:
     meter: str
     cause: Cause
     reason: str
+    traceback: str = ""  # of the user's own frames, where their code raised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

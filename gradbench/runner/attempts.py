@@ -1,6 +1,7 @@
 """What a model is asked inside the guard: to be built, to step; and why it could not."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ import torch
 
 from .. import devices
 from ..devices import Device, Unreadable, nothing
-from ..errors import in_one_line, message_line, speaking
+from ..errors import GradbenchError, in_one_line, message_line, speaking
 from ..experiment.matrix import Cell
 from ..records.measurements import (
     Breakdown,
@@ -21,6 +22,7 @@ from ..records.measurements import (
     Reading,
     Skipped,
 )
+from ..users_traceback import users_traceback
 from ..workloads.arms import CellArm, build, make_arm, steps
 from ..workloads.models import Model
 from ..workloads.steps import Subject, lacks_a_graph, must_fail
@@ -31,6 +33,9 @@ from .process_settings import ProcessSettings
 T = TypeVar("T")
 
 TRIAL_STEPS: Final = 2
+_MISFIT: Final = re.compile(r"argument|shape|size|dim|index|dtype|channels|expected", re.I)
+"""Words of errors over what a module was called with."""
+
 RECORDING: Final = "global_on"
 """The mode in which every step can be made that can be made at all."""
 
@@ -40,6 +45,7 @@ class Refusal(NamedTuple):
 
     cause: Cause
     reason: str
+    traceback: str = ""  # of the user's own frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +152,21 @@ def attempt(
     except BaseException as error:  # noqa: BLE001 # a step may raise anything: it is the outcome
         why = refusal(error, device)
         if not (must_fail(arm.workload.name, arm.mode.name) and lacks_a_graph(speaking(error))):
-            return why
+            return _with_call(why, error, arm.subject)
         with_graph = guarded(partial(_step_with_graph, arm, device, put_back), device)
         if with_graph is None:
             return Refusal("cannot_train", message_line(error))
         return Refusal("failed", f"{why.reason}; under {RECORDING}, too: {with_graph.reason}")
     return None
+
+
+def _with_call(why: Refusal, error: BaseException, subject: Subject) -> Refusal:
+    """Return the reason with what the model was called with, where that may not fit it."""
+    if why.cause != "failed" or not isinstance(error, TypeError | RuntimeError | IndexError):
+        return why
+    if not _MISFIT.search(why.reason):
+        return why
+    return why._replace(reason=f"{why.reason} (called with {subject.batch})")
 
 
 def _step_with_graph(arm: CellArm, device: Device, put_back: Callable[[], object]) -> None:
@@ -173,7 +188,9 @@ def refusal(error: BaseException, device: Device) -> Refusal:
         return Refusal("unavailable", f"{words}: another process has {device.name} to itself")
     if device.lost(error):
         raise WorkerDied("crashed", f"left without its device by {words}") from error
-    return Refusal("failed", words)
+    if isinstance(error, GradbenchError):
+        return Refusal("impossible", message_line(error))
+    return Refusal("failed", words, users_traceback(error))
 
 
 def survived(
@@ -217,5 +234,6 @@ def settle(cell: Cell) -> Device:
 
 def skip(cell: Cell, meter: str, why: Refusal) -> Skipped:
     """Return the outcome of a meter that has no number."""
-    cause, reason = why
-    return Skipped(cell=cell, meter=meter, cause=cause, reason=reason)
+    return Skipped(
+        cell=cell, meter=meter, cause=why.cause, reason=why.reason, traceback=why.traceback
+    )

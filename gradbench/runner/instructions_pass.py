@@ -23,7 +23,7 @@ from ..process_tree import ProcessTree
 from ..records.measurements import Measurement, Outcome, Skipped
 from ..workloads.models import Model
 from . import callgrind
-from .attempts import Message, Refusal, Stopwatch, guarded, settle
+from .attempts import Message, Refusal, Stopwatch, guarded, settle, skip
 from .fork_server import AS_TIMED, MallocProfile, settings
 from .meters import METERS
 from .visits import Start, VisitedArm, share_numbers, start
@@ -240,8 +240,7 @@ def _read_report(folder: Path) -> ChildReport:
         what = json.loads(line)
         notes |= what.get("notes", {})
         if "refused" in what:
-            cause, reason = what["refused"]
-            refused[what["cell"]] = Refusal(cause, reason)
+            refused[what["cell"]] = Refusal(*what["refused"])
     return ChildReport(notes, refused)
 
 
@@ -250,5 +249,4 @@ def _named(index: int, what: str) -> str:
 
 
 def _skip(cell: Cell, why: Refusal) -> Skipped:
-    cause, reason = why
-    return Skipped(cell=cell, meter=METER.name, cause=cause, reason=reason)
+    return skip(cell, METER.name, why)

@@ -122,7 +122,7 @@ def losing(
 
     def lost(index: int, error: BaseException) -> None:
         why = refusal(error, device)
-        arms[index].failed = Refusal(why.cause, f"{why.reason} ({when})")
+        arms[index].failed = why._replace(reason=f"{why.reason} ({when})")
 
     return lost
 

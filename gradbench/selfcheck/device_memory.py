@@ -150,7 +150,7 @@ def memory_runs_out(device: Device) -> Iterator[Check]:
     try:
         _block(device, TOO_MUCH)
     except Exception as error:  # noqa: BLE001 # whatever the device raises is what is looked at
-        cause, words = refusal(error, device)
+        cause, words, _ = refusal(error, device)
         recognised = cause == "out_of_memory"
     else:
         recognised, words = False, f"{TOO_MUCH:,} B were handed out"

@@ -59,6 +59,13 @@ def complaint(result) -> str:
     return line
 
 
+def complaint_after_a_traceback(result) -> tuple[str, str]:
+    """Return the user's own traceback, if there is one, and the line after it."""
+    *lines, line = result.stderr.splitlines()
+    assert line.startswith("gradbench: ")
+    return "\n".join(lines), line
+
+
 def part_of(folder: Path) -> Path:
     (path,) = folder.glob(f"*{PART}")
     return path
@@ -265,8 +272,12 @@ def nets(here):
     ],
 )
 def test_a_model_of_ones_own_that_cannot_be_had_costs_one_line(options, words, gradbench):
-    line = complaint(gradbench("list", "--preset", "tiny", *options))
+    traceback, line = complaint_after_a_traceback(gradbench("list", "--preset", "tiny", *options))
     assert [word for word in words if word not in line] == []
+    assert "gradbench/" not in traceback.replace(str(Path.cwd()), "")
+    assert ("Traceback" in traceback or "File" in traceback) is options[1].startswith(
+        ("needy", "unparsable", "raising")
+    )
 
 
 @pytest.mark.parametrize("text", ["", " ", ",", "mlp_tiny,", ",,1"])

@@ -151,7 +151,9 @@ class Checkpointed(Body):
 
     def features(self, x: Tensor) -> Tensor:
         first = self.first(x)
-        return checkpoint(lambda h: self.second(h.tanh()).tanh(), first, use_reentrant=self.reentrant)
+        return checkpoint(
+            lambda h: self.second(h.tanh()).tanh(), first, use_reentrant=self.reentrant
+        )
 
 
 class Tied(nn.Module):
@@ -250,7 +252,7 @@ def parallel() -> nn.Module:
     return nn.parallel.DistributedDataParallel(Body())
 
 
-UNTRAINED = {name: "require grad" for name in ("training", "training_reenabled")}
+UNTRAINED = dict.fromkeys(("training", "training_reenabled"), "require grad")
 FAMILIES = {
     "body": Family(Model(Body, rows, head="head")),
     "lstm_packed": Family(Model(Recurrent, packed, head="head")),

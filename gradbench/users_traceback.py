@@ -1,0 +1,54 @@
+"""The part of a traceback that is the user's: from their own first frame on, ours cut."""
+
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from .errors import speaking
+
+OURS: Final = str(Path(__file__).parent)
+MOST_FRAMES: Final = 12
+"""Frames that are shown; of a longer traceback the last."""
+
+
+def users_traceback(error: BaseException) -> str:
+    """Return an error's traceback from the user's first frame on, "" where none is theirs.
+
+    What called the user's code stands before it: this package, and torch, which calls modules.
+    """
+    frames = [
+        frame
+        for frame in traceback.extract_tb(_users_part(error.__traceback__))
+        if not frame.filename.startswith("<frozen")
+    ]
+    error = speaking(error)
+    if not frames and not isinstance(error, SyntaxError):
+        return ""
+    left_out = len(frames) - MOST_FRAMES
+    cut = [f"  ({left_out} calls before)\n"] if left_out > 0 else []
+    lines = [*cut, *traceback.format_list(frames[-MOST_FRAMES:])]
+    return "".join([*lines, *traceback.format_exception_only(error)]).rstrip("\n")
+
+
+def _users_part(trace: TracebackType | None) -> TracebackType | None:
+    """Return the traceback after our last frame, without what torch calls first."""
+    theirs = trace
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename.startswith(OURS):
+            theirs = trace.tb_next
+        trace = trace.tb_next
+    while theirs is not None and _is_torchs(theirs.tb_frame.f_code.co_filename):
+        theirs = theirs.tb_next
+    return theirs
+
+
+def _is_torchs(filename: str) -> bool:
+    torch = sys.modules.get("torch")
+    if filename.startswith("<frozen"):  # importlib
+        return True
+    own = getattr(torch, "__file__", None)
+    return (own is not None and filename.startswith(str(Path(own).parent))) or (
+        f"{Path(filename).parent.name}/{Path(filename).name}" == "importlib/__init__.py"
+    )
