@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,8 @@ from pathlib import Path
 from scipy import stats
 
 from ..experiment.plan import Plan
+from ..process_end import how_it_ended
+from ..process_tree import ProcessTree
 from ..records.selfcheck import Check
 from ..runner.processes import Processes
 from ..workloads.models import MODELS
@@ -85,20 +86,25 @@ def _pytest_trials(
         (Path(folder) / "test_peer.py").write_text(peer_tests.read_text("utf-8"), "utf-8")
         answer = Path(folder) / "answer.json"
         asked = json.dumps({"count": count, "injections": list(injections)})
-        subprocess.run(
-            [
-                *[sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_peer.py"],
-                f"--benchmark-json={answer}",
-                "--benchmark-save-data",
-                "--benchmark-autosave",
-                f"--benchmark-max-time={seconds}",
-                f"--benchmark-storage={folder}",
-            ],
-            cwd=folder,
-            env={**os.environ, "GRADBENCH_PEER": asked},
-            check=True,
-            capture_output=True,
-        )
+        command = [
+            *[sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_peer.py"],
+            f"--benchmark-json={answer}",
+            "--benchmark-save-data",
+            "--benchmark-autosave",
+            f"--benchmark-max-time={seconds}",
+            f"--benchmark-storage={folder}",
+        ]
+        log = Path(folder) / "log"
+        environment = {**os.environ, "GRADBENCH_PEER": asked}
+        with (
+            log.open("wb") as file,
+            ProcessTree(
+                command, cwd=Path(folder), env=environment, stdout=file, stderr=file
+            ) as process,
+        ):
+            code = process.wait()
+        if code:
+            raise RuntimeError(how_it_ended(code, log.read_text("utf-8", errors="replace")))
         rows = json.loads(answer.read_text("utf-8"))["benchmarks"]
     sides = {
         (row["extra_info"]["trial"], row["extra_info"]["injected"], row["extra_info"]["side"]): row[

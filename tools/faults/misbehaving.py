@@ -25,7 +25,7 @@ GOOD = "good"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit", type=float, default=2.0, help="seconds for one process")
+    parser.add_argument("--limit", type=float, default=4.0, help="seconds for one process")
     parser.add_argument("--only", action="append", choices=misbehaving_models.MISBEHAVING)
     given = parser.parse_args()
     os.environ[MARK] = str(os.getpid())

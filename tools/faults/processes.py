@@ -21,7 +21,7 @@ PATIENCE_S = 60.0
 class Attacked:
     """A gradbench command whose every process carries a mark in its environment."""
 
-    def __init__(self, arguments: Sequence[str], folder: Path) -> None:
+    def __init__(self, arguments: Sequence[str], folder: Path, *, own_group: bool = False) -> None:
         self._mark = secrets.token_hex(8)
         tree = Path(__file__).resolve().parents[2]
         path = [str(tree), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -41,6 +41,7 @@ class Attacked:
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
+                process_group=0 if own_group else None,
             )
 
     def living(self) -> list[psutil.Process]:
