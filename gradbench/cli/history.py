@@ -81,6 +81,7 @@ def history(
     """
     with one_line_errors():
         from ..history import commit_links, series as past
+        from ..history.series_text import protocols
 
         chosen = past.Chosen(
             models=tuple(split(model, "--model")),
@@ -93,7 +94,7 @@ def history(
         link = commit_links.linker(url)
         figures = past.read(sources or ["results"])
         series, left_out = past.history(figures, chosen=chosen)
-        warnings = [*figures.warnings, *left_out]
+        warnings = [*figures.warnings, *left_out, *protocols(series)]
         for words in warnings:
             err.print(f"[yellow]{shown(words)}[/yellow]")
         if output is not None:

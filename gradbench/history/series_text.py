@@ -1,10 +1,12 @@
 """A series in characters: its values as bars, its changes as sentences, itself as plain data."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from ..analysis import format_units
+from ..experiment.plan import PROTOCOL, PROTOCOLS
 from ..stats.estimates import Floats
 from . import figures
 from .series import Change, Series
@@ -44,6 +46,15 @@ def short(label: str) -> str:
     """Return a point's label with its commit cut to what git shows."""
     is_commit = len(label) >= 40 and all(c in "0123456789abcdef" for c in label.rstrip("+"))
     return label[:10] if is_commit else label
+
+
+def protocols(series: Sequence[Series]) -> list[str]:
+    """Return why series of one figure do not go on in one another, where several protocols are."""
+    found = sorted({one.protocol for one in series})
+    if found in ([], [str(PROTOCOL)]):
+        return []
+    said = [f"protocol {one or 'unknown'}: {PROTOCOLS.get(one, 'not on record')}" for one in found]
+    return [f"protocols never mix; {'; '.join(said)}"]
 
 
 def bars(series: Series, *, width: int = 32) -> str:

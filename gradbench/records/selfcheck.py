@@ -35,6 +35,11 @@ class Check:
         return cls(name, None, "", reason)
 
     @property
+    def exact(self) -> bool:
+        """Whether its figure repeats to the byte, so that no machine excuses a missed target."""
+        return self.unit == "bytes"
+
+    @property
     def words(self) -> str:
         """The value in its unit, or nothing."""
         if self.value is None:

@@ -30,7 +30,7 @@ BESIDE: Final[Columns] = {
 device's.
 """
 BELOW: Final[Columns] = {
-    "saved_for_backward": "saved",
+    "saved_for_backward": "saved in step",
     "peak_allocated": "peak",
     "peak_reserved": "reserved",
     "fragmentation": "fragmentation",

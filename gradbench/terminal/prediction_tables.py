@@ -22,7 +22,7 @@ PREDICTED_PARTS: Final = {
     "parameters": "params",
     "gradients": "grads",
     "optimizer_state": "optim",
-    "saved": "saved",
+    "saved": "saved at peak",
     "other": "other",
 }
 

@@ -98,7 +98,7 @@ def _block_table(view: View, cells: list[Cell], *, reference: str, wide: bool) -
     for heading, least in (("step time", 12), ("×", 22), ("memory", 12), ("×", 6)):
         table.add_column(heading, justify="right", no_wrap=True, min_width=least)
     if wide:
-        for heading, least in (("saved", 12), ("throughput", 11)):
+        for heading, least in (("saved in step", 13), ("throughput", 10)):
             table.add_column(heading, justify="right", no_wrap=True, min_width=least)
     for cell in cells:
         values = [

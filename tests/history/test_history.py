@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from gradbench.cli import app
 from gradbench.errors import GradbenchError, StoreError
 from gradbench.experiment.matrix import AXES, Cell
-from gradbench.experiment.plan import PROTOCOL
+from gradbench.experiment.plan import PROTOCOL, PROTOCOLS
 from gradbench.history import figures as points, series as history, series_text
 from gradbench.history.commit_links import commit_url, linker
 from gradbench.history.series import Chosen
@@ -208,6 +208,10 @@ def test_protocols_never_mix_and_an_old_one_is_reported():
         "",
         f"protocol {PROTOCOL - 1}",
     }
+    (words,) = series_text.protocols(series)
+    for number, what in PROTOCOLS.items():
+        assert f"protocol {number}: {what}" in words
+    assert series_text.protocols([one for one in series if one.protocol == str(PROTOCOL)]) == []
 
 
 def test_the_machine_s_speed_cancels_in_the_ratio():

@@ -213,7 +213,7 @@ def test_modes_on_two_devices_have_an_answer_each():
 
 def test_a_breakdown_brings_its_parts_the_step_and_the_modules():
     page = page_of("breakdowns").parsed
-    for words in ("Memory through one step", "Who saves most", "saved for backward", "predicted"):
+    for words in ("Memory through one step", "Who saves most", "saved, at the peak", "predicted"):
         assert words in page.text
     assert "saved most for backward 0 1.95 KiB" in page.text
 

@@ -169,6 +169,30 @@ def test_what_cannot_be_checked_here_is_one_line(tmp_path, monkeypatch, argument
     assert not list(tmp_path.iterdir())
 
 
+MISSED, BROKEN = (
+    Check("loop overhead a call", 6.2, "ns", "", "<= 5 ns", passed=False),
+    Check("memory: a forward", 4, "bytes", "", "0 B", passed=False),
+)
+
+
+@pytest.mark.parametrize(
+    ("checks", "arguments", "status"),
+    [
+        ([MISSED], [], ExitStatus.OK),
+        ([MISSED], ["--strict"], ExitStatus.CHECK_FAILED),
+        ([MISSED, BROKEN], [], ExitStatus.CHECK_FAILED),
+        ([MISSED, BROKEN], ["--json"], ExitStatus.CHECK_FAILED),
+    ],
+)
+def test_a_missed_target_of_times_is_the_machine_s_and_one_of_bytes_fails(
+    tmp_path, monkeypatch, checks, arguments, status
+):
+    facts = {"cpu": "a chip", "cores": 2, "torch": "2", "load_before": 0, "load_after": 0}
+    monkeypatch.setattr(selfcheck, "run", lambda effort, say: (checks, facts))
+    answer = CliRunner().invoke(app, ["selfcheck", "--results", str(tmp_path), *arguments])
+    assert answer.exit_code == status, answer.output
+
+
 @pytest.mark.parametrize("content", ["", "{}", '{"checks": [{"odd": 1}], "facts": {}}', "[1]"])
 def test_a_file_that_is_no_self_check_is_none(tmp_path, content):
     (tmp_path / "check.json").write_text(content)

@@ -135,10 +135,13 @@ def test_in_a_narrow_terminal_every_line_fits_and_two_columns_go(width):
     assert "…" not in "".join(shown)
 
 
+SAVED = ("saved", "in", "step")
+
+
 def test_in_a_wide_terminal_every_column_is_there():
     shown = lines(run(measured_block(step_ns={"no_grad": 123_456_789})), width=WIDE)
     headings = next(line for line in shown if "step time" in line)
-    assert headings.split() == ["step", "time", "×", "memory", "×", "saved", "throughput"]
+    assert headings.split() == ["step", "time", "×", "memory", "×", *SAVED, "throughput"]
     assert max(map(len, shown)) <= WIDE
     assert "…" not in "".join(shown)
 
@@ -180,7 +183,10 @@ def test_a_predicted_block_is_a_title_and_a_line_a_mode_with_its_parts():
     shown = printed(tables)
     assert "inference[cpu-mlp_tiny-b8]" in shown
     (headings,) = (line.split() for line in shown if "before" in line)
-    assert headings == ["peak", "×", "before", "adds", "params", "grads", "optim", "saved", "other"]
+    assert headings == [
+        *("peak", "×", "before", "adds", "params", "grads", "optim", "saved", "at", "peak"),
+        "other",
+    ]
     assert line_of("global_on", shown) == (
         "global_on 5.5 KiB 1.000 2.5 KiB 3 KiB 2 KiB 2 KiB 1 KiB"
     )

@@ -26,7 +26,7 @@ PART_WORDS: Final[Mapping[str, str]] = {
     "inputs": "the batch",
     "gradients": "gradients",
     "optimizer_state": "optimizer state",
-    "saved": "saved for backward",
+    "saved": "saved, at the peak",
     "other": "other activations and temporaries",
     "unknown": "workspace and rounding",
     "before": "there before the step",
