@@ -47,7 +47,7 @@ class Recording:
             stack.enter_context(self._writer)
             header = self.header
             preflight.check(header.cells, self._models, header.meters)
-            plan = Plan(**header.plan)  # type: ignore[arg-type] # numbers by name, as written
+            plan = Plan.of(header.plan)
             self._bench = stack.enter_context(
                 bench.Bench(plan=plan, models=self._models, meters=header.meters)
             )

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Final, Self
 
 from ..errors import Impossible
+from .axis import MOST
 
 PROTOCOL: Final = 2
 """Version of the way of measuring; results of different protocols are never compared."""
@@ -36,11 +37,23 @@ class Plan:
     limit_s: float = 300.0  # wall clock of one process, then it is killed and its cells skipped
     seed: int = 0
 
+    @classmethod
+    def of(cls, values: Mapping[str, float]) -> Self:
+        """Return the plan that a run was made by; raise `Impossible` for one that none can be."""
+        unknown = sorted(values.keys() - {field.name for field in fields(cls)})
+        if unknown:
+            raise Impossible(
+                f"the run's plan has {unknown[0]!r}, unknown to this gradbench: upgrade"
+            )
+        return cls(**values)  # type: ignore[arg-type] # numbers by name, checked below
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise Impossible(f"{field.name} must be a number, not {value!r}")
+            if isinstance(value, int) and abs(value) > MOST:
+                raise Impossible(f"{field.name} must be a number of 64 bits")
             if field.name != "seed" and not value > 0:
                 raise Impossible(f"{field.name} must be above 0, not {value!r}")
             if field.name.endswith("_s") and value > MOST_S:

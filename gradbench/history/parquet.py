@@ -170,7 +170,7 @@ class _Dataset:
         path = f"{self._root}/{name}"
         size = self._files.size(path) or 0
         if size > MOST_BYTES:
-            raise StoreError(f"{self.say(name)} has {size:,} bytes: it is none of gradbench's")
+            raise StoreError(f"{self.say(name)} has {size:,} bytes: no file of gradbench has")
         return bytes(self._files.cat_file(path))
 
     def put(self, name: str, content: bytes) -> None:

@@ -1,5 +1,6 @@
 """A pack holds what the runs hold, for whoever reads Parquet, and survives what befalls files."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -255,3 +256,56 @@ def test_text_that_never_was_utf_8_is_packed_with_escapes(tmp_path):
     rows = pq.read_table(files(tmp_path)[0]).to_pylist()
     assert {row["reason"] for row in rows} == {"", r"no \udc80 file"}
     assert as_rows(parquet.read(str(tmp_path))) == as_rows(series.of([run_at(0, [named])]))
+
+
+# Packs of others
+
+
+def changed(folder, edit):
+    """Rewrite a pack's files with other columns, their mark kept."""
+    for path in files(folder):
+        table = pq.read_table(path, partitioning=None)
+        pq.write_table(edit(table).replace_schema_metadata(table.schema.metadata), path)
+
+
+def with_column(table, name, array):
+    return table.set_column(table.schema.get_field_index(name), name, array)
+
+
+@pytest.mark.parametrize(
+    ("column", "array", "words"),
+    [
+        ("value", lambda n: pa.array(["much"] * n), "column value is not what"),
+        ("ratio", lambda n: pa.array([1] * n), "column ratio is not what"),
+        ("exact", lambda n: pa.array([None] * n, pa.bool_()), "column exact is not what"),
+        ("meter", lambda n: pa.array([None] * n, pa.string()), "column meter is not what"),
+        ("unit", lambda n: pa.array(["furlongs"] * n), "'furlongs' is none of gradbench's"),
+        ("facts", lambda n: pa.array(["no json"] * n), "it is no JSON"),
+        ("facts", lambda n: pa.array(["[1]"] * n), "facts must be an object"),
+        ("facts", lambda n: pa.array([json.dumps({"a": {}})] * n), "facts['a'] must be text"),
+        ("started", lambda n: pa.array([None] * n, pa.string()), "neither when it started"),
+    ],
+)
+def test_a_column_that_pack_did_not_write_leaves_the_file_out(packed, column, array, words):
+    changed(packed, lambda table: with_column(table, column, array(len(table))))
+    figures = parquet.read(str(packed))
+    assert figures.frame.empty
+    assert all(words in warning for warning in figures.warnings)
+    assert len(figures.warnings) == len(files(packed))
+
+
+def test_a_figure_that_is_no_finite_number_is_left_out(packed):
+    changed(packed, lambda t: with_column(t, "value", pa.array([float("inf")] * len(t))))
+    figures = parquet.read(str(packed))
+    assert figures.frame.empty
+    assert figures.warnings == []
+
+
+@pytest.mark.parametrize("limit", ["MOST_ROWS", "MOST_BYTES"])
+def test_a_file_that_unpacks_to_more_than_a_history_has_is_not_unpacked(packed, limit, monkeypatch):
+    monkeypatch.setattr(parquet, limit, 4)
+    monkeypatch.setattr(parquet, "_checked", None)  # what would be called next
+    figures = parquet.read(str(packed))
+    assert figures.frame.empty
+    wanted = {"MOST_ROWS": "unpacks to", "MOST_BYTES": "no file of gradbench has"}[limit]
+    assert all(wanted in warning for warning in figures.warnings)
