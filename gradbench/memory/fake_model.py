@@ -100,6 +100,15 @@ def _in_one_storage(tensor: Tensor) -> bool:
     )
 
 
+class UnaskingFakeMode(SharedFakeMode):
+    """One for fake tensors of the CPU alone: others ask for a GPU when entered, to start none.
+
+    A process that has asked can fork no child that uses a GPU, or that steps with AdamW.
+    """
+
+    avoid_device_init = property(lambda _: False)
+
+
 class TooLarge(Exception):
     """A model that does not fit the memory in which it would be built."""
 

@@ -22,7 +22,7 @@ from ..workloads.arms import build, make_arm, steps
 from ..workloads.models import Model
 from ..workloads.steps import Subject
 from .engine import EngineTracker, uses_of_one_holder
-from .fake_model import SharedFakeMode, fake_batch, fake_module, remade
+from .fake_model import SharedFakeMode, UnaskingFakeMode, fake_batch, fake_module, remade
 from .host_numbers import HostNumbers
 from .measured_step import WARM_UP_STEPS
 from .outline import Outline
@@ -90,10 +90,10 @@ class _Recorder:
 def load() -> None:
     """Import what a step on fake tensors takes, once for all children: a second and more.
 
-    No backward pass: that starts autograd's threads where there is a GPU.
+    No backward pass: that starts autograd's threads where there is a GPU. Nor is there asked for one.
     """
     importlib.import_module("torch._dynamo")
-    mode = SharedFakeMode()
+    mode = UnaskingFakeMode()
     with mode, EngineTracker(mode, on_create=lambda _: None):
         layer = nn.Linear(1, 1)
         torch.optim.SGD(layer.parameters(), lr=1.0)
