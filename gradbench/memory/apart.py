@@ -17,6 +17,7 @@ from typing import IO, Any, Final, TypeVar
 
 import torch
 
+from .. import devices
 from ..devices import Device
 from ..process_end import how_it_ended
 
@@ -55,7 +56,8 @@ class Children:
 
     A fresh one must be sent the function, and imports torch again. A function that cannot be sent,
     a local one say, runs in this process; so does any once this process has started its
-    accelerator, which a child could not use. Nothing limits those.
+    accelerator, which a child could not use. Nothing limits those. Nor is a process forked for the
+    CPU that has started one: autograd's threads would be missing in its child.
     """
 
     device: Device
@@ -68,7 +70,7 @@ class Children:
         if self.device.in_use:
             return function(lambda _: None)
         bounded = partial(_bounded, function, self.most_bytes, self.limit_s)
-        if self.forks:
+        if self.forks and not devices.in_use().in_use:
             child = _forked(bounded)
         else:
             try:
