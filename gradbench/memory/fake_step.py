@@ -90,7 +90,7 @@ class _Recorder:
 def load() -> None:
     """Import what a step on fake tensors takes, once for all children: a second and more.
 
-    No backward pass: that starts autograd's threads where there is a GPU. Nor is there asked for one.
+    No backward pass: that starts autograd's threads where there is a GPU. Nor is one asked for.
     """
     importlib.import_module("torch._dynamo")
     mode = UnaskingFakeMode()

@@ -29,6 +29,7 @@ def confirmed(monkeypatch, tmp_path, *cells, card_bytes):
     return row
 
 
+@pytest.mark.slow
 @in_child
 def test_the_batch_that_is_named_and_the_next_one_take_what_is_predicted(monkeypatch, tmp_path):
     cells = ("--model", "cnn_small", "--workload", "training")
