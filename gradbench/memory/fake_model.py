@@ -100,7 +100,7 @@ def _in_one_storage(tensor: Tensor) -> bool:
     )
 
 
-class UnaskingFakeMode(SharedFakeMode):
+class UnaskingFakeMode(SharedFakeMode):  # type: ignore[no-untyped-call] # torch's own
     """One for fake tensors of the CPU alone: others ask for a GPU when entered, to start none.
 
     A process that has asked can fork no child that uses a GPU, or that steps with AdamW.
