@@ -39,6 +39,7 @@ CHROMIUM = next(
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="there is no chromium here: apt-get install chromium"
 )
+FORMULA = '=HYPERLINK("http://x.invalid";"a")'
 MODES = ("global_on", "global_off", "no_grad", "inference_mode")
 
 
@@ -99,6 +100,7 @@ def pages(tmp_path_factory):
         "everything": everything(),
         "small": small(),
         "hostile": [hostile(), run(measured_block(), name="other")],
+        "formulas": run([*measured_block(model=FORMULA), *refused_block("+1\t=2")], name="@SUM(1)"),
     }
     return {name: write(of, folder / f"{name}.html").as_uri() for name, of in runs.items()}
 
@@ -385,6 +387,18 @@ def test_ratios_come_out_with_their_verdicts(visit):
     assert {(row["grad_mode"], row["reference"]) for row in halves} == {
         ("inference_mode", "global_on")
     }
+
+
+@pytest.mark.parametrize("button", ["figures as CSV", "ratios as CSV"])
+def test_no_text_of_a_download_is_a_formula(visit, button):
+    text, _ = downloaded(visit("formulas"), button)
+    rows = list(csv.DictReader(StringIO(text)))
+    assert f"'{FORMULA}" in {row["model"] for row in rows}
+    assert {row["run"] for row in rows} == {"'@SUM(1)"}
+    numbers = {row.get("value", row.get("ratio")) for row in rows} - {""}
+    assert all(float(number) is not None for number in numbers)
+    texts = {value for row in rows for value in row.values()} - numbers
+    assert [value for value in texts if value.startswith(("=", "+", "-", "@", "\t"))] == []
 
 
 # --- hostile names, in earnest

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import made_up_runs
-from in_process import call, raw_controls, standing_in
+from in_process import call, raw_controls, standing_in, today
 
 BAD = (
     *("", " ", ",", "a,", ",,", "9" * 5000, "-1", "0", "1e400", "nan", "\x1b[31m", "\udcff"),
@@ -110,11 +110,12 @@ def main() -> None:
     kinds = ("traceback", "hang", "wrong exit 0", "raw control character")
     json.dump(
         {
+            "date": today(),
             "command lines": {
                 "tried": given.count,
                 **{kind: len(problems.get(kind, ())) for kind in kinds},
                 "problems": {kind: lines[:12] for kind, lines in problems.items()},
-            }
+            },
         },
         sys.stdout,
         indent=1,

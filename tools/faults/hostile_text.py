@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import made_up_runs
-from in_process import Answer, call, raw_controls, standing_in, workflow_commands
+from in_process import Answer, call, raw_controls, standing_in, today, workflow_commands
 
 ESC, BEL, CSI = "\x1b", "\x07", "\x9b"
 TEXTS = (
@@ -226,6 +226,7 @@ def main() -> None:
         browsed = None if given.no_browser else executed(pages)
     json.dump(
         {
+            "date": today(),
             "texts": len(chosen),
             "commands": asked,
             "pages opened in Chromium": browsed[0] if browsed else 0,

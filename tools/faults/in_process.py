@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
@@ -65,6 +66,11 @@ def raw_controls(text: str) -> list[str]:
 def workflow_commands(text: str) -> list[str]:
     """Return the lines of a text that a CI system would obey."""
     return [line for line in text.splitlines() if _COMMAND.search(line)]
+
+
+def today() -> str:
+    """Return the date for a file of figures."""
+    return datetime.now(UTC).date().isoformat()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import made_up_runs
-from in_process import call, raw_controls, standing_in
+from in_process import call, raw_controls, standing_in, today
 
 from gradbench.errors import StoreError
 from gradbench.store.jsonl import load
@@ -213,7 +213,7 @@ def main() -> None:
         runs = repeated(lambda number: attack_run(draw, page=number % given.pages == 0), given.runs)
         draw = random.Random(given.seed)
         toml = repeated(lambda _: attack_toml(draw), given.toml)
-    json.dump({"runs": runs, "TOML files": toml}, sys.stdout, indent=1)
+    json.dump({"date": today(), "runs": runs, "TOML files": toml}, sys.stdout, indent=1)
     print()
 
 

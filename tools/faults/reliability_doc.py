@@ -67,10 +67,45 @@ def misbehaving(found: Any) -> Iterator[str]:
         yield f"| {model} | {shown} |"
 
 
+def hostile_text(found: Any) -> Iterator[str]:
+    yield (
+        f"{found['date']}: {found['texts']} texts, {found['commands']:,} commands, "
+        f"{found['pages opened in Chromium']} pages opened in Chromium: "
+        f"{found['raw control character']} raw control characters in what was printed or written, "
+        f"{found['workflow command']} workflow commands, {found['executed in a page']} texts "
+        f"executed in a page, {found['path escaped']} paths escaped, "
+        f"{found['traceback']} tracebacks, {found['hang']} hangs."
+    )
+
+
+def mutated_files(found: Any) -> Iterator[str]:
+    keys = ("tried", "refused", "taken", "traceback", "hang", "wrong exit 0")
+    yield f"{found['date']}:"
+    yield ""
+    yield f"| changed | {' | '.join(keys)} | raw control character |"
+    yield f"| --- |{' ---: |' * (len(keys) + 1)}"
+    for name in ("runs", "TOML files"):
+        row = found[name]
+        cells = (*keys, "raw control character")
+        yield f"| {name} | " + " | ".join(f"{row[key]:,}" for key in cells) + " |"
+
+
+def command_lines(found: Any) -> Iterator[str]:
+    row = found["command lines"]
+    yield (
+        f"{found['date']}: {row['tried']:,} command lines, {row['traceback']} tracebacks, "
+        f"{row['hang']} hangs, {row['wrong exit 0']} with status 0 that had to be refused, "
+        f"{row['raw control character']} raw control characters."
+    )
+
+
 SECTIONS: dict[str, Callable[[Any], Iterator[str]]] = {
     "kills": kills,
     "interrupts": interrupts,
     "misbehaving": misbehaving,
+    "hostile_text": hostile_text,
+    "mutated_files": mutated_files,
+    "command_lines": command_lines,
 }
 """The part of the text that a file of figures fills -> how."""
 
