@@ -42,7 +42,6 @@ class Side:
         parent_end, child_end = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 # closed with the process
         self._asked_at = 0  # where in the log the output begins that belongs to the last question
-        path = [*map(str, version.paths), *filter(None, [os.environ.get("PYTHONPATH")])]
         try:
             self._tree = ProcessTree(
                 [
@@ -51,13 +50,9 @@ class Side:
                     worker.__file__,
                     str(child_end.fileno()),
                     "training" if training else "inference",
+                    *map(str, version.paths),
                 ],
-                env={
-                    **os.environ,
-                    **settings("time"),
-                    **randomized_layout,
-                    "PYTHONPATH": os.pathsep.join(path),
-                },
+                env={**os.environ, **settings("time"), **randomized_layout},
                 pass_fds=[child_end.fileno()],
                 stdout=self._log,
                 stderr=self._log,

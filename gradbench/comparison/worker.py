@@ -15,9 +15,10 @@ import os
 import platform
 import socket
 import sys
+import sysconfig
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -92,10 +93,13 @@ def beside(name: str) -> ModuleType:
 supervisor: Final = beside("supervisor")
 
 
-def main(descriptor: int, *, training: bool) -> None:
+def main(descriptor: int, *, training: bool, paths: Sequence[str]) -> None:
     """Say what was imported, then take cells until the other side closes."""
     line = JsonLineSocket(descriptor)
     supervisor.adopt_orphans()
+    ours = [path for path in paths if (Path(path) / "gradbench" / "comparison").is_dir()]
+    sys.path[:0] = ours
+    sys.path += paths  # behind all else: a psutil.py of the user's is not the one that we need
     import torch
 
     torch.set_num_threads(1)  # what a user's module does on import must leave no threads behind
@@ -107,12 +111,26 @@ def main(descriptor: int, *, training: bool) -> None:
     except Exception as error:  # noqa: BLE001 # the other side says it in one line
         line.send(failed=words(error))
         return
+    put_in_front(paths)
     line.send(torch=torch.__version__, python=platform.python_version(), gradbench=entry.__file__)
     while (asked := line.receive()) is not None:
         if "import" in asked:
             line.send(**imported(asked["import"]))
         else:
             in_a_fork(line, asked)
+
+
+def put_in_front(paths: Sequence[str]) -> None:
+    """Let a side's own tree be imported from before whatever else has its modules' names.
+
+    Only the standard library stays before it.
+    """
+    known = sysconfig.get_paths()
+    library = {known["stdlib"], known["platstdlib"], str(Path(known["platstdlib"], "lib-dynload"))}
+    first = [path for path in sys.path if path in library or path.endswith(".zip")]
+    rest = [path for path in sys.path if path not in {*first, *paths}]
+    sys.path[:] = [*first, *paths, *rest]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
 
 
 def imported(path: str) -> dict[str, Any]:
@@ -283,4 +301,4 @@ def words(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), training=sys.argv[2] == "training")
+    main(int(sys.argv[1]), training=sys.argv[2] == "training", paths=sys.argv[3:])

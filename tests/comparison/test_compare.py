@@ -35,6 +35,7 @@ from gradbench.stats.verdicts import Verdict
 QUICK = Effort(pairs=3, extra=0, turns=4, least_turns=3, slice_s=0.001, warm_up_s=0.0, limit_s=60)
 
 NETS = """
+import os
 import time
 import torch
 from torch import nn
@@ -68,6 +69,18 @@ class Late(Net):
 def late():
     return Late()
 
+class Forks(Net):  # leaves a daemon, and a copy of its process that returns from the step too
+    forked = not {forks}
+    def forward(self, x):
+        before, self.forked = self.forked, True
+        if not before and os.fork() == 0 and os.fork() == 0:
+            os.setsid()
+            time.sleep(600)
+        return super().forward(x)
+
+def forks():
+    return Forks()
+
 def breaks():
     {breaks}
     return Net()
@@ -82,6 +95,7 @@ PLAIN = {
     "activation": "torch.tanh",
     "nap": 0.002,
     "patience": 10**9,
+    "forks": False,
     "breaks": "pass",
     "crashes": "pass",
 }
@@ -109,12 +123,15 @@ def project(tmp_path, monkeypatch):
     root.mkdir()
     git(root, "init", "-q", "-b", "main")
     (root / "nets.py").write_text(nets(), "utf-8")
+    for name in ("random", "statistics", "psutil"):  # whose, neither the library's nor installed
+        (root / f"{name}.py").write_text("raise ImportError('not the one that was meant')", "utf-8")
     git(root, "add", ".")
     git(root, "commit", "-q", "-m", "first")
     changed = nets(
         activation="torch.sin",
         nap=0.02,
         patience=4,
+        forks=True,
         breaks="raise ValueError('no weights')",
         crashes="import ctypes; ctypes.string_at(0)",
     )
@@ -143,7 +160,7 @@ def own(factory: str, mode: str = "no_grad") -> Cell:
 
 OWN = {
     f"nets.{name}": ModelSource(build=f"nets:{name}", input=("B,8",))
-    for name in ("make", "slow", "late", "breaks", "crashes")
+    for name in ("make", "slow", "late", "forks", "breaks", "crashes")
 }
 
 
@@ -351,13 +368,14 @@ FORWARDS = (
 
 def test_the_command_runs_each_side_from_its_own_tree_and_says_what_became_worse(project, compare):
     """With a threshold that no time reaches: bytes are worse, and no new pairs are asked for."""
-    models = ("--model", "nets:make,nets:breaks,nets:crashes")
+    models = ("--model", "nets:make,nets:forks,nets:breaks,nets:crashes")
     answer = compare(*FORWARDS, *models, "--threshold", 0.99)
     rows = verdicts(answer)
     saved = rows["make", "saved_for_backward"]  # sin saves its input beside what tanh saved
     assert (saved["verdict"], saved["baseline"], saved["candidate"]) == ("worse", 256, 512)
     assert rows["make", "step_time"]["change"] is not None  # in spite of the others' ends
     assert "cannot step it: ValueError: no weights" in rows["breaks", "step_time"]["reason"]
+    assert rows["forks", "step_time"]["change"] is not None  # one answer of two processes
     assert "killed by SIGSEGV" in rows["crashes", "step_time"]["reason"]
     assert "uncommitted changes" in answer.stderr
     assert f"the base is main, commit {git(project, 'rev-parse', 'main')[:10]}" in answer.stderr

@@ -1,10 +1,12 @@
 """Where nothing of Linux is had: fresh processes, and what follows is named. Tried on Linux."""
 
 import os
+import pickle
 import subprocess
 import sys
 import time
 
+import jobs
 import psutil
 import pytest
 from builders import cell, environment, run_of, started
@@ -18,7 +20,7 @@ from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import NOT_GUARANTEED, Breakdown, Measurement, Skipped
 from gradbench.runner import host_system, meters, processes
 from gradbench.runner.bench import Bench
-from gradbench.runner.fork_server import ForkServer, JobError, WorkerDied, settings
+from gradbench.runner.fork_server import ForkServer, JobError, WorkerDied, import_path, settings
 from gradbench.runner.preflight import DEFAULT_METERS
 from gradbench.runner.spawn_server import SpawnServer
 
@@ -97,6 +99,29 @@ def test_a_job_that_hangs_is_killed_with_all_that_it_started():
     while psutil.pid_exists(grandchild) and psutil.Process(grandchild).status() != "zombie":
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_death_whose_daemon_holds_the_pipe_is_the_death_it_is():
+    with pytest.raises(WorkerDied, match="exit status 3") as death:
+        run(jobs.leave_a_daemon_and_die)
+    assert death.value.cause == "crashed"
+
+
+def test_a_process_ends_when_its_owner_lets_go_of_its_input():
+    """As the system does for an owner that is killed."""
+    job = pickle.dumps((jobs.hang, ()))
+    with subprocess.Popen(
+        [sys.executable, "-c", "from gradbench.runner import spawn_server; spawn_server.main()"],
+        env={**os.environ, "PYTHONPATH": import_path()},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        process.stdin.write(len(job).to_bytes(8, "big") + job)
+        process.stdin.flush()
+        kind, _ = pickle.load(process.stdout)
+        assert kind == "item"
+        process.stdin.close()
+        assert process.wait(timeout=60) == 1
 
 
 def test_one_place_decides_how_processes_start(monkeypatch):
