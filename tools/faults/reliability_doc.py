@@ -16,7 +16,9 @@ TEXT = HERE / "reliability_doc.md"
 
 def main() -> None:
     sections = {
-        name: "\n".join(write(json.loads((FIGURES / f"{name}.json").read_text("utf-8"))))
+        name: "\n".join(write(json.loads(path.read_text("utf-8"))))
+        if (path := FIGURES / f"{name}.json").exists()
+        else f"No figures of `tools/faults/{name}.py` have been saved yet."
         for name, write in SECTIONS.items()
     }
     sys.stdout.write(TEXT.read_text("utf-8").format(**sections))
