@@ -166,7 +166,9 @@ _DIGEST_BYTES: Final = 32
 
 
 def place_of(folder: Path) -> Path | None:
-    """Return where the index of a folder is kept, or None where its user has no place for it."""
+    """Return where the index of a folder is kept, or None where there is no place for it."""
+    if not hasattr(sqlite3.Connection, "deserialize"):  # an SQLite built without it
+        return None
     try:
         users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         caches = Path(os.environ.get(CACHE) or users / "gradbench")

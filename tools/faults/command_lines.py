@@ -11,7 +11,7 @@ import json
 import random
 import sys
 import tempfile
-from collections import Counter
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,27 +92,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=3600, help="at most")
     given = parser.parse_args()
     draw = random.Random(given.seed)
     problems: dict[str, list[str]] = {}
-    statuses: Counter[int] = Counter()
     with tempfile.TemporaryDirectory(prefix="lines-") as folder, standing_in(Path(folder)):
         made_up_runs.seal(Path("good.jsonl"), made_up_runs.rows())
-        for number in range(given.count):
+        began, tried = time.monotonic(), 0
+        while tried < given.count and time.monotonic() - began < given.seconds:
             words, refused = drawn(draw)
             if wrong := wrong_with(words, refused=refused):
                 shown = " ".join(word[:40] for word in words)
                 problems.setdefault(wrong.partition(":")[0], []).append(f"{shown!a}: {wrong}")
-            statuses[bool(wrong)] += 1
-            if number % 100 == 99:
+            tried += 1
+            if tried % 100 == 0:
                 found = {kind: len(lines) for kind, lines in problems.items()}
-                print(f"{number + 1}/{given.count} {found}", file=sys.stderr, flush=True)
+                print(f"{tried}/{given.count} {found}", file=sys.stderr, flush=True)
     kinds = ("traceback", "hang", "wrong exit 0", "raw control character")
     json.dump(
         {
             "date": today(),
             "command lines": {
-                "tried": given.count,
+                "tried": tried,
                 **{kind: len(problems.get(kind, ())) for kind in kinds},
                 "problems": {kind: lines[:12] for kind, lines in problems.items()},
             },

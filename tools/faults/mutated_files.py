@@ -12,6 +12,7 @@ import json
 import random
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -144,8 +145,8 @@ def attack_run(draw: random.Random, *, page: bool) -> Iterator[tuple[str, str]]:
     if "\n" in refused:
         yield "refused in several lines", refused[:200]
     yield "refused" if refused else "taken", ""
-    readers = READERS[:3] if refused else (*READERS, *MORE, *([PAGE] if page else []))
-    for arguments in readers:
+    taken = (*READERS, *MORE, *([PAGE] if page else []))
+    for arguments in [draw.choice(READERS[:3])] if refused else taken:
         answer = call(arguments)
         words = f"{' '.join(arguments)}: {answer.wrong} {refused[:120]}"
         if answer.wrong:
@@ -180,19 +181,23 @@ def attack_toml(draw: random.Random) -> Iterator[tuple[str, str]]:
     yield "refused" if answer.status else "taken", ""
 
 
-def repeated(attack: Callable[[int], Iterator[tuple[str, str]]], count: int) -> dict[str, object]:
+def repeated(
+    attack: Callable[[int], Iterator[tuple[str, str]]], count: int, *, seconds: float
+) -> dict[str, object]:
     kinds: Counter[str] = Counter()
     problems: dict[str, list[str]] = {}
-    for number in range(count):
-        for kind, words in attack(number):
+    began, tried = time.monotonic(), 0
+    while tried < count and time.monotonic() - began < seconds:
+        for kind, words in attack(tried):
             kinds[kind] += 1
             if words:
-                problems.setdefault(kind, []).append(f"#{number} {words}")
-        if number % 100 == 99:
-            print(f"{number + 1}/{count} {dict(kinds)}", file=sys.stderr, flush=True)
+                problems.setdefault(kind, []).append(f"#{tried} {words}")
+        tried += 1
+        if tried % 100 == 0:
+            print(f"{tried}/{count} {dict(kinds)}", file=sys.stderr, flush=True)
     wrong = ("traceback", "hang", "wrong exit 0", "raw control character")
     return {
-        "tried": count,
+        "tried": tried,
         "refused": kinds["refused"],
         "taken": kinds["taken"],
         **{kind: kinds[kind] for kind in wrong},
@@ -205,14 +210,19 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--toml", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=3600, help="for each kind, at most")
     parser.add_argument("--pages", type=int, default=20, help="a page of every so many runs taken")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mutated-") as folder, standing_in(Path(folder)):
         made_up_runs.seal(Path("good.jsonl"), made_up_runs.rows(factor=1.1, commit=2))
         draw = random.Random(given.seed)
-        runs = repeated(lambda number: attack_run(draw, page=number % given.pages == 0), given.runs)
+        runs = repeated(
+            lambda number: attack_run(draw, page=number % given.pages == 0),
+            given.runs,
+            seconds=given.seconds,
+        )
         draw = random.Random(given.seed)
-        toml = repeated(lambda _: attack_toml(draw), given.toml)
+        toml = repeated(lambda _: attack_toml(draw), given.toml, seconds=given.seconds)
     json.dump({"date": today(), "runs": runs, "TOML files": toml}, sys.stdout, indent=1)
     print()
 
