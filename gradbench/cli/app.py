@@ -22,7 +22,7 @@ from .screen import Screen, shown, shown_briefly, shown_lines
 if TYPE_CHECKING:
     from rich.status import Status
 
-FIRST: Final = ("advise", "run", "show", "report", "predict", "list")
+FIRST: Final = ("advise", "run", "show", "report", "explain", "predict", "list")
 """Commands that a newcomer needs; help lists them first."""
 
 _UsageError: Final[type[Exception]] = typer.BadParameter.__mro__[1]  # typer names it nowhere else

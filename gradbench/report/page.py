@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from ..analysis import headline, run_sentences
 from ..analysis.advice import Advice
 from ..analysis.diagnosis import possible_interference
@@ -11,6 +13,7 @@ from ..analysis.run_view import MEMORY, TIME, View
 from ..errors import StoreError
 from ..experiment.matrix import AXES, GRAD_MODES
 from ..gate.rules import Rules
+from ..records.explanation import Explanation
 from ..records.run import Run
 from ..records.selfcheck import CPU, SelfCheck
 from ..records.semantics import Behaviour
@@ -25,7 +28,10 @@ from . import (
     template,
 )
 from .advice import advice_html
+from .figures import PAGE
+from .figures.difference import difference
 from .semantics import section as semantics_section
+from .svg import inline
 
 
 def render(
@@ -36,14 +42,15 @@ def render(
     commit_url: str = "",
     rules: Rules | None = None,
     advice: Advice | None = None,
+    explanation: Explanation | None = None,
 ) -> str:
     """Return one self-contained HTML page about one or more runs; several show their history.
 
     Of several, the last is held against the first, by the gate's ``rules``. ``checks`` is what the
     self-checks found, by device (`gradbench.records.selfcheck.load_all`), ``semantics`` what the
-    modes were seen to do (`gradbench.records.semantics.load`), ``advice`` stands above all,
-    ``commit_url`` the address of a
-    commit's page, with ``{commit}`` in it. Raise `StoreError` without a run.
+    modes were seen to do (`gradbench.records.semantics.load`), ``advice`` and
+    ``explanation`` of a model stand above its run, ``commit_url`` is the address of a commit's
+    page, with ``{commit}`` in it. Raise `StoreError` without a run.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
@@ -74,6 +81,15 @@ def render(
         selfchecks=_selfchecks(views, checks or {}),
         history=history.of_runs(runs, commit_url=commit_url) if len(runs) > 1 else None,
         advice=advice and advice_html(advice),
+        explanation=explanation and _explained(explanation),
+    )
+
+
+def _explained(explanation: Explanation) -> Markup:
+    return inline(
+        difference(explanation, theme=PAGE),
+        mark="explanation",
+        label="where the difference comes from",
     )
 
 
@@ -86,6 +102,7 @@ def write(
     commit_url: str = "",
     rules: Rules | None = None,
     advice: Advice | None = None,
+    explanation: Explanation | None = None,
 ) -> Path:
     """Write the page; raise `StoreError` where that cannot be."""
     html = render(
@@ -95,6 +112,7 @@ def write(
         commit_url=commit_url,
         rules=rules,
         advice=advice,
+        explanation=explanation,
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,85 @@
+"""What is asked of a model to explain why its modes differ, and the run that it stands beside."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from .. import runner
+from ..devices import Device
+from ..errors import BadModel
+from ..experiment.matrix import Cell
+from ..experiment.plan import Plan
+from ..memory.call_counts import counted
+from ..memory.saved_tensors import paths
+from ..recording import Recording
+from ..records.explanation import Explanation
+from ..records.run import Run
+from ..runner import preflight
+from ..runner.attempts import Refusal, settle
+from ..runner.module_times import host_times
+from ..runner.visits import VisitedArm, share_numbers, start
+from ..store.jsonl import Store
+from ..workloads.models import Model
+from .study import Question, Say
+
+METERS: Final = ("step_time", "peak_transient", "saved_for_backward", "breakdown")
+MODES: Final = ("global_on", "no_grad", "inference_mode")
+
+
+def explain(question: Question, store: Store, *, say: Say) -> tuple[Run, Explanation]:
+    """Measure the block as it is, then count and time what each module does in each mode.
+
+    Raise `BadModel` with the reason where the model does not run.
+    """
+    models = {question.cell.model: question.model}
+    preflight.check(question.cells, models, METERS)
+    header = runner.started(question.cells, plan=question.plan, meters=METERS, models=models)
+
+    def progress(event: runner.Progress) -> None:
+        say(f"{event.block}: {event.doing}")
+
+    with Recording(store.create(), header, models=models) as recording:
+        for _ in recording.measure(progress=progress):
+            pass
+        say("counting and timing by module")
+        found = recording.ask(look_inside, question.cell)
+        run = recording.finish()
+    for one in found:
+        if isinstance(one, Explanation):
+            return run, one
+    reason = next((one.reason for one in found if isinstance(one, Refusal)), "its process ended")
+    raise BadModel(f"model {question.cell.model!r} cannot be looked into: {reason}")
+
+
+def look_inside(cell: Cell, model: Model, plan: Plan) -> Iterator[Explanation | Refusal]:
+    """Yield what each module of a model does in each mode, or why that cannot be had."""
+    device = settle(cell)
+    begun = start(cell, model, device, plan)
+    if isinstance(begun, Refusal):
+        yield begun
+        return
+    arms: list[VisitedArm] = []
+    for mode in MODES:
+        arm = begun.first_steps(replace(cell, grad_mode=mode))
+        if isinstance(arm, Refusal):
+            yield arm
+            return
+        arms.append(arm)
+    share_numbers(arms, begun)
+    yield from _looked(arms, device=device, plan=plan)
+
+
+def _looked(arms: list[VisitedArm], *, device: Device, plan: Plan) -> Iterator[Explanation]:
+    subject = arms[0].arm.subject
+    modules = paths(*subject.parts())
+    counts = {}
+    for arm in arms:
+        with arm.held():
+            counts[arm.cell.grad_mode] = counted(arm.step, modules, subject.resident())
+    yield Explanation(
+        classes={
+            path: type(modules[path]).__name__ for path in counts[MODES[0]] if path in modules
+        },
+        counts=counts,
+        host_ns=host_times(arms, modules, device, plan),
+    )

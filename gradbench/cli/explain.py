@@ -1,0 +1,90 @@
+"""The command ``explain``: why the modes differ on a model, by module and by operator."""
+
+import json
+import webbrowser
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ..exit_status import ExitStatus
+from ..store.jsonl import check_writable
+from .app import Reports, Results, app, err, examples, out, say
+from .printing import marked
+from .request import Request, takes_request
+
+if TYPE_CHECKING:
+    from ..records.explanation import Explanation
+    from ..records.run import Run
+
+
+@app.command(
+    epilog=examples(
+        "gradbench explain --model resnet18_32 --batch-size 8",
+        "gradbench explain --model mypkg.nets:make --input 8,3,224,224 --open",
+    )
+)
+@takes_request
+def explain(
+    request: Request,
+    *,
+    budget: Annotated[float | None, typer.Option(help="Seconds of timing, twice.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Show a page of it in the browser.")
+    ] = False,
+    results: Results = Path("results"),
+    reports: Reports = Path("reports"),
+) -> None:
+    """Say why the modes differ on a model: what autograd does in each, module by module.
+
+    Counts repeat: operators dispatched, graph nodes, bytes saved for backward, views tracked,
+    version counters. Host times come after them, with intervals; what the modules do not
+    explain is said. The modes are measured as they are, too: the run is sealed in results/.
+    """
+    for folder, option in ((results, "--results"), *(((reports, "--reports"),) if open_ else ())):
+        check_writable(folder, option)
+    cell, model = request.one_model("explain")
+    from ..advisor import Question, explain as look
+    from ..advisor.study import PLAN
+    from ..analysis import headline
+    from ..store.jsonl import Store
+    from ..terminal.explanation_tables import explanation_tables
+    from ..terminal.run_tables import WIDE
+
+    plan = replace(PLAN, budget_s=budget) if budget is not None else PLAN
+    question = Question(cell=cell, model=model, plan=plan)
+    with err.status("loading torch") as status:
+        run, found = look(question, Store(results), say=lambda words: say(status, words))
+    if as_json:
+        print(json.dumps({"run": run.name, **asdict(found)}, indent=2))
+    else:
+        for sentence in headline.answer(run):
+            out.print(marked(sentence))
+        width = out.width if out.is_terminal else WIDE
+        Console(highlight=False, width=width).print(explanation_tables(found, str(cell.block)))
+        out.print(f"[dim]records  {escape(str(results / run.name))}.jsonl[/dim]")
+    if open_:
+        _open_page(run, found, results, reports)
+    if not run.measured:
+        raise typer.Exit(ExitStatus.NOTHING_MEASURED)
+
+
+def _open_page(run: "Run", found: "Explanation", results: Path, reports: Path) -> None:
+    """Write the run's page, with where the difference comes from, and show it in the browser."""
+    from ..records import selfcheck, semantics
+    from ..report import write
+
+    page = write(
+        run,
+        reports / f"{run.name}.html",
+        checks=selfcheck.load_all(results),
+        semantics=semantics.load(results / semantics.FILE),
+        explanation=found,
+    )
+    out.print(f"page     {escape(str(page))}")
+    if not webbrowser.open(page.resolve().as_uri()):
+        err.print("found no browser to open the page with")

@@ -1,0 +1,101 @@
+"""Why modes differ, as tables for a terminal: counts a call, then the parts of each difference."""
+
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..analysis import format_units
+from ..analysis.explanation import Difference, differences, operators, together, totals
+from ..records.explanation import Explanation
+from ..stats.estimates import Estimate
+
+PARTS: Final = 10
+"""Modules of a difference that are listed; the rest are one line."""
+NAME: Final = 28
+
+
+def explanation_tables(explanation: Explanation, title: str) -> RenderableType:
+    """Return what each mode does, and what the differences are made of."""
+    shown: list[RenderableType] = [Text(title, style="bold"), _totals(explanation)]
+    for difference in differences(explanation):
+        shown += _difference(difference)
+    return Group(*shown, *_operators(explanation))
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True, min_width=15, max_width=NAME, overflow="ellipsis")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _totals(explanation: Explanation) -> Table:
+    table = _table("operators", "nodes", "saved", "views", "versions", "host time")
+    for row in totals(explanation):
+        table.add_row(
+            f" {row.mode}",
+            f"{row.counts.operators:,}",
+            f"{row.counts.nodes:,}",
+            format_units.size(row.counts.saved_bytes),
+            f"{row.counts.tracked_views:,}",
+            f"{row.counts.version_counters:,}",
+            format_units.duration(row.host_ns.point),
+        )
+    return table
+
+
+def _difference(difference: Difference) -> list[RenderableType]:
+    title = Text(f"\n{difference.first} − {difference.second}: ", style="bold")
+    title.append(_interval(difference.whole_ns), style="default")
+    table = _table("nodes", "saved", "versions", "host time", "95% interval")
+    for part in difference.parts[:PARTS]:
+        style = "" if part.sure else "dim"
+        table.add_row(
+            Text(f" {part.name}"),
+            f"{part.counts.nodes:+,}" if part.counts.nodes else "",
+            format_units.size(part.counts.saved_bytes) if part.counts.saved_bytes else "",
+            f"{part.counts.version_counters:+,}" if part.counts.version_counters else "",
+            Text(_signed(part.host_ns.point), style=style),
+            Text(_span(part.host_ns), style="dim"),
+        )
+    rest = difference.parts[PARTS:]
+    if rest:
+        counts = together(rest)
+        table.add_row(
+            f" {len(rest)} more",
+            f"{counts.nodes:+,}" if counts.nodes else "",
+            format_units.size(counts.saved_bytes) if counts.saved_bytes else "",
+            f"{counts.version_counters:+,}" if counts.version_counters else "",
+            _signed(sum(p.host_ns.point for p in rest)),
+        )
+    table.add_row(" unexplained", "", "", "", _signed(difference.unexplained_ns), "")
+    return [title, table]
+
+
+def _operators(explanation: Explanation) -> list[RenderableType]:
+    rows = operators(explanation)
+    if not rows:
+        return []
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True, max_width=44, overflow="ellipsis")
+    for heading in ("global_on", "no_grad", "inference_mode"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows[:PARTS]:
+        table.add_row(f" {row.name}", *(f"{calls:,}" for calls in row.calls))
+    more = [Text(f" {len(rows) - PARTS} more", style="dim")] if len(rows) > PARTS else []
+    return [Text("\noperators and graph nodes that differ, a call", style="bold"), table, *more]
+
+
+def _signed(ns: float) -> str:
+    return f"{'+' if ns > 0 else '−' if ns < 0 else ''}{format_units.duration(abs(ns))}"
+
+
+def _span(estimate: Estimate) -> str:
+    return f"[{_signed(estimate.low)}, {_signed(estimate.high)}]"
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{_signed(estimate.point)} {_span(estimate)} of host time a call"
