@@ -14,6 +14,9 @@ class LentServer:
     def run(self, function, *arguments, limit_s: float) -> Iterator:
         return self._server.run(function, *arguments, limit_s=limit_s)
 
+    def preload(self, modules) -> None:
+        self._server.preload(modules)
+
     @property
     def alive(self) -> bool:
         return self._lent and self._server.alive

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -59,6 +60,7 @@ class Bench:
         self._servers: dict[MallocProfile, Processes] = {}
         self._began = time.perf_counter()
         self._seconds: dict[str, float] = {}
+        self._imported: set[tuple[Processes, str]] = set()
 
     def __enter__(self) -> Self:
         for reading in dict.fromkeys(METERS[name].read_in for name in self._meters):
@@ -211,11 +213,20 @@ class Bench:
         task = Task(list(cells), model, self._plan, tuple(names))
         asked = time.perf_counter()
         started = False
-        for message in doing.start(task, self._server):
+        server = partial(self._loaded_server, self._models[cells[0].model].imports)
+        for message in doing.start(task, server):
             if not started and isinstance(message, Spent):
                 started = True
                 self._add("process starts", time.perf_counter() - asked - message.seconds)
             yield message
+
+    def _loaded_server(self, modules: Sequence[str], profile: MallocProfile) -> Processes:
+        server = self._server(profile)
+        missing = [name for name in modules if (server, name) not in self._imported]
+        if missing:
+            server.preload(missing)
+            self._imported |= {(server, name) for name in missing}
+        return server
 
     def _server(self, profile: MallocProfile) -> Processes:
         server = self._servers.get(profile)

@@ -6,13 +6,14 @@ is started with its settings, imports torch, runs nothing, and forks for every j
 """
 
 import gc
+import importlib
 import os
 import pickle
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Final, Literal, TypeVar, cast
@@ -36,6 +37,8 @@ LOAD_S: Final = 300.0
 """How long a parent may load; torch alone takes half a minute on a machine with other work."""
 OVERDUE_S: Final = 12.0
 """How long after a job's limit its end may be reported: then the parent itself is ended."""
+PRELOAD: Final = "preload"
+"""In place of a job: modules to import."""
 MallocProfile = Literal["time", "system", "memory"]
 
 # glibc: in the time kind large tensors come from the heap and stay there, or history decides
@@ -110,6 +113,18 @@ class ForkServer:
             if not over:  # nobody listens any more: what it still sends must not meet the next job
                 self.close()
 
+    def preload(self, modules: Sequence[str]) -> None:
+        """Import modules in the parent, so that no job waits for them; raise `WorkerDied`.
+
+        Not beside a torch with CUDA: a module may ask for a GPU, and then no fork can use it.
+        """
+        try:
+            self._await_loaded()
+            self._control.send((PRELOAD, tuple(modules)))
+            self._next(time.monotonic() + LOAD_S, limit_s=LOAD_S)
+        except (EOFError, OSError) as error:
+            raise WorkerDied("crashed", "the parent of the measuring processes is gone") from error
+
     @property
     def alive(self) -> bool:
         """Whether it can take another job."""
@@ -143,6 +158,13 @@ def serve(control: Connection) -> None:
             job, limit_s = control.recv()
         except EOFError:
             return
+        if job == PRELOAD:
+            if not hasattr(torch._C, "_cuda_isInBadFork"):  # a build without CUDA
+                for name in limit_s:
+                    with suppress(Exception):  # the job that needs it says what is wrong
+                        importlib.import_module(name)
+            control.send(("done", b""))
+            continue
         gc.collect()
         gc.freeze()  # the child's collector must not touch, and so copy, the parent's pages
         if not _relay(control, job, limit_s):

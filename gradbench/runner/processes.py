@@ -1,6 +1,6 @@
 """The processes that measure: forks of a loaded parent, or fresh ones where none can be forked."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from . import host_system
@@ -17,6 +17,9 @@ class Processes(Protocol):
         self, function: Callable[..., Iterator[T]], *arguments: object, limit_s: float
     ) -> Iterator[T]:
         """Yield what the generator yields in its own process; raise `WorkerDied` or `JobError`."""
+
+    def preload(self, modules: Sequence[str]) -> None:
+        """Import modules before the jobs that need them, where jobs have a parent."""
 
     @property
     def alive(self) -> bool:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import IO, Final, TypeVar, cast
 
@@ -56,6 +56,9 @@ class SpawnServer:
                 raise WorkerDied(*_end_of(process, log, deadline, limit_s=limit_s))
             finally:
                 _end(process)
+
+    def preload(self, modules: Sequence[str]) -> None:
+        """Do nothing: each job imports what it needs."""
 
     @property
     def alive(self) -> bool:

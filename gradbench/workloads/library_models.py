@@ -35,6 +35,7 @@ class Description:
     batch: Callable[[int], Any] | None = None  # where no tensors of fixed shapes are taken
     head: str | None = None
     forward: inspect.Signature | None = None
+    imports: tuple[str, ...] = ()
 
 
 def model_of(source: ModelSource) -> Model:
@@ -62,6 +63,7 @@ def model_of(source: ModelSource) -> Model:
         batch_follows=isinstance(batch, RandomBatch) and batch.follows,
         about=f"{source.build} with {'its own' if source.pretrained else 'random'} weights",
         source=source,
+        imports=described.imports,
     )
 
 
@@ -127,6 +129,7 @@ def _timm(source: ModelSource) -> Description:
         TimmFactory(name, source.pretrained),
         (InputTensor(shape=(BATCH, *size)),),
         head=head if isinstance(head, str) else None,
+        imports=("timm",),
     )
 
 
@@ -244,6 +247,7 @@ def _transformers(source: ModelSource) -> Description:
     return Description(
         TransformersFactory(name, source.pretrained),
         tuple(_described(configuration, kind, forward)),
+        imports=(kind.__module__,),
         forward=forward.replace(parameters=list(forward.parameters.values())[1:]),
     )
 

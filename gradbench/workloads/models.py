@@ -45,6 +45,7 @@ class Model:
     batch_follows: bool = False  # has the batch the dtype of the module's floating parameters?
     dtype: str = AS_IS
     source: ModelSource | None = None
+    imports: tuple[str, ...] = ()  # modules that may be imported before its processes are forked
 
     def load(self) -> None:
         """Import what building it takes: what a module makes when it is imported is not its own."""

@@ -29,6 +29,8 @@ class Family:
 
     model: Model
     cannot: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)  # modes -> words, in inference
+    off: Mapping[str, float] = field(default_factory=dict)  # workload -> of a prediction, at most
     counted: bool = True  # does a pack hook of the test see all that is saved at once?
     batch: int = BATCH
 
@@ -54,14 +56,18 @@ def hold(family: Family, workload: str) -> None:
     found = outcomes(family, workload)
     for mode in MODES[workload]:
         peak = found[mode, "peak_allocated"]
-        if workload in family.cannot:
+        refused = family.cannot.get(workload)
+        if workload == "inference":
+            refused = family.refused.get(mode, refused)
+        if refused is not None:
             assert isinstance(peak, Skipped), peak
-            assert family.cannot[workload] in peak.reason
+            assert refused in peak.reason
             assert "\n" not in peak.reason
             continue
         assert isinstance(peak, Measurement), peak
         _hold_parts(found[mode, "breakdown"], peak)
-        _hold_prediction(found[mode, "predicted_peak"], peak)
+        off = family.off.get(workload, 0.0)
+        _hold_prediction(found[mode, "predicted_peak"], peak, off=off)
         if workload == "inference" and mode == "global_on" and family.counted:
             _hold_saved(family, found[mode, "saved_for_backward"])
         if workload == "inference" and mode == "inference_mode":
@@ -77,13 +83,15 @@ def _hold_parts(parts: object, peak: Measurement) -> None:
         assert sum(parts.parts.values()) == peak.values[0]
 
 
-def _hold_prediction(predicted: object, peak: Measurement) -> None:
-    """A prediction is equal, or marked as measured, or a reason."""
+def _hold_prediction(predicted: object, peak: Measurement, *, off: float) -> None:
+    """A prediction is equal or off as known, or marked as measured, or a reason."""
     if isinstance(predicted, Skipped):
         assert predicted.reason
         assert "\n" not in predicted.reason
     elif "measured_at_batches" not in predicted.notes:
-        assert predicted.values == peak.values
+        error = abs(predicted.values[0] / peak.values[0] - 1)
+        assert error <= off, f"{predicted.values[0]:,} B predicted, {peak.values[0]:,} B measured"
+        assert (error > off / 2) == bool(off), "a known error is gone: take it out of the table"
 
 
 def _hold_saved(family: Family, saved: object) -> None:

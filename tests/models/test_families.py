@@ -252,11 +252,14 @@ def parallel() -> nn.Module:
     return nn.parallel.DistributedDataParallel(Body())
 
 
-UNTRAINED = dict.fromkeys(("training", "training_reenabled"), "require grad")
+TRAINS = ("training", "training_reenabled", "frozen_backbone")
 FAMILIES = {
     "body": Family(Model(Body, rows, head="head")),
     "lstm_packed": Family(Model(Recurrent, packed, head="head")),
-    "transformer": Family(Model(Translator, sentences, head="head")),
+    "transformer": Family(
+        Model(Translator, sentences, head="head"),
+        off={"training": 0.005, "training_reenabled": 0.005},
+    ),
     "embedding_bag_sparse": Family(Model(Bag, bags, head="head")),
     "gnn": Family(Model(Graph, graph, head="head")),
     "vae": Family(Model(Autoencoder, rows, loss=evidence, head="head")),
@@ -270,13 +273,20 @@ FAMILIES = {
     "tied": Family(Model(Tied, ids, head="head")),
     "parametrized": Family(Model(parametrized, rows, head="head")),
     "lazy": Family(Model(Lazy, rows, head="head")),
-    "fft": Family(Model(Spectral, rows), cannot={"frozen_backbone": "names no head"}),
+    "fft": Family(Model(Spectral, rows), off={"training": 0.15, "training_reenabled": 0.15}),
     "quantized": Family(
         Model(quantized, rows, head="head"),
-        cannot={**UNTRAINED, "training": "empty parameter list"},
+        cannot=dict.fromkeys(TRAINS, "empty parameter list"),
     ),
-    "scripted": Family(Model(scripted, rows)),
-    "exported": Family(Model(exported, rows), cannot={"training": "", "training_reenabled": ""}),
+    # in one process with a cell that records, the executor keeps that one's plan
+    "scripted": Family(
+        Model(scripted, rows), refused={"inference_mode": "Inference tensors cannot be saved"}
+    ),
+    "exported": Family(
+        Model(exported, rows),
+        cannot={"training": "", "training_reenabled": ""},
+        off={"inference": 0.2},
+    ),
     "detector": Family(Model(Detector, scenes, head="head")),
     "cache": Family(Model(Cached, cached, head="head")),
     "ddp": Family(Model(parallel, rows, head="module.head")),
