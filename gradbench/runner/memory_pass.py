@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, TypeVar
 
+from torch import nn
 from torch.autograd.graph import Node
+from torch.nn.modules.module import register_module_forward_hook
 
 from ..devices import Device, Ledger, OutOfSight, Span, Unreadable, Window
 from ..experiment.matrix import Cell
@@ -154,6 +156,12 @@ class _GraphLook:
         self.unseen: set[Node] = set()  # nodes that hold what nobody packed
         self.nodes: set[Node] = set()
         self.unsaved = False  # does a node keep tensors by an attribute?
+        self.elsewhere = ""  # the class of a module that ran in a thread that nobody watches
+
+    def returned(self, module: nn.Module, _inputs: object, _output: object) -> None:
+        """Look at which thread a module runs in."""
+        if not self._hooks.here:
+            self.elsewhere = type(module).__name__
 
     def __call__(self, output: object) -> None:
         self.unseen |= self._hooks.unseen(output)
@@ -207,6 +215,8 @@ class _Reader:
         parts = self._parts(try_once, window) if first_parts is not None else None
         self._put_back(warm)
         saved, _ = self._ledger.observe(partial(self._saved, arm))
+        if isinstance(saved, OutOfSight):
+            raise saved  # no figure of it is right
         self._at_rest()
         leaked = self._leaked(arm, live_bytes)
         workspaces = self._workspaces()
@@ -359,10 +369,11 @@ class _Reader:
             if why.cause == "out_of_memory":
                 return Unreadable(f"memory ran out while saved tensors were counted: {why.reason}")
             return Unreadable(f"saved-tensor hooks do not work here: {why.reason}")
-        if look.unseen:
-            return Unreadable(
-                "a graph is built by a thread that was there before, and what that saves is not "
-                "seen"
+        if look.unseen or look.elsewhere:
+            what = f"{look.elsewhere} runs" if look.elsewhere else "a graph is built"
+            return OutOfSight(
+                f"{what} in a thread that was there before the step, and what that allocates is "
+                "not seen: start the thread in the step, or use a ThreadPoolExecutor"
             )
         if look.unsaved:
             return Unreadable(
@@ -372,11 +383,13 @@ class _Reader:
 
     def _looked_at(self, arm: CellArm, look: "_GraphLook") -> None:
         self._marks.look = look
+        looking = register_module_forward_hook(look.returned)
         try:
             self._numbers.put_back()
             with arm.held():
                 arm.step()
         finally:
+            looking.remove()
             self._marks.look = None
 
     def _breakdown(

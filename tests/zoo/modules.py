@@ -5,9 +5,11 @@ A row names a factory by the path of this module, so that every way in builds it
 
 import copy
 import os
+import queue
 import random
 import sys
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -290,6 +292,47 @@ class Pooled(Plain):
     def forward(self, x):
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(super().forward, x).result()
+
+
+class KeptPool(Plain):
+    """The pool is made with the module, and its workers outlive each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = ThreadPoolExecutor(1)
+
+    def forward(self, x):
+        return self.pool.submit(super().forward, x).result()
+
+
+class InTurn(Plain):
+    """Threads of its own, one after the other, each with a layer."""
+
+    def forward(self, x):
+        for layer in (self.first, self.last):
+            made = []
+            thread = threading.Thread(target=lambda f=layer, x=x, made=made: made.append(f(x)))
+            thread.start()
+            thread.join()
+            (x,) = made
+        return x
+
+
+class OwnWorker(Plain):
+    """A thread of its own that takes its work from a queue, where nobody sees it."""
+
+    def __init__(self):
+        super().__init__()
+        self.given, self.done = queue.SimpleQueue(), queue.SimpleQueue()
+        threading.Thread(target=self.work, daemon=True).start()
+
+    def work(self):
+        while True:
+            self.done.put(super().forward(self.given.get()))
+
+    def forward(self, x):
+        self.given.put(x)
+        return self.done.get()
 
 
 class Square(torch.autograd.Function):
