@@ -26,7 +26,7 @@ from .fake_model import SharedFakeMode, UnaskingFakeMode, fake_batch, fake_modul
 from .host_numbers import HostNumbers
 from .measured_step import WARM_UP_STEPS
 from .outline import Outline
-from .probe import Call
+from .probe import Call, needs_probe
 from .step_phases import Marks
 from .storage_tracker import Creation
 from .storages import key as storage_key
@@ -81,9 +81,8 @@ class _Recorder:
         """Keep a call that may allocate inside."""
         _check_call(func, args, kwargs, result)
         self.operators.add(str(func.overloadpacket).replace(".", "::"))
-        call = Call.of(func, args, kwargs, result)
-        if call.needs_probe:
-            self.entries.append(call)
+        if needs_probe(func, args):
+            self.entries.append(Call.of(func, args, kwargs, result))
 
 
 @cache

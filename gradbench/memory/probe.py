@@ -115,18 +115,25 @@ class Call:
 
     @property
     def needs_probe(self) -> bool:
-        """Whether the operator may allocate beside its outputs: views do not, nor do lists."""
-        if self.func.is_view or self.func.namespace != "aten" or "_foreach_" in str(self.func):
-            return False
-        return torch.Tag.pointwise not in self.func.tags or self._wraps_a_number
+        """Whether the operator may allocate beside its outputs."""
+        return needs_probe(self.func, self.args)
 
-    @property
-    def _wraps_a_number(self) -> bool:
-        declared = self.func._schema.arguments
-        return any(
-            isinstance(value, int | float) and isinstance(argument.type, torch.TensorType)
-            for argument, value in zip(declared, self.args, strict=False)
-        )
+
+def needs_probe(func: Operator, args: Sequence[Any]) -> bool:
+    """Return whether a call may allocate beside its outputs: views do not, nor do lists.
+
+    It is asked of each call of a step, before anything is made of it.
+    """
+    if func.is_view or func.namespace != "aten" or "_foreach_" in str(func):
+        return False
+    return torch.Tag.pointwise not in func.tags or _wraps_a_number(func, args)
+
+
+def _wraps_a_number(func: Operator, args: Sequence[Any]) -> bool:
+    return any(
+        isinstance(value, int | float) and isinstance(argument.type, torch.TensorType)
+        for argument, value in zip(func._schema.arguments, args, strict=False)
+    )
 
 
 def _call_named(name: str, overload: str, *rest: Any) -> Call:

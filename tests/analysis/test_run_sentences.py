@@ -1,5 +1,7 @@
 """A run in sentences."""
 
+from dataclasses import replace
+
 import pytest
 from builders import (
     block,
@@ -14,7 +16,9 @@ from builders import (
     started,
 )
 
-from gradbench.analysis.run_sentences import leaks, predicted, reasons, spent
+from gradbench.analysis.closing_notes import closing_notes
+from gradbench.analysis.run_sentences import leaks, predicted, prediction_marks, reasons, spent
+from gradbench.analysis.run_view import View
 from gradbench.records.measurements import Measurement
 
 
@@ -123,6 +127,23 @@ def test_the_worst_prediction_is_named_with_its_sign_whichever_it_has(off, sign)
 )
 def test_without_both_sides_there_is_no_word_of_predictions(outcomes):
     assert predicted(run(outcomes)) == ""
+
+
+MARKED = {"measured_at_batches": "2, 4", "why_measured": "aten::nonzero returns other sizes"}
+
+
+def test_why_a_peak_was_measured_instead_of_predicted_is_said_wherever_it_is_shown():
+    made = [
+        replace(counted(one, 800, meter="predicted_peak"), notes=notes)
+        for one, notes in ((ON, MARKED), (OFF, MARKED), (NO_GRAD, {}))
+    ]
+    words = "measured at batches 2 and 4, not predicted: aten::nonzero returns other sizes"
+    (mark,) = prediction_marks(run(made))
+    assert mark == f"predicted_peak of {ON}, {OFF}: {words}"
+    assert mark in [note.text for note in closing_notes(run(made))]
+    view = View(run(made))
+    assert view.value(ON, "predicted_peak").detail == f"800 bytes; {words}"
+    assert view.value(NO_GRAD, "predicted_peak").detail == "800 bytes"
 
 
 def leaked(cell, nbytes, **notes):

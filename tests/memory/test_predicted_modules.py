@@ -5,8 +5,10 @@ gradients that meet, kernels whose outputs fake tensors do not know, an executor
 """
 
 import gc
+import tempfile
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -178,6 +180,61 @@ def orthogonal():
 
 THERE_BEFORE = small()
 
+
+class Tabled(nn.Module):
+    """A linear layer, and a table that is a plain attribute."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.layer, self.table = nn.Linear(WIDE, WIDE), table()
+
+    def forward(self, x):
+        return self.layer(x) + self.table[: x.shape[0]]
+
+
+def weighted(*weights):
+    """Linear layers of these weights, a ReLU between."""
+    layers = []
+    for weight in weights:
+        layer = nn.Linear(WIDE, WIDE, bias=False)
+        layer.weight = nn.Parameter(weight)
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def numpys():
+    return torch.from_numpy(np.ones((100, WIDE), np.float32))
+
+
+def from_file():
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(bytes(100 * WIDE * 4))
+        file.flush()
+        return torch.from_file(file.name, size=100 * WIDE, dtype=torch.float32).view(100, WIDE)
+
+
+def slices_of_a_file():
+    table = from_file()
+    return weighted(table[:WIDE], table[WIDE : 2 * WIDE])
+
+
+def overlapping():
+    numbers = np.ones((100, WIDE), np.float32)
+    return weighted(torch.from_numpy(numbers[:WIDE]), torch.from_numpy(numbers[8 : 8 + WIDE]))
+
+
+@torch.jit.script
+def gated(x):
+    return x * torch.sigmoid(x) + x.tanh()
+
+
+def in_a_fork_of_the_numbers(module, y):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        noise = torch.rand_like(y)
+    return module.a(y) * noise
+
+
 EXACT = {name: (partial(Steps, step), (WIDE,)) for name, step in STEPS.items()} | {
     "attention": (Attention, (6, WIDE)),
     "biased": (Biased, (6, WIDE)),
@@ -185,6 +242,11 @@ EXACT = {name: (partial(Steps, step), (WIDE,)) for name, step in STEPS.items()} 
     "looks_when_built": (LooksWhenBuilt, (WIDE,)),
     "plain_table": (PlainTable, (WIDE,)),
     "there_before": (lambda: THERE_BEFORE, (WIDE,)),
+    "numpy_weights": (lambda: weighted(numpys()[:WIDE]), (WIDE,)),
+    "numpy_table": (partial(Tabled, numpys), (WIDE,)),
+    "file_table": (partial(Tabled, from_file), (WIDE,)),
+    "file_slices": (slices_of_a_file, (WIDE,)),
+    "forked_numbers": (partial(Steps, in_a_fork_of_the_numbers), (WIDE,)),
 }
 MEASURED = {
     "picks": (partial(Steps, picks), (WIDE,)),
@@ -192,6 +254,9 @@ MEASURED = {
     "lstm": (partial(Recurrent, nn.LSTM), (5, WIDE)),
     "sparse_gradient": (SparseTable, (6,)),
     "orthogonal": (orthogonal, (WIDE,)),
+    "gru": (partial(Recurrent, nn.GRU), (5, WIDE)),
+    "overlapping": (overlapping, (WIDE,)),
+    "script_function": (partial(Steps, lambda module, y: gated(module.a(y))), (WIDE,)),
     "scripted": (lambda: torch.jit.script(small()), (WIDE,)),
 }
 WITH_GRAPH = {"grad_mode": "global_on"}
@@ -242,9 +307,34 @@ def way_of(axes):
     return "-".join(axes.values())
 
 
+QUICK = frozenset(
+    [
+        "two_ways",
+        "halves",
+        "reentrant",
+        "biased",
+        "looks_when_built",
+        "numpy_table",
+        "file_slices",
+        "picks",
+        "lstm",
+        "script_function",
+    ]
+)
+"""Rows that stand for their kinds; the others are for the night."""
+
+
+def marked(name):
+    return () if name in QUICK else pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     ("name", "axes"),
-    [(name, axes) for name in EXACT for axes in (WAYS[:2] if name in STEPS else WAYS)],
+    [
+        pytest.param(name, axes, marks=marked(name))
+        for name in EXACT
+        for axes in (WAYS[:2] if name in STEPS else WAYS)
+    ],
     ids=lambda value: value if isinstance(value, str) else way_of(value),
 )
 def test_a_module_is_predicted_to_the_byte_or_marked_as_measured(name, axes, predictor):
@@ -258,7 +348,7 @@ def test_a_module_is_predicted_to_the_byte_or_marked_as_measured(name, axes, pre
 
 
 @pytest.mark.parametrize("axes", WAYS, ids=way_of)
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marked(name)) for name in MEASURED])
 def test_what_fake_tensors_cannot_say_is_measured_and_says_so(name, axes, predictor):
     one, model = cell(**axes), model_of(*MEASURED[name])
     prediction = predictor.predict(one, model)
