@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -17,9 +18,10 @@ from typing import IO, Any, Final, TypeVar
 
 import torch
 
-from .. import devices
+from .. import devices, supervisor
 from ..devices import Device
 from ..process_end import how_it_ended
+from ..process_tree import end_below
 
 T = TypeVar("T")
 _TASKS: Final = Path("/proc/self/task")
@@ -81,19 +83,11 @@ class Children:
         return returned
 
     def _received(self, starting: AbstractContextManager["_Child"]) -> Any:
-        reported, result, late = -1, None, threading.Event()
+        late = threading.Event()
         with starting as child:
             timer = threading.Timer(self.limit_s, _kill, (child.pid, late))
             timer.start()
             try:
-                # The stream ends when the child does.
-                with suppress(EOFError, pickle.UnpicklingError):
-                    while result is None:
-                        kind, content = pickle.load(child.stream)
-                        if kind == "at":
-                            reported = content
-                        else:
-                            result = kind, content
                 code = child.wait()
             except BaseException:  # Ctrl-C, say: nobody listens any more
                 _kill(child.pid)
@@ -101,6 +95,7 @@ class Children:
             finally:
                 timer.cancel()
                 timer.join()
+            reported, result = _read(child.answers)
         if result is None and late.is_set():
             raise TimedOut(f"killed at its time limit of {self.limit_s:g} s", reported)
         if result is None:
@@ -116,44 +111,53 @@ class _Child:
     """A child that was started: what it answers, and how to wait for its exit code."""
 
     pid: int
-    stream: IO[bytes]
+    answers: IO[bytes]  # a file: a pipe could be held, for ever, by what the child has started
     wait: Callable[[], int]
 
 
 @contextmanager
 def _forked(function: Reports[Any]) -> Iterator[_Child]:
-    reader, writer = os.pipe()
     alone = _TASKS.exists() and len(list(_TASKS.iterdir())) == 1
-    pid = os.fork()
-    if pid == 0:
-        os.close(reader)
-        with os.fdopen(writer, "wb") as stream:
-            _answer(function, stream, alone=alone)
-    os.close(writer)
+    parent = os.getpid()
+    with tempfile.TemporaryFile() as answers:
+        pid = os.fork()
+        if pid == 0:
+            supervisor.end_with_parent(parent)
+            _answer(function, answers, alone=alone)
 
-    def wait() -> int:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        def wait() -> int:
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-    with os.fdopen(reader, "rb") as answers:
         yield _Child(pid, answers, wait)
 
 
 @contextmanager
 def _spawned(job: bytes) -> Iterator[_Child]:
     path = os.pathsep.join(folder or "." for folder in sys.path)
-    with subprocess.Popen(
-        [sys.executable, "-P", "-c", f"import {__name__} as child; child.main()"],
-        env={**os.environ, "PYTHONPATH": path},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with suppress(OSError):  # it ended before it had read: the stream says so
-            process.stdin.write(job)
-            process.stdin.close()
-        yield _Child(process.pid, process.stdout, process.wait)
+    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as answers:
+        asked.write(job)
+        asked.seek(0)
+        with subprocess.Popen(
+            [sys.executable, "-P", "-c", f"import {__name__} as child; child.main()"],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=asked,
+            stdout=answers,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            yield _Child(process.pid, answers, process.wait)
+
+
+def _read(answers: IO[bytes]) -> tuple[int, tuple[str, Any] | None]:
+    """Return the last number that a child that has ended said, and what came of the function."""
+    reported = -1
+    answers.seek(0)
+    with suppress(EOFError, pickle.UnpicklingError):
+        while True:
+            kind, content = pickle.load(answers)
+            if kind != "at":
+                return reported, (kind, content)
+            reported = content
+    return reported, None
 
 
 def main() -> None:
@@ -170,12 +174,20 @@ def _unpickled(job: bytes, say: Callable[[int], None]) -> Any:
 def _kill(pid: int, late: threading.Event | None = None) -> None:
     if late is not None:
         late.set()
+    end_below(pid)
     with suppress(ProcessLookupError):
         os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows knows but one
 
 
 def _answer(function: Reports[Any], stream: IO[bytes], *, alone: bool) -> None:
-    """Run the function in this child, send what came of it, and end the process."""
+    """Run the function in this child, send what came of it, and end the process.
+
+    With all that the function has started; and should that have forked, and returned in a copy of
+    this child too, the copy ends in silence.
+    """
+    own = os.getpid()
+    if FORKS:
+        supervisor.adopt_orphans()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
@@ -184,6 +196,8 @@ def _answer(function: Reports[Any], stream: IO[bytes], *, alone: bool) -> None:
         torch.set_num_threads(1)  # the other threads of a pool are not here
 
     def say(number: int) -> None:
+        if os.getpid() != own:
+            os._exit(0)
         stream.write(pickle.dumps(("at", number)))
         stream.flush()
 
@@ -192,8 +206,11 @@ def _answer(function: Reports[Any], stream: IO[bytes], *, alone: bool) -> None:
     except BaseException as error:  # noqa: BLE001 # it is raised on the other side
         answer = ("raised", _portable(error))
     with suppress(BaseException):
-        stream.write(pickle.dumps(answer))
-        stream.flush()
+        if os.getpid() == own:
+            stream.write(pickle.dumps(answer))
+            stream.flush()
+            if FORKS:
+                supervisor.end_descendants()
     os._exit(0)
 
 

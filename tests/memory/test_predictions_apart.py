@@ -2,10 +2,13 @@
 
 import os
 import random
+import signal
 import time
 from dataclasses import replace
 from functools import partial
 
+import jobs
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -158,6 +161,31 @@ def test_a_fresh_process_that_ends_says_how():
     children = Children(device=CPU(), forks=False)
     with pytest.raises(Died, match="ended early with exit status 7"):
         children.run(ends_with_seven)
+
+
+def test_a_child_is_waited_for_and_not_what_it_has_started_which_ends_with_it(tmp_path):
+    daemon = Children(device=CPU()).run(lambda _say: jobs.daemon())
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(daemon):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    def die(_say):
+        (tmp_path / "daemon").write_text(str(jobs.daemon()))
+        os._exit(3)
+
+    with pytest.raises(Died, match="exit status 3"):
+        Children(device=CPU()).run(die)
+    os.kill(int((tmp_path / "daemon").read_text()), signal.SIGKILL)  # nobody could end it
+
+
+def test_a_child_that_forks_and_returns_in_both_answers_once():
+    def forks(say):
+        os.fork()
+        say(1)
+        return "one answer"
+
+    assert Children(device=CPU()).run(forks) == "one answer"
 
 
 def ends_with_seven(_say):
