@@ -1,5 +1,6 @@
 """What tests of several folders share; the heavy things are imported where they are asked for."""
 
+import gc
 import os
 import sys
 import tomllib
@@ -64,6 +65,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         rank = {TESTS / name: place for place, name in enumerate(LONGEST)}
         items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector the modules that were imported: what reads memory calls it often.
+
+    Measuring processes have the same of their parent, before it forks them.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
