@@ -24,14 +24,23 @@ Follow = Callable[[int, int], Estimate | None]
 """Return a way to estimate peaks from two batch sizes."""
 
 
-def largest(cell: Cell, budget_bytes: int, predict: Predict, follow: Follow) -> Fit:
+def largest(
+    cell: Cell,
+    budget_bytes: int,
+    predict: Predict,
+    follow: Follow,
+    *,
+    final: type[GradbenchError] | tuple[()] = (),
+) -> Fit:
     """Return the largest batch whose process fits; raise what every small batch raises.
+
+    What is ``final`` is raised at once: no other batch would mend it.
 
     A batch is guessed by following the line through two small ones. If it is predicted to fit,
     and the next not to, it is found. If not, the line is moved by what it was off there, and after
     a few times `_Search` goes on from what is known.
     """
-    search = _Search(budget_bytes, predict)
+    search = _Search(budget_bytes, predict, final)
     first = search.first()
     if search.peak(first) > budget_bytes:
         return search.fit(cell, 0, first)
@@ -77,8 +86,10 @@ def _followed_to(estimate: Estimate, fits: int, limit: int, budget_bytes: int) -
 class _Search:
     """Asks each batch once, and narrows down between one that fits and one that does not."""
 
-    def __init__(self, budget_bytes: int, predict: Predict) -> None:
-        self._budget_bytes, self._predict = budget_bytes, predict
+    def __init__(
+        self, budget_bytes: int, predict: Predict, final: type[GradbenchError] | tuple[()]
+    ) -> None:
+        self._budget_bytes, self._predict, self._final = budget_bytes, predict, final
         self._tried: dict[int, Prediction] = {}
 
     def first(self) -> int:
@@ -87,6 +98,8 @@ class _Search:
         for batch in SMALLEST:
             try:
                 self.peak(batch)
+            except self._final:
+                raise
             except GradbenchError as error:
                 errors.append(error)
             else:

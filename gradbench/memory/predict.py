@@ -112,7 +112,7 @@ class Predictor:
         def followed(low: int, high: int) -> "batch_fit.Estimate | None":
             return self._followed(cell, model, seed, (low, high))
 
-        return batch_fit.largest(cell, budget_bytes, predicted, followed)
+        return batch_fit.largest(cell, budget_bytes, predicted, followed, final=CannotTrain)
 
     def _followed(
         self, cell: Cell, model: Model, seed: int, bases: tuple[int, int]

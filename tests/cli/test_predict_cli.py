@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from gradbench.cli import app
 from gradbench.exit_status import ExitStatus
+from gradbench.memory import batch_fit
 from gradbench.memory.batch_fit import LARGEST_BATCH
-from gradbench.memory.predict import Predictor
+from gradbench.memory.predict import CannotTrain, Predictor
 from gradbench.store.jsonl import Store
 from gradbench.workloads.models import MODELS
 
@@ -232,7 +233,7 @@ def test_show_says_when_a_run_has_no_line_to_draw(gradbench, tmp_path):
 # The search itself
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.integers(0, 400), st.integers(-1, 1), st.sampled_from(sorted(ADDS)))
 def test_the_batch_that_is_found_fits_and_the_next_does_not(batch, beside, mode):
     """Budgets a byte around a batch's peak: where a search that guesses is off by one."""
@@ -329,3 +330,15 @@ def test_peaks_that_never_meet_the_budget_end_the_search():
     assert found.next_bytes is None
     assert LARGEST_BATCH // 4 < found.batch_size <= LARGEST_BATCH
     assert found.cell == cell(model=NET)
+
+
+def test_what_no_batch_can_mend_is_asked_of_one_batch_alone():
+    asked = []
+
+    def refused(batch):
+        asked.append(batch)
+        raise CannotTrain("element 0 of tensors does not require grad")
+
+    with pytest.raises(CannotTrain):
+        batch_fit.largest(cell(model=NET), 2**20, refused, lambda *_: None, final=CannotTrain)
+    assert asked == [1]
