@@ -22,7 +22,7 @@ PREDICTED_PARTS: Final = {
     "parameters": "params",
     "gradients": "grads",
     "optimizer_state": "optim",
-    "saved": "saved at peak",
+    "saved": "saved\nat peak",  # on one line it would push the last column out
     "other": "other",
 }
 
