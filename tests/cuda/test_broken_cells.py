@@ -72,7 +72,7 @@ def outcomes(run, model, mode):
     return {
         outcome.meter: outcome
         for outcome in run.outcomes
-        if outcome.cell.model == f"nets:{model}" and outcome.cell.grad_mode == mode
+        if outcome.cell.model.endswith(model) and outcome.cell.grad_mode == mode
     }
 
 
