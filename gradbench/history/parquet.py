@@ -26,7 +26,7 @@ SCHEMA: Final = 1
 MARK: Final = b"gradbench"
 RUNS_A_FILE: Final = 100
 
-MOST_ROWS: Final = 20_000_000
+MOST_ROWS: Final = 5_000_000
 """Of a dataset: a few kilobytes of Parquet can stand for any number of equal rows."""
 MOST_BYTES: Final = 2**29
 """Of one file, packed or not."""
