@@ -1,6 +1,7 @@
 """Text of others can be seen whole, and acts nowhere: on a screen, in a log, in a spreadsheet."""
 
 import io
+import json
 import unicodedata
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from gradbench.printable import (
     ENCODING_ERRORS,
+    json_without_commands,
     one_line,
     printable,
     printable_data,
@@ -77,6 +79,13 @@ def test_a_complaint_has_an_end():
 )
 def test_no_line_is_a_command_to_a_ci_system(text, safe):
     assert without_commands(text) == safe
+
+
+def test_json_without_commands_says_the_same():
+    content = {"##vso[x]": ["##[error]a", "###", "#"]}
+    text = json_without_commands(json.dumps(content))
+    assert "##" not in text
+    assert json.loads(text) == content
 
 
 @pytest.mark.parametrize(

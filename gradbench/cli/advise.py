@@ -1,6 +1,5 @@
 """The command ``advise``: which mode to use for a model's inference here, in a minute."""
 
-import json
 import webbrowser
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from ..exit_status import ExitStatus
 from ..store.jsonl import check_writable
 from .app import Reports, Results, app, err, examples, out, say, size_in_bytes
 from .request import Request, takes_request
-from .screen import Screen, shown
+from .screen import Screen, print_json, shown
 
 if TYPE_CHECKING:
     from ..analysis.advice import Advice
@@ -65,7 +64,7 @@ def advise(
     with err.status("loading torch") as status:
         advice = Advice(study(question, Store(results), say=lambda words: say(status, words)))
     if as_json:
-        print(json.dumps(as_plain(advice), indent=2))
+        print_json(as_plain(advice), indent=2)
     else:
         width = min(out.width, COLUMNS) if out.is_terminal else COLUMNS
         Screen(width=width).print(advice_screen(advice))

@@ -1,6 +1,5 @@
 """The command ``compare``: base and candidate side by side, in one job on one machine."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from ..experiment.matrix import Cell
 from .app import app, err, examples, out, say
 from .gate import STATUSES, as_plain, conclusion, show
 from .request import Request, takes_request
-from .screen import shown
+from .screen import print_json, shown
 
 if TYPE_CHECKING:
     from ..gate.result import NotCompared
@@ -89,7 +88,7 @@ def compare(
     decision = replace(decision, not_compared=(*left_out, *decision.not_compared))
     result = decision.status(strict=strict)
     if as_json:
-        print(json.dumps(as_plain(decision, result), indent=1))
+        print_json(as_plain(decision, result), indent=1)
     else:
         show(decision, everything=everything)
         seconds = time.monotonic() - began

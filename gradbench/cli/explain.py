@@ -1,20 +1,18 @@
 """The command ``explain``: why the modes differ on a model, by module and by operator."""
 
-import json
 import webbrowser
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from ..exit_status import ExitStatus
 from ..store.jsonl import check_writable
 from .app import Reports, Results, app, err, examples, out, say
 from .printing import marked
 from .request import Request, takes_request
+from .screen import Screen, print_json, shown
 
 if TYPE_CHECKING:
     from ..records.explanation import Explanation
@@ -60,13 +58,13 @@ def explain(
     with err.status("loading torch") as status:
         run, found = look(question, Store(results), say=lambda words: say(status, words))
     if as_json:
-        print(json.dumps({"run": run.name, **asdict(found)}, indent=2))
+        print_json({"run": run.name, **asdict(found)}, indent=2)
     else:
         for sentence in headline.answer(run):
             out.print(marked(sentence))
         width = out.width if out.is_terminal else WIDE
-        Console(highlight=False, width=width).print(explanation_tables(found, str(cell.block)))
-        out.print(f"[dim]records  {escape(str(results / run.name))}.jsonl[/dim]")
+        Screen(width=width).print(explanation_tables(found, str(cell.block)))
+        out.print(f"[dim]records  {shown(str(results / run.name))}.jsonl[/dim]")
     if open_:
         _open_page(run, found, results, reports)
     if not run.measured:
@@ -85,6 +83,6 @@ def _open_page(run: "Run", found: "Explanation", results: Path, reports: Path) -
         semantics=semantics.load(results / semantics.FILE),
         explanation=found,
     )
-    out.print(f"page     {escape(str(page))}")
+    out.print(f"page     {shown(str(page))}")
     if not webbrowser.open(page.resolve().as_uri()):
         err.print("found no browser to open the page with")

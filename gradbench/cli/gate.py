@@ -1,7 +1,6 @@
 """The command ``gate``: runs held against a baseline, an exit status for CI."""
 
 import glob
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from ..errors import Impossible, StoreError
 from ..exit_status import GATE, ExitStatus
 from ..gate import rules
 from .app import Results, app, err, examples, one_line_errors, out, say
-from .screen import Screen, shown
+from .screen import Screen, print_json, shown
 
 if TYPE_CHECKING:
     from ..gate.result import GateResult
@@ -124,7 +123,7 @@ def _gate(
     decision = gating.decide(baseline_runs, candidate_runs, by=by)
     status = decision.status(strict=by.strict)
     if as_json:
-        print(json.dumps(as_plain(decision, status), indent=1))
+        print_json(as_plain(decision, status), indent=1)
     else:
         show(decision, everything=everything)
         if any(each.unit == "ns" for each in decision.figure_verdicts):

@@ -1,6 +1,5 @@
 """Commands over many runs: ``history`` shows series and their changes, ``pack`` makes Parquet."""
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -12,7 +11,7 @@ from ..exit_status import ExitStatus
 from ..experiment.matrix import AXES
 from ..git import GitError, git
 from .app import app, err, examples, one_line_errors, out, split
-from .screen import Screen, shown
+from .screen import Screen, print_json, shown
 
 if TYPE_CHECKING:
     from ..history.figures import Origin
@@ -201,7 +200,7 @@ def _print_json(series: Sequence["Series"], *, warnings: Sequence[str], commit_u
         "warnings": list(warnings),
         "commit_url": commit_url,
     }
-    print(json.dumps(content))
+    print_json(content)
 
 
 def _print(series: Sequence["Series"], *, origins: Collection["Origin"], every: bool) -> None:

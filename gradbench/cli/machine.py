@@ -1,6 +1,5 @@
 """Commands about the machine: ``env`` states its facts, ``selfcheck`` proves the measuring."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
@@ -13,7 +12,7 @@ from ..records import selfcheck as records
 from ..records.selfcheck import CPU, Check
 from ..store.jsonl import check_writable
 from .app import Results, app, err, one_line_errors, out, say
-from .screen import Screen, shown
+from .screen import Screen, print_json, shown
 
 WATCH_S: Final = 1.0
 
@@ -49,7 +48,7 @@ def env(
             out.print("nothing here would interfere with a run" if not warnings else "")
             raise typer.Exit(ExitStatus.CHECK_FAILED if warnings else ExitStatus.OK)
         if as_json:
-            print(json.dumps(dict(facts), indent=2))
+            print_json(dict(facts), indent=2)
             return
         width = max(map(len, facts))
         for name, value in facts.items():

@@ -1,6 +1,5 @@
 """``predict``: what a step will need, without its memory and without its device."""
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
@@ -13,7 +12,7 @@ from ..exit_status import ExitStatus
 from ..experiment.matrix import Cell, by_block, unique
 from .app import Reference, app, check_reference, err, examples, out, say, size_in_bytes
 from .request import Request, takes_request
-from .screen import Screen, shown
+from .screen import Screen, print_json, shown
 
 if TYPE_CHECKING:
     from ..memory.predict import Predictor
@@ -81,7 +80,7 @@ def predict(
         _end(fit for _, fit in fits)
     outcomes = list(_predictions(cells, models, predictors, seed=plan.seed))
     if as_json:
-        print(json.dumps([_row(cell, outcome) for cell, outcome in outcomes], indent=2))
+        print_json([_row(cell, outcome) for cell, outcome in outcomes], indent=2)
         _end(outcome for _, outcome in outcomes)
     from ..terminal import prediction_tables, run_tables
 
@@ -212,7 +211,7 @@ def _print_fits(
     reference: str,
 ) -> None:
     if as_json:
-        print(json.dumps([_fit_row(cell, fit, measured) for cell, fit in fits], indent=2))
+        print_json([_fit_row(cell, fit, measured) for cell, fit in fits], indent=2)
         return
     from ..terminal import prediction_tables, run_tables
 

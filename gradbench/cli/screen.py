@@ -1,5 +1,6 @@
 """The consoles that commands print to: text of others can be read there, and cannot act."""
 
+import json
 from collections.abc import Iterable
 from typing import IO, Any, cast
 
@@ -7,7 +8,13 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.segment import Segment
 
-from ..printable import one_line, printable, printable_lines, without_commands
+from ..printable import (
+    json_without_commands,
+    one_line,
+    printable,
+    printable_lines,
+    without_commands,
+)
 
 
 class Screen(Console):
@@ -52,6 +59,11 @@ class _Lines:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def print_json(content: object, *, indent: int | None = None) -> None:
+    """Print plain data as JSON in which no text is a command to a CI system."""
+    print(json_without_commands(json.dumps(content, indent=indent)))
 
 
 def shown(text: object) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 from ..analysis import dataframes
 from ..errors import StoreError
 from ..experiment.matrix import Cell
-from ..printable import printable_data
+from ..printable import json_without_commands, printable_data
 from ..records.measurements import Measurement, Skipped
 from ..records.run import Run
 from ..stats.estimates import Estimate
@@ -114,7 +114,5 @@ def slug(text: str) -> str:
 
 def json_text(content: object, *, indent: int | None = 1) -> str:
     """Return plain data as JSON for other tools: all text `printable`, every number finite."""
-    return (
-        json.dumps(printable_data(content), indent=indent, ensure_ascii=False, allow_nan=False)
-        + "\n"
-    )
+    text = json.dumps(printable_data(content), indent=indent, ensure_ascii=False, allow_nan=False)
+    return json_without_commands(text) + "\n"
