@@ -6,6 +6,7 @@ import pytest
 
 from gradbench.errors import BadConfig, Impossible, UnknownName
 from gradbench.experiment.matrix import GRAD_MODES, WORKLOADS, Matrix
+from gradbench.experiment.model_source import ModelSource
 from gradbench.experiment.plan import Plan
 from gradbench.experiment.presets import PRESETS
 from gradbench.experiment.toml_config import choose, locate, read
@@ -297,3 +298,51 @@ def test_single_quotes_hide_no_name(toml):
 def test_a_name_is_not_found_in_a_comment(toml):
     path = toml('# models = ["mlp_dep"]\n[[matrix]]\nmodels = ["mlp_dep"]\n')
     assert "line 3, models" in locate(path, UnknownName("model", "mlp_dep", ["mlp_deep"]))
+
+
+TOWER = """
+[models.tower]
+build = "shop/nets.py:Tower"
+input = ["image=B,3,8,8", "ids=B,7:int64<9"]
+loss = "shop/nets.py:loss"
+head = "projection"
+
+[models.other]
+build = "transformers:bert"
+pretrained = true
+
+[[matrix]]
+models = ["tower"]
+"""
+
+
+def test_a_file_describes_models_and_only_those_of_its_cells_are_had(toml):
+    choice = choose(file=toml(TOWER))
+    assert choice.sources == {
+        "tower": ModelSource(
+            build="shop/nets.py:Tower",
+            input=("image=B,3,8,8", "ids=B,7:int64<9"),
+            loss="shop/nets.py:loss",
+            head="projection",
+        )
+    }
+    widened = choose(file=toml(TOWER), selections={"model": ["other"]})
+    assert widened.sources == {"other": ModelSource(build="transformers:bert", pretrained=True)}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('build = "shop/nets.py:Tower"\n', "", r"\[models\.tower\] has no build"),
+        ('head = "projection"', "heads = 1", "line 6, heads: no such key: did you mean 'head'"),
+        ('head = "projection"', "head = 3", "line 6, head: 3 is not of the type str"),
+        ("pretrained = true", 'pretrained = "yes"', "line 10, pretrained: 'yes' is not .* bool"),
+        ("image=B,3", "image=4,3", "line 4, input: .*write B for the batch"),
+        ("int64<9", "int65<9", "line 4, input: .*'int65'"),
+        ('["image=B,3,8,8", "ids=B,7:int64<9"]', "3", "line 4, input: an input is a string"),
+        ('loss = "shop/nets.py:loss"', 'batch = "a:b"', "line 3, build: .*both input and batch"),
+    ],
+)
+def test_a_model_s_table_that_says_nothing_sensible_is_refused_with_its_line(toml, old, new, said):
+    with pytest.raises(BadConfig, match=said):
+        read(toml(TOWER.replace(old, new)))
