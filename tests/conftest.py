@@ -19,7 +19,8 @@ LONGEST = (
     *("memory/test_predict.py", "memory/test_predicted_modules.py", "cli/test_predict_cli.py"),
     *("selfcheck/test_selfcheck.py", "semantics/test_semantics.py", "runner/test_runner.py"),
     *("report/test_page.py", "devices/test_cuda.py", "comparison/test_compare.py"),
-    *("runner/test_spawn_server.py", "report/test_browser.py"),
+    *("runner/test_spawn_server.py", "report/test_browser.py", "advisor/test_explain.py"),
+    "memory/test_breakdown.py",
 )
 """Files that take 15 seconds of CPU time or more; the last ones to be run should be short."""
 

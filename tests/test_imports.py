@@ -100,5 +100,10 @@ def test_public_names_are_all_there_and_a_wrong_one_is_an_attribute_error():
         _ = gradbench.MODELLS
 
 
-def test_the_files_that_workers_begin_with_exist():
-    assert [name for name in conftest.LONGEST if not (TESTS / name).is_file()] == []
+def test_workers_begin_with_the_longest_files_and_those_exist():
+    first, second, *_ = longest = [TESTS / name for name in conftest.LONGEST]
+    others = [TESTS / "z.py", TESTS / "a.py"]
+    items = [SimpleNamespace(path=path) for path in (others[0], second, others[1], first)]
+    conftest.pytest_collection_modifyitems(SimpleNamespace(workerinput={}), items)
+    assert [item.path for item in items] == [first, second, *others]
+    assert [path for path in longest if not path.is_file()] == []
