@@ -139,7 +139,7 @@ class MissingRun(StoreError):
     """A run that was asked for by name and is not there."""
 
 
-def _load(names: Iterable[str], results: Path) -> "list[Run]":
+def _load(names: Sequence[str], results: Path) -> "list[Run]":
     """Return the runs that names, paths, folders and globs stand for, each once.
 
     Of a glob or a folder, a file that cannot be read is named and left out.
@@ -163,6 +163,8 @@ def _load(names: Iterable[str], results: Path) -> "list[Run]":
                 raise MissingRun(str(error)) from error
             loaded[path.resolve()] = load(path)
             continue
+        if not paths and len(names) > 1:  # the others would stand for it without a word
+            raise MissingRun(f"no run fits {name!r}: leave it out, or say where its runs are")
         for path in paths:
             try:
                 loaded[path.resolve()] = load(path)

@@ -514,6 +514,13 @@ def test_a_mistake_costs_one_line_and_status_2(gate, files, monkeypatch, argumen
     assert "Traceback" not in answer.stderr
 
 
+def test_a_name_that_fits_no_run_is_not_passed_over_for_another_s_sake(gate, files):
+    base = files / "base.jsonl"
+    result = gate("--baseline", base, "--baseline", "nothing-*", files / "same.jsonl")
+    assert "no run fits 'nothing-*'" in result.stderr
+    assert result.exit_code == ExitStatus.NO_BASELINE
+
+
 def test_of_a_glob_a_bad_file_is_named_and_left_out(gate, files):
     (files / "bad.jsonl").write_text("{}", "utf-8")
     answer = gate("--baseline", files / "b*.jsonl", files / "same.jsonl")

@@ -106,6 +106,7 @@ SECTIONS: dict[str, Callable[[Any], Iterator[str]]] = {
     "interrupts": interrupts,
     "misbehaving": misbehaving,
     "hostile_text": hostile_text,
+    "hostile_text_again": hostile_text,
     "mutated_files": mutated_files,
     "command_lines": command_lines,
 }
