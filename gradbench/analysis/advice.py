@@ -225,6 +225,10 @@ class Advice:
         spent_ns = sum(sum(measured.values[:stood]) for measured in timed)
         return Sure(spent_ns / 1e9, stood)
 
+    def floor(self) -> float:
+        """Return how far apart equal modes may lie here, relative."""
+        return self.view.floor(self.study.cells[0])
+
     def timing_seconds(self) -> float:
         """Return how long the block's rounds took in all."""
         timed = [m for mode in self._cells if (m := self._timed(mode)) is not None]
@@ -358,6 +362,7 @@ def as_plain(advice: Advice) -> dict[str, Any]:
         },
         "inference_mode_over_no_grad": _interval(advice.change(*reversed(MODES))),
         "outputs": advice.outputs(),
+        "noise_floor": advice.floor(),
         "sure_after_s": sure and sure.seconds,
         "found": [asdict(finding) for finding in advice.findings()],
         "memory_bytes": advice.study.memory_bytes,

@@ -94,6 +94,13 @@ def interval(low: float, high: float) -> str:
     return f"[{factor(low)}, {factor(high)}]"
 
 
+def noise(share: float) -> str:
+    """Return how far equal arms may lie apart: ``±0.30%``, and beyond 100% as a factor."""
+    if share > 1:
+        return f"a factor of {1 + share:.1f}"
+    return f"±{f'{share:.0%}' if share >= 0.1 else f'{share * 100:.2g}%'}"
+
+
 def share(value: float) -> str:
     """Return a relative change as ``35%``, and beyond 100% as the factor that it comes to."""
     return f"{value:.0%}" if value <= 1 else f"a factor of {1 + value:.1f}"

@@ -115,7 +115,7 @@ def _between(view: View, cells: Sequence[Cell]) -> str:
     ]
     if not changes:
         return ""
-    floor = _percent(max(floor for _, _, floor in changes))
+    floor = format_units.noise(max(floor for _, _, floor in changes))
     counts = Counter(verdict for _, verdict, _ in changes)
     blocks = f"{len(changes)} block{'s' * (len(changes) != 1)}"
     phrases = []
@@ -129,7 +129,7 @@ def _between(view: View, cells: Sequence[Cell]) -> str:
     if not phrases:
         nothing = "Between the two no difference in time shows beyond the noise floor"
         whose = f"of the inference block{'s' * (len(changes) != 1)}"
-        return f"{nothing} {whose}, ±{floor} at most."
+        return f"{nothing} {whose}, {floor} at most."
     rest = counts[Verdict.SAME] + counts[Verdict.INCONCLUSIVE]
     end = f"; in the other {rest} no difference shows beyond the noise floor" if rest else ""
     return f"Between the two, `{OFF[1]}` is {' and '.join(phrases)}{end}."

@@ -70,21 +70,37 @@ def run(
     request: Request,
     *,
     meter: Annotated[
-        list[str] | None, typer.Option(help="Meters. Without it: all but instructions.")
+        list[str] | None,
+        typer.Option(rich_help_panel="Measuring", help="Meters. Without it: all but instructions."),
     ] = None,
-    budget: Annotated[float | None, typer.Option(help="Seconds of timing for a block.")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(rich_help_panel="Measuring", help="Seconds of timing for a block."),
+    ] = None,
     limit: Annotated[
-        float | None, typer.Option(help="Seconds after which a block's process is killed.")
+        float | None,
+        typer.Option(
+            rich_help_panel="Measuring", help="Seconds after which a block's process is killed."
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, inputs and order.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(rich_help_panel="Measuring", help="Of weights, inputs and order.")
+    ] = None,
     results: Results = Path("results"),
     reports: Reports = Path("reports"),
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Go on with a run that was cut short.")
+        str | None,
+        typer.Option(
+            rich_help_panel="Records", metavar="RUN", help="Go on with a run that was cut short."
+        ),
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Only part I of N, by block; join them with merge."),
+        typer.Option(
+            rich_help_panel="Records",
+            metavar="I/N",
+            help="Only part I of N, by block; join them with merge.",
+        ),
     ] = None,
     reference: Reference = GRAD_MODES[0],
     semantics: Annotated[

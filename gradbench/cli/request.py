@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 DEFAULT_BATCH: Final = "8"
 """The batch size of a model of the user's where nothing says another."""
 
+COMMON: Final = (
+    *("model", "batch_size", "workload", "grad_mode", "device"),
+    *("preset", "config"),
+)
+"""Options that help lists first, in this order."""
+
 MODEL_OPTIONS: Final = ("input", "batch", "loss", "head", "pretrained")
 """Options that go with a model that is not built in."""
 
@@ -65,7 +71,8 @@ class Request:
             name: str, type_: object, default: object, text: str, *, metavar: str | None = None
         ) -> inspect.Parameter:
             shown = AXES[name].option if name in AXES else f"--{name}"
-            panel = "Your own model" if name in MODEL_OPTIONS else "Matrix"
+            own = "Your own model" if name in MODEL_OPTIONS else "Further axes"
+            panel = None if name in COMMON else own
             info = typer.Option(shown, help=text, rich_help_panel=panel, metavar=metavar)
             return inspect.Parameter(
                 name,
@@ -74,11 +81,16 @@ class Request:
                 annotation=Annotated[type_, info],
             )
 
+        axes = {
+            name: option(name, list[str] | None, None, axis.help) for name, axis in AXES.items()
+        }
+        common = [axes.pop(name) for name in COMMON if name in axes]
+        further = list(axes.values())
         presets = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
         return [
+            *common,
             option("preset", str, "quick", f"{presets}."),
             option("config", Path | None, None, "A TOML file instead of a preset."),
-            *(option(name, list[str] | None, None, axis.help) for name, axis in AXES.items()),
             option(
                 "input",
                 list[str] | None,
@@ -103,6 +115,7 @@ class Request:
             ),
             option("head", str | None, None, "The submodule that frozen_backbone trains."),
             option("pretrained", bool, False, "With timm:, torchvision:, transformers:: weights."),
+            *further,
         ]
 
     def cells(self, plan: Mapping[str, float]) -> tuple[list[Cell], Plan, Mapping[str, "Model"]]:

@@ -22,6 +22,7 @@ def section(advice: Advice) -> dict[str, Any]:
         "rows": advice.rows(),
         "outputs": advice.outputs(),
         "sure": sure,
+        "floor": advice.floor(),
         "seconds": advice.timing_seconds(),
         "findings": advice.findings(),
         "batches": list(advice.batches()),

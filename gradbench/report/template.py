@@ -66,6 +66,7 @@ def _templates() -> Environment:
         "prose": prose,
         "fact": _fact,
         "size": format_units.size,
+        "noise": format_units.noise,
         "count": format_units.count,
     }
     return environment

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..analysis import format_units
 from ..analysis.advice import FORGOTTEN, Advice
+from ..printable import printable
 from ..records.advice import Finding
 from .run_tables import as_text
 
@@ -46,14 +47,14 @@ def _facts(advice: Advice) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="dim", min_width=10)
     table.add_column(overflow="fold", ratio=1)
-    table.add_row("outputs", f"{advice.outputs()}")
+    table.add_row("outputs", Text(printable(advice.outputs())))
     table.add_row("sure", _sure(advice))
     for number, line in enumerate(_found(advice.findings())):
         table.add_row("found" if number == 0 else "", line)
     for number, line in enumerate(_batches(advice)):
         table.add_row("batch" if number == 0 else "", line)
     for number, gain in enumerate(advice.gains()):
-        line = Text.assemble((gain.name, "bold"), f": {gain.words}")
+        line = Text.assemble((gain.name, "bold"), printable(f": {gain.words}"))
         table.add_row("try" if number == 0 else "", line)
     if advice.study.thorough:
         table.add_row("at length", advice.study.thorough)
@@ -61,18 +62,19 @@ def _facts(advice: Advice) -> Table:
 
 
 def _sure(advice: Advice) -> str:
-    sure = advice.sure()
+    sure, floor = advice.sure(), format_units.noise(advice.floor())
     if sure is None:
-        return f"not yet, after {advice.timing_seconds():.1f} s of timing: measure at length"
-    return f"after {sure.seconds:.1f} s of timing ({sure.rounds} rounds)"
+        seconds = f"{advice.timing_seconds():.1f} s"
+        return f"not yet, after {seconds} of timing: measure at length; noise floor {floor}"
+    return f"after {sure.seconds:.1f} s of timing ({sure.rounds} rounds); noise floor {floor}"
 
 
 def _found(findings: Sequence[Finding]) -> Iterator[Text]:
     if not findings:
         yield Text("nothing that would cost or break", style="dim")
     for finding in findings[:FOUND]:
-        line = Text(finding.what)
-        line.append(f" ({finding.line})" if finding.line else "", style="dim")
+        line = Text(printable(finding.what))
+        line.append(printable(f" ({finding.line})") if finding.line else "", style="dim")
         line.append(f": {finding.cure}" if finding.cure else "")
         yield line
     if len(findings) > FOUND:
@@ -87,7 +89,7 @@ def _batches(advice: Advice) -> Iterator[Text]:
     for batch, ratio in shown:
         line = Text(f"  {batch.purpose:<26}")
         if batch.fit is None:
-            line.append(batch.reason, style="dim")
+            line.append(printable(batch.reason), style="dim")
         else:
             line.append(f"{batch.fit.batch_size:>10,}")
             line.append(f"   × {format_units.factor(ratio)}" if ratio is not None else "")
@@ -99,5 +101,5 @@ def _prose(sentence: str) -> Text:
     """Return a sentence, its names in backticks in bold instead."""
     line = Text()
     for number, part in enumerate(re.split(r"`([^`]*)`", sentence)):
-        line.append(part, style="bold" if number % 2 else "")
+        line.append(printable(part), style="bold" if number % 2 else "")
     return line

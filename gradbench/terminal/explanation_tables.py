@@ -8,6 +8,7 @@ from rich.text import Text
 
 from ..analysis import format_units
 from ..analysis.explanation import Difference, differences, operators, together, totals
+from ..printable import printable
 from ..records.explanation import Explanation
 from ..stats.estimates import Estimate
 
@@ -54,7 +55,7 @@ def _difference(difference: Difference) -> list[RenderableType]:
     for part in difference.parts[:PARTS]:
         style = "" if part.sure else "dim"
         table.add_row(
-            Text(f" {part.name}"),
+            Text(printable(f" {part.name}")),
             f"{part.counts.nodes:+,}" if part.counts.nodes else "",
             format_units.size(part.counts.saved_bytes) if part.counts.saved_bytes else "",
             f"{part.counts.version_counters:+,}" if part.counts.version_counters else "",
@@ -84,7 +85,7 @@ def _operators(explanation: Explanation) -> list[RenderableType]:
     for heading in ("global_on", "no_grad", "inference_mode"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows[:PARTS]:
-        table.add_row(f" {row.name}", *(f"{calls:,}" for calls in row.calls))
+        table.add_row(Text(printable(f" {row.name}")), *(f"{calls:,}" for calls in row.calls))
     more = [Text(f" {len(rows) - PARTS} more", style="dim")] if len(rows) > PARTS else []
     return [Text("\noperators and graph nodes that differ, a call", style="bold"), table, *more]
 

@@ -18,6 +18,7 @@ from builders import (
 )
 from typer.testing import CliRunner
 
+from gradbench.analysis import format_units
 from gradbench.cli import app
 from gradbench.cli.app import TRY
 from gradbench.cli.printing import NOTES
@@ -97,3 +98,18 @@ def test_who_saves_most_is_named_by_path_and_class():
     one = broken_down(cell(), saved=64)
     assert one.titled() == {"0": 64}  # as runs do that did not write classes down
     assert replace(one, classes={"0": "Conv2d"}).titled() == {"0 Conv2d": 64}
+
+
+def test_help_lists_the_commonest_options_first_and_groups_the_others():
+    lines = said("run", "--help").splitlines()
+    panels = [line.split("─")[1].strip() for line in lines if line.startswith("╭─")]
+    assert panels == ["Options", "Your own model", "Further axes", "Measuring", "Records"]
+    options = [line.split()[1] for line in lines if line.startswith("│ --")]
+    assert options[:5] == ["--model", "--batch-size", "--workload", "--grad-mode", "--device"]
+
+
+@pytest.mark.parametrize(
+    ("floor", "words"), [(0.003, "±0.3%"), (0.126, "±13%"), (8.46, "a factor of 9.5")]
+)
+def test_a_noise_floor_is_no_percentage_beyond_a_hundred(floor, words):
+    assert format_units.noise(floor) == words

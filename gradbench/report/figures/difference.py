@@ -52,7 +52,7 @@ def difference(explanation: Explanation, *, theme: Theme = LIGHT, most: int = MO
             axes.set_ylim(len(parts) + 0.6, -0.6)
             axes.grid(visible=False, axis="y")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda ns, _: format_units.duration(ns)))
-            whole = format_units.duration(panel.whole_ns.point)
+            whole = format_units.duration(panel.whole_ns.point).replace("-", "−")
             axes.set_title(f"{panel.first} less {panel.second}: {whole} of host time a call")
     return figure
 
