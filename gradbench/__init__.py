@@ -1,7 +1,8 @@
 """What PyTorch's grad modes cost, in memory and in time, on your model and your machine."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False  # as type checkers read it; importing typing takes its time
 
 if TYPE_CHECKING:
     from . import semantics as semantics

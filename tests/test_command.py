@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -42,9 +43,9 @@ def test_the_current_folder_stands_behind_the_library_unless_gradbench_is_there(
 ):
     """A random.py of the user's is not the library's."""
     monkeypatch.setattr(sys, "path", [str(tmp_path), "library"])
-    command._current_folder_last()
+    command.current_folder_last()
     assert sys.path == ["library", str(tmp_path)]
-    checkout = str(command.Path(command.__file__).parents[1])
+    checkout = str(Path(command.__file__).parents[1])
     monkeypatch.setattr(sys, "path", [checkout, "library"])
-    command._current_folder_last()
+    command.current_folder_last()
     assert sys.path == [checkout, "library"]
