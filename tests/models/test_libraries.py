@@ -31,6 +31,8 @@ VISION = {
     "timm:test_vit": (),
     "timm:efficientnet_b0": IMAGES,
 }
+OFF = {"torchvision:resnet50": {"training": 0.1, "training_reenabled": 0.1}}
+"""How far predictions are known to be off, at most: too little in training on a CPU."""
 DETECTION = "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn"
 
 SMALL = {"vocab_size": 60, "max_position_embeddings": 16}
@@ -115,7 +117,8 @@ def _here(monkeypatch):
 def test_a_model_of_images_has_figures_that_hold(name, workload):
     if name.startswith("timm"):
         pytest.importorskip("timm")
-    hold(Family(model_of(ModelSource(build=name, input=VISION[name]))), workload)
+    model = model_of(ModelSource(build=name, input=VISION[name]))
+    hold(Family(model, off=OFF.get(name, {})), workload)
 
 
 @pytest.mark.usefixtures("torchvision")
