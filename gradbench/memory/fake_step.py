@@ -198,6 +198,8 @@ def _check_call(func: Any, args: Any, kwargs: Any, result: Any) -> None:
         name = str(func.overloadpacket).replace(".", "::")
         if leaf.layout is not torch.strided:
             raise Unfaithful(f"{name} works on a sparse tensor, whose size depends on its contents")
+        if not func.is_view and (leaf.is_conj() or leaf.is_neg()):
+            raise Unfaithful(f"{name} may write out a conjugate first, which takes its room")
         if not all(isinstance(size, int) for size in leaf.shape):
             raise Unfaithful(f"{name} returns a size that is a symbol")
 
@@ -209,6 +211,8 @@ def _check(module: nn.Module) -> None:
             raise Compiled(COMPILED)
         if isinstance(part, torch.jit.ScriptModule):
             raise Unfaithful(SCRIPTED)
+        if isinstance(part, torch.fx.GraphModule):
+            raise Unfaithful("its graph was traced, and keeps the tensors that it was traced with")
 
 
 @contextmanager

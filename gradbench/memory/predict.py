@@ -318,7 +318,12 @@ class Predictor:
     def _batches(self, cell: Cell, model: Model, seed: int, why: Unfaithful) -> tuple[int, ...]:
         """Return the cell's own batch, or the two largest, one twice the other, that are small."""
         first = min(cell.batch_size, max(BASES))
-        one = self._run_for_real(replace(cell, batch_size=first), model, seed, why)
+        try:
+            one = self._run_for_real(replace(cell, batch_size=first), model, seed, why)
+        except (CannotTrain, EndsItsProcess, TookTooLong):
+            raise
+        except Unpredictable:  # it may work at no other batch size than its own: exported ones do
+            return (cell.batch_size,)
         adds = self._prediction(cell, one, 0.0).transient_bytes
         most = max(2, first, SMALL_BYTES * first // max(adds, 1))
         return (cell.batch_size,) if cell.batch_size <= most else (most // 2, most // 2 * 2)

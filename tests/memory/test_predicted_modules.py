@@ -228,6 +228,21 @@ def gated(x):
     return x * torch.sigmoid(x) + x.tanh()
 
 
+class Spectral(nn.Module):
+    """A complex filter: its gradient is of conjugates, which kernels write out first."""
+
+    def __init__(self):
+        super().__init__()
+        self.filter = nn.Parameter(torch.randn(WIDE // 2 + 1, dtype=torch.complex64))
+
+    def forward(self, x):
+        return (torch.fft.rfft(x) * self.filter).abs().square()
+
+
+def exported():
+    return torch.export.export(small(), (torch.zeros(8, WIDE),)).module()
+
+
 def in_a_fork_of_the_numbers(module, y):
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -257,8 +272,11 @@ MEASURED = {
     "gru": (partial(Recurrent, nn.GRU), (5, WIDE)),
     "overlapping": (overlapping, (WIDE,)),
     "script_function": (partial(Steps, lambda module, y: gated(module.a(y))), (WIDE,)),
+    "exported": (exported, (WIDE,)),
+    "spectral": (Spectral, (WIDE,)),
     "scripted": (lambda: torch.jit.script(small()), (WIDE,)),
 }
+IN_TRAINING = ("sparse_gradient", "spectral")  # else there is no gradient of that kind
 WITH_GRAPH = {"grad_mode": "global_on"}
 WAYS = [
     {"workload": "training"} | WITH_GRAPH,
@@ -352,7 +370,7 @@ def test_a_module_is_predicted_to_the_byte_or_marked_as_measured(name, axes, pre
 def test_what_fake_tensors_cannot_say_is_measured_and_says_so(name, axes, predictor):
     one, model = cell(**axes), model_of(*MEASURED[name])
     prediction = predictor.predict(one, model)
-    if name != "sparse_gradient" or axes["workload"] == "training":  # else there is none
+    if name not in IN_TRAINING or axes["workload"] == "training":
         assert prediction.measured_at == (8,)
         assert prediction.how == "measured at batch 8"
         assert prediction.why_measured
