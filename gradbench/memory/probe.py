@@ -83,7 +83,7 @@ class Call:
         returns: tuple[int, ...] | None = storage_sizes(result)
         metas, extra = (tuple(args), dict(kwargs)), 0
         metas = tree_map_only(Tensor, Meta.of, metas)
-        if torch.Tag.pointwise in func.tags:
+        if torch.Tag.pointwise in func.tags and not _has_complex(args):
             metas = tree_map_only(Meta, Meta.of_one, metas)
             if not func._schema.is_mutable:
                 extra = sum(meta.nbytes - meta.dtype.itemsize for meta in outputs)
@@ -126,7 +126,14 @@ def needs_probe(func: Operator, args: Sequence[Any]) -> bool:
     """
     if func.is_view or func.namespace != "aten" or "_foreach_" in str(func):
         return False
-    return torch.Tag.pointwise not in func.tags or _wraps_a_number(func, args)
+    if torch.Tag.pointwise not in func.tags or _has_complex(args):
+        return True
+    return _wraps_a_number(func, args)
+
+
+def _has_complex(args: Sequence[Any]) -> bool:
+    """Return whether a complex tensor is among them: ``abs`` makes another before the real one."""
+    return any(isinstance(one, Tensor | Meta) and one.dtype.is_complex for one in args)
 
 
 def _wraps_a_number(func: Operator, args: Sequence[Any]) -> bool:
