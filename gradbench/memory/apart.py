@@ -57,9 +57,9 @@ class Children:
     """How functions are run: in forks, or in fresh processes where a loaded one cannot be forked.
 
     A fresh one must be sent the function, and imports torch again. A function that cannot be sent,
-    a local one say, runs in this process; so does any once this process has started its
-    accelerator, which a child could not use. Nothing limits those. Nor is a process forked for the
-    CPU that has started one: autograd's threads would be missing in its child.
+    a local one say, runs in this process; so does any once this process has started an
+    accelerator: a child could not use that, and on the CPU it could make no backward pass, for
+    autograd's threads are not forked. Nothing limits those.
     """
 
     device: Device
@@ -69,10 +69,10 @@ class Children:
 
     def run(self, function: Reports[T]) -> T:
         """Return what a function returns; raise what it raises, `Died` or `TimedOut`."""
-        if self.device.in_use:
+        if self.device.in_use or devices.in_use().in_use:
             return function(lambda _: None)
         bounded = partial(_bounded, function, self.most_bytes, self.limit_s)
-        if self.forks and not devices.in_use().in_use:
+        if self.forks:
             child = _forked(bounded)
         else:
             try:
