@@ -407,9 +407,9 @@ def test_a_gpu_that_another_process_has_to_itself_is_unavailable(fake, words, oc
     assert devices.find("cuda").occupied(words) is occupied
     fake.sticky = RuntimeError(words.partition(": ")[2])  # no context: whatever is asked fails
     if occupied:
-        cause, reason = attempts.refusal(fake.sticky, devices.find("cuda"))
-        assert cause == "unavailable"
-        assert "another process has cuda to itself" in reason
+        refused = attempts.refusal(fake.sticky, devices.find("cuda"))
+        assert refused.cause == "unavailable"
+        assert "another process has cuda to itself" in refused.reason
 
 
 def test_the_device_in_use_is_the_accelerator_that_has_been_started(fake, monkeypatch):
