@@ -123,7 +123,7 @@ def _batches(
     question: Question, best: str, memory_bytes: int, *, say: Say
 ) -> Iterator[LargestBatch]:
     """Yield the largest batch for inference in the best mode, with grad on, and for training."""
-    predictor = Predictor(question.cell.device)
+    predictor = Predictor(question.cell.device, checks=True)
     for purpose, grad_mode, workload in (
         (f"inference, {best}", best, "inference"),
         ("inference, grad left on", GRAD_MODES[0], "inference"),

@@ -69,7 +69,7 @@ def predict(
     preflight.check(cells, models)
     forks = host_system.here().forks
     predictors: Predictors = {
-        device: Predictor(device, limit_s=plan.limit_s, forks=forks)
+        device: Predictor(device, limit_s=plan.limit_s, forks=forks, checks=True)
         for device in dict.fromkeys(cell.device for cell in cells)
     }
     if budget is not None:
@@ -194,6 +194,12 @@ def _print_unknowns(results: "Collection[Prediction | Fit]") -> None:
     otherwise = sorted({op for one in results for op in one.run_otherwise})
     for sentence in dict.fromkeys(f"{one.how}: {one.why_measured}" for one in results if one.how):
         out.print(f"[yellow]{shown(sentence)}[/yellow]")
+    checks = {one.checked_at for one in results if not one.how}
+    for batch in sorted(batch for batch in checks if batch is not None):
+        out.print(f"checked by measured steps at batch {batch}: equal to the byte")
+    if None in checks:
+        some = "some are " if len(checks) > 1 else ""
+        out.print(f"{some}not checked by a measured step: too large here, or of no device here")
     if unprobed:
         out.print(f"[yellow]not counted, what these need inside: {', '.join(unprobed)}[/yellow]")
     if otherwise:
@@ -245,6 +251,7 @@ def _row(cell: Cell, prediction: "Prediction | str") -> dict[str, object]:
         "not_counted_inside": list(prediction.unprobed),
         "measured_at_batches": list(prediction.measured_at),
         "why_measured": prediction.why_measured,
+        "checked_at_batch": prediction.checked_at,
         "run_otherwise": list(prediction.run_otherwise),
         "seconds": round(prediction.seconds, 3),
     }
@@ -263,6 +270,7 @@ def _fit_row(cell: Cell, fit: "Fit | str", measured: "Mapping[Cell, Outcome]") -
         "not_counted_inside": list(fit.unprobed),
         "measured_at_batches": list(fit.measured_at),
         "why_measured": fit.why_measured,
+        "checked_at_batch": fit.checked_at,
         "run_otherwise": list(fit.run_otherwise),
     }
     for name, batch in (("measured", fit.batch_size), ("measured_next", fit.batch_size + 1)):

@@ -126,6 +126,7 @@ class _Search:
             one.run_otherwise,
             one.measured_at,
             one.why_measured,
+            one.checked_at,
         )
 
     def between(self, cell: Cell, fits: int, over: int) -> Fit:

@@ -27,6 +27,12 @@ BASES: Final = (2, 4)
 SMALL_BYTES: Final = 256 * 2**20
 """What a step that is measured instead may add, as far as a smaller one tells."""
 
+CHECKED: Final = 2
+"""The batch size, at most, at which a prediction is checked by a measured step."""
+
+CHECKED_BYTES: Final = 2 * 2**30
+"""A step that is predicted to need more is not run for a check: building its model takes long."""
+
 RECORDING: Final = "global_on"
 """The mode in which every step can be made that can be made at all."""
 
@@ -66,10 +72,20 @@ class Predictor:
     A step is the user's code: each is made in a child of this process, so that what it sets, caches
     or ends reaches no other. One that takes more than ``limit_s`` is killed. Children are forks, or
     fresh processes where this one cannot be forked.
+
+    With ``checks``, a small batch of each cell is run for real, too, where it can be: a step that
+    differs there from what it does on fake tensors is measured instead.
     """
 
-    def __init__(self, device: str, *, limit_s: float = LIMIT_S, forks: bool = FORKS) -> None:
-        self.limit_s, self._forks = limit_s, forks
+    def __init__(
+        self,
+        device: str,
+        *,
+        limit_s: float = LIMIT_S,
+        forks: bool = FORKS,
+        checks: bool = False,
+    ) -> None:
+        self.limit_s, self._forks, self._checks = limit_s, forks, checks
         self._device = devices.find(device)
         self._here = True
         try:
@@ -94,12 +110,13 @@ class Predictor:
         began = time.perf_counter()
         try:
             outline, unprobed = self._filled(cell, model, seed, probing=probing)
+            checked_at = self._checked_at(cell, model, seed, outline)
         except Unfaithful as why:
             measured_at, outline = self._measured(cell, model, seed, why)
             return self._prediction(
                 cell, outline, began, measured_at=measured_at, why_measured=str(why)
             )
-        return self._prediction(cell, outline, began, unprobed=unprobed)
+        return self._prediction(cell, outline, began, unprobed=unprobed, checked_at=checked_at)
 
     def largest(self, cell: Cell, model: Model, budget_bytes: int, *, seed: int = 0) -> Fit:
         """Return the largest batch whose process fits a budget; raise `Unpredictable`."""
@@ -124,6 +141,7 @@ class Predictor:
                 self._filled(replace(cell, batch_size=batch), model, seed, probing=True)[0]
                 for batch in bases
             )
+            self._checked_at(replace(cell, batch_size=low), model, seed, first)
         except Unpredictable:
             return None
         except Unfaithful as why:
@@ -155,6 +173,7 @@ class Predictor:
         unprobed: tuple[str, ...] = (),
         measured_at: tuple[int, ...] = (),
         why_measured: str = "",
+        checked_at: int | None = None,
     ) -> Prediction:
         entries = [entry for entry in outline.entries if not isinstance(entry, Call)]
         allocator = self._device.allocator()
@@ -172,7 +191,34 @@ class Predictor:
             run_otherwise=tuple(sorted(otherwise)),
             measured_at=measured_at,
             why_measured=why_measured,
+            checked_at=checked_at,
         )
+
+    def _checked_at(self, cell: Cell, model: Model, seed: int, there: Outline) -> int | None:
+        """Return the small batch at which a measured step peaks as predicted; None for no check.
+
+        Raise `Unfaithful` where it peaks otherwise. There is no check of what is large, of what
+        works at no small batch size, and without the device.
+        """
+        if not self._checks or not self._here or there.before_bytes > CHECKED_BYTES:
+            return None
+        small = replace(cell, batch_size=min(cell.batch_size, CHECKED))
+        try:
+            outline, _ = self._filled(small, model, seed, probing=True)
+            predicted = self._prediction(small, outline, 0.0)
+            if predicted.peak_bytes > CHECKED_BYTES:
+                return None
+            measured = self._run_for_real(small, model, seed, Unfaithful("its step is checked"))
+        except (Unfaithful, Unpredictable):
+            return None
+        difference = self._prediction(small, measured, 0.0).peak_bytes - predicted.peak_bytes
+        if difference:
+            direction = "more" if difference > 0 else "less"
+            raise Unfaithful(
+                f"at batch {small.batch_size} its step needs {abs(difference):,} B {direction} "
+                "than predicted on fake tensors"
+            )
+        return small.batch_size
 
     def _filled(
         self, cell: Cell, model: Model, seed: int, *, probing: bool

@@ -21,6 +21,7 @@ class Prediction:
 
     Where a step does not run on fake tensors, it was run for real at the batch sizes
     ``measured_at``, because of ``why_measured``, and each allocation carried on in a straight line.
+    At the batch size ``checked_at`` a step was run for real and peaked as predicted, to the byte.
     """
 
     cell: Cell
@@ -34,6 +35,7 @@ class Prediction:
     run_otherwise: tuple[str, ...] = ()
     measured_at: tuple[int, ...] = ()
     why_measured: str = ""
+    checked_at: int | None = None
 
     @property
     def peak_bytes(self) -> int:
@@ -110,6 +112,7 @@ class Fit:
     run_otherwise: tuple[str, ...] = ()
     measured_at: tuple[int, ...] = ()
     why_measured: str = ""
+    checked_at: int | None = None
 
     @property
     def how(self) -> str:

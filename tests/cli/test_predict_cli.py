@@ -144,6 +144,7 @@ def test_the_table_of_fits_has_a_line_a_mode_whatever_batches_were_asked_for(gra
         "batch × its peak one sample more",
         "global_on 3,961 1.000 1 MiB (100.00%) 1 MiB (248 B over)",
         "no_grad 5,228 1.320 1 MiB (99.99%) 1 MiB (80 B over)",
+        "checked by measured steps at batch 2: equal to the byte",
     ]
 
 
@@ -270,6 +271,7 @@ class Foreseen(Predictor):
 
 class Peak(int):
     context_bytes, unprobed, run_otherwise, measured_at, why_measured = 0, (), (), (), ""
+    checked_at = None
 
     @property
     def process_bytes(self):

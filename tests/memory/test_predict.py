@@ -15,7 +15,7 @@ from gradbench.devices.cpu import CPU
 from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.experiment.plan import Plan
 from gradbench.experiment.presets import PRESETS
-from gradbench.memory import probe
+from gradbench.memory import predict, probe
 from gradbench.memory.apart import Children
 from gradbench.memory.predict import Predictor, Unpredictable
 from gradbench.memory.probe import Call, Prober, Seen
@@ -533,3 +533,32 @@ def test_a_model_that_no_mode_can_train_is_not_said_to_want_another_mode(predict
     with pytest.raises(Unpredictable, match="under global_on, too") as raised:
         predictor.predict(cell(workload="training"), model)
     assert type(raised.value) is Unpredictable
+
+
+class KnowsAFake(nn.Linear):
+    """What gives itself another path on fake tensors: there it does not copy its input."""
+
+    def forward(self, x):
+        return super().forward(x.clone() if type(x) is torch.Tensor else x)
+
+
+def test_a_step_that_differs_from_its_fake_is_measured_once_it_is_checked():
+    model = Model(partial(KnowsAFake, 16, 4), partial(classification, shape=(16,)))
+    member = cell(batch_size=64)
+    unchecked = Predictor("cpu").predict(member, model)
+    checked = Predictor("cpu", checks=True).predict(member, model)
+    true = read([member], model, ["peak_allocated"])[member, "peak_allocated"].values[0]
+    assert unchecked.peak_bytes == true - 64 * 16 * FLOAT and not unchecked.measured_at
+    assert checked.peak_bytes == true
+    assert checked.measured_at == (64,) and checked.checked_at is None
+    assert checked.why_measured == (
+        f"at batch 2 its step needs {2 * 16 * FLOAT} B more than predicted on fake tensors"
+    )
+
+
+def test_what_is_checked_says_so_and_what_is_too_large_for_it_does_not(monkeypatch):
+    model = perceptron(16, 4)
+    assert Predictor("cpu", checks=True).predict(cell(), model).checked_at == 2
+    assert Predictor("cpu", checks=True).predict(cell(batch_size=1), model).checked_at == 1
+    monkeypatch.setattr(predict, "CHECKED_BYTES", 100)
+    assert Predictor("cpu", checks=True).predict(cell(), model).checked_at is None
