@@ -11,11 +11,12 @@ from torch import nn
 from torch.autograd.graph import Node
 from torch.nn.modules.module import register_module_forward_hook
 
-from ..devices import Device, Ledger, OutOfSight, Span, Unreadable, Window
+from ..devices import Device, Ledger, OutOfSight, Span, Unreadable, Window, nothing
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..memory import leaks
 from ..memory.leaves import kept_unsaved, nodes
+from ..memory.measured_step import WARM_UP_STEPS
 from ..memory.predict import (
     CannotTrain,
     EndsItsProcess,
@@ -27,12 +28,12 @@ from ..memory.resident_blocks import disjoint, live, outside
 from ..memory.saved_tensors import SavedTensors, SavingHooks, paths, refuses_hooks
 from ..memory.step_phases import Marks
 from ..records import predictions
-from ..records.allocations import Entry, Mark, PeakBreakdown, attribute_peak
+from ..records.allocations import Mark, PeakBreakdown, attribute_peak
 from ..records.measurements import Breakdown, Fact, Measurement, Reading
 from ..workloads.arms import CellArm
 from ..workloads.models import Model
 from ..workloads.state import RandomNumbers, Snapshot
-from ..workloads.steps import Subject
+from ..workloads.steps import Subject, must_fail
 from . import host_system, meters
 from .attempts import (
     TRIAL_STEPS,
@@ -129,18 +130,15 @@ def _measured(
         yield from (skip(cell, name, loaded) for name in wanted)
         return
 
-    def build(_: Callable[[Mark], None]) -> Subject | Refusal:
-        subject = try_to_build(cell, model, device, seed=plan.seed, settings=settings)
-        gc.collect()  # or what building left to the collector would be the first step's
-        return subject
-
-    subject, _, traced = ledger.trace(build)
+    build = partial(try_to_build, cell, model, device, seed=plan.seed, settings=settings)
+    reader = _Reader(cell, ledger, device, build)
+    unbuilt = reader.build()
     yield watch.lap("build")
-    if isinstance(subject, Refusal):
-        yield from (skip(cell, name, subject) for name in wanted)
+    if unbuilt is not None:
+        yield from (skip(cell, name, unbuilt) for name in wanted)
         return
     try:
-        results = _Reader(cell, subject, ledger, device, traced.entries(device.place)).read()
+        results = reader.read()
     except OutOfSight as reason:
         results = Refusal("unreadable", str(reason))
     for name in wanted:
@@ -170,123 +168,175 @@ class _GraphLook:
 
 
 class _Reader:
-    """Reads one cell, every allocation of which is on the ledger but the bytes from elsewhere."""
+    """Reads one cell, every allocation of which is on the ledger but the bytes from elsewhere.
+
+    While a figure of bytes is read, nothing here holds what the module may replace, a cache or its
+    last output: so no state is kept to be put back. A state is reached again by building again.
+    """
 
     def __init__(
         self,
         cell: Cell,
-        shared: Subject,
         ledger: Ledger,
         device: Device,
-        built: Sequence[Entry],
+        build: Callable[[], Subject | Refusal],
     ) -> None:
-        self._cell, self._ledger, self._device = cell, ledger, device
+        self._cell, self._ledger, self._device, self._try_to_build = cell, ledger, device, build
+
+    def build(self) -> Refusal | None:
+        """Build the subject, with the ledger at its beginning; return why that is impossible."""
+
+        def built(_: Callable[[Mark], None]) -> Subject | Refusal:
+            subject = self._try_to_build()
+            gc.collect()  # or what building left to the collector would be the first step's
+            return subject
+
+        shared, _, traced = self._ledger.trace(built)
+        if isinstance(shared, Refusal):
+            return shared
         self._marks = Marks(address=lambda storage: storage.data_ptr())
         self._subject = self._marks.around(shared)
-        self._elsewhere_bytes = outside(self._marks.resident(self._subject), live(built))
+        there = live(traced.entries(self._device.place))
+        self._elsewhere_bytes = outside(self._marks.resident(self._subject), there)
         self._numbers = RandomNumbers(shared.resident())
-        self._built = Snapshot(shared.parts(), on_host=True)
+        return None
 
     def read(self) -> dict[str, MeterResult] | Refusal:
         """Return what every meter of the pass reads, or why the cell cannot run.
 
         The first step is traced with hooks, which say what its blocks are for. The third is made
-        as it is, and gives the figures; then the same once more with hooks, and once more for what
-        is saved, from the same state. What is live after each of the first three, gradients put
-        away, says whether something is left every time.
+        as it is, and gives the figures. What is live after each of the first three, gradients put
+        away, says whether something is left every time. Then come a step with hooks and one for
+        what is saved: the fourth and the fifth where steps are alike, else each is the third of a
+        subject that is built again.
         """
         first = self._first_step()
         if isinstance(first, Refusal):
             return first
-        arm, first_window, first_parts = first
+        first_window, first_parts = first
         live_bytes = [self._at_rest()]
-        notes, _ = self._ledger.observe(partial(self._watched, arm))
+        notes, _ = self._ledger.observe(self._watched)
         if isinstance(notes, Refusal):
             return notes
         live_bytes.append(self._at_rest())
-        warm = Snapshot(self._subject.parts(), on_host=True)
-        try_once = partial(self._attempt, arm)
-        refused, window = self._ledger.observe(try_once)
+        refused, plain = self._ledger.observe(self._attempt)
         if refused is not None:
             return refused
         live_bytes.append(self._at_rest())
-        warm.look()
-        self._put_back(warm)
-        parts = self._parts(try_once, window) if first_parts is not None else None
-        self._put_back(warm)
-        saved, _ = self._ledger.observe(partial(self._saved, arm))
+        window = self._with_elsewhere(plain)
+        leaked = self._leaked(live_bytes)
+        alike = live_bytes[-1] == live_bytes[-2]
+        parts: PeakBreakdown | Unreadable = Unreadable(NO_HOOKS)
+        if first_parts is not None:
+            parts, alike = self._alike_or_rebuilt(plain, alike=alike)
+        saved = self._saved() if alike else self._third_step_rebuilt(self._saved)
         if isinstance(saved, OutOfSight):
             raise saved  # no figure of it is right
-        self._at_rest()
-        leaked = self._leaked(arm, live_bytes)
         workspaces = self._workspaces()
-        window = self._with_elsewhere(window)
         figures = meters.allocator_figures(window, workspaces=workspaces)
         notes = {**notes, **_notes(window, workspaces)}
-        first_bytes = self._with_elsewhere(first_window).peak_bytes
         return {
             **{
                 name: figure if isinstance(figure, Unreadable) else Figure(figure, notes)
                 for name, figure in figures.items()
             },
-            "first_peak_allocated": Figure(first_bytes, _notes(first_window, 0)),
+            "first_peak_allocated": Figure(first_window.peak_bytes, _notes(first_window, 0)),
             "breakdown": self._breakdown(
-                first_parts or Unreadable(NO_HOOKS),
-                parts or Unreadable(NO_HOOKS),
-                window.rounding_bytes,
-                saved,
+                first_parts or Unreadable(NO_HOOKS), parts, window.rounding_bytes, saved
             ),
             "saved_for_backward": _saved_figure(saved),
             "leaked": leaked,
         }
 
-    def _first_step(
-        self,
-    ) -> tuple[CellArm, Window, PeakBreakdown | Unreadable | None] | Refusal:
-        """Make the very first step; where it suffers no hooks, that of a second arm, without."""
-        for hooked in (True, False):
-            arm, _ = self._ledger.observe(
-                partial(try_to_arm, self._cell, self._subject, self._device)
-            )
-            if isinstance(arm, Refusal):
-                return arm
+    def _alike_or_rebuilt(
+        self, plain: Window, *, alike: bool
+    ) -> tuple[PeakBreakdown | Unreadable, bool]:
+        """Return what a warm step's peak is made of, and whether the next steps are alike."""
+        if alike:
+            parts = self._parts(plain)
             self._at_rest()
-            self._device.forget()
-            step = partial(self._attempt, arm)
-            if hooked:
-                refused, window, parts = self._attributed(step)
-            else:
-                refused, window = self._ledger.observe(step)
-                parts = None
+            if not isinstance(parts, Unreadable):
+                return parts, True
+        return self._third_step_rebuilt(partial(self._parts, plain)), False
+
+    def _third_step_rebuilt(self, read: Callable[[], T]) -> T | Unreadable:
+        """Build the subject again; return what is read of its third step, in the same state."""
+        refused = self._build_again() or self._make_arm()
+        for _ in range(WARM_UP_STEPS):
             if refused is None:
-                return arm, window, parts
-            if not (hooked and refuses_hooks(refused.reason)):
+                refused, _ = self._ledger.observe(self._attempt)
+                self._at_rest()
+        if refused is not None:
+            return Unreadable(f"built a second time: {refused.reason}")
+        return read()
+
+    def _build_again(self) -> Refusal | None:
+        """Let go of the subject and build another, on a ledger of its own."""
+        del self._arm, self._subject, self._marks
+        gc.collect()  # or it would be freed while the other counts
+        self._ledger = self._device.ledger()
+        return self.build()
+
+    def _make_arm(self) -> Refusal | None:
+        """Make the step of the subject that was just built."""
+        arm, _ = self._ledger.observe(partial(try_to_arm, self._cell, self._subject, self._device))
+        if isinstance(arm, Refusal):
+            return arm
+        self._arm = arm
+        self._at_rest()
+        self._device.forget()
+        return None
+
+    def _first_step(self) -> tuple[Window, PeakBreakdown | Unreadable | None] | Refusal:
+        """Make the very first step; where it suffers no hooks, that of a second subject, without.
+
+        Where training must fail, the state as built is kept, to ask whether the mode is why. Should
+        the step work there, it is made again with nothing kept.
+        """
+        hooked, keeps = True, must_fail(self._cell.workload, self._cell.grad_mode)
+        while True:
+            first = self._try_first(hooked=hooked, keeps=keeps)
+            if not (keeps or isinstance(first, Refusal)):
+                return first
+            if not isinstance(first, Refusal):
+                keeps = False
+            elif hooked and refuses_hooks(first.reason):
+                hooked = False
+            else:
+                return first
+            refused = self._build_again()
+            if refused is not None:
                 return refused
-            self._put_back(self._built)
-        raise AssertionError("the loop returns")  # without hooks it returns either way
+
+    def _try_first(
+        self, *, hooked: bool, keeps: bool
+    ) -> tuple[Window, PeakBreakdown | Unreadable | None] | Refusal:
+        parts = self._subject.parts()
+        put_back = Snapshot(parts, on_host=True).put_back if keeps else nothing
+        refused = self._make_arm()
+        if refused is not None:
+            return refused
+        step = partial(self._attempt, put_back=put_back)
+        breakdown: PeakBreakdown | Unreadable | None = None
+        if hooked:
+            refused, window, breakdown = self._attributed(step)
+        else:
+            refused, window = self._ledger.observe(step)
+        return refused or (self._with_elsewhere(window), breakdown)
 
     def _stepping(self, step: Callable[[], T]) -> T:
         """Make a step with the same random numbers as all others."""
         self._numbers.put_back()
         return step()
 
-    def _attempt(self, arm: CellArm) -> Refusal | None:
-        return self._stepping(partial(attempt, arm, self._device, 1, put_back=self._built.put_back))
+    def _attempt(self, put_back: Callable[[], object] = nothing) -> Refusal | None:
+        return self._stepping(partial(attempt, self._arm, self._device, 1, put_back=put_back))
 
-    def _watched(self, arm: CellArm) -> dict[str, Fact] | Refusal:
+    def _watched(self) -> dict[str, Fact] | Refusal:
         notes = guarded(
-            partial(self._stepping, partial(watched_step, arm, self._device)), self._device
+            partial(self._stepping, partial(watched_step, self._arm, self._device)), self._device
         )
         return notes if isinstance(notes, Refusal) else {**self._subject.notes, **notes}
-
-    def _put_back(self, state: Snapshot) -> None:
-        """Bring the module back to a state, gradients put away; on the ledger, for it frees."""
-
-        def back() -> None:
-            self._subject.clear_gradients()
-            state.put_back()
-
-        self._ledger.observe(back)
 
     def _at_rest(self) -> int:
         """Put gradients away; return what is live then."""
@@ -309,11 +359,9 @@ class _Reader:
             requested = Span(**shifted(requested))
         return replace(window, **shifted(window), requested=requested)
 
-    def _parts(
-        self, step: Callable[[], Refusal | None], plain: Window
-    ) -> PeakBreakdown | Unreadable:
+    def _parts(self, plain: Window) -> PeakBreakdown | Unreadable:
         """Return what the peak of a step is made of, if hooks leave it the peak that it has."""
-        refused, window, parts = self._attributed(step)
+        refused, window, parts = self._attributed(self._attempt)
         if refused is not None:
             return Unreadable(f"with hooks: {refused.reason}")
         if window.peak_bytes != plain.peak_bytes:
@@ -352,17 +400,21 @@ class _Reader:
         parts = attribute_peak(entries, resident=resident, before_bytes=before_bytes)
         return result, window, parts
 
-    def _saved(self, arm: CellArm) -> SavedTensors | Unreadable:
+    def _saved(self) -> SavedTensors | Unreadable:
         """Make a step; return what autograd saved of it, or why that is not known."""
+        saved, _ = self._ledger.observe(self._recorded)
+        return saved
+
+    def _recorded(self) -> SavedTensors | Unreadable:
         recorder = SavedTensors(
             modules=paths(*self._subject.parts()), apart=self._subject.resident()
         )
         look = _GraphLook(recorder.hooks)
         try:
             with recorder:
-                self._looked_at(arm, look)
+                self._looked_at(look)
             if look.unseen:  # was that there before? Then a further step has it, too
-                self._looked_at(arm, again := _GraphLook(recorder.hooks))
+                self._looked_at(again := _GraphLook(recorder.hooks))
                 look.unseen -= again.nodes
         except BaseException as error:  # noqa: BLE001 # hooks meet any code, compiled graphs included
             why = refusal(error, self._device)
@@ -381,13 +433,13 @@ class _Reader:
             )
         return recorder
 
-    def _looked_at(self, arm: CellArm, look: "_GraphLook") -> None:
+    def _looked_at(self, look: "_GraphLook") -> None:
         self._marks.look = look
         looking = register_module_forward_hook(look.returned)
         try:
             self._numbers.put_back()
-            with arm.held():
-                arm.step()
+            with self._arm.held():
+                self._arm.step()
         finally:
             looking.remove()
             self._marks.look = None
@@ -417,11 +469,11 @@ class _Reader:
             classes={path: type(known[path]).__name__ for path in most if path in known},
         )
 
-    def _leaked(self, arm: CellArm, live: list[int]) -> MeterResult:
+    def _leaked(self, live: list[int]) -> MeterResult:
         if not leaks.growth(live):
             return Figure(0)
         for _ in range(leaks.STEPS):  # what only waits for the collector is no leak
-            refused, _ = self._ledger.observe(partial(self._attempt, arm))
+            refused, _ = self._ledger.observe(self._attempt)
             if refused is not None:
                 return Unreadable(f"in one of its later steps: {refused.reason}")
             self._at_rest()
@@ -430,9 +482,9 @@ class _Reader:
         leaked = leaks.growth(live[-leaks.STEPS :])
         if not leaked:
             return Figure(0)
-        with arm.held():
+        with self._arm.held():
             modules = paths(*self._subject.parts())
-            look = partial(leaks.kept, arm.step, self._subject.clear_gradients, modules)
+            look = partial(leaks.kept, self._arm.step, self._subject.clear_gradients, modules)
             births, _ = self._ledger.observe(partial(guarded, look, self._device))
         if isinstance(births, Refusal):
             return Figure(leaked)

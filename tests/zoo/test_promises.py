@@ -300,7 +300,6 @@ def test_a_prediction_is_the_peak_or_says_what_it_does_not_count(row, whole):
 
 
 INEXACT = {
-    "Carrying": "a measurement keeps a copy of the state, and counts it",
     "Mapped": "the rest of the file is mapped, too",
 }
 """Modules whose prediction may differ, and why."""
