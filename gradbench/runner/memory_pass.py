@@ -253,11 +253,12 @@ class _Reader:
     ) -> tuple[PeakBreakdown | Unreadable, bool]:
         """Return what a warm step's peak is made of, and whether the next steps are alike."""
         if alike:
-            parts = self._parts(plain)
+            parts, alike = self._parts(plain)
             self._at_rest()
-            if not isinstance(parts, Unreadable):
+            if alike:
                 return parts, True
-        return self._third_step_rebuilt(partial(self._parts, plain)), False
+        rebuilt = self._third_step_rebuilt(partial(self._parts, plain))
+        return (rebuilt if isinstance(rebuilt, Unreadable) else rebuilt[0]), False
 
     def _third_step_rebuilt(self, read: Callable[[], T]) -> T | Unreadable:
         """Build the subject again; return what is read of its third step, in the same state."""
@@ -272,7 +273,8 @@ class _Reader:
 
     def _build_again(self) -> Refusal | None:
         """Let go of the subject and build another, on a ledger of its own."""
-        del self._arm, self._subject, self._marks
+        for name in ("_arm", "_subject", "_marks"):
+            vars(self).pop(name, None)  # some are missing where an earlier build has failed
         gc.collect()  # or it would be freed while the other counts
         self._ledger = self._device.ledger()
         return self.build()
@@ -359,17 +361,18 @@ class _Reader:
             requested = Span(**shifted(requested))
         return replace(window, **shifted(window), requested=requested)
 
-    def _parts(self, plain: Window) -> PeakBreakdown | Unreadable:
-        """Return what the peak of a step is made of, if hooks leave it the peak that it has."""
+    def _parts(self, plain: Window) -> tuple[PeakBreakdown | Unreadable, bool]:
+        """Return what the peak of a step with hooks is made of, and whether it is the plain one."""
         refused, window, parts = self._attributed(self._attempt)
         if refused is not None:
-            return Unreadable(f"with hooks: {refused.reason}")
+            return Unreadable(f"with hooks: {refused.reason}"), False
         if window.peak_bytes != plain.peak_bytes:
-            return Unreadable(
+            why = (
                 f"hooks, which tell the parts, change the peak: {window.peak_bytes:,} B with, "
                 f"{plain.peak_bytes:,} B without"
             )
-        return parts
+            return Unreadable(why), False
+        return parts, True
 
     def _workspaces(self) -> int:
         """Let go of what libraries keep between steps; return the bytes that they asked for."""

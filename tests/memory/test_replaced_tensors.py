@@ -10,7 +10,7 @@ from torch import nn
 from gradbench.devices.cpu import CPU, ProfilerLedger
 from gradbench.experiment.matrix import GRAD_MODES, Matrix
 from gradbench.experiment.plan import Plan
-from gradbench.records.measurements import Breakdown, Measurement
+from gradbench.records.measurements import Breakdown, Measurement, Skipped
 from gradbench.runner import memory_pass
 from gradbench.workloads.grad_modes import MODES
 from gradbench.workloads.models import Model
@@ -144,3 +144,42 @@ def test_what_is_saved_is_of_the_step_whose_peak_counts(build):
     found = measured(build, "training", ["global_on"])
     kept = OUTPUT if build is KeepsItsOutput else 0  # relu keeps its output
     assert found["global_on", "saved_for_backward"].values == (kept,)
+
+
+def test_a_model_that_trains_where_it_must_not_has_the_peaks_of_global_on():
+    """Its state is kept, to ask whether the mode is why it fails; but it does not fail."""
+
+    class Enabling(KeepsItsOutput):
+        forward = torch.enable_grad()(KeepsItsOutput.forward)
+
+    model = Model(Enabling, of_batch, torch.enable_grad()(total))
+    modes = ["global_on", "no_grad"]
+    cells = Matrix(models=["it"], workloads=["training"], grad_modes=modes, batch_sizes=[ROWS])
+    messages = memory_pass.memory_block(list(cells), model, Plan(), FIGURES[:2])
+    found = {
+        (one.cell.grad_mode, one.meter): one.values
+        for one in messages
+        if isinstance(one, Measurement)
+    }
+    assert len(found) == len(modes) * 2
+    for meter in FIGURES[:2]:
+        assert found["no_grad", meter] == found["global_on", meter]
+
+
+def test_a_model_that_builds_only_once_keeps_its_peak_and_has_a_reason_for_its_parts():
+    built = []
+
+    def once():
+        if built:
+            raise RuntimeError("only one of me")
+        built.append(True)
+        return GrowsByCat()
+
+    cells = Matrix(
+        models=["it"], workloads=["inference"], grad_modes=["no_grad"], batch_sizes=[ROWS]
+    )
+    messages = memory_pass.memory_block(list(cells), Model(once, of_batch, total), Plan(), FIGURES)
+    found = {one.meter: one for one in messages if isinstance(one, Measurement | Skipped)}
+    assert isinstance(found["peak_allocated"], Measurement)
+    for meter in ("breakdown", "saved_for_backward"):
+        assert "built a second time: RuntimeError: only one of me" in found[meter].reason
