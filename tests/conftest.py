@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -38,6 +39,16 @@ def _caches_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADBENCH_CACHE", str(tmp_path_factory.mktemp("caches")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """Put back what signals do: a command that runs in this process takes them for good."""
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in map(signal.Signals.__getitem__, names)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def without_torch() -> set[str]:

@@ -177,6 +177,11 @@ def _begin(
     return Recording(Store(results).create(), header, models=models)
 
 
+def _leave_out(options: Sequence[str]) -> None:
+    if options:
+        raise Impossible(f"a resumed run goes on as it began: leave out {', '.join(options)}")
+
+
 def _go_on(name: str, request: Request, options: Sequence[str], *, results: Path) -> "Recording":
     """Return the recording of a run that was cut short; ``options`` are others it cannot heed.
 
@@ -186,12 +191,11 @@ def _go_on(name: str, request: Request, options: Sequence[str], *, results: Path
     from ..recording import Recording
     from ..store.jsonl import Store, load
 
+    _leave_out([*(option for option in request.given if option != "--model"), *options])
     store = Store(results)
     own = load(store.find(name)).header.sources
-    heeded = ["--model"] if own else []
-    unheeded = [*(option for option in request.given if option not in heeded), *options]
-    if unheeded:
-        raise Impossible(f"a resumed run goes on as it began: leave out {', '.join(unheeded)}")
+    if not own and "--model" in request.given:
+        _leave_out(["--model"])
     named = {each for each, source in own.items() if {each, source.build} & {*request.models}}
     if named != set(own):
         code = ", ".join(source.build for source in own.values())

@@ -70,17 +70,6 @@ def test_streams_that_others_have_put_in_place_are_theirs(capsys):
         assert standard_streams.lost() is None
 
 
-@pytest.fixture
-def _handlers():
-    """Put back what signals do, which a command takes for good."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("_handlers")
 @pytest.mark.parametrize(
     ("number", "raised", "status"),
     [
@@ -105,7 +94,6 @@ def test_a_signal_unwinds_a_command_and_a_second_one_does_not_disturb_that(numbe
     os.kill(os.getpid(), number)  # at the very end: nothing is left to be unwound
 
 
-@pytest.mark.usefixtures("_handlers")
 def test_what_is_ignored_stays_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
     with signals.unwinding():

@@ -308,7 +308,7 @@ def test_every_round_visits_every_mode_that_runs_and_counting_starts_after_warm_
         "dump 2 step",
         "dump 3 step",
     ] * rounds
-    assert sent[1:] == [{"cell": 1, "refused": ("failed", "x")}]
+    assert sent[1:] == [{"cell": 1, "refused": Refusal("failed", "x")}]
 
 
 @pytest.fixture
