@@ -48,7 +48,11 @@ def answer(run: Run | View) -> list[str]:
     view = View.of(run)
     devices = dict.fromkeys(cell.device for cell in view.cells)
     sentences = [sentence for device in devices for sentence in _about(view, device)]
-    return sentences or ["No block of this run has two measured modes to compare."]
+    if sentences:
+        return sentences
+    if any(view.change(c, m, REFERENCE) for c in view.cells for m in (TIME, MEMORY)):
+        return ["No inference was measured, which this answer is about; see the other workloads."]
+    return ["No block of this run has two measured modes to compare."]
 
 
 def _about(view: View, device: str) -> Iterator[str]:
@@ -94,7 +98,9 @@ def _time(view: View, cells: Sequence[Cell]) -> str:
     ]
     if not changes:
         return ""
-    least, most = min(point for point, _ in changes), max(point for point, _ in changes)
+    sure = [point for point, given in changes if given != Verdict.INCONCLUSIVE]
+    points = sure or [point for point, _ in changes]
+    least, most = min(points), max(points)
     counts = Counter(verdict for _, verdict in changes)
     share = f"({tally(counts)} of {len(changes)} comparisons)"
     if most < 1 and counts[Verdict.BETTER]:

@@ -119,6 +119,12 @@ def _gate(
         err.print(f"[yellow]{shown(str(missing))}[/yellow]")
     if not baseline_runs:
         err.print(f"[yellow]no baseline: no run fits {shown(', '.join(baseline))}[/yellow]")
+    both = {run.name for run in candidate_runs} & {run.name for run in baseline_runs}
+    for name in sorted(both):
+        err.print(
+            f"[yellow]run {shown(name)} is on both sides: it is compared with itself, which finds "
+            "no regression[/yellow]"
+        )
     by = _rules(rules_file, asked, [*candidate_runs, *baseline_runs])
     decision = gating.decide(baseline_runs, candidate_runs, by=by)
     status = decision.status(strict=by.strict)

@@ -4,7 +4,7 @@ import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 
@@ -50,6 +50,7 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
         return "unavailable", str(reason)
     inside = WORKLOADS[cell.workload].mode_inside
     headless = WORKLOADS[cell.workload].splits_head and model.head is None
+    beheaded = WORKLOADS[cell.workload].splits_head and _lacks(model, model.head)
     unlike_images = _unlike_images(model) if cell.memory_format == "channels_last" else ""
     contradictions = (
         (
@@ -85,6 +86,10 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
             f"{cell.workload} trains a head, and {cell.model} names none"
             f"{_would_do(model) if headless else ''}",
         ),
+        (
+            beheaded,
+            f"{cell.model} has no submodule {model.head!r}{_would_do(model) if beheaded else ''}",
+        ),
     )
     for holds, why in contradictions:
         if holds:
@@ -107,28 +112,51 @@ def _unlike_images(model: Model) -> str:
     return f"{', '.join(map(str, dict.fromkeys(dimensions)))}-dimensional input"
 
 
-@cache
+def _lacks(model: Model, head: str | None) -> bool:
+    """Return whether a head is named that is none of a model's submodules, as far as is known."""
+    if head is None or model in MODELS.values():
+        return False
+    parts = _parts(model)
+    return parts is not None and head not in parts.submodules
+
+
 def _would_do(model: Model) -> str:
-    """Return in words which of a model's parts could be the head, "" where that is not known.
-
-    They are asked in a child of this process, on ``meta``: building is the user's code.
-    """
-
-    def parts(_say: Callable[[int], None]) -> list[str]:
-        with torch.device("meta"):
-            module = model.build()
-        children = module.named_children()
-        return [name for name, part in children if next(part.parameters(), None) is not None]
-
-    try:
-        names = Children(device=devices.find("cpu"), forks=here().forks).run(parts)
-    except Exception:  # noqa: BLE001 # nor can it be built there, or it ended the child
-        return ""
-    likely = names[:0:-1][:MOST_HEADS]  # the last first; what comes first has nothing before it
+    """Return in words which of a model's parts could be the head, "" where that is not known."""
+    parts = _parts(model)
+    likely = parts.children[:0:-1][:MOST_HEADS] if parts else ()  # what comes first has no features
     if not likely:
         return ""
     others = f", or {', '.join(likely[1:])}" if likely[1:] else ""
     return f": --head {likely[0]} would do{others}"
+
+
+class _Parts(NamedTuple):
+    """Names of a model's submodules: of all, and of its children that have parameters."""
+
+    submodules: tuple[str, ...]
+    children: tuple[str, ...]
+
+
+@cache
+def _parts(model: Model) -> _Parts | None:
+    """Return a model's parts; None where they are not known.
+
+    They are asked in a child of this process, on ``meta``: building is the user's code.
+    """
+
+    def ask(_say: Callable[[int], None]) -> _Parts:
+        with torch.device("meta"):
+            module = model.build()
+        children = module.named_children()
+        return _Parts(
+            tuple(name for name, _ in module.named_modules()),
+            tuple(name for name, part in children if next(part.parameters(), None) is not None),
+        )
+
+    try:
+        return Children(device=devices.find("cpu"), forks=here().forks).run(ask)
+    except Exception:  # noqa: BLE001 # nor can it be built there, or it ended the child
+        return None
 
 
 def portable(name: str, model: Model) -> bytes:

@@ -100,3 +100,11 @@ def test_without_a_comparable_baseline_the_job_is_red_and_says_so(baseline, tmp_
     assert "::error title=gradbench gate::no comparable baseline" in told
     assert "What has no verdict, and why" in done.summary.read_text("utf-8")
     assert "torch release was '2.13.0', is '1.0'" in done.summary.read_text("utf-8")
+
+
+def test_a_run_that_is_gated_against_itself_is_named(baseline, tmp_path):
+    folder = str(tmp_path / "before")
+    itself = CliRunner().invoke(app, ["gate", "--baseline", "latest", "--results", folder])
+    assert "is on both sides: it is compared with itself" in itself.stderr
+    other = CliRunner().invoke(app, ["gate", "--baseline", str(baseline), "--results", folder])
+    assert "on both sides" not in other.stderr

@@ -78,6 +78,13 @@ def test_the_answer_has_both_signs_where_a_mode_is_slower():
     assert "change its time by −50% to +50% (" in answer(run(mixed))[0]
 
 
+def test_the_answer_says_where_no_inference_was_measured_for_it():
+    reenabled = run(measured_block(workload="training_reenabled"))
+    assert answer(reenabled) == [
+        "No inference was measured, which this answer is about; see the other workloads."
+    ]
+
+
 def test_the_answer_is_by_device_and_names_the_machine():
     both = [*measured_block(), *measured_block(device="cuda")]
     facts = environment(cpu="EPYC", gpu="H100")

@@ -195,10 +195,16 @@ def test_names_are_checked_before_the_first_record():
         ({"memory_format": "channels_last"}, "channels_last needs images"),
         ({"threads": 4096}, "may use"),
         ({"workload": "frozen_backbone", "model": "headless"}, "names none"),
+        (
+            {"workload": "frozen_backbone", "model": "mistaken"},
+            "mistaken has no submodule 'nosuch': --head ",
+        ),
     ],
 )
 def test_combinations_that_cannot_be_are_reported_without_running(axes, words):
-    models = {**MODELS, "headless": replace(MODELS["mlp_tiny"], head=None)}
+    tiny = MODELS["mlp_tiny"]
+    models = {**MODELS, "headless": replace(tiny, head=None)}
+    models["mistaken"] = replace(tiny, head="nosuch")
     cell = Cell(**{"model": "mlp_tiny", "workload": "inference", "grad_mode": "no_grad"} | axes)
     cause, reason = obstacle(cell, models)
     assert cause in ("impossible", "unavailable")
