@@ -1,5 +1,6 @@
 """The CPU: synchronous, its allocator counted through the profiler's memory events."""
 
+import gc
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -141,13 +142,17 @@ class CPU:
         The profiler's events are torch's private matter; should another version change them,
         this raises `Unreadable` instead of reporting what it cannot know.
         """
-        ledger = ProfilerLedger()
+        ledger, collects = ProfilerLedger(), gc.isenabled()
+        gc.disable()  # tensors that it would free just then would be missing from the count
         try:
             probe, window = ledger.observe(lambda: torch.empty(1024, dtype=torch.uint8))
             grown = window.peak_bytes - window.before_bytes
             del probe
         except AttributeError as error:
             raise Unreadable(f"torch {torch.__version__}: no memory events ({error})") from error
+        finally:
+            if collects:
+                gc.enable()
         if grown != 1024:
             raise Unreadable(f"torch {torch.__version__}: 1024 bytes were counted as {grown}")
         return ProfilerLedger()
