@@ -253,7 +253,7 @@ def test_a_graph_excludes_zero_bytes_saved(row, whole):
 
 
 SCRIPTED = ("scripted", "partly_scripted")
-"""Rows that in one process go on as they began: TorchScript keeps to the graph that it ran first."""
+"""Rows that in one process go on as they began: TorchScript keeps to the first graph it ran."""
 
 LEAN = ("Lone",)
 """Modules whose graph keeps nothing but parameters and inputs."""
