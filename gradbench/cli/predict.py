@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 import typer
 
 from ..analysis import format_units
-from ..errors import Impossible
+from ..errors import GradbenchError, Impossible
 from ..exit_status import ExitStatus
 from ..experiment.matrix import Cell, by_block, unique
 from .app import Reference, app, check_reference, err, examples, out, say, size_in_bytes
@@ -113,7 +113,7 @@ def _predictions(
     seed: int,
 ) -> "Iterator[tuple[Cell, Prediction | str]]":
     """Yield each cell with its prediction, or the reason why there is none."""
-    from ..memory.predict import CannotTrain, Unpredictable
+    from ..memory.predict import CannotTrain
 
     with err.status("loading torch") as status:
         for block, members in by_block(cells).items():
@@ -123,7 +123,7 @@ def _predictions(
                     yield cell, predictors[cell.device].predict(cell, models[cell.model], seed=seed)
                 except CannotTrain as words:
                     yield cell, f"cannot train here: {words}"
-                except Unpredictable as reason:
+                except GradbenchError as reason:  # of this cell: others may have a number
                     yield cell, str(reason)
 
 
@@ -135,7 +135,7 @@ def _fits(
     *,
     seed: int,
 ) -> "Iterator[tuple[Cell, Fit | str]]":
-    from ..memory.predict import CannotTrain, Unpredictable
+    from ..memory.predict import CannotTrain
 
     with err.status("loading torch") as status:
         for cell in cells:
@@ -145,7 +145,7 @@ def _fits(
                 yield cell, predictor.largest(cell, models[cell.model], budget, seed=seed)
             except CannotTrain as words:
                 yield cell, f"cannot train here: {words}"
-            except Unpredictable as reason:
+            except GradbenchError as reason:  # of this cell: others may have a number
                 yield cell, str(reason)
 
 

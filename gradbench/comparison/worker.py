@@ -164,7 +164,7 @@ def origin(path: str) -> dict[str, Any]:
             return {"file": entry.file_of(path)}
         entry.resolve(path)  # an older gradbench
         return {"file": getattr(sys.modules[path.partition(":")[0]], "__file__", None) or ""}
-    except Exception as error:  # noqa: BLE001 # a user's module may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 # a user's module may do anything
         return {"failed": str(error)}
 
 

@@ -104,7 +104,7 @@ def _unlike_images(model: Model) -> str:
     """Return in words what a model takes that has no images among it, "" for one that has."""
     try:
         batch = Batch.of(model.batch(1))
-    except Exception:  # noqa: BLE001 # the measuring process says what is wrong with it
+    except (Exception, SystemExit):  # noqa: BLE001 # the measuring process says what is wrong with it
         return ""
     dimensions = [one.dim() for _, one in tensors((batch.args, batch.kwargs))]
     if 4 in dimensions:

@@ -86,7 +86,7 @@ def _library(source: ModelSource) -> Any:
         )
     try:
         return importlib.import_module(library)
-    except Exception as error:  # its binary part may be of another torch
+    except (Exception, SystemExit) as error:  # its binary part may be of another torch
         raise BadModel(f"{library} cannot be imported: {type(error).__name__}: {error}") from error
 
 

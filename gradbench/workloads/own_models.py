@@ -196,7 +196,7 @@ def _made_without_memory(factory: Callable[[], object]) -> object | None:
     try:
         with torch.device("meta"):
             return factory()
-    except Exception:  # noqa: BLE001 # a factory may raise anything; it is asked again for real
+    except (Exception, SystemExit):  # noqa: BLE001 # it may raise anything; it is asked again
         return None
 
 
@@ -221,7 +221,7 @@ def imported(path: str, what: str) -> object:
         raise
     except (ImportError, AttributeError) as error:
         raise BadModel(f"{what} {path!r} cannot be imported: {error}") from error
-    except Exception as error:  # a user's module may raise anything
+    except (Exception, SystemExit) as error:  # a user's module may raise anything, or exit
         raise BadModel(
             f"{what} {path!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error

@@ -29,6 +29,18 @@ MEBIBYTE = 2**20
 MODES = ("--grad-mode", "global_on,no_grad")
 FORWARDS = ("--preset", "tiny", "--model", NET, "--workload", "inference", *MODES)
 
+WHOLE_NUMBERS = """
+from torch import nn
+
+
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 4)
+
+    def forward(self, x):
+        return super().forward(x).argmax(-1)
+"""
+
 
 def peak(mode, batch):
     """Return the peak of a forward by arithmetic."""
@@ -119,6 +131,20 @@ def test_a_cell_that_cannot_train_has_torchs_reason_for_a_number(options, gradbe
     shown = lines(gradbench("predict", *chosen, *MODES, *options))
     assert sum(words in line for line in shown) == 1
     assert any(line.endswith("no_grad none") for line in shown)
+
+
+@pytest.mark.parametrize("options", [(), ("--fit", "1MiB")])
+def test_a_cell_whose_training_is_impossible_leaves_the_others_their_numbers(
+    options, gradbench, tmp_path
+):
+    (tmp_path / "whole_numbers.py").write_text(WHOLE_NUMBERS, "utf-8")
+    model = ("--model", "whole_numbers.py:Net", "--input", "2,4", "--grad-mode", "global_on")
+    workloads = ("--workload", "inference,training")
+    result = gradbench("predict", "--preset", "tiny", *model, *workloads, *options, "--json")
+    assert result.exit_code == 0, result.output or repr(result.exception)
+    found = {row["workload"]: row for row in json.loads(result.stdout)}
+    assert found["inference"]["peak_bytes"] > 0
+    assert "its output has no floating-point tensor" in found["training"]["reason"]
 
 
 def test_what_a_fit_finds_is_the_largest_batch_by_prediction_and_arithmetic(gradbench, predictor):

@@ -128,6 +128,26 @@ def test_what_cannot_be_had_is_said_in_a_line(build, options, words, folder):
     assert "\n" not in str(error.value)
 
 
+def test_a_file_that_exits_when_it_is_imported_ends_no_command(folder):
+    (folder / "some" / "script.py").write_text("import sys\nsys.exit(0)\n", "utf-8")
+    script = "some/script.py:make"
+    for options in ({"build": script}, {"build": "some/nets.py:make", "batch": script}):
+        with pytest.raises(BadModel, match=r"script.py:make' cannot be imported: SystemExit: 0$"):
+            model_of(ModelSource(**options))
+
+
+def test_a_factory_that_exits_is_asked_for_its_input_like_one_that_raises(folder):
+    (folder / "some" / "leaving.py").write_text("def make():\n    raise SystemExit(0)\n", "utf-8")
+    with pytest.raises(BadModel, match="needs --input"):
+        model_of(ModelSource(build="some/leaving.py:make"))
+
+
+def test_an_interrupt_during_an_import_is_no_fault_of_the_model(folder):
+    (folder / "some" / "stopped.py").write_text("raise KeyboardInterrupt\n", "utf-8")
+    with pytest.raises(KeyboardInterrupt):
+        model_of(ModelSource(build="some/stopped.py:make"))
+
+
 def test_a_file_in_a_package_is_a_module_of_it(folder):
     package = folder / "shop"
     package.mkdir()
