@@ -199,7 +199,7 @@ def _print_unknowns(results: "Collection[Prediction | Fit]") -> None:
         out.print(f"checked by measured steps at batch {batch}: equal to the byte")
     if None in checks:
         some = "some are " if len(checks) > 1 else ""
-        out.print(f"{some}not checked by a measured step: too large here, or of no device here")
+        out.print(f"{some}not checked by a measured step: too large for one, or not of the CPU")
     if unprobed:
         out.print(f"[yellow]not counted, what these need inside: {', '.join(unprobed)}[/yellow]")
     if otherwise:

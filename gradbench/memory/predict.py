@@ -198,9 +198,12 @@ class Predictor:
         """Return the small batch at which a measured step peaks as predicted; None for no check.
 
         Raise `Unfaithful` where it peaks otherwise. There is no check of what is large, of what
-        works at no small batch size, and without the device.
+        works at no small batch size, and of devices whose libraries keep workspaces, which a step
+        takes or finds taken.
         """
-        if not self._checks or not self._here or there.before_bytes > CHECKED_BYTES:
+        if not self._checks or not self._here or not self._device.tensors_from_malloc:
+            return None
+        if there.before_bytes > CHECKED_BYTES:
             return None
         small = replace(cell, batch_size=min(cell.batch_size, CHECKED))
         try:
