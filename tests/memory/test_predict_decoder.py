@@ -131,6 +131,7 @@ def asked(axes, *budget):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_decoder_of_seven_billion_parameters_is_predicted_in_four_gibibytes():
     """Parameters to the byte; what is saved within 1%, for the last additions are kept, too."""
     found = asked({"workload": "inference", "grad_mode": "global_on"})

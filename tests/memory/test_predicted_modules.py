@@ -343,7 +343,7 @@ QUICK = frozenset(
 
 
 def marked(name):
-    return () if name in QUICK else pytest.mark.slow
+    return () if name in QUICK else (pytest.mark.slow, pytest.mark.thorough)
 
 
 @pytest.mark.parametrize(
