@@ -3,12 +3,12 @@
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
@@ -85,8 +85,19 @@ class Packed:
         self._released()
 
 
+_Hook = Callable[[Any], Any]
+
+
+class _OwnHooks(torch.autograd.graph.saved_tensors_hooks):
+    """The hooks of this module, apart from those that a model sets."""
+
+
 class SavingHooks:
-    """While entered, a function packs what autograd saves, in each thread of the call."""
+    """While entered, a function packs what autograd saves, in each thread of the call.
+
+    Where the call sets hooks of its own, as `torch.autograd.graph.save_on_cpu` and checkpointing
+    do, torch asks those alone: then the function packs the tensors in what they return.
+    """
 
     def __init__(self, pack: Callable[[Tensor], Packed]) -> None:
         self._pack = pack
@@ -97,6 +108,7 @@ class SavingHooks:
     def __enter__(self) -> Self:
         self._stack.enter_context(self._threads)
         self._stack.enter_context(self._hooks())
+        self._stack.enter_context(self._packing_of_others())
         return self
 
     def __exit__(
@@ -119,14 +131,46 @@ class SavingHooks:
         """
         return {node for node in nodes(value) if next(_saved_without_hooks(node), None) is not None}
 
-    def _hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
-        return torch.autograd.graph.saved_tensors_hooks(self._packing, _unpacked)
+    def _hooks(self) -> _OwnHooks:
+        return _OwnHooks(self._packing, _unpacked)
 
     def _packing(self, tensor: Tensor) -> Packed:
         self.packed += 1
         return self._pack(
             tensor.detach()
         )  # a node that saves its output would hold itself for ever
+
+    @contextmanager
+    def _packing_of_others(self) -> Iterator[None]:
+        """Let what hooks of the call return be packed, too, while entered."""
+        hooks, enter = torch.autograd.graph.saved_tensors_hooks, _OwnHooks.__enter__
+
+        def entered(others: torch.autograd.graph.saved_tensors_hooks) -> None:
+            pack, unpack = others.pack_hook, others.unpack_hook
+            if not isinstance(others, _OwnHooks) and self.here:
+                others.pack_hook, others.unpack_hook = self._around(pack, unpack)
+            try:
+                enter(others)
+            finally:
+                others.pack_hook, others.unpack_hook = pack, unpack
+
+        hooks.__enter__ = entered  # type: ignore[method-assign] # torch asks the innermost hooks only
+        try:
+            yield
+        finally:
+            hooks.__enter__ = enter  # type: ignore[method-assign] # as it was
+
+    def _around(self, pack: _Hook, unpack: _Hook) -> tuple[_Hook, _Hook]:
+        """Return another's hooks, which carry the tensors that they return packed beside them."""
+
+        def packing(tensor: Tensor) -> tuple[object, list[Packed]]:
+            value = pack(tensor)
+            return value, [self._packing(one) for _, one in tensors(value)]
+
+        def unpacking(held: tuple[object, list[Packed]]) -> object:
+            return unpack(held[0])
+
+        return packing, unpacking
 
 
 def _unpacked(packed: Packed) -> Tensor:

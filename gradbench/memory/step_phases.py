@@ -12,10 +12,11 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from ..call_threads import CallThreads
+from ..devices import nothing
 from ..records.allocations import Mark, Phase, Resident, Tag
 from ..workloads.steps import Subject
 from ..workloads.trees import tensors as tree_tensors
+from .saved_tensors import Packed, SavingHooks
 from .storages import storages
 
 
@@ -66,8 +67,7 @@ class Marks:
                     undo.callback(hook.remove)
             undo.callback(register_optimizer_step_pre_hook(self._optimizing).remove)
             undo.callback(register_optimizer_step_post_hook(self._optimized).remove)
-            undo.enter_context(CallThreads(self._saving))
-            undo.enter_context(self._saving())
+            undo.enter_context(SavingHooks(self._pack))
             self._tell = tell
             try:
                 yield
@@ -109,13 +109,9 @@ class Marks:
         for storage in storages(tensor):
             self._say(Tag(self.address(storage), part, nbytes=storage.nbytes()))
 
-    def _saving(self) -> torch.autograd.graph.saved_tensors_hooks:
-        return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda packed: packed)
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        kept = tensor.detach()  # a node that saves its own output would hold itself for ever
-        self._tag(kept, "saved")
-        return kept
+    def _pack(self, tensor: Tensor) -> Packed:
+        self._tag(tensor, "saved")
+        return Packed(tensor, nothing)
 
     def _accumulated(self, parameter: Tensor) -> None:
         if parameter.grad is not None:

@@ -1,0 +1,103 @@
+"""What autograd keeps where a model sets hooks of its own, or keeps tensors past autograd."""
+
+import pytest
+import torch
+from torch import nn
+
+from gradbench.memory.leaves import kept_unsaved
+from gradbench.memory.saved_tensors import SavedTensors, SavingHooks
+
+FLOAT, HALF = 4, 2  # bytes
+X = torch.zeros(8, 64, requires_grad=True)
+
+
+def chain(x):
+    return x.tanh().sin()  # each saves tanh's result
+
+
+def plain(x):
+    return chain(x)
+
+
+def halved(x):
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.bfloat16(), lambda t: t.float()):
+        return chain(x)
+
+
+def on_cpu(x):
+    with torch.autograd.graph.save_on_cpu():
+        return chain(x)
+
+
+def elsewhere(x):
+    with torch.autograd.graph.saved_tensors_hooks(lambda _: "a file", lambda _: x):
+        return chain(x)
+
+
+def checkpointed(x):
+    return torch.utils.checkpoint.checkpoint(chain, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize(
+    ("step", "nbytes"),
+    [
+        (plain, 8 * 64 * FLOAT),
+        (halved, 2 * 8 * 64 * HALF),  # a copy for each of the two
+        (on_cpu, 8 * 64 * FLOAT),  # it lies there already: no copy
+        (elsewhere, 0),
+        (checkpointed, 0),
+    ],
+)
+def test_what_a_models_own_hooks_keep_is_counted(step, nbytes):
+    saved = SavedTensors(apart=[X])
+    with saved:
+        output = step(X)
+        held = saved.nbytes
+    assert held == nbytes
+    output.sum().backward()  # what the hooks return is theirs again
+    assert X.grad is not None
+
+
+def test_hooks_are_as_they_were_afterwards():
+    before = torch.autograd.graph.saved_tensors_hooks.__enter__
+    own = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
+    pack, unpack = own.pack_hook, own.unpack_hook
+    with SavedTensors(), SavedTensors(), own:
+        chain(X)
+    assert (own.pack_hook, own.unpack_hook) == (pack, unpack)
+    assert torch.autograd.graph.saved_tensors_hooks.__enter__ is before
+
+
+class Box:
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+KEEPERS = {
+    "tensor": lambda big: big,
+    "closure": lambda big: lambda: big,
+    "object": Box,
+    "list in an object": lambda big: Box([big]),
+    "method": lambda big: Box(big).__init__,
+    "nothing": lambda _: lambda: 1,
+    "module": lambda _: nn.Linear(2, 2),
+}
+
+
+@pytest.mark.parametrize("name", KEEPERS)
+def test_a_tensor_that_a_node_leads_to_past_autograd_is_seen(name):
+    class Keeps(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.kept = KEEPERS[name](torch.zeros(100))
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    assert kept_unsaved(Keeps.apply(X)) is (name not in ("nothing", "module"))
+
+
+def test_what_others_save_is_seen_by_whoever_packs():
+    assert SavingHooks(lambda tensor: tensor).unseen(chain(X))  # made before: nobody packed it
