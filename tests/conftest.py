@@ -41,14 +41,24 @@ def _caches_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         yield
 
 
+HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ONEAPI_DEVICE_SELECTOR")
+"""What a process that measures on the CPU sets in its environment, to see no other device."""
+
+
 @pytest.fixture(autouse=True)
-def _signals_as_before() -> Iterator[None]:
-    """Put back what signals do: a command that runs in this process takes them for good."""
+def _process_as_before() -> Iterator[None]:
+    """Put back what commands and measuring take for good where a test runs them in this process."""
     names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in map(signal.Signals.__getitem__, names)}
+    visible = {name: os.environ.get(name) for name in HIDING}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+    for name, value in visible.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def without_torch() -> set[str]:

@@ -1,20 +1,17 @@
 """The command ``advise``: which mode to use for a model's inference here, in a minute."""
 
-import webbrowser
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..exit_status import ExitStatus
 from ..store.jsonl import check_writable
 from .app import Reports, Results, app, err, examples, out, say, size_in_bytes
+from .printing import open_study
 from .request import Request, takes_request
 from .screen import Screen, print_json, shown
-
-if TYPE_CHECKING:
-    from ..analysis.advice import Advice
 
 
 @app.command(
@@ -70,23 +67,6 @@ def advise(
         Screen(width=width).print(advice_screen(advice))
         out.print(f"[dim]records  {shown(str(results / advice.study.run.name))}.jsonl[/dim]")
     if open_:
-        _open_page(advice, results, reports)
+        open_study(advice.study.run, results, reports, advice=advice)
     if not advice.modes:
         raise typer.Exit(ExitStatus.NOTHING_MEASURED)
-
-
-def _open_page(advice: "Advice", results: Path, reports: Path) -> None:
-    """Write the page of the study's run, the advice above it, and show it in the browser."""
-    from ..records import selfcheck, semantics
-    from ..report import write
-
-    page = write(
-        advice.study.run,
-        reports / f"{advice.study.run.name}.html",
-        checks=selfcheck.load_all(results),
-        semantics=semantics.load(results / semantics.FILE),
-        advice=advice,
-    )
-    out.print(f"page     {shown(str(page))}")
-    if not webbrowser.open(page.resolve().as_uri()):
-        err.print("found no browser to open the page with")

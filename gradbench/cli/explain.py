@@ -1,22 +1,17 @@
 """The command ``explain``: why the modes differ on a model, by module and by operator."""
 
-import webbrowser
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..exit_status import ExitStatus
 from ..store.jsonl import check_writable
 from .app import Reports, Results, app, err, examples, out, say
-from .printing import marked
+from .printing import marked, open_study
 from .request import Request, takes_request
 from .screen import Screen, print_json, shown
-
-if TYPE_CHECKING:
-    from ..records.explanation import Explanation
-    from ..records.run import Run
 
 
 @app.command(
@@ -66,23 +61,6 @@ def explain(
         Screen(width=width).print(explanation_tables(found, str(cell.block)))
         out.print(f"[dim]records  {shown(str(results / run.name))}.jsonl[/dim]")
     if open_:
-        _open_page(run, found, results, reports)
+        open_study(run, results, reports, explanation=found)
     if not run.measured:
         raise typer.Exit(ExitStatus.NOTHING_MEASURED)
-
-
-def _open_page(run: "Run", found: "Explanation", results: Path, reports: Path) -> None:
-    """Write the run's page, with where the difference comes from, and show it in the browser."""
-    from ..records import selfcheck, semantics
-    from ..report import write
-
-    page = write(
-        run,
-        reports / f"{run.name}.html",
-        checks=selfcheck.load_all(results),
-        semantics=semantics.load(results / semantics.FILE),
-        explanation=found,
-    )
-    out.print(f"page     {shown(str(page))}")
-    if not webbrowser.open(page.resolve().as_uri()):
-        err.print("found no browser to open the page with")

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -9,7 +10,9 @@ from .app import err, out
 from .screen import Screen, shown, shown_lines
 
 if TYPE_CHECKING:
+    from ..analysis.advice import Advice
     from ..analysis.closing_notes import Note
+    from ..records.explanation import Explanation
     from ..records.run import Run
 
 NOTES: Final = 5
@@ -69,3 +72,34 @@ def print_scaling(run: "Run", reference: str) -> None:
     width = out.width if out.is_terminal else run_tables.WIDE
     words = "no cells of this run differ in batch size, depth, width or resolution only"
     Screen(width=width).print(table if table is not None else words)
+
+
+def open_study(
+    run: "Run",
+    results: Path,
+    reports: Path,
+    *,
+    advice: "Advice | None" = None,
+    explanation: "Explanation | None" = None,
+) -> None:
+    """Write the page of a study's run, with what was found of it, and show it in the browser."""
+    from ..records import selfcheck, semantics
+    from ..report import write
+
+    torch = run.environment.facts.get("torch")
+    page = write(
+        run,
+        reports / f"{run.name}.html",
+        checks=selfcheck.load_all(results),
+        semantics=semantics.load_of(results / semantics.FILE, torch=torch),
+        advice=advice,
+        explanation=explanation,
+    )
+    out.print(f"page     {shown(str(page))}")
+    open_page(page)
+
+
+def open_page(page: Path) -> None:
+    """Show a page in the browser, or say that there is none."""
+    if not webbrowser.open(page.resolve().as_uri()):
+        err.print("found no browser to open the page with")

@@ -1,6 +1,5 @@
 """Commands that read what was recorded: ``show``, ``report``, ``runs``."""
 
-import webbrowser
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -23,7 +22,7 @@ from .app import (
 )
 from .exports import tell_markdown
 from .history import CommitUrl, commit_address
-from .printing import print_run, print_scaling, resume_command
+from .printing import open_page, print_run, print_scaling, resume_command
 from .screen import shown
 
 FORMATS: Final = ("html", "md")
@@ -111,8 +110,8 @@ def report(
             folder = figures / one.name if len(loaded) > 1 else figures
             for path in save_figures(one, folder):
                 out.print(shown(str(path)))
-        if open_ and not webbrowser.open(page.resolve().as_uri()):
-            err.print("found no browser to open the page with")
+        if open_:
+            open_page(page)
 
 
 @app.command()
