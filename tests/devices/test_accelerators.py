@@ -130,7 +130,7 @@ def test_an_xpu_counts_live_bytes_peaks_and_what_was_asked_for(intel):
 
 
 def test_an_xpu_says_what_it_is(intel, monkeypatch):
-    monkeypatch.delenv("ONEAPI_DEVICE_SELECTOR", raising=False)  # a process that is on the CPU has it
+    monkeypatch.delenv("ONEAPI_DEVICE_SELECTOR", raising=False)  # set by measuring on the CPU
     monkeypatch.setenv("ZE_AFFINITY_MASK", "0")
     facts = devices.find("xpu").describe()
     assert (facts["gpu"], facts["gpu_driver"]) == ("Fake XPU", "25.1")
