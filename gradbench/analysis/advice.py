@@ -225,6 +225,11 @@ class Advice:
         spent_ns = sum(sum(measured.values[:stood]) for measured in timed)
         return Sure(spent_ns / 1e9, stood)
 
+    @property
+    def timed(self) -> bool:
+        """Whether any mode has a time: without one there is no noise floor, and nothing is sure."""
+        return any(self._timed(mode) is not None for mode in self._cells)
+
     def floor(self) -> float:
         """Return how far apart equal modes may lie here, relative."""
         return self.view.floor(self.study.cells[0])
@@ -362,7 +367,7 @@ def as_plain(advice: Advice) -> dict[str, Any]:
         },
         "inference_mode_over_no_grad": _interval(advice.change(*reversed(MODES))),
         "outputs": advice.outputs(),
-        "noise_floor": advice.floor(),
+        "noise_floor": advice.floor() if advice.timed else None,
         "sure_after_s": sure and sure.seconds,
         "found": [asdict(finding) for finding in advice.findings()],
         "memory_bytes": advice.study.memory_bytes,

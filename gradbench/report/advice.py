@@ -22,6 +22,8 @@ def section(advice: Advice) -> dict[str, Any]:
         "rows": advice.rows(),
         "outputs": advice.outputs(),
         "sure": sure,
+        "timed": advice.timed,
+        "ran": bool(advice.modes),
         "floor": advice.floor(),
         "seconds": advice.timing_seconds(),
         "findings": advice.findings(),

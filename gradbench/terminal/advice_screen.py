@@ -15,6 +15,7 @@ from ..records.advice import Finding
 from .run_tables import as_text
 
 COLUMNS: Final = 80
+QUOTIENT: Final = "× is the median of ratios taken round by round, not the quotient of two times."
 FOUND: Final = 4
 """Findings that the screen has room for; the page has all."""
 
@@ -26,6 +27,7 @@ def advice_screen(advice: Advice) -> RenderableType:
         *(_prose(sentence) for sentence in advice.answer()),
         Text(),
         _modes(advice),
+        *([Text(QUOTIENT, style="dim")] if advice.timed else []),
         Text(),
         _facts(advice),
     )
@@ -48,8 +50,9 @@ def _facts(advice: Advice) -> Table:
     table.add_column(no_wrap=True, style="dim", min_width=10)
     table.add_column(overflow="fold", ratio=1)
     table.add_row("outputs", Text(printable(advice.outputs())))
-    table.add_row("sure", _sure(advice))
-    for number, line in enumerate(_found(advice.findings())):
+    if advice.timed:
+        table.add_row("sure", _sure(advice))
+    for number, line in enumerate(_found(advice.findings(), ran=bool(advice.modes))):
         table.add_row("found" if number == 0 else "", line)
     for number, line in enumerate(_batches(advice)):
         table.add_row("batch" if number == 0 else "", line)
@@ -69,8 +72,8 @@ def _sure(advice: Advice) -> str:
     return f"after {sure.seconds:.1f} s of timing ({sure.rounds} rounds); noise floor {floor}"
 
 
-def _found(findings: Sequence[Finding]) -> Iterator[Text]:
-    if not findings:
+def _found(findings: Sequence[Finding], *, ran: bool) -> Iterator[Text]:
+    if ran and not findings:
         yield Text("nothing that would cost or break", style="dim")
     for finding in findings[:FOUND]:
         line = Text(printable(finding.what))
@@ -87,11 +90,11 @@ def _batches(advice: Advice) -> Iterator[Text]:
         study = advice.study
         yield Text(f"the largest in {format_units.size(study.memory_bytes)}, {study.memory_of}:")
     for batch, ratio in shown:
-        line = Text(f"  {batch.purpose:<26}")
+        line = Text(f"  {batch.purpose:<26} ")
         if batch.fit is None:
             line.append(printable(batch.reason), style="dim")
         else:
-            line.append(f"{batch.fit.batch_size:>10,}")
+            line.append(f"{batch.fit.batch_size:>9,}")
             line.append(f"   × {format_units.factor(ratio)}" if ratio is not None else "")
             line.append(f"   {batch.fit.how}" if batch.fit.how else "", style="yellow")
         yield line

@@ -2,14 +2,18 @@
 
 import json
 from dataclasses import replace
+from io import StringIO
 
 import pytest
 from builders import block, cell, counted, run, skipped, timed
+from rich.console import Console
 
 from gradbench import Measurement
 from gradbench.analysis.advice import Advice, as_plain, less
 from gradbench.records.advice import Finding, LargestBatch, Study, Trial
 from gradbench.records.predictions import Fit
+from gradbench.report.advice import advice_html
+from gradbench.terminal.advice_screen import advice_screen
 
 BLOCK = block(batch_size=8)
 
@@ -94,6 +98,19 @@ def test_a_study_without_a_number_says_why():
     advice = Advice(Study(run=lost, cells=tuple(BLOCK)))
     assert advice.modes == ()
     assert advice.answer() == ["No mode could be measured: ValueError: no."]
+
+
+def test_where_nothing_was_measured_no_figure_and_no_praise_is_shown():
+    advice = Advice(Study(run=run([skipped(one) for one in BLOCK]), cells=tuple(BLOCK)))
+    screen = StringIO()
+    Console(file=screen, width=80).print(advice_screen(advice))
+    for shown in (screen.getvalue(), str(advice_html(advice))):
+        assert "noise floor" not in shown
+        assert "nothing that would cost or break" not in shown
+    assert as_plain(advice)["noise_floor"] is None
+    measured = str(advice_html(Advice(study([2000, 1000, 1000, 900]))))
+    assert "noise floor" in measured
+    assert "nothing that would cost or break" in measured
 
 
 def test_outputs_that_differ_are_said_with_the_mode_and_how_far():
