@@ -223,7 +223,9 @@ def show(decision: "GateResult", *, everything: bool) -> None:
 
     width = out.width if out.is_terminal else verdict_tables.WIDE
     console = Screen(width=width)
-    for table in verdict_tables.verdict_tables(decision.figure_verdicts, everything=everything):
+    for table in verdict_tables.verdict_tables(
+        decision.figure_verdicts, everything=everything, width=width
+    ):
         console.print(table)
     hint = " (--all says why)"
     for line in not_compared_lines(decision.not_compared, everything=everything, hint=hint):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..records.run import Run
 
 ROWS: Final = 30
-"""Series without a change that are listed unless all are asked for."""
+"""Series without a change that are listed where none has one, unless all are asked for."""
 
 CommitUrl = Annotated[
     str | None,
@@ -56,7 +56,7 @@ def history(
         list[str] | None, typer.Option(metavar="OLD=NEW", help="A model that has a new name.")
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help=f"List more than {ROWS} series without a change.")
+        bool, typer.Option("--all", help="List the series without a change too.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     output: Annotated[
@@ -210,16 +210,17 @@ def _print(series: Sequence["Series"], *, origins: Collection["Origin"], every: 
 
     changed = [one for one in series if one.changes]
     still = [one for one in series if not one.changes and len(one.values) > 1]
-    listed = [*changed, *(still if every else still[:ROWS])]
+    unchanged = still if every else [] if changed else still[:ROWS]
+    listed = [*changed, *unchanged]
     width = out.width if out.is_terminal else run_tables.WIDE + 40
     if listed:
-        Screen(width=width).print(table(listed))
+        Screen(width=width).print(table(listed, width=width))
     lone = sum(len(one.values) == 1 for one in series)
     summary = [
         f"{len(changed)} of {len(series)} series changed their level",
         *(
-            [f"{len(still) - len(listed) + len(changed)} more without a change: --all lists them"]
-            if len(listed) < len(changed) + len(still)
+            [f"{len(still) - len(unchanged)} more without a change: --all lists them"]
+            if len(unchanged) < len(still)
             else []
         ),
         *([f"{lone} have one point only"] if lone else []),

@@ -54,7 +54,7 @@ def list_cells(request: Request) -> None:
         out.print(shown(str(cell)) + (f"  [dim]skipped here: {shown(why[1])}[/dim]" if why else ""))
     blocks = len(by_block(cells))
     many = f"{blocks} block{'s' * (blocks != 1)}"
-    out.print(f"{len(cells)} cells in {many}, {skipped} skipped here")
+    out.print(f"{len(cells)} cell{'s' * (len(cells) != 1)} in {many}, {skipped} skipped here")
 
 
 @app.command(
@@ -224,7 +224,7 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
         refresh_per_second=2,  # drawing takes time from what is measured
         disable=not err.is_terminal,
     )
-    task = bar.add_task(f"{cells} cells: loading torch", total=None)
+    task = bar.add_task(f"{cells} cell{'s' * (cells != 1)}: loading torch", total=None)
     printed: list[str] = []
 
     def listen(event: "Progress") -> None:

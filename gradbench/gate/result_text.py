@@ -34,6 +34,7 @@ def not_compared_lines(
         meters = dict.fromkeys(meter for read in cells.values() for meter in read)
         limit = len(cells) if everything else 3
         named = ", ".join(list(cells)[:limit])
-        more = f" and {len(cells) - limit} more cells" if len(cells) > limit else ""
+        left = len(cells) - limit
+        more = f" and {left} more cell{'s' * (left != 1)}" if left > 0 else ""
         lines.append(f"{why}: {reason}: {', '.join(meters)} of {named}{more}")
     return lines

@@ -46,10 +46,10 @@ def prediction_tables(
     sums = ("before", "adds") if width >= WIDE else ()
     shown: list[RenderableType] = []
     for block, cells in by_block(predictions).items():
-        table = Table(box=None, header_style="dim", pad_edge=False)
-        table.add_column("", min_width=15, no_wrap=True)
+        table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("", min_width=17, no_wrap=True)
         for heading in ("peak", "×", *sums, *PREDICTED_PARTS.values()):
-            least = 6 if heading == "×" else 8
+            least = 5 if heading == "×" else 7
             table.add_column(heading, justify="right", no_wrap=True, min_width=least)
         against = predictions.get(dataframes.at(cells[0], reference))
         for cell in cells:

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -21,13 +23,20 @@ STYLES: Final[Mapping[Verdict, str]] = {
     Verdict.SAME: "dim",
 }
 WIDE: Final = 160
-"""Columns from which on reasons stand beside their figures."""
+"""Columns of an output that is no terminal."""
+REASON: Final = 40
+"""Columns that a reason needs beside its figures; where there are fewer it stands beneath."""
+HEADINGS: Final = ("cell", "figure", "baseline", "candidate", "change")
+GAP: Final = 3
 
 
 def verdict_tables(
-    figure_verdicts: Sequence[FigureVerdict], *, everything: bool = False
+    figure_verdicts: Sequence[FigureVerdict], *, everything: bool = False, width: int = WIDE
 ) -> list[RenderableType]:
-    """Return a table a verdict, worse first; `same` is counted only, unless ``everything``."""
+    """Return a table a verdict, worse first; `same` is counted only, unless ``everything``.
+
+    Where ``width`` has no room for whole names and figures, each row is a few lines instead.
+    """
     shown: list[RenderableType] = []
     for verdict in ORDER:
         rows = [
@@ -41,7 +50,7 @@ def verdict_tables(
         if verdict is Verdict.SAME and not everything:
             shown.append(Group(title, Text(printable(_counted(rows)), style="dim")))
         else:
-            shown.append(Group(title, _table(rows)))
+            shown.append(Group(title, _rows(rows, width=width)))
     return shown
 
 
@@ -52,23 +61,52 @@ def _counted(rows: Sequence[FigureVerdict]) -> str:
     return "  " + ", ".join(f"{meter} of {count}" for meter, count in meters.items())
 
 
+def _rows(rows: Sequence[FigureVerdict], *, width: int) -> RenderableType:
+    columns = zip(HEADINGS, *map(_values, rows), strict=True)
+    widths = [max(map(cell_len, column)) for column in columns]
+    room = width - sum(widths) - GAP * len(widths)
+    return _table(rows) if room >= REASON else _stacked(rows, widths[1:])
+
+
 def _table(rows: Sequence[FigureVerdict]) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 2))
-    for heading, right in (("cell", False), ("figure", False), ("baseline", True)):
-        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
-    table.add_column("candidate", justify="right", no_wrap=True)
-    table.add_column("change", justify="right", no_wrap=True)
+    for number, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="right" if number > 1 else "left", no_wrap=True)
     table.add_column("", overflow="fold")
     for row in rows:
-        table.add_row(
-            Text(str(row.cell)),
-            Text(printable(row.meter)),
-            Text(printable(quantity(row.baseline, row.unit))),
-            Text(printable(quantity(row.candidate, row.unit))),
-            Text(_change(row), style=STYLES[row.verdict]),
-            Text(printable(row.reason), style="dim"),
-        )
+        *values, change = map(Text, _values(row))
+        change.style = STYLES[row.verdict]
+        table.add_row(*values, change, Text(printable(row.reason), style="dim"))
     return table
+
+
+def _stacked(rows: Sequence[FigureVerdict], widths: Sequence[int]) -> RenderableType:
+    """Return the cell, its figures and the reason on a line each; equal cells stand once."""
+    headings = [
+        heading.rjust(width) for heading, width in zip(HEADINGS[2:], widths[1:], strict=True)
+    ]
+    lines: list[RenderableType] = [
+        Text("  ".join(["   ", HEADINGS[1].ljust(widths[0]), *headings]), style="dim")
+    ]
+    above = None
+    for row in rows:
+        if row.cell != above:
+            lines.append(Text(f"  {row.cell}", overflow="fold"))
+            above = row.cell
+        _, meter, *values = _values(row)
+        sides = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
+        line = Text("  ".join(["   ", meter.ljust(widths[0]), *sides[:-1], ""]))
+        line.append(sides[-1], style=STYLES[row.verdict])
+        lines.append(line)
+        if row.reason:
+            lines.append(Padding(Text(printable(row.reason), style="dim"), (0, 0, 0, 7)))
+    return Group(*lines)
+
+
+def _values(row: FigureVerdict) -> tuple[str, ...]:
+    """Return a row's texts, in the order of `HEADINGS`."""
+    sides = (quantity(side, row.unit) for side in (row.baseline, row.candidate))
+    return (str(row.cell), printable(row.meter), *map(printable, sides), _change(row))
 
 
 def _change(row: FigureVerdict) -> str:
