@@ -4,12 +4,15 @@ import gc
 import os
 import signal
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from gradbench import scratch
 
 if TYPE_CHECKING:
     from servers import SharedServers
@@ -34,10 +37,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _caches_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what tests cache out of the caches of whoever runs them."""
+def _folders_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep caches and temporary folders apart from those of the user and of other workers.
+
+    Commands find and report the temporary folders that killed processes left: with a shared one,
+    a test would see those of a test that runs beside it.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADBENCH_CACHE", str(tmp_path_factory.mktemp("caches")))
+        temporary = str(tmp_path_factory.mktemp("t"))  # short: names of sockets begin with it
+        patch.setenv("TMPDIR", temporary)
+        patch.setattr(tempfile, "tempdir", temporary)
         yield
 
 
@@ -52,6 +62,8 @@ def _process_as_before() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in map(signal.Signals.__getitem__, names)}
     visible = {name: os.environ.get(name) for name in HIDING}
     yield
+    for folder, _ in scratch.abandoned():
+        scratch.remove(folder)
     for number, handler in before.items():
         signal.signal(number, handler)
     for name, value in visible.items():
