@@ -26,3 +26,8 @@ def test_training_reenabled(gradbench_cell: object, gradbench: Callable[[], None
 @pytest.mark.gradbench("frozen_backbone")
 def test_frozen_backbone(gradbench_cell: object, gradbench: Callable[[], None]) -> None:
     gradbench()
+
+
+@pytest.mark.gradbench("evaluate_then_train")
+def test_evaluate_then_train(gradbench_cell: object, gradbench: Callable[[], None]) -> None:
+    gradbench()

@@ -6,8 +6,9 @@ from typing import Final, Literal
 
 from ..records.measurements import Cause
 from ..records.run import Run
-from . import run_sentences
+from . import evaluations, run_sentences
 from .diagnosis import possible_interference
+from .run_view import View
 
 EXPECTED: Final[tuple[Cause, ...]] = ("cannot_train", "impossible", "unavailable")
 """Causes that say nothing against the run: the modes, the axes or the machine have them."""
@@ -34,6 +35,7 @@ def closing_notes(run: Run) -> list[Note]:
         *(Note(text, "lost") for text in lost),
         *(Note(f"possible interference: {text}", "interference") for text in _by_weight(run)),
         *(Note(text, "aside") for text in reasons if text not in lost),
+        *(Note(text.replace("`", ""), "aside") for text in evaluations.sentences(View(run))),
         *(Note(text, "aside") for text in filter(None, (run_sentences.predicted(run),))),
         *(Note(text, "aside") for text in run_sentences.prediction_marks(run)),
         Note(run_sentences.spent(run), "aside"),

@@ -12,7 +12,7 @@ from ..records.run import Run
 from ..stats.estimates import noise_floor
 from ..stats.verdicts import Verdict
 from ..store.comparability import processor
-from . import format_units
+from . import evaluations, format_units
 from .run_view import MEMORY, TIME, View
 
 REFERENCE: Final = GRAD_MODES[0]
@@ -144,7 +144,11 @@ def _between(view: View, cells: Sequence[Cell]) -> str:
 def asides(run: Run | View) -> list[str]:
     """Return what the other workloads say, a sentence each."""
     view, sentences = View.of(run), []
-    refused = [c for c in view.cells if (why := view.stopped(c)) and why.cause == "cannot_train"]
+    refused = [
+        c
+        for c in view.cells
+        if c.workload == "training" and (why := view.stopped(c)) and why.cause == "cannot_train"
+    ]
     if refused:
         modes = ", ".join(f"`{m}`" for m in dict.fromkeys(c.grad_mode for c in refused))
         tried = f"Training inside {modes} was tried in {len(refused)} cells"
@@ -163,7 +167,7 @@ def asides(run: Run | View) -> list[str]:
             span = _to(format_units.factor(min(points)), format_units.factor(max(points)))
             counts = f"{tally(verdicts)} of {verdicts.total()} comparisons"
             sentences.append(f"{what} takes {span} times as long as under `{REFERENCE}`: {counts}.")
-    return sentences
+    return sentences + evaluations.sentences(view)
 
 
 def tally(counts: Mapping[Verdict, int]) -> str:

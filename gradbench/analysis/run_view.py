@@ -20,6 +20,8 @@ from . import dataframes, format_units
 MEMORY: Final = "peak_transient"
 """The meter that memory ratios are taken of: what a step adds, parameters and batch left out."""
 TIME: Final = "step_time"
+LEFT: Final = "left_by_evaluation"
+"""The meter that reads an evaluation alone: it has a number where the training after it fails."""
 CONTROL: Final = ("global_off", "no_grad")
 """Two modes that set the same flag: a block's A/A control is the ratio of their times."""
 
@@ -130,11 +132,12 @@ class View:
         return classify(change, floor=self.floor(cell, meter)) if change else None
 
     def stopped(self, cell: Cell) -> Skipped | None:
-        """Return why a cell has no number at all, or None if it has one or nothing was tried."""
+        """Return why no step of a cell has a number, or None if one has or nothing was tried."""
         tried = [
             outcome
-            for outcome in self.outcomes(cell).values()
-            if not (isinstance(outcome, Skipped) and outcome.cause == "unreadable")
+            for meter, outcome in self.outcomes(cell).items()
+            if meter != LEFT
+            and not (isinstance(outcome, Skipped) and outcome.cause == "unreadable")
         ]
         reasons = [outcome for outcome in tried if isinstance(outcome, Skipped)]
         return reasons[0] if reasons and len(reasons) == len(tried) else None

@@ -14,7 +14,12 @@ GRAD_MODES: Final = ("global_on", "global_off", "no_grad", "inference_mode")
 AS_IS: Final = "as_is"
 """The dtype of a model that is not converted."""
 
-WORKLOADS: Final = ("inference", "training", "training_reenabled", "frozen_backbone")
+WORKLOADS: Final = (
+    *("inference", "training", "training_reenabled"),
+    *("frozen_backbone", "evaluate_then_train"),
+)
+ENTER_THEMSELVES: Final = ("frozen_backbone", "evaluate_then_train")
+"""Workloads whose step enters the grad mode, and leaves it again before it trains."""
 
 
 def device_name(value: Value) -> Value:
@@ -170,7 +175,7 @@ class Cell:
     @property
     def holds_mode(self) -> bool:
         """Whether steps run inside a mode that was entered before, or enter it themselves."""
-        return self.entry == "held" and self.workload != "frozen_backbone"
+        return self.entry == "held" and self.workload not in ENTER_THEMSELVES
 
     @property
     def id(self) -> str:

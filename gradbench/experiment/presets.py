@@ -4,9 +4,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from .matrix import WORKLOADS, Cell, Matrix, unique
+from .matrix import Cell, Matrix, unique
 from .model_source import ModelSource
 from .plan import Plan
+
+ONE_PASS: Final = ("inference", "training", "training_reenabled", "frozen_backbone")
+"""Workloads whose step is one pass over a batch; of the others, ready-made experiments have few."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +29,7 @@ PRESETS: Final[Mapping[str, Experiment]] = {
     "tiny": Experiment(
         about="every part once, for CI: under a minute on two cores",
         matrices=(
-            Matrix(models=["mlp_tiny"], workloads=WORKLOADS, batch_sizes=[8]),
+            Matrix(models=["mlp_tiny"], workloads=ONE_PASS, batch_sizes=[8]),
             Matrix(models=["cnn_small"], workloads=["inference", "training"], batch_sizes=[2]),
         ),
         plan=Plan(budget_s=1.0, warmup_s=0.1, limit_s=60),
@@ -34,25 +37,31 @@ PRESETS: Final[Mapping[str, Experiment]] = {
     "quick": Experiment(
         about="every model and workload at sizes a laptop can bear: under five minutes",
         matrices=(
-            Matrix(models=["mlp_tiny"], workloads=WORKLOADS, batch_sizes=[1]),
-            Matrix(models=["mlp_deep"], workloads=WORKLOADS, batch_sizes=[32]),
+            Matrix(models=["mlp_tiny"], workloads=ONE_PASS, batch_sizes=[1]),
+            Matrix(models=["mlp_deep"], workloads=ONE_PASS, batch_sizes=[32]),
             Matrix(models=["mlp_deep"], batch_sizes=[1, 128, 512]),
             Matrix(models=["mlp_wide"], workloads=["inference", "training"], batch_sizes=[32]),
-            Matrix(models=["cnn_small"], workloads=WORKLOADS, batch_sizes=[8]),
+            Matrix(models=["cnn_small"], workloads=ONE_PASS, batch_sizes=[8]),
             Matrix(models=["cnn_small"], batch_sizes=[1, 32]),
             Matrix(models=["resnet18_32"], workloads=["inference", "training"], batch_sizes=[4]),
+            Matrix(models=["attention_rotary"], workloads=["evaluate_then_train"], batch_sizes=[8]),
         ),
-        plan=Plan(budget_s=6.0),
+        plan=Plan(budget_s=5.5),
     ),
     "full": Experiment(
         about="every axis, dtypes, formats, threads and torch.compile too: hours on a CPU",
         matrices=(
             Matrix(
                 models=["mlp_tiny", "mlp_deep", "mlp_wide", "cnn_small", "resnet18_32"],
-                workloads=WORKLOADS,
+                workloads=ONE_PASS,
                 batch_sizes=[1, 8, 32, 128, 512],
             ),
-            Matrix(models=["resnet18_224"], workloads=WORKLOADS, batch_sizes=[1, 8, 32]),
+            Matrix(
+                models=["mlp_tiny", "cnn_small", "resnet18_32", "attention_rotary"],
+                workloads=["evaluate_then_train"],
+                batch_sizes=[8, 32],
+            ),
+            Matrix(models=["resnet18_224"], workloads=ONE_PASS, batch_sizes=[1, 8, 32]),
             Matrix(
                 models=["mlp_deep", "mlp_wide", "cnn_small", "resnet18_32"],
                 workloads=["inference", "training"],

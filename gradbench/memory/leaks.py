@@ -30,6 +30,17 @@ def kept(
     ``rest`` is called after each step: it puts away what a step may leave, its gradients.
     ``modules``, by path, are those that may be named.
     """
+
+    def all_steps() -> None:
+        for _ in range(STEPS):
+            step()
+            rest()
+
+    return sorted(alive_after(all_steps, modules), key=lambda birth: -birth.nbytes)
+
+
+def alive_after(call: Callable[[], object], modules: Mapping[str, nn.Module]) -> list[Creation]:
+    """Return the storages that a call made and that outlive it, in order."""
     alive: dict[int, Creation] = {}
 
     def on_free(birth: Creation) -> None:
@@ -41,11 +52,9 @@ def kept(
         where=ModuleFrames(modules),
     )
     with CallThreads(lambda: tracker), tracker:
-        for _ in range(STEPS):
-            step()
-            rest()
+        call()
     gc.collect()
-    return sorted(alive.values(), key=lambda birth: -birth.nbytes)
+    return list(alive.values())
 
 
 def named(births: Sequence[Creation], *, most: int = 3) -> str:

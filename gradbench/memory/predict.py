@@ -13,7 +13,7 @@ from ..experiment.matrix import Cell
 from ..records.allocations import Change, Entry, Phase, Within, attribute_peak
 from ..records.predictions import Fit, Prediction
 from ..workloads.models import Model
-from ..workloads.steps import lacks_a_graph, must_fail
+from ..workloads.steps import says_the_mode
 from . import batch_fit
 from .apart import FORKS, LIMIT_S, Children, Died, TimedOut
 from .fake_step import COMPILED, Compiled, Unfaithful, fake_step, load
@@ -323,7 +323,7 @@ class Predictor:
             raise Unfaithful(f"its step does not run on fake tensors: {how}") from how
         except RuntimeError as error:
             words = message_line(error)
-            if must_fail(cell.workload, cell.grad_mode) and lacks_a_graph(error):
+            if says_the_mode(cell.workload, cell.grad_mode, error):
                 self._hold_that_it_trains(cell, model, seed, words)
                 raise CannotTrain(words) from error
             raise Unfaithful(f"its step does not run on fake tensors: {words}") from error
@@ -391,7 +391,7 @@ class Predictor:
             except Died as how:
                 raise EndsItsProcess(f"its step ended its process: {how}") from how
             except (Exception, SystemExit) as error:
-                if must_fail(cell.workload, cell.grad_mode) and lacks_a_graph(error):
+                if says_the_mode(cell.workload, cell.grad_mode, error):
                     self._hold_that_it_trains(cell, model, seed, message_line(error))
                     raise CannotTrain(message_line(error)) from error
                 words = in_one_line(error)
@@ -417,7 +417,7 @@ def _outlined(
     except (Compiled, Unfaithful, GradbenchError):
         raise
     except (Exception, SystemExit) as error:
-        if lacks_a_graph(error):
+        if says_the_mode(cell.workload, cell.grad_mode, error):
             raise
         words = in_one_line(error)
         raise Unfaithful(f"its step does not run on fake tensors: {words}") from error

@@ -141,18 +141,16 @@ def _mark(items: list[pytest.Item]) -> None:
     cells = {item: cell for item in items if (cell := _cell_of(item)) is not None}
     if not cells:
         return
-    from ..workloads.steps import must_fail
+    from ..workloads.steps import may_fail, must_fail
 
     for item, cell in cells.items():
         item.add_marker(pytest.mark.benchmark(group=str(cell.block), timer=Replay()))
-        if "gradbench" in getattr(item, "fixturenames", ()) and must_fail(
+        if "gradbench" in getattr(item, "fixturenames", ()) and may_fail(
             cell.workload, cell.grad_mode
         ):
-            item.add_marker(
-                pytest.mark.xfail(
-                    strict=True, raises=CannotTrain, reason=f"no graph under {cell.grad_mode}"
-                )
-            )
+            certain = must_fail(cell.workload, cell.grad_mode)
+            reason = f"no graph under {cell.grad_mode}" if certain else f"after {cell.grad_mode}"
+            item.add_marker(pytest.mark.xfail(strict=certain, raises=CannotTrain, reason=reason))
 
 
 def _keep_shard(config: pytest.Config, items: list[pytest.Item], text: str) -> None:

@@ -10,7 +10,7 @@ from ..experiment.model_source import ModelSource
 Unit = Literal["ns", "bytes", "uJ", "instructions", "ppt"]
 Fact = str | int | float | bool
 Cause = Literal[
-    "cannot_train",  # torch refused to train in a mode that records nothing
+    "cannot_train",  # torch refused to train where a mode records nothing, or after it
     "impossible",  # the axis values contradict one another
     "unavailable",  # the device, or cores enough, are not here
     "unreadable",  # the meter has nothing to read on this device

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ..analysis import dataframes, format_units
-from ..analysis.run_view import MEMORY, TIME, Value, View, spaced
+from ..analysis.run_view import LEFT, MEMORY, TIME, Value, View, spaced
 from ..experiment.matrix import Block, Cell
 from ..records.measurements import Measurement, Skipped
 from ..stats.estimates import Floats
@@ -175,6 +175,7 @@ def _behind(view: View, cell: Cell, values: Floats | None) -> Behind:
     readings = [
         Reading(meter, _reading(view, cell, meter)) for meter in outcomes if meter not in unreadable
     ]
+    unreadable = [meter for meter in unreadable if meter != LEFT]  # it says so once, above
     why = view.stopped(cell)
     if why is not None and len({reading.value for reading in readings}) == 1:
         readings = [Reading("every meter", readings[0].value)]

@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ..analysis import headline, run_sentences
+from ..analysis import evaluations, headline, run_sentences
 from ..analysis.advice import Advice
 from ..analysis.diagnosis import possible_interference
 from ..analysis.run_view import MEMORY, TIME, View
@@ -192,6 +192,7 @@ def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, obje
         "plates": charts.plates(view, references, mark=mark),
         "capacities": list(capacity.capacities(view)),
         "budgets": capacity.BUDGETS,
+        "evaluations": evaluations.evaluations(view),
         "drawers": list(cell_table.drawers(view)),
         "reasons": list(run_sentences.reasons(run)),
         "unreadable": run_sentences.unreadable(run),

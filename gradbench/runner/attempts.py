@@ -25,7 +25,7 @@ from ..records.measurements import (
 from ..users_traceback import users_traceback
 from ..workloads.arms import CellArm, build, make_arm, steps
 from ..workloads.models import Model
-from ..workloads.steps import Subject, lacks_a_graph, must_fail
+from ..workloads.steps import Subject, says_the_mode
 from . import environment, host_system
 from .fork_server import WorkerDied
 from .process_settings import ProcessSettings
@@ -142,16 +142,16 @@ def attempt(
 ) -> Refusal | None:
     """Step a few times; return why that is impossible, in torch's words, or None.
 
-    Where the mode records nothing, training must fail, and does so by torch's own words for that;
-    but only if the same step, with the module ``put_back``, works where a graph is recorded is the
-    mode the reason.
+    Where the mode records nothing, training must fail, and may after an evaluation inside it, by
+    torch's own words for that; but only if the same step, with the module ``put_back``, works where
+    a graph is recorded is the mode the reason.
     """
     try:
         steps(arm, count)
         device.synchronize()
     except BaseException as error:  # noqa: BLE001 # a step may raise anything: it is the outcome
         why = refusal(error, device)
-        if not (must_fail(arm.workload.name, arm.mode.name) and lacks_a_graph(speaking(error))):
+        if not says_the_mode(arm.workload.name, arm.mode.name, speaking(error)):
             return _with_call(why, error, arm.subject)
         with_graph = guarded(partial(_step_with_graph, arm, device, put_back), device)
         if with_graph is None:

@@ -128,10 +128,15 @@ class Bench:
         why_not = {cell: obstacle(cell, self._models) for cell in cells}
         possible = [cell for cell in cells if why_not[cell] is None]
         for doing, names in wanted.items():
-            say(doing)
-            outcomes = (
-                twins.compared(self._read(possible, PASSES[doing], names)) if possible else []
-            )
+            about = [name for name in names if METERS[name].about_workload(cells[0].workload)]
+            outcomes: list[Reading] = []
+            if about:
+                say(doing)
+            if about and possible:
+                outcomes += twins.compared(self._read(possible, PASSES[doing], about))
+            for name in set(names) - set(about):
+                only = f"it is a figure of {' and '.join(METERS[name].workloads)} alone"
+                outcomes += _skip_all(possible, [name], "unreadable", only)
             outcomes += [
                 Skipped(cell=cell, meter=name, cause=refusal[0], reason=refusal[1])
                 for cell, refusal in why_not.items()

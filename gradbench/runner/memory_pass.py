@@ -33,7 +33,7 @@ from ..records.measurements import Breakdown, Fact, Measurement, Reading
 from ..workloads.arms import CellArm
 from ..workloads.models import Model
 from ..workloads.state import RandomNumbers, Snapshot
-from ..workloads.steps import Subject, must_fail
+from ..workloads.steps import Subject, may_fail
 from . import host_system, meters
 from .attempts import (
     TRIAL_STEPS,
@@ -292,10 +292,10 @@ class _Reader:
     def _first_step(self) -> tuple[Window, PeakBreakdown | Unreadable | None] | Refusal:
         """Make the very first step; where it suffers no hooks, that of a second subject, without.
 
-        Where training must fail, the state as built is kept, to ask whether the mode is why. Should
-        the step work there, it is made again with nothing kept.
+        Where the mode may be why training fails, the state as built is kept, to ask whether it is.
+        Should the step work there, it is made again with nothing kept.
         """
-        hooked, keeps = True, must_fail(self._cell.workload, self._cell.grad_mode)
+        hooked, keeps = True, may_fail(self._cell.workload, self._cell.grad_mode)
         while True:
             first = self._try_first(hooked=hooked, keeps=keeps)
             if not (keeps or isinstance(first, Refusal)):
@@ -506,8 +506,15 @@ def process_cells(
         return
     for cell in cells:
         yield Trying(cell)
+        built = Snapshot(subject.parts()) if may_fail(cell.workload, cell.grad_mode) else None
         arm = try_to_arm(cell, subject, device)
-        refused = arm if isinstance(arm, Refusal) else attempt(arm, device, TRIAL_STEPS)
+        put_back = built.put_back if built is not None else nothing
+        refused = (
+            arm
+            if isinstance(arm, Refusal)
+            else attempt(arm, device, TRIAL_STEPS, put_back=put_back)
+        )
+        del built, put_back  # what is kept would be resident, too
         if isinstance(arm, Refusal) or refused is not None:
             why = arm if isinstance(arm, Refusal) else refused
             yield from (skip(cell, name, why) for name in wanted if why is not None)

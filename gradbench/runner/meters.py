@@ -24,6 +24,11 @@ class Meter:
     exact: bool
     about: str
     default: bool = True  # is it read when nobody names meters?
+    workloads: tuple[str, ...] = ()  # that it is about; () for all
+
+    def about_workload(self, workload: str) -> bool:
+        """Return whether there is anything to read of a workload's cells."""
+        return not self.workloads or workload in self.workloads
 
 
 METERS: Final[Mapping[str, Meter]] = {
@@ -111,6 +116,15 @@ METERS: Final[Mapping[str, Meter]] = {
             "memory",
             True,
             "bytes that every step leaves behind, gradients put away; a note names who made them",
+        ),
+        Meter(
+            "left_by_evaluation",
+            "bytes",
+            "evaluation",
+            True,
+            "bytes that the first evaluation of evaluate_then_train makes and leaves in the model; "
+            "a note names them, and what has other contents",
+            workloads=("evaluate_then_train",),
         ),
         Meter(
             "fragmentation",

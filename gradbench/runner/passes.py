@@ -9,6 +9,7 @@ from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..workloads.models import Model
 from .attempts import Message, survived
+from .evaluation_pass import evaluation_block
 from .fork_server import AS_TIMED, FOR_MEMORY, MallocProfile
 from .instructions_pass import count_block
 from .memory_pass import memory_block, predict_block, process_cells
@@ -70,6 +71,7 @@ PASSES: Final[Mapping[str, Pass]] = {
         Pass(name="time", job=time_block, malloc=AS_TIMED, needs_idle_cores=True),
         Pass(name="memory", job=memory_block, malloc=FOR_MEMORY, one_process_per_cell=True),
         Pass(name="prediction", job=predict_block, malloc=FOR_MEMORY),
+        Pass(name="evaluation", job=evaluation_block, malloc=FOR_MEMORY),
         Pass(name="process", job=process_cells, malloc=FOR_MEMORY, one_process_per_cell=True),
         # valgrind wants a process from its first instruction on
         Pass(name="instructions", job=count_block, malloc=AS_TIMED, forked=False),

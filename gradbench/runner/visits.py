@@ -65,11 +65,15 @@ class Start:
         self._built = Snapshot(subject.parts())
         self.numbers = RandomNumbers(subject.resident())
 
-    def first_steps(self, cell: Cell, *, count: int = 1) -> VisitedArm | Refusal:
-        """Return the cell's arm after its first steps, or why they cannot be made."""
+    def subject(self) -> Subject | Refusal:
+        """Return the subject as it was built, for one mode to step it."""
         self.numbers.put_back()
         self._built.put_back()
-        subject = guarded(partial(_in_its_own_mode, self._subject), self._device)
+        return guarded(partial(_in_its_own_mode, self._subject), self._device)
+
+    def first_steps(self, cell: Cell, *, count: int = 1) -> VisitedArm | Refusal:
+        """Return the cell's arm after its first steps, or why they cannot be made."""
+        subject = self.subject()
         if isinstance(subject, Refusal):
             return subject
         arm = try_to_arm(cell, subject, self._device)

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis import format_units
+from ..analysis import evaluations, format_units
 from ..analysis.run_view import MEMORY, TIME, Value, View
 from ..experiment.matrix import Block, Cell
 from ..printable import printable
@@ -35,11 +35,13 @@ def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType
     `WIDE` columns, throughput and bytes saved for backward are left out.
     """
     view = View(run)
+    left = {found.block: list(_left(found)) for found in evaluations.evaluations(view)}
     shown: list[RenderableType] = []
     for block, cells in view.blocks.items():
         shown += [
             _title(view, block, cells),
             _block_table(view, cells, reference=reference, wide=width >= WIDE),
+            *left.get(block, ()),
         ]
     controlled = any(view.control(cells[0]) for cells in view.blocks.values())
     control = "A/A control: two equal modes differed by this much; 1 should be inside.\n"
@@ -111,6 +113,12 @@ def _block_table(view: View, cells: list[Cell], *, reference: str, wide: bool) -
             values += [view.value(cell, "saved_for_backward"), view.throughput(cell)]
         table.add_row(Text(f"  {cell.grad_mode}"), *map(as_text, values))
     return table
+
+
+def _left(found: evaluations.Evaluation) -> Iterator[Text]:
+    """Yield a line for what evaluations left in the model, and in which modes."""
+    for modes, words in evaluations.left_in_words(found):
+        yield Text(printable(f"  left by the evaluation in {', '.join(modes)}: {words}"), "dim")
 
 
 def as_text(value: Value) -> Text:

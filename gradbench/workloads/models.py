@@ -139,6 +139,61 @@ def cnn(*, depth: int, width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
 
 
+class RotaryTables(nn.Module):
+    """Turns queries and keys by their positions (arXiv:2104.09864).
+
+    The tables are made at the first call and kept as plain attributes, as many libraries have them:
+    an evaluation that is the first call leaves its own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cos: Tensor | None = None
+        self.sin: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, heads, T, size) to the same, turned."""
+        if self.cos is None or self.sin is None:
+            half = x.size(-1) // 2
+            rates = 10_000 ** -(torch.arange(half, device=x.device) / half)
+            angles = torch.outer(torch.arange(x.size(-2), device=x.device), rates).repeat(1, 2)
+            self.cos, self.sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        left, right = x.chunk(2, -1)
+        turned: Tensor = x * self.cos + torch.cat((-right, left), -1) * self.sin
+        return turned
+
+
+class RotaryAttention(nn.Module):
+    """Self-attention with rotary positions around a shortcut."""
+
+    def __init__(self, width: int, *, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.project = nn.Linear(width, 3 * width)
+        self.rotary = RotaryTables()
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, width) to the same."""
+        projected: Tensor = self.project(x)
+        query, key, value = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        seen = functional.scaled_dot_product_attention(self.rotary(query), self.rotary(key), value)
+        out: Tensor = self.out(seen.transpose(1, 2).flatten(2))
+        return x + out
+
+
+def attention_rotary(*, width: int = 64, tokens: int = 16) -> nn.Sequential:
+    """Return two layers of attention with rotary positions, for (B, tokens, width)."""
+    return nn.Sequential(
+        RotaryAttention(width, heads=4),
+        nn.LayerNorm(width),
+        RotaryAttention(width, heads=4),
+        nn.LayerNorm(width),
+        nn.Flatten(),
+        nn.Linear(tokens * width, 10),
+    )
+
+
 class Catalogue(Mapping[str, Model]):
     """Models by name: those that are listed, and any of a family whose name gives its sizes."""
 
@@ -205,6 +260,12 @@ MODELS: Final = Catalogue(
             partial(classification, shape=(3, 32, 32)),
             head="13",
             about="3 convolutions with BatchNorm on 3x32x32",
+        ),
+        "attention_rotary": Model(
+            attention_rotary,
+            partial(classification, shape=(16, 64)),
+            head="5",
+            about="2 attention layers whose rotary tables are made at the first call and kept",
         ),
         "resnet18_32": Model(
             partial(resnet18, classes=10),

@@ -25,8 +25,8 @@ MOST: Final = 10_000
 """Entries of a container up to which each is looked at; of a longer one the length alone is."""
 
 _MISSING: Final = object()
-_OPAQUE: Final = (FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
-_FOREIGN: Final = frozenset(("torch", "numpy", *sys.stdlib_module_names))
+OPAQUE: Final = (FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
+FOREIGN: Final = frozenset(("torch", "numpy", *sys.stdlib_module_names))
 """Packages whose objects are taken as they are: their insides are nobody's hidden state."""
 
 
@@ -115,7 +115,7 @@ class _KeptTensor:
 
     def look(self) -> None:
         """Learn whether what was done since it was kept has changed it."""
-        self.changes = not torch.equal(_bits(self.owner), _bits(self.contents))
+        self.changes = not torch.equal(bits(self.owner), bits(self.contents))
 
     @property
     def changed(self) -> bool:
@@ -186,7 +186,7 @@ class Snapshot:
         """Keep an object; return what it leads to."""
         match one:
             case Tensor():
-                if _has_plain_contents(one):
+                if has_plain_contents(one):
                     self._tensors.append(_KeptTensor.of(one, on_host=self._on_host))
                 return ()
             case nn.Module():
@@ -225,7 +225,7 @@ class Snapshot:
     def _keep_module(self, module: nn.Module) -> list[object]:
         own = module.__dict__
         self._keep_dict(own, by_key=False)
-        leads_to = [value for name, value in own.items() if name not in _MODULES_OWN]
+        leads_to = [value for name, value in own.items() if name not in MODULES_OWN]
         for name in ("_parameters", "_buffers", "_modules"):
             part = own.get(name)  # TorchScript's are no dictionaries
             if isinstance(part, dict) and part:
@@ -234,7 +234,7 @@ class Snapshot:
 
     def _keep_object(self, one: object) -> Sequence[object]:
         kind = type(one)
-        if isinstance(one, _OPAQUE) or kind.__module__.partition(".")[0] in _FOREIGN:
+        if isinstance(one, OPAQUE) or kind.__module__.partition(".")[0] in FOREIGN:
             return ()
         kept_values: list[object] = []
         own = getattr(one, "__dict__", None)
@@ -264,7 +264,7 @@ class _Counted:
         return one in self.entries
 
 
-_MODULES_OWN: Final = frozenset(nn.Module().__dict__) - {"training"}
+MODULES_OWN: Final = frozenset(nn.Module().__dict__) - {"training"}
 """What every module has: dictionaries of parameters, hooks and the like."""
 
 
@@ -281,7 +281,7 @@ def _few(values: Iterable[object]) -> list[object]:
     return first if len(first) <= MOST else []
 
 
-def _has_plain_contents(tensor: Tensor) -> bool:
+def has_plain_contents(tensor: Tensor) -> bool:
     """Return whether a copy can be made of the contents, and written back."""
     return (
         type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
@@ -297,7 +297,7 @@ def _has_plain_contents(tensor: Tensor) -> bool:
     )
 
 
-def _bits(tensor: Tensor) -> Tensor:
+def bits(tensor: Tensor) -> Tensor:
     """Return the contents as whole numbers on the host, for NaN differs from itself."""
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     return plain.reshape(-1).view(torch.uint8)

@@ -1,4 +1,4 @@
-"""What one step does: predict, learn, learn in spite of the mode, or learn on frozen features."""
+"""What one step does with a grad mode: forward, training, or training after one of them."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -98,6 +98,7 @@ class Workload:
     splits_head: bool = False  # the model's head is trained apart from the rest
     optimizes: bool = True  # the step ends with an optimizer's
     reenables: bool = False  # the step turns grad on again inside the mode
+    evaluates: bool = False  # the step trains outside the mode after an evaluation inside it
 
     def held(self, mode: GradMode) -> AbstractContextManager[object]:
         """Return the context that the caller holds around steps."""
@@ -105,6 +106,8 @@ class Workload:
 
     def output(self, subject: Subject, mode: GradMode) -> object:
         """Return what the forward of a step returns, called once where the mode is held."""
+        if self.evaluates:
+            switch(subject.module, training=False)
         inside = mode.reenable() if self.reenables else nullcontext()
         with mode.enter() if self.mode_inside else inside:
             return subject.call()()
@@ -183,6 +186,34 @@ def frozen_backbone(subject: Subject, mode: GradMode) -> Step:
     return step
 
 
+def evaluation(subject: Subject, mode: GradMode) -> Step:
+    """Forward in ``eval()`` inside the mode, which the step enters and leaves."""
+    module, enter, call = subject.module, mode.enter, subject.call()
+
+    def step() -> None:
+        switch(module, training=False)
+        with enter():
+            call()
+
+    return step
+
+
+def evaluate_then_train(subject: Subject, mode: GradMode) -> Step:
+    """Evaluate inside the mode, then do a training step outside it.
+
+    Training finds in the module what the evaluation has left there, such as a cache that it filled.
+    """
+    train, evaluate = training(subject, mode), evaluation(subject, mode)
+    module = subject.module
+
+    def step() -> None:
+        evaluate()
+        switch(module, training=True)
+        train()
+
+    return step
+
+
 def _features(output: object, cut: Cut | None) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """Return what the head is to be called with: the output, or what the cut saw last."""
     calls = [] if cut is None else list(cut.calls)
@@ -203,6 +234,7 @@ WORKLOADS: Final[Mapping[str, Workload]] = {
         Workload("training", training, needs_graph=True),
         Workload("training_reenabled", training_reenabled, reenables=True),
         Workload("frozen_backbone", frozen_backbone, mode_inside=True, splits_head=True),
+        Workload("evaluate_then_train", evaluate_then_train, mode_inside=True, evaluates=True),
     )
 }
 
@@ -214,17 +246,29 @@ NOTHING_RECORDED: Final = (
 """torch's words for a backward() over what was not recorded."""
 
 
+MADE_INSIDE: Final = ("nference tensor", "InferenceMode", "inference mode", "no_grad mode")
+"""torch's words for what was made inside a mode and does not go into a graph outside it."""
+
+
 def must_fail(workload: str, grad_mode: str) -> bool:
     """Return whether the step runs backward() where nothing is recorded."""
     return WORKLOADS[workload].needs_graph and not MODES[grad_mode].records
 
 
-def lacks_a_graph(error: BaseException) -> bool:
-    """Return whether torch says that nothing was recorded.
+def may_fail(workload: str, grad_mode: str) -> bool:
+    """Return whether the mode alone can be why the step fails, as it must or by what it leaves."""
+    row = WORKLOADS[workload]
+    return (row.needs_graph or row.evaluates) and not MODES[grad_mode].records
 
-    Training must fail so where the mode records nothing; but so does a model that no mode can
-    train, so whoever calls that expected asks the same step under ``global_on``, too.
+
+def says_the_mode(workload: str, grad_mode: str, error: BaseException) -> bool:
+    """Return whether torch's words are those of a step that fails for its mode.
+
+    Training must fail so where the mode records nothing, and may after an evaluation there; but so
+    does a model that no mode can train, so whoever calls that expected asks the same step under
+    ``global_on``, too.
     """
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in NOTHING_RECORDED
-    )
+    if not (may_fail(workload, grad_mode) and isinstance(error, RuntimeError)):
+        return False
+    made_inside = MADE_INSIDE if WORKLOADS[workload].evaluates else ()
+    return any(words in str(error) for words in (*NOTHING_RECORDED, *made_inside))

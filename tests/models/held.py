@@ -20,6 +20,7 @@ MODES = {
     "training": ("global_on",),
     "training_reenabled": ("inference_mode",),
     "frozen_backbone": ("no_grad",),
+    "evaluate_then_train": ("no_grad",),
 }
 
 

@@ -11,7 +11,7 @@ from gradbench.experiment.matrix import GRAD_MODES, WORKLOADS as NAMES, Cell
 from gradbench.workloads.arms import build
 from gradbench.workloads.grad_modes import MODES
 from gradbench.workloads.models import MODELS
-from gradbench.workloads.steps import WORKLOADS, must_fail
+from gradbench.workloads.steps import WORKLOADS, must_fail, says_the_mode
 
 
 def subject(workload, model="mlp_tiny", batch_size=4):
@@ -117,3 +117,39 @@ def test_a_step_leaves_no_mode_behind():
                 step(workload, mode, subject(workload))
             assert torch.is_grad_enabled()
             assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("mode", GRAD_MODES)
+def test_an_evaluation_is_in_eval_inside_the_mode_and_the_training_after_it_outside(mode):
+    of, seen = subject("evaluate_then_train"), []
+
+    def forward(x):
+        inside = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        seen.append((of.module.training, *inside))
+        return of.module(x)
+
+    step("evaluate_then_train", mode, replace(of, forward=forward))
+    evaluated = (False, MODES[mode].records, mode == "inference_mode")
+    assert seen == [evaluated, (True, True, False)]
+
+
+@pytest.mark.parametrize("mode", GRAD_MODES)
+def test_training_after_an_evaluation_has_the_gradients_of_plain_training(mode):
+    plain, after = subject("training", "cnn_small"), subject("evaluate_then_train", "cnn_small")
+    step("training", "global_on", plain)
+    step("evaluate_then_train", mode, after)
+    assert all(map(torch.equal, gradients(plain), gradients(after)))
+
+
+@pytest.mark.parametrize("mode", GRAD_MODES)
+def test_tables_made_inside_inference_mode_alone_stop_the_training_after_it(mode):
+    of = subject("evaluate_then_train", "attention_rotary")
+    if mode != "inference_mode":
+        step("evaluate_then_train", mode, of)
+        assert all(one is not None for one in gradients(of))
+        return
+    with pytest.raises(RuntimeError, match="Inference tensors cannot be saved") as error:
+        step("evaluate_then_train", mode, of)
+    assert says_the_mode("evaluate_then_train", mode, error.value)
+    assert not says_the_mode("evaluate_then_train", "global_on", error.value)
+    assert not says_the_mode("inference", mode, error.value)
