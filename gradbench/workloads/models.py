@@ -176,7 +176,8 @@ class RotaryAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, width) to the same."""
         projected: Tensor = self.project(x)
-        query, key, value = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        split = projected.view(*x.shape[:2], 3, self.heads, -1)
+        query, key, value = split.permute(2, 0, 3, 1, 4)
         seen = functional.scaled_dot_product_attention(self.rotary(query), self.rotary(key), value)
         out: Tensor = self.out(seen.transpose(1, 2).flatten(2))
         return x + out
