@@ -1,20 +1,22 @@
 """A run while it is measured: written down record by record, sealed, and shown on a page."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from . import runner
+from .devices import nothing
 from .experiment.matrix import Block, Cell, by_block
 from .experiment.plan import Plan
 from .records import selfcheck
-from .records.measurements import Reading, Started
+from .records.measurements import Environment, Reading, Started
 from .records.run import Run
 from .records.semantics import Behaviour
 from .runner import bench, preflight
-from .runner.passes import Job
+from .runner.fork_server import MallocProfile
+from .runner.passes import PASSES, Job
 from .store.jsonl import Writer, load
 from .workloads.models import MODELS, Model
 
@@ -25,7 +27,8 @@ class Recording:
     It writes the header and the environment when it is entered, every outcome the moment it is
     there, and the seal when it is finished. Left before that, in whatever way, it leaves a part
     that can be resumed: ``resumed`` is then the run that was cut short, and what that has read is
-    not measured again.
+    not measured again. ``meanwhile`` is called while the measuring processes' parents load; for
+    ``memory_profile`` see `bench.Bench`.
     """
 
     def __init__(
@@ -35,7 +38,10 @@ class Recording:
         *,
         models: Mapping[str, Model] = MODELS,
         resumed: Run | None = None,
+        memory_profile: MallocProfile = "memory",
+        meanwhile: Callable[[], object] = nothing,
     ) -> None:
+        self._memory_profile, self._meanwhile = memory_profile, meanwhile
         self.header, self.blocks = header, by_block(header.cells)
         self.path = writer.path
         self._writer, self._models, self._resumed = writer, models, resumed
@@ -49,10 +55,18 @@ class Recording:
             preflight.check(header.cells, self._models, header.meters)
             plan = Plan.of(header.plan)
             self._bench = stack.enter_context(
-                bench.Bench(plan=plan, models=self._models, meters=header.meters)
+                bench.Bench(
+                    plan=plan,
+                    models=self._models,
+                    meters=header.meters,
+                    memory_profile=self._memory_profile,
+                )
             )
+            self._meanwhile()
             for record in runner.opening(self._bench, header, resumed=self._resumed):
                 self._writer.write(record)
+                if isinstance(record, Environment):
+                    self.environment = record
             self._stack = stack.pop_all()
         return self
 
@@ -65,12 +79,20 @@ class Recording:
         self._stack.close()
 
     def measure(
-        self, *blocks: Block, progress: Callable[[runner.Progress], None] | None = None
+        self,
+        *blocks: Block,
+        passes: Collection[str] = tuple(PASSES),
+        progress: Callable[[runner.Progress], None] | None = None,
     ) -> Iterator[Reading]:
-        """Measure these blocks, or all, and yield each outcome when it is written."""
+        """Measure these blocks, or all, and yield each outcome when it is written.
+
+        In the ``passes`` named alone, if some are: what they leave out can be measured later.
+        """
         chosen = {block: self.blocks[block] for block in blocks or self.blocks}
         done = frozenset(self._done)
-        for outcome in runner.block_by_block(self._bench, chosen, done=done, progress=progress):
+        for outcome in runner.block_by_block(
+            self._bench, chosen, done=done, passes=passes, progress=progress
+        ):
             self._writer.write(outcome)
             self._done.add((outcome.cell, outcome.meter))
             yield outcome

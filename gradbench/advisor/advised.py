@@ -49,7 +49,8 @@ def advise(model: nn.Module, *args: Any, **kwargs: Any) -> Advised:
     ``args`` and ``kwargs`` are what the module is called with; their device is the one measured
     on. The modes are measured in turns, the model is looked at, and the largest batches that fit
     are found. The module itself is not touched: copies of it run, in processes of their own. The
-    records are sealed in ``results/``, so ``gradbench show`` and ``gradbench report`` know them.
+    records are sealed in ``results/studies/``: ``gradbench show`` and ``gradbench report`` take
+    their path.
     """
     if not isinstance(model, nn.Module):
         raise BadModel(f"advise takes a module and a batch, not {type(model).__name__}")
@@ -62,7 +63,7 @@ def advise(model: nn.Module, *args: Any, **kwargs: Any) -> Advised:
         batch_size=example.size,
     )
     question = Question(cell=cell, model=Model(partial(_itself, model), example))
-    return Advised(Advice(study(question, Store("results"), say=lambda _: None)))
+    return Advised(Advice(study(question, Store("results").studies, say=lambda _: None)))
 
 
 def _itself(model: nn.Module) -> nn.Module:

@@ -1,6 +1,6 @@
 """What is asked of a model to explain why its modes differ, and the run that it stands beside."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -12,11 +12,14 @@ from ..experiment.plan import Plan
 from ..memory.call_counts import counted
 from ..memory.saved_tensors import paths
 from ..recording import Recording
-from ..records.explanation import Explanation
+from ..records.explanation import Explanation, OperatorCounts
 from ..records.run import Run
 from ..runner import preflight
 from ..runner.attempts import Refusal, settle
-from ..runner.module_times import host_times
+from ..runner.fork_server import AS_TIMED
+from ..runner.host_times import host_times
+from ..runner.module_times import ModuleClock
+from ..runner.operator_times import OperatorClock, operator_calls
 from ..runner.visits import VisitedArm, share_numbers, start
 from ..store.jsonl import Store
 from ..workloads.models import Model
@@ -27,7 +30,7 @@ MODES: Final = ("global_on", "no_grad", "inference_mode")
 
 
 def explain(question: Question, store: Store, *, say: Say) -> tuple[Run, Explanation]:
-    """Measure the block as it is, then count and time what each module does in each mode.
+    """Measure the block as it is, then count and time what each module and operator does.
 
     Raise `BadModel` with the reason where the model does not run.
     """
@@ -38,10 +41,13 @@ def explain(question: Question, store: Store, *, say: Say) -> tuple[Run, Explana
     def progress(event: runner.Progress) -> None:
         say(f"{event.block}: {event.doing}")
 
-    with Recording(store.create(), header, models=models) as recording:
+    recording = Recording(
+        store.create(), header, models=models, memory_profile=AS_TIMED["pinned"]
+    )  # one parent: modules and operators are timed by it, too
+    with recording:
         for _ in recording.measure(progress=progress):
             pass
-        say("counting and timing by module")
+        say("counting and timing by module and operator")
         found = recording.ask(look_inside, question.cell)
         run = recording.finish()
     for one in found:
@@ -52,7 +58,7 @@ def explain(question: Question, store: Store, *, say: Say) -> tuple[Run, Explana
 
 
 def look_inside(cell: Cell, model: Model, plan: Plan) -> Iterator[Explanation | Refusal]:
-    """Yield what each module of a model does in each mode, or why that cannot be had."""
+    """Yield what modules and operators of a model do in each mode, or why that cannot be had."""
     device = settle(cell)
     begun = start(cell, model, device, plan)
     if isinstance(begun, Refusal):
@@ -71,15 +77,28 @@ def look_inside(cell: Cell, model: Model, plan: Plan) -> Iterator[Explanation | 
 
 def _looked(arms: list[VisitedArm], *, device: Device, plan: Plan) -> Iterator[Explanation]:
     subject = arms[0].arm.subject
-    modules = paths(*subject.parts())
-    counts = {}
+    modules, resident = paths(*subject.parts()), list(subject.resident())
+    counts, operators = {}, {}
     for arm in arms:
         with arm.held():
-            counts[arm.cell.grad_mode] = counted(arm.step, modules, subject.resident())
+            found = counted(arm.step, modules, resident)
+            counts[arm.cell.grad_mode] = found.modules
+            operators[arm.cell.grad_mode] = _with_calls(found.operators, operator_calls(arm.step))
     yield Explanation(
         classes={
             path: type(modules[path]).__name__ for path in counts[MODES[0]] if path in modules
         },
         counts=counts,
-        host_ns=host_times(arms, modules, device, plan),
+        host_ns=host_times(arms, ModuleClock(modules), device, plan),
+        operators=operators,
+        operator_ns=host_times(arms, OperatorClock(), device, plan),
     )
+
+
+def _with_calls(
+    operators: Mapping[str, OperatorCounts], calls: Mapping[str, int]
+) -> dict[str, OperatorCounts]:
+    return {
+        name: replace(operators.get(name, OperatorCounts()), calls=calls.get(name, 0))
+        for name in dict.fromkeys([*calls, *operators])
+    }

@@ -7,19 +7,21 @@ from typing import Final
 from .. import devices, runner
 from ..analysis import format_units
 from ..analysis.advice import Advice
-from ..errors import GradbenchError, Impossible
+from ..analysis.commands import again
+from ..errors import Impossible
 from ..experiment.matrix import AS_IS, GRAD_MODES, Cell
 from ..experiment.plan import Plan
-from ..memory.predict import Predictor
+from ..memory import fake_step
 from ..recording import Recording
-from ..records.advice import Finding, LargestBatch, Study, Trial
+from ..records.advice import Finding, Study, Trial
 from ..records.measurements import Fact
 from ..records.run import Run
-from ..report.commands import again
 from ..runner import preflight
+from ..runner.fork_server import AS_TIMED
 from ..store.jsonl import Store
 from ..workloads.models import Model
 from .findings import look_at
+from .largest_batches import largest_batches
 
 METERS: Final = (
     "step_time",
@@ -54,7 +56,8 @@ class Question:
 def study(question: Question, store: Store, *, say: Say) -> Study:
     """Measure the block and the trials, look at the model, fit batches.
 
-    What is measured is a run like any other, sealed in the store.
+    What is measured is a run like any other, sealed in the store. Times come first, with nothing
+    beside them; what is counted, and not timed, is then done by two processes at once.
     """
     models = {question.cell.model: question.model}
     trials = tuple(_trials(question))
@@ -65,21 +68,36 @@ def study(question: Question, store: Store, *, say: Say) -> Study:
     def progress(event: runner.Progress) -> None:
         say(f"{event.block}: {event.doing}")
 
-    with Recording(store.create(), header, models=models) as recording:
-        for _ in recording.measure(progress=progress):
+    # What predicts batches is imported while the measuring processes' parent loads.
+    recording = Recording(
+        store.create(),
+        header,
+        models=models,
+        memory_profile=AS_TIMED["pinned"],
+        meanwhile=fake_step.load,
+    )
+    with recording:
+        for _ in recording.measure(passes=("time",), progress=progress):
             pass
-        say("looking at the model")
-        found = recording.ask(look_at, question.cell)
-        run = recording.finish()
-    if not run.measured:
-        return Study(run=run, cells=question.cells)
-    memory_bytes, memory_of = _memory(question, run.environment.facts)
-    best = Advice(Study(run=run, cells=question.cells)).best
+        memory_bytes, memory_of = _memory(question, recording.environment.facts)
+        with largest_batches(
+            question.cell, question.model, memory_bytes, plan=question.plan
+        ) as fits:
+            for _ in recording.measure(progress=progress):
+                pass
+            say("looking at the model")
+            found = recording.ask(look_at, question.cell)
+            run = recording.finish()
+            if not run.measured:
+                return Study(run=run, cells=question.cells)
+            say("largest batches")
+            best = Advice(Study(run=run, cells=question.cells)).best
+            batches = fits(best)
     return Study(
         run=run,
         cells=question.cells,
         findings=tuple(one for one in found if isinstance(one, Finding)),
-        batches=tuple(_batches(question, best, memory_bytes, say=say)),
+        batches=batches,
         memory_bytes=memory_bytes,
         memory_of=memory_of,
         trials=(*trials, *_untried(question, run)),
@@ -117,26 +135,6 @@ def _untried(question: Question, run: Run) -> Iterator[Trial]:
         size = format_units.size(saved[most])
         words = f"for training alone; {most} has most saved for backward, {size}"
         yield Trial(name="checkpointing", not_tried=words)
-
-
-def _batches(
-    question: Question, best: str, memory_bytes: int, *, say: Say
-) -> Iterator[LargestBatch]:
-    """Yield the largest batch for inference in the best mode, with grad on, and for training."""
-    predictor = Predictor(question.cell.device, checks=True)
-    for purpose, grad_mode, workload in (
-        (f"inference, {best}", best, "inference"),
-        ("inference, grad left on", GRAD_MODES[0], "inference"),
-        ("training", GRAD_MODES[0], "training"),
-    ):
-        cell = replace(question.cell, batch_size=1, grad_mode=grad_mode, workload=workload)
-        say(f"largest batch: {purpose}")
-        try:
-            fit = predictor.largest(cell, question.model, memory_bytes, seed=question.plan.seed)
-        except GradbenchError as reason:
-            yield LargestBatch(purpose=purpose, cell=cell, reason=str(reason))
-        else:
-            yield LargestBatch(purpose=purpose, cell=cell, fit=fit)
 
 
 def _thorough(question: Question, run: Run) -> str:

@@ -1,7 +1,7 @@
 """Where the difference between two modes comes from: counts that repeat, then host times."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -15,12 +15,15 @@ MODES: Final = ("global_on", "no_grad", "inference_mode")
 EXPLAINED: Final = (("global_on", "no_grad"), ("no_grad", "inference_mode"))
 """The pairs of modes whose difference is explained: with a graph or not, with versions or not."""
 OUTSIDE_WORDS: Final = "(outside of the model)"
+NO_OPERATOR: Final = "(outside of operators)"
+
+Rounds = tuple[float, ...]
 
 
 class Counts(NamedTuple):
-    """What repeats: of a call, of a module's part in it, or of the difference of two modes."""
+    """What repeats: of a call, of a part of it, or of the difference of two modes."""
 
-    operators: int
+    operators: int  # calls of them
     nodes: int
     saved_bytes: int
     tracked_views: int
@@ -41,9 +44,9 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one module adds to the difference of two modes: the first's less the second's."""
+    """What a module or operator adds to a difference: the first mode's less the second's."""
 
-    name: str  # path and class
+    name: str  # path and class, or the operator's
     counts: Counts
     host_ns: Estimate  # of the paired differences; negative where the second mode takes longer
 
@@ -78,7 +81,7 @@ def totals(explanation: Explanation) -> list[Totals]:
         Totals(
             mode,
             _summed([_counts(one) for one in explanation.counts[mode].values()]),
-            estimates.median(_whole(explanation, mode)),
+            estimates.median(_whole(explanation.host_ns[mode])),
         )
         for mode in MODES
     ]
@@ -86,7 +89,32 @@ def totals(explanation: Explanation) -> list[Totals]:
 
 def differences(explanation: Explanation) -> list[Difference]:
     """Return what each pair of `EXPLAINED` modes differs by, module by module."""
-    return [_difference(explanation, *pair) for pair in EXPLAINED]
+    counts = {
+        mode: {path: _counts(one) for path, one in explanation.counts[mode].items()}
+        for mode in MODES
+    }
+
+    def name(path: str) -> str:
+        whole = f"{path} {explanation.classes.get(path, '')}".rstrip()
+        return OUTSIDE_WORDS if path == OUTSIDE else whole
+
+    return [_difference(counts, explanation.host_ns, name, *pair) for pair in EXPLAINED]
+
+
+def operator_differences(explanation: Explanation) -> list[Difference]:
+    """Return the same operator by operator, of rounds of their own."""
+    counts = {
+        mode: {
+            name: Counts(one.calls, one.nodes, one.saved_bytes, 0, 0)
+            for name, one in explanation.operators[mode].items()
+        }
+        for mode in MODES
+    }
+
+    def name(operator: str) -> str:
+        return operator or NO_OPERATOR
+
+    return [_difference(counts, explanation.operator_ns, name, *pair) for pair in EXPLAINED]
 
 
 def operators(explanation: Explanation) -> list[Operator]:
@@ -104,31 +132,32 @@ def operators(explanation: Explanation) -> list[Operator]:
     return sorted(differing, key=lambda row: min(row.calls) - max(row.calls))
 
 
-def _difference(explanation: Explanation, first: str, second: str) -> Difference:
-    paths = dict.fromkeys(path for mode in (first, second) for path in explanation.host_ns[mode])
-    paths |= dict.fromkeys(path for mode in (first, second) for path in explanation.counts[mode])
-    parts = [_part(explanation, path, first, second) for path in paths]
-    whole = estimates.median(_whole(explanation, first) - _whole(explanation, second))
-    parts = [part for part in parts if part.host_ns.point or any(part.counts)]
+def _difference(
+    counts: Mapping[str, Mapping[str, Counts]],
+    host_ns: Mapping[str, Mapping[str, Rounds]],
+    name: Callable[[str], str],
+    first: str,
+    second: str,
+) -> Difference:
+    keys = dict.fromkeys(key for mode in (first, second) for key in (*host_ns[mode], *counts[mode]))
+    parts = []
+    for key in keys:
+        before, after = (counts[mode].get(key, NOTHING) for mode in (first, second))
+        times = [_rounds(host_ns[mode], key) for mode in (first, second)]
+        part = Part(
+            name(key),
+            Counts(*(one - other for one, other in zip(before, after, strict=True))),
+            estimates.median(times[0] - times[1]),
+        )
+        if part.host_ns.point or any(part.counts):
+            parts.append(part)
+    whole = estimates.median(_whole(host_ns[first]) - _whole(host_ns[second]))
     return Difference(
         first,
         second,
         whole,
         sorted(parts, key=lambda part: -abs(part.host_ns.point)),
         whole.point - sum(part.host_ns.point for part in parts),
-    )
-
-
-def _part(explanation: Explanation, path: str, first: str, second: str) -> Part:
-    before, after = (
-        _counts(explanation.counts[mode].get(path, ModuleCounts())) for mode in (first, second)
-    )
-    times = [_rounds(explanation, mode, path) for mode in (first, second)]
-    name = f"{path} {explanation.classes.get(path, '')}".rstrip()
-    return Part(
-        OUTSIDE_WORDS if path == OUTSIDE else name,
-        Counts(*(one - other for one, other in zip(before, after, strict=True))),
-        estimates.median(times[0] - times[1]),
     )
 
 
@@ -151,14 +180,12 @@ def _counts(counts: ModuleCounts) -> Counts:
     )
 
 
-def _rounds(explanation: Explanation, mode: str, path: str) -> estimates.Floats:
-    own = explanation.host_ns[mode]
+def _rounds(own: Mapping[str, Rounds], key: str) -> estimates.Floats:
     length = len(next(iter(own.values())))
-    return np.asarray(own.get(path, (0.0,) * length), dtype=np.float64)
+    return np.asarray(own.get(key, (0.0,) * length), dtype=np.float64)
 
 
-def _whole(explanation: Explanation, mode: str) -> estimates.Floats:
+def _whole(own: Mapping[str, Rounds]) -> estimates.Floats:
     return np.asarray(
-        np.sum([np.asarray(rounds) for rounds in explanation.host_ns[mode].values()], axis=0),
-        dtype=np.float64,
+        np.sum([np.asarray(rounds) for rounds in own.values()], axis=0), dtype=np.float64
     )

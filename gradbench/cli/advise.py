@@ -10,7 +10,7 @@ from ..exit_status import ExitStatus
 from ..store.jsonl import check_writable
 from .app import Reports, Results, app, err, examples, out, say, size_in_bytes
 from .printing import open_study
-from .request import Request, takes_request
+from .request import Request, takes_one_model
 from .screen import Screen, print_json, shown
 
 
@@ -21,7 +21,7 @@ from .screen import Screen, print_json, shown
         "gradbench advise --model mlp_tiny --memory 16GiB --open",
     )
 )
-@takes_request
+@takes_one_model
 def advise(
     request: Request,
     *,
@@ -40,7 +40,8 @@ def advise(
     """Say which grad mode to use for a model's inference, in about a minute.
 
     A short run of the modes in turns, a look at the model for what costs or breaks, and the
-    largest batches that fit. The run is sealed in results/, so show, report and gate work on it.
+    largest batches that fit. The run is sealed in results/studies/, apart from those of run: show
+    and report take its path.
     """
     memory_bytes = size_in_bytes(memory, "--memory")
     for folder, option in ((results, "--results"), *(((reports, "--reports"),) if open_ else ())):
@@ -58,14 +59,15 @@ def advise(
         plan=replace(PLAN, budget_s=budget) if budget is not None else PLAN,
         memory_bytes=memory_bytes,
     )
+    store = Store(results).studies
     with err.status("loading torch") as status:
-        advice = Advice(study(question, Store(results), say=lambda words: say(status, words)))
+        advice = Advice(study(question, store, say=lambda words: say(status, words)))
     if as_json:
         print_json(as_plain(advice), indent=2)
     else:
         width = min(out.width, COLUMNS) if out.is_terminal else COLUMNS
         Screen(width=width).print(advice_screen(advice))
-        out.print(f"[dim]records  {shown(str(results / advice.study.run.name))}.jsonl[/dim]")
+        out.print(f"[dim]records  {shown(str(store.folder / advice.study.run.name))}.jsonl[/dim]")
     if open_:
         open_study(advice.study.run, results, reports, advice=advice)
     if not advice.modes:

@@ -10,7 +10,7 @@ from ..exit_status import ExitStatus
 from ..store.jsonl import check_writable
 from .app import Reports, Results, app, err, examples, out, say
 from .printing import marked, open_study
-from .request import Request, takes_request
+from .request import Request, takes_one_model
 from .screen import Screen, print_json, shown
 
 
@@ -20,7 +20,7 @@ from .screen import Screen, print_json, shown
         "gradbench explain --model mypkg.nets:make --input 8,3,224,224 --open",
     )
 )
-@takes_request
+@takes_one_model
 def explain(
     request: Request,
     *,
@@ -32,11 +32,12 @@ def explain(
     results: Results = Path("results"),
     reports: Reports = Path("reports"),
 ) -> None:
-    """Say why the modes differ on a model: what autograd does in each, module by module.
+    """Say why the modes differ on a model: what autograd does in each.
 
     Counts repeat: operators dispatched, graph nodes, bytes saved for backward, views tracked,
-    version counters. Host times come after them, with intervals; what the modules do not
-    explain is said. The modes are measured as they are, too: the run is sealed in results/.
+    version counters. Host times by module and by operator come after them, with intervals; what
+    these do not explain is said. The modes are measured as they are, too: that run is sealed in
+    results/studies/.
     """
     for folder, option in ((results, "--results"), *(((reports, "--reports"),) if open_ else ())):
         check_writable(folder, option)
@@ -50,8 +51,9 @@ def explain(
 
     plan = replace(PLAN, budget_s=budget) if budget is not None else PLAN
     question = Question(cell=cell, model=model, plan=plan)
+    store = Store(results).studies
     with err.status("loading torch") as status:
-        run, found = look(question, Store(results), say=lambda words: say(status, words))
+        run, found = look(question, store, say=lambda words: say(status, words))
     if as_json:
         print_json({"run": run.name, **asdict(found)}, indent=2)
     else:
@@ -59,7 +61,7 @@ def explain(
             out.print(marked(sentence))
         width = out.width if out.is_terminal else WIDE
         Screen(width=width).print(explanation_tables(found, str(cell.block)))
-        out.print(f"[dim]records  {shown(str(results / run.name))}.jsonl[/dim]")
+        out.print(f"[dim]records  {shown(str(store.folder / run.name))}.jsonl[/dim]")
     if open_:
         open_study(run, results, reports, explanation=found)
     if not run.measured:

@@ -32,15 +32,20 @@ COMMON: Final = (
 MODEL_OPTIONS: Final = ("input", "batch", "loss", "head", "pretrained")
 """Options that go with a model that is not built in."""
 
+UNASKED: Final = ("workload", "grad_mode", "preset", "optimizer")
+"""Options that a command about one model's inference in every mode has no use for."""
+
 
 class Request:
     """The options that say what to measure, which several commands share."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.config: Path | None = options["config"]
-        self._preset: str = options["preset"]
+        self._preset: str = options.get("preset", "quick")
         self._of_model = {name: options[name] for name in MODEL_OPTIONS if options[name]}
-        self._selections = {axis: split(options[axis], row.option) for axis, row in AXES.items()}
+        self._selections = {
+            axis: split(options.get(axis), row.option) for axis, row in AXES.items()
+        }
         options_given: dict[str, object] = {"--config": self.config}
         options_given |= {f"--{name}": value for name, value in self._of_model.items()}
         options_given |= {AXES[axis].option: values for axis, values in self._selections.items()}
@@ -64,8 +69,8 @@ class Request:
         return arguments
 
     @staticmethod
-    def parameters() -> list[inspect.Parameter]:
-        """Return the options as the parameters of a function."""
+    def parameters(*, without: Collection[str] = ()) -> list[inspect.Parameter]:
+        """Return the options, but for those named, as the parameters of a function."""
 
         def option(
             name: str, type_: object, default: object, text: str, *, metavar: str | None = None
@@ -87,7 +92,7 @@ class Request:
         common = [axes.pop(name) for name in COMMON if name in axes]
         further = list(axes.values())
         presets = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
-        return [
+        parameters = [
             *common,
             option("preset", str, "quick", f"{presets}."),
             option("config", Path | None, None, "A TOML file instead of a preset."),
@@ -117,6 +122,7 @@ class Request:
             option("pretrained", bool, False, "With timm:, torchvision:, transformers:: weights."),
             *further,
         ]
+        return [one for one in parameters if one.name not in without]
 
     def cells(self, plan: Mapping[str, float]) -> tuple[list[Cell], Plan, Mapping[str, "Model"]]:
         """Return cells, plan and models, the user's own among these."""
@@ -154,11 +160,6 @@ class Request:
         described: Mapping[str, ModelSource] = {}
         if self.config is not None:
             described = choose(file=self.config).sources
-        if "--preset" in self.given:
-            raise Impossible(f"{what} looks at one model: leave out --preset")
-        for axis in ("workload", "grad_mode"):
-            if self._selections[axis]:
-                raise Impossible(f"{what} is about inference in every mode: leave out {axis}")
         for axis, values in self._selections.items():
             if len(values) > 1:
                 raise Impossible(f"{what} looks at one setting: give {AXES[axis].option} once")
@@ -227,14 +228,23 @@ def _inputs(texts: Sequence[str]) -> tuple[tuple[str, ...], str]:
 
 def takes_request(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of `Request`; it gets them as its first argument."""
+    return _taking(command, Request.parameters())
 
+
+def takes_one_model(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command about one model's inference the options of `Request` that it heeds."""
+    return _taking(command, Request.parameters(without=UNASKED))
+
+
+def _taking(
+    command: Callable[..., None], parameters: Sequence[inspect.Parameter]
+) -> Callable[..., None]:
     @wraps(command)
     def wrapper(**options: Any) -> None:
         shared = {name: options.pop(name) for name in names}
         with one_line_errors(shared["config"]):
             command(Request(shared), **options)
 
-    parameters = Request.parameters()
     names = [parameter.name for parameter in parameters]
     own = list(inspect.signature(command).parameters.values())[1:]
     wrapper.__signature__ = inspect.Signature([*parameters, *own])  # type: ignore[attr-defined] # what typer reads

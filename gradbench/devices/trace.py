@@ -5,8 +5,10 @@ This file alone knows the shape of the profiler's events, which are torch's priv
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Final, Self, TypeVar
 
 import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined] # re-exported
@@ -24,6 +26,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 SIGN: Final = "gradbench mark "
 WHOLE: Final = "gradbench trace"
+CALL: Final = "gradbench call"
 
 
 def trace(function: Callable[[Callable[[Mark], None]], T]) -> tuple[T, Trace]:
@@ -70,6 +73,72 @@ def cpu_changes(function: Callable[[], T]) -> tuple[T, list[int]]:
         result = function()
     moments = others.merged(_cpu_memory_events(profiler))
     return result, [entry.nbytes for _, _, entry in moments if isinstance(entry, Change)]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTime:
+    """Of the operators of one name: how often they ran, and how long without those inside."""
+
+    calls: int
+    own_ns: int
+
+
+class OperatorProfile:
+    """Profiles the operators of the calls that are made through it while it is entered."""
+
+    def __init__(self) -> None:
+        self._profile, self._stack = profile(), ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self._profile)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    @staticmethod
+    def call(step: Callable[[], T]) -> T:
+        """Make a call that counts."""
+        with record_function(CALL):
+            return step()
+
+    def own_times(self) -> dict[str, OwnTime]:
+        """Return what the calls were made of, by operator; "" is what no operator took of them.
+
+        Operators of other threads ran beside the call, and are no part of its time.
+        """
+        results: Any = self._profile.kineto_results  # untyped in torch
+        ranges = [
+            (event.start_thread_id(), event.start_ns(), -event.end_ns(), event.name())
+            for event in results.events()
+            if event.device_type() == DeviceType.CPU
+        ]
+        callers = {thread for thread, _, _, name in ranges if name == CALL}
+        own: dict[str, OwnTime] = {}
+        for thread in callers:
+            _add_own_times(own, sorted(one[1:] for one in ranges if one[0] == thread))
+        return own
+
+
+def _add_own_times(own: dict[str, OwnTime], ranges: Sequence[tuple[int, int, str]]) -> None:
+    """Add up the ranges of one thread: start, negative end and name, the outer before the inner."""
+    around: list[tuple[int, str]] = []  # where those end that run, and their names
+    for start, negative_end, name in ranges:
+        while around and around[-1][0] <= start:
+            around.pop()
+        if not around and name != CALL:
+            continue
+        end = -negative_end
+        if around:
+            _add(own, around[-1][1], 0, start - end)
+        part = "" if name == CALL else name
+        _add(own, part, 1, end - start)
+        around.append((end, part))
+
+
+def _add(own: dict[str, OwnTime], name: str, calls: int, ns: int) -> None:
+    before = own.get(name, OwnTime(0, 0))
+    own[name] = OwnTime(before.calls + calls, before.own_ns + ns)
 
 
 def _cpu_memory_events(profiler: profile) -> list[Moment]:

@@ -1,6 +1,7 @@
 """Runs a function in a child of this process, which it may take with it, for a limited time."""
 
 import faulthandler
+import gc
 import math
 import os
 import pickle
@@ -69,38 +70,60 @@ class Children:
 
     def run(self, function: Reports[T]) -> T:
         """Return what a function returns; raise what it raises, `Died` or `TimedOut`."""
-        if self.device.in_use or devices.in_use().in_use:
-            return function(lambda _: None)
-        bounded = partial(_bounded, function, self.most_bytes, self.limit_s)
-        if self.forks:
-            child = _forked(bounded)
-        else:
-            try:
-                child = _spawned(pickle.dumps(bounded))
-            except Exception:  # noqa: BLE001 # what cannot be pickled raises anything
-                return function(lambda _: None)
-        returned: T = self._received(child)
-        return returned
+        with self.beside(function) as result:
+            return result()
 
-    def _received(self, starting: AbstractContextManager["_Child"]) -> Any:
+    @contextmanager
+    def beside(self, function: Reports[T]) -> Iterator[Callable[[], T]]:
+        """Run a function beside what runs inside; yield what waits for it, as `run` does.
+
+        Where no child can be had, it runs when it is waited for. Left early, it is killed.
+        """
+        starting = self._starting(partial(_bounded, function, self.most_bytes, self.limit_s))
+        if starting is None:
+            yield partial(function, lambda _: None)
+            return
         late = threading.Event()
         with starting as child:
             timer = threading.Timer(self.limit_s, _kill, (child.pid, late))
             timer.start()
-            try:
+            waited = False
+
+            def result() -> Any:
+                nonlocal waited
                 code = child.wait()
-            except BaseException:  # Ctrl-C, say: nobody listens any more
-                _kill(child.pid)
-                raise
+                waited = True
+                timer.cancel()
+                timer.join()
+                return self._answered(child, code, late=late.is_set())
+
+            try:
+                yield result
             finally:
                 timer.cancel()
                 timer.join()
-            reported, result = _read(child.answers)
-        if result is None and late.is_set():
+                if not waited:  # Ctrl-C, say: nobody listens any more
+                    _kill(child.pid)
+                    child.wait()
+
+    def _starting(self, bounded: Reports[T]) -> "AbstractContextManager[_Child] | None":
+        """Return what starts a child that runs a function; None where there can be none."""
+        if self.device.in_use or devices.in_use().in_use:
+            return None
+        if self.forks:
+            return _forked(bounded)
+        try:
+            return _spawned(pickle.dumps(bounded))
+        except Exception:  # noqa: BLE001 # what cannot be pickled raises anything
+            return None
+
+    def _answered(self, child: "_Child", code: int, *, late: bool) -> Any:
+        reported, answer = _read(child.answers)
+        if answer is None and late:
             raise TimedOut(f"killed at its time limit of {self.limit_s:g} s", reported)
-        if result is None:
+        if answer is None:
             raise Died(how_it_ended(code), reported)
-        kind, content = result
+        kind, content = answer
         if kind == "raised":
             raise content
         return content
@@ -191,6 +214,7 @@ def _answer(function: Reports[Any], stream: IO[bytes], *, alone: bool) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
+    gc.freeze()  # what the parent has is not the step's: to look through it copies its pages
     faulthandler.disable()  # it may write elsewhere, and what ends this child is expected here
     if not alone:
         torch.set_num_threads(1)  # the other threads of a pool are not here

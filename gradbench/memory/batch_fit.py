@@ -10,8 +10,8 @@ from ..records.predictions import Fit, Prediction
 LARGEST_BATCH: Final = 2**24
 """Where the search for a batch that does not fit ends."""
 
-SMALLEST: Final = (1, 2, 3, 4, 8, 16, 32)
-"""Where the first batch that works is looked for: BatchNorm cannot be trained with one sample."""
+SMALLEST: Final = (2, 1, 3, 4, 8, 16, 32)
+"""Where the first batch that works is looked for; BatchNorm cannot be trained with one sample."""
 
 CHECKS: Final = 3
 """How often a line is followed to a guess."""
@@ -43,8 +43,8 @@ def largest(
     search = _Search(budget_bytes, predict, final)
     first = search.first()
     if search.peak(first) > budget_bytes:
-        return search.fit(cell, 0, first)
-    estimate = follow(2 * first, 4 * first)
+        return search.below(cell, first)
+    estimate = follow(first, 2 * first)
     fits, over = first, 0
     off_bytes = 0  # how far the line was off where a step was last predicted
     for _ in range(CHECKS):
@@ -128,6 +128,14 @@ class _Search:
             one.why_measured,
             one.checked_at,
         )
+
+    def below(self, cell: Cell, over: int) -> Fit:
+        """Return the answer where the first batch that works is too large: one sample, or none."""
+        try:
+            fits = self.peak(1) <= self._budget_bytes
+        except GradbenchError:
+            return self.fit(cell, 0, over)
+        return self.fit(cell, 1, over) if fits else self.fit(cell, 0, 1)
 
     def between(self, cell: Cell, fits: int, over: int) -> Fit:
         """Search on from a batch that fits to one that does not, 0 where none is known.

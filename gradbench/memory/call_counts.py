@@ -1,4 +1,4 @@
-"""What a call makes torch do, by module: operators, graph nodes, saved bytes, views, versions.
+"""What a call makes torch do, by module and operator: nodes, saved bytes, views, versions.
 
 Nothing is hooked to a module, for torch leaves its fused paths where it sees a hook. Operators are
 seen below autograd; a node is on the account of the first operator dispatched after it was made,
@@ -8,16 +8,19 @@ which its sequence number tells.
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..records.explanation import OUTSIDE, ModuleCounts
+from ..records.explanation import OUTSIDE, ModuleCounts, OperatorCounts
 from ..workloads.trees import tensors
-from .leaves import nodes
+from .leaves import nodes, saved_by
 from .saved_tensors import ModuleFrames, SavedTensors
+from .storages import key, storages
 
 COMPOSITE: Final = "CompositeImplicitAutograd"
 DETACH: Final = torch.ops.aten.detach.default
@@ -25,10 +28,18 @@ DETACHED: Final = "aten.detach, or an output that is saved"
 """A node that saves its own output copies it shallowly, which a dispatch mode sees as a detach."""
 
 
+@dataclass(frozen=True, slots=True)
+class CallCounts:
+    """What one call did, by the path of a module and by the name of an operator."""
+
+    modules: dict[str, ModuleCounts]
+    operators: dict[str, OperatorCounts]  # without calls, which are counted above autograd
+
+
 def counted(
-    call: Callable[[], object], modules: Mapping[str, nn.Module], resident: Iterable[Tensor]
-) -> dict[str, ModuleCounts]:
-    """Call twice; return what each module's own forward did, by path, as they first ran.
+    call: Callable[[], object], modules: Mapping[str, nn.Module], resident: Sequence[Tensor]
+) -> CallCounts:
+    """Call twice; return what each module's own forward did, and each operator, as they first ran.
 
     Once for what is saved, whose hooks make torch dispatch more, and once for all else.
     """
@@ -38,27 +49,91 @@ def counted(
     before = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined] # of torch's own tracer
     with watch:
         output = call()
-    made: dict[str, Counter[str]] = defaultdict(Counter)
+    made = _made(output, since=before)
+    return CallCounts(
+        _by_module(watch, made, modules, saved.by_module()),
+        _by_operator(watch, made, resident, saved.nbytes),
+    )
+
+
+def _made(output: object, *, since: int) -> list[tuple[Node, int]]:
+    """Return the nodes that a call made, and after how many of the sequence, in that order.
+
+    A parameter's has no number: it is made when the first node that leads to it is.
+    """
+    found = list(nodes(output))
+    numbers = {node: node._sequence_nr() for node in found if not _accumulates(node)}
+    for node in sorted(numbers, key=numbers.__getitem__):
+        for following, _ in node.next_functions:
+            if following is not None and _accumulates(following):
+                numbers.setdefault(following, numbers[node])
+    made = [(node, numbers[node]) for node in found if numbers.get(node, since) >= since]
+    return sorted(made, key=lambda one: one[1])
+
+
+def _accumulates(node: Node) -> bool:
+    return getattr(node, "variable", None) is not None
+
+
+def _by_module(
+    watch: "_Dispatched",
+    made: Sequence[tuple[Node, int]],
+    modules: Mapping[str, nn.Module],
+    saved_bytes: Mapping[str, int],
+) -> dict[str, ModuleCounts]:
     owners = {id(p): path for path, module in modules.items() for p in module.parameters(False)}
-    for node in nodes(output):
-        number = node._sequence_nr()
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for node, number in made:
         variable = getattr(node, "variable", None)
-        if variable is not None:  # a parameter's: it has no number in the sequence
-            made[owners.get(id(variable), OUTSIDE)][node.name()] += 1
-        elif number >= before:
-            made[watch.module_after(number)][node.name()] += 1
-    saved_bytes = saved.by_module()
-    paths = dict.fromkeys([*watch.operators, *made, *saved_bytes])
+        path = watch.at(number).module if variable is None else owners.get(id(variable), OUTSIDE)
+        found[path][node.name()] += 1
     return {
         path: ModuleCounts(
             operators=dict(watch.operators.get(path, {})),
-            nodes=dict(made.get(path, {})),
+            nodes=dict(found.get(path, {})),
             saved_bytes=saved_bytes.get(path, 0),
             tracked_views=watch.views[path],
             version_counters=watch.versions[path],
         )
-        for path in paths
+        for path in dict.fromkeys([*watch.operators, *found, *saved_bytes])
     }
+
+
+def _by_operator(
+    watch: "_Dispatched",
+    made: Sequence[tuple[Node, int]],
+    resident: Iterable[Tensor],
+    saved_bytes: int,
+) -> dict[str, OperatorCounts]:
+    """Return nodes and what they save, each storage by the first; the rest is nobody's."""
+    seen = {key(storage) for tensor in resident for storage in storages(tensor)}
+    number_of: Counter[str] = Counter()
+    bytes_of: Counter[str] = Counter()
+    for node, number in made:
+        operator = watch.at(number).operator
+        number_of[operator] += 1
+        for tensor in saved_by(node):
+            for storage in storages(tensor):
+                if key(storage) not in seen:
+                    seen.add(key(storage))
+                    bytes_of[operator] += storage.nbytes()
+    bytes_of[OUTSIDE] += saved_bytes - bytes_of.total()
+    return {
+        name: OperatorCounts(nodes=number_of[name], saved_bytes=bytes_of[name])
+        for name in dict.fromkeys([*number_of, *bytes_of])
+        if number_of[name] or bytes_of[name]
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Dispatch:
+    """One operator that was dispatched: in which module, and its name as the profiler spells it."""
+
+    module: str
+    operator: str
+
+
+_NOWHERE: Final = _Dispatch(OUTSIDE, OUTSIDE)
 
 
 class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it untyped
@@ -71,12 +146,12 @@ class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch l
         self.views: Counter[str] = Counter()
         self.versions: Counter[str] = Counter()
         self._numbers: list[int] = []  # of the sequence, at each operator
-        self._modules: list[str] = []
+        self._dispatches: list[_Dispatch] = []
 
-    def module_after(self, number: int) -> str:
-        """Return the module whose operator was the first after a node of this number was made."""
+    def at(self, number: int) -> _Dispatch:
+        """Return the first operator that was dispatched after a node of this number was made."""
         place = bisect_right(self._numbers, number)
-        return self._modules[place] if place < len(self._modules) else OUTSIDE
+        return self._dispatches[place] if place < len(self._dispatches) else _NOWHERE
 
     def __torch_dispatch__(
         self,
@@ -90,7 +165,7 @@ class _Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch l
                 return func.decompose(*args, **(kwargs or {}))
         module = self._where.module
         self._numbers.append(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined] # see above
-        self._modules.append(module)
+        self._dispatches.append(_Dispatch(module, str(func.overloadpacket).replace(".", "::")))
         result = func(*args, **(kwargs or {}))
         self.operators[module][str(func) if func is not DETACH else DETACHED] += 1
         given = {id(tensor) for _, tensor in tensors((args, kwargs or {}))}

@@ -32,6 +32,24 @@ def nodes(value: object) -> Iterator[Node]:
         todo += [following for following, _ in node.next_functions]
 
 
+SAVED: Final = "_saved_"
+"""How the attributes of a node begin that show what it saved."""
+
+
+def saved_by(node: Node) -> Iterator[Tensor]:
+    """Yield the tensors that a node saved, as far as they are as they were then.
+
+    A number that is an operand is a tensor of no dimension: it is no activation.
+    """
+    names = [name for name in dir(node) if name.startswith(SAVED)]
+    for name in (*names, "saved_tensors"):  # the second of a `torch.autograd.Function`
+        try:
+            held = getattr(node, name, None)
+        except RuntimeError:  # it was changed in place since
+            continue
+        yield from (tensor for _, tensor in tensors(held) if tensor.dim())
+
+
 def kept_unsaved(value: object) -> bool:
     """Return whether a node of the graph keeps a tensor by an attribute, where no hook sees it.
 

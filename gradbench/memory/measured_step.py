@@ -33,8 +33,12 @@ class TooLargeToRun(Exception):
     """A step that needs more memory than it may take here; the message says how much that is."""
 
 
-def measured_step(cell: Cell, model: Model, children: Children, *, seed: int) -> Outline:
+def measured_step(
+    cell: Cell, model: Model, children: Children, *, seed: int, with_parts: bool = True
+) -> Outline:
     """Return the outline of a warm step that was run in a child; raise whatever it raised.
+
+    Without parts, nothing says what its blocks are for, and it is run once.
 
     Where its tensors lie in the host's memory, it may take half of what is free: the rest is the
     machine's. A step that needs more raises `TooLargeToRun`.
@@ -45,7 +49,7 @@ def measured_step(cell: Cell, model: Model, children: Children, *, seed: int) ->
     run = partial(_run, cell, model, device, seed)
     try:
         plain: Outline = limited.run(partial(run, hooked=False))
-        return _with_parts(plain, limited, run)
+        return _with_parts(plain, limited, run) if with_parts else plain
     except (RuntimeError, MemoryError) as error:
         if most_bytes is None or not device.out_of_memory(error):
             raise

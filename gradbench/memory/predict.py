@@ -95,7 +95,7 @@ class Predictor:
         self._prober = Prober(self._device if self._here else None)
         self._workspaces = self._device.workspaces()
         self._outlines: dict[tuple[Cell, Model, int], Outline] = {}
-        self._measurements: dict[tuple[Cell, Model, int], Outline] = {}
+        self._measurements: dict[tuple[Cell, Model, int, bool], Outline] = {}
 
     def predict(
         self, cell: Cell, model: Model, *, seed: int = 0, probing: bool = True
@@ -211,7 +211,8 @@ class Predictor:
             predicted = self._prediction(small, outline, 0.0)
             if predicted.peak_bytes > CHECKED_BYTES:
                 return None
-            measured = self._run_for_real(small, model, seed, Unfaithful("its step is checked"))
+            why = Unfaithful("its step is checked")
+            measured = self._run_for_real(small, model, seed, why, with_parts=False)
         except (Unfaithful, Unpredictable):
             return None
         difference = self._prediction(small, measured, 0.0).peak_bytes - predicted.peak_bytes
@@ -377,13 +378,17 @@ class Predictor:
         most = max(2, first, SMALL_BYTES * first // max(adds, 1))
         return (cell.batch_size,) if cell.batch_size <= most else (most // 2, most // 2 * 2)
 
-    def _run_for_real(self, cell: Cell, model: Model, seed: int, why: Unfaithful) -> Outline:
+    def _run_for_real(
+        self, cell: Cell, model: Model, seed: int, why: Unfaithful, *, with_parts: bool = True
+    ) -> Outline:
         if not self._here:
             raise Unpredictable(str(why))
-        key = (cell, model, seed)
+        key = (cell, model, seed, with_parts)
         if key not in self._measurements:
             try:
-                self._measurements[key] = measured_step(cell, model, self._children(), seed=seed)
+                self._measurements[key] = measured_step(
+                    cell, model, self._children(), seed=seed, with_parts=with_parts
+                )
             except TooLargeToRun as how:
                 raise Unpredictable(f"{why}; nor could it be measured: {how}") from how
             except TimedOut as how:

@@ -1,10 +1,10 @@
-"""Why two modes differ on one model: what each module does under each mode, counted and timed."""
+"""Why two modes differ on one model: what its modules and operators do, counted and timed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 OUTSIDE = ""
-"""The path under which stands what no module of the model did: the loop around it."""
+"""The path under which stands what no module of the model did, or no operator: the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,13 +19,25 @@ class ModuleCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorCounts:
+    """What the calls of one operator did in one call of the model."""
+
+    calls: int = 0  # those that other operators made included
+    nodes: int = 0  # of the graph
+    saved_bytes: int = 0  # for backward, by these nodes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Counts by mode and module, which repeat, and host times by mode, module and round.
+    """Counts by mode and module or operator, which repeat, and host times by round beside them.
 
     ``host_ns[mode][path]`` has the nanoseconds a call of the module's own forward took, one a
     round; those of all paths add up to the call. Rounds of the modes with equal numbers are pairs.
+    ``operator_ns[mode][name]`` has the same by operator, of rounds of their own.
     """
 
     classes: Mapping[str, str]  # of modules, by path, in the order in which they first ran
     counts: Mapping[str, Mapping[str, ModuleCounts]]
     host_ns: Mapping[str, Mapping[str, tuple[float, ...]]]
+    operators: Mapping[str, Mapping[str, OperatorCounts]]
+    operator_ns: Mapping[str, Mapping[str, tuple[float, ...]]]

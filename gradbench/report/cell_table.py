@@ -7,12 +7,12 @@ from typing import Final
 import numpy as np
 from markupsafe import Markup
 
-from ..analysis import dataframes, format_units
+from ..analysis import commands, dataframes, format_units
 from ..analysis.run_view import LEFT, MEMORY, TIME, Value, View, spaced
 from ..experiment.matrix import Block, Cell
 from ..records.measurements import Measurement, Skipped
 from ..stats.estimates import Floats
-from . import commands, sparklines
+from . import sparklines
 
 Columns = Mapping[str, str]  # meter -> heading
 BESIDE: Final[Columns] = {

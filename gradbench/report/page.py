@@ -9,6 +9,7 @@ from markupsafe import Markup
 from ..analysis import evaluations, headline, run_sentences
 from ..analysis.advice import Advice
 from ..analysis.diagnosis import possible_interference
+from ..analysis.explanation import differences, operator_differences
 from ..analysis.run_view import MEMORY, TIME, View
 from ..errors import StoreError
 from ..experiment.matrix import AXES, GRAD_MODES
@@ -85,12 +86,17 @@ def render(
     )
 
 
-def _explained(explanation: Explanation) -> Markup:
-    return inline(
-        difference(explanation, theme=PAGE),
-        mark="explanation",
-        label="where the difference comes from",
-    )
+def _explained(explanation: Explanation) -> dict[str, Markup]:
+    """Return a figure for each way of taking a difference apart."""
+    ways = {"module": differences(explanation), "operator": operator_differences(explanation)}
+    return {
+        way: inline(
+            difference(panels, theme=PAGE),
+            mark=f"explanation-{way}",
+            label=f"where the difference comes from, by {way}",
+        )
+        for way, panels in ways.items()
+    }
 
 
 def write(

@@ -13,6 +13,7 @@ from ..records.run import Run
 from ..store.comparability import agreeing, mismatch
 from ..workloads.models import MODELS, Model
 from .bench import Bench
+from .passes import PASSES
 from .preflight import DEFAULT_METERS, check
 
 
@@ -82,16 +83,17 @@ def block_by_block(
     blocks: Mapping[Block, Sequence[Cell]],
     *,
     done: Collection[tuple[Cell, str]] = (),
+    passes: Collection[str] = tuple(PASSES),
     progress: Listener | None = None,
 ) -> Iterator[Reading]:
-    """Yield the outcomes of one block after the other; see `Bench.measure` for ``done``."""
+    """Yield the outcomes of one block after the other; see `Bench.measure` for the rest."""
     for index, (block, members) in enumerate(blocks.items()):
 
         def say(doing: str, block: Block = block, index: int = index) -> None:
             if progress is not None:
                 progress(Progress(block, doing, index, len(blocks)))
 
-        for outcomes in bench.measure(members, done=done, say=say):
+        for outcomes in bench.measure(members, done=done, passes=passes, say=say):
             yield from outcomes
 
 

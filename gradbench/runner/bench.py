@@ -46,7 +46,9 @@ MAX_DEATHS: Final = 4  # of one block's processes, each leaving out the cell tha
 class Bench:
     """Measures blocks, one at a time; use it as a context manager.
 
-    The measuring processes' parents start at once, beside whatever the caller does next.
+    The measuring processes' parents start at once, beside whatever the caller does next. Where
+    no meter reads the memory of a process, but that of tensors alone, ``memory_profile`` may be
+    another kind's: one parent less starts.
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class Bench:
         plan: Plan,
         models: Mapping[str, Model] = MODELS,
         meters: Sequence[str] = DEFAULT_METERS,
+        memory_profile: MallocProfile = "memory",
     ) -> None:
         self._plan, self._models, self._meters = plan, models, tuple(meters)
+        self._memory_profile = memory_profile
         self._servers: dict[MallocProfile, Processes] = {}
         self._began = time.perf_counter()
         self._seconds: dict[str, float] = {}
@@ -114,17 +118,19 @@ class Bench:
         cells: Sequence[Cell],
         *,
         done: Collection[tuple[Cell, str]] = (),
+        passes: Collection[str] = tuple(PASSES),
         say: Callable[[str], None] = lambda _: None,
     ) -> Iterator[list[Reading]]:
         """Yield, pass by pass, one outcome for each cell of one block and each meter.
 
         A meter that is ``done`` for all of the cells is left out; one that is done for some is
-        read again for all, or its rounds would not be pairs.
+        read again for all, or its rounds would not be pairs. Only the ``passes`` named are made.
         """
         wanted: dict[str, list[str]] = {}
         for name in self._meters:
-            if not all((cell, name) in done for cell in cells):
-                wanted.setdefault(METERS[name].read_in, []).append(name)
+            reading = METERS[name].read_in
+            if reading in passes and not all((cell, name) in done for cell in cells):
+                wanted.setdefault(reading, []).append(name)
         why_not = {cell: obstacle(cell, self._models) for cell in cells}
         possible = [cell for cell in cells if why_not[cell] is None]
         for doing, names in wanted.items():
@@ -234,6 +240,7 @@ class Bench:
         return server
 
     def _server(self, profile: MallocProfile) -> Processes:
+        profile = self._memory_profile if profile == "memory" else profile
         server = self._servers.get(profile)
         if server is None or not server.alive:
             if server is not None:

@@ -17,6 +17,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import stat
 import zlib
@@ -41,6 +42,7 @@ from .record_rows import record_of, row_of
 SEALED: Final = ".jsonl"
 PART: Final = ".jsonl.part"
 QUARANTINE: Final = "quarantine"
+STUDIES: Final = "studies"
 
 _OPENING: Final = re.compile(rb'\s*\{\s*"kind"\s*:\s*"started"\s*[,}]')
 _OPENING_BYTES: Final = 256
@@ -98,7 +100,7 @@ class Writer:
         except OSError as error:
             raise StoreError(
                 f"cannot write {str(self.path)!r}: {error.strerror}; what was written before is "
-                f"kept: fix that, then gradbench run --resume {self.name}"
+                f"kept: fix that, then gradbench run --resume {shlex.quote(str(self.path))}"
             ) from error
 
     def __enter__(self) -> Self:
@@ -119,6 +121,11 @@ class Store:
 
     def __init__(self, folder: str | Path = "results") -> None:
         self.folder = Path(folder)
+
+    @property
+    def studies(self) -> "Store":
+        """The short runs of one model: apart, for none of them is anybody's latest run."""
+        return Store(self.folder / STUDIES)
 
     def create(self) -> Writer:
         """Open a new run of its own name; raise `StoreError` where it cannot be written."""

@@ -1,5 +1,6 @@
 """Why modes differ, as tables for a terminal: counts a call, then the parts of each difference."""
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -7,21 +8,58 @@ from rich.table import Table
 from rich.text import Text
 
 from ..analysis import format_units
-from ..analysis.explanation import Difference, differences, operators, together, totals
+from ..analysis.explanation import (
+    Counts,
+    Difference,
+    differences,
+    operator_differences,
+    operators,
+    together,
+    totals,
+)
 from ..printable import printable
 from ..records.explanation import Explanation
 from ..stats.estimates import Estimate
 
 PARTS: Final = 10
-"""Modules of a difference that are listed; the rest are one line."""
+"""Parts of a difference that are listed; the rest are one line."""
 NAME: Final = 28
+
+Show = Callable[[Counts], str]
+
+
+def _more(name: str) -> Show:
+    """Return how a count is shown that one mode has more of than another."""
+
+    def show(counts: Counts) -> str:
+        count = getattr(counts, name)
+        return f"{count:+,}" if count else ""
+
+    return show
+
+
+def _saved(counts: Counts) -> str:
+    return format_units.size(counts.saved_bytes) if counts.saved_bytes else ""
+
+
+MODULE_COUNTS: Final[Mapping[str, Show]] = {
+    "nodes": _more("nodes"),
+    "saved": _saved,
+    "versions": _more("version_counters"),
+}
+OPERATOR_COUNTS: Final[Mapping[str, Show]] = {
+    "calls": _more("operators"),
+    "nodes": _more("nodes"),
+    "saved": _saved,
+}
 
 
 def explanation_tables(explanation: Explanation, title: str) -> RenderableType:
     """Return what each mode does, and what the differences are made of."""
     shown: list[RenderableType] = [Text(title, style="bold"), _totals(explanation)]
-    for difference in differences(explanation):
-        shown += _difference(difference)
+    for one, same in zip(differences(explanation), operator_differences(explanation), strict=True):
+        shown += _difference(one, MODULE_COUNTS, "by module")
+        shown += _difference(same, OPERATOR_COUNTS, "by operator, in rounds of their own")
     return Group(*shown, *_operators(explanation))
 
 
@@ -48,18 +86,17 @@ def _totals(explanation: Explanation) -> Table:
     return table
 
 
-def _difference(difference: Difference) -> list[RenderableType]:
-    title = Text(f"\n{difference.first} − {difference.second}: ", style="bold")
+def _difference(
+    difference: Difference, columns: Mapping[str, Show], how: str
+) -> list[RenderableType]:
+    title = Text(f"\n{difference.first} − {difference.second}, {how}: ", style="bold")
     title.append(_interval(difference.whole_ns), style="default")
-    table = _table("nodes", "saved", "versions", "host time", "95% interval")
+    table = _table(*columns, "host time", "95% interval")
     for part in difference.parts[:PARTS]:
-        style = "" if part.sure else "dim"
         table.add_row(
             Text(printable(f" {part.name}")),
-            f"{part.counts.nodes:+,}" if part.counts.nodes else "",
-            format_units.size(part.counts.saved_bytes) if part.counts.saved_bytes else "",
-            f"{part.counts.version_counters:+,}" if part.counts.version_counters else "",
-            Text(_signed(part.host_ns.point), style=style),
+            *(show(part.counts) for show in columns.values()),
+            Text(_signed(part.host_ns.point), style="" if part.sure else "dim"),
             Text(_span(part.host_ns), style="dim"),
         )
     rest = difference.parts[PARTS:]
@@ -67,12 +104,11 @@ def _difference(difference: Difference) -> list[RenderableType]:
         counts = together(rest)
         table.add_row(
             f" {len(rest)} more",
-            f"{counts.nodes:+,}" if counts.nodes else "",
-            format_units.size(counts.saved_bytes) if counts.saved_bytes else "",
-            f"{counts.version_counters:+,}" if counts.version_counters else "",
+            *(show(counts) for show in columns.values()),
             _signed(sum(p.host_ns.point for p in rest)),
         )
-    table.add_row(" unexplained", "", "", "", _signed(difference.unexplained_ns), "")
+    empty = ("" for _ in columns)
+    table.add_row(" unexplained", *empty, _signed(difference.unexplained_ns), "")
     return [title, table]
 
 
@@ -87,7 +123,8 @@ def _operators(explanation: Explanation) -> list[RenderableType]:
     for row in rows[:PARTS]:
         table.add_row(Text(printable(f" {row.name}")), *(f"{calls:,}" for calls in row.calls))
     more = [Text(f" {len(rows) - PARTS} more", style="dim")] if len(rows) > PARTS else []
-    return [Text("\noperators and graph nodes that differ, a call", style="bold"), table, *more]
+    title = "\ndispatched operators and graph nodes that differ, a call"
+    return [Text(title, style="bold"), table, *more]
 
 
 def _signed(ns: float) -> str:
@@ -99,4 +136,4 @@ def _span(estimate: Estimate) -> str:
 
 
 def _interval(estimate: Estimate) -> str:
-    return f"{_signed(estimate.point)} {_span(estimate)} of host time a call"
+    return f"{_signed(estimate.point)} {_span(estimate)} a call"

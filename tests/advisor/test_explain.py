@@ -1,5 +1,7 @@
 """Why modes differ: counts against arithmetic by hand, times that add up, a table and a figure."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rich.console import Console
@@ -7,12 +9,14 @@ from torch import nn
 
 from gradbench import Cell, Model, Store
 from gradbench.advisor import Question, explain
-from gradbench.analysis.explanation import differences, operators, totals
+from gradbench.analysis.explanation import differences, operator_differences, operators, totals
+from gradbench.devices import trace
+from gradbench.devices.trace import OperatorProfile
 from gradbench.errors import BadModel
 from gradbench.experiment.plan import Plan
 from gradbench.memory.call_counts import counted
 from gradbench.memory.saved_tensors import paths
-from gradbench.records.explanation import Explanation, ModuleCounts
+from gradbench.records.explanation import Explanation, ModuleCounts, OperatorCounts
 from gradbench.report import render
 from gradbench.runner.module_times import ModuleClock
 from gradbench.terminal.explanation_tables import explanation_tables
@@ -35,7 +39,7 @@ def under(mode):
 
 
 def test_with_grad_on_each_layer_has_its_nodes_and_what_it_saves():
-    found = under(torch.enable_grad)
+    found = under(torch.enable_grad).modules
     # a Linear: addmm and the transpose of its weight, and its two parameters
     assert sum(found["0"].nodes.values()) == sum(found["2"].nodes.values()) == 4
     assert found["1"].nodes == {"ReluBackward0": 1}
@@ -46,7 +50,7 @@ def test_with_grad_on_each_layer_has_its_nodes_and_what_it_saves():
 
 
 def test_without_grad_there_are_the_same_operators_and_no_nodes():
-    on, off = under(torch.enable_grad), under(torch.no_grad)
+    on, off = under(torch.enable_grad).modules, under(torch.no_grad).modules
     assert all(not one.nodes and not one.saved_bytes for one in off.values())
     assert off["0"] == ModuleCounts(
         operators=on["0"].operators, tracked_views=1, version_counters=1
@@ -54,7 +58,7 @@ def test_without_grad_there_are_the_same_operators_and_no_nodes():
 
 
 def test_inference_mode_dispatches_the_same_operators_and_makes_no_version_counters():
-    off, inference = under(torch.no_grad), under(torch.inference_mode)
+    off, inference = under(torch.no_grad).modules, under(torch.inference_mode).modules
     assert {p: one.operators for p, one in inference.items()} == {
         p: one.operators for p, one in off.items()
     }
@@ -71,8 +75,71 @@ def test_a_module_s_own_time_leaves_out_the_modules_inside_it():
     own = clock.taken()
     assert set(own) == {"", "(model)", "0", "1", "2"}
     assert all(ns > 0 for ns in own.values())
+    with clock.installed():
+        pass
     assert clock.taken() == {}
     assert not any("forward" in vars(one) for one in module.modules())
+
+
+def test_an_operator_has_the_nodes_made_just_before_it_and_what_they_save():
+    found = under(torch.enable_grad).operators
+    # addmm makes its node and those of weight and bias; the weight is transposed, in a node too
+    assert {name: (one.nodes, one.saved_bytes) for name, one in found.items()} == {
+        "aten::t": (4, 0),
+        "aten::addmm": (4, 0),
+        "aten::relu": (1, BATCH * WIDTH * 4),
+    }
+    assert under(torch.no_grad).operators == {}
+
+
+class Twice(torch.autograd.Function):
+    """Saves a tensor that no operator of torch's saves."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x * 3)
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2
+
+
+def test_what_a_function_of_the_user_s_saves_is_its_first_operator_s():
+    x = torch.randn(BATCH, WIDTH, requires_grad=True)
+    found = counted(lambda: Twice.apply(x), {}, [x]).operators
+    assert found["aten::mul"].saved_bytes == BATCH * WIDTH * 4
+
+
+def test_an_operator_s_own_time_leaves_out_the_operators_inside_it():
+    module, x = net(), torch.ones(BATCH, WIDTH)
+    with OperatorProfile() as profile:
+        module(x)  # no call that counts
+        profile.call(lambda: module(x))
+        profile.call(lambda: module(x))
+    own = profile.own_times()
+    assert own[""].calls == 2
+    calls = [own[f"aten::{name}"].calls for name in ("linear", "addmm", "relu")]
+    assert calls == [4, 4, 2]
+    assert all(one.own_ns > 0 for one in own.values())
+
+
+def test_ranges_inside_a_range_are_no_part_of_its_own_time():
+    own = {}
+    ranges = [
+        (0, -100, trace.CALL),
+        (10, -60, "a"),
+        (20, -50, "b"),
+        (60, -90, "a"),
+        (200, -210, "c"),
+    ]
+    # the last is outside of every call
+    trace._add_own_times(own, ranges)
+    assert own == {
+        "": trace.OwnTime(1, 20),
+        "a": trace.OwnTime(2, 50),
+        "b": trace.OwnTime(1, 30),
+    }
 
 
 def chosen(seconds):
@@ -85,6 +152,14 @@ def chosen(seconds):
         },
         host_ns={
             mode: {path: (float(ns),) * 12 for path, ns in own.items()}
+            for mode, own in seconds.items()
+        },
+        operators={
+            mode: {"aten::mm": OperatorCounts(calls=2, nodes=2 * first, saved_bytes=64 * first)}
+            for first, mode in zip((True, False, False), seconds, strict=True)
+        },
+        operator_ns={
+            mode: {"aten::mm": (own["0"] + 1.0,) * 12, "": (9.0,) * 12}
             for mode, own in seconds.items()
         },
     )
@@ -112,12 +187,21 @@ def test_the_parts_add_up_to_the_whole_difference_the_largest_first():
     assert (row.name, row.calls) == ("Mm", [2, 0, 0])
 
 
+def test_operators_are_parts_too_with_their_calls_and_what_they_save():
+    first, second = operator_differences(chosen(TIMES))
+    (part,) = first.parts
+    assert (part.name, part.host_ns.point) == ("aten::mm", 30)
+    assert (part.counts.operators, part.counts.nodes, part.counts.saved_bytes) == (0, 2, 64)
+    assert (first.whole_ns.point, first.unexplained_ns) == (30, 0)
+    assert (second.whole_ns.point, list(second.parts)) == (0, [])
+
+
 def test_what_medians_do_not_add_up_to_is_called_unexplained():
     found = chosen(TIMES)
     rounds = {"0": [0.0, 0, 30] * 4, "1": [30.0, 0, 0] * 4, "": [0.0] * 12}
     host_ns = {mode: dict.fromkeys(rounds, (0.0,) * 12) for mode in TIMES}
     host_ns["global_on"] = {path: tuple(ns) for path, ns in rounds.items()}
-    found = Explanation(classes=found.classes, counts=found.counts, host_ns=host_ns)
+    found = replace(found, host_ns=host_ns)
     first, _ = differences(found)
     assert first.whole_ns.point == 30
     assert first.unexplained_ns == 30  # each part's median is 0
@@ -137,7 +221,12 @@ def test_the_command_s_run_is_sealed_and_its_tables_fit(tmp_path):
         console.print(explanation_tables(found, "m"))
     shown = capture.get()
     assert max(map(len, shown.splitlines())) <= 80
-    assert "global_on − no_grad: " in shown
+    assert "global_on − no_grad, by module: " in shown
+    assert "global_on − no_grad, by operator" in shown
+    assert "aten::addmm" in shown
+    assert found.operators["global_on"]["aten::addmm"].calls == 2
+    lengths = {len(rounds) for own in found.operator_ns.values() for rounds in own.values()}
+    assert len(lengths) == 1
     assert "0 Linear" in shown
     assert "unexplained" in shown
     assert "Where the difference comes from" in render(run, explanation=found)

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from gradbench import Report
-from gradbench.analysis import headline
+from gradbench.analysis import commands, headline
 from gradbench.analysis.run_view import MEMORY, TIME, View
 from gradbench.cli import app
 from gradbench.experiment.matrix import by_block
@@ -39,7 +39,6 @@ from gradbench.report import (
     answer,
     capacity,
     cell_table,
-    commands,
     run_differences,
     sparklines,
     svg,

@@ -83,7 +83,9 @@ with Store(sys.argv[1]).create() as writer:
 def test_a_record_that_finds_no_room_is_reported_with_the_remedy(tmp_path):
     with Path("/dev/full").open("w") as full:
         writer = Writer(tmp_path / f"a{PART}", full)
-        with pytest.raises(StoreError, match=r"No space left.* gradbench run --resume a$"):
+        with pytest.raises(
+            StoreError, match=r"No space left.* gradbench run --resume \S+/a\.jsonl\.part$"
+        ):
             writer.write(started(block()))
         with writer:
             pass  # closing does not raise what was said already

@@ -1,24 +1,24 @@
-"""Where the difference of two modes comes from: each module's part of it, with its interval."""
+"""Where the difference of two modes comes from: each part of it, with its interval."""
+
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from ...analysis import format_units
-from ...analysis.explanation import Part, differences
-from ...records.explanation import Explanation
+from ...analysis.explanation import Difference, Part
 from .style import LIGHT, ROW, Theme, drawn_in, figure_of, inset, room, short
 
 MOST = 15
-"""Modules that a panel has room for."""
+"""Parts that a panel has room for."""
 
 
-def difference(explanation: Explanation, *, theme: Theme = LIGHT, most: int = MOST) -> Figure:
-    """Return a panel for each pair of modes: host time by module, and what stands behind it.
+def difference(panels: Sequence[Difference], *, theme: Theme = LIGHT, most: int = MOST) -> Figure:
+    """Return a panel for each pair of modes: host time by part, and what stands behind it.
 
     Bars end at the median of paired rounds, whiskers are its 95% interval; beside a bar stand the
     graph nodes and the bytes saved that the second mode does without.
     """
-    panels = differences(explanation)
     shown = [list(panel.parts[:most]) for panel in panels]
     names = [short(part.name, 34) for parts in shown for part in parts] or ["unexplained"]
     with drawn_in(theme):
