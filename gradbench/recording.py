@@ -81,7 +81,7 @@ class Recording:
     def measure(
         self,
         *blocks: Block,
-        passes: Collection[str] = tuple(PASSES),
+        passes: Collection[str] = PASSES,
         progress: Callable[[runner.Progress], None] | None = None,
     ) -> Iterator[Reading]:
         """Measure these blocks, or all, and yield each outcome when it is written.

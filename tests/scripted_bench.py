@@ -24,7 +24,14 @@ class ScriptedBench:
     asked: ClassVar[list[list[Cell]]]
     made: ClassVar[int]
 
-    def __init__(self, *, plan: object, models: object = None, meters: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        plan: object,
+        models: object = None,
+        meters: Sequence[str] = (),
+        memory_profile: object = None,
+    ) -> None:
         type(self).made += 1
         self.meters = meters
 
@@ -37,7 +44,7 @@ class ScriptedBench:
         return environment()
 
     def measure(
-        self, cells: Sequence[Cell], *, done: object = (), say: object = None
+        self, cells: Sequence[Cell], *, done: object = (), passes: object = (), say: object = None
     ) -> Iterator[list[Outcome]]:
         self.asked.append(list(cells))
         outcomes = [outcome for member in cells for outcome in type(self).script(member)]

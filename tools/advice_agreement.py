@@ -100,9 +100,9 @@ def table(found: list[Agreement], plan: Plan, command: str) -> str:
     lines = [
         f"Printed by `{command}` on {datetime.now(UTC):%Y-%m-%d} (torch {torch.__version__}, "
         f"Python {platform.python_version()}, inference at batch {BATCH}; {PLAN.budget_s:g} s of "
-        f"timing a study, {plan.budget_s:g} s a full run): {total} verdicts, of time and memory, between "
-        f"three pairs of modes; {contradict} contradict, {open_ends} are inconclusive in one of "
-        "the two.",
+        f"timing a study, {plan.budget_s:g} s a full run): {total} verdicts, of time and memory, "
+        f"between three pairs of modes; {contradict} contradict, {open_ends} are inconclusive in "
+        "one of the two.",
         "",
         "| model | a study advises | a full run advises | verdicts | inconclusive in one "
         "| contradict | noise floor | in full |",

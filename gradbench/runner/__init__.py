@@ -83,7 +83,7 @@ def block_by_block(
     blocks: Mapping[Block, Sequence[Cell]],
     *,
     done: Collection[tuple[Cell, str]] = (),
-    passes: Collection[str] = tuple(PASSES),
+    passes: Collection[str] = PASSES,
     progress: Listener | None = None,
 ) -> Iterator[Reading]:
     """Yield the outcomes of one block after the other; see `Bench.measure` for the rest."""

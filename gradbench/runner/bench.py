@@ -118,7 +118,7 @@ class Bench:
         cells: Sequence[Cell],
         *,
         done: Collection[tuple[Cell, str]] = (),
-        passes: Collection[str] = tuple(PASSES),
+        passes: Collection[str] = PASSES,
         say: Callable[[str], None] = lambda _: None,
     ) -> Iterator[list[Reading]]:
         """Yield, pass by pass, one outcome for each cell of one block and each meter.

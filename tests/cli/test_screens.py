@@ -22,6 +22,7 @@ from gradbench.analysis import format_units
 from gradbench.cli import app
 from gradbench.cli.app import TRY
 from gradbench.cli.printing import NOTES
+from gradbench.exit_status import ExitStatus
 
 COMMANDS = sorted({one.name or one.callback.__name__ for one in app.registered_commands})
 
@@ -51,6 +52,15 @@ def test_examples_in_help_stand_one_a_line_under_a_heading(command):
         assert below
         assert all(line.startswith(f"gradbench {command}") for line in below if "--" in line[:11])
         assert any(line.startswith("gradbench ") for line in below)
+
+
+@pytest.mark.parametrize("command", ["advise", "explain"])
+def test_a_command_about_one_model_lists_no_option_that_it_would_refuse(command):
+    listed = said(command, "--help")
+    assert "--batch-size" in listed
+    assert not any(f"{option} " in listed for option in ("--workload", "--grad-mode", "--preset"))
+    result = CliRunner().invoke(app, [command, "--model", "mlp_tiny", "--workload", "training"])
+    assert result.exit_code == ExitStatus.USAGE
 
 
 def disturbed_run():

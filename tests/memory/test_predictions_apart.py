@@ -190,3 +190,18 @@ def test_a_child_that_forks_and_returns_in_both_answers_once():
 
 def ends_with_seven(_say):
     os._exit(7)
+
+
+def test_what_runs_beside_answers_when_it_is_waited_for_and_is_ended_when_it_is_left():
+    with Children(device=CPU()).beside(lambda _: os.getpid()) as result:
+        assert result() != os.getpid()
+
+    def asleep(_say):
+        time.sleep(60)
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Children(device=CPU()).beside(asleep):
+        (child,) = (one.pid for one in psutil.Process().children() if one.is_running())
+        raise KeyboardInterrupt
+    assert not psutil.pid_exists(child)
+    assert time.monotonic() - began < 50

@@ -638,6 +638,14 @@ def test_a_name_longer_than_any_file_s_is_one_line(store):
 # --- files of others
 
 
+def test_a_study_is_nobody_s_latest_run(store):
+    run = store.save(RECORDS)
+    study = store.studies.save(RECORDS)
+    assert store.find("latest") == store.folder / f"{run.name}{SEALED}"
+    assert [one.name for one in store.load_all()[0]] == [run.name]
+    assert store.find(str(store.studies.folder / f"{study.name}{SEALED}")).is_file()
+
+
 def test_latest_and_beginnings_are_of_runs_alone(store):
     run = store.save(RECORDS)
     (store.folder / "train.jsonl").write_text("{}\n")
