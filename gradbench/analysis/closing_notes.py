@@ -38,6 +38,8 @@ def closing_notes(run: Run) -> list[Note]:
         *(Note(text.replace("`", ""), "aside") for text in evaluations.sentences(View(run))),
         *(Note(text, "aside") for text in filter(None, (run_sentences.predicted(run),))),
         *(Note(text, "aside") for text in run_sentences.prediction_marks(run)),
+        *(Note(text, "aside") for text in run_sentences.kept(run)),
+        *(Note(text, "aside") for text in run_sentences.fused_attention(run)),
         Note(run_sentences.spent(run), "aside"),
     ]
 

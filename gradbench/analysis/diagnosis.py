@@ -10,7 +10,7 @@ from ..records.measurements import NOT_GUARANTEED, Fact, Measurement
 from ..records.run import Run
 from ..store.comparability import MIXED
 from . import format_units
-from .run_sentences import leaks, oddities
+from .run_sentences import leaks, oddities, other_paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def possible_interference(run: Run) -> list[str]:
     ]
     if facts.get("git_dirty") is True:
         lines.append("dirty tree: the working directory held changes that no commit names")
-    return [*lines, *_symptoms(run), *leaks(run), *oddities(run)]
+    return [*lines, *_symptoms(run), *leaks(run), *other_paths(run), *oddities(run)]
 
 
 def _symptoms(run: Run) -> list[str]:

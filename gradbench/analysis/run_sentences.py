@@ -100,6 +100,46 @@ def leaks(run: Run) -> list[str]:
     return sentences
 
 
+def kept(run: Run) -> list[str]:
+    """Return what first steps leave alive, once, with the cells that do."""
+    cells: dict[str, list[str]] = {}
+    for outcome in run.outcomes:
+        if not isinstance(outcome, Measurement) or outcome.meter != "kept_after_first":
+            continue
+        if outcome.values[0]:
+            who = outcome.notes.get("kept", "nobody was seen to make them")
+            words = f"{outcome.values[0]:,} B stay after the first steps: {who}"
+            cells.setdefault(words, []).append(str(outcome.cell))
+    return [f"kept: {_few(where)}: {words}" for words, where in cells.items()]
+
+
+def fused_attention(run: Run) -> list[str]:
+    """Return where torch's fused attention ran or did not, once, with the cells it holds for."""
+    cells: dict[str, list[str]] = {}
+    for outcome in run.outcomes:
+        words = outcome.notes.get(FUSED) if isinstance(outcome, Measurement) else None
+        if words is not None:
+            where = cells.setdefault(str(words), [])
+            if str(outcome.cell) not in where:
+                where.append(str(outcome.cell))
+    return [f"fused attention of {_few(where)}: {words}" for words, where in cells.items()]
+
+
+def other_paths(run: Run) -> list[str]:
+    """Return a sentence for each cell whose figures were read on different paths of attention."""
+    paths: dict[str, dict[str, str]] = {}
+    for outcome in run.outcomes:
+        if isinstance(outcome, Measurement) and FUSED in outcome.notes:
+            path = str(outcome.notes[FUSED])
+            paths.setdefault(str(outcome.cell), {}).setdefault(path, outcome.meter)
+    return [
+        f"other path: in {cell}, "
+        + "; but ".join(f"{meter}: fused attention {path}" for path, meter in found.items())
+        for cell, found in paths.items()
+        if len(found) > 1
+    ]
+
+
 def oddities(run: Run) -> list[str]:
     """Return a sentence for each thing about a model that its figures do not show of themselves."""
     cells: dict[str, list[str]] = {}
@@ -120,6 +160,9 @@ def _few(cells: Sequence[str]) -> str:
     many = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
     return f"{', '.join(cells[:3])}{many}"
 
+
+FUSED: Final = "fused_attention"
+"""The note on whether torch's fused attention ran."""
 
 _ODDITIES: Final[Mapping[str, str]] = {
     "nothing_computed": "{}: nothing was computed, and what is shown is the cost of that",

@@ -135,6 +135,15 @@ def nothing() -> None:
     """Do nothing: a hook for those who need none."""
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A memory that steps may fill: what this process has of it, and what it may still take."""
+
+    name: str
+    used_bytes: Callable[[], int]
+    free_bytes: Callable[[], int]
+
+
 class Ledger(Protocol):
     """An account of a process's allocations on one device.
 
@@ -269,6 +278,9 @@ class Device(Protocol):
 
     def process_bytes(self) -> int:
         """Return what the driver says this process holds on the device; raise `Unreadable`."""
+
+    def memories(self) -> Sequence[Memory]:
+        """Return the memories that steps on the device may fill, the host's among them."""
 
     def synchronize(self) -> None:
         """Return when all work queued on the device is done."""

@@ -17,6 +17,7 @@ from . import (
     DeviceClock,
     HostClock,
     Ledger,
+    Memory,
     Monitor,
     Span,
     Unreadable,
@@ -27,6 +28,7 @@ from . import (
 from .allocator_ledger import AllocatorLedger, TracedLedger, proved
 from .caching_allocator import CachingAllocator
 from .enqueue_clock import EnqueueClock
+from .host_memory import host_memory
 
 BATCH_NS: Final = 1_000_000  # long against what a synchronization takes
 CONTEXT_BYTES: Final = 600 * 2**20  # as of CUDA: nobody has measured another
@@ -122,6 +124,10 @@ class Accelerator:
     def process_bytes(self) -> int:
         """Raise `Unreadable`: no driver is asked."""
         raise Unreadable(f"torch does not say what {self.family} holds for a process")
+
+    def memories(self) -> Sequence[Memory]:
+        """Return the host's: what torch's allocator has of this backend's has many names."""
+        return (host_memory(),)
 
     def synchronize(self) -> None:
         """Wait for the device."""

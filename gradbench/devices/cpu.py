@@ -15,6 +15,7 @@ from . import (
     DeviceClock,
     HostClock,
     Ledger,
+    Memory,
     Monitor,
     Trace,
     Unreadable,
@@ -24,6 +25,7 @@ from . import (
     balance,
     nothing,
 )
+from .host_memory import host_memory
 from .trace import cpu_changes, trace
 
 T = TypeVar("T")
@@ -102,6 +104,10 @@ class CPU:
     def process_bytes(self) -> int:
         """Raise `Unreadable`: on the CPU that is what ``peak_rss`` reads."""
         raise Unreadable(NO_DRIVER)
+
+    def memories(self) -> Sequence[Memory]:
+        """Return the host's: tensors lie there."""
+        return (host_memory(),)
 
     def synchronize(self) -> None:
         """Return at once: CPU operators are done when they return."""

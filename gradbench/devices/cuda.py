@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -17,6 +18,7 @@ from . import (
     DeviceClock,
     HostClock,
     Ledger,
+    Memory,
     Monitor,
     Span,
     Unreadable,
@@ -27,6 +29,7 @@ from . import (
 from .allocator_ledger import AllocatorLedger, TracedLedger, proved
 from .caching_allocator import CachingAllocator
 from .enqueue_clock import EnqueueClock
+from .host_memory import host_memory
 from .trace import trace
 
 T = TypeVar("T")
@@ -172,6 +175,17 @@ class CUDA:
     def runs_otherwise(self, op: str) -> bool:
         """Say whether it is of dropout, recurrence, attention, batch norm, or oneDNN's."""
         return any(part in op for part in OTHERWISE)
+
+    def memories(self) -> Sequence[Memory]:
+        """Return the host's and the card's, of which torch may have some in its cache."""
+        device = self._device()
+
+        def free_bytes() -> int:
+            cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            return int(torch.cuda.mem_get_info(device)[0]) + cached
+
+        used_bytes = partial(torch.cuda.memory_allocated, device)
+        return (host_memory(), Memory(f"{self.place}'s memory", used_bytes, free_bytes))
 
     def check(self) -> None:
         """Raise `DeviceUnavailable` without a CUDA build, a driver or this index."""

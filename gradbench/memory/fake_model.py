@@ -1,9 +1,7 @@
 """A module on fake tensors, which have shapes and no bytes: built so, or for real and copied."""
 
 import copy
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -12,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ..devices.host_memory import free_bytes
 from ..workloads.arms import Layout
 from ..workloads.state import seed_all
 from ..workloads.trees import mapped
@@ -19,7 +18,6 @@ from .host_numbers import HostNumbers
 from .storage_tracker import Creation, StorageTracker
 from .storages import key, storages
 
-MEMORY: Final = Path("/proc/meminfo")
 SHARE: Final = 2
 """A model is built for real if it needs less than this part of the free memory: half."""
 
@@ -189,15 +187,6 @@ def _real(factory: Callable[[], nn.Module], on_fakes: BaseException) -> nn.Modul
             f"its constructor needs numbers ({on_fakes}), and to be built for real it is too large "
             f"for half of the free memory, {limit_bytes:,} B"
         ) from on_meta
-
-
-def free_bytes() -> int:
-    """Return the memory that is free as Linux estimates it, elsewhere all that the machine has."""
-    if MEMORY.exists():
-        for line in MEMORY.read_text("utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class _MadeFake(TorchFunctionMode):

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -64,7 +64,7 @@ def left_by(
     made = {birth.key: birth for birth in births if birth.key not in left_out}
     named = dict(attributes(roots))
     return LeftBehind(
-        tuple(_made(made, named)),
+        tuple(_merged(_made(made, named))),
         tuple(
             Left(name)
             for name, contents in before.items()
@@ -97,12 +97,12 @@ def in_words(lefts: Sequence[Left]) -> str:
 
 
 def _made(births: Mapping[int, Creation], named: Mapping[str, Tensor]) -> Iterator[Left]:
-    """Yield what was made, largest first: by attribute where one leads to it, else by line."""
+    """Yield what was made: by attribute where one leads to it, else by line."""
     owners: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in named.items():
         for one in _keys(tensor):
             owners.setdefault(one, (name, tensor))
-    for birth in sorted(births.values(), key=lambda birth: -birth.nbytes):
+    for birth in births.values():
         if birth.key in owners:
             name, tensor = owners[birth.key]
             yield Left(name, birth.nbytes, _note(tensor))
@@ -110,6 +110,15 @@ def _made(births: Mapping[int, Creation], named: Mapping[str, Tensor]) -> Iterat
             place = f" in {birth.module}" if birth.module else ""
             line = f" at {birth.line}" if birth.line else ""
             yield Left(f"made by {birth.op}{place}{line}", birth.nbytes)
+
+
+def _merged(lefts: Iterable[Left]) -> list[Left]:
+    """Return one for each place, most bytes first."""
+    found: dict[str, Left] = {}
+    for left in lefts:
+        before = found.get(left.where, replace(left, nbytes=0))
+        found[left.where] = replace(before, nbytes=before.nbytes + left.nbytes)
+    return sorted(found.values(), key=lambda left: -left.nbytes)
 
 
 def _note(tensor: Tensor) -> str:

@@ -9,6 +9,7 @@ from typing import Final
 import torch
 
 from ..devices import Device
+from ..devices.host_memory import free_bytes
 from ..experiment.matrix import Cell
 from ..records.allocations import Change, Mark
 from ..workloads.arms import build, make_arm, steps
@@ -16,7 +17,7 @@ from ..workloads.models import Model
 from ..workloads.state import RandomNumbers
 from ..workloads.steps import Subject
 from .apart import Children
-from .fake_model import SHARE, free_bytes
+from .fake_model import SHARE
 from .outline import Outline
 from .resident_blocks import disjoint, live, outside
 from .saved_tensors import refuses_hooks

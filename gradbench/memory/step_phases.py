@@ -74,6 +74,20 @@ class Marks:
             finally:
                 self._tell = None
 
+    @contextmanager
+    def learning_optimizers(self) -> Iterator[None]:
+        """Learn which optimizers step while entered, and no more."""
+        hook = register_optimizer_step_pre_hook(self._optimizing)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def state(self) -> Iterator[Tensor]:
+        """Yield the state of the optimizers that stepped."""
+        for optimizer in self.optimizers.values():
+            yield from _state(optimizer)
+
     def resident(self, subject: Subject) -> dict[int, Resident]:
         """Return the blocks that are there between steps, by address.
 
@@ -89,7 +103,7 @@ class Marks:
                 "gradients",
                 (p.grad for part in parts for p in part.parameters() if p.grad is not None),
             ),
-            ("optimizer_state", (s for o in self.optimizers.values() for s in _state(o))),
+            ("optimizer_state", self.state()),
         ]
         for name, tensors in owned:
             for tensor in tensors:

@@ -203,6 +203,7 @@ def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, obje
         "reasons": list(run_sentences.reasons(run)),
         "unreadable": run_sentences.unreadable(run),
         "marks": run_sentences.prediction_marks(run),
+        "kept": [*run_sentences.kept(run), *run_sentences.fused_attention(run)],
         "spent": run_sentences.spent(run),
         "facts": run_differences.facts_of(run),
     }

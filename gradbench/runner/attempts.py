@@ -28,6 +28,7 @@ from ..workloads.models import Model
 from ..workloads.steps import Subject, says_the_mode
 from . import environment, host_system
 from .fork_server import WorkerDied
+from .memory_guard import GrowingMemory
 from .process_settings import ProcessSettings
 
 T = TypeVar("T")
@@ -182,6 +183,8 @@ def refusal(error: BaseException, device: Device) -> Refusal:
     """
     error = speaking(error)
     words = in_one_line(error)
+    if isinstance(error, GrowingMemory):
+        return Refusal("out_of_memory", message_line(error))
     if device.out_of_memory(error):
         return Refusal("out_of_memory", words)
     if device.occupied(words):

@@ -140,7 +140,7 @@ class Bench:
                 say(doing)
             if about and possible:
                 outcomes += twins.compared(self._read(possible, PASSES[doing], about))
-            for name in set(names) - set(about):
+            for name in (name for name in names if name not in about):
                 only = f"it is a figure of {' and '.join(METERS[name].workloads)} alone"
                 outcomes += _skip_all(possible, [name], "unreadable", only)
             outcomes += [

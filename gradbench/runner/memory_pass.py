@@ -14,7 +14,8 @@ from torch.nn.modules.module import register_module_forward_hook
 from ..devices import Device, Ledger, OutOfSight, Span, Unreadable, Window, nothing
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
-from ..memory import leaks
+from ..memory import leaks, left_behind
+from ..memory.fused_calls import FusedCalls
 from ..memory.leaves import kept_unsaved, nodes
 from ..memory.measured_step import WARM_UP_STEPS
 from ..memory.predict import (
@@ -27,13 +28,14 @@ from ..memory.predict import (
 from ..memory.resident_blocks import disjoint, live, outside
 from ..memory.saved_tensors import SavedTensors, SavingHooks, paths, refuses_hooks
 from ..memory.step_phases import Marks
+from ..memory.storages import key, storages
 from ..records import predictions
 from ..records.allocations import Mark, PeakBreakdown, attribute_peak
 from ..records.measurements import Breakdown, Fact, Measurement, Reading
-from ..workloads.arms import CellArm
+from ..workloads.arms import CellArm, steps
 from ..workloads.models import Model
 from ..workloads.state import RandomNumbers, Snapshot
-from ..workloads.steps import Subject, may_fail
+from ..workloads.steps import WORKLOADS, Subject, may_fail
 from . import host_system, meters
 from .attempts import (
     TRIAL_STEPS,
@@ -51,11 +53,15 @@ from .attempts import (
 )
 from .meters import METERS
 from .process_settings import ProcessSettings
-from .visits import watched_step
+from .visits import drawn, watched_step
 
 T = TypeVar("T")
 
 NO_HOOKS: Final = "its step does not suffer the hooks that tell what blocks are for"
+
+OTHER_PATH: Final = (
+    "with hooks its step does not take torch's fused attention as often as it is timed with"
+)
 
 OUTSIDE: Final = "(outside of the model)"
 """Where the loss has tensors saved."""
@@ -76,6 +82,14 @@ class Figure:
 
     value: int
     notes: Mapping[str, Fact] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Grown:
+    """Bytes alive beyond those before the first step, and after how many steps that was."""
+
+    nbytes: int
+    steps: int
 
 
 MeterResult = Figure | Breakdown | Unreadable
@@ -182,6 +196,7 @@ class _Reader:
         build: Callable[[], Subject | Refusal],
     ) -> None:
         self._cell, self._ledger, self._device, self._try_to_build = cell, ledger, device, build
+        self._made = 0  # steps of this subject
 
     def build(self) -> Refusal | None:
         """Build the subject, with the ledger at its beginning; return why that is impossible."""
@@ -199,6 +214,7 @@ class _Reader:
         there = live(traced.entries(self._device.place))
         self._elsewhere_bytes = outside(self._marks.resident(self._subject), there)
         self._numbers = RandomNumbers(shared.resident())
+        self._made = 0
         return None
 
     def read(self) -> dict[str, MeterResult] | Refusal:
@@ -215,16 +231,20 @@ class _Reader:
             return first
         first_window, first_parts = first
         live_bytes = [self._at_rest()]
-        notes, _ = self._ledger.observe(self._watched)
+        with FusedCalls() as fused:
+            notes, _ = self._ledger.observe(self._watched)
         if isinstance(notes, Refusal):
             return notes
+        self._fused = fused.counts
         live_bytes.append(self._at_rest())
+        grown = _Grown(self._grown_bytes(), self._made)
         refused, plain = self._ledger.observe(self._attempt)
         if refused is not None:
             return refused
         live_bytes.append(self._at_rest())
         window = self._with_elsewhere(plain)
         leaked = self._leaked(live_bytes)
+        grown = self._without_garbage(grown, leaked)
         alike = live_bytes[-1] == live_bytes[-2]
         parts: PeakBreakdown | Unreadable = Unreadable(NO_HOOKS)
         if first_parts is not None:
@@ -240,12 +260,17 @@ class _Reader:
                 name: figure if isinstance(figure, Unreadable) else Figure(figure, notes)
                 for name, figure in figures.items()
             },
-            "first_peak_allocated": Figure(first_window.peak_bytes, _notes(first_window, 0)),
+            "first_peak_allocated": Figure(
+                first_window.peak_bytes, {**_notes(first_window, 0), **self._first_path()}
+            ),
             "breakdown": self._breakdown(
                 first_parts or Unreadable(NO_HOOKS), parts, window.rounding_bytes, saved
             ),
             "saved_for_backward": _saved_figure(saved),
             "leaked": leaked,
+            "kept_after_first": self._kept_figure(
+                grown.nbytes - workspaces, hooked=first_parts is not None
+            ),
         }
 
     def _alike_or_rebuilt(
@@ -287,6 +312,8 @@ class _Reader:
         self._arm = arm
         self._at_rest()
         self._device.forget()
+        _, window = self._ledger.observe(nothing)
+        self._there_bytes = _asked(window).before_bytes
         return None
 
     def _first_step(self) -> tuple[Window, PeakBreakdown | Unreadable | None] | Refusal:
@@ -320,15 +347,18 @@ class _Reader:
             return refused
         step = partial(self._attempt, put_back=put_back)
         breakdown: PeakBreakdown | Unreadable | None = None
-        if hooked:
-            refused, window, breakdown = self._attributed(step)
-        else:
-            refused, window = self._ledger.observe(step)
+        with FusedCalls() as fused:
+            if hooked:
+                refused, window, breakdown = self._attributed(step)
+            else:
+                refused, window = self._ledger.observe(step)
+        self._fused_first = fused.counts
         return refused or (self._with_elsewhere(window), breakdown)
 
     def _stepping(self, step: Callable[[], T]) -> T:
         """Make a step with the same random numbers as all others."""
         self._numbers.put_back()
+        self._made += 1
         return step()
 
     def _attempt(self, put_back: Callable[[], object] = nothing) -> Refusal | None:
@@ -338,7 +368,10 @@ class _Reader:
         notes = guarded(
             partial(self._stepping, partial(watched_step, self._arm, self._device)), self._device
         )
-        return notes if isinstance(notes, Refusal) else {**self._subject.notes, **notes}
+        if isinstance(notes, Refusal):
+            return notes
+        self._numbers.look()
+        return {**self._subject.notes, **notes, **drawn(self._numbers)}
 
     def _at_rest(self) -> int:
         """Put gradients away; return what is live then."""
@@ -363,9 +396,12 @@ class _Reader:
 
     def _parts(self, plain: Window) -> tuple[PeakBreakdown | Unreadable, bool]:
         """Return what the peak of a step with hooks is made of, and whether it is the plain one."""
-        refused, window, parts = self._attributed(self._attempt)
+        with FusedCalls() as fused:
+            refused, window, parts = self._attributed(self._attempt)
         if refused is not None:
             return Unreadable(f"with hooks: {refused.reason}"), False
+        if fused.counts != self._fused:
+            return Unreadable(OTHER_PATH), False
         if window.peak_bytes != plain.peak_bytes:
             why = (
                 f"hooks, which tell the parts, change the peak: {window.peak_bytes:,} B with, "
@@ -377,8 +413,55 @@ class _Reader:
     def _workspaces(self) -> int:
         """Let go of what libraries keep between steps; return the bytes that they asked for."""
         _, window = self._ledger.observe(self._device.forget)
-        asked: Span = window.requested if isinstance(window.requested, Span) else window
+        asked = _asked(window)
         return asked.before_bytes - asked.after_bytes
+
+    def _grown_bytes(self) -> int:
+        """Return what was asked for and is alive beyond what was before the first step.
+
+        The state of optimizers is left out.
+        """
+        _, window = self._ledger.observe(nothing)
+        blocks = self._marks.resident(self._subject).values()
+        state = sum(block.nbytes for block in blocks if block.part == "optimizer_state")
+        return _asked(window).after_bytes - self._there_bytes - state
+
+    def _without_garbage(self, grown: _Grown, leaked: MeterResult) -> _Grown:
+        """Return the same without what was only waiting for the collector."""
+        if grown.nbytes <= 0:
+            return grown
+        self._ledger.observe(gc.collect)
+        each = leaked.value if isinstance(leaked, Figure) else 0
+        now = self._grown_bytes() - each * (self._made - grown.steps)
+        return replace(grown, nbytes=min(grown.nbytes, now))
+
+    def _kept_figure(self, nbytes: int, *, hooked: bool) -> MeterResult:
+        if not hooked and WORKLOADS[self._cell.workload].optimizes:
+            return Unreadable(NO_HOOKS)
+        return Figure(nbytes, self._names_of_kept(nbytes)) if nbytes > 0 else Figure(0)
+
+    def _names_of_kept(self, nbytes: int) -> dict[str, Fact]:
+        """Watch two steps of another subject; return as a note who keeps so many bytes."""
+        if (self._build_again() or self._make_arm()) is not None:
+            return {}
+
+        def two_steps() -> None:
+            for _ in range(2):
+                self._numbers.put_back()
+                steps(self._arm, 1)
+                self._subject.clear_gradients()
+
+        def state() -> set[int]:
+            return {key(one) for tensor in self._marks.state() for one in storages(tensor)}
+
+        look = partial(left_behind.left_by, two_steps, self._subject.parts(), apart=state)
+        with self._marks.learning_optimizers():
+            left = guarded(look, self._device)
+        if isinstance(left, Refusal):
+            return {}
+        missing = nbytes - left.nbytes
+        once = f"{missing:,} B that are made once for the process" if missing > 0 else ""
+        return {"kept": "; ".join(filter(None, (left_behind.in_words(left.made), once)))}
 
     def _attributed(
         self, function: Callable[[], T]
@@ -414,7 +497,7 @@ class _Reader:
         )
         look = _GraphLook(recorder.hooks)
         try:
-            with recorder:
+            with recorder, FusedCalls() as fused:
                 self._looked_at(look)
             if look.unseen:  # was that there before? Then a further step has it, too
                 self._looked_at(again := _GraphLook(recorder.hooks))
@@ -430,6 +513,8 @@ class _Reader:
                 f"{what} in a thread that was there before the step, and what that allocates is "
                 "not seen: start the thread in the step, or use a ThreadPoolExecutor"
             )
+        if fused.counts != self._fused:
+            return Unreadable(OTHER_PATH)
         if look.unsaved:
             return Unreadable(
                 "a graph is built, and a node keeps tensors by an attribute, not saved"
@@ -472,6 +557,13 @@ class _Reader:
             classes={path: type(known[path]).__name__ for path in most if path in known},
         )
 
+    def _first_path(self) -> dict[str, Fact]:
+        """Return as a note that the first step took another path than the later ones."""
+        if self._fused_first == self._fused:
+            return {}
+        here, later = sum(self._fused_first), sum(self._fused)
+        return {"fused_attention": f"{here} calls here, {later} in later steps"}
+
     def _leaked(self, live: list[int]) -> MeterResult:
         if not leaks.growth(live):
             return Figure(0)
@@ -489,6 +581,7 @@ class _Reader:
             modules = paths(*self._subject.parts())
             look = partial(leaks.kept, self._arm.step, self._subject.clear_gradients, modules)
             births, _ = self._ledger.observe(partial(guarded, look, self._device))
+        self._made += leaks.STEPS
         if isinstance(births, Refusal):
             return Figure(leaked)
         return Figure(leaked, {"kept": leaks.named(births)})
@@ -533,6 +626,11 @@ def _notes(window: Window, workspaces: int) -> dict[str, Fact]:
     """Return what is to be known of a window's figures, where there is anything."""
     notes = {"workspace_bytes": workspaces, "allocation_retries": window.retries}
     return {name: count for name, count in notes.items() if count}
+
+
+def _asked(window: Window) -> Span:
+    """Return what was asked for, which on the CPU is what was handed out."""
+    return window.requested if isinstance(window.requested, Span) else window
 
 
 def _saved_figure(saved: SavedTensors | Unreadable) -> MeterResult:

@@ -118,6 +118,14 @@ METERS: Final[Mapping[str, Meter]] = {
             "bytes that every step leaves behind, gradients put away; a note names who made them",
         ),
         Meter(
+            "kept_after_first",
+            "bytes",
+            "memory",
+            True,
+            "bytes alive after the second step and not before the first, gradients and optimizer "
+            "state left out: caches, and twice what is leaked; a note names them",
+        ),
+        Meter(
             "left_by_evaluation",
             "bytes",
             "evaluation",

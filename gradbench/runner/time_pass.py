@@ -26,6 +26,7 @@ from .attempts import (
 from .cuda_clocks import Figure, read_clocks
 from .host_noise import HostNoise
 from .interleave import LONG_STEP_NS, Interleaving, Rounds, Warmth, calibrate, warm_up
+from .memory_guard import MemoryGuard
 from .meters import METERS, StepTime
 from .output_difference import NAME as OUTPUT_DIFFERENCE, output_differences
 from .process_settings import ProcessSettings
@@ -93,6 +94,9 @@ class _Timing:
 
     def read(self, wanted: Collection[str]) -> Iterator[Message]:
         """Yield what the meters of the pass read."""
+        guard = MemoryGuard(self.device.memories())
+        for arm in self.arms:
+            arm.after = partial(guard.visited, str(arm.cell))
         self.warmth = warm_up(
             self.arms,
             self.clock,

@@ -10,9 +10,10 @@ from typing import Final
 
 import torch
 
-from ..devices import Device
+from ..devices import Device, nothing
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
+from ..memory.fused_calls import FusedCalls, in_words
 from ..records.measurements import Fact
 from ..workloads.arms import CellArm
 from ..workloads.models import Model
@@ -20,6 +21,9 @@ from ..workloads.scripted import with_own_executors
 from ..workloads.state import RandomNumbers, Snapshot
 from ..workloads.steps import Step, Subject
 from .attempts import Refusal, attempt, guarded, refusal, try_to_arm, try_to_build
+
+DRAWS: Final = "same_random_numbers_of"
+"""The note on who was drawn from."""
 
 LONG_TRIAL: Final = 0.02
 """Of a process's time limit: a first step that takes more is not tried a second time."""
@@ -29,7 +33,8 @@ LONG_TRIAL: Final = 0.02
 class VisitedArm:
     """A cell's arm, what is put back before each visit, and what is to be noted of its figures.
 
-    Once its step has raised, ``failed`` says what.
+    Once its step has raised, ``failed`` says what. ``after`` is called when a visit is over and its
+    mode was left.
     """
 
     arm: CellArm
@@ -37,6 +42,7 @@ class VisitedArm:
     numbers: RandomNumbers
     notes: dict[str, Fact] = field(default_factory=dict)
     failed: Refusal | None = None
+    after: Callable[[], object] = nothing
 
     @property
     def cell(self) -> Cell:
@@ -55,6 +61,7 @@ class VisitedArm:
         self.state.put_back()
         with self.arm.held():
             yield
+        self.after()
 
 
 class Start:
@@ -112,11 +119,17 @@ def start(cell: Cell, model: Model, device: Device, plan: Plan) -> Start | Refus
 
 
 def share_numbers(arms: Sequence[VisitedArm], start: Start) -> RandomNumbers:
-    """Let the arms put back only what some of them draws from; return that."""
+    """Let the arms put back only what some of them draws from, which is noted; return that."""
     used = start.numbers.used()
     for arm in arms:
         arm.numbers = used
+        arm.notes |= drawn(start.numbers)
     return used
+
+
+def drawn(numbers: RandomNumbers) -> dict[str, Fact]:
+    """Return as a note who was drawn from: each mode was given the same of these numbers."""
+    return {DRAWS: ", ".join(numbers.drawn_from)} if numbers.drawn_from else {}
 
 
 def losing(
@@ -135,10 +148,15 @@ def watched_step(arm: CellArm, device: Device) -> dict[str, Fact]:
     """Make one step; return what its figures do not show of themselves."""
     notes: dict[str, Fact] = {}
     with arm.held():
-        grad, returned = torch.is_grad_enabled(), arm.step()
+        grad = torch.is_grad_enabled()
+        with FusedCalls() as fused:
+            returned = arm.step()
         if torch.is_grad_enabled() != grad:
             notes["grad_left"] = "off" if grad else "on"
     device.synchronize()
+    recorded = arm.mode.records or arm.workload.reenables
+    if words := in_words(fused.counts, *arm.subject.parts(), recorded=recorded):
+        notes["fused_attention"] = words
     if arm.cell.workload == "inference" and arm.subject.module.training:
         notes["stays_in_training"] = "it does not heed eval()"
     if not arm.workload.optimizes and (lazy := _nothing_in(returned)):

@@ -307,6 +307,7 @@ def bits(tensor: Tensor) -> Tensor:
 class _Source:
     """One global generator of random numbers."""
 
+    name: str
     read: Callable[[], Any]
     write: Callable[[Any], object]
 
@@ -318,14 +319,15 @@ class RandomNumbers:
     """
 
     def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
+        devices = sorted({tensor.device for tensor in tensors}, key=str)
         self._sources = [
-            _Source(torch.get_rng_state, torch.set_rng_state),
-            _Source(random.getstate, random.setstate),
-            *(_source_of(device) for device in {tensor.device for tensor in tensors}),
+            _TORCH,
+            _Source("python", random.getstate, random.setstate),
+            *(source for source in map(_source_of, devices) if source is not _TORCH),
         ]
         if "numpy" in sys.modules:
             numpy: Any = sys.modules["numpy"]
-            self._sources.append(_Source(numpy.random.get_state, numpy.random.set_state))
+            self._sources.append(_Source("numpy", numpy.random.get_state, numpy.random.set_state))
         self._drawn_from: set[int] = set()
         self._states: list[Any] = []
         self.mark()
@@ -344,8 +346,15 @@ class RandomNumbers:
         self._drawn_from |= {
             index
             for index, (source, state) in enumerate(zip(self._sources, self._states, strict=True))
-            if pickle.dumps(source.read()) != pickle.dumps(state)
+            if not _same_state(source.read(), state)
         }
+
+    @property
+    def drawn_from(self) -> tuple[str, ...]:
+        """Whom somebody was seen to draw from: ``torch``, ``cuda:0``, ``python``, ``numpy``."""
+        return tuple(
+            source.name for index, source in enumerate(self._sources) if index in self._drawn_from
+        )
 
     def used(self) -> "RandomNumbers":
         """Return those that were seen to be drawn from, and torch's, which cost least."""
@@ -357,6 +366,16 @@ class RandomNumbers:
         ]
         few.mark()
         return few
+
+
+def _same_state(one: Any, other: Any) -> bool:
+    """Return whether two states are equal; tensors do not pickle to the same bytes twice."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    return pickle.dumps(one) == pickle.dumps(other)
+
+
+_TORCH: Final = _Source("torch", torch.get_rng_state, torch.set_rng_state)
 
 
 def seed_all(seed: int) -> None:
@@ -371,8 +390,9 @@ def seed_all(seed: int) -> None:
 def _source_of(device: torch.device) -> _Source:
     accelerator: Any = getattr(torch, device.type, None)
     if not hasattr(accelerator, "get_rng_state"):  # the CPU's is torch's own
-        return _Source(torch.get_rng_state, torch.set_rng_state)
+        return _TORCH
     return _Source(
+        str(device),
         partial(accelerator.get_rng_state, device),
         lambda state: accelerator.set_rng_state(state, device),
     )

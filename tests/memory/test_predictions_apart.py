@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from gradbench.devices.cpu import CPU
+from gradbench.devices.host_memory import free_bytes
 from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.experiment.plan import Plan
 from gradbench.memory.apart import Children, Died
-from gradbench.memory.fake_model import free_bytes
 from gradbench.memory.predict import EndsItsProcess, Predictor, TookTooLong, Unpredictable
 from gradbench.records.measurements import Measurement, Skipped
 from gradbench.runner.memory_pass import predict_block
