@@ -31,3 +31,18 @@ def test_frozen_backbone(gradbench_cell: object, gradbench: Callable[[], None]) 
 @pytest.mark.gradbench("evaluate_then_train")
 def test_evaluate_then_train(gradbench_cell: object, gradbench: Callable[[], None]) -> None:
     gradbench()
+
+
+@pytest.mark.gradbench("prefill")
+def test_prefill(gradbench_cell: object, gradbench: Callable[[], None]) -> None:
+    gradbench()
+
+
+@pytest.mark.gradbench("decode")
+def test_decode(gradbench_cell: object, gradbench: Callable[[], None]) -> None:
+    gradbench()
+
+
+@pytest.mark.gradbench("generate")
+def test_generate(gradbench_cell: object, gradbench: Callable[[], None]) -> None:
+    gradbench()

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .runner.meters import METERS as METERS
     from .stats.estimates import Estimate as Estimate
     from .store.jsonl import Store as Store
+    from .workloads.generation import Generation as Generation
     from .workloads.grad_modes import MODES as MODES
     from .workloads.models import MODELS as MODELS, Model as Model
     from .workloads.steps import WORKLOADS as WORKLOADS
@@ -51,6 +52,7 @@ _LAZY = {
     "Cell": "experiment.matrix",
     "Ended": "records.measurements",
     "Environment": "records.measurements",
+    "Generation": "workloads.generation",
     "GradbenchError": "errors",
     "Matrix": "experiment.matrix",
     "Measurement": "records.measurements",

@@ -82,6 +82,31 @@ def broken_down(cell: Cell, **parts: int) -> Breakdown:
     )
 
 
+def sequence(
+    cell: Cell, *, tokens: int = 4, token: int = 10, saved: int = 0, left: int = 0
+) -> Breakdown:
+    """Return a breakdown of ``generate``: each token adds bytes to the cache, and saved ones."""
+    phases = ["prepare", "prefill", *(f"token {number}" for number in range(2, tokens + 1))]
+    phases.append(phases[-1])  # the end
+    made = [0, *range(1, tokens + 1), 0]
+    sizes = {
+        "parameters": (1000,) * len(made),
+        "cache": tuple(token * count for count in made),
+        "saved": tuple(saved * count for count in made),
+        "other": (*(5 * bool(count) for count in made[:-1]), left),
+    }
+    timeline = dict.fromkeys(PARTS, (0,) * len(made)) | sizes
+    peak = {part: moments[-2] for part, moments in timeline.items()}
+    return Breakdown(
+        cell=cell,
+        parts=peak,
+        first_parts=peak,
+        timeline=timeline,
+        phases=tuple(phases),
+        modules={},
+    )
+
+
 def skipped(
     cell: Cell,
     *,

@@ -225,9 +225,9 @@ def figures(measurement: Measurement) -> dict[str, Estimate]:
 
 
 def throughput(measurement: Measurement) -> Estimate:
-    """Return samples per second, with the interval of the step time it comes from."""
+    """Return samples, or tokens, per second, with the interval of the step time it comes from."""
     step_ns = estimate(measurement)
-    samples = measurement.cell.batch_size * 1e9
+    samples = measurement.cell.samples * 1e9
     return Estimate(
         point=samples / step_ns.point,
         low=samples / step_ns.high,

@@ -14,12 +14,21 @@ GRAD_MODES: Final = ("global_on", "global_off", "no_grad", "inference_mode")
 AS_IS: Final = "as_is"
 """The dtype of a model that is not converted."""
 
-WORKLOADS: Final = (
+OF_BATCHES: Final = (
     *("inference", "training", "training_reenabled"),
     *("frozen_backbone", "evaluate_then_train"),
 )
+"""Workloads whose step takes a batch: of every model."""
+
+OF_TOKENS: Final = ("prefill", "decode", "generate")
+"""Workloads whose step takes prompts and makes tokens: of models that have a `Generation`."""
+
+WORKLOADS: Final = (*OF_BATCHES, *OF_TOKENS)
 ENTER_THEMSELVES: Final = ("frozen_backbone", "evaluate_then_train")
 """Workloads whose step enters the grad mode, and leaves it again before it trains."""
+
+LENGTHS: Final = ("prompt", "new_tokens")
+"""Axes of the workloads that make tokens alone."""
 
 
 def device_name(value: Value) -> Value:
@@ -155,6 +164,22 @@ class Cell:
             label="autocast_{}",
         ),
     ] = "off"
+    prompt: Annotated[
+        int,
+        Axis(
+            plural="prompts",
+            help="Tokens of a prompt: of prefill, decode and generate.",
+            label="p{}",
+        ),
+    ] = 128
+    new_tokens: Annotated[
+        int,
+        Axis(
+            plural="new_tokens",
+            help="Tokens that generate makes, and that decode has made before.",
+            label="n{}",
+        ),
+    ] = 32
 
     def __post_init__(self) -> None:
         for name, axis in AXES.items():
@@ -176,6 +201,11 @@ class Cell:
     def holds_mode(self) -> bool:
         """Whether steps run inside a mode that was entered before, or enter it themselves."""
         return self.entry == "held" and self.workload not in ENTER_THEMSELVES
+
+    @property
+    def samples(self) -> int:
+        """What throughput counts of a step: samples, and of those that generate new tokens."""
+        return self.batch_size * (self.new_tokens if self.workload == "generate" else 1)
 
     @property
     def id(self) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from .matrix import Cell, Matrix, unique
+from .matrix import OF_BATCHES, OF_TOKENS, Cell, Matrix, unique
 from .model_source import ModelSource
 from .plan import Plan
 
@@ -27,7 +27,7 @@ class Experiment:
 
 PRESETS: Final[Mapping[str, Experiment]] = {
     "tiny": Experiment(
-        about="every part once, for CI: under a minute on two cores",
+        about="small models in the workloads of one pass, for CI: under a minute on two cores",
         matrices=(
             Matrix(models=["mlp_tiny"], workloads=ONE_PASS, batch_sizes=[8]),
             Matrix(models=["cnn_small"], workloads=["inference", "training"], batch_sizes=[2]),
@@ -45,8 +45,9 @@ PRESETS: Final[Mapping[str, Experiment]] = {
             Matrix(models=["cnn_small"], batch_sizes=[1, 32]),
             Matrix(models=["resnet18_32"], workloads=["inference", "training"], batch_sizes=[4]),
             Matrix(models=["attention_rotary"], workloads=["evaluate_then_train"], batch_sizes=[8]),
+            Matrix(models=["decoder_tiny"], workloads=OF_TOKENS, batch_sizes=[1], new_tokens=[16]),
         ),
-        plan=Plan(budget_s=5.5),
+        plan=Plan(budget_s=5.0),
     ),
     "full": Experiment(
         about="every axis, dtypes, formats, threads and torch.compile too: hours on a CPU",
@@ -83,6 +84,15 @@ PRESETS: Final[Mapping[str, Experiment]] = {
                 workloads=["inference", "training"],
                 compile=["on"],
             ),
+            Matrix(models=["decoder_tiny"], workloads=OF_BATCHES, batch_sizes=[1, 8]),
+            Matrix(
+                models=["decoder_tiny"],
+                workloads=OF_TOKENS,
+                batch_sizes=[1, 8],
+                prompts=[32, 512],
+                new_tokens=[32, 128],
+            ),
+            Matrix(models=["decoder_d12_w768"], workloads=OF_TOKENS, batch_sizes=[1]),
         ),
         plan=Plan(budget_s=10.0, min_rounds=20, limit_s=1800),
     ),

@@ -18,7 +18,7 @@ from ..call_threads import CallThreads
 from ..devices import Device
 from ..experiment.matrix import Cell
 from ..records.allocations import Change, Entry, Mark, Phase
-from ..workloads.arms import build, make_arm, steps
+from ..workloads.arms import assemble, fed, make_arm, steps
 from ..workloads.models import Model
 from ..workloads.steps import Subject
 from .engine import EngineTracker, uses_of_one_holder
@@ -122,17 +122,20 @@ def fake_step(cell: Cell, model: Model, device: Device, *, seed: int, here: bool
         there_before = _real_tensors()
         subject = marks.around(subject)
         arm = make_arm(cell, replace(subject, loss=_watched(subject.loss, tracker)))
+        arm.renew()
         with marks.telling(fake.mark, subject.parameters()):
             steps(arm, 1)  # the first makes optimizer state
         for _ in range(WARM_UP_STEPS - 1):  # a cache is as full as in the measured step
             subject.clear_gradients()
             numbers.put_back()
+            arm.renew()
             steps(arm, 1)
         subject.clear_gradients()
         numbers.put_back()
+        arm.renew()
         resident = {
             key: block
-            for key, block in marks.resident(subject).items()
+            for key, block in marks.resident(subject, arm.provided()).items()
             if block.part != "optimizer_state" or key in fake.live
         }
         before = {key: block.nbytes for key, block in resident.items()} | fake.live
@@ -175,6 +178,8 @@ def _subject(
     mode: SharedFakeMode,
     adopt: Callable[[Tensor], None],
 ) -> Subject:
+    model = fed(cell, model)
+
     def build_fake() -> nn.Module:
         module = fake_module(model.build, mode, place, seed=seed, adopt=adopt)
         _check(module)
@@ -185,7 +190,7 @@ def _subject(
         build=build_fake,
         batch=lambda size: fake_batch(model.batch, mode, size),
     )
-    subject = build(replace(cell, device=place), fakes, seed=seed, convert=remade)
+    subject = assemble(replace(cell, device=place), fakes, seed=seed, convert=remade)
     optimizer: Callable[..., torch.optim.Optimizer] = subject.optimizer
     return replace(subject, optimizer=partial(optimizer, foreach=device.foreach))
 

@@ -114,9 +114,11 @@ def _run(
             steps(arm, 1)
 
     for _ in range(WARM_UP_STEPS):
+        ledger.observe(arm.renew)
         ledger.observe(partial(step, _unheard))
         ledger.observe(subject.clear_gradients)
-    there = marks.resident(subject)
+    ledger.observe(arm.renew)
+    there = marks.resident(subject, arm.provided())
     apart = disjoint(there)
     # In the order in which they are owned: that of addresses is another at each batch size.
     resident = {address: apart[address] for address in there if address in apart}

@@ -80,12 +80,13 @@ class Call:
     ) -> "Call":
         """Return the outline of a call that was made."""
         outputs = [Meta.of(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        returns: tuple[int, ...] | None = storage_sizes(result)
+        changes = func._schema.is_mutable  # then it returns what it was given, part of more maybe
+        returns: tuple[int, ...] | None = None if changes else storage_sizes(result)
         metas, extra = (tuple(args), dict(kwargs)), 0
         metas = tree_map_only(Tensor, Meta.of, metas)
         if torch.Tag.pointwise in func.tags and not _has_complex(args):
             metas = tree_map_only(Meta, Meta.of_one, metas)
-            if not func._schema.is_mutable:
+            if not changes:
                 extra = sum(meta.nbytes - meta.dtype.itemsize for meta in outputs)
             outputs = [meta.of_one() for meta in outputs]
             returns = None

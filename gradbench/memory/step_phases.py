@@ -13,7 +13,8 @@ from torch.optim.optimizer import (
 )
 
 from ..devices import nothing
-from ..records.allocations import Mark, Phase, Resident, Tag
+from ..records.allocations import FURTHER, PREFILL, Mark, Phase, Resident, Tag
+from ..workloads.generation import Generation, cache_tensors
 from ..workloads.steps import Subject
 from ..workloads.trees import tensors as tree_tensors
 from .saved_tensors import Packed, SavingHooks
@@ -32,13 +33,15 @@ class Marks:
     optimizers: dict[int, torch.optim.Optimizer] = field(default_factory=dict)  # that stepped
     look: Callable[[object], object] | None = None  # at what each forward returns
     _tell: Callable[[Mark], None] | None = None
+    _made: int = 0  # tokens of the sequence that is heard of
 
     def around(self, subject: Subject) -> Subject:
         """Return the subject with a forward and a loss that say when they begin and end."""
-        forward, loss = subject.forward, subject.loss
+        forward, loss, how = subject.forward, subject.loss, subject.generation
 
         def marked_forward(*args: Any, **kwargs: Any) -> Any:
-            self._say(Phase("forward"))
+            if how is None:  # else it says itself what is made
+                self._say(Phase("forward"))
             output = forward(*args, **kwargs)
             if self.look is not None:
                 self.look(output)
@@ -50,7 +53,28 @@ class Marks:
             self._say(Phase("backward"))
             return value
 
-        return replace(subject, forward=marked_forward, loss=marked_loss)
+        marked_how = self._marked(how) if how is not None else None
+        return replace(subject, forward=marked_forward, loss=marked_loss, generation=marked_how)
+
+    def _marked(self, how: Generation) -> Generation:
+        """Return a way to make tokens that says which one begins, and what its cache is."""
+
+        def prefill(model: Any, tokens: Tensor, room: int) -> tuple[Tensor, Any]:
+            self._made = 1
+            self._say(Phase(PREFILL))
+            return self._with_cache(how.prefill(model, tokens, room))
+
+        def decode(model: Any, token: Tensor, cache: Any) -> tuple[Tensor, Any]:
+            self._made += 1 if self._made else 0
+            self._say(Phase(f"{FURTHER}{self._made}" if self._made else "decode"))
+            return self._with_cache(how.decode(model, token, cache))
+
+        return replace(how, prefill=prefill, decode=decode)
+
+    def _with_cache(self, made: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
+        for tensor in cache_tensors(made[1]):
+            self._tag(tensor, "cache")
+        return made
 
     @contextmanager
     def telling(
@@ -68,7 +92,7 @@ class Marks:
             undo.callback(register_optimizer_step_pre_hook(self._optimizing).remove)
             undo.callback(register_optimizer_step_post_hook(self._optimized).remove)
             undo.enter_context(SavingHooks(self._pack))
-            self._tell = tell
+            self._tell, self._made = tell, 0
             try:
                 yield
             finally:
@@ -88,8 +112,8 @@ class Marks:
         for optimizer in self.optimizers.values():
             yield from _state(optimizer)
 
-    def resident(self, subject: Subject) -> dict[int, Resident]:
-        """Return the blocks that are there between steps, by address.
+    def resident(self, subject: Subject, cache: Iterable[Tensor] = ()) -> dict[int, Resident]:
+        """Return the blocks that are there between steps, by address, of the next one's cache too.
 
         Those on the step's device: AdamW counts its steps on the host.
         """
@@ -99,6 +123,7 @@ class Marks:
             ("parameters", (p for part in parts for p in part.parameters())),
             ("buffers", (b for part in parts for b in part.buffers())),
             ("inputs", (tensor for _, tensor in tree_tensors(subject.given))),
+            ("cache", cache),
             (
                 "gradients",
                 (p.grad for part in parts for p in part.parameters() if p.grad is not None),

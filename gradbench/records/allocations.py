@@ -11,11 +11,21 @@ from .measurements import PARTS
 MOMENTS: Final = 64
 """About how many moments of a step are kept."""
 
+PREFILL: Final = "prefill"
+FURTHER: Final = "token "
+"""How the phases of a sequence of tokens begin, from the second on: ``token 2``."""
+
 # What a block is for shows as the step goes on: an activation is first allocated and then saved.
 # Of several purposes the later in this order holds, for the whole life of the block.
 _RANK: Final = {part: rank for rank, part in enumerate(("other", "saved", "gradients"))} | {
-    "optimizer_state": 3
+    "optimizer_state": 3,
+    "cache": 4,
 }
+
+
+def makes_token(phase: str) -> bool:
+    """Return whether a phase is that of one token of a sequence."""
+    return phase == PREFILL or phase.startswith(FURTHER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +56,7 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """The step enters a phase: forward, loss, backward, optimizer."""
+    """The step enters a phase: forward, loss, backward, optimizer, prefill, a token."""
 
     name: str
 
@@ -199,13 +209,20 @@ def _purposes(entries: Sequence[Entry]) -> dict[int, str]:
 
 
 def _thinned(moments: Sequence[_Moment]) -> Iterator[_Moment]:
-    """Yield the highest moment of each stretch, no stretch across two phases, and both ends."""
+    """Yield the highest moment of each stretch, no stretch across two phases, and both ends.
+
+    Of a token that is made, its last moment too: what is alive between two of them.
+    """
     stretch = math.ceil(len(moments) / MOMENTS)
     yield moments[0]
-    for _, group in groupby(moments[1:-1], key=lambda moment: moment.phase):
+    for phase, group in groupby(moments[1:-1], key=lambda moment: moment.phase):
         members = list(group)
+        highest = members[0]
         for start in range(0, len(members), stretch):
-            yield max(members[start : start + stretch], key=lambda moment: moment.total_bytes)
+            highest = max(members[start : start + stretch], key=lambda one: one.total_bytes)
+            yield highest
+        if makes_token(phase) and highest is not members[-1]:
+            yield members[-1]
     if len(moments) > 1:
         yield moments[-1]
 

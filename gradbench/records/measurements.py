@@ -76,6 +76,7 @@ PARTS: Final = (
     "parameters",
     "buffers",
     "inputs",
+    "cache",  # keys and values of earlier tokens
     "gradients",
     "optimizer_state",
     "saved",  # for backward
@@ -92,7 +93,8 @@ class Breakdown:
     ``parts`` sums to what ``peak_allocated`` reads: bytes at the moment of the peak by `PARTS`;
     ``first_parts`` is the same of the very first step. ``timeline[part][i]`` is the bytes of a
     part at moment ``i`` of the step, thinned, with every phase's highest moment kept;
-    ``phases[i]`` is the phase of that moment: prepare, forward, loss, backward, optimizer.
+    ``phases[i]`` is the phase of that moment: prepare, forward, loss, backward, optimizer; where
+    tokens are made prefill, decode, or of a sequence ``token 2`` and so on.
     ``modules`` has the bytes saved for backward by the path of the module that had them saved,
     the ten largest, largest first; ``classes`` names the classes of these modules.
     """

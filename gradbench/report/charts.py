@@ -7,7 +7,7 @@ from typing import Final
 from markupsafe import Markup
 
 from ..analysis.run_view import View
-from .figures import PAGE, forest, modules, peak_parts, scaling, timeline, tradeoff
+from .figures import PAGE, forest, modules, peak_parts, scaling, timeline, tokens, tradeoff
 from .svg import inline
 
 
@@ -67,6 +67,13 @@ READING: Final = {
         "Each panel is a block, both axes over global_on's, where the lines cross: left is faster, "
         "down is smaller. Marks inside one another are modes that cost the same.",
     ),
+    "tokens": (
+        "Memory over tokens",
+        "Left to right is one sequence: what was there before it, what was alive after "
+        "each token, and what is there when it is over. A cache of keys and values grows "
+        "with the tokens, or is taken at once; where autograd records, the graph of each token stays "
+        "as well. Both end with the sequence: what stays at the right end is a leak.",
+    ),
 }
 
 
@@ -90,6 +97,7 @@ def plates(view: View, references: Sequence[str], *, mark: str) -> list[Plate]:
         ("modules", modules),
         ("scaling", scaling),
         ("tradeoff", tradeoff),
+        ("tokens", tokens),
     ):
         figure = draw(view, theme=PAGE)
         if figure is not None:

@@ -12,6 +12,7 @@ from typing import Final
 from ..devices import Device, DeviceClock, HostClock, Unreadable, nothing
 from ..experiment.plan import Plan
 from ..records.measurements import Fact
+from ..workloads.generation import provide
 from .interleave import Arm, collector_resting
 
 ROUNDS: Final = 50
@@ -152,6 +153,7 @@ class _Clocks:
     flush: Callable[[], object]
 
     def host_ns(self, arm: Arm, steps: int) -> int:
+        provide(arm.step, steps)
         self.flush()
         return self.host.read(arm.step, steps)
 
@@ -160,6 +162,7 @@ class _Clocks:
         assert self.device is not None
         for attempt in range(TRIES):
             hold_ns = min((2 << attempt) * host_ns + SLACK_NS, LONGEST_HOLD_NS)
+            provide(arm.step, steps)
             self.flush()
             read = self.device.read(arm.step, steps, hold_ns=hold_ns)
             if read is not None:
@@ -255,6 +258,7 @@ def _energies(
 
 
 def _steps(arm: Arm, count: int, synchronize: Callable[[], None]) -> None:
+    provide(arm.step, count)
     for _ in range(count):
         arm.step()
     synchronize()

@@ -21,6 +21,7 @@ from ..experiment.plan import Plan
 from ..process_end import how_it_ended
 from ..process_tree import ProcessTree
 from ..records.measurements import Measurement, Outcome, Skipped
+from ..workloads.generation import provide
 from ..workloads.models import Model
 from . import callgrind
 from .attempts import Message, Refusal, Stopwatch, guarded, settle, skip
@@ -180,6 +181,7 @@ class Counter:
             self.dump_empty,
         )
         with self.arm.held():
+            provide(step, 2)
             step()
             zero()
             step()

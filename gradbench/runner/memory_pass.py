@@ -232,13 +232,13 @@ class _Reader:
         first_window, first_parts = first
         live_bytes = [self._at_rest()]
         with FusedCalls() as fused:
-            notes, _ = self._ledger.observe(self._watched)
+            notes, _ = self._observe(self._watched)
         if isinstance(notes, Refusal):
             return notes
         self._fused = fused.counts
         live_bytes.append(self._at_rest())
         grown = _Grown(self._grown_bytes(), self._made)
-        refused, plain = self._ledger.observe(self._attempt)
+        refused, plain = self._observe(self._attempt)
         if refused is not None:
             return refused
         live_bytes.append(self._at_rest())
@@ -290,7 +290,7 @@ class _Reader:
         refused = self._build_again() or self._make_arm()
         for _ in range(WARM_UP_STEPS):
             if refused is None:
-                refused, _ = self._ledger.observe(self._attempt)
+                refused, _ = self._observe(self._attempt)
                 self._at_rest()
         if refused is not None:
             return Unreadable(f"built a second time: {refused.reason}")
@@ -351,9 +351,18 @@ class _Reader:
             if hooked:
                 refused, window, breakdown = self._attributed(step)
             else:
-                refused, window = self._ledger.observe(step)
+                refused, window = self._observe(step)
         self._fused_first = fused.counts
         return refused or (self._with_elsewhere(window), breakdown)
+
+    def _observe(self, step: Callable[[], T]) -> tuple[T, Window]:
+        """Make a step that the ledger observes, after what it begins with was made anew."""
+        self._renew()
+        return self._ledger.observe(step)
+
+    def _renew(self) -> None:
+        """Make anew what the next step begins with; where that fails, the step will say so."""
+        self._ledger.observe(partial(guarded, self._arm.renew, self._device))
 
     def _stepping(self, step: Callable[[], T]) -> T:
         """Make a step with the same random numbers as all others."""
@@ -467,7 +476,8 @@ class _Reader:
         self, function: Callable[[], T]
     ) -> tuple[T, Window, PeakBreakdown | Unreadable]:
         """Run a function; return its window, and what its peak was made of where that adds up."""
-        resident = disjoint(self._marks.resident(self._subject))
+        self._renew()
+        resident = disjoint(self._marks.resident(self._subject, self._arm.provided()))
 
         def marked(mark: Callable[[Mark], None]) -> T:
             with self._marks.telling(mark, self._subject.parameters()):
@@ -488,7 +498,7 @@ class _Reader:
 
     def _saved(self) -> SavedTensors | Unreadable:
         """Make a step; return what autograd saved of it, or why that is not known."""
-        saved, _ = self._ledger.observe(self._recorded)
+        saved, _ = self._observe(self._recorded)
         return saved
 
     def _recorded(self) -> SavedTensors | Unreadable:
@@ -568,7 +578,7 @@ class _Reader:
         if not leaks.growth(live):
             return Figure(0)
         for _ in range(leaks.STEPS):  # what only waits for the collector is no leak
-            refused, _ = self._ledger.observe(self._attempt)
+            refused, _ = self._observe(self._attempt)
             if refused is not None:
                 return Unreadable(f"in one of its later steps: {refused.reason}")
             self._at_rest()

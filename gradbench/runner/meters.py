@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from ..devices import Device, Unreadable, Window, nothing
 from ..records.measurements import Unit
+from ..workloads.generation import provide
 from ..workloads.steps import Step
 from . import host_system
 
@@ -196,6 +197,7 @@ class StepTime:
         """
         repeats = itertools.repeat(None, iterations)
         synchronize, clock_ns = self.synchronize, self.clock_ns
+        provide(step, iterations)
         self.flush()
         synchronize()
         start_ns = clock_ns()

@@ -10,7 +10,7 @@ import torch
 
 from .. import devices
 from ..errors import BadModel, DeviceUnavailable, UnknownName
-from ..experiment.matrix import AS_IS, Cell
+from ..experiment.matrix import AS_IS, AXES, LENGTHS, Cell
 from ..memory.apart import Children
 from ..records.measurements import Cause
 from ..workloads.models import MODELS, Model
@@ -51,6 +51,12 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
     inside = WORKLOADS[cell.workload].mode_inside
     headless = WORKLOADS[cell.workload].splits_head and model.head is None
     beheaded = WORKLOADS[cell.workload].splits_head and _lacks(model, model.head)
+    generates = WORKLOADS[cell.workload].generates
+    lengths = [
+        f"{name}={AXES[name].default}"
+        for name in LENGTHS
+        if getattr(cell, name) != AXES[name].default
+    ]
     unlike_images = _unlike_images(model) if cell.memory_format == "channels_last" else ""
     contradictions = (
         (
@@ -76,6 +82,15 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
         (
             cell.optimizer != "sgd" and not WORKLOADS[cell.workload].optimizes,
             f"{cell.workload} makes no optimizer step: optimizer=sgd",
+        ),
+        (
+            generates and model.generation is None,
+            f"{cell.workload} makes tokens, and {cell.model} does not say how: give its "
+            "gradbench.Model a Generation",
+        ),
+        (
+            bool(lengths) and not generates,
+            f"{cell.workload} takes a batch and no prompt: {', '.join(lengths)}",
         ),
         (
             bool(unlike_images),

@@ -10,6 +10,7 @@ from ..devices import Device, Unreadable
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..records.measurements import Fact, Measurement, Outcome
+from ..workloads.generation import provide
 from ..workloads.models import Model
 from ..workloads.state import RandomNumbers
 from . import host_system
@@ -284,6 +285,7 @@ def minor_faults(arm: VisitedArm, count: int) -> float | str:
     with arm.held():
         if count > 1:
             arm.step()
+        provide(arm.step, count)
         before = host_system.page_faults()
         for _ in range(count):
             arm.step()

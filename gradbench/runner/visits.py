@@ -97,6 +97,9 @@ class Start:
             if isinstance(notes, Refusal):
                 return notes
             visited.notes |= notes
+            unlike = guarded(arm.check, self._device)
+            if isinstance(unlike, Refusal):
+                return unlike
             visited.state.look()
         self.numbers.look()
         return visited
@@ -157,7 +160,7 @@ def watched_step(arm: CellArm, device: Device) -> dict[str, Fact]:
     recorded = arm.mode.records or arm.workload.reenables
     if words := in_words(fused.counts, *arm.subject.parts(), recorded=recorded):
         notes["fused_attention"] = words
-    if arm.cell.workload == "inference" and arm.subject.module.training:
+    if not arm.workload.optimizes and arm.subject.module.training:
         notes["stays_in_training"] = "it does not heed eval()"
     if not arm.workload.optimizes and (lazy := _nothing_in(returned)):
         notes["nothing_computed"] = lazy

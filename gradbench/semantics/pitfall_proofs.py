@@ -9,7 +9,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
+from ..workloads.decoder import Decoder
 from .proof import Absent, ProofResult, bits, error_of, leaf, yes
 
 # --- a view made while grad is off
@@ -764,6 +765,38 @@ def new_tensor_after_inference() -> ProofResult:
     total = _features() / 2
     error = error_of(lambda: total.div_(2))
     return yes(not error, f"total = total / n, then in place: {error or 'ran'}")
+
+
+def _cache_made_in(mode: Callable[[], AbstractContextManager[object]]) -> tuple[Decoder, Any]:
+    """Return a decoder that keeps a static cache, and the cache, made in its first prefill."""
+    decoder = Decoder(depth=1, width=8).eval()
+    with mode():
+        _, cache = decoder(torch.zeros(1, 2, dtype=torch.int64), room=2)
+    return decoder, cache
+
+
+def _one_more_token(decoder: Decoder, cache: Any) -> str:
+    with torch.no_grad():
+        return error_of(lambda: decoder(torch.zeros(1, 1, dtype=torch.int64), cache))
+
+
+def static_cache_after_inference() -> ProofResult:
+    error = _one_more_token(*_cache_made_in(torch.inference_mode))
+    return yes(
+        bool(error),
+        f"prefill under inference_mode, a token under no_grad: {error or 'ran'}",
+    )
+
+
+def static_cache_made_outside() -> ProofResult:
+    decoder, cache = _cache_made_in(torch.no_grad)
+    with torch.inference_mode():
+        inside = error_of(lambda: decoder(torch.zeros(1, 1, dtype=torch.int64), cache))
+    error = inside or _one_more_token(decoder, cache)
+    return yes(
+        not error,
+        f"made under no_grad, a token under inference_mode, one under no_grad: {error or 'ran'}",
+    )
 
 
 def backward_in_inference() -> ProofResult:

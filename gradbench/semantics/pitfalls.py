@@ -353,6 +353,18 @@ PITFALLS: Final = (
         cures=proofs.new_tensor_after_inference,
     ),
     Pitfall(
+        id="static-cache-after-inference",
+        title="A decoder's static cache that inference mode made can be written nowhere else",
+        happens="The cache of keys and values is kept and allocated in the first prefill, under "
+        "inference_mode; the next token outside raises, also under no_grad.",
+        why="A token is written into the cache in place, and its changes cannot be counted.",
+        cure="Make the cache outside, under no_grad: inference_mode writes into it as well; or "
+        "stay in the mode until the sequence is over.",
+        link=INFERENCE,
+        shows=proofs.static_cache_after_inference,
+        cures=proofs.static_cache_made_outside,
+    ),
+    Pitfall(
         id="leaf-changed-before-backward",
         title="A leaf changed under no_grad before backward makes backward raise",
         happens="The update is allowed, and a backward() of a graph that saved the leaf raises.",

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..analysis import dataframes, format_units
 from ..analysis.run_view import outcome_value
-from ..experiment.matrix import Cell, by_block
+from ..experiment.matrix import OF_TOKENS, Cell, by_block
 from ..printable import printable
 from ..records.measurements import Measurement, Outcome
 from ..records.predictions import Fit, Prediction
@@ -25,6 +25,14 @@ PREDICTED_PARTS: Final = {
     "saved": "saved\nat peak",  # on one line it would push the last column out
     "other": "other",
 }
+
+MAKING_TOKENS: Final = {
+    "parameters": "params",
+    "cache": "cache",
+    "saved": "saved\nat peak",
+    "other": "other",
+}
+"""Where tokens are made, nothing has gradients."""
 
 AT_THE_PEAK: Final = (
     "params to other: what is live at the peak. What autograd saves over the whole step\n"
@@ -48,7 +56,8 @@ def prediction_tables(
     for block, cells in by_block(predictions).items():
         table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("", min_width=17, no_wrap=True)
-        for heading in ("peak", "×", *sums, *PREDICTED_PARTS.values()):
+        named = MAKING_TOKENS if block.cell.workload in OF_TOKENS else PREDICTED_PARTS
+        for heading in ("peak", "×", *sums, *named.values()):
             least = 5 if heading == "×" else 7
             table.add_column(heading, justify="right", no_wrap=True, min_width=least)
         against = predictions.get(dataframes.at(cells[0], reference))
@@ -67,10 +76,7 @@ def prediction_tables(
                 format_units.size(prediction.peak_bytes),
                 format_units.factor(ratio) if ratio else "",
                 *(format_units.size(nbytes[heading]) for heading in sums),
-                *(
-                    format_units.size(parts[part]) if parts[part] else ""
-                    for part in PREDICTED_PARTS
-                ),
+                *(format_units.size(parts[part]) if parts[part] else "" for part in named),
             )
         known = [one for cell in cells if isinstance(one := predictions[cell], Prediction)]
         hows = dict.fromkeys(one.how for one in known if one.how)

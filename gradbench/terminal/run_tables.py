@@ -14,6 +14,7 @@ from ..printable import printable
 from ..records.run import Run
 from ..records.selfcheck import Check
 from ..stats.verdicts import Verdict
+from .generation_table import generation_tables
 
 BETTER: Final = "green"
 WORSE: Final = "red"
@@ -43,6 +44,7 @@ def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType
             _block_table(view, cells, reference=reference, wide=width >= WIDE),
             *left.get(block, ()),
         ]
+    shown += generation_tables(view)
     controlled = any(view.control(cells[0]) for cells in view.blocks.values())
     control = "A/A control: two equal modes differed by this much; 1 should be inside.\n"
     legend = Text(

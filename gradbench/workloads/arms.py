@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..experiment.matrix import AS_IS, Cell
+from .generation import Decoding
 from .grad_modes import MODES, GradMode
 from .models import Loadable, Model
 from .state import seed_all
@@ -30,6 +31,21 @@ class CellArm:
     def held(self) -> AbstractContextManager[object]:
         """Return the context to hold around steps."""
         return nullcontext() if self.cell.entry == "per_call" else self.workload.held(self.mode)
+
+    def renew(self) -> None:
+        """Make anew what a step begins with and uses up: before each whose memory counts."""
+        if isinstance(self.step, Decoding):
+            self.step.renew()
+
+    def check(self) -> None:
+        """Raise `Impossible` where a step does not begin as the one before it did."""
+        if isinstance(self.step, Decoding):
+            with self.held():
+                self.step.check()
+
+    def provided(self) -> list[Tensor]:
+        """Return the tensors of what was made for the next step."""
+        return self.step.provided() if isinstance(self.step, Decoding) else []
 
 
 Forward = Callable[..., Any]
@@ -65,8 +81,18 @@ def _only_dtype(module: nn.Module) -> torch.dtype | None:
     return dtypes.pop() if len(dtypes) == 1 else None
 
 
-def build(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -> Subject:
-    """Return the block's one model and one batch, the same for every process of the seed.
+def build(cell: Cell, model: Model, *, seed: int) -> Subject:
+    """Return the block's one model and one batch, the same for every process of the seed."""
+    return assemble(cell, fed(cell, model), seed=seed)
+
+
+def fed(cell: Cell, model: Model) -> Model:
+    """Return the model as its workload builds it and feeds it."""
+    return model.generating(cell) if WORKLOADS[cell.workload].generates else model
+
+
+def assemble(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -> Subject:
+    """Return the one model and one batch of a model as it is `fed`.
 
     With the dtype ``as_is`` both are as they were made, but that the inputs that are made here
     for a model named by its path follow its parameters.
@@ -96,7 +122,17 @@ def build(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -> S
     if cell.autocast != "off":
         forward = autocasting(forward, cell)
     loss = model.loss.load() if isinstance(model.loss, Loadable) else model.loss
-    return Subject(module, forward, given, loss, head, cut, OPTIMIZERS[cell.optimizer])
+    return Subject(
+        module,
+        forward,
+        given,
+        loss,
+        head,
+        cut,
+        OPTIMIZERS[cell.optimizer],
+        generation=model.generation if WORKLOADS[cell.workload].generates else None,
+        new_tokens=cell.new_tokens,
+    )
 
 
 def _placed(given: Any, device: str, dtype: torch.dtype | None, layout: Layout) -> Any:
@@ -130,7 +166,7 @@ def make_arm(cell: Cell, subject: Subject) -> CellArm:
     workload, mode = WORKLOADS[cell.workload], MODES[cell.grad_mode]
     step = workload.prepare(subject, mode)
     if cell.entry == "per_call":
-        step = entering(mode, step)
+        step = step.entering(mode.enter) if isinstance(step, Decoding) else entering(mode, step)
     return CellArm(cell, step, mode, workload, subject)
 
 

@@ -12,9 +12,10 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from ..errors import BadModel
+from ..errors import BadModel, Impossible
 from ..experiment.model_source import BATCH, InputTensor, ModelSource
 from . import losses
+from .generation import Generation
 from .models import Model
 from .own_models import ImportedFunction, RandomBatch, needs_input
 from .trees import Batch
@@ -36,6 +37,7 @@ class Description:
     head: str | None = None
     forward: inspect.Signature | None = None
     imports: tuple[str, ...] = ()
+    generation: Generation | None = None
 
 
 def model_of(source: ModelSource) -> Model:
@@ -62,6 +64,7 @@ def model_of(source: ModelSource) -> Model:
         head=source.head or described.head,
         batch_follows=isinstance(batch, RandomBatch) and batch.follows,
         about=f"{source.build} with {'its own' if source.pretrained else 'random'} weights",
+        generation=described.generation,
         source=source,
         imports=described.imports,
     )
@@ -218,24 +221,31 @@ class DetectionBatch:
 
 @dataclass(frozen=True, slots=True)
 class TransformersFactory:
-    """A model of transformers: by its type, by a folder with its configuration, by its name."""
+    """A model of transformers: by its type, by a folder with its configuration, by its name.
+
+    A ``causal`` one scores the next token, whatever the configuration would have it do.
+    """
 
     name: str
     pretrained: bool
+    causal: bool = False
 
     def load(self) -> object:
         """Import what builds it."""
-        return _class_of(_configuration(self.name))
+        return self._class_of(_configuration(self.name))
 
     def __call__(self) -> nn.Module:
         """Return it."""
         configuration = _configuration(self.name)
-        kind = _class_of(configuration)
+        kind = self._class_of(configuration)
         if self.pretrained:
             trained: nn.Module = kind.from_pretrained(self.name)
             return trained
         module: nn.Module = kind._from_config(configuration)
         return module
+
+    def _class_of(self, configuration: Any) -> Any:
+        return _causal_class(configuration) if self.causal else _class_of(configuration)
 
 
 def _transformers(source: ModelSource) -> Description:
@@ -249,7 +259,42 @@ def _transformers(source: ModelSource) -> Description:
         tuple(_described(configuration, kind, forward)),
         imports=(kind.__module__,),
         forward=forward.replace(parameters=list(forward.parameters.values())[1:]),
+        generation=_generation(source, configuration),
     )
+
+
+def _causal_class(configuration: Any) -> Any:
+    """Return the class of a configuration that scores the next token; None where there is none."""
+    known = importlib.import_module("transformers").MODEL_FOR_CAUSAL_LM_MAPPING
+    return known.get(type(configuration), None)
+
+
+def _generation(source: ModelSource, configuration: Any) -> Generation | None:
+    vocabulary = getattr(configuration.get_text_config(), "vocab_size", None)
+    if _causal_class(configuration) is None or vocabulary is None:
+        return None
+    name = source.build.partition(":")[2]
+    return Generation(
+        prefill=_prefill,
+        decode=_decode,
+        vocabulary=vocabulary,
+        build=TransformersFactory(name, source.pretrained, causal=True),
+    )
+
+
+def _prefill(model: Any, tokens: torch.Tensor, _room: int) -> tuple[torch.Tensor, Any]:
+    return _scores_and_cache(model(input_ids=tokens, use_cache=True))
+
+
+def _decode(model: Any, token: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
+    return _scores_and_cache(model(input_ids=token, past_key_values=cache, use_cache=True))
+
+
+def _scores_and_cache(output: Any) -> tuple[torch.Tensor, Any]:
+    cache = getattr(output, "past_key_values", None)
+    if cache is None:
+        raise Impossible("it returns no past_key_values: there is no cache to make tokens with")
+    return output.logits[:, -1], cache
 
 
 def _configuration(name: str) -> Any:

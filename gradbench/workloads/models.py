@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..errors import Impossible
 from ..experiment import model_names
-from ..experiment.matrix import AS_IS
+from ..experiment.matrix import AS_IS, Cell
 from ..experiment.model_source import ModelSource
-from . import losses
+from . import decoder, losses
+from .generation import Generation, prompts
 from .trees import Batch
 
 
@@ -33,7 +35,8 @@ class Model:
     a tuple of arguments, a dict of them by name, or a `Batch`, which may hold a target, too.
     ``loss(output, batch)`` returns a scalar; without one it is `losses.automatic`. ``head`` is the
     submodule that `frozen_backbone` trains, by its path; without one that workload is skipped.
-    ``dtype`` is what cells with the dtype ``as_is`` convert it to. ``source`` says how it is made
+    ``dtype`` is what cells with the dtype ``as_is`` convert it to. ``generation`` says how it
+    makes tokens; without it the workloads that do are skipped. ``source`` says how it is made
     again, where a command line or a file does.
     """
 
@@ -44,14 +47,29 @@ class Model:
     about: str = ""
     batch_follows: bool = False  # has the batch the dtype of the module's floating parameters?
     dtype: str = AS_IS
+    generation: Generation | None = None
     source: ModelSource | None = None
     imports: tuple[str, ...] = ()  # modules that may be imported before its processes are forked
 
     def load(self) -> None:
         """Import what building it takes: what a module makes when it is imported is not its own."""
-        for part in (self.build, self.batch, self.loss):
+        how = self.generation
+        making = (how.build, how.prefill, how.decode) if how is not None else ()
+        for part in (self.build, self.batch, self.loss, *making):
             if isinstance(part, Loadable):
                 part.load()
+
+    def generating(self, cell: Cell) -> "Model":
+        """Return the model as it makes tokens: built for that, and given random prompts."""
+        how = self.generation
+        if how is None:
+            raise Impossible(f"{cell.workload} makes tokens, and {cell.model} has no Generation")
+        return replace(
+            self,
+            build=how.build or self.build,
+            batch=partial(prompts, tokens=cell.prompt, vocabulary=how.vocabulary),
+            batch_follows=False,
+        )
 
 
 def classification(size: int, *, shape: Sequence[int], classes: int = 10) -> Batch:
@@ -216,6 +234,17 @@ class Catalogue(Mapping[str, Model]):
         return Catalogue({**self._listed, **others})
 
 
+def _decoder(*, depth: int, width: int, about: str) -> Model:
+    return Model(
+        partial(decoder.Decoder, depth=depth, width=width),
+        decoder.texts,
+        loss=decoder.cross_entropy,
+        head="head",
+        about=about,
+        generation=decoder.GENERATION,
+    )
+
+
 def _sized(name: str) -> Model:
     sizes = model_names.parse(name)
     if sizes is None:
@@ -226,6 +255,12 @@ def _sized(name: str) -> Model:
             partial(classification, shape=(sizes.width,)),
             head=str(2 * sizes.depth),
             about=f"{sizes.depth} hidden layers of width {sizes.width}",
+        )
+    if sizes.family == "decoder":
+        return _decoder(
+            depth=sizes.depth,
+            width=sizes.width,
+            about=f"a causal decoder of {sizes.depth} layers of width {sizes.width}",
         )
     return Model(
         partial(cnn, depth=sizes.depth, width=sizes.width),
@@ -279,6 +314,11 @@ MODELS: Final = Catalogue(
             partial(classification, shape=(3, 224, 224), classes=1000),
             head="14",
             about="ResNet-18's shape on 3x224x224",
+        ),
+        "decoder_tiny": _decoder(
+            depth=4,
+            width=128,
+            about="a causal decoder of 4 layers of width 128: so small that it is host-bound",
         ),
     }
 )

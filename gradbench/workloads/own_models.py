@@ -5,7 +5,8 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, NoReturn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import BadModel
 from ..experiment.model_source import BATCH, InputTensor, ModelSource
 from . import losses
+from .generation import Generation
 from .models import MODELS, Catalogue, Model
 from .trees import Batch
 
@@ -51,6 +53,7 @@ def model_of(source: ModelSource) -> Model:
         head=source.head or (given.head if given else None),
         batch_follows=isinstance(batch, RandomBatch) and batch.follows,
         about=f"{source.build} on {' '.join(source.input) or source.batch or 'its own batch'}",
+        generation=_imported_generation(source.build, given),
         source=source,
     )
 
@@ -153,6 +156,42 @@ class ImportedLoss:
     def __call__(self, output: Any, batch: Any) -> Tensor:
         """Return the loss of an output."""
         return self.load()(output, batch)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedPart:
+    """A function of the `Generation` of a `Model` at a path."""
+
+    path: str
+    name: str
+
+    def load(self) -> Callable[..., Any]:
+        """Return it."""
+        return _part_of_generation(self.path, self.name)
+
+    def __call__(self, *args: Any) -> Any:
+        """Call it."""
+        return self.load()(*args)
+
+
+@cache  # a step calls it, and it is asked of the user's factory
+def _part_of_generation(path: str, name: str) -> Callable[..., Any]:
+    part: Callable[..., Any] = getattr(_model_at(path).generation, name)
+    return part
+
+
+def _imported_generation(path: str, given: Model | None) -> Generation | None:
+    """Return how a `Model` at a path makes tokens, its functions found by the path again."""
+    how = given.generation if given is not None else None
+    if how is None:
+        return None
+    build = ImportedPart(path, "build") if how.build is not None else None
+    return replace(
+        how,
+        prefill=ImportedPart(path, "prefill"),
+        decode=ImportedPart(path, "decode"),
+        build=build,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,6 +275,20 @@ def _slots(kind: type) -> Iterator[str]:
             yield name
 
 
+def own_attributes(one: object) -> dict[str, Any]:
+    """Return what an object of a user's own class holds by name; {} of torch's and of Python's."""
+    kind = type(one)
+    if isinstance(one, _OPAQUE) or kind.__module__.partition(".")[0] in _FOREIGN:
+        return {}
+    slots = {
+        name: getattr(one, name)
+        for base in kind.__mro__
+        for name in _slots(base)
+        if hasattr(one, name)
+    }
+    return slots | dict(getattr(one, "__dict__", {}))
+
+
 def _few(values: Iterable[object]) -> list[object]:
     """Return the values, or none of them where they are too many to be looked at."""
     first = list(itertools.islice(values, MOST + 1))

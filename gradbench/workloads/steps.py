@@ -1,4 +1,4 @@
-"""What one step does with a grad mode: forward, training, or training after one of them."""
+"""What one step does with a grad mode: forward, training, one after the other, or tokens."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Impossible
+from .generation import Decoding, Generation, lengthened, likeliest
 from .grad_modes import MODES, GradMode
 from .trees import Batch, mapped, tensors
 
@@ -37,6 +38,8 @@ class Subject:
     head: nn.Module | None = None  # taken out of the module, which then yields features
     cut: "Cut | None" = None  # what stands in the place of the head
     optimizer: Optimizers = OPTIMIZERS["sgd"]
+    generation: Generation | None = None
+    new_tokens: int = 0  # that are made after the prompt
     notes: Mapping[str, str | int | float | bool] = field(default_factory=dict)  # on its figures
 
     @property
@@ -99,6 +102,7 @@ class Workload:
     optimizes: bool = True  # the step ends with an optimizer's
     reenables: bool = False  # the step turns grad on again inside the mode
     evaluates: bool = False  # the step trains outside the mode after an evaluation inside it
+    generates: bool = False  # the step makes tokens: the model has a `Generation`
 
     def held(self, mode: GradMode) -> AbstractContextManager[object]:
         """Return the context that the caller holds around steps."""
@@ -106,6 +110,8 @@ class Workload:
 
     def output(self, subject: Subject, mode: GradMode) -> object:
         """Return what the forward of a step returns, called once where the mode is held."""
+        if self.generates:
+            return self.prepare(subject, mode)()
         if self.evaluates:
             switch(subject.module, training=False)
         inside = mode.reenable() if self.reenables else nullcontext()
@@ -227,6 +233,59 @@ def _recordable(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
+def prefill(subject: Subject, _mode: GradMode) -> Step:
+    """Take in the prompts in ``eval()``, into a cache with room for new tokens; make the first."""
+    how, model, prompts = _generating(subject)
+
+    def step() -> tuple[Tensor, Tensor]:
+        scores, _ = how.prefill(model, prompts, subject.new_tokens)
+        return likeliest(scores), scores
+
+    return step
+
+
+def decode(subject: Subject, mode: GradMode) -> Step:
+    """Make one token in ``eval()``, on a cache that holds the prompts and new tokens.
+
+    The cache comes of one prefill and has no graph: what the graph of earlier tokens keeps, where
+    one is recorded, `generate` shows.
+    """
+    how, model, prompts = _generating(subject)
+    length, token = prompts.shape[1] + subject.new_tokens - 1, prompts[:, :1]
+
+    def set_up() -> Any:
+        return how.prefill(model, lengthened(prompts, length), 1)[1]
+
+    def one_token(cache: Any) -> tuple[Tensor, Tensor]:
+        scores, _ = how.decode(model, token, cache)
+        return likeliest(scores), scores
+
+    return Decoding(set_up, one_token, mode.enter)
+
+
+def generate(subject: Subject, _mode: GradMode) -> Step:
+    """Take in the prompts and make all new tokens in ``eval()``, each the likeliest."""
+    how, model, prompts = _generating(subject)
+
+    def step() -> Tensor:
+        scores, cache = how.prefill(model, prompts, subject.new_tokens)
+        tokens = [likeliest(scores)]
+        for _ in range(subject.new_tokens - 1):
+            scores, cache = how.decode(model, tokens[-1], cache)
+            tokens.append(likeliest(scores))
+        return torch.cat(tokens, 1)
+
+    return step
+
+
+def _generating(subject: Subject) -> tuple[Generation, Callable[..., Any], Tensor]:
+    """Return how the subject makes tokens, what it calls for that, and the prompts."""
+    switch(subject.module, training=False)
+    assert subject.generation is not None  # `Model.generating` has refused one without
+    (prompts,) = subject.batch.args
+    return subject.generation, subject.forward, prompts
+
+
 WORKLOADS: Final[Mapping[str, Workload]] = {
     workload.name: workload
     for workload in (
@@ -235,6 +294,9 @@ WORKLOADS: Final[Mapping[str, Workload]] = {
         Workload("training_reenabled", training_reenabled, reenables=True),
         Workload("frozen_backbone", frozen_backbone, mode_inside=True, splits_head=True),
         Workload("evaluate_then_train", evaluate_then_train, mode_inside=True, evaluates=True),
+        Workload("prefill", prefill, optimizes=False, generates=True),
+        Workload("decode", decode, optimizes=False, generates=True),
+        Workload("generate", generate, optimizes=False, generates=True),
     )
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from builders import cell, measured_block, run_of, started
 
+from gradbench.experiment.matrix import WORKLOADS
 from gradbench.experiment.model_source import ModelSource
 from gradbench.experiment.toml_config import places
 from gradbench.exports.source_locations import SourceLocation, locator, nowhere, parse
@@ -88,7 +89,7 @@ def test_a_file_that_is_not_python_is_passed_over(content, folder):
 def test_our_own_benchmarks_have_a_line_for_every_workload():
     source = (ROOT / "benchmarks" / "test_grad_modes.py").read_text("utf-8").splitlines()
     locate = locator([], ROOT)
-    for workload in ("inference", "training", "training_reenabled", "frozen_backbone"):
+    for workload in WORKLOADS:
         place = locate(cell(workload=workload))
         assert place.file == "benchmarks/test_grad_modes.py"
         assert source[place.line - 1].startswith(f"def test_{workload}(")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from gradbench.experiment.matrix import WORKLOADS, Cell
+from gradbench.experiment.matrix import OF_BATCHES, Cell
 from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import Breakdown, Measurement, Skipped
 from gradbench.runner.memory_pass import memory_block, predict_block
@@ -135,4 +135,4 @@ def _place(tensor: torch.Tensor) -> int:
         return id(tensor)
 
 
-assert set(MODES) == set(WORKLOADS)
+assert set(MODES) == set(OF_BATCHES)

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
 
 from gradbench.devices.cpu import CPU
-from gradbench.experiment.matrix import WORKLOADS
+from gradbench.experiment.matrix import OF_BATCHES
 from gradbench.runner import memory_pass
 from gradbench.workloads.models import Model
 from gradbench.workloads.trees import Batch
@@ -307,7 +307,7 @@ def one_process(tmp_path_factory):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize("workload", OF_BATCHES)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_has_figures_that_hold_in_every_workload_or_a_reason(name, workload):
     family = FAMILIES[name]

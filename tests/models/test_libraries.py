@@ -8,7 +8,7 @@ import torch
 from models.held import Family, hold
 
 from gradbench.devices.cpu import CPU
-from gradbench.experiment.matrix import WORKLOADS
+from gradbench.experiment.matrix import OF_BATCHES
 from gradbench.experiment.model_source import ModelSource
 from gradbench.runner import memory_pass
 from gradbench.workloads.models import Model
@@ -116,7 +116,7 @@ def _here(monkeypatch):
 
 
 @pytest.mark.usefixtures("torchvision")
-@pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize("workload", OF_BATCHES)
 @pytest.mark.parametrize("name", VISION)
 def test_a_model_of_images_has_figures_that_hold(name, workload):
     if name.startswith("timm"):
@@ -133,7 +133,7 @@ def test_a_detector_takes_images_in_a_list_and_returns_boxes_or_losses(workload)
     hold(Family(model_of(ModelSource(build=DETECTION)), batch=1), workload)
 
 
-@pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize("workload", OF_BATCHES)
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_a_model_of_transformers_has_figures_that_hold(kind, workload, tmp_path, request):
     pytest.importorskip("transformers")

@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from gradbench import report, runner
 from gradbench.analysis import run_sentences as words
 from gradbench.cli import app
-from gradbench.experiment.matrix import GRAD_MODES, Cell
+from gradbench.experiment.matrix import GRAD_MODES, OF_TOKENS, Cell
 from gradbench.records.measurements import Measurement, Outcome, Reading, Skipped
 from gradbench.records.run import Run
 from gradbench.runner.preflight import DEFAULT_METERS
@@ -132,7 +132,7 @@ def test_every_cell_is_a_test_under_a_readable_id(real):
     expected = {
         name_of(mode, workload) for mode in GRAD_MODES for workload in ("inference", "training")
     }
-    others = ("training_reenabled", "frozen_backbone", "evaluate_then_train")
+    others = ("training_reenabled", "frozen_backbone", "evaluate_then_train", *OF_TOKENS)
     assert set(real.verdicts) == expected | {f"test_{name}[NOTSET]" for name in others}
 
 

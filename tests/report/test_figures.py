@@ -3,7 +3,18 @@
 import warnings
 
 import pytest
-from builders import block, broken_down, cell, counted, measured_block, run, run_of, skipped, timed
+from builders import (
+    block,
+    broken_down,
+    cell,
+    counted,
+    measured_block,
+    run,
+    run_of,
+    sequence,
+    skipped,
+    timed,
+)
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -12,11 +23,26 @@ from pages import LONG, RUNS, with_breakdowns
 from gradbench.analysis.run_view import View
 from gradbench.errors import StoreError
 from gradbench.report import FIGURES, save_figures
-from gradbench.report.figures import DARK, LIGHT, PAGE, scaling
+from gradbench.report.figures import DARK, LIGHT, PAGE, scaling, tokens
 from gradbench.report.figures.memory import parts_of
 
 ON, OFF, NO_GRAD, INFERENCE = block()
 every_figure = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
+
+
+def drawable(draw):
+    """Return a small run that a figure has something to draw for."""
+    if draw is scaling:
+        return run([o for size in (1, 8) for o in measured_block(batch_size=size)])
+    return sequences() if draw is tokens else with_breakdowns()
+
+
+def sequences(**axes):
+    members = block(workload="generate", new_tokens=4, **axes)
+    whole = run([counted(one, 1) for one in members])
+    return run_of(
+        [*whole.records, *(sequence(one, saved=90 * (one == members[0])) for one in members)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,8 +63,12 @@ def test_with_nothing_to_draw_there_is_no_figure(draw, name):
         ("tradeoff", [timed(ON, [1]), timed(NO_GRAD, [1])]),
         ("timeline", measured_block()),
         ("modules", measured_block()),
+        ("tokens", measured_block(workload="generate")),
     ],
-    ids=["one-mode", "no-reference", "no-peak", "one-batch-size", "no-memory", "none", "none-too"],
+    ids=[
+        *("one-mode", "no-reference", "no-peak", "one-batch-size", "no-memory", "none", "none-too"),
+        "no-sequence",
+    ],
 )
 def test_with_too_little_to_draw_there_is_no_figure(figure, outcomes):
     assert FIGURES[figure](run(outcomes)) is None
@@ -47,10 +77,9 @@ def test_with_too_little_to_draw_there_is_no_figure(figure, outcomes):
 @pytest.mark.parametrize("theme", [LIGHT, DARK, PAGE], ids=["light", "dark", "page"])
 @every_figure
 def test_a_figure_is_drawn_without_a_warning_in_any_theme(draw, theme):
-    big = [o for size in (1, 8) for o in measured_block(batch_size=size)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = draw(run(big) if draw is scaling else with_breakdowns(), theme=theme)
+        figure = draw(drawable(draw), theme=theme)
         assert isinstance(figure, Figure)
         figure.draw_without_rendering()
 
@@ -58,8 +87,7 @@ def test_a_figure_is_drawn_without_a_warning_in_any_theme(draw, theme):
 @every_figure
 def test_nothing_is_written_over_a_legend_in_a_figure_of_one_block(draw):
     """The smallest figure there is, where a label has the least room."""
-    big = [o for size in (1, 8) for o in measured_block(batch_size=size)]
-    figure = draw(run(big) if draw is scaling else with_breakdowns())
+    figure = draw(drawable(draw))
     figure.draw_without_rendering()
     apart = {text for legend in figure.legends for text in legend.get_texts()}
     for axes in figure.axes:
@@ -206,7 +234,7 @@ def test_the_step_is_drawn_for_the_blocks_that_save_most():
 def test_every_figure_is_saved_as_png_and_svg(tmp_path):
     paths = list(save_figures(with_breakdowns(), tmp_path / "new"))
     assert {path.suffix for path in paths} == {".png", ".svg"}
-    assert {path.stem for path in paths} == FIGURES.keys() - {"scaling"}
+    assert {path.stem for path in paths} == FIGURES.keys() - {"scaling", "tokens"}
     svg = (tmp_path / "new" / "forest.svg").read_text("utf-8")
     assert "inference_mode" in svg
     assert LIGHT.modes["inference_mode"].lower() in svg
@@ -217,3 +245,19 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="cannot write figures"):
         list(save_figures(with_breakdowns(), tmp_path / "file"))
+
+
+def test_memory_over_tokens_is_a_line_a_mode_from_before_the_sequence_to_after_it():
+    (axes,) = FIGURES["tokens"](sequences()).axes
+    heights = {line.get_color(): list(line.get_ydata()) for line in axes.lines}
+    assert heights[LIGHT.modes["no_grad"]] == [1000, 1015, 1025, 1035, 1000]
+    assert heights[LIGHT.modes["global_on"]] == [1000, 1105, 1205, 1305, 1000]
+    assert [list(line.get_xdata()) for line in axes.lines] == [list(range(5))] * 4
+
+
+def test_a_sequence_of_many_tokens_has_one_phase_of_them_in_the_timeline():
+    (first, *_) = FIGURES["timeline"](sequences()).axes
+    first.figure.draw_without_rendering()
+    words = [label.get_text() for label in first.get_xticklabels()]
+    assert words[-1] == "tokens"
+    assert len(words) == 3

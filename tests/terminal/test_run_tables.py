@@ -13,6 +13,7 @@ from builders import (
     refused_block,
     run,
     run_of,
+    sequence,
     skipped,
     started,
     timed,
@@ -369,3 +370,32 @@ def test_what_was_measured_stands_beside_what_was_predicted():
     assert headings.endswith("its peak one sample more measured measured at one more")
     assert rows[0].endswith("1.07 KiB (100 B over) 2 KiB out of memory")
     assert rows[1].endswith("no_grad 0 0.000 9 B (0.90%) not measured")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_where_tokens_are_made_a_table_has_first_token_rate_cache_and_growth(width):
+    timed_cells = [
+        outcome
+        for workload in ("prefill", "decode", "generate")
+        for outcome in measured_block(
+            workload=workload, new_tokens=4, iterations=1, step_ns={"inference_mode": 1_000_000}
+        )
+    ]
+    members = block(workload="generate", new_tokens=4)
+    more = [sequence(one, token=2048, saved=1024 * (one == members[0])) for one in members]
+    whole = run(timed_cells)
+    shown = lines(run_of([*whole.records, *more], name="r1"), width=width)
+    assert max(map(len, shown)) <= width
+    (start,) = (place for place, line in enumerate(shown) if line.startswith("tokens["))
+    assert "first token" in shown[start + 1]
+    table = shown[start + 2 : start + 6]
+    # 1.055 ms is the median of the rounds; 8 sequences of 4 tokens in that time
+    assert line_of("inference_mode", table).split("inference_mode ")[1] == (
+        "1.05 ms 1.05 ms 30.3 k/s 8 KiB 2 KiB 0 B"
+    )
+    assert line_of("global_on", table).endswith("3 KiB 0 B")
+    assert any("first token: one prefill" in line for line in shown[start + 6 :])
+
+
+def test_where_no_tokens_are_made_there_is_no_table_of_them():
+    assert not any("first token" in line for line in lines(run(measured_block())))

@@ -11,6 +11,7 @@ from ...analysis.run_view import View
 from ...errors import StoreError
 from ...records.run import Run
 from .forest import forest as forest
+from .generation import tokens as tokens
 from .memory import modules as modules, peak_parts as peak_parts, timeline as timeline
 from .scaling import scaling as scaling
 from .style import DARK as DARK, LIGHT as LIGHT, PAGE as PAGE, Theme as Theme
@@ -23,6 +24,7 @@ FIGURES: Final[Mapping[str, Callable[..., Figure | None]]] = {
     "modules": modules,
     "scaling": scaling,
     "tradeoff": tradeoff,
+    "tokens": tokens,
 }
 """Every figure by name. Each takes a run, and ``theme``."""
 

@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from ...analysis import format_units
 from ...analysis.run_view import MEMORY, View
 from ...experiment.matrix import GRAD_MODES, Block, Cell
+from ...records.allocations import FURTHER
 from ...records.measurements import PARTS, Breakdown
 from ...records.run import Run
 from .style import (
@@ -290,16 +291,15 @@ def _step(axes: Axes, theme: Theme, breakdown: Breakdown, mode: str) -> None:
             colors=[theme.parts[part] for part in parts],
             step="post" if len(moments) < 8 else None,
         )
-    starts = [i for i in moments if i == 0 or breakdown.phases[i] != breakdown.phases[i - 1]]
+    phases = ["tokens" if name.startswith(FURTHER) else name for name in breakdown.phases]
+    starts = [i for i in moments if i == 0 or phases[i] != phases[i - 1]]
     for start in starts[1:]:
         axes.axvline(start, color=theme.dim, linewidth=0.7, linestyle=":")
     axes.set_xlim(0, max(1, len(moments) - 1))
     axes.set_ylim(bottom=0)
     axes.grid(visible=False, axis="x")
     axes.xaxis.set_major_locator(FixedLocator([float(start) for start in starts]))
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: _word(breakdown.phases, starts, value))
-    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _word(phases, starts, value)))
     axes.xaxis.set_minor_locator(NullLocator())
     for label in axes.get_xticklabels():
         label.set(ha="left", fontsize=7.5)

@@ -24,6 +24,7 @@ PART_WORDS: Final[Mapping[str, str]] = {
     "parameters": "parameters",
     "buffers": "buffers",
     "inputs": "the batch",
+    "cache": "cache of keys and values",
     "gradients": "gradients",
     "optimizer_state": "optimizer state",
     "saved": "saved, at the peak",
@@ -78,7 +79,7 @@ LIGHT: Final = Theme(
     paper="#ffffff",
     modes=_modes("#D55E00", "#0072B2", "#00876C", "#B5568F"),
     parts=_parts(
-        *("#77AADD", "#99DDFF", "#44BB99", "#EEDD88", "#BBCC33"),
+        *("#77AADD", "#99DDFF", "#44BB99", "#AAAA00", "#EEDD88", "#BBCC33"),
         *("#EE8866", "#FFAABB", "#BBBBBB", "#77AADD", "#EE8866"),
     ),
 )
@@ -90,7 +91,7 @@ DARK: Final = Theme(
     paper="#14161a",
     modes=_modes("#FF8A3D", "#5FB2E8", "#2CC99B", "#E8A3C6"),
     parts=_parts(
-        *("#6B9BCB", "#86C5E4", "#3FA98B", "#D9C977", "#A9B92E"),
+        *("#6B9BCB", "#86C5E4", "#3FA98B", "#96961F", "#D9C977", "#A9B92E"),
         *("#E57C59", "#E896A6", "#8C929B", "#6B9BCB", "#E57C59"),
     ),
 )
@@ -102,7 +103,7 @@ PAGE: Final = Theme(
     band="#010206",
     paper="#010207",
     modes=_modes("#010301", "#010302", "#010303", "#010304"),
-    parts=_parts(*(f"#0104{number:02d}" for number in range(1, 11))),
+    parts=_parts(*(f"#0104{number:02d}" for number in range(1, 12))),
     linked=True,
 )
 

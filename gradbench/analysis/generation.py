@@ -1,0 +1,97 @@
+"""What making tokens takes: a setting's prefill, decode and generate side by side, by mode."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ..experiment.matrix import GRAD_MODES, OF_TOKENS, Cell
+from ..records.allocations import makes_token
+from ..records.measurements import Breakdown
+from .run_view import TIME, View
+
+FEWEST: Final = (
+    3  # tokens but the last: the prompt's own keeps more, and two others say what one adds
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What each further token of a sequence adds to what is alive, and what is left behind."""
+
+    token_bytes: float  # of everything
+    cache_bytes: float  # of it, the cache's
+    saved_bytes: float  # of it, what autograd saved for backward
+    left_bytes: int  # when the sequence is over
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """One setting under one mode: its cell of each workload that was set out."""
+
+    mode: str
+    cells: Mapping[str, Cell]
+    cache_bytes: int | None  # at the peak of a step
+    growth: Growth | None
+
+
+def settings(view: View) -> Iterator[tuple[str, list[Making]]]:
+    """Yield the settings that make tokens, by name, each with its modes."""
+    found: dict[str, dict[str, dict[str, Cell]]] = {}
+    for block, cells in view.blocks.items():
+        if block.cell.workload in OF_TOKENS:
+            modes = found.setdefault(block.setting, {})
+            for cell in cells:
+                modes.setdefault(cell.grad_mode, {})[cell.workload] = cell
+    for name, modes in found.items():
+        yield name, [_making(view, mode, modes[mode]) for mode in GRAD_MODES if mode in modes]
+
+
+def _making(view: View, mode: str, cells: Mapping[str, Cell]) -> Making:
+    breakdowns = {
+        workload: view.run.breakdowns[cell]
+        for workload, cell in cells.items()
+        if cell in view.run.breakdowns
+    }
+    caches = [one.parts.get("cache", 0) for one in breakdowns.values()]
+    sequence = breakdowns.get("generate")
+    return Making(
+        mode=mode,
+        cells=cells,
+        cache_bytes=max(caches, default=None),
+        growth=growth(sequence) if sequence is not None else None,
+    )
+
+
+def by_token(breakdown: Breakdown) -> list[Mapping[str, int]]:
+    """Return what was alive after each token of a sequence but the last, by part."""
+    ends = {
+        phase: {part: sizes[place] for part, sizes in breakdown.timeline.items()}
+        for place, phase in enumerate(breakdown.phases)
+        if makes_token(phase)
+    }
+    return list(ends.values())[:-1]
+
+
+def growth(breakdown: Breakdown) -> Growth | None:
+    """Return what a token adds, from the second to the last but one; None of too few."""
+    tokens = by_token(breakdown)
+    if len(tokens) < FEWEST:
+        return None
+    first, last, steps = tokens[1], tokens[-1], len(tokens) - 2
+    totals = [sum(sizes) for sizes in zip(*breakdown.timeline.values(), strict=True)]
+
+    def rise(parts: Sequence[str]) -> float:
+        return sum(last[part] - first[part] for part in parts) / steps
+
+    return Growth(
+        token_bytes=rise(list(breakdown.timeline)),
+        cache_bytes=rise(["cache"]),
+        saved_bytes=rise(["saved"]),
+        left_bytes=totals[-1] - totals[0],
+    )
+
+
+def timed(view: View, making: Making, workload: str) -> Cell | None:
+    """Return the cell of a workload, where its steps were timed."""
+    cell = making.cells.get(workload)
+    return cell if cell is not None and view.measurement(cell, TIME) is not None else None

@@ -1,0 +1,104 @@
+"""Memory over the tokens of a sequence: what grows with it, by mode, and ends with it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from ...analysis import format_units
+from ...analysis.generation import by_token
+from ...analysis.run_view import View
+from ...experiment.matrix import GRAD_MODES, Block, Cell
+from ...records.measurements import Breakdown
+from ...records.run import Run
+from .style import (
+    LIGHT,
+    MARKERS,
+    PART_WORDS,
+    SIZES,
+    Theme,
+    drawn_in,
+    figure_of,
+    inset,
+    say_cut,
+    short,
+    top_legend,
+)
+
+COLUMNS: Final = 2
+MOST: Final = 4  # sequences
+FEWEST: Final = 2  # tokens, the last left out
+
+
+def tokens(run: Run | View, *, theme: Theme = LIGHT, most: int = MOST) -> Figure | None:
+    """Return what is alive after each token of a sequence, a line a mode, the cache below.
+
+    None without a sequence of three tokens.
+    """
+    view = View.of(run)
+    every = [(block, found) for block, cells in view.blocks.items() if (found := _of(view, cells))]
+    if not every:
+        return None
+    shown = every[:most]
+    columns = min(COLUMNS, len(shown))
+    lines = -(-len(shown) // columns)
+    with drawn_in(theme):
+        figure = figure_of(0.5 + 2.9 * lines)
+        inset(figure, left=0.85, right=0.15, top=0.75, bottom=0.5)
+        grid = figure.subplots(lines, columns, squeeze=False)
+        figure.subplots_adjust(wspace=0.25, hspace=0.5)
+        for axes in grid.flat[len(shown) :]:
+            axes.set_axis_off()
+        for axes, (block, found) in zip(grid.flat, shown, strict=False):
+            _panel(axes, theme, block, found)
+        say_cut(figure, len(shown), len(every), "sequences")
+        modes = [mode for mode in GRAD_MODES if any(mode in found for _, found in shown)]
+        handles: list[object] = [
+            Line2D([], [], color=theme.modes[mode], marker=MARKERS[mode], label=mode)
+            for mode in modes
+        ]
+        handles.append(Patch(facecolor=theme.parts["cache"], label=PART_WORDS["cache"]))
+        top_legend(figure, handles)
+    return figure
+
+
+def _of(view: View, cells: Sequence[Cell]) -> Mapping[str, Breakdown]:
+    """Return the breakdowns of a block's sequences by mode, in the order of modes."""
+    known = {
+        cell.grad_mode: view.run.breakdowns[cell]
+        for cell in cells
+        if cell in view.run.breakdowns and len(by_token(view.run.breakdowns[cell])) >= FEWEST
+    }
+    return {mode: known[mode] for mode in GRAD_MODES if mode in known}
+
+
+def _panel(axes: Axes, theme: Theme, block: Block, found: Mapping[str, Breakdown]) -> None:
+    """Draw a line a mode: before the sequence, after each token, and when all is over."""
+    caches: list[float] = []
+    for mode, breakdown in found.items():
+        at_tokens = by_token(breakdown)
+        totals = [sum(sizes) for sizes in zip(*breakdown.timeline.values(), strict=True)]
+        heights = [totals[0], *(sum(parts.values()) for parts in at_tokens), totals[-1]]
+        axes.plot(
+            range(len(heights)),
+            heights,
+            color=theme.modes[mode],
+            marker=MARKERS[mode],
+            markersize=3.5 * SIZES[mode],
+            markerfacecolor="none",
+            markevery=max(1, len(heights) // 12),
+            linewidth=1.3 * SIZES[mode],
+        )
+        caches = [0, *(parts.get("cache", 0) for parts in at_tokens), 0]
+    axes.fill_between(range(len(caches)), caches, color=theme.parts["cache"], linewidth=0)
+    axes.set_xlim(0, max(1, len(caches) - 1))
+    axes.set_ylim(bottom=0)
+    axes.set_title(short(str(block), 52), fontsize=9.5)
+    axes.set_xlabel("tokens made; at the right end the sequence is over")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 4, 5, 8, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_units.size(value)))

@@ -1,0 +1,52 @@
+"""What making tokens takes, as a table for the terminal: a row a mode."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..analysis import format_units
+from ..analysis.generation import Making, settings, timed
+from ..analysis.run_view import TIME, View
+from ..printable import printable
+
+HEADINGS: Final = ("first token", "each token", "tokens/s", "cache", "a token adds", "left")
+LEGEND: Final = (
+    "first token: one prefill; each token: one decode on a full cache; tokens/s: of a whole\n"
+    "sequence, or of decode alone (d). a token adds: bytes alive, from one token of a sequence to\n"
+    "the next; left: what is alive after the sequence beyond what was before it."
+)
+
+
+def generation_tables(view: View) -> Iterator[RenderableType]:
+    """Yield a table for each setting that makes tokens, and what its columns say."""
+    tables = False
+    for name, makings in settings(view):
+        table = Table(box=None, header_style="dim", pad_edge=False)
+        table.add_column("", min_width=15)
+        for heading in HEADINGS:
+            table.add_column(heading, justify="right", no_wrap=True, min_width=8)
+        for making in makings:
+            table.add_row(Text(f"  {making.mode}"), *_figures(view, making))
+        yield Text(printable(f"\ntokens[{name}]"), style="bold")
+        yield table
+        tables = True
+    if tables:
+        yield Text(LEGEND, style="dim")
+
+
+def _figures(view: View, making: Making) -> Iterator[str]:
+    for workload in ("prefill", "decode"):
+        cell = timed(view, making, workload)
+        yield view.value(cell, TIME).text if cell is not None else ""
+    whole, alone = timed(view, making, "generate"), timed(view, making, "decode")
+    if whole is not None:
+        yield view.throughput(whole).text
+    else:
+        yield f"{view.throughput(alone).text} (d)" if alone is not None else ""
+    yield format_units.size(making.cache_bytes) if making.cache_bytes is not None else ""
+    growth = making.growth
+    yield format_units.size(growth.token_bytes) if growth is not None else ""
+    yield format_units.size(growth.left_bytes) if growth is not None else ""

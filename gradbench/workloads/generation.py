@@ -1,0 +1,173 @@
+"""Generating tokens: how a model does it, and a step of one token that begins alike every time."""
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import Impossible
+from .state import own_attributes
+
+Prefill = Callable[[Any, Tensor, int], tuple[Tensor, Any]]
+Decode = Callable[[Any, Tensor, Any], tuple[Tensor, Any]]
+Enter = Callable[[], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """How a model makes tokens, with a cache of keys and values.
+
+    ``prefill(model, tokens, room)`` takes in prompts, whole numbers (batch, tokens) below
+    ``vocabulary``, and returns the scores of the next token (batch, vocabulary) and a cache with
+    room for so many tokens more. ``decode(model, token, cache)`` takes in one token of each,
+    (batch, 1), and returns the next one's scores and the cache, the same one or another. ``model``
+    is the module, compiled or within autocast where a cell says so. ``build`` makes the module
+    where it is another than the one that is trained, with a head say.
+    """
+
+    prefill: Prefill
+    decode: Decode
+    vocabulary: int
+    build: Callable[[], nn.Module] | None = None
+
+
+def prompts(size: int, *, tokens: int, vocabulary: int) -> Tensor:
+    """Return random prompts (size, tokens)."""
+    return torch.randint(vocabulary, (size, tokens))
+
+
+def likeliest(scores: Tensor) -> Tensor:
+    """Return the token (batch, 1) that has the largest score."""
+    return scores.argmax(-1, keepdim=True)
+
+
+def lengthened(tokens: Tensor, length: int) -> Tensor:
+    """Return texts of so many tokens that begin with these and go on with them again."""
+    return tokens.repeat(1, -(-length // tokens.shape[1]))[:, :length]
+
+
+class Decoding:
+    """A step of one token, which begins each time with a cache of the same contents.
+
+    A cache grows with each token, in place or by another in its stead. So each call has one of its
+    own: containers and numbers are copied, tensors are detached and lie in the same memory. What a
+    step writes behind what is there, the next one writes there again. `provide` makes them before
+    a timed batch, so that no call pays for its own.
+    """
+
+    def __init__(self, set_up: Callable[[], Any], decode: Callable[[Any], Any], enter: Enter):
+        self._set_up, self._decode, self._enter = set_up, decode, enter
+        self._cache: Any = None  # what the caches of single calls are made of
+        self._provided: list[Any] = []
+
+    def __call__(self) -> Any:
+        """Make a token, from a cache that was provided or is made now."""
+        if not self._provided:
+            self.provide(1)
+        return self._decode(self._provided.pop())
+
+    def provide(self, count: int) -> None:
+        """Make the caches of so many calls."""
+        with self._enter():
+            if self._cache is None:
+                self._cache = _apart(self._set_up())
+            self._provided = [_apart(self._cache) for _ in range(count)]
+
+    def renew(self) -> None:
+        """Make another cache, for the next call alone: of a cache that grows it holds no part."""
+        self._cache = None
+        self._provided.clear()
+        with self._enter():
+            self._provided.append(_apart(self._set_up()))
+
+    def provided(self) -> list[Tensor]:
+        """Return the tensors of the caches that are there for the next calls."""
+        return [tensor for cache in self._provided for tensor in cache_tensors(cache)]
+
+    def entering(self, enter: Enter) -> "Decoding":
+        """Return the step as one that enters the mode itself."""
+        decode = self._decode
+
+        def entered(cache: Any) -> Any:
+            with enter():
+                return decode(cache)
+
+        return Decoding(self._set_up, entered, self._enter)
+
+    def check(self) -> None:
+        """Raise `Impossible` unless two steps from the same cache yield the same."""
+        first, second = self(), self()
+        if not all(map(torch.equal, first, second)):
+            raise Impossible(
+                "its decode changes what its cache held before: a second step from the same cache "
+                "has other scores, so steps cannot be repeated"
+            )
+
+
+def provide(step: Callable[[], object], calls: int) -> None:
+    """Make what so many calls of a step use up, if it is such a step: before they are timed."""
+    if isinstance(step, Decoding):
+        step.provide(calls)
+
+
+def cache_tensors(cache: object) -> list[Tensor]:
+    """Return the tensors in a cache: in containers and in attributes of objects, each once."""
+    return list(_tensors(cache, set()))
+
+
+def _tensors(one: Any, seen: set[int]) -> Iterator[Tensor]:
+    if id(one) in seen:
+        return
+    seen.add(id(one))
+    if isinstance(one, Tensor):
+        yield one
+        return
+    for part in _parts(one).values():
+        yield from _tensors(part, seen)
+
+
+def _parts(one: Any) -> dict[Any, Any]:
+    """Return what a container or an object holds, by key, place or name."""
+    match one:
+        case nn.Module():
+            return {}
+        case dict():
+            return one
+        case list() | tuple() | deque():
+            return dict(enumerate(one))
+    return own_attributes(one)
+
+
+def _apart(cache: Any) -> Any:
+    """Return the cache in containers of its own, its tensors detached, numbers in them copied."""
+    return _copied(cache, {})
+
+
+def _copied(one: Any, made: dict[int, Any]) -> Any:
+    if id(one) in made:
+        return made[id(one)]
+    made[id(one)] = new = _copied_anew(one, made)
+    return new
+
+
+def _copied_anew(one: Any, made: dict[int, Any]) -> Any:
+    if isinstance(one, Tensor):
+        return one.detach().clone() if one.numel() == 1 else one.detach()
+    parts = _parts(one)
+    if not parts:
+        return one if not isinstance(one, dict | list) else copy.copy(one)
+    if isinstance(one, tuple):
+        copies = (_copied(part, made) for part in one)
+        return type(one)(*copies) if hasattr(one, "_make") else type(one)(copies)
+    made[id(one)] = new = copy.copy(one)
+    for key, part in parts.items():
+        if isinstance(one, dict | list | deque):
+            new[key] = _copied(part, made)
+        else:
+            object.__setattr__(new, key, _copied(part, made))
+    return new
