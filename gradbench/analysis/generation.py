@@ -62,7 +62,7 @@ def _making(view: View, mode: str, cells: Mapping[str, Cell]) -> Making:
     )
 
 
-def by_token(breakdown: Breakdown) -> list[Mapping[str, int]]:
+def by_token(breakdown: Breakdown) -> Sequence[Mapping[str, int]]:
     """Return what was alive after each token of a sequence but the last, by part."""
     ends = {
         phase: {part: sizes[place] for part, sizes in breakdown.timeline.items()}

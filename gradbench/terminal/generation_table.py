@@ -12,11 +12,14 @@ from ..analysis.generation import Making, settings, timed
 from ..analysis.run_view import TIME, View
 from ..printable import printable
 
-HEADINGS: Final = ("first token", "each token", "tokens/s", "cache", "a token adds", "left")
+HEADINGS: Final = (
+    *("first\ntoken", "each\ntoken", "tokens\nper second"),
+    *("cache", "a token\nadds", "left\nbehind"),
+)
 LEGEND: Final = (
-    "first token: one prefill; each token: one decode on a full cache; tokens/s: of a whole\n"
-    "sequence, or of decode alone (d). a token adds: bytes alive, from one token of a sequence to\n"
-    "the next; left: what is alive after the sequence beyond what was before it."
+    "first token: a prefill. each token: a decode, on a full cache. tokens per\n"
+    "second: of whole sequences; (d) of decodes. a token adds: bytes that stay alive.\n"
+    "left behind: bytes that stay alive after the sequence."
 )
 
 
@@ -25,12 +28,12 @@ def generation_tables(view: View) -> Iterator[RenderableType]:
     tables = False
     for name, makings in settings(view):
         table = Table(box=None, header_style="dim", pad_edge=False)
-        table.add_column("", min_width=15)
+        table.add_column("", min_width=16, no_wrap=True)
         for heading in HEADINGS:
-            table.add_column(heading, justify="right", no_wrap=True, min_width=8)
+            table.add_column(heading, justify="right", no_wrap=True, min_width=7)
         for making in makings:
             table.add_row(Text(f"  {making.mode}"), *_figures(view, making))
-        yield Text(printable(f"\ntokens[{name}]"), style="bold")
+        yield Text(f"\n{printable(f'tokens[{name}]')}", style="bold")
         yield table
         tables = True
     if tables:

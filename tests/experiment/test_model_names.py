@@ -45,6 +45,7 @@ def test_no_other_name_has_sizes(name):
 
 def test_every_family_names_its_sizes_in_the_order_of_the_variables():
     sized = {"mlp": parse("mlp_d1_w2"), "cnn": parse("cnn_d1_w2_r3")}
+    sized["decoder"] = parse("decoder_d1_w2")
     assert set(sized) == set(FAMILIES)
     for family, found in sized.items():
         assert FAMILIES[family] == tuple(

@@ -387,14 +387,14 @@ def test_where_tokens_are_made_a_table_has_first_token_rate_cache_and_growth(wid
     shown = lines(run_of([*whole.records, *more], name="r1"), width=width)
     assert max(map(len, shown)) <= width
     (start,) = (place for place, line in enumerate(shown) if line.startswith("tokens["))
-    assert "first token" in shown[start + 1]
-    table = shown[start + 2 : start + 6]
-    # 1.055 ms is the median of the rounds; 8 sequences of 4 tokens in that time
+    assert shown[start + 1].split() == ["first", "each", "tokens", "a", "token", "left"]
+    table = shown[start + 3 : start + 7]
+    # 1.055 ms is the median of the rounds, and 8 sequences of 4 tokens are made in that time
     assert line_of("inference_mode", table).split("inference_mode ")[1] == (
         "1.05 ms 1.05 ms 30.3 k/s 8 KiB 2 KiB 0 B"
     )
     assert line_of("global_on", table).endswith("3 KiB 0 B")
-    assert any("first token: one prefill" in line for line in shown[start + 6 :])
+    assert any("first token: a prefill" in line for line in shown[start + 7 :])
 
 
 def test_where_no_tokens_are_made_there_is_no_table_of_them():
