@@ -278,7 +278,7 @@ def _slots(kind: type) -> Iterator[str]:
 def own_attributes(one: object) -> dict[str, Any]:
     """Return what an object of a user's own class holds by name; {} of torch's and of Python's."""
     kind = type(one)
-    if isinstance(one, _OPAQUE) or kind.__module__.partition(".")[0] in _FOREIGN:
+    if isinstance(one, OPAQUE) or kind.__module__.partition(".")[0] in FOREIGN:
         return {}
     slots = {
         name: getattr(one, name)
