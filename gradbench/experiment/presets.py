@@ -45,7 +45,7 @@ PRESETS: Final[Mapping[str, Experiment]] = {
             Matrix(models=["cnn_small"], batch_sizes=[1, 32]),
             Matrix(models=["resnet18_32"], workloads=["inference", "training"], batch_sizes=[4]),
             Matrix(models=["attention_rotary"], workloads=["evaluate_then_train"], batch_sizes=[8]),
-            Matrix(models=["decoder_tiny"], workloads=OF_TOKENS, batch_sizes=[1], new_tokens=[16]),
+            Matrix(models=["decoder_tiny"], workloads=OF_TOKENS, batch_sizes=[1]),
         ),
         plan=Plan(budget_s=5.0),
     ),
