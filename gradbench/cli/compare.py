@@ -1,5 +1,6 @@
 """The command ``compare``: base and candidate side by side, in one job on one machine."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -39,11 +40,15 @@ def compare(
         typer.Option(metavar="PATH", help="The base's interpreter, with its torch and psutil."),
     ] = None,
     threshold: Annotated[
-        float, typer.Option(help="The change that is to be found, as a share.")
+        float, typer.Option(help="The smallest change that is worse or better, as a share.")
     ] = 0.03,
-    pairs: Annotated[
-        int, typer.Option(help="Pairs of processes; as many fresh ones or a few more confirm.")
+    processes: Annotated[
+        int, typer.Option(help="Processes for each cell; as many fresh ones or more confirm.")
     ] = 5,
+    budget: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="End within so long; what is open is inconclusive."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, inputs and order.")] = 0,
     strict: Annotated[bool, typer.Option(help="Exit 3 when anything is inconclusive.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Show what is the same too.")] = False,
@@ -51,14 +56,21 @@ def compare(
 ) -> None:
     """Compare the working tree with another revision, or another torch, and exit 1 when slower.
 
-    Fresh pairs of processes, base and candidate, take turns within milliseconds on one core; each
-    imports its own tree. What the first pairs suspect, as many fresh pairs must confirm.
+    Both are imported into one process, each from its own tree, and take turns of 0.1 ms on the same
+    weights; where that cannot be, two processes take turns. Several such processes are compared,
+    and what the first ones suspect must be confirmed by fresh ones. A change that is sure and
+    smaller than --threshold is within tolerance, and exits 0.
     """
     if base is None and base_python is None:
         raise Impossible("nothing to compare with: give --base REV, --base-python PATH, or both")
     from ..comparison import checkouts, leftovers, versions
 
-    effort = versions.Effort(threshold=threshold, pairs=pairs, seed=seed)
+    effort = versions.Effort(
+        threshold=threshold,
+        processes=processes,
+        budget_s=math.inf if budget is None else budget,
+        seed=seed,
+    )
     began, here = time.monotonic(), Path.cwd()
     for words in leftovers.remove_leftovers():
         err.print(f"[dim]{shown(words)}[/dim]")
@@ -81,7 +93,9 @@ def compare(
             [cell for cell in cells if cell not in {one.cell for one in left_out}],
             base=old,
             candidate=new,
-            effort=effort,
+            effort=replace(
+                effort, budget_s=max(effort.budget_s - (time.monotonic() - began), 1e-9)
+            ),
             sources=own,
             say=lambda words: say(status, words),
         )

@@ -234,8 +234,13 @@ def show(decision: "GateResult", *, everything: bool) -> None:
 
 def conclusion(decision: "GateResult", status: int) -> str:
     """Return a decision in a sentence, for the console."""
+    from ..stats.verdicts import Verdict
 
-    counts = ", ".join(f"{number} {verdict}" for verdict, number in decision.counts.items())
+    counts = ", ".join(
+        f"{number} {verdict}"
+        for verdict, number in decision.counts.items()
+        if number or verdict is not Verdict.WITHIN  # which only compare gives
+    )
     match status:
         case ExitStatus.NOTHING_MEASURED:
             return "nothing measured: the candidate has no number at all"

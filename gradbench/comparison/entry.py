@@ -8,7 +8,9 @@ names stay, wherever what they name may move.
 from ..experiment.matrix import Cell as Cell
 from ..experiment.model_source import ModelSource as ModelSource
 from ..memory.saved_tensors import SavedTensors as SavedTensors
+from ..memory.step_operations import operations_of as operations_of
 from ..runner.attempts import settle as settle
+from ..runner.interleave import calibrate as calibrate
 from ..workloads.arms import build as build, make_arm as make_arm
 from ..workloads.models import MODELS as MODELS
 from ..workloads.own_models import (

@@ -1,11 +1,12 @@
-"""One live process of a version, and what it answers."""
+"""One live process that steps cells of a version, or of both, and what it answers."""
 
+import json
 import os
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from ..errors import Impossible
 from ..process_end import how_it_ended, last_words, tail
@@ -14,9 +15,11 @@ from ..runner.fork_server import settings
 from . import worker
 from .checkouts import Version
 
+BOTH: Final = "both sides in one process"
+
 
 class Failed(Exception):
-    """A side that cannot go on with a cell: which, and its own words."""
+    """A process that cannot go on with a cell: whose, and its own words."""
 
     def __init__(self, side_name: str, why: str) -> None:
         self.side, self.why = side_name, why
@@ -24,34 +27,40 @@ class Failed(Exception):
 
 
 class Lost(Failed):
-    """A side whose process is gone or does not answer."""
+    """A process that is gone or does not answer."""
 
 
-class Side:
-    """One live process of a version; use it as a context manager."""
+class LiveProcess:
+    """One live process of one version or of two; use it as a context manager.
+
+    ``order`` is the one in which it imports two.
+    """
 
     def __init__(
         self,
-        version: Version,
+        versions: Sequence[Version],
         *,
+        order: Sequence[int] = (0,),
         training: bool,
         limit_s: float,
         randomized_layout: Mapping[str, str],
     ) -> None:
-        self.version = version
+        self.versions = versions
+        self.name = versions[0].name if len(versions) == 1 else BOTH
+        python = versions[-1].python
+        asked = {
+            "sides": [
+                {"paths": list(map(str, one.paths)), "tree": str(one.tree)} for one in versions
+            ],
+            "order": list(order),
+            "training": training,
+        }
         parent_end, child_end = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 # closed with the process
         self._asked_at = 0  # where in the log the output begins that belongs to the last question
         try:
             self._tree = ProcessTree(
-                [
-                    version.python,
-                    "-P",
-                    worker.__file__,
-                    str(child_end.fileno()),
-                    "training" if training else "inference",
-                    *map(str, version.paths),
-                ],
+                [python, "-P", worker.__file__, str(child_end.fileno()), json.dumps(asked)],
                 env={**os.environ, **settings("time"), **randomized_layout},
                 pass_fds=[child_end.fileno()],
                 stdout=self._log,
@@ -60,7 +69,7 @@ class Side:
         except OSError as error:
             parent_end.close()
             self._log.close()
-            raise Impossible(f"cannot run {version.python!r}: {error.strerror}") from error
+            raise Impossible(f"cannot run {python!r}: {error.strerror}") from error
         finally:
             child_end.close()
         self._line = worker.JsonLineSocket(parent_end.detach(), timeout_s=limit_s)
@@ -85,9 +94,9 @@ class Side:
         if answer is None:
             raise self._lost(self._last_words())
         if "ended" in answer:  # the fork that took the cell
-            raise Failed(self.version.name, how_it_ended(answer["ended"], self._output()))
+            raise Failed(self.name, how_it_ended(answer["ended"], self._output()))
         if "failed" in answer:
-            raise Failed(self.version.name, answer["failed"])
+            raise Failed(self.name, answer["failed"])
         return answer
 
     def __enter__(self) -> Self:
@@ -104,7 +113,7 @@ class Side:
         self._log.close()
 
     def _lost(self, why: str) -> Lost:
-        return Lost(self.version.name, why)
+        return Lost(self.name, why)
 
     def _last_words(self) -> str:
         return last_words(self._output()) or "its process ended without a word"

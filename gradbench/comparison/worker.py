@@ -1,10 +1,9 @@
-"""One side of a comparison between versions: a script that steps cells and times them on request.
+"""A process of a comparison: a script that steps cells of one version, or of both, on request.
 
-It runs in a fresh process of either side, with that side's interpreter and import path, and speaks
-JSON lines through a socket that it inherits. It is the candidate's script on both sides; of
-gradbench it uses what the path has, and only the names in ``comparison.entry``. For each cell it
-forks, so that no cell inherits another's heap, and a crash is the end of that cell alone. It runs
-as a script, so it names gradbench in full.
+It runs with the side's interpreter and import path, and speaks JSON lines through a socket that it
+inherits. It is the candidate's script on both sides; of gradbench it uses what the path has, and
+only the names in ``comparison.entry``. For each cell it forks, so that no cell inherits another's
+heap, and a crash is the end of that cell alone. It runs as a script, so it names gradbench in full.
 """
 
 import gc
@@ -15,10 +14,9 @@ import os
 import platform
 import socket
 import sys
-import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -82,59 +80,93 @@ class JsonLineSocket:
 def beside(name: str) -> ModuleType:
     """Load a module of this script's own package, which the side may have in another version."""
     place = Path(__file__).resolve().parents[1] / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"gradbench_{name}", place)
+    own_name = f"beside_{place.stem}"
+    spec = importlib.util.spec_from_file_location(own_name, place)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[own_name] = module
     spec.loader.exec_module(module)
     return module
 
 
 supervisor: Final = beside("supervisor")
+side_imports: Final = beside("comparison/side_imports")
 
 
-def main(descriptor: int, *, training: bool, paths: Sequence[str]) -> None:
+class Sides:
+    """The trees in this process, one or both, in the order in which each thing is done to them."""
+
+    def __init__(self, sides: Sequence[Mapping[str, Any]], *, order: Sequence[int]) -> None:
+        shared_state = beside("comparison/shared_state")  # which brings torch
+        self.shared_state, self.order, self.alone = shared_state, order, len(sides) == 1
+        self.trees = [side_imports.tree(Path(side["tree"]), side["paths"]) for side in sides]
+        self.turns = side_imports.Turns(self.trees)
+        self._paths = [side["paths"] for side in sides]
+        self.entries: list[Any] = [None for _ in sides]
+        self.registrations = shared_state.Registrations(self.trees[0]) if self.alone else None
+
+    def load(self, *, training: bool) -> None:
+        """Import each side's gradbench, once for all forks."""
+        import torch
+
+        for index in self.order:
+            paths = self._paths[index]
+            self.turns.give(index)
+            ours = [path for path in paths if (Path(path) / "gradbench" / "comparison").is_dir()]
+            # behind all else: a psutil.py of the user's is not the one that we need
+            sys.path[:] = [*ours, *(path for path in sys.path if path not in paths), *paths]
+            from gradbench.comparison import entry
+
+            self.entries[index] = entry
+            if training:  # the first optimizer loads as much again as torch itself
+                torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+            sys.path[:] = side_imports.in_front(paths)
+            if self.alone:
+                others = os.environ.get("PYTHONPATH", "")
+                os.environ["PYTHONPATH"] = os.pathsep.join([*paths, others])
+
+    def origins(self, path: str) -> dict[str, Any]:
+        """Import a user's factory on each side; return the modules' files, or why it cannot be."""
+        files = [""] * len(self.trees)
+        for index in self.order:
+            self.turns.give(index)
+            entry = self.entries[index]
+            try:
+                if hasattr(entry, "file_of"):
+                    files[index] = entry.file_of(path)
+                else:  # an older gradbench
+                    entry.resolve(path)
+                    module = sys.modules[path.partition(":")[0]]
+                    files[index] = getattr(module, "__file__", None) or ""
+            except (Exception, SystemExit) as error:  # noqa: BLE001 # a user's module may do anything
+                return {"failed": str(error)}
+        return {"files": files}
+
+
+def main(descriptor: int, asked: Mapping[str, Any]) -> None:
     """Say what was imported, then take cells until the other side closes."""
     line = JsonLineSocket(descriptor)
     supervisor.adopt_orphans()
-    ours = [path for path in paths if (Path(path) / "gradbench" / "comparison").is_dir()]
-    sys.path[:0] = ours
-    sys.path += paths  # behind all else: a psutil.py of the user's is not the one that we need
     import torch
 
     torch.set_num_threads(1)  # what a user's module does on import must leave no threads behind
     try:
-        from gradbench.comparison import entry  # loaded once, for all forks
-
-        if training:  # the first optimizer loads as much again as torch itself
-            torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        sides = Sides(asked["sides"], order=asked["order"])
+        sides.load(training=asked["training"])
     except Exception as error:  # noqa: BLE001 # the other side says it in one line
         line.send(failed=words(error))
         return
-    put_in_front(paths)
-    line.send(torch=torch.__version__, python=platform.python_version(), gradbench=entry.__file__)
-    while (asked := line.receive()) is not None:
-        if "import" in asked:
-            line.send(**imported(asked["import"]))
+    line.send(torch=torch.__version__, python=platform.python_version())
+    while (message := line.receive()) is not None:
+        if "import" in message:
+            line.send(**imported(sides, message["import"]))
         else:
-            in_a_fork(line, asked)
+            in_a_fork(line, sides, message)
 
 
-def put_in_front(paths: Sequence[str]) -> None:
-    """Let a side's own tree be imported from before whatever else has its modules' names.
-
-    Only the standard library stays before it.
-    """
-    known = sysconfig.get_paths()
-    library = {known["stdlib"], known["platstdlib"], str(Path(known["platstdlib"], "lib-dynload"))}
-    first = [path for path in sys.path if path in library or path.endswith(".zip")]
-    rest = [path for path in sys.path if path not in {*first, *paths}]
-    sys.path[:] = [*first, *paths, *rest]
-    os.environ["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
-
-
-def imported(path: str) -> dict[str, Any]:
-    """Import a user's factory; return the file that its module came from, or why it cannot be.
+def imported(sides: Sides, path: str) -> dict[str, Any]:
+    """Import a user's factory; return the files that its modules came from, or why it cannot be.
 
     A module may start CUDA when it is imported, or ask whether there is a GPU, and a fork of such
     a process can use none. Where torch could start it, a fork tries: then each cell's fork imports
@@ -143,9 +175,11 @@ def imported(path: str) -> dict[str, Any]:
     import torch
 
     if not hasattr(torch._C, "_cuda_isInBadFork"):  # a build without CUDA
-        return origin(path)
-    answered = from_a_fork(lambda: {**origin(path), **from_a_fork(lambda: {"bad": bad_fork()})})
-    return origin(path) if answered.pop("bad", None) is False else answered
+        return sides.origins(path)
+    answered = from_a_fork(
+        lambda: {**sides.origins(path), **from_a_fork(lambda: {"bad": bad_fork()})}
+    )
+    return sides.origins(path) if answered.pop("bad", None) is False else answered
 
 
 def bad_fork() -> bool:
@@ -153,19 +187,6 @@ def bad_fork() -> bool:
     import torch
 
     return bool(torch._C._cuda_isInBadFork())  # type: ignore[attr-defined] # where torch has CUDA
-
-
-def origin(path: str) -> dict[str, Any]:
-    """Import a user's factory here; return the file of its module, or why it cannot be."""
-    from gradbench.comparison import entry
-
-    try:
-        if hasattr(entry, "file_of"):
-            return {"file": entry.file_of(path)}
-        entry.resolve(path)  # an older gradbench
-        return {"file": getattr(sys.modules[path.partition(":")[0]], "__file__", None) or ""}
-    except (Exception, SystemExit) as error:  # noqa: BLE001 # a user's module may do anything
-        return {"failed": str(error)}
 
 
 def from_a_fork(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -187,7 +208,7 @@ def from_a_fork(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return json.loads(text) if text else {"failed": "its import ends the process"}
 
 
-def in_a_fork(line: JsonLineSocket, asked: dict[str, Any]) -> None:
+def in_a_fork(line: JsonLineSocket, sides: Sides, asked: dict[str, Any]) -> None:
     """Answer from a child; if it dies, say so in its stead."""
     gc.collect()
     gc.freeze()
@@ -197,7 +218,7 @@ def in_a_fork(line: JsonLineSocket, asked: dict[str, Any]) -> None:
         supervisor.end_with_parent(parent)
         line.user = os.getpid()
         os.environ.update(asked["environment"])  # before anything starts what it hides
-        answer(line, asked)
+        answer(line, sides, asked)
         sys.stderr.flush()
         os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -207,61 +228,67 @@ def in_a_fork(line: JsonLineSocket, asked: dict[str, Any]) -> None:
         line.send(ended=code)
 
 
-def answer(line: JsonLineSocket, asked: dict[str, Any]) -> None:
+def answer(line: JsonLineSocket, sides: Sides, asked: dict[str, Any]) -> None:
     """Take a cell's turns; whatever the model raises is the answer to what was asked last."""
     try:
-        time_slices(line, asked)
+        if sides.alone:
+            time_slices(line, sides, asked)
+        else:
+            line.send(**beside("comparison/interleaved_sides").timed(sides, asked, built))
     except BaseException as error:  # noqa: BLE001 # a model may even exit: it is the outcome
         line.send(failed=words(error))
 
 
-def time_slices(line: JsonLineSocket, asked: dict[str, Any]) -> None:
+def time_slices(line: JsonLineSocket, sides: Sides, asked: dict[str, Any]) -> None:
     """Prepare a cell, say how long its step takes, then time slices of batches on request."""
-    arm, subject, device, typical_ns = prepare(asked)
-    line.send(typical_ns=typical_ns)
+    arm, subject, device = built(sides, 0, asked)
+    line.send(typical_ns=warmed_up(arm, device, seconds=asked["warm_up_s"]))
     gc.disable()
     while (request := line.receive()) is not None and "stop" not in request:
-        if "saved" in request:
-            line.send(saved=saved_bytes(arm, subject))
+        if "examine" in request:
+            line.send(**examined(sides, arm, subject, look=request["examine"] == "all"))
         else:
             line.send(ns=slice_ns(arm, device, request["iterations"], request["batches"]))
     gc.enable()
     line.send(stopped=True)
 
 
-def prepare(asked: dict[str, Any]) -> tuple[Any, Any, Any, float]:
-    """Build the cell's step and warm it up; return arm, subject, device and a step's ns."""
+def built(sides: Sides, index: int, asked: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Build the cell's step on a side, in its turn; return arm, subject and device."""
     import torch
 
-    from gradbench.comparison.entry import MODELS, Cell, build, make_arm, settle
-
-    cell = Cell(**asked["cell"])
-    model = own_model(asked["source"]) if asked["source"] is not None else MODELS[cell.model]
-    device = settle(cell)
-    subject = build(cell, model, seed=asked["seed"])
+    sides.turns.give(index)
+    entry = sides.entries[index]
+    cell = entry.Cell(**asked["cell"])
+    source = asked["source"]
+    model = own_model(entry, source) if source is not None else entry.MODELS[cell.model]
+    device = entry.settle(cell)
+    subject = entry.build(cell, model, seed=asked["seed"])
     torch.set_num_threads(cell.threads)  # which the module may have set when it was imported
     if hasattr(device, "set_precision"):  # an older gradbench fixes it when it settles
         device.set_precision(asked["cell"].get("precision", "ieee"))
-    arm = make_arm(cell, subject)
+    return entry.make_arm(cell, subject), subject, device
+
+
+def own_model(entry: Any, source: dict[str, Any]) -> Any:
+    """Return the model of the user's that a source describes."""
+    if hasattr(entry, "model_of"):
+        return entry.model_of(entry.ModelSource.read(source))
+    shape = [int(size) for size in source["input"][0].split(",")[1:]]  # an older gradbench
+    return entry.from_path(source["build"], shape=shape)
+
+
+def warmed_up(arm: Any, device: Any, *, seconds: float) -> float:
+    """Step until some time has passed; return a step's typical ns."""
     times: list[int] = []
-    end_ns = time.perf_counter_ns() + int(asked["warm_up_s"] * 1e9)
+    end_ns = time.perf_counter_ns() + int(seconds * 1e9)
     with arm.held():
         while len(times) < WARM_STEPS or time.perf_counter_ns() < end_ns:
             start_ns = time.perf_counter_ns()
             arm.step()
             device.synchronize()
             times.append(time.perf_counter_ns() - start_ns)
-    return arm, subject, device, float(sorted(times[len(times) // 2 :])[len(times) // 4])
-
-
-def own_model(source: dict[str, Any]) -> Any:
-    """Return the model of the user's that a source describes."""
-    from gradbench.comparison import entry
-
-    if hasattr(entry, "model_of"):
-        return entry.model_of(entry.ModelSource.read(source))
-    shape = [int(size) for size in source["input"][0].split(",")[1:]]  # an older gradbench
-    return entry.from_path(source["build"], shape=shape)
+    return float(sorted(times[len(times) // 2 :])[len(times) // 4])
 
 
 def slice_ns(arm: Any, device: Any, iterations: int, batches: int) -> list[int]:
@@ -281,17 +308,28 @@ def slice_ns(arm: Any, device: Any, iterations: int, batches: int) -> list[int]:
     return batches_ns
 
 
-def saved_bytes(arm: Any, subject: Any) -> int | None:
-    """Return the bytes that a step saves for backward, or None where that cannot be read."""
-    from gradbench.comparison.entry import SavedTensors
+def examined(sides: Sides, arm: Any, subject: Any, *, look: bool) -> dict[str, Any]:
+    """Return what a step makes torch do and, with ``look``, what the tree would share."""
+    entry, shared = sides.entries[0], sides.shared_state
+    found: dict[str, Any] = {"operations": operations(entry, arm, subject)}
+    if look:
+        found["obstacles"] = list(shared.obstacles(sides.trees[0], sides.registrations))
+        found["settings"] = dict(shared.settings())
+    return found
 
-    recorder = SavedTensors(apart=subject.resident())
+
+def operations(entry: Any, arm: Any, subject: Any) -> dict[str, Any]:
+    """Return a step's counts, as far as the side's gradbench has them."""
+    if hasattr(entry, "operations_of"):
+        counts = entry.operations_of(arm)
+        return {name: getattr(counts, name) for name in counts.__slots__}
+    recorder = entry.SavedTensors(apart=subject.resident())  # an older gradbench
     try:
         with arm.held(), recorder:
             arm.step()
-        return recorder.nbytes
+        return {"saved_bytes": recorder.nbytes}
     except Exception:  # noqa: BLE001 # hooks meet any code: without a number there is no verdict
-        return None
+        return {}
 
 
 def words(error: BaseException) -> str:
@@ -301,4 +339,4 @@ def words(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), training=sys.argv[2] == "training", paths=sys.argv[3:])
+    main(int(sys.argv[1]), json.loads(sys.argv[2]))

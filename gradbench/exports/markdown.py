@@ -26,7 +26,10 @@ LIMIT: Final = 1024 * 1024
 """Bytes that GitHub takes of a step's summary."""
 REASONS: Final = 200
 """Sentences of one list; a run that breaks everywhere would say little more."""
-ORDER: Final = (Verdict.WORSE, Verdict.INCONCLUSIVE, Verdict.BETTER, Verdict.SAME)
+ORDER: Final = (
+    *(Verdict.WORSE, Verdict.INCONCLUSIVE, Verdict.WITHIN, Verdict.BETTER),
+    Verdict.SAME,
+)
 FACTS: Final = ("torch", "python", "cpu", "cores", "gpu", "host", "git_commit", "protocol")
 
 
@@ -62,7 +65,7 @@ def judged(verdicts: Verdicts) -> Iterator[str]:
     count = {verdict: sum(row.verdict is verdict for row in rows) for verdict in ORDER}
     counts = ", ".join(f"{number} {verdict.value}" for verdict, number in count.items() if number)
     yield f"## gradbench: {counts or 'nothing was judged'}\n\n"
-    loud = [row for verdict in ORDER[:3] for row in rows if row.verdict is verdict]
+    loud = [row for verdict in ORDER[:-1] for row in rows if row.verdict is verdict]
     if loud:
         yield from _verdict_table(loud)
         yield "\n"

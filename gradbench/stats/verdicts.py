@@ -1,4 +1,4 @@
-"""From a change's interval to one of four words."""
+"""From a change's interval to a verdict."""
 
 from enum import StrEnum
 from typing import Final
@@ -15,6 +15,7 @@ class Verdict(StrEnum):
     BETTER = "better"
     SAME = "same"
     WORSE = "worse"
+    WITHIN = "within tolerance"  # it differs for sure, by less than counts
     INCONCLUSIVE = "inconclusive"
 
 

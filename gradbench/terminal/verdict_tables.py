@@ -15,10 +15,14 @@ from ..gate.result_text import quantity
 from ..printable import printable
 from ..stats.verdicts import Verdict
 
-ORDER: Final = (Verdict.WORSE, Verdict.INCONCLUSIVE, Verdict.BETTER, Verdict.SAME)
+ORDER: Final = (
+    *(Verdict.WORSE, Verdict.INCONCLUSIVE, Verdict.WITHIN, Verdict.BETTER),
+    Verdict.SAME,
+)
 STYLES: Final[Mapping[Verdict, str]] = {
     Verdict.WORSE: "red",
     Verdict.INCONCLUSIVE: "yellow",
+    Verdict.WITHIN: "cyan",
     Verdict.BETTER: "green",
     Verdict.SAME: "dim",
 }

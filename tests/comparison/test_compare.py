@@ -16,23 +16,37 @@ import numpy as np
 import pytest
 import torch
 import typer
+from scipy import stats
 from torch import nn
 from typer.testing import CliRunner
 
 import gradbench
 from gradbench.cli import app
 from gradbench.comparison import checkouts, versions, worktree
+from gradbench.comparison.replication import Replication, in_turns
 from gradbench.comparison.versions import Effort
 from gradbench.errors import BadModel, GradbenchError, Impossible
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.model_source import ModelSource
 from gradbench.lazy_results import LazyResult
-from gradbench.stats import pair_rule
-from gradbench.stats.pair_rule import Pair
+from gradbench.stats import table_rule
+from gradbench.stats.replicate import Replicate
+from gradbench.stats.table_rule import TableRule
 from gradbench.stats.verdicts import Verdict
 
-QUICK = Effort(pairs=3, extra=0, turns=4, least_turns=3, slice_s=0.001, warm_up_s=0.0, limit_s=60)
+QUICK = Effort(
+    processes=3,
+    replication=Replication(
+        turns=4,
+        least_turns=3,
+        slice_s=0.001,
+        warm_up_s=0.0,
+        limit_s=60,
+        cell_s=0.01,
+        least_rounds=4,
+    ),
+)
 
 NETS = """
 import os
@@ -171,35 +185,124 @@ def logs(*percents: float) -> list[float]:
     return [math.log1p(percent / 100) for percent in percents]
 
 
+CALM = logs(0, 0.2, -0.3, 0.1, 0.4)
+SLOW = logs(5, 5.2, 4.8, 5.1, 4.9)
+FAST = [-log for log in SLOW]
+SLIGHT = logs(1, 1.1, 0.9, 1.05, 0.95)
+WILD = logs(40, -20, 3, 11, -8)
+RULE = TableRule()
+
+
 @pytest.mark.parametrize(
-    ("first", "fresh", "verdict"),
+    ("replicates", "verdict", "words"),
     [
-        (logs(0, 0.2, -0.3, 0.1, 0.4, -0.2), [], Verdict.SAME),
-        (logs(5, 5.2, 4.8, 5.1, 4.9, 5), [], Verdict.INCONCLUSIVE),  # suspected only
-        (logs(5, 5.2, 4.8, 5.1, 4.9, 5), logs(5, 5, 5, 5, 5, 5), Verdict.WORSE),
-        (logs(-5, -5.2, -4.8, -5, -4.9, -5), logs(-5, -5, -5, -5, -5, -5), Verdict.BETTER),
-        (logs(5, 5.2, 4.8, 5.1, 4.9, 5), logs(-5, -5, -5, -5, -5, -5), Verdict.INCONCLUSIVE),
-        (logs(40, -20, 3, 11, -8, 9), logs(25, -30, 1, 9, -14, 8), Verdict.INCONCLUSIVE),
-        (logs(90, 0.1, 0, -0.1, 0.2, 0), [], Verdict.SAME),  # one disturbed pair is outvoted
-        (logs(90, 5, 5.1, 4.9, 5, 5.2), logs(5, 5, -30, 5.1, 4.9, 5), Verdict.WORSE),
+        (CALM, Verdict.SAME, "a change of more than 0.4% is ruled out, threshold 3.0%"),
+        (SLOW, Verdict.INCONCLUSIVE, "5 replicates leave"),  # suspected, and not confirmed
+        (SLOW + SLOW, Verdict.WORSE, "slower: +5.0% is beyond the threshold of 3.0%; at least +4."),
+        (FAST + FAST, Verdict.BETTER, "faster: -4.8% is beyond the threshold"),
+        (SLIGHT + SLIGHT, Verdict.WITHIN, "slower, within tolerance: +1.0%, threshold 3.0%"),
+        ([-log for log in SLIGHT * 2], Verdict.WITHIN, "faster, within tolerance: -1.0%"),
+        (SLOW + FAST, Verdict.INCONCLUSIVE, "10 replicates leave"),
+        (SLIGHT + CALM, Verdict.SAME, "a smaller one is not confirmed by fresh replicates"),
+        (SLIGHT + logs(-1, -0.9, 0.4, -0.5, 0), Verdict.SAME, "the fresh ones do not"),
+        (WILD, Verdict.INCONCLUSIVE, "a quieter machine or a longer step"),
+        (SLOW[:2], Verdict.INCONCLUSIVE, "2 of the 5 first replicates were made"),
     ],
 )
-def test_a_verdict_takes_pairs_that_agree_and_fresh_ones_that_confirm(first, fresh, verdict):
-    assert pair_rule.rule(first, fresh).verdict is verdict
+def test_a_verdict_takes_replicates_that_agree_and_fresh_ones_that_confirm(
+    replicates, verdict, words
+):
+    found = RULE.verdict(replicates, suspects=1)
+    assert found.verdict is verdict
+    assert words in found.reason
 
 
-def test_fresh_pairs_are_taken_until_a_cell_is_settled_and_three_more_at_most():
-    calm, slow, wild = (
-        logs(0, 0.2, -0.3, 0.1, 0.4),
-        logs(5, 5.2, 4.8, 5.1, 4.9),
-        logs(40, -30, 9, -8, 3),
+def test_what_is_worse_is_above_zero_for_sure_and_beyond_the_threshold_and_the_reason_names_both():
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(400):
+        effect, spread = rng.uniform(0, 0.05), rng.uniform(0.001, 0.02)
+        found = RULE.verdict(rng.normal(effect, spread, RULE.most).tolist(), suspects=1)
+        seen.add(found.verdict)
+        if found.verdict in (Verdict.WORSE, Verdict.WITHIN):
+            slower = found.change.point > 1
+            assert found.change.low > 1 or found.change.high < 1
+            beyond = math.log(found.change.point) >= math.log1p(0.03)
+            assert beyond is (found.verdict is Verdict.WORSE)
+            end = found.change.low if slower else found.change.high
+            for number in (found.change.point, end, 1.03):
+                assert f"{number - 1:+.1%}".lstrip("+") in found.reason
+    assert {Verdict.WORSE, Verdict.WITHIN, Verdict.SAME} <= seen
+
+
+def test_a_settled_cell_takes_no_more_replicates_and_an_open_one_a_stated_number_at_most():
+    assert RULE.looks == (5, 8, 12)
+    assert RULE.more(CALM[:4], suspects=1)
+    assert not RULE.more(CALM, suspects=1)
+    for fresh in ([], SLOW[:4]):
+        assert RULE.more(SLOW + fresh, suspects=1)
+    assert not RULE.more(SLOW + SLOW, suspects=1)
+    replicates = list(WILD)
+    while RULE.more(replicates, suspects=1):
+        replicates.append(WILD[len(replicates) % 5])
+    assert len(replicates) == RULE.most == 17
+
+
+def test_more_suspects_ask_each_for_more():
+    barely = SLOW + logs(5.3, 4.7, 5.9, 4.1, 5)
+    assert RULE.verdict(barely, suspects=1).verdict is Verdict.WORSE
+    assert RULE.verdict(barely, suspects=800).verdict is Verdict.INCONCLUSIVE
+    assert RULE.suspects([CALM, SLOW, WILD, SLOW[:3], CALM + WILD]) == 3
+
+
+def decided(table, rule=RULE):
+    """Return the verdicts on a table whose cells take replicates from endless supplies."""
+    made = [[next(supply) for _ in range(rule.first)] for supply in table]
+    suspects = rule.suspects(made)
+    for replicates, supply in zip(made, table, strict=True):
+        while rule.more(replicates, suspects=suspects):
+            replicates.append(next(supply))
+    return [rule.verdict(each, suspects=suspects).verdict for each in made]
+
+
+def supply(rng, effect, draw):
+    while True:
+        yield effect + draw(rng)
+
+
+DRAWS = {
+    "normal": lambda rng: rng.normal(0, 0.02),
+    "with wild ones": lambda rng: rng.normal(0, 0.1 if rng.random() < 0.1 else 0.01),
+    "one-sided": lambda rng: rng.exponential(0.01) * rng.choice([-1, 1]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cells", [1, 40])
+@pytest.mark.parametrize("draw", DRAWS)
+def test_of_equal_tables_one_in_a_hundred_at_most_calls_a_cell_slower_or_faster(draw, cells):
+    """Judged at a threshold that hides nothing; the count is what 1% gives in 1 of 1,000 tries."""
+    rng = np.random.default_rng(1)
+    tables = 600 // cells + 60
+    changed = {Verdict.WORSE, Verdict.BETTER, Verdict.WITHIN}
+    alarms = sum(
+        bool(changed & set(decided([supply(rng, 0.0, DRAWS[draw]) for _ in range(cells)])))
+        for _ in range(tables)
     )
-    assert not pair_rule.more(calm, [])
-    for fresh in ([], slow[:4]):
-        assert pair_rule.more(slow, fresh)
-    assert not pair_rule.more(slow, slow)
-    assert [pair_rule.more(wild, [*wild, *wild[:n]]) for n in range(4)] == [True, True, True, False]
-    assert not pair_rule.more(wild, wild, extra=0)
+    assert alarms <= stats.binom.isf(0.001, tables, table_rule.ALPHA)
+
+
+def test_what_can_be_seen_is_found_and_what_cannot_is_inconclusive():
+    rng = np.random.default_rng(0)
+
+    def share(effect: float, spread: float, *wanted: Verdict) -> float:
+        draw = lambda rng: rng.normal(0, spread)  # noqa: E731
+        tables = [decided([supply(rng, effect, draw)])[0] for _ in range(200)]
+        return sum(verdict in wanted for verdict in tables) / 200
+
+    assert share(0.05, 0.005, Verdict.WORSE) > 0.98
+    assert share(0.01, 0.003, Verdict.WITHIN) > 0.95
+    assert share(0.0, 0.10, Verdict.INCONCLUSIVE) > 0.95
 
 
 def test_sides_swapped_give_the_opposite_verdict():
@@ -208,45 +311,33 @@ def test_sides_swapped_give_the_opposite_verdict():
     seen = set()
     for _ in range(300):
         spread = rng.uniform(0.002, 0.05)
-        first, fresh = rng.normal(rng.normal(0, 0.03), spread, (2, pair_rule.PAIRS)).tolist()
-        here = pair_rule.rule(first, fresh).verdict
-        there = pair_rule.rule([-x for x in first], [-x for x in fresh]).verdict
+        replicates = rng.normal(rng.normal(0, 0.03), spread, RULE.most).tolist()
+        here = RULE.verdict(replicates, suspects=2).verdict
+        there = RULE.verdict([-x for x in replicates], suspects=2).verdict
         assert there is opposite.get(here, here)
         seen.add(here)
     assert seen == set(Verdict)
 
 
-def test_equal_sides_are_hardly_ever_called_worse():
-    """Normal pairs of 1%, as on a machine with other work: about one in a thousand at most."""
-    rng = np.random.default_rng(0)
-    trials = rng.normal(0, 0.01, (2000, 2, pair_rule.PAIRS)).tolist()
-    worse = sum(pair_rule.rule(a, b).verdict is Verdict.WORSE for a, b in trials)
-    assert worse <= 3
-
-
-def test_what_cannot_be_seen_is_inconclusive_and_what_can_is_found():
-    rng = np.random.default_rng(0)
-
-    def share(effect: float, spread: float, verdict: Verdict) -> float:
-        trials = rng.normal(math.log1p(effect), spread, (400, 2, pair_rule.PAIRS)).tolist()
-        return sum(pair_rule.rule(a, b).verdict is verdict for a, b in trials) / 400
-
-    assert share(0.05, 0.005, Verdict.WORSE) > 0.98
-    assert share(0.03, 0.005, Verdict.WORSE) > 0.90
-    assert share(0.0, 0.08, Verdict.INCONCLUSIVE) > 0.95
-
-
-def test_a_pair_is_judged_by_turns_that_followed_one_another():
+def test_a_replicate_is_judged_by_turns_that_followed_one_another():
     drift = np.linspace(1, 3, 20)
     base = [[1000 * d, 1100 * d] for d in drift]
     candidate = [[1050 * d, 5000 * d] for d in drift]
-    assert Pair(base, candidate).log_ratio == pytest.approx(math.log(1.05))
+    assert Replicate(base, candidate).log_ratio == pytest.approx(math.log(1.05))
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 7, 8, 101])
+def test_rounds_of_one_process_are_turns_of_four_and_none_is_lost(count):
+    turns = in_turns(list(range(count)))
+    assert [ns for turn in turns for ns in turn] == list(range(count))
+    assert all(len(turn) == 4 for turn in turns[:-1])
+    assert len(turns[-1]) < 8
 
 
 def test_the_command_asks_for_what_the_library_does_by_default():
     command = typer.main.get_command(app).commands["compare"]
     said = {option.name: option.default for option in command.params}
-    assert (said["pairs"], said["threshold"]) == (Effort().pairs, Effort().threshold)
+    assert (said["processes"], said["threshold"]) == (Effort().processes, Effort().threshold)
 
 
 # Live pairs
@@ -265,11 +356,11 @@ def trees(project, tmp_path):
 
 
 def test_sides_of_another_torch_are_named_apart(trees):
-    comparison = versions.Comparison(*trees, effort=QUICK, sources={})
-    comparison.facts = {key: {"torch": "2.13.0", "python": "3.11.7"} for key in checkouts.SIDES}
-    assert comparison.unlike() == ""
-    comparison.facts["base"] = {"torch": "2.11.0", "python": "3.11.7"}
-    assert comparison.unlike() == (
+    replicator = versions.Comparison(*trees, effort=QUICK, sources={}).replicator
+    replicator.facts = {key: {"torch": "2.13.0", "python": "3.11.7"} for key in checkouts.SIDES}
+    assert replicator.unlike() == ""
+    replicator.facts["base"] = {"torch": "2.11.0", "python": "3.11.7"}
+    assert replicator.unlike() == (
         "base: torch 2.11.0, Python 3.11.7; candidate: torch 2.13.0, Python 3.11.7"
     )
 
@@ -361,7 +452,7 @@ def verdicts(answer) -> dict[tuple[str, str], dict]:
 
 
 FORWARDS = (
-    *("--base", "main", "--input", "4,8", "--device", "cpu", "--pairs", 3),
+    *("--base", "main", "--input", "4,8", "--device", "cpu", "--processes", 3),
     *("--workload", "inference", "--grad-mode", "global_on", "--json"),
 )
 
@@ -388,7 +479,7 @@ def test_a_slower_step_is_confirmed_by_new_pairs_beside_one_that_fails_late(proj
     slow = rows["slow", "step_time"]
     assert slow["verdict"] == "worse", slow
     assert slow["change"]["point"] > 2
-    assert slow["reason"] == "slower in the first 3 pairs and in 3 new ones"
+    assert slow["reason"].startswith("slower: ×")
     assert "cannot step it: ValueError: out of patience" in rows["late", "step_time"]["reason"]
 
 
@@ -400,7 +491,8 @@ def test_a_slower_step_is_confirmed_by_new_pairs_beside_one_that_fails_late(proj
         (["--base", "main", "--preset", "tiny"], "is gradbench's own model"),
         (["--base", "main", "--model", "nets:make"], "needs --input"),
         (["--base", "main", "--model", "nets:nope", "--input", "4,8"], "cannot be imported"),
-        (["--base", "main", "--pairs", "2"], "3 at least"),
+        (["--base", "main", "--processes", "2"], "3 at least"),
+        (["--base", "main", "--budget", "0"], "a number of seconds above 0"),
         (["--base", "main", "--threshold", "3"], "the threshold is a share"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from simulated_gpu.stand_in import in_child
 
 from gradbench.comparison.checkouts import Version
-from gradbench.comparison.versions import Comparison, Effort
+from gradbench.comparison.replication import Replication, Replicator
 from gradbench.errors import Impossible
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.model_source import ModelSource
@@ -18,7 +18,7 @@ from gradbench.experiment.model_source import ModelSource
 pytestmark = pytest.mark.simulated_cuda
 
 ROOT = Path(__file__).parents[2]
-QUICK = Effort(pairs=3, turns=2, least_turns=2, slice_s=0.001, cell_s=0.01, warm_up_s=0.01)
+QUICK = Replication(cell_s=0.01, least_rounds=2, warm_up_s=0.01)
 
 ASKS_ON_IMPORT = """
 import torch
@@ -63,34 +63,36 @@ def training(device, model="mlp_tiny"):
     return Cell(model=model, workload="training", batch_size=8, **axes)
 
 
-def pairs_of(cells, paths, sources):
+def replicated(cells, paths, sources):
     versions = [
         Version(name=name, python=sys.executable, paths=paths, tree=paths[0])
         for name in ("base", "candidate")
     ]
-    comparison = Comparison(*versions, effort=QUICK, sources=sources)
-    for _ in comparison.pairs(cells, 2):
-        pass
-    return comparison.results
+    replicator = Replicator(*versions, replication=QUICK, sources=sources)
+    replicator.examine(cells)
+    for _ in range(2):
+        replicator.replicate(cells)
+    return replicator.results
 
 
 @in_child
 def test_cpu_cells_that_train_are_compared_beside_cuda_cells():
     cells = [training("cuda"), training("cpu")]
-    found = pairs_of(cells, (ROOT,), {})
-    assert found.failures == {}
-    assert {cell: len(pairs) for cell, pairs in found.pairs.items()} == dict.fromkeys(cells, 2)
+    found = replicated(cells, (ROOT,), {})
+    assert (found.failures, found.apart) == ({}, {})
+    made = {cell: len(replicates) for cell, replicates in found.replicates.items()}
+    assert made == dict.fromkeys(cells, 2)
 
 
 @in_child
 def test_a_module_that_starts_cuda_when_it_is_imported_is_compared_on_both(tmp_path):
     (tmp_path / "asks.py").write_text(ASKS_ON_IMPORT)
     cells = [training(device, "asks:make") for device in ("cuda", "cpu")]
-    found = pairs_of(
+    found = replicated(
         cells, (tmp_path, ROOT), {"asks:make": ModelSource(build="asks:make", input=("B,8,16",))}
     )
-    assert found.failures == {}
-    assert set(found.pairs) == set(cells)
+    assert (found.failures, found.apart) == ({}, {})
+    assert set(found.replicates) == set(cells)
 
 
 def test_budgets_hold_the_device_that_a_test_works_on(tmp_path):
@@ -117,4 +119,4 @@ def test_a_gpu_that_takes_one_process_is_refused_and_no_regression(monkeypatch, 
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("SIMULATED_CUDA_COMPUTE_MODE", "3")
     with pytest.raises(Impossible, match=r"takes one process at a time.*nvidia-smi -c DEFAULT"):
-        pairs_of([training("cuda")], (ROOT,), {})
+        replicated([training("cuda")], (ROOT,), {})

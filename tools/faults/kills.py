@@ -32,7 +32,7 @@ MEASURED = ("--workload", "inference", "--budget", "0.2", "--meter", "step_time,
 RUN = ("run", "--preset", "tiny", "--model", "mlp_tiny", *MEASURED, "--no-semantics")
 COMPARE = (
     *("compare", "--base", "HEAD", "--model", "nets:make", "--input", "4,8"),
-    *("--workload", "inference", "--pairs", "3"),
+    *("--workload", "inference", "--processes", "3"),
 )
 NETS = "from torch import nn\n\ndef make():\n    return nn.Linear(8, 8)\n"
 LIMIT_S = 600.0

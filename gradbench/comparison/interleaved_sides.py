@@ -1,0 +1,177 @@
+"""Both sides' steps in one process, in turns of a batch each, on the same weights and batch.
+
+A worker loads this by its file, as gradbench itself may be what the sides hold: it uses torch and
+the standard library alone, and of gradbench what ``comparison.entry`` names.
+"""
+
+import gc
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+LONG_STEP_NS: Final = 100_000_000
+"""From here on, what the other side has left in the caches is nothing to a step."""
+PATIENCE: Final = 5
+"""Times the CPU time of a cell that may pass on the clock, where other work has the core."""
+BALLAST: Final = 2000
+"""Small objects, at most, and `BALLAST_BYTES` for tensors, that move what comes after them."""
+BALLAST_BYTES: Final = 2**20
+
+Build = Callable[[Any, int, Mapping[str, Any]], tuple[Any, Any, Any]]
+
+
+@dataclass(slots=True)
+class Arm:
+    """One side's step, held in its mode in its turn."""
+
+    index: int
+    arm: Any
+    subject: Any
+    leaves_gradients: bool = False
+
+
+def timed(sides: Any, asked: Mapping[str, Any], build: Build) -> dict[str, Any]:
+    """Build both sides, warm them up, and return the ns of a step in each round."""
+    rng = random.Random(asked["layout"])
+    ballast = moved_heap(rng)
+    arms: list[Any] = [None, None]
+    for index in rng.sample(range(2), 2):
+        arm, subject, device = build(sides, index, asked)
+        arms[index] = Arm(index, arm, subject)
+    shared = asked["share"] and share(*(one.subject for one in arms))
+    visits = Visits(sides.turns, device.synchronize, rng)
+    with collector_resting():
+        typical_ns = visits.warm_up(arms, seconds=asked["warm_up_s"])
+        entry = sides.entries[-1]  # the candidate's, which has the name
+        iterations = entry.calibrate(typical_ns, device.batch_ns)
+        times = visits.rounds(
+            arms,
+            iterations=iterations,
+            seconds=asked["cell_s"],
+            least=asked["least_rounds"],
+            untimed=typical_ns < LONG_STEP_NS,
+        )
+    del ballast
+    return {"ns": times, "shared": shared}
+
+
+def moved_heap(rng: random.Random) -> list[object]:
+    """Take memory of drawn sizes, so that what is made from here on lies elsewhere."""
+    small: list[object] = [bytes(rng.randrange(16, 512)) for _ in range(rng.randrange(BALLAST))]
+    return [*small, torch.empty(rng.randrange(BALLAST_BYTES), dtype=torch.uint8)]
+
+
+def share(base: Any, candidate: Any) -> bool:
+    """Let the candidate's weights and batch lie where the base's do, if they are equal to the bit.
+
+    The tensors stay two, with gradients of their own; only their contents are one. Weights are
+    shared all or none; each tensor of the batch by itself.
+    """
+    if not (hasattr(base, "resident") and hasattr(candidate, "resident")):  # an older gradbench
+        return False
+    names = [_names(subject) for subject in (base, candidate)]
+    pairs = list(zip(base.resident(), candidate.resident(), strict=False))
+    count = len(names[0])
+    state, batch = pairs[:count], pairs[count:]
+    agree = names[0] == names[1] and all(_equal(one, other) for one, other in state)
+    if len(base.resident()) != len(candidate.resident()):
+        batch = []
+    for one, other in [*(state if agree else ()), *(two for two in batch if _equal(*two))]:
+        other.data = one.data
+    return agree
+
+
+def _names(subject: Any) -> list[str]:
+    return [
+        f"{number}.{name}"
+        for number, part in enumerate(subject.parts())
+        for name, _ in (*part.named_parameters(), *part.named_buffers())
+    ]
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    plain = (Tensor, nn.Parameter, nn.Buffer)
+    alike = (
+        type(one) in plain
+        and type(one) is type(other)
+        and one.layout is torch.strided
+        and not (one.is_inference() or other.is_inference() or one.is_quantized)
+        and (one.shape, one.dtype, one.device, one.stride())
+        == (other.shape, other.dtype, other.device, other.stride())
+    )
+    return alike and torch.equal(one.detach(), other.detach())
+
+
+class Visits:
+    """Visits each side once a round, in drawn order, as the modes of a block are."""
+
+    def __init__(self, turns: Any, synchronize: Callable[[], object], rng: random.Random) -> None:
+        self._turns, self._synchronize, self._rng = turns, synchronize, rng
+        self._draws = False
+
+    def warm_up(self, arms: Sequence[Arm], *, seconds: float) -> float:
+        """Visit both for a while; return the quicker one's typical step in ns."""
+        times: list[list[float]] = [[], []]
+        numbers = torch.get_rng_state()
+        end = time.perf_counter() + 2 * seconds
+        while len(times[0]) < 3 or time.perf_counter() < end:
+            for one in self._shuffled(arms):
+                times[one.index].append(self._visit(one, 1, untimed=False))
+        self._draws = not torch.equal(numbers, torch.get_rng_state())
+        for one in arms:
+            tensors = one.subject.resident() if hasattr(one.subject, "resident") else ()
+            one.leaves_gradients = any(tensor.grad is not None for tensor in tensors)
+        return min(float(sorted(own[len(own) // 2 :])[len(own) // 4]) for own in times)
+
+    def rounds(
+        self, arms: Sequence[Arm], *, iterations: int, seconds: float, least: int, untimed: bool
+    ) -> list[list[float]]:
+        """Return each side's ns a step, by round: ``least`` rounds, or as many as CPU time has."""
+        times: list[list[float]] = [[], []]
+        end, latest = time.process_time() + seconds, time.perf_counter() + PATIENCE * seconds
+        while len(times[0]) < least or (time.process_time() < end and time.perf_counter() < latest):
+            numbers = torch.get_rng_state() if self._draws else None
+            for one in self._shuffled(arms):
+                if numbers is not None:  # both draw the same
+                    torch.set_rng_state(numbers)
+                step_ns = self._visit(one, iterations, untimed=untimed)
+                times[one.index].append(round(step_ns, 1))
+        return times
+
+    def _visit(self, one: Arm, iterations: int, *, untimed: bool) -> float:
+        clock_ns, synchronize, step = time.perf_counter_ns, self._synchronize, one.arm.step
+        self._turns.give(one.index)
+        repeats = itertools.repeat(None, iterations)
+        with one.arm.held():
+            if untimed:
+                step()
+            synchronize()
+            start_ns = clock_ns()
+            for _ in repeats:
+                step()
+            synchronize()
+            step_ns = (clock_ns() - start_ns) / iterations
+        if one.leaves_gradients:  # or the other side would find the heap otherwise
+            one.subject.clear_gradients()
+        return step_ns
+
+    def _shuffled(self, arms: Sequence[Arm]) -> list[Arm]:
+        return self._rng.sample(list(arms), len(arms))
+
+
+@contextmanager
+def collector_resting() -> Iterator[None]:
+    """Collect garbage, then keep the collector from running inside."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -1,0 +1,378 @@
+"""Makes replicates of cells: both versions in one process where that can be, in pairs elsewhere.
+
+A replicate has processes of its own, for where things lie in memory can make equal code differ by
+as much as a regression does, and it stays so for a process's life.
+"""
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+from .. import devices
+from ..errors import BadModel, Impossible
+from ..experiment.matrix import Cell
+from ..experiment.model_source import ModelSource
+from ..runner.interleave import calibrate
+from ..stats.replicate import Replicate
+from ..workloads.steps import WORKLOADS
+from .checkouts import SIDES, Version
+from .operation_changes import Operations
+from .process import Failed, LiveProcess, Lost
+
+ROUNDS_A_TURN: Final = 4
+"""Rounds of one process whose fastest batch stands for them: others were perhaps preempted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replication:
+    """What a replicate spends on a cell, and how."""
+
+    warm_up_s: float = 0.05
+    limit_s: float = 120.0  # for any one answer; then the process is killed
+    one_process: bool = True  # where that can be
+    share: bool = True  # weights and batch, where they are equal
+    cell_s: float = 0.4  # of CPU time, of both sides' rounds in one process
+    least_rounds: int = 8
+    pair_s: float = 0.4  # of both sides' turns in a pair: fewer of them where steps are long
+    slice_s: float = 0.003  # of one side's turn in a pair
+    turns: int = 24  # of each side in a pair, at most
+    least_turns: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """What all replicates came to, by cell, or each side's words for why not."""
+
+    replicates: dict[Cell, list[Replicate]] = field(default_factory=dict)
+    operations: dict[Cell, tuple[Operations, Operations]] = field(default_factory=dict)
+    apart: dict[Cell, str] = field(default_factory=dict)  # why the sides take two processes
+    failures: dict[Cell, dict[str, str]] = field(default_factory=dict)
+
+
+class Replicator:
+    """Measures cells of two versions, one replicate after the other."""
+
+    def __init__(
+        self,
+        base: Version,
+        candidate: Version,
+        *,
+        replication: Replication,
+        sources: Mapping[str, ModelSource],
+        seed: int = 0,
+    ) -> None:
+        self._versions, self._how, self._sources = (base, candidate), replication, sources
+        self._seed, self._rng = seed, random.Random(seed)
+        self.results = Results()
+        self.facts: dict[str, dict[str, str]] = {}
+
+    def examine(self, cells: Sequence[Cell]) -> None:
+        """Learn which cells' sides can share a process, and what their steps make torch do."""
+        for cell in cells:
+            why = self._why_apart(cell)
+            if why:
+                self.results.apart[cell] = why
+        looked_at: dict[str, str] = {}
+        self._in_pairs(
+            [cell for cell in cells if cell not in self.results.apart],
+            lambda sides, cell: self._examine_cell(sides, cell, looked_at),
+        )
+
+    def replicate(self, cells: Sequence[Cell]) -> None:
+        """Measure another replicate of each of the cells that both sides can step."""
+        left = [cell for cell in cells if cell not in self.results.failures]
+        self._rng.shuffle(left)
+        self._in_one_process([cell for cell in left if cell not in self.results.apart])
+        self._in_pairs([cell for cell in left if cell in self.results.apart], self._pair)
+
+    def unlike(self) -> str:
+        """Return in words where the sides' torch or Python differ, or ``""``."""
+        if not self.facts:
+            return ""
+        base, candidate = (
+            f"torch {facts['torch']}, Python {facts['python']}"
+            for facts in map(self.facts.__getitem__, SIDES)
+        )
+        return f"base: {base}; candidate: {candidate}" if base != candidate else ""
+
+    def logs(self, cell: Cell) -> list[float]:
+        """Return the log ratios of a cell's replicates."""
+        return [each.log_ratio for each in self.results.replicates.get(cell, ())]
+
+    def _why_apart(self, cell: Cell) -> str:
+        """Return what is known beforehand to keep the sides out of one process, or ``""``."""
+        base, candidate = self._versions
+        if not self._how.one_process:
+            return "as asked"
+        if base.python != candidate.python:
+            return "the sides have interpreters of their own"
+        if cell.compile == "on":
+            return "torch.compile keeps one cache of code and guards for a whole process"
+        return ""
+
+    def _examine_cell(
+        self, sides: Sequence[LiveProcess], cell: Cell, looked_at: dict[str, str]
+    ) -> None:
+        """Ask both sides for a cell's counts and, once for each model, for obstacles."""
+        if self._prepared(sides, cell) is None:
+            return
+        look = cell.model not in looked_at
+        try:
+            found = [one.ask(examine="all" if look else "counts") for one in sides]
+        except Failed as failure:
+            self._note(cell, failure)
+            raise Lost(failure.side, failure.why) from failure
+        for one in sides:
+            one.ask(stop=True)
+        self.results.operations[cell] = (found[0]["operations"], found[1]["operations"])
+        if look:
+            looked_at[cell.model] = obstacle(*found)
+        if looked_at[cell.model]:
+            self.results.apart[cell] = looked_at[cell.model]
+
+    # Both versions in one process
+
+    def _in_one_process(self, cells: Sequence[Cell]) -> None:
+        left = list(cells)
+        while left:
+            order = self._shuffled()
+            with self._process(self._versions, left, order=order) as both:
+                try:
+                    both.hear()
+                    left = self._imported_twice(both, left)
+                except Failed as failure:
+                    self._keep_apart(left, failure.why)
+                    return
+                left = self._cells_of(both, left)
+
+    def _imported_twice(self, both: LiveProcess, cells: Sequence[Cell]) -> list[Cell]:
+        """Import the models on both sides; return the cells of those that can be."""
+        could = list(cells)
+        for name, source in self._own_sources(cells).items():
+            try:
+                files = both.ask(**{"import": source.build})["files"]
+            except Lost:
+                raise
+            except Failed as failure:
+                gone = [cell for cell in could if cell.model == name]
+                self._keep_apart(gone, failure.why)
+                could = [cell for cell in could if cell.model != name]
+                continue
+            for version, file in zip(self._versions, files, strict=True):
+                _check_origin(version, source.build, file)
+        return could
+
+    def _cells_of(self, both: LiveProcess, cells: Sequence[Cell]) -> list[Cell]:
+        """Measure cells until the process is lost; return those that are left for another."""
+        for number, cell in enumerate(cells):
+            try:
+                answer = both.ask(**self._asked(cell))
+                times = [in_turns(side) for side in answer["ns"]]
+            except Failed as failure:
+                self._keep_apart([cell], failure.why)
+                if isinstance(failure, Lost):
+                    return list(cells[number + 1 :])
+                continue
+            self.results.replicates.setdefault(cell, []).append(Replicate(*times))
+        return []
+
+    def _keep_apart(self, cells: Sequence[Cell], why: str) -> None:
+        """Let pairs of processes measure these cells, from their first replicate on."""
+        for cell in cells:
+            self.results.apart[cell] = why
+            self.results.replicates.pop(cell, None)
+
+    # Pairs of processes
+
+    def _in_pairs(
+        self, cells: Sequence[Cell], measure: Callable[[Sequence[LiveProcess], Cell], None]
+    ) -> None:
+        """Measure cells in a live pair, and in a new one when that is lost."""
+        left = list(cells)
+        while left:
+            with self._live_pair(left) as sides:
+                left = _until_lost(sides, left, measure)
+
+    @contextlib.contextmanager
+    def _live_pair(self, cells: Sequence[Cell]) -> Iterator[Sequence[LiveProcess]]:
+        with contextlib.ExitStack() as stack:
+            live = {
+                index: stack.enter_context(self._process([self._versions[index]], cells))
+                for index in self._shuffled()
+            }
+            sides = [live[index] for index in range(len(SIDES))]
+            for one in sides:
+                try:
+                    self.facts[one.name] = one.hear()
+                    for source in self._own_sources(cells).values():
+                        (file,) = one.ask(**{"import": source.build})["files"]
+                        _check_origin(one.versions[0], source.build, file)
+                except Failed as failure:
+                    raise BadModel(f"the {failure.side} side cannot start: {failure}") from None
+            yield sides
+
+    def _pair(self, sides: Sequence[LiveProcess], cell: Cell) -> None:
+        """Measure one replicate of a cell in a pair, unless a side cannot step it."""
+        typical_ns = self._prepared(sides, cell)
+        if typical_ns is None:
+            return
+        try:
+            times = self._turns(sides, cell, typical_ns)
+            if cell not in self.results.operations:
+                found = [one.ask(examine="counts")["operations"] for one in sides]
+                self.results.operations[cell] = (found[0], found[1])
+        except Failed as failure:  # in its turns: whether the other can go on is not known
+            self._note(cell, failure)
+            raise Lost(failure.side, failure.why) from failure
+        for one in sides:
+            one.ask(stop=True)
+        self.results.replicates.setdefault(cell, []).append(Replicate(*times))
+
+    def _prepared(self, sides: Sequence[LiveProcess], cell: Cell) -> float | None:
+        """Let both sides build a cell; return the quicker one's typical ns, or None for a failure.
+
+        Raise `Lost` where a side is.
+        """
+        prepared: list[tuple[int, float]] = []
+        lost: Lost | None = None
+        for index in self._shuffled():
+            try:
+                answer = sides[index].ask(**self._asked(cell))
+                prepared.append((index, float(answer["typical_ns"])))
+            except Failed as failure:
+                self._note(cell, failure)
+                lost = failure if isinstance(failure, Lost) else lost
+        if lost is not None:
+            raise lost
+        if len(prepared) == len(sides):
+            return min(ns for _, ns in prepared)
+        for index, _ in prepared:
+            sides[index].ask(stop=True)
+        return None
+
+    def _turns(
+        self, sides: Sequence[LiveProcess], cell: Cell, typical_ns: float
+    ) -> tuple[list[list[float]], list[list[float]]]:
+        how = self._how
+        iterations = calibrate(typical_ns, devices.find(cell.device).batch_ns)
+        batch_ns = iterations * typical_ns
+        batches = max(1, round(how.slice_s * 1e9 / batch_ns))
+        turn_s = (batches * batch_ns + typical_ns) / 1e9
+        turns = max(how.least_turns, min(how.turns, round(how.pair_s / 2 / turn_s)))
+        times: tuple[list[list[float]], list[list[float]]] = ([], [])
+        for _ in range(turns):
+            for index in self._shuffled():
+                measured = sides[index].ask(iterations=iterations, batches=batches)["ns"]
+                times[index].append([ns / iterations for ns in measured])
+        return times
+
+    def _note(self, cell: Cell, failure: Failed) -> None:
+        if devices.find(cell.device).occupied(failure.why):
+            raise Impossible(
+                f"{cell.device} takes one process at a time, and a comparison needs one for each "
+                "side: set its compute mode to DEFAULT (nvidia-smi -c DEFAULT), or leave it out "
+                "(--device cpu)"
+            )
+        self.results.failures.setdefault(cell, {})[failure.side] = failure.why
+
+    # What both ways have in common
+
+    def _process(
+        self, versions: Sequence[Version], cells: Sequence[Cell], *, order: Sequence[int] = (0,)
+    ) -> LiveProcess:
+        return LiveProcess(
+            versions,
+            order=order,
+            training=any(WORKLOADS[cell.workload].optimizes for cell in cells),
+            limit_s=self._how.limit_s,
+            randomized_layout=self._randomized_layout(),
+        )
+
+    def _own_sources(self, cells: Sequence[Cell]) -> dict[str, ModelSource]:
+        """Return where the cells' models come from, of those that are not a library's."""
+        models = dict.fromkeys(cell.model for cell in cells)
+        return {
+            name: self._sources[name]
+            for name in models
+            if name in self._sources and not self._sources[name].library
+        }
+
+    def _asked(self, cell: Cell) -> dict[str, Any]:
+        default = Cell(model=cell.model, workload=cell.workload, grad_mode=cell.grad_mode).axes()
+        source = self._sources.get(cell.model)
+        required = ("model", "workload", "grad_mode")
+        axes = {k: v for k, v in cell.axes().items() if k in required or v != default[k]}
+        return {
+            "cell": axes,
+            "source": source.row() if source is not None else None,
+            "seed": self._seed,
+            "warm_up_s": self._how.warm_up_s,
+            "environment": dict(devices.find(cell.device).environment),
+            "layout": self._rng.randrange(2**32),
+            "share": self._how.share,
+            "cell_s": self._how.cell_s,
+            "least_rounds": self._how.least_rounds,
+        }
+
+    def _randomized_layout(self) -> dict[str, str]:
+        """Return variables that move where things lie in a process, another way for each.
+
+        The size of the environment and the order of sets and dictionaries can make equal code
+        differ by more than a regression does (Mytkowicz et al. 2009, Producing Wrong Data Without
+        Doing Anything Obviously Wrong!). Two trees never lie alike; drawn anew for every process,
+        that is noise, which shows in the interval, and not bias, which does not.
+        """
+        return {
+            "PYTHONHASHSEED": str(self._rng.randrange(1, 2**32)),
+            "GRADBENCH_PADDING": "x" * self._rng.randrange(4096),
+        }
+
+    def _shuffled(self) -> list[int]:
+        return self._rng.sample(range(len(SIDES)), len(SIDES))
+
+
+def in_turns(rounds: Sequence[float], length: int = ROUNDS_A_TURN) -> list[list[float]]:
+    """Return rounds as turns of so many; what is left over is in the last one."""
+    turns = max(1, len(rounds) // length)
+    ends = [*range(length, turns * length, length), len(rounds)]
+    return [list(rounds[start:end]) for start, end in pairwise([0, *ends])]
+
+
+def _until_lost(
+    sides: Sequence[LiveProcess],
+    cells: Sequence[Cell],
+    measure: Callable[[Sequence[LiveProcess], Cell], None],
+) -> list[Cell]:
+    """Measure cells until a side is lost; return those that are left for another pair."""
+    for number, cell in enumerate(cells):
+        try:
+            measure(sides, cell)
+        except Lost:
+            return list(cells[number + 1 :])
+    return []
+
+
+def _check_origin(version: Version, path: str, file: str) -> None:
+    """Raise unless the user's module comes from the side's own tree."""
+    if not Path(file).resolve().is_relative_to(version.tree.resolve()):
+        raise BadModel(
+            f"{path} of the {version.name} side comes from {file!r}, not from "
+            f"{str(version.tree)!r}: run in the folder that holds its package, or both "
+            "sides would be the same code"
+        )
+
+
+def obstacle(base: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
+    """Return why two examined sides cannot share a process, or ``""``."""
+    for found in (base, candidate):
+        if found["obstacles"]:
+            return str(found["obstacles"][0])
+    before, now = base["settings"], candidate["settings"]
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            return f"{name} is {before.get(name)} on the base and {now.get(name)} on the candidate"
+    return ""

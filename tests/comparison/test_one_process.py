@@ -1,0 +1,323 @@
+"""Both versions in one process: what keeps them apart is found and said, what does not is timed."""
+
+import importlib
+import random
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from gradbench.comparison import checkouts, interleaved_sides, shared_state, side_imports
+from gradbench.comparison.operation_changes import in_words
+from gradbench.comparison.replication import Replication, Replicator, obstacle
+from gradbench.experiment.matrix import Cell
+from gradbench.experiment.model_source import ModelSource
+
+QUICK = Replication(
+    warm_up_s=0.0, limit_s=60, cell_s=0.0, least_rounds=4, turns=3, least_turns=3, slice_s=0.001
+)
+
+SHOP = {
+    "shop/__init__.py": "NAME = {name!r}\n",
+    "shop/late.py": "from . import NAME\n",
+    "shop/nets.py": """
+import torch
+from torch import nn
+from . import NAME
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        from .late import NAME as late  # not before the first call
+        import shop
+        assert (late, shop.NAME) == (NAME, NAME), (late, shop.NAME, NAME)
+        return self.last(torch.{activation}(self.first(x)))
+
+
+def make():
+    return Net()
+""",
+    "registers.py": """
+import torch
+from shop.nets import make
+
+OPERATORS = torch.library.Library("shop_of_a_test", "DEF")
+OPERATORS.define("twice(Tensor x) -> Tensor")
+""",
+    "sets.py": """
+import torch
+from shop.nets import make
+
+torch.set_float32_matmul_precision({precision!r})
+""",
+    "patches.py": """
+import torch.nn.functional
+from shop.nets import make
+
+def relu(x, inplace=False):
+    return x
+
+torch.nn.functional.relu_of_a_test = relu
+""",
+    "plain.py": "from shop.nets import make\n",
+}
+ACTIVATION = {"base": "tanh", "candidate": "sin"}
+PRECISION = {"base": "highest", "candidate": "high"}
+
+
+def written(folder, name):
+    for path, template in SHOP.items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = template.replace("{name!r}", repr(name)).replace("{activation}", ACTIVATION[name])
+        file.write_text(text.replace("{precision!r}", repr(PRECISION[name])), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def versions(tmp_path):
+    """A base and a candidate that differ in an operator, a name and a setting."""
+    measuring = tmp_path / "measuring"
+    measuring.mkdir()
+    (measuring / "gradbench").symlink_to(checkouts.PACKAGE, target_is_directory=True)
+    return [
+        checkouts.Version(
+            name=name,
+            python=sys.executable,
+            paths=(written(tmp_path / name, name), measuring),
+            tree=tmp_path / name,
+        )
+        for name in checkouts.SIDES
+    ]
+
+
+def replicated(versions, name):
+    """Examine a model of the trees and make a replicate; return its results, and its cell."""
+    cell = Cell(model=name, workload="inference", grad_mode="global_on", batch_size=4)
+    source = ModelSource(build=f"{name}:make", input=("B,8",))
+    replicator = Replicator(*versions, replication=QUICK, sources={name: source})
+    replicator.examine([cell])
+    replicator.replicate([cell])
+    assert replicator.results.failures == {}
+    assert len(replicator.results.replicates[cell]) == 1
+    return replicator.results, cell
+
+
+def test_sides_that_keep_to_themselves_share_a_process_and_each_runs_its_own_code(versions):
+    results, cell = replicated(versions, "plain")
+    assert results.apart == {}
+    assert in_words(*results.operations[cell]) == (
+        "operators: -1 aten.detach, or an output that is saved, +1 aten.sin.default, "
+        "-1 aten.tanh.default; saved +256 B; peak +64 B"
+    )
+    assert len(results.replicates[cell][0].base_ns) == 1  # a turn of four rounds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("registers", "it calls torch.library.Library('shop_of_a_test'), which registers for"),
+        ("sets", "float32 matmul precision is highest on the base and high on the candidate"),
+        ("patches", "it puts its own code into torch.nn.functional.relu_of_a_test"),
+    ],
+)
+def test_sides_that_would_share_more_than_they_may_take_turns_in_pairs(versions, name, why):
+    results, cell = replicated(versions, name)
+    assert why in results.apart[cell]
+    assert len(results.replicates[cell][0].base_ns) == QUICK.turns
+
+
+# What a tree leaves behind
+
+
+@pytest.fixture
+def one_tree(tmp_path, monkeypatch):
+    """A tree that this process imports from, watched; afterwards all is as it was."""
+    monkeypatch.setattr(torch.library.Library, "__init__", torch.library.Library.__init__)
+    for registry in (torch.ops, torch.classes):
+        monkeypatch.setattr(registry, "load_library", registry.load_library, raising=False)
+    before, path = dict(sys.modules), list(sys.path)
+    tree = side_imports.tree(written(tmp_path / "base", "base"), [str(tmp_path / "base")])
+    sys.path[:] = tree.path
+    yield tree, shared_state.Registrations(tree)
+    sys.modules.clear()
+    sys.modules.update(before)
+    sys.path[:] = path
+
+
+def obstacles(one_tree, *names):
+    for name in names:
+        importlib.import_module(name)
+    return list(shared_state.obstacles(*one_tree))
+
+
+def test_a_tree_that_keeps_to_itself_leaves_no_obstacle(one_tree):
+    assert obstacles(one_tree, "plain", "shop.late") == []
+    assert {"plain", "shop", "shop.late", "shop.nets"} <= set(one_tree[0].modules)
+
+
+def test_a_tree_s_code_in_another_s_module_is_an_obstacle(one_tree, monkeypatch):
+    monkeypatch.setattr(torch.nn.functional, "relu_of_a_test", None, raising=False)
+    assert obstacles(one_tree, "patches") == [
+        "it puts its own code into torch.nn.functional.relu_of_a_test"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("place", "install"),
+    [
+        ("torch.serialization.shop", lambda own: {"shop": own.make}),
+        ("torch.serialization.shop", lambda own: [own.Net]),
+        ("torch.serialization.shop", lambda own: own.Net()),
+        ("torch.serialization.shop", lambda own: own),
+        ("torch.serialization.shop", lambda own: type("T", (), {"forward": own.make})),
+    ],
+    ids=["registry", "list", "object", "module", "class"],
+)
+def test_it_is_found_in_registries_and_classes_too(one_tree, monkeypatch, place, install):
+    own = importlib.import_module("shop.nets")
+    monkeypatch.setattr(torch.serialization, "shop", install(own), raising=False)
+    assert obstacles(one_tree) == [f"it puts its own code into {place}"]
+
+
+def test_what_is_kept_by_its_own_class_is_no_obstacle_for_the_other_s_is_another(
+    one_tree, monkeypatch
+):
+    own = importlib.import_module("shop.nets")
+    monkeypatch.setattr(torch.serialization, "shop", {own.Net: own.make}, raising=False)
+    assert obstacles(one_tree) == []
+
+
+def test_what_torch_registers_when_a_tree_first_asks_for_it_is_torch_s(one_tree, tmp_path):
+    (tmp_path / "base" / "asks.py").write_text("import torch._of_a_test\n")
+    code = compile("torch.library.Library('lazy_of_a_test', 'DEF')", torch.__file__, "exec")
+    exec(
+        compile("exec(code)", str(tmp_path / "base" / "asks.py"), "exec"),
+        {"code": code} | vars(torch) | {"torch": torch},
+    )
+    assert obstacles(one_tree) == []
+
+
+def test_an_operator_that_a_tree_registers_is_an_obstacle(one_tree):
+    assert obstacles(one_tree, "registers") == [
+        "it calls torch.library.Library('shop_of_a_test'), which registers for the whole process"
+    ]
+
+
+def test_settings_are_read_whatever_the_build_lacks():
+    found = shared_state.settings()
+    assert found["default dtype"] == "torch.float32"
+    assert "environment variable PATH" in found
+    assert not {f"environment variable {name}" for name in shared_state.OWN_ENVIRONMENT} & set(
+        found
+    )
+
+
+def test_a_setting_that_the_sides_set_differently_keeps_them_apart():
+    alike = {"obstacles": [], "settings": {"default dtype": "torch.float32"}}
+    other = {"obstacles": [], "settings": {"default dtype": "torch.float64"}}
+    assert obstacle(alike, alike) == ""
+    assert obstacle(alike, other) == (
+        "default dtype is torch.float32 on the base and torch.float64 on the candidate"
+    )
+    assert obstacle(alike, other | {"obstacles": ["shop._C is a compiled extension"]}) == (
+        "shop._C is a compiled extension"
+    )
+
+
+# Weights
+
+
+def subject(module, x):
+    parts = [module]
+    tensors = [*module.parameters(), *module.buffers(), x]
+    return SimpleNamespace(parts=lambda: parts, resident=lambda: tensors)
+
+
+def net(seed, width=4):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width))
+
+
+def test_equal_weights_are_one_memory_with_gradients_of_their_own():
+    x, base, candidate = torch.ones(2, 4), net(0), net(0)
+    other = x.clone()
+    assert interleaved_sides.share(subject(base, x), subject(candidate, other))
+    for one, two in zip(base.parameters(), candidate.parameters(), strict=True):
+        assert (one is not two, one.data_ptr()) == (True, two.data_ptr())
+    assert x.data_ptr() == other.data_ptr()
+    base(x).sum().backward()
+    assert all(parameter.grad is None for parameter in candidate.parameters())
+
+
+@pytest.mark.parametrize("candidate", [net(1), net(0, width=8), nn.Sequential(nn.Linear(4, 4))])
+def test_weights_that_differ_at_all_stay_apart(candidate):
+    x = torch.ones(2, 4)
+    base = net(0)
+    before = [parameter.clone() for parameter in candidate.parameters()]
+    assert not interleaved_sides.share(subject(base, x), subject(candidate, x.clone()))
+    assert all(map(torch.equal, before, candidate.parameters()))
+    assert not {p.data_ptr() for p in base.parameters()} & {
+        p.data_ptr() for p in candidate.parameters()
+    }
+
+
+# Rounds
+
+
+def test_each_side_steps_in_its_turn_and_in_its_mode_and_both_draw_the_same():
+    turns = SimpleNamespace(now=None)
+    turns.give = lambda index: setattr(turns, "now", index)
+    seen = [[], []]
+
+    def arm(index):
+        def step():
+            assert (turns.now, torch.is_grad_enabled()) == (index, False)
+            seen[index].append(torch.rand(1).item())
+
+        given = SimpleNamespace(step=step, held=torch.no_grad)
+        return interleaved_sides.Arm(index, given, SimpleNamespace())
+
+    arms = [arm(0), arm(1)]
+    visits = interleaved_sides.Visits(turns, lambda: None, random.Random(0))
+    assert visits.warm_up(arms, seconds=0.0) > 0
+    for drawn in seen:
+        drawn.clear()
+    times = visits.rounds(arms, iterations=3, seconds=0.0, least=5, untimed=True)
+    assert list(map(len, times)) == [5, 5]
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == len(set(seen[0])) == 5 * (3 + 1)
+
+
+# Operations
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "no change in operations"),
+        ({"operators": None}, "operations not counted"),
+        ({"operators": {"aten.mm": 3}}, "operators: -1 aten.add, +1 aten.mm"),
+        (
+            {"operators": {"aten.mm": 2, "aten.add": 1, "a": 1, "b": 2, "c": 3, "d": 4}},
+            "operators: +4 d, +3 c, +2 b and 1 more",
+        ),
+        ({"nodes": 6, "peak_bytes": 5096}, "graph nodes +2; peak +1,000 B"),
+        ({"saved_bytes": None}, "no change in operations"),
+    ],
+)
+def test_a_change_in_operations_is_named(change, words):
+    base = {
+        "operators": {"aten.mm": 2, "aten.add": 1},
+        "nodes": 4,
+        "saved_bytes": 64,
+        "peak_bytes": 4096,
+    }
+    assert in_words(base, base | change) == words
