@@ -417,7 +417,7 @@ def figure_verdict(verdict, member=None, *, meter="step_time", point=1.1, reason
     )
 
 
-EVERY = [figure_verdict(verdict, meter=f"{verdict}_time") for verdict in Verdict]
+EVERY = [figure_verdict(verdict, meter=f"{verdict.name.lower()}_time") for verdict in Verdict]
 
 
 def test_junit_of_verdicts_fails_what_is_worse_and_skips_what_is_inconclusive():
@@ -429,6 +429,7 @@ def test_junit_of_verdicts_fails_what_is_worse_and_skips_what_is_inconclusive():
         "better_time": [],
         "same_time": [],
         "worse_time": ["Failure"],
+        "within_time": [],
         "inconclusive_time": ["Skipped"],
     }
     (failure,) = found["inference[cpu-mlp_tiny-b8] no_grad worse_time"].result
@@ -544,9 +545,9 @@ def test_every_row_of_a_table_has_its_columns_whatever_the_names_hold():
 
 def test_markdown_shows_verdicts_first_worst_first_and_folds_what_is_the_same():
     text = markdown.summary([measured()], verdicts=Verdicts(tuple(EVERY)))
-    assert text.startswith("## gradbench: 1 worse, 1 inconclusive, 1 better, 1 same\n")
+    assert text.startswith("## gradbench: 1 worse, 1 inconclusive, 1 within tolerance, 1 better, 1 same\n")
     words = [row[0] for row in tables_of(text)[:8]]
-    assert words[2:5] == ["**worse**", "inconclusive", "better"]
+    assert words[2:6] == ["**worse**", "inconclusive", "within tolerance", "better"]
     assert "<details><summary>1 the same</summary>" in text
     assert "×1.100 [1.090, 1.110]" in text
     assert text.index("same_time") < text.index("## Run r1")

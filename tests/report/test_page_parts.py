@@ -350,7 +350,7 @@ def test_page_and_gate_give_the_same_verdict_on_the_same_two_runs(pair, tmp_path
 def test_the_table_of_pairs_has_every_verdict_and_one_that_is_not_compared():
     found = [compared(before, after, **facts) for before, after, facts in PAIRS.values()]
     given = {verdict for one in found for counts in one.counts.values() for verdict in counts}
-    assert given == set(Verdict)
+    assert given == set(Verdict) - {Verdict.WITHIN}  # which only compare gives
     assert any(one.not_compared for one in found)
 
 
