@@ -8,19 +8,47 @@ ended.
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import IO, Any, ClassVar, Final, Self
 
 LINUX: Final = sys.platform.startswith("linux")
 END_S: Final = 10.0
 """How long an end is waited for before it is left to the kernel."""
 
 _SUPERVISOR: Final = Path(__file__).with_name("supervisor.py").resolve()
+
+
+class Lifeline:
+    """A pipe of which this process holds one end: what waits on the other ends when that is cut.
+
+    A fork of this process would hold it too, and keep alive what it has nothing to do with.
+    """
+
+    _held: ClassVar[set[int]] = set()
+
+    def __init__(self) -> None:
+        self.other, own = os.pipe()
+        self._own: int | None = own
+        self._held.add(own)
+
+    def cut(self) -> None:
+        """Close this process's end."""
+        if self._own is not None:
+            own, self._own = self._own, None
+            self._held.discard(own)
+            os.close(own)
+
+    @classmethod
+    def let_go_of_all(cls) -> None:
+        """Close, in a fork of their holder, its copies."""
+        while cls._held:
+            os.close(cls._held.pop())
 
 
 class ProcessTree:
@@ -39,14 +67,14 @@ class ProcessTree:
         own_session: bool = True,  # Ctrl-C is for the owner, who ends this
     ) -> None:
         """Start it; raise `OSError` where it cannot be run."""
-        lifeline: int | None = None
-        self._lifeline: int | None = None  # what the supervisor waits on
+        self._lifeline: Lifeline | None = None  # what the supervisor waits on
         if LINUX:
             if shutil.which(command[0]) is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])
-            lifeline, self._lifeline = os.pipe()
+            self._lifeline = Lifeline()
             python = [sys.executable, "-I", "-S"]
-            command = [*python, str(_SUPERVISOR), str(lifeline), *command]
+            command = [*python, str(_SUPERVISOR), str(self._lifeline.other), *command]
+            pass_fds = [*pass_fds, self._lifeline.other]
         try:
             self._process = subprocess.Popen(
                 command,
@@ -55,15 +83,21 @@ class ProcessTree:
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
-                pass_fds=[*pass_fds, *([lifeline] if lifeline is not None else [])],
+                pass_fds=pass_fds,
                 start_new_session=own_session,
             )
         except BaseException:
-            self._let_go()
+            if self._lifeline is not None:
+                self._lifeline.cut()
             raise
         finally:
-            if lifeline is not None:
-                os.close(lifeline)
+            if self._lifeline is not None:
+                os.close(self._lifeline.other)
+
+    @property
+    def stdin(self) -> IO[bytes] | None:
+        """The pipe that was asked for."""
+        return self._process.stdin
 
     @property
     def stdout(self) -> IO[bytes] | None:
@@ -84,22 +118,22 @@ class ProcessTree:
 
     def end(self) -> None:
         """End it, whatever it does, with everything below it."""
-        supervised = self._lifeline is not None
-        self._let_go()
-        if self._process.poll() is None and not supervised:
-            end_below(self._process.pid)
-            self._process.kill()
+        if self._lifeline is not None:
+            self._lifeline.cut()
+        if self._process.poll() is None:
+            if self._lifeline is not None:
+                self._process.send_signal(signal.SIGCONT)  # what it ran may have stopped it
+            else:
+                end_below(self._process.pid)
+                self._process.kill()
         try:
             self._process.wait(timeout=END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-
-    def _let_go(self) -> None:
-        if self._lifeline is not None:
-            os.close(self._lifeline)
-            self._lifeline = None
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(OSError):  # what nobody has read
+                    pipe.close()
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
@@ -106,14 +106,22 @@ def _prctl(option: int, value: int) -> None:
 
 
 def main(lifeline: int, command: Sequence[str]) -> NoReturn:
-    """Run a command until it ends or the lifeline's other end is closed; end all; end likewise."""
+    """Supervise a command, which takes the place of a process of its own."""
     os.set_inheritable(lifeline, False)
+    supervise(lifeline, lambda: _run(command))
+
+
+def supervise(lifeline: int, work: Callable[[], NoReturn]) -> NoReturn:
+    """Have a child work until it ends or the lifeline's other end is closed; end all; end likewise.
+
+    Call it in a process that is there for nothing else.
+    """
     adopt_orphans()
     supervisor = os.getpid()
     child = os.fork()
     if child == 0:
         end_with_parent(supervisor)
-        _run(command)
+        work()
     for number in (signal.SIGINT, signal.SIGHUP):  # of a terminal: the owner hears them too
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
@@ -143,18 +151,31 @@ def _let_go_of_all_but(kept: int) -> None:
 
 
 def _wait(child: int, lifeline: int) -> int | None:
-    """Return the child's wait status, or None where the owner is gone or wants it ended."""
-    notice = end_notice(child)
+    """Return the child's wait status, or None where the owner is gone or wants it ended.
+
+    A child that is stopped, as what it runs may do to it, is let go on at once: it keeps the limits
+    of what it runs.
+    """
+    heard, hearing = os.pipe()
+    for descriptor in (heard, hearing):
+        os.set_blocking(descriptor, False)
+    signal.set_wakeup_fd(hearing, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # what is ignored wakes nobody
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])  # the owner may have blocked it
     watched = select.poll()
-    for descriptor in filter(None, (lifeline, notice)):
+    for descriptor in (lifeline, heard):
         watched.register(descriptor, select.POLLIN)
     while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
+        changed, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
+        if changed and os.WIFSTOPPED(status):
+            os.kill(child, signal.SIGCONT)
+        elif changed:
             return status
-        ready = watched.poll(None if notice is not None else LOOK_S * 1000)
-        if any(descriptor == lifeline for descriptor, _ in ready):
+        elif any(descriptor == lifeline for descriptor, _ in watched.poll()):
             return None
+        else:
+            with suppress(BlockingIOError):
+                os.read(heard, 4096)
 
 
 def _end_with(status: int | None) -> NoReturn:

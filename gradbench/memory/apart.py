@@ -10,19 +10,20 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import IO, Any, Final, NoReturn, TypeVar
 
 import torch
 
 from .. import devices, supervisor
 from ..devices import Device
 from ..process_end import how_it_ended
-from ..process_tree import end_below
+from ..process_tree import END_S, Lifeline, ProcessTree, end_below
 
 T = TypeVar("T")
 _TASKS: Final = Path("/proc/self/task")
@@ -84,15 +85,17 @@ class Children:
             yield partial(function, lambda _: None)
             return
         late = threading.Event()
+
+        def expire() -> None:
+            late.set()
+            child.end()
+
         with starting as child:
-            timer = threading.Timer(self.limit_s, _kill, (child.pid, late))
+            timer = threading.Timer(self.limit_s, expire)
             timer.start()
-            waited = False
 
             def result() -> Any:
-                nonlocal waited
                 code = child.wait()
-                waited = True
                 timer.cancel()
                 timer.join()
                 return self._answered(child, code, late=late.is_set())
@@ -102,9 +105,6 @@ class Children:
             finally:
                 timer.cancel()
                 timer.join()
-                if not waited:  # Ctrl-C, say: nobody listens any more
-                    _kill(child.pid)
-                    child.wait()
 
     def _starting(self, bounded: Reports[T]) -> "AbstractContextManager[_Child] | None":
         """Return what starts a child that runs a function; None where there can be none."""
@@ -131,27 +131,76 @@ class Children:
 
 @dataclass(frozen=True, slots=True)
 class _Child:
-    """A child that was started: what it answers, and how to wait for its exit code."""
+    """A child that was started: what it answers, how to wait for its exit code and to end it."""
 
-    pid: int
     answers: IO[bytes]  # a file: a pipe could be held, for ever, by what the child has started
     wait: Callable[[], int]
+    end: Callable[[], None]  # with all that it has started
 
 
 @contextmanager
 def _forked(function: Reports[Any]) -> Iterator[_Child]:
+    """Fork a supervisor, and that the child: what a child that crashed has started ends, too."""
     alone = _TASKS.exists() and len(list(_TASKS.iterdir())) == 1
-    parent = os.getpid()
     with tempfile.TemporaryFile() as answers:
+        lifeline = Lifeline()
         pid = os.fork()
         if pid == 0:
-            supervisor.end_with_parent(parent)
-            _answer(function, answers, alone=alone)
 
-        def wait() -> int:
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            def work() -> NoReturn:
+                os.close(lifeline.other)
+                Lifeline.let_go_of_all()
+                _answer(function, answers, alone=alone)
 
-        yield _Child(pid, answers, wait)
+            try:
+                supervisor.supervise(lifeline.other, work)
+            finally:
+                os._exit(1)
+        os.close(lifeline.other)
+        tree = _Supervised(pid, lifeline)
+        try:
+            yield _Child(answers, tree.wait, tree.end)
+        finally:
+            tree.end()
+            tree.wait()
+
+
+class _Supervised:
+    """A forked supervisor, as its owner sees it."""
+
+    def __init__(self, pid: int, lifeline: Lifeline) -> None:
+        self._pid, self._lifeline = pid, lifeline
+        self._code: int | None = None
+
+    def wait(self) -> int:
+        """Return its exit code, which is the child's."""
+        if self._code is None:
+            self._code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        return self._code
+
+    def end(self) -> None:
+        """End the child with all that it has started, if it still runs."""
+        self._lifeline.cut()
+        if self._code is not None:
+            return
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGCONT)  # the child may have stopped it
+        if not self._ends():
+            end_below(self._pid)
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+
+    def _ends(self) -> bool:
+        """Return whether it ends within `END_S`; whoever waits for it is to have its exit code."""
+        deadline = time.monotonic() + END_S
+        while time.monotonic() < deadline:
+            try:
+                if os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    return True
+            except ChildProcessError:  # it was waited for
+                return True
+            time.sleep(0.01)
+        return False
 
 
 @contextmanager
@@ -160,14 +209,15 @@ def _spawned(job: bytes) -> Iterator[_Child]:
     with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as answers:
         asked.write(job)
         asked.seek(0)
-        with subprocess.Popen(
+        with ProcessTree(
             [sys.executable, "-P", "-c", f"import {__name__} as child; child.main()"],
             env={**os.environ, "PYTHONPATH": path},
             stdin=asked,
             stdout=answers,
             stderr=subprocess.DEVNULL,
-        ) as process:
-            yield _Child(process.pid, answers, process.wait)
+            own_session=False,
+        ) as tree:
+            yield _Child(answers, tree.wait, tree.end)
 
 
 def _read(answers: IO[bytes]) -> tuple[int, tuple[str, Any] | None]:
@@ -194,23 +244,12 @@ def _unpickled(job: bytes, say: Callable[[int], None]) -> Any:
     return pickle.loads(job)(say)  # here, where what it raises is an answer
 
 
-def _kill(pid: int, late: threading.Event | None = None) -> None:
-    if late is not None:
-        late.set()
-    end_below(pid)
-    with suppress(ProcessLookupError):
-        os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows knows but one
-
-
-def _answer(function: Reports[Any], stream: IO[bytes], *, alone: bool) -> None:
+def _answer(function: Reports[Any], stream: IO[bytes], *, alone: bool) -> NoReturn:
     """Run the function in this child, send what came of it, and end the process.
 
-    With all that the function has started; and should that have forked, and returned in a copy of
-    this child too, the copy ends in silence.
+    Should the function have forked, and returned in a copy of this child too, that ends in silence.
     """
     own = os.getpid()
-    if FORKS:
-        supervisor.adopt_orphans()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
@@ -233,8 +272,6 @@ def _answer(function: Reports[Any], stream: IO[bytes], *, alone: bool) -> None:
         if os.getpid() == own:
             stream.write(pickle.dumps(answer))
             stream.flush()
-            if FORKS:
-                supervisor.end_descendants()
     os._exit(0)
 
 

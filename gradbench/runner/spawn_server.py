@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import IO, Final, TypeVar, cast
 
 from ..process_end import TAIL_BYTES
-from ..process_tree import end_below
+from ..process_tree import ProcessTree
 from .fork_server import MallocProfile, import_path, settings
 from .job_process import CLOSED_S, Cause, Message, WorkerDied, answers, cause_of_death, content
 
@@ -35,7 +35,7 @@ class SpawnServer:
 
     def __init__(self, kind: MallocProfile) -> None:
         self._environment = {**os.environ, **settings(kind), "PYTHONPATH": import_path()}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ProcessTree | None = None
 
     def run(
         self, function: Callable[..., Iterator[T]], *arguments: object, limit_s: float
@@ -43,19 +43,16 @@ class SpawnServer:
         """Yield what the generator yields in its own process; raise `WorkerDied` or `JobError`."""
         job = pickle.dumps((function, arguments))
         with tempfile.TemporaryFile() as log:
-            process = self._started(log)
             inbox: _Inbox = queue.SimpleQueue()
-            threading.Thread(target=_converse, args=(process, job, inbox), daemon=True).start()
-            deadline = time.monotonic() + limit_s
-            try:
+            with self._started(log) as process:
+                threading.Thread(target=_converse, args=(process, job, inbox), daemon=True).start()
+                deadline = time.monotonic() + limit_s
                 while (message := _next(inbox, process, deadline)) is not None:
                     item = content(message)
                     if message[0] != "item":
                         return
                     yield cast("T", item)
                 raise WorkerDied(*_end_of(process, log, deadline, limit_s=limit_s))
-            finally:
-                _end(process)
 
     def preload(self, modules: Sequence[str]) -> None:
         """Do nothing: each job imports what it needs."""
@@ -68,21 +65,20 @@ class SpawnServer:
     def close(self) -> None:
         """End the job that runs, if one does."""
         if self._process is not None:
-            _end(self._process)
+            self._process.end()
 
-    def _started(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
-        self._process = subprocess.Popen(
+    def _started(self, log: IO[bytes]) -> ProcessTree:
+        self._process = ProcessTree(
             [sys.executable, "-P", "-c", f"import {__name__} as s; s.main()"],
             env=self._environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            start_new_session=True,  # Ctrl-C is for the parent, which ends this one
         )
         return self._process
 
 
-def _converse(process: subprocess.Popen[bytes], job: bytes, inbox: _Inbox) -> None:
+def _converse(process: ProcessTree, job: bytes, inbox: _Inbox) -> None:
     """Send the job and pass on what comes back; None when no more can come.
 
     In a thread, for either may wait for ever: whoever listens keeps the time.
@@ -92,14 +88,16 @@ def _converse(process: subprocess.Popen[bytes], job: bytes, inbox: _Inbox) -> No
     try:
         process.stdin.write(_LENGTH.pack(len(job)) + job)
         process.stdin.flush()
-        while True:
-            kind, pickled = pickle.load(process.stdout)
-            inbox.put((kind, pickled))
+        own = os.dup(process.stdout.fileno())  # to close what another thread reads may wait for it
+        with os.fdopen(own, "rb") as stream:
+            while True:
+                kind, pickled = pickle.load(stream)
+                inbox.put((kind, pickled))
     except Exception:  # noqa: BLE001 # a model may write anything over the pipe, or close it
         inbox.put(None)
 
 
-def _next(inbox: _Inbox, process: subprocess.Popen[bytes], deadline: float) -> Message | None:
+def _next(inbox: _Inbox, process: ProcessTree, deadline: float) -> Message | None:
     """Return the next message; None where none is to come, or not in time."""
     while True:
         running = process.poll() is None  # looked at first: what it sent before it ended is there
@@ -112,7 +110,7 @@ def _next(inbox: _Inbox, process: subprocess.Popen[bytes], deadline: float) -> M
 
 
 def _end_of(
-    process: subprocess.Popen[bytes], log: IO[bytes], deadline: float, *, limit_s: float
+    process: ProcessTree, log: IO[bytes], deadline: float, *, limit_s: float
 ) -> tuple[Cause, str]:
     """Return how a process ended, or had to be, that sends no more."""
     left_s = deadline - time.monotonic()
@@ -130,17 +128,6 @@ def _tail(log: IO[bytes]) -> str:
     """Return the end of what an ended process has written."""
     log.seek(max(0, os.fstat(log.fileno()).st_size - TAIL_BYTES))
     return log.read().decode(errors="replace")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process, and whatever it started, if it still runs."""
-    if process.poll() is None:
-        end_below(process.pid)
-        process.kill()
-        process.wait()
-    if process.stdin is not None:
-        with suppress(OSError):  # what it never read
-            process.stdin.close()
 
 
 def main() -> None:

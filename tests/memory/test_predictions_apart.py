@@ -17,7 +17,7 @@ from gradbench.devices.cpu import CPU
 from gradbench.devices.host_memory import free_bytes
 from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.experiment.plan import Plan
-from gradbench.memory.apart import Children, Died
+from gradbench.memory.apart import Children, Died, TimedOut
 from gradbench.memory.predict import EndsItsProcess, Predictor, TookTooLong, Unpredictable
 from gradbench.records.measurements import Measurement, Skipped
 from gradbench.runner.memory_pass import predict_block
@@ -165,10 +165,7 @@ def test_a_fresh_process_that_ends_says_how():
 
 def test_a_child_is_waited_for_and_not_what_it_has_started_which_ends_with_it(tmp_path):
     daemon = Children(device=CPU()).run(lambda _say: jobs.daemon())
-    deadline = time.monotonic() + 60
-    while psutil.pid_exists(daemon):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert not psutil.pid_exists(daemon)
 
     def die(_say):
         (tmp_path / "daemon").write_text(str(jobs.daemon()))
@@ -176,7 +173,16 @@ def test_a_child_is_waited_for_and_not_what_it_has_started_which_ends_with_it(tm
 
     with pytest.raises(Died, match="exit status 3"):
         Children(device=CPU()).run(die)
-    os.kill(int((tmp_path / "daemon").read_text()), signal.SIGKILL)  # nobody could end it
+    assert not psutil.pid_exists(int((tmp_path / "daemon").read_text()))
+
+
+def test_a_child_that_stops_its_parent_is_ended_at_its_limit_all_the_same():
+    def stop(_say):
+        os.kill(os.getppid(), signal.SIGSTOP)
+        time.sleep(600)
+
+    with pytest.raises(TimedOut, match=r"time limit of 0\.5 s"):
+        Children(device=CPU(), limit_s=0.5).run(stop)
 
 
 def test_a_child_that_forks_and_returns_in_both_answers_once():

@@ -136,13 +136,25 @@ def test_an_item_that_cannot_be_read_is_a_death_with_its_reason():
         content(("item", pickle.dumps(jobs.Unreadable())))
 
 
-def test_a_job_that_stops_its_parent_ends_in_time_with_it(server, monkeypatch):
+def test_a_job_that_stops_its_parent_ends_at_its_limit_and_the_parent_goes_on(server):
+    """The supervisor lets that go on at once."""
+    run(server, jobs.count, 0)  # loaded
+    top = server._server._tree._process.pid
+    there = [top, *supervisor.descendants(top)]
+    with pytest.raises(WorkerDied, match=r"time limit of 0.5 s"):
+        run(server, jobs.stop_the_parent, limit_s=0.5)
+    assert server.alive
+    assert run(server, jobs.count, 2) == [0, 1]
+    assert [top, *supervisor.descendants(top)] == there
+
+
+def test_a_job_that_stops_all_above_it_ends_in_time_with_them(server, monkeypatch):
     run(server, jobs.count, 0)  # loaded
     monkeypatch.setattr(fork_server, "OVERDUE_S", 0.5)
     top = server._server._tree._process.pid
     there = [top, *supervisor.descendants(top)]
     with pytest.raises(WorkerDied, match=r"time limit of 0.5 s"):
-        run(server, jobs.stop_the_parent, limit_s=0.5)
+        run(server, jobs.stop_supervisor_and_parent, limit_s=0.5)
     assert len(there) == 2
     assert all(map(gone, there))
 
