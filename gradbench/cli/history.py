@@ -10,6 +10,7 @@ from ..errors import StoreError
 from ..exit_status import ExitStatus
 from ..experiment.matrix import AXES
 from ..git import GitError, git
+from ..plurals import counted
 from .app import app, err, examples, one_line_errors, out, split
 from .screen import Screen, print_json, shown
 
@@ -147,7 +148,8 @@ def pack(
     for name in packed.files:
         out.print(shown(name))
     out.print(
-        f"{packed.runs} runs, {packed.rows} rows added; {packed.before} runs were there before"
+        f"added {counted(packed.runs, 'run')}, {counted(packed.rows, 'row')}; "
+        f"there before: {counted(packed.before, 'run')}"
     )
     if not packed.runs and not packed.before:
         raise typer.Exit(ExitStatus.NOTHING_MEASURED)
@@ -225,10 +227,11 @@ def _print(series: Sequence["Series"], *, origins: Collection["Origin"], every: 
         ),
         *([f"{lone} have one point only"] if lone else []),
     ]
-    measured = {origin.commit for origin in origins}
-    if series and lone == len(series) and len(origins) > 1 and len(measured) == 1:
+    measured = {origin.commit for origin in origins if not origin.dirty}  # none is no commit
+    at_one = len(measured) == 1 and not any(origin.dirty for origin in origins)
+    if series and lone == len(series) and len(origins) > 1 and at_one and "" not in measured:
         summary = [
-            f"{len(origins)} runs of one commit ({short(measured.pop())}): one point; "
+            f"{counted(len(origins), 'run')} of one commit ({short(measured.pop())}): one point; "
             "measure at another commit"
         ]
     out.print(f"[dim]{shown('; '.join(summary))}[/dim]")

@@ -14,11 +14,13 @@ import pandas as pd
 
 from ..errors import GradbenchError, StoreError
 from ..experiment.matrix import AXES
+from ..plurals import counted
 from ..records.measurements import Fact, Unit
 from ..records.run import Run
 from ..records.validation import Misfit, parse, reader
 from ..store import file_lock
 from . import figures
+from .parquet_pages import unpacked_bytes
 from .sqlite_index import COLUMNS, Figures
 
 SCHEMA: Final = 1
@@ -322,16 +324,14 @@ def _opened(content: bytes, name: str, *, rows: int) -> Any:
     file = pq.ParquetFile(pa.BufferReader(copy.getvalue()), read_dictionary=[*_TEXTS])
     _check(file.schema_arrow.metadata or {}, name)
     metadata = file.metadata
-    columns = [
-        group.column(number)
-        for group in map(metadata.row_group, range(metadata.num_row_groups))
-        for number in range(group.num_columns)
-    ]
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    columns = [group.column(at) for group in groups for at in range(group.num_columns)]
     wanted = (*COLUMNS, *_ORIGIN)
-    unpacked = sum(c.total_uncompressed_size for c in columns if c.path_in_schema in wanted)
-    if metadata.num_rows > rows or unpacked > MOST_BYTES:
+    unpacked = sum(unpacked_bytes(content, c) for c in columns if c.path_in_schema in wanted)
+    number = max(metadata.num_rows, sum(group.num_rows for group in groups))
+    if number > rows or unpacked > MOST_BYTES:
         raise StoreError(
-            f"{name} unpacks to {metadata.num_rows:,} rows of {unpacked:,} bytes, more than a "
+            f"{name} unpacks to {counted(number, 'row')} of {unpacked:,} bytes, more than a "
             "history has: it is left out"
         )
     return file

@@ -11,7 +11,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ import pandas as pd
 
 from ..errors import StoreError
 from ..experiment.matrix import AXES
+from ..plurals import counted
 from ..printable import printable
 from ..records.run import Run
 from ..store.jsonl import PART, QUARANTINE, SEALED, load, read_content
@@ -27,7 +28,7 @@ from . import figures
 
 CACHE: Final = "GRADBENCH_CACHE"
 """Names a folder for indexes, instead of ``gradbench`` among the user's caches."""
-MAGIC: Final = b"gradbench index\n"
+MAGIC: Final = b"gradbench index 2\n"
 VERSION: Final = 2
 """Raised with every change of the tables below; an index of another version is built anew."""
 SETTLED_NS: Final = 2_000_000_000
@@ -100,22 +101,28 @@ class Index:
             content = b"" if self.path is None else self.path.read_bytes()
         except OSError:
             return b""
-        mark, image = content[: len(MAGIC) + _DIGEST_BYTES], content[len(MAGIC) + _DIGEST_BYTES :]
-        return image if mark == _mark(image) else b""
+        mark, rest, head = content[:_MARK_BYTES], content[_MARK_BYTES:], _head(self.folder)
+        is_whole = mark == _mark(rest) and rest.startswith(head)
+        return rest[len(head) :] if is_whole else b""
 
     def _keep(self, image: bytes) -> None:
-        """Write the database whole or not at all; where that cannot be, there is none."""
+        """Write the database whole or not at all; where that cannot be, there is none.
+
+        Indexes of folders that are gone are removed: nobody would ever look for them again.
+        """
         if self.path is None:
             return
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, draft = tempfile.mkstemp(dir=self.path.parent)
+            handle, draft = tempfile.mkstemp(dir=self.path.parent, prefix=_DRAFT)
             try:
                 with os.fdopen(handle, "wb") as file:
-                    file.write(_mark(image) + image)
+                    rest = _head(self.folder) + image
+                    file.write(_mark(rest) + rest)
                 Path(draft).replace(self.path)
             finally:
                 Path(draft).unlink(missing_ok=True)
+            _remove_what_nobody_reads(self.path.parent)
         except OSError:
             return
 
@@ -151,7 +158,8 @@ class Index:
             "SELECT run, COUNT(*) FROM runs GROUP BY run HAVING COUNT(DISTINCT sha256) > 1"
         )
         warnings += [
-            f"{count} files differ and are all run {run}: one counts" for run, count in twice
+            f"{counted(count, 'file')} differ and are all run {run}: one counts"
+            for run, count in twice
         ]
         return warnings
 
@@ -163,6 +171,12 @@ class _Outdated(Exception):
 _STAMP: Final = ("size", "mtime_ns", "ctime_ns", "inode", "read_ns")
 """What says that a file is the one that was read: the time it was read at last."""
 _DIGEST_BYTES: Final = 32
+_MARK_BYTES: Final = len(MAGIC) + _DIGEST_BYTES
+_LENGTH_BYTES: Final = 4
+_LONGEST_NAME: Final = 2**16
+_DRAFT: Final = "draft-"
+_DRAFT_S: Final = 3600
+"""A draft that is older was left by a process that was killed."""
 
 
 def place_of(folder: Path) -> Path | None:
@@ -178,8 +192,36 @@ def place_of(folder: Path) -> Path | None:
     return caches / "history" / f"{name}.index"
 
 
-def _mark(image: bytes) -> bytes:
-    return MAGIC + hashlib.blake2b(image, digest_size=_DIGEST_BYTES).digest()
+def _mark(content: bytes) -> bytes:
+    return MAGIC + hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
+
+
+def _head(folder: Path) -> bytes:
+    """Return what says whose index it is, before the database."""
+    name = os.fsencode(folder.resolve())
+    return len(name).to_bytes(_LENGTH_BYTES, "big") + name
+
+
+def _folder_of(index: Path) -> Path | None:
+    """Return the folder that an index says it is of; None where it says nothing of the kind."""
+    with index.open("rb") as file:
+        if not file.read(_MARK_BYTES).startswith(MAGIC):
+            return None
+        name = file.read(min(int.from_bytes(file.read(_LENGTH_BYTES), "big"), _LONGEST_NAME))
+    return Path(os.fsdecode(name))
+
+
+def _remove_what_nobody_reads(indexes: Path) -> None:
+    """Remove the indexes of folders that are gone, and drafts of writers that were killed."""
+    for path in indexes.iterdir():
+        with suppress(OSError):
+            if path.name.startswith(_DRAFT):
+                gone = time.time() - path.stat().st_mtime > _DRAFT_S
+            else:
+                folder = _folder_of(path)
+                gone = folder is not None and not folder.is_dir()
+            if gone:
+                path.unlink()
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -481,7 +481,7 @@ def test_a_file_and_a_pack_are_sources_too(folder, tmp_path):
     pytest.importorskip("pyarrow")
     packed = CliRunner().invoke(app, ["pack", str(folder), "-o", str(tmp_path / "pack")])
     assert packed.exit_code == 0
-    assert "60 runs, 180 rows added; 0 runs were there before" in packed.output
+    assert "added 60 runs, 180 rows; there before: 0 runs" in packed.output
     assert "2 of 4 series" in cli(tmp_path / "pack").output
     (first, *_) = sorted(Path(folder).glob("*.jsonl"))
     assert "4 have one point only" in cli(first).output
@@ -494,6 +494,15 @@ def test_runs_of_one_commit_alone_are_said_to_be_one_point(tmp_path):
     assert words in " ".join(cli(tmp_path).output.split())
     write_run(at(2), tmp_path)
     assert "runs of one commit" not in cli(tmp_path).output
+
+
+@pytest.mark.parametrize("facts", [{"git_commit": ""}, {"git_dirty": True}])
+def test_runs_that_no_commit_stands_for_are_not_said_to_be_of_one(facts, tmp_path):
+    for n, model in enumerate(("mlp_tiny", "mlp_deep")):
+        write_run(run_at(n, measured_block(model=model), **facts), tmp_path)
+    shown = " ".join(cli(tmp_path).output.split())
+    assert "have one point only" in shown
+    assert "one commit" not in shown
 
 
 def test_packing_what_is_not_there_is_one_line(tmp_path):
@@ -509,7 +518,7 @@ def test_a_bad_file_is_named_and_the_rest_is_packed(tmp_path):
     answer = CliRunner().invoke(app, ["pack", str(tmp_path / "runs"), "-o", str(tmp_path / "p")])
     assert answer.exit_code == 0
     assert paths[1].name in answer.output.replace("\n", "")
-    assert "2 runs, 6 rows added" in answer.output
+    assert "added 2 runs, 6 rows;" in answer.output
 
 
 def test_a_cell_of_every_axis_keeps_its_series_apart():

@@ -20,7 +20,7 @@ from builders import (
 
 from gradbench.errors import StoreError
 from gradbench.experiment.matrix import AXES
-from gradbench.history import figures as points, parquet, series
+from gradbench.history import figures as points, parquet, parquet_pages, series
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -309,3 +309,43 @@ def test_a_file_that_unpacks_to_more_than_a_history_has_is_not_unpacked(packed, 
     assert figures.frame.empty
     wanted = {"MOST_ROWS": "unpacks to", "MOST_BYTES": "no file of gradbench has"}[limit]
     assert all(wanted in warning for warning in figures.warnings)
+
+
+def varint(number, *, length=0):
+    """Return a whole number as Thrift's compact protocol writes it, padded to a length."""
+    number *= 2  # zigzag, of what is not negative
+    digits = []
+    while number or not digits or len(digits) < length:
+        digits.append(number & 127)
+        number >>= 7
+    return bytes([*(digit | 128 for digit in digits[:-1]), digits[-1]])
+
+
+def facts_of(path):
+    """Return what a file says of its column of facts."""
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    columns = map(group.column, range(group.num_columns))
+    return next(column for column in columns if column.path_in_schema == "facts")
+
+
+def test_pages_are_asked_what_they_unpack_to_whatever_the_file_says_of_them(tmp_path, monkeypatch):
+    parquet.pack([run_at(0, note="x" * 100_000)], str(tmp_path))
+    (path,) = files(tmp_path)
+    content, honest = path.read_bytes(), facts_of(path)
+    assert 100_000 < parquet_pages.unpacked_bytes(content, honest) <= honest.total_uncompressed_size
+    said = varint(honest.total_uncompressed_size)
+    assert content.count(said) == 1
+    path.write_bytes(content.replace(said, varint(1, length=len(said))))
+    assert facts_of(path).total_uncompressed_size == 1
+    monkeypatch.setattr(parquet, "MOST_BYTES", 50_000)
+    monkeypatch.setattr(parquet, "_checked", None)  # what would be called next
+    (words,) = parquet.read(str(tmp_path)).warnings
+    assert "more than a history has" in words
+
+
+@pytest.mark.parametrize(
+    "pages", [b"\x15", b"\x15\x00\x00", b"\x19\x00", b"\x1c" * 99, b"\x15\x00\x15" + b"\xff" * 11]
+)
+def test_a_page_whose_header_is_none_is_no_page(pages):
+    with pytest.raises(ValueError, match="page"):
+        list(parquet_pages._sizes(pages))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -333,3 +334,23 @@ def test_facts_that_are_no_json_are_read_anew(folder, runs):
     Index(folder).read()
     rewrite(Index(folder), lambda c: c.execute("UPDATE runs SET facts = 'no json'"))
     assert as_rows(Index(folder).read()) == as_rows(series.of(runs))
+
+
+def test_the_index_of_a_folder_that_is_gone_goes_when_another_is_written(tmp_path, caches, runs):
+    kept, gone = (tmp_path / name for name in ("kept", "gone"))
+    for folder in (kept, gone):
+        write_run(runs[0], folder)
+        age(folder)
+        Index(folder).read()
+    draft, theirs = (caches / "history" / name for name in ("draft-x", "notes.txt"))
+    for path in (draft, theirs):
+        path.write_text("half of it")
+        os.utime(path, (0, 0))
+    shutil.rmtree(gone)
+    Index(kept).read()  # as it is: nothing is written
+    assert sqlite_index.place_of(gone).exists()
+    write_run(runs[1], kept)
+    Index(kept).read()
+    assert sqlite_index.place_of(kept).exists()
+    assert not sqlite_index.place_of(gone).exists()
+    assert (draft.exists(), theirs.exists()) == (False, True)
