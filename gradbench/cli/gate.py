@@ -12,6 +12,7 @@ from ..errors import Impossible, StoreError
 from ..exit_status import GATE, ExitStatus
 from ..gate import rules
 from .app import Results, app, err, examples, one_line_errors, out, say
+from .printing import print_prose
 from .screen import Screen, print_json, shown
 
 if TYPE_CHECKING:
@@ -119,12 +120,7 @@ def _gate(
         err.print(f"[yellow]{shown(str(missing))}[/yellow]")
     if not baseline_runs:
         err.print(f"[yellow]no baseline: no run fits {shown(', '.join(baseline))}[/yellow]")
-    both = {run.name for run in candidate_runs} & {run.name for run in baseline_runs}
-    for name in sorted(both):
-        err.print(
-            f"[yellow]run {shown(name)} is on both sides: it is compared with itself, which finds "
-            "no regression[/yellow]"
-        )
+    baseline_runs = _without_candidates(baseline_runs, candidate_runs, results)
     by = _rules(rules_file, asked, [*candidate_runs, *baseline_runs])
     decision = gating.decide(baseline_runs, candidate_runs, by=by)
     status = decision.status(strict=by.strict)
@@ -133,12 +129,37 @@ def _gate(
     else:
         show(decision, everything=everything)
         if any(each.unit == "ns" for each in decision.figure_verdicts):
-            out.print(
-                "[dim]times, latency apart, are the 10th percentile of a run's rounds, so they "
-                "differ from the medians of gradbench show[/dim]"
+            print_prose(
+                "times, latency apart, are the 10th percentile of a run's rounds, so they "
+                "differ from the medians of gradbench show",
+                style="dim",
             )
         out.print(conclusion(decision, status))
     raise typer.Exit(status)
+
+
+def _without_candidates(
+    baseline_runs: "Sequence[Run]", candidate_runs: "Sequence[Run]", results: Path
+) -> "list[Run]":
+    """Return the runs of a baseline that are no candidates, too, as of a folder that holds all.
+
+    Raise `Impossible` where there is no other: a run is equal to itself, whatever was measured.
+    """
+    others = [run for run in baseline_runs if run not in candidate_runs]
+    both = sorted(run.name for run in baseline_runs if run in candidate_runs)
+    if both and not others:
+        from ..store.jsonl import Store
+
+        earlier = Store(results).before(both[0])
+        such_as = f", such as the run before it, {earlier}" if earlier else ""
+        raise Impossible(
+            f"{both[0]} is on both sides, and a run is always equal to itself: "
+            f"give another as --baseline{such_as}"
+        )
+    for name in both:
+        words = f"{shown(name)} is the candidate: it is left out of the baseline"
+        err.print(f"[yellow]{words}[/yellow]")
+    return others
 
 
 class MissingRun(StoreError):
@@ -229,7 +250,7 @@ def show(decision: "GateResult", *, everything: bool) -> None:
         console.print(table)
     hint = " (--all says why)"
     for line in not_compared_lines(decision.not_compared, everything=everything, hint=hint):
-        out.print(f"[dim]{shown(line)}[/dim]")
+        print_prose(line, style="dim")
 
 
 def conclusion(decision: "GateResult", status: int) -> str:

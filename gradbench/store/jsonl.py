@@ -215,6 +215,11 @@ class Store:
             f"the latest there: {', '.join(runs[-5:]) or 'none'}"
         )
 
+    def before(self, name: str) -> str:
+        """Return the name of the complete run before one, by name and so by time, or ``""``."""
+        names = (_name(path) for path in self._files() if path.name.endswith(SEALED))
+        return max((one for one in names if one < name), default="")
+
     def load_all(self) -> tuple[list[Run], list[str]]:
         """Return the readable runs by time, and in words what is wrong with the other files."""
         runs, warnings = [], []

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from gradbench import ci_job
 from gradbench.ci_job import Ended, Part, parts, perform
 from gradbench.cli import app
+from gradbench.exit_status import ExitStatus
 from gradbench.experiment.plan import PROTOCOL
 from gradbench.exports.source_locations import locator
 from gradbench.records.measurements import Environment, Measurement
@@ -102,9 +103,24 @@ def test_without_a_comparable_baseline_the_job_is_red_and_says_so(baseline, tmp_
     assert "torch release was '2.13.0', is '1.0'" in done.summary.read_text("utf-8")
 
 
-def test_a_run_that_is_gated_against_itself_is_named(baseline, tmp_path):
-    folder = str(tmp_path / "before")
-    itself = CliRunner().invoke(app, ["gate", "--baseline", "latest", "--results", folder])
-    assert "is on both sides: it is compared with itself" in itself.stderr
-    other = CliRunner().invoke(app, ["gate", "--baseline", str(baseline), "--results", folder])
-    assert "on both sides" not in other.stderr
+def test_a_run_is_not_gated_against_itself(baseline, tmp_path):
+    folder = tmp_path / "before"
+    options = ["--results", str(folder)]
+    itself = CliRunner().invoke(app, ["gate", "--baseline", "latest", *options])
+    assert (itself.exit_code, itself.stdout) == (ExitStatus.USAGE, "")
+    (line,) = itself.stderr.splitlines()
+    assert "is on both sides, and a run is always equal to itself: give another" in line
+    other = CliRunner().invoke(app, ["gate", "--baseline", str(baseline), *options])
+    assert (other.exit_code, other.stderr) == (ExitStatus.OK, "")
+
+
+def test_the_run_before_is_proposed_and_of_a_folder_of_both_it_is_the_baseline(baseline, tmp_path):
+    folder = tmp_path / "before"
+    (first,), _ = Store(folder).load_all()
+    latest = Store(folder).save(needing_more(measured()))
+    options = ["--results", str(folder)]
+    itself = CliRunner().invoke(app, ["gate", "--baseline", "latest", *options])
+    assert itself.stderr.rstrip().endswith(f"such as the run before it, {first.name}")
+    answer = CliRunner().invoke(app, ["gate", "--baseline", str(folder), *options])
+    assert answer.exit_code == ExitStatus.REGRESSION
+    assert f"{latest.name} is the candidate: it is left out of the baseline" in answer.stderr

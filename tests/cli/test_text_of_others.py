@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,10 @@ TEXTS = (
 COMMANDS = (
     ["show", "run.jsonl", "--verbose"],
     ["runs", "--results", "."],
-    ["gate", "--baseline", "run.jsonl", "run.jsonl", "--all"],
+    ["gate", "--baseline", "base.jsonl", "run.jsonl", "--all"],
     ["history", "."],
     ["history", ".", "--json"],
-    ["gate", "--baseline", "run.jsonl", "run.jsonl", "--json"],
+    ["gate", "--baseline", "base.jsonl", "run.jsonl", "--json"],
     ["export", "bencher", "run.jsonl"],
     ["report", "run.jsonl", "--format", "md"],
     ["export", "markdown", "run.jsonl"],
@@ -68,7 +69,8 @@ def hostile_run(text):
 
 @pytest.fixture(params=range(len(TEXTS)))
 def here(request, tmp_path, monkeypatch):
-    write_run(hostile_run(TEXTS[request.param]), tmp_path)
+    path = write_run(hostile_run(TEXTS[request.param]), tmp_path)
+    shutil.copy(path, tmp_path / "base.jsonl")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     return tmp_path

@@ -1,22 +1,21 @@
 """Put together command lines at random; count those that end in anything but an answer or a line.
 
-python tools/faults/command_lines.py > tools/faults/figures/command_lines.json
+python tools/faults/command_lines.py -o tools/faults/figures/command_lines.json
 
 Only commands that measure nothing are called, and options that measure are refused before they do.
-Status 0 is wrong where an option or argument has a value that no command can take.
+Status 0 is wrong where an option or argument has a value that no command can take. A second call
+with the same file goes on where the first one stopped.
 """
 
 import argparse
-import json
 import random
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import made_up_runs
-from in_process import call, raw_controls, standing_in, today
+from in_process import call, raw_controls, standing_in
+from tally import Tally, save
 
 BAD = (
     *("", " ", ",", "a,", ",,", "9" * 5000, "-1", "0", "1e400", "nan", "\x1b[31m", "\udcff"),
@@ -41,7 +40,7 @@ OPTIONS = {
 ARGUMENTS = {
     "show": ("good.jsonl",),
     "report": ("good.jsonl", "-o", "page.html"),
-    "gate": ("good.jsonl", "--baseline", "good.jsonl"),
+    "gate": ("good.jsonl", "--baseline", "before.jsonl"),
     "history": ("good.jsonl",),
     "export": ("markdown", "good.jsonl"),
     "merge": ("good.jsonl", "--results", "merged"),
@@ -92,36 +91,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=3600, help="at most")
+    parser.add_argument("--seconds", type=float, default=3600, help="at most, then go on later")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="goes on from there")
     given = parser.parse_args()
-    draw = random.Random(given.seed)
-    problems: dict[str, list[str]] = {}
+    output = given.output.resolve()
+    tally = Tally.saved(output, "command lines")
     with tempfile.TemporaryDirectory(prefix="lines-") as folder, standing_in(Path(folder)):
         made_up_runs.seal(Path("good.jsonl"), made_up_runs.rows())
-        began, tried = time.monotonic(), 0
-        while tried < given.count and time.monotonic() - began < given.seconds:
-            words, refused = drawn(draw)
-            if wrong := wrong_with(words, refused=refused):
+        made_up_runs.seal(Path("before.jsonl"), made_up_runs.rows(commit=2))
+        for number in tally.numbers(given.count, seconds=given.seconds):
+            words, refused = drawn(random.Random(f"{given.seed} {number}"))
+            wrong = wrong_with(words, refused=refused)
+            if wrong:
                 shown = " ".join(word[:40] for word in words)
-                problems.setdefault(wrong.partition(":")[0], []).append(f"{shown!a}: {wrong}")
-            tried += 1
-            if tried % 100 == 0:
-                found = {kind: len(lines) for kind, lines in problems.items()}
-                print(f"{tried}/{given.count} {found}", file=sys.stderr, flush=True)
-    kinds = ("traceback", "hang", "wrong exit 0", "raw control character")
-    json.dump(
-        {
-            "date": today(),
-            "command lines": {
-                "tried": tried,
-                **{kind: len(problems.get(kind, ())) for kind in kinds},
-                "problems": {kind: lines[:12] for kind, lines in problems.items()},
-            },
-        },
-        sys.stdout,
-        indent=1,
-    )
-    print()
+                tally.add(wrong.partition(":")[0], f"{shown!a}: {wrong}")
+    save(output, [tally])
 
 
 if __name__ == "__main__":

@@ -1,25 +1,24 @@
 """Change runs at random under a seal that fits, and TOML files; ask every reader; count surprises.
 
-python tools/faults/mutated_files.py > tools/faults/figures/mutated_files.json
+python tools/faults/mutated_files.py -o tools/faults/figures/mutated_files.json
 
 A run that is refused must be refused in one line, and by every command; one that is taken must not
-break any. Whatever is asked, a traceback, a hang, and status 0 for a refused file are wrong.
+break any. Whatever is asked, a traceback, a hang, and status 0 for a refused file are wrong. A
+second call with the same file goes on where the first one stopped.
 """
 
 import argparse
 import copy
 import json
 import random
-import sys
 import tempfile
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import made_up_runs
-from in_process import call, raw_controls, standing_in, today
+from in_process import call, raw_controls, standing_in
+from tally import Tally, save
 
 from gradbench.errors import StoreError
 from gradbench.store.jsonl import load
@@ -182,27 +181,11 @@ def attack_toml(draw: random.Random) -> Iterator[tuple[str, str]]:
 
 
 def repeated(
-    attack: Callable[[int], Iterator[tuple[str, str]]], count: int, *, seconds: float
-) -> dict[str, object]:
-    kinds: Counter[str] = Counter()
-    problems: dict[str, list[str]] = {}
-    began, tried = time.monotonic(), 0
-    while tried < count and time.monotonic() - began < seconds:
-        for kind, words in attack(tried):
-            kinds[kind] += 1
-            if words:
-                problems.setdefault(kind, []).append(f"#{tried} {words}")
-        tried += 1
-        if tried % 100 == 0:
-            print(f"{tried}/{count} {dict(kinds)}", file=sys.stderr, flush=True)
-    wrong = ("traceback", "hang", "wrong exit 0", "raw control character")
-    return {
-        "tried": tried,
-        "refused": kinds["refused"],
-        "taken": kinds["taken"],
-        **{kind: kinds[kind] for kind in wrong},
-        "problems": {kind: found[:10] for kind, found in problems.items()},
-    }
+    tally: Tally, attack: Callable[[int], Iterator[tuple[str, str]]], count: int, *, seconds: float
+) -> None:
+    for number in tally.numbers(count, seconds=seconds):
+        for kind, words in attack(number):
+            tally.add(kind, f"#{number} {words}" if words else "")
 
 
 def main() -> None:
@@ -212,19 +195,29 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=3600, help="for each kind, at most")
     parser.add_argument("--pages", type=int, default=20, help="a page of every so many runs taken")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="goes on from there")
     given = parser.parse_args()
+    output = given.output.resolve()
+    runs, toml = (Tally.saved(output, name) for name in ("runs", "TOML files"))
+
+    def draw(kind: str, number: int) -> random.Random:
+        return random.Random(f"{given.seed} {kind} {number}")
+
     with tempfile.TemporaryDirectory(prefix="mutated-") as folder, standing_in(Path(folder)):
         made_up_runs.seal(Path("good.jsonl"), made_up_runs.rows(factor=1.1, commit=2))
-        draw = random.Random(given.seed)
-        runs = repeated(
-            lambda number: attack_run(draw, page=number % given.pages == 0),
+        repeated(
+            runs,
+            lambda number: attack_run(draw("run", number), page=number % given.pages == 0),
             given.runs,
             seconds=given.seconds,
         )
-        draw = random.Random(given.seed)
-        toml = repeated(lambda _: attack_toml(draw), given.toml, seconds=given.seconds)
-    json.dump({"date": today(), "runs": runs, "TOML files": toml}, sys.stdout, indent=1)
-    print()
+        repeated(
+            toml,
+            lambda number: attack_toml(draw("TOML", number)),
+            given.toml,
+            seconds=given.seconds,
+        )
+    save(output, [runs, toml])
 
 
 if __name__ == "__main__":
