@@ -16,31 +16,34 @@ EXPECTED: Final[tuple[Cause, ...]] = ("cannot_train", "impossible", "unavailable
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One line; ``kind`` says how it should look."""
+    """One line; ``kind`` says how it should look, ``always`` that it is no line to be left out."""
 
     text: str
     kind: Literal["lost", "interference", "aside"]
+    always: bool = False
 
 
 def closing_notes(run: Run) -> list[Note]:
     """Return what a reader of the tables should know, the worst first.
 
     What has no number and should have, then what may have moved figures, then what is said for
-    completeness; where the time went stands last.
+    completeness; what cannot be had at all, in short, and where the time went stand last.
     """
     reasons = list(run_sentences.reasons(run))
-    expected = tuple(cause.replace("_", " ") for cause in EXPECTED)
-    lost = [reason for reason in reasons if not reason.startswith(expected)]
+    expected = list(run_sentences.reasons(run, causes=EXPECTED))
+    lost = [reason for reason in reasons if reason not in expected]
+    in_short = run_sentences.in_short(run, causes=EXPECTED) if len(expected) > 1 else ""
     return [
         *(Note(text, "lost") for text in lost),
         *(Note(f"possible interference: {text}", "interference") for text in _by_weight(run)),
-        *(Note(text, "aside") for text in reasons if text not in lost),
+        *(Note(text, "aside", always=not in_short) for text in expected),
         *(Note(text.replace("`", ""), "aside") for text in evaluations.sentences(View(run))),
         *(Note(text, "aside") for text in filter(None, (run_sentences.predicted(run),))),
         *(Note(text, "aside") for text in run_sentences.prediction_marks(run)),
         *(Note(text, "aside") for text in run_sentences.kept(run)),
         *(Note(text, "aside") for text in run_sentences.fused_attention(run)),
-        Note(run_sentences.spent(run), "aside"),
+        *(Note(text, "aside", always=True) for text in filter(None, (in_short,))),
+        Note(run_sentences.spent(run), "aside", always=True),
     ]
 
 

@@ -1,23 +1,44 @@
 """A run in sentences: what has no number and why, and where the time went."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
-from ..records.measurements import Measurement, Skipped
+from ..plurals import counted
+from ..records.measurements import Cause, Measurement, Skipped
 from ..records.predictions import marks
 from ..records.run import Run
 
 
-def reasons(run: Run) -> Iterator[str]:
-    """Yield each reason for a missing number once, with the cells it holds for."""
-    grouped: dict[tuple[str, str], list[str]] = {}
+def reasons(run: Run, *, causes: Collection[Cause] | None = None) -> Iterator[str]:
+    """Yield each reason for a missing number once, with the cells it holds for.
+
+    Only those of the ``causes``, where these are given.
+    """
+    for (cause, reason), cells in _cells_by_reason(run).items():
+        if causes is None or cause in causes:
+            yield f"{cause.replace('_', ' ')}: {_few(cells)}: {reason}"
+
+
+def in_short(run: Run, *, causes: Collection[Cause]) -> str:
+    """Return how many cells miss figures for reasons of these causes, and the commonest reason."""
+    grouped = {why: cells for why, cells in _cells_by_reason(run).items() if why[0] in causes}
+    cells = {cell for members in grouped.values() for cell in members}
+    (cause, reason), most = max(grouped.items(), key=lambda item: len(item[1]))
+    others = counted(len(grouped) - 1, "other reason")
+    return (
+        f"{counted(len(cells), 'cell')} without figures that cannot be had: "
+        f"{len(most)} {cause.replace('_', ' ')}: {reason}; {others}"
+    )
+
+
+def _cells_by_reason(run: Run) -> dict[tuple[Cause, str], list[str]]:
+    grouped: dict[tuple[Cause, str], list[str]] = {}
     for outcome in run.outcomes:
         if isinstance(outcome, Skipped) and outcome.cause != "unreadable":
             cells = grouped.setdefault((outcome.cause, outcome.reason), [])
             if str(outcome.cell) not in cells:
                 cells.append(str(outcome.cell))
-    for (cause, reason), cells in grouped.items():
-        yield f"{cause.replace('_', ' ')}: {_few(cells)}: {reason}"
+    return grouped
 
 
 def tracebacks(run: Run) -> Iterator[tuple[str, str]]:

@@ -11,8 +11,9 @@ from ..errors import GradbenchError, Impossible
 from ..exit_status import ExitStatus
 from ..experiment.matrix import Cell, by_block, unique
 from .app import Reference, app, check_reference, err, examples, out, say, size_in_bytes
+from .printing import print_prose
 from .request import Request, takes_request
-from .screen import Screen, print_json, shown
+from .screen import Screen, print_json
 
 if TYPE_CHECKING:
     from ..memory.predict import Predictor
@@ -193,7 +194,7 @@ def _print_unknowns(results: "Collection[Prediction | Fit]") -> None:
     unprobed = sorted({op for one in results for op in one.unprobed})
     otherwise = sorted({op for one in results for op in one.run_otherwise})
     for sentence in dict.fromkeys(f"{one.how}: {one.why_measured}" for one in results if one.how):
-        out.print(f"[yellow]{shown(sentence)}[/yellow]")
+        print_prose(sentence, style="yellow")
     checks = {one.checked_at for one in results if not one.how}
     for batch in sorted(batch for batch in checks if batch is not None):
         out.print(f"checked by measured steps at batch {batch}: equal to the byte")
@@ -201,11 +202,12 @@ def _print_unknowns(results: "Collection[Prediction | Fit]") -> None:
         some = "some are " if len(checks) > 1 else ""
         out.print(f"{some}not checked by a measured step: too large for one, or not of the CPU")
     if unprobed:
-        out.print(f"[yellow]not counted, what these need inside: {', '.join(unprobed)}[/yellow]")
+        print_prose(f"not counted, what these need inside: {', '.join(unprobed)}", style="yellow")
     if otherwise:
-        out.print(
-            f"[yellow]the device has other operators for {', '.join(otherwise)}: where it is "
-            "present, its own are predicted[/yellow]"
+        print_prose(
+            f"the device has other operators for {', '.join(otherwise)}: where it is present, its "
+            "own are predicted",
+            style="yellow",
         )
 
 
@@ -233,7 +235,7 @@ def _print_fits(
     _print_unknowns(known)
     for cell, fit in fits:
         if isinstance(fit, str):
-            out.print(f"[dim]{shown(f'{cell}: {fit}')}[/dim]")
+            print_prose(f"{cell}: {fit}", style="dim")
 
 
 def _row(cell: Cell, prediction: "Prediction | str") -> dict[str, object]:

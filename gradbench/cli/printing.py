@@ -2,19 +2,23 @@
 
 import re
 import shlex
+import textwrap
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..plurals import counted
+from ..printable import printable
 from .app import err, out
 from .screen import Screen, shown, shown_lines
 
 if TYPE_CHECKING:
     from ..analysis.advice import Advice
-    from ..analysis.closing_notes import Note
     from ..records.explanation import Explanation
     from ..records.run import Run
 
+PROSE: Final = 100
+"""Columns of prose where no terminal says how many there are."""
 NOTES: Final = 5
 """Lines beneath a run's tables, unless all are asked for."""
 
@@ -31,23 +35,40 @@ def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
     width = out.width if out.is_terminal else run_tables.WIDE
     Screen(width=width).print(run_tables.run_tables(run, reference=reference, width=width))
     for sentence in headline.answer(View(run)):
-        out.print(marked(sentence))
+        for line in wrapped(sentence):
+            out.print(marked(line))
     if run.dropped:
         err.print(f"[yellow]{shown(run.dropped)}[/yellow]")
-    *notes, last = closing_notes(run)
-    hidden = 0 if verbose or len(notes) < NOTES else len(notes) - (NOTES - 2)
     for line, traceback in run_sentences.tracebacks(run):
         out.print(f"[red]{shown(line)}[/red]\n{shown_lines(traceback)}")
-    for note in notes[: len(notes) - hidden]:
-        _print_note(note)
+    notes = closing_notes(run)
+    kept = [note for note in notes if note.always]
+    others = [note for note in notes if not note.always]
+    room = NOTES - len(kept)
+    hidden = 0 if verbose or len(others) <= room else len(others) - (room - 1)
+    for note in others[: len(others) - hidden]:
+        print_prose(note.text, style=STYLES[note.kind])
     if hidden:
-        out.print(f"[dim]{hidden} more notes: --verbose, and on the page[/dim]")
-    _print_note(last)
+        out.print(f"[dim]{counted(hidden, 'more note')}: --verbose, and on the page[/dim]")
+    for note in kept:
+        print_prose(note.text, style=STYLES[note.kind])
 
 
-def _print_note(note: "Note") -> None:
-    style = STYLES[note.kind]
-    out.print(f"[{style}]{shown(note.text)}[/{style}]")
+def print_prose(text: str, *, style: str) -> None:
+    """Print text, of others too, in lines that can be read."""
+    for line in wrapped(text):
+        out.print(f"[{style}]{shown(line)}[/{style}]")
+
+
+def wrapped(text: str) -> list[str]:
+    """Return text in lines that fit the screen; names stay whole, and what goes on is indented."""
+    return textwrap.wrap(
+        printable(text),
+        out.width if out.is_terminal else PROSE,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def marked(sentence: str) -> str:

@@ -122,4 +122,4 @@ def test_the_tail_is_the_99th_percentile_of_single_calls():
     )
     tail = View(run([latency])).tail(ON)
     assert tail.number == pytest.approx(1089, abs=1)
-    assert tail.detail.startswith("1000 single calls: p50")
+    assert tail.detail.startswith("1,000 single calls: p50")

@@ -1,5 +1,6 @@
 """What a terminal shows, as somebody new reads it: what to try, few notes, examples a line each."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -21,7 +22,7 @@ from typer.testing import CliRunner
 from gradbench.analysis import format_units
 from gradbench.cli import app
 from gradbench.cli.app import TRY
-from gradbench.cli.printing import NOTES
+from gradbench.cli.printing import NOTES, PROSE
 from gradbench.exit_status import ExitStatus
 
 COMMANDS = sorted({one.name or one.callback.__name__ for one in app.registered_commands})
@@ -78,8 +79,8 @@ def disturbed_run():
 
 
 def notes(shown):
-    """Return the lines beneath the sentence that a run ends its tables with."""
-    lines = shown.splitlines()
+    """Return the notes beneath the sentence that a run ends its tables with, each on one line."""
+    lines = re.sub(r"\n  (?! )", " ", shown).splitlines()
     last = max(i for i, line in enumerate(lines) if line.startswith(("On cpu", "Between the two")))
     return lines[last + 1 :]
 
@@ -90,12 +91,13 @@ def test_a_run_ends_with_a_few_notes_the_worst_first_and_where_the_time_went(tmp
     few = notes(shown)
     assert len(few) == NOTES
     assert few[0].startswith("crashed: ")
-    assert few[-2].endswith("more notes: --verbose, and on the page")
+    assert few[-3].endswith("more notes: --verbose, and on the page")
+    assert few[-2].startswith("cannot train: training[cpu-mlp_tiny-b8-no_grad]: ")
     assert "gradbench's own overhead" in few[-1]
     everything = notes(said("show", "--verbose", "--results", str(tmp_path)))
-    assert len(everything) == NOTES - 2 + int(few[-2].split()[0]) + 1
-    assert [line for line in everything if line.startswith("cannot train: ")]
-    assert everything[: NOTES - 2] == few[:-2]
+    assert len(everything) == NOTES - 1 + int(few[-3].split()[0])
+    assert everything[: NOTES - 3] == few[:-3]
+    assert everything[-2:] == few[-2:]
 
 
 def test_the_headline_of_the_page_stands_under_the_tables(tmp_path):
@@ -123,3 +125,34 @@ def test_help_lists_the_commonest_options_first_and_groups_the_others():
 )
 def test_a_noise_floor_is_no_percentage_beyond_a_hundred(floor, words):
     assert format_units.noise(floor) == words
+
+
+def test_reasons_that_nobody_can_mend_are_counted_with_the_commonest_however_many_notes(tmp_path):
+    made = disturbed_run()
+    refused = [
+        *(skipped(one, cause="impossible", reason="no head") for one in block(batch_size=128)),
+        skipped(cell("inference_mode", workload="training")),
+    ]
+    cells = dict.fromkeys(o.cell for o in (*made.outcomes, *refused))
+    write_run(
+        run_of([replace(made.header, cells=tuple(cells)), *made.records[1:], *refused]), tmp_path
+    )
+    few = notes(said("show", "--results", str(tmp_path)))
+    assert len(few) == NOTES
+    assert few[-2] == (
+        "6 cells without figures that cannot be had: 4 impossible: no head; 1 other reason"
+    )
+    everything = notes(said("show", "--verbose", "--results", str(tmp_path)))
+    assert few[-2] in everything
+    assert [line for line in everything if line.startswith("impossible: ")]
+
+
+def test_prose_is_no_wider_than_tables_where_there_is_no_terminal(tmp_path):
+    write_run(disturbed_run(), tmp_path)
+    shown = said("show", "--verbose", "--results", str(tmp_path))
+    prose = notes(shown)
+    assert (
+        max(map(len, prose))
+        > PROSE
+        >= max(map(len, shown[shown.index("crashed: ") :].splitlines()))
+    )
