@@ -8,6 +8,7 @@ from .. import devices, runner
 from ..analysis import format_units
 from ..analysis.advice import Advice
 from ..analysis.commands import again
+from ..devices import host_memory
 from ..errors import Impossible
 from ..experiment.matrix import AS_IS, GRAD_MODES, Cell
 from ..experiment.plan import Plan
@@ -150,7 +151,8 @@ def _memory(question: Question, facts: Mapping[str, Fact]) -> tuple[int, str]:
     for name, whose in (
         (f"{question.cell.device} gpu_memory_bytes", "this GPU's memory"),
         ("gpu_memory_bytes", "this GPU's memory"),
-        ("memory_bytes", "this machine's memory"),
+        ("memory_limit_bytes", host_memory.CONTAINER),
+        ("memory_bytes", host_memory.MACHINE),
     ):
         nbytes = facts.get(name)
         if isinstance(nbytes, int):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import nn
 
 from ..call_threads import CallThreads
+from ..plurals import counted
 from .saved_tensors import ModuleFrames
 from .storage_tracker import Creation, StorageTracker
 
@@ -67,5 +68,5 @@ def named(births: Sequence[Creation], *, most: int = 3) -> str:
         totals[name] = totals.get(name, 0) + birth.nbytes
     ranked = sorted(totals.items(), key=lambda item: -item[1])
     words = [f"{nbytes // STEPS:,} B a step made by {name}" for name, nbytes in ranked[:most]]
-    more = [f"and {len(ranked) - most} more places"] if len(ranked) > most else []
+    more = [f"and {counted(len(ranked) - most, 'more place')}"] if len(ranked) > most else []
     return "; ".join([*words, *more])

@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from .. import devices
+from ..devices import host_memory
 from ..errors import DeviceUnavailable
 from ..experiment.plan import PROTOCOL
 from ..git import GitError, git
@@ -38,7 +39,7 @@ def capture(device_names: Iterable[str]) -> Environment:
         "cores": len(host_system.usable_cores()),
         **_process_starts(),
         "cores_physical": psutil.cpu_count(logical=False) or "unknown: psutil reports none",
-        "memory_bytes": psutil.virtual_memory().total,
+        **_memory(),
         "load_before": round(psutil.getloadavg()[0], 2),
     }
     for name in sorted({"cpu", *device_names}):  # a GPU's times depend on the host too
@@ -70,6 +71,13 @@ def busy_cores(seconds: float) -> float:
     """Return how many cores others kept busy, watched for that long."""
     count = psutil.cpu_count() or 1
     return psutil.cpu_percent(interval=seconds) / 100 * count
+
+
+def _memory() -> dict[str, Fact]:
+    """Return the machine's memory, and the limit of this container where there is a lower one."""
+    nbytes, whose = host_memory.whole_bytes()
+    limit = {"memory_limit_bytes": nbytes} if whose == host_memory.CONTAINER else {}
+    return {"memory_bytes": psutil.virtual_memory().total, **limit}
 
 
 def _process_starts() -> dict[str, Fact]:
