@@ -13,14 +13,20 @@ class GradbenchError(Exception):
 
 
 class UnknownName(GradbenchError):
-    """A name that no catalogue knows; carries ``axis`` and ``name`` for whoever can say where."""
+    """A name that no catalogue knows; carries ``axis`` and ``name`` for whoever can say where.
 
-    def __init__(self, axis: str, name: str, known: Iterable[str]) -> None:
+    ``meant`` is the known name that it stands for elsewhere, ``note`` what else helps.
+    """
+
+    def __init__(
+        self, axis: str, name: str, known: Iterable[str], *, meant: str = "", note: str = ""
+    ) -> None:
         self.axis, self.name = axis, name
         known = sorted(known)
-        close = get_close_matches(name, known, n=1)
+        close = [meant] if meant else get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-        super().__init__(f"unknown {axis.replace('_', ' ')} {name!r}: {hint}")
+        more = f" ({note})" if note else ""
+        super().__init__(f"unknown {axis.replace('_', ' ')} {name!r}: {hint}{more}")
 
 
 class Impossible(GradbenchError):

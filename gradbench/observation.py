@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .analysis import format_units
 from .call_threads import CallThreads
 from .lazy_results import check_done
 from .memory.called_modules import called_modules
 from .memory.leaves import nodes
 from .memory.saved_tensors import SavedTensors, users_line
 from .memory.storages import shape
+from .plurals import counted
 from .workloads.trees import tensors
 
 MANY: Final = 5
@@ -139,7 +141,7 @@ class Observation:
         saved = (
             "what is saved is not known"
             if self.saved is None or self.saved_bytes is None
-            else f"{self.saved} tensor{'s' * (self.saved != 1)}, {self.saved_bytes:,} B saved"
+            else f"{counted(self.saved, 'tensor')}, {format_units.size(self.saved_bytes)} saved"
         )
         lines = [
             f"entered with {self.entry}; graph {'built' if self.graph_built else 'not built'}; "

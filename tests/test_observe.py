@@ -313,7 +313,7 @@ def test_the_repr_has_a_line_for_each_finding_with_its_cure_and_stays_short():
     )
     unused = "gets no gradient, not used: use it in forward, or freeze it: requires_grad_(False)"
     assert repr(seen).splitlines() == [
-        "Observation: entered with grad on; graph built; 2 tensors, 2,048 B saved",
+        "Observation: entered with grad on; graph built; 2 tensors, 2 KiB saved",
         "  LEAKED: left with grad off (nets.py:12 in forward): enter the mode by a with statement, "
         "which puts back what was there",
         *(f"  layer{i}.weight {unused}" for i in range(5)),

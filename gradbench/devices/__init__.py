@@ -369,11 +369,24 @@ DEVICES: Final[Mapping[str, Callable[[str], Device]]] = {
 }
 
 
+MEANT: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("gpu", "nvidia", "amd", "hip", "rocm"), "cuda"),
+    "intel": "xpu",
+    "apple": "mps",
+    "metal": "mps",
+}
+"""What people call a family otherwise; ROCm's torch calls it ``cuda``, too."""
+
+
 def find(name: str) -> Device:
     """Return the device called ``cpu``, ``cuda`` or ``cuda:N``, and so on; raise `UnknownName`."""
     family, separator, index = name.partition(":")
     if family not in DEVICES or (separator and not (index.isdecimal() and family != "cpu")):
-        raise UnknownName("device", name, (*DEVICES, "cuda:0"))
+        lower = family.lower()
+        meant = MEANT.get(lower, lower if lower in DEVICES else "")
+        meant = f"{meant}{separator}{index}" if meant and separator else meant
+        here = f"this machine has {', '.join(available())}"
+        raise UnknownName("device", name, (*DEVICES, "cuda:0"), meant=meant, note=here)
     return DEVICES[family](name)
 
 

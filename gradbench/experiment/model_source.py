@@ -14,6 +14,12 @@ DTYPES: Final = (
     *("float32", "float64", "float16", "bfloat16", "complex64", "complex128"),
     *("int64", "int32", "int16", "int8", "uint8", "bool"),
 )
+HIGHEST: Final = {
+    **{f"int{bits}": 2 ** (bits - 1) - 1 for bits in (8, 16, 32, 64)},
+    "uint8": 2**8 - 1,
+    "float16": 65504,
+}
+"""The highest number of a dtype that has no higher ones which an option can say."""
 LIBRARIES: Final = ("timm", "torchvision", "transformers")
 """Packages whose models go by a name of theirs: ``timm:resnet18``."""
 
@@ -64,6 +70,7 @@ def parse_input(text: str) -> tuple[InputTensor, int | None]:
     below = int(match["below"]) if match["below"] else None
     if below == 0 or (below is not None and dtype.startswith(("bool", "complex"))):
         raise Impossible(f"input {text!r}: <HIGH is above 0, of whole or floating numbers")
+    _check_high(text, below, dtype)
     batch = None
     if BATCH not in sizes:
         if len(sizes) < 2 and not (match["name"] or dtype):
@@ -73,6 +80,18 @@ def parse_input(text: str) -> tuple[InputTensor, int | None]:
         InputTensor(shape=tuple(sizes), name=match["name"] or "", dtype=dtype, below=below),
         batch,
     )
+
+
+def _check_high(text: str, below: int | None, dtype: str) -> None:
+    """Raise `Impossible` where numbers below ``below`` are none of the dtype's."""
+    highest = HIGHEST.get(dtype)
+    if below is None or highest is None:
+        return
+    most = highest if dtype.startswith("float") else highest + 1  # whole numbers stay below it
+    if below > most:
+        raise Impossible(
+            f"input {text!r}: {dtype} has numbers up to {highest}, so <HIGH is {most} at most"
+        )
 
 
 def _size(part: str, text: str) -> int | str:

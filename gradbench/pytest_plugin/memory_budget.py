@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -11,6 +11,7 @@ import pytest
 from ..analysis import format_units
 from ..errors import DeviceUnavailable, UnknownName, WrongDevice
 from ..lazy_results import LazyResult
+from ..plurals import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,8 +68,7 @@ def _budgeted(item: pytest.Item, markers: Sequence[pytest.Mark]) -> Generator[No
     __tracebackhide__ = True
     given = {name: limit for marker in reversed(markers) for name, limit in marker.kwargs.items()}
     limits = _limits(tuple(arg for one in markers for arg in one.args), given, item.nodeid)
-    if not given.keys() & set(LIMITS):
-        pytest.fail(f"{MARKER} names no limit: give {', '.join(LIMITS)}", pytrace=False)
+    _check_named(given.keys())
     if not isinstance(item, pytest.Function):
         pytest.fail(
             f"{MARKER} holds on test functions and not on a {type(item).__name__}: "
@@ -89,6 +89,17 @@ def _budgeted(item: pytest.Item, markers: Sequence[pytest.Mark]) -> Generator[No
             pytrace=False,
         )
     return result
+
+
+def _check_named(names: Collection[str]) -> None:
+    """Fail a budget that names no limit: nothing of it could ever fail."""
+    __tracebackhide__ = True
+    if not set(names) & set(LIMITS):
+        pytest.fail(
+            f"{MARKER} names no limit: give {', '.join(LIMITS)} "
+            "(gradbench.memory_usage measures without any)",
+            pytrace=False,
+        )
 
 
 class _Budgeted:
@@ -151,9 +162,9 @@ def _run_through(test: Callable[[], object]) -> object:
 def memory_budget(request: pytest.FixtureRequest) -> Iterator[Callable[..., "Usage"]]:
     """Return a function that calls another under limits and returns what it used.
 
-    ``memory_budget(model, x, peak="10 MiB", saved=0, leaked=0)`` calls ``model(x)``; a limit that
-    is not given is not held. Keyword arguments for the call itself go in ``kwargs``. A test that
-    passes without a call of it has an error: nothing was measured.
+    ``memory_budget(model, x, peak="10 MiB", saved=0, leaked=0)`` calls ``model(x)``; at least one
+    limit must be given, and the others are not held. Keyword arguments for the call itself go in
+    ``kwargs``. A test that passes without a call of it has an error: nothing was measured.
     """
     called = False
 
@@ -170,6 +181,7 @@ def memory_budget(request: pytest.FixtureRequest) -> Iterator[Callable[..., "Usa
         nonlocal called
         called = True
         limits = _limits((), {"peak": peak, "saved": saved, "leaked": leaked}, MARKER)
+        _check_named(limits)
         call = partial(function, *args, **(kwargs or {}))
         usage = _used(call, device=device, limits=limits, everything=True)
         _hold(usage, limits)
@@ -267,7 +279,11 @@ def _peak(usage: "Usage", limit: int) -> str:
     return (
         f"memory peak of {_size(usage.peak_bytes)} exceeds the limit of {_size(limit)}; "
         f"at the peak: {', '.join(parts[:MAX_NAMED])}"
-        + (f", and {len(parts) - MAX_NAMED} more places" if len(parts) > MAX_NAMED else "")
+        + (
+            f", and {counted(len(parts) - MAX_NAMED, 'more place')}"
+            if len(parts) > MAX_NAMED
+            else ""
+        )
     )
 
 
@@ -292,7 +308,11 @@ def _saved(usage: "Usage", limit: int) -> str:
     return (
         f"{_size(usage.saved_bytes)} saved for backward exceed the limit of {_size(limit)}; {graph}"
         + "; ".join(f"{_size(nbytes)} {place}" for place, nbytes in ranked[:MAX_NAMED])
-        + (f"; and {len(ranked) - MAX_NAMED} more places" if len(ranked) > MAX_NAMED else "")
+        + (
+            f"; and {counted(len(ranked) - MAX_NAMED, 'more place')}"
+            if len(ranked) > MAX_NAMED
+            else ""
+        )
     )
 
 

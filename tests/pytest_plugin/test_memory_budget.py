@@ -386,8 +386,8 @@ FIXTURE = f"""
         usage = memory_budget(net, x, peak={PEAK}, saved={SAVED}, leaked=0)
         assert (usage.peak_bytes, usage.saved_bytes, usage.leaked_bytes) == ({PEAK}, {SAVED}, 0)
 
-    def test_no_limits(memory_budget, net, x):
-        assert memory_budget(net, x).leaked_bytes is None
+    def test_not_asked(memory_budget, net, x):
+        assert memory_budget(net, x, saved={SAVED}).leaked_bytes is None
 
     def test_keywords(memory_budget, net, x):
         memory_budget(net, kwargs={{"input": x}}, peak={PEAK})
@@ -406,7 +406,7 @@ FIXTURE = f"""
 
 def test_the_fixture_holds_one_call_to_its_limits_and_returns_what_it_used(verdicts):
     found = verdicts(FIXTURE)
-    for name in ("test_within", "test_no_limits", "test_keywords", "test_raises"):
+    for name in ("test_within", "test_not_asked", "test_keywords", "test_raises"):
         assert found[name] == Verdict("passed")
     assert found["test_over"].words == (
         f"{OVER}128 B saved for backward exceed the limit of 0 B; a graph is built here: "
@@ -749,6 +749,9 @@ NO_LIMIT = """
 
     async def coroutine(): pass
 
+    def test_fixture_bare(memory_budget):
+        memory_budget(list)
+
     def test_generator(memory_budget):
         memory_budget(lazy, saved=0)
 
@@ -763,8 +766,11 @@ NO_LIMIT = """
 def test_what_measures_nothing_fails_in_one_line(verdicts):
     found = verdicts(NO_LIMIT)
     assert {name: verdict.words for name, verdict in found.items()} == {
-        "test_bare": "Failed: memory_budget names no limit: give peak, saved, leaked",
-        "test_device_alone": "Failed: memory_budget names no limit: give peak, saved, leaked",
+        **dict.fromkeys(
+            ("test_bare", "test_device_alone", "test_fixture_bare"),
+            "Failed: memory_budget names no limit: give peak, saved, leaked "
+            "(gradbench.memory_usage measures without any)",
+        ),
         "test_generator": "Failed: memory_budget: the call returned a generator, and what that "
         "stands for has not run: give what runs it, such as lambda: list(f()), or what keeps it "
         "and returns None",
