@@ -7,6 +7,7 @@ from matplotlib.ticker import FuncFormatter
 
 from ...analysis import format_units
 from ...analysis.explanation import Difference, Part
+from ...plurals import plural
 from .style import LIGHT, ROW, Theme, drawn_in, figure_of, inset, room, short
 
 MOST = 15
@@ -59,6 +60,6 @@ def difference(panels: Sequence[Difference], *, theme: Theme = LIGHT, most: int 
 
 def _beside(part: Part) -> str:
     nodes, saved_bytes = part.counts.nodes, part.counts.saved_bytes
-    words = [f"{nodes:+,} node{'s' * (abs(nodes) != 1)}"] if nodes else []
+    words = [f"{nodes:+,} {plural(abs(nodes), 'node')}"] if nodes else []
     words += [f"{format_units.size(saved_bytes)} saved"] if saved_bytes else []
     return ", ".join(words)

@@ -91,7 +91,8 @@ def forest(
         times.set_xlabel(f"step time over {reference}, log scale; left is faster")
         memory.set_xlabel(f"memory over {reference} (exact: no interval)")
         say_cut(figure, len(shown), len(every))
-        mode_legend(figure, theme, [m for m in GRAD_MODES if m != reference])
+        drawn = {cell.grad_mode for _, cells in shown for cell in cells} - {reference}
+        mode_legend(figure, theme, drawn)
     return figure
 
 

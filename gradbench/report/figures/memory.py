@@ -269,8 +269,7 @@ def timeline(run: Run | View, *, theme: Theme = LIGHT, most: int = FEW) -> Figur
         handles = [
             Patch(facecolor=theme.parts[p], label=PART_WORDS[p]) for p in PARTS if p in drawn
         ]
-        if handles:
-            top_legend(figure, handles, columns=min(4, len(handles)))
+        top_legend(figure, handles, columns=min(4, len(handles)))
     return figure
 
 

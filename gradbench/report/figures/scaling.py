@@ -67,13 +67,14 @@ def scaling(run: Run | View, *, theme: Theme = LIGHT, most: int = FAMILIES) -> F
         ]:
             axes.set_axis_off()
         say_cut(figure, len(shown), len(every), "families")
-        mode_legend(figure, theme, GRAD_MODES)
+        mode_legend(figure, theme, {c.grad_mode for _, _, members in shown for c in members})
     return figure
 
 
 def families(view: View) -> list[tuple[str, str, list[Cell]]]:
     """Return names, variables, and the cells that differ only in mode and variable, in two values.
 
+    Where no cell of a family has a figure, there is nothing to draw of it.
     Variables are the batch size and what a model's name may give: depth, width, resolution.
     """
     known = [
@@ -88,7 +89,8 @@ def families(view: View) -> list[tuple[str, str, list[Cell]]]:
             if linear_scaling.value(cell, variable) is not None:
                 groups.setdefault(linear_scaling.apart_from(cell, variable).block, []).append(cell)
         for block, cells in groups.items():
-            if len({linear_scaling.value(cell, variable) for cell in cells}) > 1:
+            several = len({linear_scaling.value(cell, variable) for cell in cells}) > 1
+            if several and any(_height(view, cell, m) for cell in cells for m in (TIME, PEAK)):
                 name = block.family if variable == "batch_size" else str(block)
                 families.append((name, variable, cells))
     return sorted(

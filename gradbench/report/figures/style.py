@@ -1,7 +1,7 @@
 """How every figure looks: colours and shapes by mode and by part of memory, fonts, axes."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Final
@@ -194,17 +194,20 @@ def inset(figure: Figure, *, left: float, right: float, top: float, bottom: floa
     )
 
 
-def mode_legend(figure: Figure, theme: Theme, modes: Sequence[str]) -> None:
-    """Say which colour and shape is which mode, at the top."""
+def mode_legend(figure: Figure, theme: Theme, modes: Collection[str]) -> None:
+    """Say which colour and shape is which of the modes that are drawn, at the top."""
     handles = [
         Line2D([], [], color=theme.modes[m], marker=MARKERS[m], linestyle="none", label=m)
-        for m in modes
+        for m in GRAD_MODES
+        if m in modes
     ]
     top_legend(figure, handles)
 
 
 def top_legend(figure: Figure, handles: Sequence[object], *, columns: int | None = None) -> None:
-    """Put a legend along the top, at the left, where a narrow screen shows it."""
+    """Put a legend along the top, at the left, where a narrow screen shows it; none of nothing."""
+    if not handles:
+        return
     figure.legend(
         handles=handles,
         loc="upper left",

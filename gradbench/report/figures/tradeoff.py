@@ -81,7 +81,7 @@ def tradeoff(
             y=(BOTTOM + height - TOP) / 2 / height,  # beside the panels, below the legend
         )
         say_cut(figure, len(shown), len(every))
-        mode_legend(figure, theme, GRAD_MODES)
+        mode_legend(figure, theme, {reference, *(cell.grad_mode for cell in points)})
     return figure
 
 
