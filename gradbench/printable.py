@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any, Final
 
+from .plurals import counted
+
 LONGEST_LINE: Final = 2000
 """Characters of one line that says what is wrong; a name in it may have any length."""
 
@@ -73,7 +75,7 @@ def one_line(text: str, *, longest: int = LONGEST_LINE) -> str:
     text = printable(text)
     if len(text) <= longest:
         return text
-    return f"{text[:longest]}… ({len(text) - longest:,} more characters)"
+    return f"{text[:longest]}… ({counted(len(text) - longest, 'more character')})"
 
 
 def without_commands(text: str) -> str:

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Final
 
 from .errors import speaking
+from .plurals import counted
 
 OURS: Final = str(Path(__file__).parent)
 MOST_FRAMES: Final = 12
@@ -27,7 +28,7 @@ def users_traceback(error: BaseException) -> str:
     if not frames and not isinstance(error, SyntaxError):
         return ""
     left_out = len(frames) - MOST_FRAMES
-    cut = [f"  ({left_out} calls before)\n"] if left_out > 0 else []
+    cut = [f"  ({counted(left_out, 'call')} before)\n"] if left_out > 0 else []
     lines = [*cut, *traceback.format_list(frames[-MOST_FRAMES:])]
     return "".join([*lines, *traceback.format_exception_only(error)]).rstrip("\n")
 

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from ..plurals import counted
 from ..records.measurements import NOT_GUARANTEED, Fact, Measurement
 from ..records.run import Run
 from ..store.comparability import MIXED
@@ -167,7 +168,7 @@ def _symptoms(run: Run) -> list[str]:
     lines = []
     for (name, remedy), blocks in blocks_by_symptom.items():
         (block, sentence), *more = blocks.items()
-        rest = f" and {len(more)} more block{'s' * (len(more) != 1)}" if more else ""
+        rest = f" and {counted(len(more), 'more block')}" if more else ""
         lines.append(f"{name}: {sentence} in {block}{rest}; {remedy}")
     return lines
 
@@ -177,7 +178,7 @@ def before_a_run(facts: Mapping[str, Fact]) -> list[Finding]:
     warnings = []
     busy = facts.get("others_busy_cores")
     if isinstance(busy, int | float) and busy > 0.5:
-        sentence = f"other processes keep {busy:.1f} of {facts.get('cores')} cores busy"
+        sentence = f"other processes keep {busy:.1f} cores busy, of {facts.get('cores')}"
         warnings.append(Finding("other work", sentence, "stop it first, or expect wider intervals"))
     warnings += _load(facts) if busy is None else []  # watched, it says more than a past load
     governor = str(facts.get("cpu_governor", ""))
@@ -241,5 +242,5 @@ def _load(facts: Mapping[str, Fact]) -> list[Finding]:
     load, cores = facts.get("load_before"), facts.get("cores")
     if not (isinstance(load, int | float) and isinstance(cores, int)) or load <= BUSY * cores:
         return []
-    sentence = f"it was {load:.2f} on {cores} cores before the run"
+    sentence = f"it was {load:.2f} on {counted(cores, 'core')} before the run"
     return [Finding("load", sentence, "stop other work first")]

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from ..experiment.matrix import GRAD_MODES, Cell
+from ..plurals import counted, plural
 from ..records.run import Run
 from ..stats.estimates import noise_floor
 from ..stats.verdicts import Verdict
@@ -102,7 +103,7 @@ def _time(view: View, cells: Sequence[Cell]) -> str:
     points = sure or [point for point, _ in changes]
     least, most = min(points), max(points)
     counts = Counter(verdict for _, verdict in changes)
-    share = f"({tally(counts)} of {len(changes)} comparisons)"
+    share = f"({tally(counts)} of {counted(len(changes), 'comparison')})"
     if most < 1 and counts[Verdict.BETTER]:
         return f"take {_to(_percent(1 - most), _percent(1 - least))} less time {share}"
     if not counts[Verdict.BETTER] and not counts[Verdict.WORSE]:
@@ -123,7 +124,7 @@ def _between(view: View, cells: Sequence[Cell]) -> str:
         return ""
     floor = format_units.noise(max(floor for _, _, floor in changes))
     counts = Counter(verdict for _, verdict, _ in changes)
-    blocks = f"{len(changes)} block{'s' * (len(changes) != 1)}"
+    blocks = counted(len(changes), "block")
     phrases = []
     for verdict, word in ((Verdict.BETTER, "faster"), (Verdict.WORSE, "slower")):
         sizes = [abs(point - 1) for point, given, _ in changes if given == verdict]
@@ -134,7 +135,7 @@ def _between(view: View, cells: Sequence[Cell]) -> str:
             phrases.append(f"{word} in {len(sizes)} of {blocks}, by {by}")
     if not phrases:
         nothing = "Between the two no difference in time shows beyond the noise floor"
-        whose = f"of the inference block{'s' * (len(changes) != 1)}"
+        whose = f"of the {plural(len(changes), 'inference block')}"
         return f"{nothing} {whose}, {floor} at most."
     rest = counts[Verdict.SAME] + counts[Verdict.INCONCLUSIVE]
     end = f"; in the other {rest} no difference shows beyond the noise floor" if rest else ""
@@ -151,7 +152,7 @@ def asides(run: Run | View) -> list[str]:
     ]
     if refused:
         modes = ", ".join(f"`{m}`" for m in dict.fromkeys(c.grad_mode for c in refused))
-        tried = f"Training inside {modes} was tried in {len(refused)} cells"
+        tried = f"Training inside {modes} was tried in {counted(len(refused), 'cell')}"
         sentences.append(f"{tried} and cannot work: torch records no graph there.")
     for workload, what in (
         ("training_reenabled", "Training with grad re-enabled inside a mode"),
@@ -165,7 +166,7 @@ def asides(run: Run | View) -> list[str]:
         if verdicts:
             points = [r.point for c in cells if (r := view.change(c, TIME, REFERENCE))]
             span = _to(format_units.factor(min(points)), format_units.factor(max(points)))
-            counts = f"{tally(verdicts)} of {verdicts.total()} comparisons"
+            counts = f"{tally(verdicts)} of {counted(verdicts.total(), 'comparison')}"
             sentences.append(f"{what} takes {span} times as long as under `{REFERENCE}`: {counts}.")
     return sentences + evaluations.sentences(view)
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Final, TypeVar
 
 from ..experiment.matrix import Block, Cell, by_block
+from ..plurals import counted
 from ..records.measurements import Measurement, Outcome, Skipped
 from ..records.predictions import marks
 from ..records.run import Run
@@ -164,7 +165,8 @@ class View:
         text = (
             f"{format_units.factor(change.point)} {format_units.interval(change.low, change.high)}"
         )
-        detail = f"{change.rounds} pairs; a change of {change.detectable:.1%} would have been seen"
+        pairs = counted(change.rounds, "pair")
+        detail = f"{pairs}; a change of {change.detectable:.1%} would have been seen"
         return Value(text, detail, change.point, verdict)
 
     def throughput(self, cell: Cell) -> Value:
@@ -189,7 +191,9 @@ class View:
         )
         last = figures["latency_p99"].point
         return Value(
-            format_units.duration(last), f"{len(measured.values)} single calls: {percentiles}", last
+            format_units.duration(last),
+            f"{counted(len(measured.values), 'single call')}: {percentiles}",
+            last,
         )
 
 
@@ -206,7 +210,7 @@ def outcome_value(outcome: Outcome | None, figure: Estimate | None) -> Value:
         detail = "; ".join((f"{figure.point:,.0f} {outcome.unit}", *marks(outcome.notes)))
         return Value(text, detail, figure.point)
     low, high = (format_units.quantity(end, outcome.unit) for end in (figure.low, figure.high))
-    return Value(text, f"{low} to {high} in {figure.rounds} rounds", figure.point)
+    return Value(text, f"{low} to {high} in {counted(figure.rounds, 'round')}", figure.point)
 
 
 def spaced(name: str) -> str:

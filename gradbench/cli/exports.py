@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import Impossible, UnknownName
+from ..plurals import counted
 from ..printable import without_commands
 from .app import Results, app, err, examples, one_line_errors, out
 from .screen import shown
@@ -78,12 +79,13 @@ def export(
         else:
             written = write(exported, output, folder=format_.folder)
             where = output if format_.folder else written[0]
-            count = f"  ({len(written)} files)" if format_.folder else ""
+            count = f"  ({counted(len(written), 'file')})" if format_.folder else ""
             out.print(shown(str(where)) + count)
         if exported.left_out:
+            many = counted(len(exported.left_out), "outcome")
             err.print(
-                f"[yellow]{len(exported.left_out)} outcomes have no place in {format_name}, such "
-                f"as {shown(exported.left_out[0])}; export markdown names all reasons[/yellow]"
+                f"[yellow]no place in {format_name} for {many}, "
+                f"such as {shown(exported.left_out[0])}; export markdown names all reasons[/yellow]"
             )
 
 

@@ -8,6 +8,7 @@ import typer
 
 from ..errors import Impossible
 from ..exit_status import ExitStatus
+from ..plurals import counted
 from ..records import selfcheck as records
 from ..records.selfcheck import CPU, Check
 from ..store.jsonl import check_writable
@@ -103,7 +104,7 @@ def selfcheck(
 
             width = out.width if out.is_terminal else run_tables.WIDE + 40
             Screen(width=width).print(run_tables.check_table(checks))
-            where = f"{facts['cpu']}, {facts['cores']} cores, torch {facts['torch']}"
+            where = f"{facts['cpu']}, {counted(facts['cores'], 'core')}, torch {facts['torch']}"
             _say_where(where, facts, path)
     _end(checks, strict=strict)
 

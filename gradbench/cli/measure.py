@@ -13,6 +13,7 @@ from ..errors import BadModel, Impossible
 from ..exit_status import ExitStatus
 from ..experiment import shards, toml_config
 from ..experiment.matrix import GRAD_MODES, by_block
+from ..plurals import counted
 from ..store.jsonl import check_writable
 from . import standard_streams
 from .app import (
@@ -52,9 +53,8 @@ def list_cells(request: Request) -> None:
         why = preflight.obstacle(cell, models)
         skipped += why is not None
         out.print(shown(str(cell)) + (f"  [dim]skipped here: {shown(why[1])}[/dim]" if why else ""))
-    blocks = len(by_block(cells))
-    many = f"{blocks} block{'s' * (blocks != 1)}"
-    out.print(f"{len(cells)} cell{'s' * (len(cells) != 1)} in {many}, {skipped} skipped here")
+    blocks = counted(len(by_block(cells)), "block")
+    out.print(f"{counted(len(cells), 'cell')} in {blocks}, {skipped} skipped here")
 
 
 @app.command(
@@ -224,7 +224,7 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
         refresh_per_second=2,  # drawing takes time from what is measured
         disable=not err.is_terminal,
     )
-    task = bar.add_task(f"{cells} cell{'s' * (cells != 1)}: loading torch", total=None)
+    task = bar.add_task(f"{counted(cells, 'cell')}: loading torch", total=None)
     printed: list[str] = []
 
     def listen(event: "Progress") -> None:
@@ -258,6 +258,6 @@ def _say_what_is_kept(path: Path) -> None:
     kept = load(path)
     total = len(by_block(kept.header.cells))
     err.print(
-        f"stopped: {total - len(kept.unfinished())} of {total} blocks are kept; "
+        f"stopped: {total - len(kept.unfinished())} of {counted(total, 'block')} are kept; "
         f"go on with: {shown(resume_command(kept, path.parent))}"
     )

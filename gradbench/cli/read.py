@@ -7,6 +7,7 @@ import typer
 
 from ..errors import UnknownName
 from ..experiment.matrix import GRAD_MODES, by_block
+from ..plurals import counted
 from ..records import selfcheck, semantics
 from .app import (
     Reference,
@@ -141,7 +142,7 @@ def runs(
                 state = "still going"
             else:
                 state = shown(f"cut short: {resume_command(one, where)}")
-            blocks = f"{total - len(one.unfinished())} of {total} blocks"
+            blocks = f"{total - len(one.unfinished())} of {counted(total, 'block')}"
             out.print(f"{shown(one.name)}  {blocks}  {state}")
         for complaint in [*moved, *warnings]:
             err.print(f"[yellow]{shown(complaint)}[/yellow]")

@@ -19,6 +19,7 @@ from ..errors import GradbenchError, Impossible
 from ..experiment.plan import Plan
 from ..gate.decide import percent
 from ..lazy_results import check_done
+from ..plurals import counted
 from ..records.measurements import Fact
 from ..runner.interleave import FEWEST, Interleaving, Stop, Warmth, warm_up
 from ..runner.meters import StepTime
@@ -54,7 +55,7 @@ class Comparison:
         return (
             f"{self.verdict}: {percent(change.point)} "
             f"[{percent(change.low)}, {percent(change.high)}], {times[0]} -> {times[1]} a call, "
-            f"{change.rounds} round{'s' * (change.rounds != 1)}"
+            f"{counted(change.rounds, 'round')}"
             + "".join(f"; {name}: {words}" for name, words in self.notes.items())
         )
 

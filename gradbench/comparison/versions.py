@@ -16,6 +16,7 @@ from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
 from ..gate.figure_verdicts import FigureVerdict
 from ..gate.result import GateResult, NotCompared
+from ..plurals import counted
 from ..runner import host_system
 from ..stats import estimates, table_rule
 from ..stats.estimates import MIN_DETECTABLE_EFFECT
@@ -41,7 +42,7 @@ class Effort:
     def __post_init__(self) -> None:
         if self.processes < table_rule.FEWEST:
             raise Impossible(
-                f"{self.processes} processes cannot outvote a disturbed one: "
+                f"{counted(self.processes, 'process')} cannot outvote a disturbed one: "
                 f"{table_rule.FEWEST} at least"
             )
         if not MIN_DETECTABLE_EFFECT <= self.threshold < 1:
@@ -101,7 +102,7 @@ class Comparison:
     def _progress(self, cells: Sequence[Cell], round_number: int) -> str:
         left = self.open(cells)
         settled = len(cells) - len(left)
-        words = f"replicate {round_number}: {settled} of {len(cells)} cells settled"
+        words = f"replicate {round_number}: {settled} of {counted(len(cells), 'cell')} settled"
         if left and round_number >= self._rule.first:
             named = ", ".join(map(str, left[:3]))
             more = f" and {len(left) - 3} more" if len(left) > 3 else ""

@@ -5,6 +5,7 @@ from dataclasses import MISSING, Field, dataclass, fields, replace
 from typing import Any, Final, get_args
 
 from ..errors import Impossible, UnknownName
+from ..plurals import counted
 from ..printable import one_line
 
 Value = str | int
@@ -55,7 +56,9 @@ class Axis:
         elif not isinstance(value, str) or not value.strip():
             raise Impossible(f"{self.name} must be a name, not {_brief(value)}")
         elif len(value) > LONGEST_NAME:
-            raise Impossible(f"{self.name} has {len(value):,} characters: {LONGEST_NAME} at most")
+            raise Impossible(
+                f"{self.name} has {counted(len(value), 'character')}: {LONGEST_NAME} at most"
+            )
 
 
 def axes_of(cell: type[Any]) -> Mapping[str, Axis]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import Impossible
+from ..plurals import counted
 from .matrix import Cell, by_block
 
 
@@ -27,10 +28,10 @@ class Shard:
         """
         blocks = list(by_block(cells).values())
         if len(blocks) < self.count:
-            many = f"{len(blocks)} block{'s' * (len(blocks) != 1)}"
+            many = counted(len(blocks), "block")
             raise Impossible(
-                f"{self.count} shards for {many}: a block is measured in one piece, so take "
-                f"{max(1, len(blocks))} at most"
+                f"{counted(self.count, 'shard')} for {many}: a block is measured in one piece, so "
+                f"take {max(1, len(blocks))} at most"
             )
         return [cell for members in blocks[self.index - 1 :: self.count] for cell in members]
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ..analysis import dataframes, format_units
+from ..plurals import counted
 from ..printable import printable
 from ..records.run import Run
 from ..stats.estimates import Estimate
@@ -55,8 +56,8 @@ def _extra(run: Run, figure: Figure) -> str:
     elif estimate.rounds == 1:
         how = "one reading"
     else:
-        how = f"median of {estimate.rounds} rounds"
+        how = f"median of {counted(estimate.rounds, 'round')}"
         if figure.name.startswith("latency_p"):
-            how = f"percentile of {estimate.rounds} single calls"
+            how = f"percentile of {counted(estimate.rounds, 'single call')}"
     torch = printable(str(facts.get("torch")))
     return f"{how}\n{format_units.quantity(estimate.point, figure.unit)}\ntorch {torch}"

@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 from ..analysis import dataframes, format_units
 from ..experiment.matrix import Block
 from ..gate.figure_verdicts import FigureVerdict
+from ..plurals import counted
 from ..printable import printable
 from ..records.measurements import Outcome, Skipped
 from ..records.run import Run
@@ -85,7 +86,7 @@ def _add_outcome(case: ET.Element, outcome: Outcome) -> None:
             low, high = (
                 format_units.quantity(end, outcome.unit) for end in (figure.low, figure.high)
             )
-            text += f" [{low}, {high}] in {figure.rounds} rounds"
+            text += f" [{low}, {high}] in {counted(figure.rounds, 'round')}"
         lines.append(text)
     ET.SubElement(case, "system-out").text = "\n".join(map(printable, lines))
 

@@ -13,6 +13,7 @@ from ..analysis.diagnosis import possible_interference
 from ..analysis.run_view import TIME, View
 from ..experiment.matrix import GRAD_MODES, Cell, by_block
 from ..gate.figure_verdicts import FigureVerdict
+from ..plurals import counted
 from ..printable import printable
 from ..records.measurements import Measurement, Skipped
 from ..records.run import Run
@@ -87,8 +88,8 @@ def _verdict_table(rows: Iterable[FigureVerdict]) -> Iterator[str]:
 def _head(run: Run) -> Iterator[str]:
     blocks = by_block(run.header.cells)
     numbers = sum(isinstance(outcome, Measurement) for outcome in run.outcomes)
-    size = f"{_many(len(run.header.cells), 'cell')} in {_many(len(blocks), 'block')}"
-    outcomes = f"{_many(numbers, 'number')}, {_many(len(run.outcomes) - numbers, 'reason')}"
+    size = f"{counted(len(run.header.cells), 'cell')} in {counted(len(blocks), 'block')}"
+    outcomes = f"{counted(numbers, 'number')}, {counted(len(run.outcomes) - numbers, 'reason')}"
     yield f"## Run {escaped(run.name)}\n\n{size}; {outcomes}. "
     yield f"{escaped(run_sentences.spent(run))}.\n\n"
     facts = run.environment.facts
@@ -99,10 +100,6 @@ def _head(run: Run) -> Iterator[str]:
         if name == known or name.endswith(f" {known}")  # as in "cuda:1 gpu"
     )
     yield f"{escaped(listed) or 'The environment was not recorded.'}\n\n"
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _remarks(run: Run) -> Iterator[str]:

@@ -16,6 +16,7 @@ import numpy as np
 from ..analysis import format_units
 from ..analysis.run_view import CONTROL, View
 from ..experiment.matrix import Cell
+from ..plurals import counted
 from ..records.measurements import Cause, Measurement, Outcome, Skipped
 from ..records.run import Run
 from ..stats import estimates
@@ -249,7 +250,7 @@ def figure_verdicts_of(tests: Sequence[_Test], by: Rules) -> list[FigureVerdict]
     adjust = estimates.holm if by.correction == "holm" else estimates.benjamini_hochberg
     p_values = adjust(np.array([test.p_value for test in tests], dtype=np.float64))
     kind = ", FDR" if by.correction == "fdr" else ""
-    how = f"p {{p:.2g}} (corrected for {len(tests)} tests{kind})"
+    how = f"p {{p:.2g}} (corrected for {counted(len(tests), 'test')}{kind})"
     return [
         _verdict(test, clear=bool(p <= by.alpha), chance=how.format(p=p))
         for test, p in zip(tests, p_values, strict=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from ..analysis import format_units
+from ..plurals import counted
 from .result import NotCompared, Why
 
 
@@ -25,7 +26,7 @@ def not_compared_lines(
     lines, silent = [], [each for each in not_compared if each.why == "no number"]
     if silent and not everything:
         not_compared = [each for each in not_compared if each.why != "no number"]
-        lines.append(f"no number on either side: {len(silent)} figures{hint}")
+        lines.append(f"no number on either side: {counted(len(silent), 'figure')}{hint}")
     grouped: dict[tuple[Why, str], dict[str, list[str]]] = {}
     for each in not_compared:
         by_cell = grouped.setdefault((each.why, each.reason), {})
@@ -35,6 +36,6 @@ def not_compared_lines(
         limit = len(cells) if everything else 3
         named = ", ".join(list(cells)[:limit])
         left = len(cells) - limit
-        more = f" and {left} more cell{'s' * (left != 1)}" if left > 0 else ""
+        more = f" and {counted(left, 'more cell')}" if left > 0 else ""
         lines.append(f"{why}: {reason}: {', '.join(meters)} of {named}{more}")
     return lines

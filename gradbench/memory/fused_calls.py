@@ -11,6 +11,8 @@ from typing import Any, Final, Self
 import torch
 from torch import nn
 
+from ..plurals import counted
+
 LAYERS: Final = (nn.TransformerEncoderLayer, nn.MultiheadAttention)
 FUSED: Final = ("_transformer_encoder_layer_fwd", "_native_multi_head_attention")
 """The operators, by their names in torch, where the layers look them up at each call."""
@@ -71,15 +73,12 @@ def in_words(counts: tuple[int, int], *roots: nn.Module, recorded: bool) -> str:
     whole, attention = counts
     encoders = any(isinstance(one, nn.TransformerEncoderLayer) for one in layers)
     if whole or (attention and not encoders):
-        return f"taken: {_many(whole + attention, 'call')} of {_many(len(layers), 'layer')}"
+        return f"taken: {counted(whole + attention, 'call')} of {counted(len(layers), 'layer')}"
     why_not = _why_not(layers, recorded=recorded)
     if attention:
-        return f"taken for the attention in the layers alone, {_many(attention, 'call')}: {why_not}"
+        calls = counted(attention, "call")
+        return f"taken for the attention in the layers alone, {calls}: {why_not}"
     return f"not taken: {why_not}"
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _why_not(layers: list[nn.Module], *, recorded: bool) -> str:

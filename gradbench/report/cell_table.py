@@ -10,6 +10,7 @@ from markupsafe import Markup
 from ..analysis import commands, dataframes, format_units
 from ..analysis.run_view import LEFT, MEMORY, TIME, Value, View, spaced
 from ..experiment.matrix import Block, Cell
+from ..plurals import counted
 from ..records.measurements import Measurement, Skipped
 from ..stats.estimates import Floats
 from . import sparklines
@@ -182,7 +183,8 @@ def _behind(view: View, cell: Cell, values: Floats | None) -> Behind:
     measured, drawing = view.measurement(cell, TIME), None
     if values is not None:
         low, high = (format_units.duration(float(np.quantile(values, q))) for q in (0.05, 0.95))
-        label = f"{len(values)} rounds of {cell} in run order, nine in ten between {low} and {high}"
+        many = counted(len(values), "round")
+        label = f"{many} of {cell} in run order, nine in ten between {low} and {high}"
         drawing = sparklines.in_order(values, mode=cell.grad_mode, unit="ns", label=label)
     return Behind(
         number=view.numbers[cell],

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from ..history.commit_links import Link, linker
 from ..history.series import Series, history, of
 from ..history.series_text import amount, sentence, short, span, thinned
+from ..plurals import counted
 from ..records.run import Run
 from . import template
 
@@ -96,8 +97,8 @@ def drawing(series: Series) -> Markup:
             f'<g class="{change.verdict}"><line x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="{HEIGHT}"/>'
             f'<circle cx="{at:.1f}" cy="{y(change.after):.1f}" r="3"/></g>'
         )
-    many = len(series.changes)
-    label = f"{len(series.values)} points, {many} change{'s' * (many != 1)}"
+    points, changes = len(series.values), len(series.changes)
+    label = f"{counted(points, 'point')}, {counted(changes, 'change')}"
     return Markup(  # noqa: S704 # numbers and words of our own
         f'<svg class="spark" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
         f"{''.join(parts)}</svg>"

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from .._version import __version__
 from ..analysis import format_units
+from ..plurals import counted
 from ..printable import printable, printable_lines
 from ..records.measurements import Fact
 from .figures import DARK, LIGHT
@@ -68,6 +69,7 @@ def _templates() -> Environment:
         "size": format_units.size,
         "noise": format_units.noise,
         "count": format_units.count,
+        "counted": counted,
     }
     return environment
 

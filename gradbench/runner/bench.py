@@ -12,6 +12,7 @@ import psutil
 from ..errors import GradbenchError
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
+from ..plurals import counted
 from ..records.measurements import (
     Breakdown,
     Cause,
@@ -257,8 +258,8 @@ def _crowded(threads: int) -> str | None:
     if busy + threads <= cores + SPARE_CORES:
         return None
     return (
-        f"{threads} threads on {cores} cores of which others keep {busy:.1f} busy: "
-        "times would measure the scheduler; free the machine or lower threads"
+        f"{counted(threads, 'thread')} on {counted(cores, 'core')} of which others keep "
+        f"{busy:.1f} busy: times would measure the scheduler; free the machine or lower threads"
     )
 
 

@@ -18,6 +18,7 @@ from .. import devices, scratch
 from ..devices import Unreadable
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
+from ..plurals import counted
 from ..process_end import how_it_ended
 from ..process_tree import ProcessTree
 from ..records.measurements import Measurement, Outcome, Skipped
@@ -194,8 +195,8 @@ def _command(cell: Cell) -> list[str]:
     devices.find(cell.device).check_valgrind()
     if cell.threads != 1:
         raise Unreadable(
-            f"{cell.threads} threads wait for one another by spinning, and instructions spent so "
-            "do not repeat: threads=1"
+            f"{counted(cell.threads, 'thread')} wait for one another by spinning, and instructions "
+            "spent so do not repeat: threads=1"
         )
     return callgrind.command([sys.executable, "-c", f"import {__name__} as i; i.main()"])
 

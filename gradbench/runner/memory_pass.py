@@ -29,6 +29,7 @@ from ..memory.resident_blocks import disjoint, live, outside
 from ..memory.saved_tensors import SavedTensors, SavingHooks, paths, refuses_hooks
 from ..memory.step_phases import Marks
 from ..memory.storages import key, storages
+from ..plurals import counted
 from ..records import predictions
 from ..records.allocations import Mark, PeakBreakdown, attribute_peak
 from ..records.measurements import Breakdown, Fact, Measurement, Reading
@@ -572,7 +573,7 @@ class _Reader:
         if self._fused_first == self._fused:
             return {}
         here, later = sum(self._fused_first), sum(self._fused)
-        return {"fused_attention": f"{here} calls here, {later} in later steps"}
+        return {"fused_attention": f"{counted(here, 'call')} here, {later} in later steps"}
 
     def _leaked(self, live: list[int]) -> MeterResult:
         if not leaks.growth(live):

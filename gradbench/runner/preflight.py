@@ -12,6 +12,7 @@ from .. import devices
 from ..errors import BadModel, DeviceUnavailable, UnknownName
 from ..experiment.matrix import AS_IS, AXES, LENGTHS, Cell
 from ..memory.apart import Children
+from ..plurals import counted
 from ..records.measurements import Cause
 from ..workloads.models import MODELS, Model
 from ..workloads.steps import WORKLOADS
@@ -110,7 +111,8 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
         if holds:
             return "impossible", why
     if cell.threads > cores:
-        return "unavailable", f"{cell.threads} threads, but this process may use {cores} cores"
+        threads = counted(cell.threads, "thread")
+        return "unavailable", f"{threads}, but this process may use {counted(cores, 'core')}"
     return None
 
 

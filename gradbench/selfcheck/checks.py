@@ -17,6 +17,7 @@ from scipy import stats
 
 from ..experiment.matrix import GRAD_MODES, Matrix
 from ..experiment.plan import Plan
+from ..plurals import counted
 from ..process_tree import ProcessTree
 from ..records.measurements import Measurement
 from ..records.selfcheck import Check
@@ -208,7 +209,7 @@ def _memory() -> Iterator[Check]:
         "memory: mlp_tiny forward against arithmetic",
         float(max(map(abs, off))),
         "bytes",
-        f"largest error of {len(off)} figures in four modes",
+        f"largest error of {counted(len(off), 'figure')} in four modes",
         target="0 B",
         passed=not any(off),
     )

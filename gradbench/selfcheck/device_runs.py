@@ -10,6 +10,7 @@ from ..experiment.matrix import Matrix, by_block
 from ..experiment.plan import Plan
 from ..gate import decide
 from ..gate.figure_verdicts import FigureVerdict
+from ..plurals import counted, plural
 from ..records.measurements import Environment, Measurement, Outcome, Reading, Skipped
 from ..records.run import Run
 from ..records.selfcheck import Check
@@ -131,7 +132,7 @@ def _repeats(meter: str) -> bool:
 def _reasons(outcomes: Sequence[Outcome]) -> Iterator[Check]:
     skipped = [outcome for outcome in outcomes if isinstance(outcome, Skipped)]
     faults = [one for one in skipped if one.cause not in EXPECTED]
-    words = f"of {len(outcomes)} figures"
+    words = f"of {counted(len(outcomes), 'figure')}"
     if faults:
         one = faults[0]
         words += f"; {one.cell.grad_mode} {one.meter} {one.cause}: {_last_line(one.reason)}"
@@ -190,11 +191,13 @@ def _controls(view: View) -> Iterator[Check]:
 
 def _judged(name: str, verdicts: Sequence[FigureVerdict], good: Sequence[Verdict]) -> Check:
     wrong = [one for one in verdicts if one.verdict not in good]
-    words = f"of {len(verdicts)} verdicts are otherwise"
+    words = f"otherwise, of {len(verdicts)}"
     if wrong:
         one = wrong[0]
         words += f"; {one.cell.grad_mode} {one.meter} {one.verdict}: {one.reason}"
-    return Check(name, len(wrong), "verdicts", words, "0", bool(verdicts) and not wrong)
+    return Check(
+        name, len(wrong), plural(len(wrong), "verdict"), words, "0", bool(verdicts) and not wrong
+    )
 
 
 def _bytes(name: str, off: Sequence[int], words: str) -> Check:
@@ -202,7 +205,8 @@ def _bytes(name: str, off: Sequence[int], words: str) -> Check:
     if not off:
         return Check(name, None, "", "no cell has the figures", passed=False)
     most = max(off, key=abs)
-    return Check(name, float(most), "bytes", f"{words}, {len(off)} cells", "0 B", most == 0)
+    detail = f"{words}, {counted(len(off), 'cell')}"
+    return Check(name, float(most), "bytes", detail, "0 B", most == 0)
 
 
 def _none(name: str, count: int, words: str) -> Check:

@@ -9,6 +9,7 @@ from ..experiment.matrix import Matrix
 from ..experiment.plan import Plan
 from ..gate import decide
 from ..gate.result import GateResult
+from ..plurals import counted
 from ..records.measurements import Environment
 from ..records.run import Run
 from ..records.selfcheck import Check
@@ -90,7 +91,7 @@ def _share(
         name,
         len(right) / len(verdicts) if verdicts else 0.0,
         "share",
-        f"{len(right)} of {len(verdicts)} figures" + (f"; {wrong[0]}" if wrong else ""),
+        f"{len(right)} of {counted(len(verdicts), 'figure')}" + (f"; {wrong[0]}" if wrong else ""),
         "100%",
         bool(verdicts) and not wrong,
     )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
+from ..plurals import counted
 from ..workloads.decoder import Decoder
 from .proof import Absent, ProofResult, bits, error_of, leaf, yes
 
@@ -636,12 +637,12 @@ def _graphs_alive(kept: Callable[[Tensor], Tensor]) -> int:
 
 def compiled_under_each_mode() -> ProofResult:
     count = _compilations([torch.enable_grad, torch.no_grad, torch.inference_mode])
-    return yes(count > 1, f"one function under three modes is compiled {count} times")
+    return yes(count > 1, f"one function under three modes is compiled {counted(count, 'time')}")
 
 
 def compiled_under_one_mode() -> ProofResult:
     count = _compilations([torch.no_grad] * 3)
-    return yes(count == 1, f"under one mode it is compiled {count} times")
+    return yes(count == 1, f"under one mode it is compiled {counted(count, 'time')}")
 
 
 def _compilations(modes: list[Callable[[], Any]]) -> int:

@@ -10,6 +10,7 @@ from ..errors import StoreError
 from ..experiment import shards
 from ..experiment.matrix import Block, Cell, by_block
 from ..experiment.model_source import ModelSource
+from ..plurals import counted
 from ..records.measurements import Ended, Environment, Fact, Measurement, Record, Started
 from ..records.run import Run
 from .comparability import MIXED, Scope, agreeing, mismatch
@@ -120,7 +121,9 @@ def _check_twice(runs: Sequence[Run]) -> None:
         read = Counter((outcome.cell, outcome.meter) for outcome in run.outcomes)
         for (cell, meter), count in read.items():
             if count > 1:
-                raise StoreError(f"{run.name} holds {meter} of {cell} {count} times: leave it out")
+                raise StoreError(
+                    f"{run.name} holds {meter} of {cell} {counted(count, 'time')}: leave it out"
+                )
 
 
 def _moved(first: Run, other: Run, scope: Scope) -> str:
@@ -197,8 +200,8 @@ def _remarks(runs: Sequence[Run], *, mixed: bool) -> list[str]:
     if mixed:
         machines = dict.fromkeys(str(r.environment.facts.get("host", "unknown")) for r in runs)
         remarks.append(
-            f"measured on {len(machines)} machines ({', '.join(machines)}): times are not "
-            "comparable between blocks or with another run; ratios between modes and exact "
+            f"measured on {counted(len(machines), 'machine')} ({', '.join(machines)}): times are "
+            "not comparable between blocks or with another run; ratios between modes and exact "
             "figures are"
         )
     known = [_shard(run) for run in runs if run.header.shard]

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..analysis import format_units
 from ..analysis.advice import FORGOTTEN, Advice
+from ..plurals import counted
 from ..printable import printable
 from ..records.advice import Finding
 from .run_tables import as_text
@@ -69,7 +70,8 @@ def _sure(advice: Advice) -> str:
     if sure is None:
         seconds = f"{advice.timing_seconds():.1f} s"
         return f"not yet, after {seconds} of timing: measure at length; noise floor {floor}"
-    return f"after {sure.seconds:.1f} s of timing ({sure.rounds} rounds); noise floor {floor}"
+    rounds = counted(sure.rounds, "round")
+    return f"after {sure.seconds:.1f} s of timing ({rounds}); noise floor {floor}"
 
 
 def _found(findings: Sequence[Finding], *, ran: bool) -> Iterator[Text]:

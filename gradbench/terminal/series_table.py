@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..history.series import Series
 from ..history.series_text import amount, bars, sentence
+from ..plurals import counted
 from ..printable import printable
 from ..stats.verdicts import Verdict
 from .run_tables import BETTER, WORSE
@@ -52,7 +53,7 @@ def table(series: Sequence[Series], *, width: int = WIDE) -> RenderableType:
 def _stacked(one: Series) -> RenderableType:
     where = f" on {printable(one.where)}" if one.where else ""
     last = printable(amount(one, float(one.values[-1])))
-    points = "1 point" if len(one.values) == 1 else f"{len(one.values)} points"
+    points = counted(len(one.values), "point")
     figure = Text.assemble(printable(one.figure), (where, "dim"))
     trend = Text(f"{bars(one)}  {points}, last {last}")
     return Group(

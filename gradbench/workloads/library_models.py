@@ -14,6 +14,7 @@ from torch import nn
 
 from ..errors import BadModel, Impossible
 from ..experiment.model_source import BATCH, InputTensor, ModelSource
+from ..plurals import counted
 from . import losses
 from .generation import Generation
 from .models import Model
@@ -99,7 +100,7 @@ def _name(source: ModelSource, known: Iterable[str]) -> str:
     if name in known:
         return name
     close = get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"it has {len(known)} others"
+    hint = f"did you mean {close[0]!r}?" if close else f"it has {counted(len(known), 'other')}"
     raise BadModel(f"{source.library} has no model {name!r}: {hint}")
 
 

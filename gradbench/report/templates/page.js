@@ -39,7 +39,8 @@
       });
     });
     const total = order.flat().length;
-    document.getElementById("count").textContent = shown === total ? `${total} cells` : `${shown} of ${total} cells`;
+    const all = `${total} cell${total === 1 ? "" : "s"}`;
+    document.getElementById("count").textContent = shown === total ? all : `${shown} of ${all}`;
     facets.forEach((facet) => {
       const count = chosen(facet).length;
       document.querySelector(`.facet[data-facet="${facet}"] .chosen`).textContent = count || "";
