@@ -14,7 +14,6 @@ from ..devices.host_memory import free_bytes
 from ..workloads.arms import Layout
 from ..workloads.state import seed_all
 from ..workloads.trees import mapped
-from .host_memory import free_bytes
 from .host_numbers import HostNumbers
 from .storage_tracker import Creation, StorageTracker
 from .storages import key, storages
