@@ -12,7 +12,19 @@ PACKAGE = Path(__file__).parents[1] / "gradbench"
 NOUNS = (
     *("batch", "block", "call", "cell", "change", "character", "claim", "comparison", "core"),
     *("figure", "file", "finding", "machine", "module", "note", "other", "outcome", "pair"),
-    *("place", "point", "process", "record", "round", "row", "run", "sample", "shard", "tensor", "test"),
+    *(
+        "place",
+        "point",
+        "process",
+        "record",
+        "round",
+        "row",
+        "run",
+        "sample",
+        "shard",
+        "tensor",
+        "test",
+    ),
     *("thread", "verdict"),
 )
 BY_HAND = re.compile(
