@@ -290,7 +290,7 @@ def _processes(effort: Effort) -> Iterator[Check]:
             f"identical live processes, sd: {name}",
             spread,
             "share",
-            f"{effort.processes} processes of the small CNN, {effort.turns} turns each",
+            f"{counted(effort.processes, 'process')} of the small CNN, {effort.turns} turns each",
             "<= 1%" if pinned else "",
             spread <= 0.01 if pinned else None,
         )
