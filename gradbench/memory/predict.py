@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -11,7 +12,7 @@ from ..devices import Allocator, Device, Workspaces
 from ..errors import DeviceUnavailable, GradbenchError, in_one_line, message_line
 from ..experiment.matrix import Cell
 from ..records.allocations import Change, Entry, Phase, Within, attribute_peak
-from ..records.predictions import Fit, Prediction
+from ..records.predictions import Fit, Prediction, in_a_line
 from ..workloads.models import Model
 from ..workloads.steps import says_the_mode
 from . import batch_fit
@@ -32,6 +33,10 @@ CHECKED: Final = 2
 
 CHECKED_BYTES: Final = 2 * 2**30
 """A step that is predicted to need more is not run for a check: building its model takes long."""
+
+MOST_ENTRIES: Final = 4_000
+"""Allocations and frees that a step measured instead may make more than a small one: where each
+sample has its own, as in nested tensors, a step takes as long as they are many."""
 
 RECORDING: Final = "global_on"
 """The mode in which every step can be made that can be made at all."""
@@ -112,10 +117,7 @@ class Predictor:
             outline, unprobed = self._filled(cell, model, seed, probing=probing)
             checked_at = self._checked_at(cell, model, seed, outline)
         except Unfaithful as why:
-            measured_at, outline = self._measured(cell, model, seed, why)
-            return self._prediction(
-                cell, outline, began, measured_at=measured_at, why_measured=str(why)
-            )
+            return self._measured(cell, model, seed, why, began)
         return self._prediction(cell, outline, began, unprobed=unprobed, checked_at=checked_at)
 
     def largest(self, cell: Cell, model: Model, budget_bytes: int, *, seed: int = 0) -> Fit:
@@ -153,7 +155,8 @@ class Predictor:
             except Unpredictable:
                 return None
         if carried_on(first, second, Line(low, high, high)) is None:
-            return None
+            peaks = [self._prediction(cell, one, 0.0).process_bytes for one in (first, second)]
+            return None if peaks[0] >= peaks[1] else lambda batch: Line(low, high, batch).at(*peaks)
 
         def estimate(batch: int) -> int | None:
             outline = carried_on(first, second, Line(low, high, batch))
@@ -344,26 +347,37 @@ class Predictor:
                 raise Unpredictable(f"{words}; under {RECORDING}, too: {error}") from error
 
     def _measured(
-        self, cell: Cell, model: Model, seed: int, why: Unfaithful
-    ) -> tuple[tuple[int, ...], Outline]:
-        """Return a step's outline as measured, at its batch size or at two small ones, and where.
+        self, cell: Cell, model: Model, seed: int, why: Unfaithful, began: float
+    ) -> Prediction:
+        """Return a prediction from measured steps, at its batch size or at two small ones.
 
-        Where the two did not do the same in the same order, no line leads to a third.
+        Where the two did not do the same in the same order, each block has no line of its own, and
+        the peaks have one.
         """
         batches = self._batches(cell, model, seed, why)
         found = [
             self._run_for_real(replace(cell, batch_size=batch), model, seed, why)
             for batch in batches
         ]
-        if len(batches) == 1:
-            return batches, found[0]
-        outline = carried_on(found[0], found[1], Line(batches[0], batches[1], cell.batch_size))
-        if outline is None:
-            raise Unpredictable(
-                f"{why}; and measured at batches {batches[0]} and {batches[1]} it does not do the "
-                "same in the same order, so no line leads on"
+
+        def measured(outline: Outline) -> Prediction:
+            return self._prediction(
+                cell, outline, began, measured_at=batches, why_measured=str(why)
             )
-        return batches, outline
+
+        if len(batches) == 1:
+            return measured(found[0])
+        line = Line(batches[0], batches[1], cell.batch_size)
+        outline = carried_on(found[0], found[1], line)
+        if outline is not None:
+            return measured(outline)
+        peaks = in_a_line(measured(found[0]), measured(found[1]), line.at)
+        if peaks is None:
+            raise Unpredictable(
+                f"{why}; and measured at batches {batches[0]} and {batches[1]} its peak falls, so "
+                "no line leads on"
+            )
+        return peaks
 
     def _batches(self, cell: Cell, model: Model, seed: int, why: Unfaithful) -> tuple[int, ...]:
         """Return the cell's own batch, or the two largest, one twice the other, that are small."""
@@ -374,8 +388,15 @@ class Predictor:
             raise
         except Unpredictable:  # it may work at no other batch size than its own: exported ones do
             return (cell.batch_size,)
+        if cell.batch_size <= first:
+            return (cell.batch_size,)
         adds = self._prediction(cell, one, 0.0).transient_bytes
-        most = max(2, first, SMALL_BYTES * first // max(adds, 1))
+        most = SMALL_BYTES * first // max(adds, 1)
+        with suppress(Unpredictable):  # it may work at no smaller size
+            half = self._run_for_real(replace(cell, batch_size=first // 2), model, seed, why)
+            grown = len(one.entries) - len(half.entries)
+            most = min(most, MOST_ENTRIES * (first - first // 2) // max(grown, 1))
+        most = max(first, most)
         return (cell.batch_size,) if cell.batch_size <= most else (most // 2, most // 2 * 2)
 
     def _run_for_real(

@@ -1,12 +1,12 @@
 """What a prediction says: plain results that predicting writes and analysis reads."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ..experiment.matrix import Cell
 from .allocations import PeakBreakdown
-from .measurements import Fact
+from .measurements import PARTS, Fact
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,25 @@ class Prediction:
     def how(self) -> str:
         """Where the figures are from if not from fake tensors: ``measured at batches 2 and 4``."""
         return measured_at_batches(self.measured_at)
+
+
+def in_a_line(
+    low: Prediction, high: Prediction, at: Callable[[int, int], int]
+) -> Prediction | None:
+    """Return two predictions carried on to the batch where ``at`` leads: peaks and parts alone.
+
+    None where one would be less than nothing.
+    """
+    parts = {part: at(low.breakdown.parts[part], high.breakdown.parts[part]) for part in PARTS}
+    carried = replace(
+        high,
+        breakdown=replace(high.breakdown, parts=parts, ops={}, timeline={}, phases=(), left=()),
+        before_bytes=at(low.before_bytes, high.before_bytes),
+        allocated_bytes=at(low.allocated_bytes, high.allocated_bytes),
+        reserved_bytes=at(low.reserved_bytes, high.reserved_bytes),
+    )
+    falls = min(*parts.values(), carried.transient_bytes, carried.reserved_bytes) < 0
+    return None if falls else carried
 
 
 def measured_at_batches(batches: tuple[int, ...]) -> str:

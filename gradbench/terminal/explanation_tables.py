@@ -59,7 +59,7 @@ def explanation_tables(explanation: Explanation, title: str) -> RenderableType:
     shown: list[RenderableType] = [Text(title, style="bold"), _totals(explanation)]
     for one, same in zip(differences(explanation), operator_differences(explanation), strict=True):
         shown += _difference(one, MODULE_COUNTS, "by module")
-        shown += _difference(same, OPERATOR_COUNTS, "by operator, in rounds of their own")
+        shown += _difference(same, OPERATOR_COUNTS, "by operator")
     return Group(*shown, *_operators(explanation))
 
 

@@ -493,6 +493,31 @@ def test_a_large_step_that_looks_at_values_lies_on_a_line_through_two_small_ones
     assert prediction.peak_bytes == found[one, "peak_allocated"].values[0]
 
 
+class Apiece(nn.Module):
+    """Looks at its numbers, and makes a block for each sample: larger batches make more."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, x):
+        if x.sum().item() == 1e9:
+            return x
+        return torch.stack([self.layer(row) for row in x])
+
+
+def test_where_a_larger_batch_makes_more_blocks_a_line_leads_through_the_peaks(monkeypatch):
+    monkeypatch.setattr("gradbench.memory.predict.MOST_ENTRIES", 64)
+    model = Model(Apiece, lambda size: torch.ones(size, 16))
+    one = cell(batch_size=512, grad_mode="no_grad")
+    prediction = Predictor("cpu").predict(one, model)
+    low, high = prediction.measured_at
+    assert high == 2 * low <= 64
+    assert prediction.peak_bytes == (16 * 16 + 16 + 3 * 512 * 16) * FLOAT
+    found = read([one], model, ["peak_allocated"])
+    assert prediction.peak_bytes == found[one, "peak_allocated"].values[0]
+
+
 class Crashing(nn.Module):
     def forward(self, x):
         sys.exit("enough")
