@@ -88,6 +88,7 @@ def _run(
     hooked: bool,
 ) -> Outline:
     model.load()
+    gc.collect()  # what was left to the collector must not be freed while this one counts
     if not device.in_use:
         torch.set_num_threads(min(cell.threads, torch.get_num_threads()))
     ledger = device.ledger()
