@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils._python_dispatch import _disable_current_modes
 
-from .fake_model import SharedFakeMode, handed_out
+from .fake_model import SharedFakeMode
 from .storage_tracker import Operator, StorageTracker
+from .storages import handed_out
 
 KEPT: Final = "gradbench kept number"
 NUMBER_BYTES: Final = 8
@@ -50,24 +51,24 @@ class EngineTracker(StorageTracker):  # type: ignore[no-untyped-call] # torch le
             if node is None or node in known:
                 continue
             known.add(node)
-            node.register_prehook(lambda _: self._enters())
+            node.register_prehook(self._entering(_metadata(node)))
             if not node.name().endswith("AccumulateGrad"):  # a hook there is a reference it counts
-                node.register_hook(self._leaving(_metadata(node)))
+                node.register_hook(self._leave)
             todo += [following for following, _ in node.next_functions]
 
     def ended(self) -> None:
         """Follow no longer: what is added now is no gradient's."""
         self._between_nodes = False
 
-    def _enters(self) -> None:
-        self._between_nodes = False
+    def _entering(self, metadata: dict[str, Any]) -> Any:
+        def enter(_gradients: object) -> None:
+            self._between_nodes = False
+            metadata.pop(KEPT, None)  # the product in there makes a tensor of the number itself
 
-    def _leaving(self, metadata: dict[str, Any]) -> Any:
-        def leave(_inputs: object, _outputs: object) -> None:
-            metadata.pop(KEPT, None)
-            self._between_nodes = True
+        return enter
 
-        return leave
+    def _leave(self, _inputs: object, _outputs: object) -> None:
+        self._between_nodes = True
 
     def __torch_dispatch__(
         self,

@@ -16,7 +16,7 @@ from ..workloads.state import seed_all
 from ..workloads.trees import mapped
 from .host_numbers import HostNumbers
 from .storage_tracker import Creation, StorageTracker
-from .storages import key, storages
+from .storages import handed_out, key, storages
 
 SHARE: Final = 2
 """A model is built for real if it needs less than this part of the free memory: half."""
@@ -80,14 +80,6 @@ class SharedFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call] # torch's
         if isinstance(tensor, nn.Parameter):
             return nn.Parameter(part, tensor.requires_grad)
         return part.requires_grad_(tensor.requires_grad)
-
-
-def handed_out(storage: UntypedStorage) -> bool:
-    """Return whether torch's allocators handed a storage out, or mapped a file for it.
-
-    They did not where it only refers to memory of another's, of numpy's say.
-    """
-    return storage.resizable() or storage.is_shared()  # which a mapped file is
 
 
 def _in_one_storage(tensor: Tensor) -> bool:

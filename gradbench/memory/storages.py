@@ -39,6 +39,14 @@ def key(storage: UntypedStorage) -> int:
     return int(storage._cdata)
 
 
+def handed_out(storage: UntypedStorage) -> bool:
+    """Return whether torch's allocators handed a storage out, or mapped a file for it.
+
+    They did not where it only refers to memory of another's, of numpy's say.
+    """
+    return storage.resizable() or storage.is_shared()  # which a mapped file is
+
+
 def shape(tensor: Tensor) -> tuple[int, ...]:
     """Return a tensor's shape; () where it has none: nested, or not initialized yet."""
     try:
