@@ -44,7 +44,7 @@ def explain(
     cell, model = request.one_model("explain")
     from ..advisor import Question, explain as look
     from ..advisor.study import PLAN
-    from ..analysis import headline
+    from ..analysis import headline, run_sentences
     from ..store.jsonl import Store
     from ..terminal.explanation_tables import explanation_tables
     from ..terminal.run_tables import WIDE
@@ -55,10 +55,13 @@ def explain(
     with err.status("loading torch") as status:
         run, found = look(question, store, say=lambda words: say(status, words))
     if as_json:
-        print_json({"run": run.name, **asdict(found)}, indent=2)
+        said = run_sentences.oddities(run)
+        print_json({"run": run.name, "oddities": said, **asdict(found)}, indent=2)
     else:
         for sentence in headline.answer(run):
             out.print(marked(sentence))
+        for oddity in run_sentences.oddities(run):
+            out.print(f"[yellow]{shown(oddity)}[/yellow]")
         width = out.width if out.is_terminal else WIDE
         Screen(width=width).print(explanation_tables(found, str(cell.block)))
         out.print(f"[dim]records  {shown(str(store.folder / run.name))}.jsonl[/dim]")

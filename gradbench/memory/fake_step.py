@@ -162,7 +162,8 @@ def _watched(loss: Loss, tracker: EngineTracker) -> Loss:
 
     def watched(output: Any, given: Any) -> Tensor:
         value = loss(output, given)
-        tracker.watch(value)
+        if isinstance(value, Tensor):  # or the step says in words what it is
+            tracker.watch(value)
         return value
 
     return watched

@@ -421,6 +421,8 @@ class Predictor:
                     self._hold_that_it_trains(cell, model, seed, message_line(error))
                     raise CannotTrain(message_line(error)) from error
                 words = in_one_line(error)
+                if words in str(why):
+                    raise Unpredictable(f"its step fails: {words}") from error
                 raise Unpredictable(f"{why}; nor could it be measured: {words}") from error
         return self._measurements[key]
 

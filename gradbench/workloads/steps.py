@@ -148,10 +148,24 @@ def training(subject: Subject, _mode: GradMode) -> Step:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss(call(), given).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        _backward(loss(call(), given))
         optimizer.step()
 
     return step
+
+
+def _backward(loss: Any) -> None:
+    """Go backward from a loss; raise `TypeError` that says what it is where it is no one number."""
+    try:
+        loss.backward()
+    except (AttributeError, RuntimeError) as error:
+        if not isinstance(loss, Tensor):
+            words = f"its loss is {type(loss).__name__}, not a tensor: return one number"
+            raise TypeError(words) from error
+        if loss.numel() != 1:
+            words = f"its loss has the shape {tuple(loss.shape)}: return its mean or its sum"
+            raise TypeError(words) from error
+        raise
 
 
 def training_reenabled(subject: Subject, mode: GradMode) -> Step:
@@ -186,7 +200,7 @@ def frozen_backbone(subject: Subject, mode: GradMode) -> Step:
             features = _features(call(), cut)
         args, kwargs = mapped(features, _recordable)
         del features
-        loss(head(*args, **kwargs), given).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        _backward(loss(head(*args, **kwargs), given))
         optimizer.step()
 
     return step

@@ -6,10 +6,12 @@ import pytest
 import torch
 from rich.console import Console
 from torch import nn
+from typer.testing import CliRunner
 
 from gradbench import Cell, Model, Store
 from gradbench.advisor import Question, explain
 from gradbench.analysis.explanation import differences, operator_differences, operators, totals
+from gradbench.cli import app
 from gradbench.devices import trace
 from gradbench.devices.trace import OperatorProfile
 from gradbench.errors import BadModel
@@ -241,3 +243,12 @@ def test_a_model_that_does_not_run_is_refused_with_its_own_words(tmp_path):
     plan = Plan(budget_s=0.1, warmup_s=0.01, limit_s=60)
     with pytest.raises(BadModel, match="ValueError: no weights today"):
         explain(Question(cell=cell, model=model, plan=plan), Store(tmp_path), say=print)
+
+
+@pytest.mark.slow
+def test_the_command_says_where_nothing_was_computed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    chosen = ["--model", "zoo.modules:Silent", "--input", "4,16", "--budget", "0.05"]
+    ended = CliRunner().invoke(app, ["explain", *chosen])
+    assert ended.exit_code == 0, ended.output
+    assert "forward returned None: nothing was computed" in " ".join(ended.output.split())

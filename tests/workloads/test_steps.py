@@ -154,3 +154,32 @@ def test_tables_made_inside_inference_mode_alone_stop_the_training_after_it(mode
     assert says_the_mode("evaluate_then_train", mode, error.value)
     assert not says_the_mode("evaluate_then_train", "global_on", error.value)
     assert not says_the_mode("inference", mode, error.value)
+
+
+@pytest.mark.parametrize("workload", ["training", "frozen_backbone"])
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda _output, _given: None, "its loss is NoneType, not a tensor: return one number"),
+        (lambda _output, _given: 0.5, "its loss is float, not a tensor: return one number"),
+        (
+            lambda output, _given: output.sum(1),
+            r"its loss has the shape \(4,\): return its mean or its sum",
+        ),
+    ],
+    ids=["None", "float", "vector"],
+)
+def test_a_loss_that_is_not_one_number_is_called_that(workload, loss, words):
+    of = replace(subject(workload), loss=loss)
+    with pytest.raises(TypeError, match=f"^{words}$"):
+        step(workload, "global_on", of)
+
+
+def test_what_else_backward_raises_is_left_as_it_is():
+    def loss(output, _given):
+        output.sum().backward()
+        return output.sum()
+
+    of = replace(subject("training"), loss=loss)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        step("training", "global_on", of)
