@@ -3,10 +3,12 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
+from ..experiment.matrix import Cell
 from ..plurals import counted
 from ..records.measurements import Cause, Measurement, Skipped
 from ..records.predictions import marks
 from ..records.run import Run
+from .prediction_errors import errors, in_words, unchecked
 
 
 def reasons(run: Run, *, causes: Collection[Cause] | None = None) -> Iterator[str]:
@@ -56,55 +58,54 @@ def tracebacks(run: Run) -> Iterator[tuple[str, str]]:
 
 def predicted(run: Run) -> str:
     """Return in a sentence how far predicted peaks are from measured ones, "" without any."""
-    peaks = {
-        meter: {
-            outcome.cell: outcome.values[0]
-            for outcome in run.outcomes
-            if isinstance(outcome, Measurement) and outcome.meter == meter
-        }
-        for meter in ("predicted_peak", "peak_allocated", "peak_requested")
-    }
-    measured = peaks["peak_allocated"] | peaks["peak_requested"]  # asked for, where that differs
-    off = {
-        cell: nbytes / measured[cell] - 1
-        for cell, nbytes in peaks["predicted_peak"].items()
-        if measured.get(cell)
-    }
     by_line = {
-        outcome.cell
-        for outcome in run.outcomes
-        if isinstance(outcome, Measurement)
-        and outcome.meter == "predicted_peak"
-        and "measured_at_batches" in outcome.notes
+        outcome.cell for outcome in _predicted_peaks(run) if "measured_at_batches" in outcome.notes
     }
-    off = {cell: error for cell, error in off.items() if cell not in by_line}
-    aside = f"{len(by_line)} measured at small batches, not predicted" if by_line else ""
-    if not off:
-        return f"peaks: {aside}" if aside else ""
+    off = {cell: error for cell, error in errors(run).items() if cell not in by_line}
+    alone = [cell for cell in unchecked(run) if cell not in by_line]
+    said = []
+    if off:
+        said.append(f"predicted from fake tensors: {_compared(off)}")
+    if by_line:
+        said.append(f"{len(by_line)} measured at small batches, not predicted")
+    if alone:
+        said.append(f"{len(alone)} predicted and not checked, for none was measured beside them")
+    return f"peaks{' ' if off else ': '}{'; '.join(said)}" if said else ""
+
+
+def _compared(off: Mapping[Cell, float]) -> str:
     exact = sum(error == 0 for error in off.values())
+    words = f"{exact} of {len(off)} to the byte"
+    if exact == len(off):
+        return words
     worst = max(off, key=lambda cell: abs(off[cell]))
-    sentence = f"peaks predicted from fake tensors: {exact} of {len(off)} to the byte"
-    if exact < len(off):
-        sentence += f", the largest error {_off(off[worst])} ({worst})"
-    return f"{sentence}; {aside}" if aside else sentence
-
-
-def _off(error: float) -> str:
-    """Return a relative error, from twice on as a factor."""
-    return f"{error:+.2%}" if error < 1 else f"×{1 + error:.3g}"
+    return f"{words}, the largest error {in_words(off[worst])} ({worst})"
 
 
 def prediction_marks(run: Run) -> list[str]:
-    """Return each reason why peaks were measured instead of predicted, or may be too low.
+    """Return what predicted peaks are not: those off the measured ones, the furthest first.
 
-    Once, with the cells it holds for.
+    Then each reason why peaks were measured instead, or may be too low, once, with the cells it
+    holds for.
     """
+    found = errors(run)
+    off = sorted((cell for cell in found if found[cell]), key=lambda cell: -abs(found[cell]))
+    words = [f"{cell} {in_words(found[cell])}" for cell in off]
+    lines = [f"predicted_peak is off the measured peak: {_few(words)}"] if off else []
     cells: dict[str, list[str]] = {}
+    for outcome in _predicted_peaks(run):
+        for mark in marks(outcome.notes):
+            cells.setdefault(mark, []).append(str(outcome.cell))
+    return [
+        *lines,
+        *(f"predicted_peak of {_few(where)}: {mark}" for mark, where in cells.items()),
+    ]
+
+
+def _predicted_peaks(run: Run) -> Iterator[Measurement]:
     for outcome in run.outcomes:
         if isinstance(outcome, Measurement) and outcome.meter == "predicted_peak":
-            for words in marks(outcome.notes):
-                cells.setdefault(words, []).append(str(outcome.cell))
-    return [f"predicted_peak of {_few(where)}: {words}" for words, where in cells.items()]
+            yield outcome
 
 
 def leaks(run: Run) -> list[str]:
@@ -176,10 +177,10 @@ def oddities(run: Run) -> list[str]:
     return [f"{_few(where)}: {said}" for said, where in cells.items()]
 
 
-def _few(cells: Sequence[str]) -> str:
+def _few(cells: Sequence[object]) -> str:
     """Return the first three, and how many there are besides."""
     many = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
-    return f"{', '.join(cells[:3])}{many}"
+    return f"{', '.join(map(str, cells[:3]))}{many}"
 
 
 FUSED: Final = "fused_attention"
@@ -191,6 +192,8 @@ _ODDITIES: Final[Mapping[str, str]] = {
     "stays_in_training": "{}: it ran as it was built",
     "model_set": "the model set {}",
     "steps_set": "while it was timed, the model set {}: these times are not the experiment's",
+    "outside_bytes": "{:,} B that its step saves for backward lie in memory that torch's allocator "
+    "did not hand out, NumPy's say: no peak counts them",
     "unlike_its_twin": "it should be as in {}: the figure depends on more than the mode",
     "allocation_retries": "memory ran out {} times, and the allocator emptied its cache to go on",
 }

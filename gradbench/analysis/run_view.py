@@ -4,7 +4,7 @@ What the terminal and the page both show. Every estimate is worked out once.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, TypeVar
 
@@ -16,7 +16,7 @@ from ..records.run import Run
 from ..stats import estimates
 from ..stats.estimates import Estimate
 from ..stats.verdicts import Verdict, classify
-from . import dataframes, format_units
+from . import dataframes, format_units, prediction_errors
 
 MEMORY: Final = "peak_transient"
 """The meter that memory ratios are taken of: what a step adds, parameters and batch left out."""
@@ -70,6 +70,11 @@ class View:
     def numbers(self) -> Mapping[Cell, int]:
         """A number for each cell, by which a page refers to it."""
         return {cell: number for number, cell in enumerate(self.cells)}
+
+    @cached_property
+    def prediction_errors(self) -> Mapping[Cell, float]:
+        """How far each predicted peak lies from the measured one beside it."""
+        return prediction_errors.errors(self.run)
 
     def outcomes(self, cell: Cell) -> Mapping[str, Outcome]:
         """Return what came of a cell, by meter."""
@@ -145,7 +150,13 @@ class View:
 
     def value(self, cell: Cell, meter: str) -> Value:
         """Return a meter's number, its spread in the detail, or why there is none."""
-        return outcome_value(self.outcomes(cell).get(meter), self.estimate(cell, meter))
+        value = outcome_value(self.outcomes(cell).get(meter), self.estimate(cell, meter))
+        off = self.prediction_errors.get(cell) if meter == "predicted_peak" else None
+        if not off:
+            return value
+        words = f"off by {prediction_errors.in_words(off)}"
+        detail = f"{value.detail}; {words} from what was measured"
+        return replace(value, text=f"{value.text}, {words}", detail=detail)
 
     def ratio(self, cell: Cell, meter: str, reference: str) -> Value:
         """Return the ratio to the reference mode with its interval, and its verdict as kind."""

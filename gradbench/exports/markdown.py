@@ -110,6 +110,9 @@ def _remarks(run: Run) -> Iterator[str]:
         *([run.dropped] if run.dropped else []),
     ]
     yield from _list("What could not be measured, and why", missing)
+    yield from _list(
+        "Predicted peaks that are marked, and why", run_sentences.prediction_marks(run)
+    )
     yield from _list("Possible interference", possible_interference(run))
 
 

@@ -114,19 +114,43 @@ def test_the_worst_prediction_is_named_with_its_sign_whichever_it_has(off, sign)
     [
         [],
         measured_block(),
-        [counted(ON, 8, meter="predicted_peak")],
         [counted(ON, 8, meter="peak_allocated")],
-        [counted(ON, 8, meter="predicted_peak"), counted(OFF, 8, meter="peak_allocated")],
         both_peaks(ON, predicted=8, measured=0),
         [
             counted(ON, 8, meter="peak_allocated"),
             skipped(ON, meter="predicted_peak", cause="unreadable"),
         ],
     ],
-    ids=["empty", "neither", "predicted", "measured", "apart", "nothing", "unpredictable"],
+    ids=["empty", "neither", "measured", "nothing", "unpredictable"],
 )
-def test_without_both_sides_there_is_no_word_of_predictions(outcomes):
+def test_where_nothing_is_predicted_of_a_peak_there_is_no_word_of_predictions(outcomes):
     assert predicted(run(outcomes)) == ""
+
+
+def test_a_prediction_beside_which_no_peak_was_measured_is_called_unchecked():
+    alone = counted(ON, 8, meter="predicted_peak")
+    words = "1 predicted and not checked, for none was measured beside them"
+    assert predicted(run([alone])) == f"peaks: {words}"
+    assert predicted(run([alone, counted(OFF, 8, meter="peak_allocated")])) == f"peaks: {words}"
+    beside = both_peaks(OFF, predicted=8, measured=8)
+    assert predicted(run([alone, *beside])) == (
+        f"peaks predicted from fake tensors: 1 of 1 to the byte; {words}"
+    )
+
+
+def test_a_prediction_that_is_off_says_so_wherever_it_is_shown():
+    found = [
+        *both_peaks(ON, predicted=990, measured=1000),
+        *both_peaks(OFF, predicted=660, measured=1000),
+        *both_peaks(NO_GRAD, predicted=800, measured=800),
+    ]
+    (mark,) = prediction_marks(run(found))
+    assert mark == f"predicted_peak is off the measured peak: {OFF} -34.00%, {ON} -1.00%"
+    assert mark in [note.text for note in closing_notes(run(found))]
+    view = View(run(found))
+    assert view.value(OFF, "predicted_peak").text.endswith(", off by -34.00%")
+    assert "off by" not in view.value(NO_GRAD, "predicted_peak").text
+    assert "off by" not in view.value(OFF, "peak_allocated").text
 
 
 MARKED = {"measured_at_batches": "2, 4", "why_measured": "aten::nonzero returns other sizes"}
