@@ -1,11 +1,12 @@
 """Whether a graph leads to the tensors in what a call returns, and whether hooks see all of it."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
-from typing import Final
+from typing import Any, Final
 
 from torch import Tensor, nn
 from torch.autograd.graph import Node
@@ -54,14 +55,52 @@ def kept_unsaved(value: object) -> bool:
     """Return whether a node of the graph keeps a tensor by an attribute, where no hook sees it.
 
     So does a `torch.autograd.Function` that writes ``ctx.x = tensor`` instead of saving it, or
-    ``ctx.f = lambda: tensor``. A tensor that only the closure of a tensor's hook holds, which
-    `torch.Tensor.register_hook` was given, is not seen: torch does not show a node's hooks.
+    ``ctx.f = lambda: tensor``. What a tensor's hook closes over is `GivenHooks`'s.
     """
-    return any(_leads_to_a_tensor(dict(getattr(node, "__dict__", {}))) for node in nodes(value))
+    return any(
+        True for node in nodes(value) for _ in _tensors_in(dict(getattr(node, "__dict__", {})))
+    )
 
 
-def _leads_to_a_tensor(value: object) -> bool:
-    """Return whether a tensor is in there: in containers, objects' attributes or closures."""
+class GivenHooks:
+    """The hooks that a call gives to tensors, which torch does not show: noted as they are given.
+
+    By weak references, so that nothing lives the longer for it. A node's own ``register_hook`` is
+    not Python's, and nobody sees what that is given.
+    """
+
+    def __init__(self) -> None:
+        self._given: list[weakref.ref[Any]] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note what `torch.Tensor.register_hook` is given while entered."""
+        register = Tensor.register_hook
+
+        def registered(tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> object:
+            with suppress(TypeError):  # there is no weak reference to some callables
+                by = weakref.WeakMethod if isinstance(hook, MethodType) else weakref.ref
+                self._given.append(by(hook))
+            handle: object = register(tensor, hook)  # type: ignore[no-untyped-call] # torch leaves it untyped
+            return handle
+
+        Tensor.register_hook = registered  # type: ignore[method-assign] # on purpose
+        try:
+            yield
+        finally:
+            Tensor.register_hook = register  # type: ignore[method-assign] # as it was
+
+    def kept(self) -> Iterator[Tensor | None]:
+        """Yield the tensors that hooks which are still there lead to, None for too much to see."""
+        for given in self._given:
+            yield from _tensors_in(given())
+
+
+def _tensors_in(value: object) -> Iterator[Tensor | None]:
+    """Yield tensors in containers, objects' attributes and closures; None where that is too much.
+
+    Then nobody has looked at all of it.
+    """
     todo, seen = [value], set[int]()
     while todo:
         one = todo.pop()
@@ -69,11 +108,12 @@ def _leads_to_a_tensor(value: object) -> bool:
             continue
         seen.add(id(one))
         if isinstance(one, Tensor):
-            return True
+            yield one
+            continue
         if len(seen) > MOST:
-            return True  # nobody has looked at all of it
+            yield None
+            return
         todo += _inside(one)
-    return False
 
 
 def _inside(one: object) -> Iterator[object]:
@@ -91,6 +131,8 @@ def _inside(one: object) -> Iterator[object]:
             for cell in one.__closure__ or ():
                 with suppress(ValueError):  # nothing is in it yet
                     yield cell.cell_contents
+            yield from one.__defaults__ or ()
+            yield from (one.__kwdefaults__ or {}).values()
         case _:
             yield from getattr(one, "__dict__", {}).values()
             if is_dataclass(one):  # it may have slots

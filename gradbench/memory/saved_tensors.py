@@ -16,8 +16,8 @@ from torch.autograd.graph import Node
 
 from ..call_threads import CallThreads
 from ..workloads.trees import tensors
-from .leaves import nodes
-from .storages import key, shape, storages
+from .leaves import GivenHooks, nodes
+from .storages import handed_out, key, shape, storages
 
 NOT_USERS: Final = (
     str(Path(torch.__file__).parent),
@@ -104,11 +104,13 @@ class SavingHooks:
         self._threads = CallThreads(self._hooks)
         self._stack = ExitStack()
         self.packed = 0
+        self.given = GivenHooks()  # to tensors of the call
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self._threads)
         self._stack.enter_context(self._hooks())
         self._stack.enter_context(self._packing_of_others())
+        self._stack.enter_context(self.given.noted())
         return self
 
     def __exit__(
@@ -235,6 +237,11 @@ class AliveAtOnce:
             self._log.append((place, False))
 
     @property
+    def current(self) -> set[int]:
+        """Keys of the storages that are saved now."""
+        return set(self._current)
+
+    @property
     def total_bytes(self) -> int:
         """Bytes of everything that was saved at any time."""
         return sum(saved.nbytes for saved in self._all)
@@ -272,6 +279,7 @@ class SavedTensors:
         self._where = ModuleFrames(modules or {})
         self._apart = {key(storage) for tensor in apart for storage in storages(tensor)}
         self._alive = AliveAtOnce()
+        self._elsewhere: dict[int, int] = {}  # key -> bytes
         self.hooks = SavingHooks(self._pack)
         self._over = False
 
@@ -289,6 +297,16 @@ class SavedTensors:
     def total_bytes(self) -> int:
         """Bytes of everything that was saved, at once or one after the other."""
         return self._alive.total_bytes
+
+    @property
+    def elsewhere_bytes(self) -> int:
+        """Bytes that were saved of memory that torch's allocator did not hand out: NumPy's, say."""
+        return sum(self._elsewhere.values())
+
+    def counts(self, tensor: Tensor) -> bool:
+        """Return whether a tensor is among what is saved now, or apart."""
+        keys = {key(storage) for storage in storages(tensor)}
+        return keys <= self._apart | self._alive.current
 
     def by_module(self) -> dict[str, int]:
         """Return bytes saved at once by module path, most first."""
@@ -315,6 +333,8 @@ class SavedTensors:
         for storage in storages(tensor):
             if not self._over and key(storage) not in self._apart:
                 keys.append(key(storage))
+                if not handed_out(storage):
+                    self._elsewhere[keys[-1]] = storage.nbytes()
                 self._alive.save(keys[-1], self._described(tensor, storage.nbytes()))
         return Packed(tensor, partial(self._release, keys))
 

@@ -234,7 +234,7 @@ class CallMeter:
         if watch.unseen:  # was that there before? Then a further call has it, too
             again, _ = self._ledger.observe(self._call)
             watch.unseen -= set(nodes(again))
-        blind = watch.blind_spot()
+        blind = watch.blind_spot(everywhere)
         return parts, Unreadable(blind) if blind else _saved(everywhere)
 
     def leaks(self) -> tuple[int, tuple[Creation, ...]]:
@@ -326,6 +326,7 @@ class _GraphWatch:
         self._hooks: SavingHooks | None = None
         self.elsewhere = ""  # the class of a module that ran in a thread that nobody watches
         self._unsaved = False
+        self._kept: set[int] = set()  # addresses of what hooks of tensors lead to
 
     @contextmanager
     def around(self, hooks: SavingHooks) -> Iterator[None]:
@@ -343,19 +344,33 @@ class _GraphWatch:
         self._unsaved |= kept_unsaved(value)
         if self._hooks is not None:
             self.unseen |= self._hooks.unseen(value)
+            self._look_at_given(self._hooks)
 
-    def blind_spot(self) -> str:
-        """Return why what was seen is not all that was saved, or ``""``."""
+    def blind_spot(self, entries: Sequence[Entry]) -> str:
+        """Return why what was seen is not all that was saved in these entries, or ``""``."""
         if self.unseen:
             return (
                 "a graph is built in a thread that was there before, and what it saves is not seen"
             )
         if self._unsaved:
             return "a node of the graph keeps tensors by an attribute, not saved"
+        made = {one.address for one in entries if isinstance(one, Change) and one.nbytes > 0}
+        saved = {one.address for one in entries if isinstance(one, _SavedTag)}
+        if self._kept & (made - saved):
+            return "a tensor's hook keeps tensors of the call, not saved"
         return ""
+
+    def _look_at_given(self, hooks: SavingHooks) -> None:
+        for one in hooks.given.kept():
+            if one is None:
+                self._unsaved = True
+            else:
+                self._kept |= {block.data_ptr() for block in storages(one)}
 
     def _look(self, module: nn.Module, _inputs: object, output: object) -> None:
         self._unsaved |= kept_unsaved(output)
+        if self._hooks is not None:
+            self._look_at_given(self._hooks)
         if self._hooks is not None and not self._hooks.here:
             self.elsewhere = type(module).__name__
             self.unseen |= self._hooks.unseen(output)

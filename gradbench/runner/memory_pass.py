@@ -26,7 +26,7 @@ from ..memory.predict import (
     Unpredictable,
 )
 from ..memory.resident_blocks import disjoint, live, outside
-from ..memory.saved_tensors import SavedTensors, SavingHooks, paths, refuses_hooks
+from ..memory.saved_tensors import SavedTensors, paths, refuses_hooks
 from ..memory.step_phases import Marks
 from ..memory.storages import key, storages
 from ..plurals import counted
@@ -164,11 +164,11 @@ def _measured(
 class _GraphLook:
     """Looks at the graphs of what a forward returns, for what no hook sees."""
 
-    def __init__(self, hooks: SavingHooks) -> None:
-        self._hooks = hooks
+    def __init__(self, recorder: SavedTensors) -> None:
+        self._recorder, self._hooks = recorder, recorder.hooks
         self.unseen: set[Node] = set()  # nodes that hold what nobody packed
         self.nodes: set[Node] = set()
-        self.unsaved = False  # does a node keep tensors by an attribute?
+        self.unsaved = ""  # who keeps tensors that nobody saved
         self.elsewhere = ""  # the class of a module that ran in a thread that nobody watches
 
     def returned(self, module: nn.Module, _inputs: object, _output: object) -> None:
@@ -179,7 +179,11 @@ class _GraphLook:
     def __call__(self, output: object) -> None:
         self.unseen |= self._hooks.unseen(output)
         self.nodes |= set(nodes(output))
-        self.unsaved |= kept_unsaved(output)
+        if kept_unsaved(output):
+            self.unsaved = "a node keeps tensors by an attribute"
+        kept = self._hooks.given.kept()
+        if any(one is None or not self._recorder.counts(one) for one in kept):
+            self.unsaved = "a tensor's hook keeps tensors"
 
 
 class _Reader:
@@ -198,6 +202,7 @@ class _Reader:
     ) -> None:
         self._cell, self._ledger, self._device, self._try_to_build = cell, ledger, device, build
         self._made = 0  # steps of this subject
+        self._settings = ProcessSettings.now()
 
     def build(self) -> Refusal | None:
         """Build the subject, with the ledger at its beginning; return why that is impossible."""
@@ -255,19 +260,21 @@ class _Reader:
             raise saved  # no figure of it is right
         workspaces = self._workspaces()
         figures = meters.allocator_figures(window, workspaces=workspaces)
-        notes = {**notes, **_notes(window, workspaces)}
+        elsewhere = _elsewhere(saved)
+        notes = {**notes, **elsewhere, **_notes(window, workspaces)}
         return {
             **{
                 name: figure if isinstance(figure, Unreadable) else Figure(figure, notes)
                 for name, figure in figures.items()
             },
             "first_peak_allocated": Figure(
-                first_window.peak_bytes, {**_notes(first_window, 0), **self._first_path()}
+                first_window.peak_bytes,
+                {**elsewhere, **_notes(first_window, 0), **self._first_path()},
             ),
             "breakdown": self._breakdown(
                 first_parts or Unreadable(NO_HOOKS), parts, window.rounding_bytes, saved
             ),
-            "saved_for_backward": _saved_figure(saved),
+            "saved_for_backward": _saved_figure(saved, elsewhere),
             "leaked": leaked,
             "kept_after_first": self._kept_figure(
                 grown.nbytes - workspaces, hooked=first_parts is not None
@@ -301,6 +308,7 @@ class _Reader:
         """Let go of the subject and build another, on a ledger of its own."""
         for name in ("_arm", "_subject", "_marks"):
             vars(self).pop(name, None)  # some are missing where an earlier build has failed
+        self._settings.put_back()
         gc.collect()  # or it would be freed while the other counts
         self._ledger = self._device.ledger()
         return self.build()
@@ -506,12 +514,12 @@ class _Reader:
         recorder = SavedTensors(
             modules=paths(*self._subject.parts()), apart=self._subject.resident()
         )
-        look = _GraphLook(recorder.hooks)
+        look = _GraphLook(recorder)
         try:
             with recorder, FusedCalls() as fused:
                 self._looked_at(look)
             if look.unseen:  # was that there before? Then a further step has it, too
-                self._looked_at(again := _GraphLook(recorder.hooks))
+                self._looked_at(again := _GraphLook(recorder))
                 look.unseen -= again.nodes
         except BaseException as error:  # noqa: BLE001 # hooks meet any code, compiled graphs included
             why = refusal(error, self._device)
@@ -527,9 +535,7 @@ class _Reader:
         if fused.counts != self._fused:
             return Unreadable(OTHER_PATH)
         if look.unsaved:
-            return Unreadable(
-                "a graph is built, and a node keeps tensors by an attribute, not saved"
-            )
+            return Unreadable(f"a graph is built, and {look.unsaved}, not saved")
         return recorder
 
     def _looked_at(self, look: "_GraphLook") -> None:
@@ -644,11 +650,17 @@ def _asked(window: Window) -> Span:
     return window.requested if isinstance(window.requested, Span) else window
 
 
-def _saved_figure(saved: SavedTensors | Unreadable) -> MeterResult:
+def _elsewhere(saved: SavedTensors | Unreadable) -> dict[str, Fact]:
+    """Return what was saved of memory that no peak counts, where there is any."""
+    nbytes = saved.elsewhere_bytes if isinstance(saved, SavedTensors) else 0
+    return {"outside_bytes": nbytes} if nbytes else {}
+
+
+def _saved_figure(saved: SavedTensors | Unreadable, notes: Mapping[str, Fact]) -> MeterResult:
     if isinstance(saved, Unreadable):
         return saved
     total = saved.total_bytes
-    return Figure(saved.nbytes, {"in_total": total} if total != saved.nbytes else {})
+    return Figure(saved.nbytes, {**notes, **({"in_total": total} if total != saved.nbytes else {})})
 
 
 def _predicted(predictor: Predictor, cell: Cell, model: Model, plan: Plan) -> MeterResult | Refusal:

@@ -43,6 +43,14 @@ class ProcessSettings:
             host_system.bind(self.cores)
         torch.set_grad_enabled(self.grad)
 
+    def put_back(self) -> None:
+        """Set what a second build of the same model is to find as the first did."""
+        self.put_right()
+        if torch.get_default_dtype() != (dtype := getattr(torch, self.default_dtype)):
+            torch.set_default_dtype(dtype)
+        if torch.are_deterministic_algorithms_enabled() != self.deterministic:
+            torch.use_deterministic_algorithms(self.deterministic)
+
     def notes(self, later: "ProcessSettings", *, who: str) -> Mapping[str, Fact]:
         """Return what was set otherwise later, as a note of a measurement."""
         changed = [

@@ -20,6 +20,7 @@ from ..workloads.models import Model
 from ..workloads.scripted import with_own_executors
 from ..workloads.state import RandomNumbers, Snapshot
 from ..workloads.steps import Step, Subject
+from ..workloads.trees import tensors
 from .attempts import Refusal, attempt, guarded, refusal, try_to_arm, try_to_build
 
 DRAWS: Final = "same_random_numbers_of"
@@ -69,7 +70,7 @@ class Start:
 
     def __init__(self, subject: Subject, device: Device, *, limit_s: float) -> None:
         self._subject, self._device, self._limit_s = subject, device, limit_s
-        self._built = Snapshot(subject.parts())
+        self._built = _snapshot(subject)
         self.numbers = RandomNumbers(subject.resident())
 
     def subject(self) -> Subject | Refusal:
@@ -91,7 +92,7 @@ class Start:
         if refused is not None:
             return refused
         took_s = (time.monotonic() - began) / count
-        visited = VisitedArm(arm, Snapshot(subject.parts()), self.numbers, dict(subject.notes))
+        visited = VisitedArm(arm, _snapshot(subject), self.numbers, dict(subject.notes))
         if took_s <= LONG_TRIAL * self._limit_s:
             notes = guarded(partial(watched_step, arm, self._device), self._device)
             if isinstance(notes, Refusal):
@@ -103,6 +104,11 @@ class Start:
             visited.state.look()
         self.numbers.look()
         return visited
+
+
+def _snapshot(subject: Subject) -> Snapshot:
+    given = [tensor for _, tensor in tensors(subject.given)]
+    return Snapshot(subject.parts(), given=given)
 
 
 def _in_its_own_mode(subject: Subject) -> Subject:

@@ -11,6 +11,7 @@ import operator
 import pickle
 import random
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -90,8 +91,22 @@ class _KeptSlots:
 
 
 @dataclass(frozen=True, slots=True)
+class _KeptClass:
+    """What a class holds beside its methods: a cache, a counter that its objects share."""
+
+    owner: type
+    values: dict[str, Any]
+
+    def put_back(self) -> None:
+        for name in _data_of(self.owner).keys() - self.values.keys():
+            delattr(self.owner, name)
+        for name, value in self.values.items():
+            if vars(self.owner).get(name, _MISSING) is not value:
+                setattr(self.owner, name, value)
+
+
+@dataclass(frozen=True, slots=True)
 class _KeptGenerator:
-    read: Callable[[], Any]
     write: Callable[[Any], object]
     state: Any
 
@@ -126,12 +141,19 @@ class _KeptTensor:
 class Snapshot:
     """The state of modules at one moment, to be put back as often as one likes.
 
-    Kept are buffers, plain attributes, what these lead to through containers and objects of the
-    user's own classes, and generators of random numbers among them. With ``on_host`` contents lie
-    on the host, so that a device's memory stays as it is.
+    Kept are buffers, plain attributes, those of the user's own classes, what these lead to through
+    containers and objects of such classes, generators of random numbers among them, and the
+    tensors that the modules are ``given``, which some change. With ``on_host`` contents lie on the
+    host, so that a device's memory stays as it is.
     """
 
-    def __init__(self, roots: Iterable[nn.Module], *, on_host: bool = False) -> None:
+    def __init__(
+        self,
+        roots: Iterable[nn.Module],
+        *,
+        given: Iterable[Tensor] = (),
+        on_host: bool = False,
+    ) -> None:
         roots = list(roots)
         self._on_host = on_host
         self._tensors: list[_KeptTensor] = []
@@ -147,6 +169,8 @@ class Snapshot:
             self._keep(root)
             for buffer in root.buffers():  # TorchScript's are in no dictionary
                 self._keep(buffer)
+        for tensor in given:
+            self._keep(tensor)
         self._lengths, self._entries = self._fingerprint()
 
     def look(self) -> None:
@@ -202,13 +226,12 @@ class Snapshot:
                 return ()
             case tuple():
                 return _few(one)
-            case random.Random():
-                self._unwatched.append(_KeptGenerator(one.getstate, one.setstate, one.getstate()))
-                return ()
-            case torch.Generator():
-                state = one.get_state()
-                self._unwatched.append(_KeptGenerator(one.get_state, one.set_state, state))
-                return ()
+            case threading.local():
+                return self._keep_dict(vars(one))  # of this thread, in which all modes run
+        generator = _generator(one)
+        if generator is not None:
+            self._unwatched.append(generator)
+            return ()
         return self._keep_object(one)
 
     def _keep_dict(self, one: dict[Any, Any], *, by_key: bool = True) -> list[object]:
@@ -222,21 +245,35 @@ class Snapshot:
         """Look at these entries, or where they are too many at their number."""
         self._watched.append(entries if len(entries) <= MOST else _Counted(entries))
 
+    def _keep_class(self, kind: type) -> list[object]:
+        """Keep what the user's own classes hold among an object's; return what that leads to."""
+        leads_to: list[object] = []
+        for base in kind.__mro__:
+            if id(base) in self._seen or _is_foreign(base):
+                continue
+            self._seen.add(id(base))
+            data = _data_of(base)
+            self._others.append(_KeptClass(base, data))
+            self._watched.append(_ClassEntries(base, tuple(data)))
+            leads_to += _few(data.values())
+        return leads_to
+
     def _keep_module(self, module: nn.Module) -> list[object]:
         own = module.__dict__
         self._keep_dict(own, by_key=False)
-        leads_to = [value for name, value in own.items() if name not in MODULES_OWN]
+        leads_to = self._keep_class(type(module))
+        leads_to += [value for name, value in own.items() if name not in MODULES_OWN]
         for name in ("_parameters", "_buffers", "_modules"):
             part = own.get(name)  # TorchScript's are no dictionaries
-            if isinstance(part, dict) and part:
+            if isinstance(part, dict) and (part or not _is_foreign(type(module))):
                 leads_to += self._keep_dict(part, by_key=False)
         return leads_to
 
     def _keep_object(self, one: object) -> Sequence[object]:
         kind = type(one)
-        if isinstance(one, OPAQUE) or kind.__module__.partition(".")[0] in FOREIGN:
+        if isinstance(one, OPAQUE) or _is_foreign(kind):
             return ()
-        kept_values: list[object] = []
+        kept_values = self._keep_class(kind)
         own = getattr(one, "__dict__", None)
         if isinstance(own, dict):
             kept_values += self._keep_dict(own)
@@ -264,8 +301,56 @@ class _Counted:
         return one in self.entries
 
 
+@dataclass(frozen=True, slots=True)
+class _ClassEntries:
+    """A class's data, of whose other entries the number alone is looked at."""
+
+    owner: type
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(vars(self.owner))
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(vars(self.owner).get, self.names)
+
+    def __contains__(self, one: object) -> bool:
+        return one in list(self)
+
+
 MODULES_OWN: Final = frozenset(nn.Module().__dict__) - {"training"}
 """What every module has: dictionaries of parameters, hooks and the like."""
+
+
+def _is_foreign(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in FOREIGN
+
+
+def _data_of(kind: type) -> dict[str, Any]:
+    """Return what a class holds that is no method, no property and none of Python's own names."""
+    return {
+        name: value
+        for name, value in vars(kind).items()
+        if not (name.startswith("__") or name == "_abc_impl" or hasattr(type(value), "__get__"))
+    }
+
+
+def _generator(one: object) -> _KeptGenerator | None:
+    """Return the state of a generator of random numbers, None of what is none."""
+    if isinstance(one, random.Random):
+        return _KeptGenerator(one.setstate, one.getstate())
+    if isinstance(one, torch.Generator):
+        return _KeptGenerator(one.set_state, one.get_state())
+    numpy: Any = sys.modules.get("numpy.random")
+    if numpy is None:
+        return None
+    if isinstance(one, numpy.RandomState):
+        return _KeptGenerator(one.set_state, one.get_state())
+    if isinstance(one, numpy.Generator):
+        one = one.bit_generator
+    if isinstance(one, numpy.BitGenerator):
+        return _KeptGenerator(partial(setattr, one, "state"), one.state)
+    return None
 
 
 def _slots(kind: type) -> Iterator[str]:

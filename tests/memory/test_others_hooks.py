@@ -1,5 +1,7 @@
 """What autograd keeps where a model sets hooks of its own, or keeps tensors past autograd."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -101,3 +103,53 @@ def test_a_tensor_that_a_node_leads_to_past_autograd_is_seen(name):
 
 def test_what_others_save_is_seen_by_whoever_packs():
     assert SavingHooks(lambda tensor: tensor).unseen(chain(X))  # made before: nobody packed it
+
+
+def halving(gradient):
+    return gradient / 2
+
+
+class Adds(Box):
+    def __call__(self, gradient):
+        return gradient + self.tensor
+
+
+HOOKS = {
+    "closure": lambda big: lambda gradient: gradient + big,
+    "default": lambda big: lambda gradient, big=big: gradient + big,
+    "partial": lambda big: partial(torch.add, big),
+    "object": Adds,
+    "method": lambda big: Adds(big).__call__,
+}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_what_a_tensors_hook_keeps_is_seen_as_long_as_its_graph_is_there(name):
+    big = torch.zeros(64)
+    with SavedTensors(apart=[X]) as saved:
+        y = chain(X)
+        y.register_hook(HOOKS[name](big))
+        (kept,) = saved.hooks.given.kept()
+        assert kept is big
+        assert not saved.counts(kept)
+        del y
+        assert not list(saved.hooks.given.kept())
+
+
+def test_a_hook_that_keeps_nothing_of_its_own_hides_nothing():
+    with SavedTensors(apart=[X]) as saved:
+        y = X.tanh()
+        module = nn.Linear(2, 2)
+        for hook in (halving, lambda gradient: gradient * module.training):
+            y.register_hook(hook)
+        assert not list(saved.hooks.given.kept())
+        for hook in (lambda gradient: gradient * X, lambda gradient: gradient * y.detach()):
+            y.register_hook(hook)
+        assert all(map(saved.counts, saved.hooks.given.kept()))  # X is there anyway, y is saved
+
+
+def test_giving_hooks_is_as_it_was_afterwards():
+    before = torch.Tensor.register_hook
+    with SavedTensors(), SavedTensors():
+        assert torch.Tensor.register_hook is not before
+    assert torch.Tensor.register_hook is before

@@ -1,6 +1,7 @@
 """What is put back between two visits of a module: everything but parameters."""
 
 import random
+import threading
 from collections import deque
 
 import numpy as np
@@ -28,6 +29,8 @@ class Slotted:
 class Stateful(nn.Module):
     """Keeps something in every way that one may."""
 
+    shared, calls = [], 0
+
     def __init__(self):
         super().__init__()
         self.layer = nn.Linear(4, 4)
@@ -43,6 +46,8 @@ class Stateful(nn.Module):
         self.pair = (torch.zeros(2), [])
         self.own_random = random.Random(1)
         self.own_generator = torch.Generator().manual_seed(1)
+        self.own_numpy = np.random.RandomState(1), np.random.default_rng(1)
+        self.of_the_thread = threading.local()
         self.parts = [nn.BatchNorm1d(4)]  # in no registry
 
     def forward(self, x):
@@ -58,6 +63,13 @@ class Stateful(nn.Module):
         self.pair[1].append(1)
         self.table = self.table + 1
         self.drawn = self.own_random.random(), torch.rand(1, generator=self.own_generator).item()
+        self.drawn += (self.own_numpy[0].rand(), self.own_numpy[1].random())
+        Stateful.calls += 1
+        Stateful.since = self.count
+        self.shared.append(self.hidden)
+        self.of_the_thread.last = self.hidden
+        if "late" not in self._buffers:
+            self.register_buffer("late", torch.ones(1))
         return self.parts[0](self.norm(self.hidden))
 
 
@@ -80,6 +92,11 @@ def state(net):
         net.own_random.getstate(),
         net.own_generator.get_state().tolist(),
         hasattr(net, "drawn"),
+        net.own_numpy[0].get_state()[2],
+        net.own_numpy[1].bit_generator.state["state"],
+        (Stateful.calls, hasattr(Stateful, "since"), len(Stateful.shared)),
+        hasattr(net.of_the_thread, "last"),
+        list(net.state_dict()),
     )
 
 
@@ -87,16 +104,18 @@ def state(net):
 @pytest.mark.parametrize("on_host", [False, True])
 def test_whatever_a_step_changed_is_as_it_was(mode, on_host):
     net, x = Stateful(), torch.randn(3, 4)
-    before = state(net)
-    snapshot = Snapshot([net], on_host=on_host)
+    before = state(net), x.tolist()
+    snapshot = Snapshot([net], given=[x], on_host=on_host)
     with mode():
         net(x)
+        x.mul_(2)
     snapshot.look()
     for _ in range(2):
         with mode():
             net(x)
+            x.mul_(2)
         snapshot.put_back()
-        assert state(net) == before
+        assert (state(net), x.tolist()) == before
 
 
 def test_what_a_mode_made_is_that_modes_own():

@@ -4,15 +4,18 @@ A row names a factory by the path of this module, so that every way in builds it
 """
 
 import copy
+import itertools
 import os
 import queue
 import random
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -418,6 +421,249 @@ class Thrifty(Plain):
         return checkpoint(super().forward, x, use_reentrant=False)
 
 
+class Normed(nn.Module):
+    """Spectral norm: each call in training moves two buffers on, and none in eval() does."""
+
+    def __init__(self):
+        super().__init__()
+        norm = nn.utils.parametrizations.spectral_norm
+        self.body = nn.Sequential(norm(nn.Linear(WIDTH, 32)), nn.ReLU(), nn.Linear(32, 4))
+
+    def forward(self, x):
+        return self.body(x)
+
+
+class Shadowed(Plain):
+    """A slow copy of itself that follows in training, and answers otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.shadow = copy.deepcopy(Plain()).requires_grad_(requires_grad=False)
+        self.shadow.load_state_dict(self.state_dict(), strict=False)
+
+    def forward(self, x):
+        if not self.training:
+            return self.shadow(x)
+        with torch.no_grad():
+            for slow, fast in zip(self.shadow.parameters(), self.parameters(), strict=False):
+                slow.lerp_(fast, 0.1)
+        return super().forward(x)
+
+
+class Forgetful(Plain):
+    """Recomputes with the same dropped numbers, for which generators' states are kept."""
+
+    def forward(self, x):
+        return checkpoint(self.dropped, x, use_reentrant=False)
+
+    def dropped(self, x):
+        return nn.functional.dropout(super().forward(x), 0.5, training=True)
+
+
+class Rewritten(Plain):
+    """Hooks return another input and another output than they were given."""
+
+    def __init__(self):
+        super().__init__()
+        self.first.register_forward_pre_hook(lambda _, given: (given[0] * 2,))
+        self.first.register_forward_hook(lambda _, given, output: output + given[0].sum())
+
+
+class Remembering(Plain):
+    """All of a class share one list of past outputs, and a number of calls."""
+
+    past: ClassVar = []
+    calls = 0
+
+    def forward(self, x):
+        Remembering.calls += 1
+        self.past.append(super().forward(x.repeat(Remembering.calls, 1)).sum(0))
+        return torch.stack(self.past)
+
+
+class Logged(torch.Tensor):
+    """A tensor that notes the functions that it goes through."""
+
+    names: ClassVar = set()
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        cls.names.add(function.__name__)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+class Logging(Plain):
+    def forward(self, x):
+        return super().forward(x.as_subclass(Logged))
+
+
+class Doubling(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        return result * 2 if function is nn.functional.linear else result
+
+
+class UnderMode(Plain):
+    """A function mode of its own changes what its layers return."""
+
+    def forward(self, x):
+        with Doubling():
+            return super().forward(x)
+
+
+class Weighing(nn.Module):
+    """Attention that returns its weights, too, and takes no fused operator."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+
+    def forward(self, x):
+        rows = x[None]
+        return self.attention(rows, rows, rows, need_weights=True)
+
+
+class Sorted(nn.Module):
+    """A packed sequence on the way into a recurrent layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(WIDTH, 8, batch_first=True)
+
+    def forward(self, x):
+        lengths = torch.arange(len(x), 0, -1)
+        rows = x[:, None].expand(-1, len(x), -1)
+        packed = nn.utils.rnn.pack_padded_sequence(rows, lengths, batch_first=True)
+        return nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0]
+
+
+class Ensemble(nn.Module):
+    """Three members at once: their parameters stacked, mapped over by torch.func."""
+
+    def __init__(self):
+        super().__init__()
+        stacked, _ = torch.func.stack_module_state([Plain() for _ in range(3)])
+        self.names = list(stacked)
+        self.stacked = nn.ParameterList(stacked.values())
+        self.skeleton = [Plain().to("meta")]  # in a list: its parameters are nobody's
+
+    def forward(self, x):
+        def one(parameters, x):
+            return torch.func.functional_call(self.skeleton[0], parameters, (x,))
+
+        given = dict(zip(self.names, self.stacked, strict=True))
+        return torch.func.vmap(one, in_dims=(0, None))(given, x)
+
+
+class Called(Plain):
+    """Its parameters, scaled, are given to a call of its body."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = Plain()
+
+    def forward(self, x):
+        scaled = {name: one * 0.5 for name, one in self.body.named_parameters()}
+        return torch.func.functional_call(self.body, scaled, (x,))
+
+
+class Skipping(Plain):
+    """Skips layers as generators of its own say: Python's, and both kinds of NumPy's."""
+
+    def __init__(self):
+        super().__init__()
+        self.python = random.Random(1)
+        self.old, self.new = np.random.RandomState(1), np.random.default_rng(1)
+
+    def forward(self, x):
+        rows = 1 + self.python.randrange(8) + self.old.randint(8) + int(self.new.integers(8))
+        return super().forward(x.repeat(rows, 1))
+
+
+class Local(Plain):
+    """Keeps its outputs in a place of each thread's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.local = threading.local()
+
+    def forward(self, x):
+        past = vars(self.local).setdefault("past", [])
+        past.append(super().forward(x))
+        return torch.stack(past).sum(0)
+
+
+class Curt(Plain):
+    """``train`` returns nothing, and so does ``eval``."""
+
+    def train(self, mode=True):
+        super().train(mode)
+
+
+class Mutating(Plain):
+    """Changes the batch that it is given."""
+
+    def forward(self, x):
+        return super().forward(x.mul_(1.5))
+
+
+class Strict(Plain):
+    """Asks for deterministic kernels and for another default dtype as it is built."""
+
+    dtype = torch.float32
+
+    def __init__(self):
+        super().__init__()
+        torch.use_deterministic_algorithms(mode=True)
+        torch.set_default_dtype(torch.float64)
+
+
+class Late(Plain):
+    """Gets a parameter in its first call."""
+
+    def forward(self, x):
+        if "scale" not in self._parameters:
+            self.scale = nn.Parameter(torch.ones(4))
+        return super().forward(x) * self.scale
+
+
+class Adapting(Plain):
+    """Trains itself a little in each call, whatever the mode outside, and drops the gradients."""
+
+    def forward(self, x):
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            loss = super().forward(x.clone()).square().mean()
+            torch.autograd.grad(loss, list(self.parameters()))
+        return super().forward(x)
+
+
+class Holding(Plain):
+    """A hook of the output keeps a tensor that autograd does not."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        noise = torch.rand_like(y)
+        if y.requires_grad:
+            y.register_hook(lambda gradient: gradient + noise)
+        return y
+
+
+class Borrowing(Plain):
+    """Multiplies by numbers that lie in memory of NumPy's."""
+
+    def forward(self, x):
+        return super().forward(x) * torch.from_numpy(np.full((len(x), 4), 0.5, np.float32))
+
+
+class Talking(Plain):
+    """Prints a line in each call, to both streams."""
+
+    def forward(self, x):
+        sys.stdout.write("a line of the model's\n")
+        sys.stderr.write("another\n")
+        return super().forward(x)
+
+
 def scripted():
     return torch.jit.script(nn.Sequential(nn.Linear(WIDTH, 32), nn.ReLU(), nn.Linear(32, 4)))
 
@@ -457,11 +703,8 @@ def no_module():
 class Sleeper(Plain):
     """Steps of a third of a second, and one day it hangs."""
 
-    calls = 0
+    calls = itertools.count()  # a class's number would be put back
 
     def forward(self, x):
-        import time
-
-        Sleeper.calls += 1
-        time.sleep(0.3 if Sleeper.calls < 14 else 600)
+        time.sleep(0.3 if next(self.calls) < 13 else 600)
         return super().forward(x)
