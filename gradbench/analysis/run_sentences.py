@@ -91,7 +91,7 @@ def prediction_marks(run: Run) -> list[str]:
     found = errors(run)
     off = sorted((cell for cell in found if found[cell]), key=lambda cell: -abs(found[cell]))
     words = [f"{cell} {in_words(found[cell])}" for cell in off]
-    lines = [f"predicted_peak is off the measured peak: {_few(words)}"] if off else []
+    lines = [f"predicted_peak differs from the measured peak: {_few(words)}"] if off else []
     cells: dict[str, list[str]] = {}
     for outcome in _predicted_peaks(run):
         for mark in marks(outcome.notes):

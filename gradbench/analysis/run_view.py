@@ -154,8 +154,8 @@ class View:
         off = self.prediction_errors.get(cell) if meter == "predicted_peak" else None
         if not off:
             return value
-        words = f"off by {prediction_errors.in_words(off)}"
-        detail = f"{value.detail}; {words} from what was measured"
+        words = f"error {prediction_errors.in_words(off)}"
+        detail = f"{value.detail}; {words}, held against the measured peak"
         return replace(value, text=f"{value.text}, {words}", detail=detail)
 
     def ratio(self, cell: Cell, meter: str, reference: str) -> Value:

@@ -145,12 +145,12 @@ def test_a_prediction_that_is_off_says_so_wherever_it_is_shown():
         *both_peaks(NO_GRAD, predicted=800, measured=800),
     ]
     (mark,) = prediction_marks(run(found))
-    assert mark == f"predicted_peak is off the measured peak: {OFF} -34.00%, {ON} -1.00%"
+    assert mark == f"predicted_peak differs from the measured peak: {OFF} -34.00%, {ON} -1.00%"
     assert mark in [note.text for note in closing_notes(run(found))]
     view = View(run(found))
-    assert view.value(OFF, "predicted_peak").text.endswith(", off by -34.00%")
-    assert "off by" not in view.value(NO_GRAD, "predicted_peak").text
-    assert "off by" not in view.value(OFF, "peak_allocated").text
+    assert view.value(OFF, "predicted_peak").text.endswith(", error -34.00%")
+    assert "error" not in view.value(NO_GRAD, "predicted_peak").text
+    assert "error" not in view.value(OFF, "peak_allocated").text
 
 
 MARKED = {"measured_at_batches": "2, 4", "why_measured": "aten::nonzero returns other sizes"}
