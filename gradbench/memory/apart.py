@@ -253,8 +253,8 @@ def _answer(function: Reports[Any], stream: IO[bytes], *, alone: bool) -> NoRetu
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-    # What the parent has is not the step's: to look through it copies its pages, and what lies there
-    # for the collector must not be freed here, where frees are counted.
+    # What the parent has is not the step's: to look through it copies its pages, and what it left
+    # to the collector must not be freed here, where frees are counted.
     gc.freeze()
     faulthandler.disable()  # it may write elsewhere, and what ends this child is expected here
     if not alone:
