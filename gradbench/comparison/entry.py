@@ -10,7 +10,7 @@ from ..experiment.model_source import ModelSource as ModelSource
 from ..memory.saved_tensors import SavedTensors as SavedTensors
 from ..memory.step_operations import operations_of as operations_of
 from ..runner.attempts import settle as settle
-from ..runner.interleave import calibrate as calibrate
+from ..runner.interleave import calibrate as calibrate, precision as precision
 from ..workloads.arms import build as build, make_arm as make_arm
 from ..workloads.models import MODELS as MODELS
 from ..workloads.own_models import (

@@ -18,12 +18,17 @@ from torch import Tensor, nn
 
 LONG_STEP_NS: Final = 100_000_000
 """From here on, what the other side has left in the caches is nothing to a step."""
+PRECISE: Final = 0.0015
+"""Half-width of a process's ratio at which it stops: processes differ by more."""
+FIRST_LOOK: Final = 64
+"""Rounds after which its precision is looked at first."""
 PATIENCE: Final = 5
 """Times the CPU time of a cell that may pass on the clock, where other work has the core."""
 BALLAST: Final = 2000
 """Small objects, at most, and `BALLAST_BYTES` for tensors, that move what comes after them."""
 BALLAST_BYTES: Final = 2**20
 
+Precision = Callable[[Sequence[Sequence[float]], Sequence[int]], float]
 Build = Callable[[Any, int, Mapping[str, Any]], tuple[Any, Any, Any]]
 
 
@@ -57,6 +62,7 @@ def timed(sides: Any, asked: Mapping[str, Any], build: Build) -> dict[str, Any]:
             seconds=asked["cell_s"],
             least=asked["least_rounds"],
             untimed=typical_ns < LONG_STEP_NS,
+            precision=entry.precision,
         )
     del ballast
     return {"ns": times, "shared": shared}
@@ -131,9 +137,20 @@ class Visits:
         return min(float(sorted(own[len(own) // 2 :])[len(own) // 4]) for own in times)
 
     def rounds(
-        self, arms: Sequence[Arm], *, iterations: int, seconds: float, least: int, untimed: bool
+        self,
+        arms: Sequence[Arm],
+        *,
+        iterations: int,
+        seconds: float,
+        least: int,
+        untimed: bool,
+        precision: Precision,
     ) -> list[list[float]]:
-        """Return each side's ns a step, by round: ``least`` rounds, or as many as CPU time has."""
+        """Return each side's ns a step, by round.
+
+        As many as CPU time has, ``least`` at least, and no more than make the ratio precise.
+        """
+        next_look = FIRST_LOOK
         times: list[list[float]] = [[], []]
         end, latest = time.process_time() + seconds, time.perf_counter() + PATIENCE * seconds
         while len(times[0]) < least or (time.process_time() < end and time.perf_counter() < latest):
@@ -143,6 +160,10 @@ class Visits:
                     torch.set_rng_state(numbers)
                 step_ns = self._visit(one, iterations, untimed=untimed)
                 times[one.index].append(round(step_ns, 1))
+            if len(times[0]) >= next_look:
+                next_look = int(1.25 * next_look)
+                if precision(times, [1] * len(times[0])) <= PRECISE:
+                    break
         return times
 
     def _visit(self, one: Arm, iterations: int, *, untimed: bool) -> float:

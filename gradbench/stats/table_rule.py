@@ -175,7 +175,8 @@ class TableRule:
         spread = (math.log(found.high) - math.log(found.low)) / 2
         words = f"{len(logs)} replicates leave ±{math.expm1(spread):.1%}"
         if self._differs(logs):
-            words += ", and fresh ones do not confirm the change"
+            fresh = len(logs) - self.first
+            words += f", and {fresh} fresh ones do not confirm it" if fresh else ", to be confirmed"
         return f"{words}; {self._what_settles(logs, spread, found)}"
 
     def _what_settles(self, logs: Sequence[float], spread: float, found: Estimate) -> str:

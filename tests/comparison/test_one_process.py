@@ -14,6 +14,7 @@ from gradbench.comparison.operation_changes import in_words
 from gradbench.comparison.replication import Replication, Replicator, obstacle
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.model_source import ModelSource
+from gradbench.runner.interleave import precision
 
 QUICK = Replication(
     warm_up_s=0.0, limit_s=60, cell_s=0.0, least_rounds=4, turns=3, least_turns=3, slice_s=0.001
@@ -290,10 +291,37 @@ def test_each_side_steps_in_its_turn_and_in_its_mode_and_both_draw_the_same():
     assert visits.warm_up(arms, seconds=0.0) > 0
     for drawn in seen:
         drawn.clear()
-    times = visits.rounds(arms, iterations=3, seconds=0.0, least=5, untimed=True)
+    times = visits.rounds(
+        arms, iterations=3, seconds=0.0, least=5, untimed=True, precision=precision
+    )
     assert list(map(len, times)) == [5, 5]
     assert seen[0] == seen[1]
     assert len(seen[0]) == len(set(seen[0])) == 5 * (3 + 1)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_rounds_end_when_the_ratio_is_precise_whatever_it_shows(spread, monkeypatch):
+    clock, rng = SimpleNamespace(ns=0), random.Random(0)
+    monkeypatch.setattr("time.perf_counter_ns", lambda: clock.ns)
+    monkeypatch.setattr("time.process_time", lambda: clock.ns / 1e9)
+    monkeypatch.setattr("time.perf_counter", lambda: clock.ns / 1e9)
+
+    def arm(index):
+        def step():
+            clock.ns += round((1 + index) * 1e5 * (1 + spread * rng.random()))
+
+        return interleaved_sides.Arm(
+            index, SimpleNamespace(step=step, held=torch.no_grad), SimpleNamespace()
+        )
+
+    visits = interleaved_sides.Visits(
+        SimpleNamespace(give=lambda index: None), lambda: None, random.Random(0)
+    )
+    times = visits.rounds(
+        [arm(0), arm(1)], iterations=1, seconds=0.4, least=8, untimed=True, precision=precision
+    )
+    assert (len(times[0]) == interleaved_sides.FIRST_LOOK) is (spread == 0)
+    assert clock.ns < 0.41e9
 
 
 # Operations
