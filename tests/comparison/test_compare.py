@@ -439,7 +439,7 @@ def test_cells_that_this_machine_cannot_run_are_reported_with_their_reason(proje
     assert answer.exit_code == ExitStatus.NOTHING_MEASURED
     told = json.loads(answer.stdout)["not_compared"]
     assert len(told) == 4
-    assert all("9999 threads, but this process may use" in one["reason"] for one in told)
+    assert all("9,999 threads, but this process may use" in one["reason"] for one in told)
 
 
 def verdicts(answer) -> dict[tuple[str, str], dict]:
