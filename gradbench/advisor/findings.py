@@ -1,24 +1,24 @@
 """What one call of a model in each mode shows, in a process of its own: costs and traps."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..devices import Device
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
-from ..memory.saved_tensors import paths
+from ..memory.left_behind import INFERENCE_TENSOR, in_words, left_by
 from ..observation import Observation, observe
 from ..records.advice import Finding
-from ..runner.attempts import Refusal, guarded, settle, try_to_build
+from ..runner.attempts import Refusal, attempt, guarded, settle, try_to_arm, try_to_build
 from ..workloads.grad_modes import MODES
 from ..workloads.models import Model
-from ..workloads.steps import WORKLOADS, Subject
-from ..workloads.trees import tensors
+from ..workloads.state import Snapshot
+from ..workloads.steps import WORKLOADS, Subject, evaluation
 
 _TRAINED: Final = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 """Layers that compute something else in train mode."""
@@ -39,20 +39,18 @@ def look_at(cell: Cell, model: Model, plan: Plan) -> Iterator[Finding | Refusal]
     for mode in ("global_on", "no_grad", "inference_mode"):
         found = guarded(partial(_called_in, replace(cell, grad_mode=mode), subject, device), device)
         yield from [found] if isinstance(found, Refusal) else found
+    evaluated = replace(cell, workload="evaluate_then_train", grad_mode="inference_mode")
+    yield from _after_an_evaluation(evaluated, model, device, plan.seed)
 
 
 def _called_in(cell: Cell, subject: Subject, device: Device) -> list[Finding]:
     """Call the model once in a mode, observed; return what is to be said of it."""
     workload, mode = WORKLOADS[cell.workload], MODES[cell.grad_mode]
     step = workload.prepare(subject, mode)
-    kept = _inference_tensors(subject.parts())
     with mode.hold():
         observation = observe(step)
     device.synchronize()
-    return [
-        *_of_the_call(observation, mode.name, records=mode.records),
-        *_of_kept_tensors(_inference_tensors(subject.parts()) - kept),
-    ]
+    return list(_of_the_call(observation, mode.name, records=mode.records))
 
 
 def _in_train_mode(module: nn.Module) -> Iterator[Finding]:
@@ -104,21 +102,31 @@ def _of_the_call(observation: Observation, mode: str, *, records: bool) -> Itera
         yield Finding(what="the forward switches the grad mode itself", line=line)
 
 
-def _of_kept_tensors(names: set[str]) -> Iterator[Finding]:
-    if names:
-        yield Finding(
-            what=f"a call in inference_mode leaves inference tensors in {', '.join(sorted(names))}",
-            cure="training with them fails later: fill them under no_grad, or clone them",
-        )
+def _after_an_evaluation(cell: Cell, model: Model, device: Device, seed: int) -> Iterator[Finding]:
+    """Yield what a first call inside the cell's mode leaves, and whether training works after it.
 
-
-def _inference_tensors(parts: Sequence[nn.Module]) -> set[str]:
-    """Return where the modules hold inference tensors: buffers and attributes, by path."""
-    found = set()
-    for path, module in paths(*parts).items():
-        own = {name: value for name, value in vars(module).items() if name != "_modules"}
-        for name, value in own.items():
-            for inner, tensor in tensors(value, name):
-                if isinstance(tensor, Tensor) and tensor.is_inference():
-                    found.add(f"{path}.{inner}".replace("_buffers", "buffers"))
-    return found
+    The subject is another one: the caches of the first are filled.
+    """
+    subject = try_to_build(cell, model, device, seed=seed)
+    if isinstance(subject, Refusal):
+        return
+    mode, parts = MODES[cell.grad_mode], subject.parts()
+    built = Snapshot(parts)
+    left = guarded(partial(left_by, evaluation(subject, mode), parts), device)
+    if isinstance(left, Refusal):
+        return
+    inside = [one for one in left.made if one.kind == INFERENCE_TENSOR]
+    if not inside:
+        return
+    arm = try_to_arm(cell, subject, device)
+    refused = arm if isinstance(arm, Refusal) else attempt(arm, device, 1, put_back=built.put_back)
+    words = f"an evaluation in {mode.name} leaves {in_words(inside)}"
+    if refused is None:
+        yield Finding(what=f"{words}; a training step after it works all the same")
+        return
+    by_mode = refused.cause == "cannot_train"
+    after = f", and training after it fails: {refused.reason}" if by_mode else ""
+    yield Finding(
+        what=f"{words}{after}",
+        cure="evaluate under no_grad where training follows, or make them as the model is built",
+    )

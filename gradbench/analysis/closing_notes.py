@@ -6,9 +6,8 @@ from typing import Final, Literal
 
 from ..records.measurements import Cause
 from ..records.run import Run
-from . import evaluations, run_sentences
+from . import run_sentences
 from .diagnosis import possible_interference
-from .run_view import View
 
 EXPECTED: Final[tuple[Cause, ...]] = ("cannot_train", "impossible", "unavailable")
 """Causes that say nothing against the run: the modes, the axes or the machine have them."""
@@ -37,7 +36,6 @@ def closing_notes(run: Run) -> list[Note]:
         *(Note(text, "lost") for text in lost),
         *(Note(f"possible interference: {text}", "interference") for text in _by_weight(run)),
         *(Note(text, "aside", always=not in_short) for text in expected),
-        *(Note(text.replace("`", ""), "aside") for text in evaluations.sentences(View(run))),
         *(Note(text, "aside") for text in filter(None, (run_sentences.predicted(run),))),
         *(Note(text, "aside") for text in run_sentences.prediction_marks(run)),
         *(Note(text, "aside") for text in run_sentences.kept(run)),

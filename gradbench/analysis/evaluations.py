@@ -76,7 +76,13 @@ def _trouble(found: Evaluation) -> str:
     )
     left = next((one for one in found.harmful if one.made), None)
     what = f", which leaves {left.made}" if left is not None and len(found.harmful) == 1 else ""
-    return f"An evaluation in {found.block} {can}{what}: {found.harmful[0].reason}"
+    return f"An evaluation in {found.block} {can}{what}: {_first(found.harmful[0].reason)}"
+
+
+def _first(reason: str) -> str:
+    """Return the first sentence of torch's words: the page and the reasons have all of them."""
+    first, stop, _ = reason.partition(". ")
+    return f"{first}." if stop else reason
 
 
 def _evaluated(view: View, cell: Cell) -> Evaluated:

@@ -27,14 +27,15 @@ STYLES: Final = {"lost": "red", "interference": "yellow", "aside": "dim"}
 
 def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
     """Print a run's tables, what they say in a sentence or two, and the notes that matter most."""
-    from ..analysis import headline, run_sentences
+    from ..analysis import evaluations, headline, run_sentences
     from ..analysis.closing_notes import closing_notes
     from ..analysis.run_view import View
     from ..terminal import run_tables
 
     width = out.width if out.is_terminal else run_tables.WIDE
     Screen(width=width).print(run_tables.run_tables(run, reference=reference, width=width))
-    for sentence in headline.answer(View(run)):
+    view = View(run)
+    for sentence in (*headline.answer(view), *evaluations.sentences(view)):
         for line in wrapped(sentence):
             out.print(marked(line))
     if run.dropped:

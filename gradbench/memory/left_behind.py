@@ -21,20 +21,27 @@ DEEP: Final = 5
 """Containers and objects inside one another that are looked into."""
 
 NAMED: Final = 3
-"""Things that are named in words."""
+"""Owners that are named in words, and attributes of each."""
+
+INFERENCE_TENSOR: Final = "inference tensor"
+
+Place = tuple[str, str]
+"""An owner and what a tensor lies in there: ``rotary RotaryTables`` and ``.cos``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
     """One thing that a call left: where it is, and how many bytes it made for it.
 
-    ``where`` is ``rotary RotaryTables.cos``, path, class and attribute; for what is in no module it
-    is the operator and the line that made it. Contents that only changed have no bytes.
+    ``owner`` is ``rotary RotaryTables``, path and class, and ``attribute`` what it lies in there,
+    ``.cos``; for what is in no module the owner is the operator and the line that made it. Contents
+    that only changed have no bytes.
     """
 
-    where: str
+    owner: str
+    attribute: str = ""
     nbytes: int = 0
-    note: str = ""  # what is to be known of the tensor: "an inference tensor"
+    kind: str = ""  # of tensors, where that matters: "inference tensor", "tensor with its graph"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +62,8 @@ def left_by(
 ) -> LeftBehind:
     """Make a call; return what it leaves when it is over, but for storages that are ``apart``."""
     before = {
-        name: bits(tensor).clone()
-        for name, tensor in attributes(roots)
+        place: bits(tensor).clone()
+        for place, tensor in attributes(roots)
         if has_plain_contents(tensor)
     }
     births = leaks.alive_after(call, paths(*roots))
@@ -66,65 +73,81 @@ def left_by(
     return LeftBehind(
         tuple(_merged(_made(made, named))),
         tuple(
-            Left(name)
-            for name, contents in before.items()
-            if name in named
-            and not _keys(named[name]) & made.keys()
-            and _differs(named[name], contents)
+            Left(*place)
+            for place, contents in before.items()
+            if place in named
+            and not _keys(named[place]) & made.keys()
+            and _differs(named[place], contents)
         ),
     )
 
 
-def attributes(roots: Iterable[nn.Module]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors that modules hold beside parameters, by path, class and attribute."""
+def attributes(roots: Iterable[nn.Module]) -> Iterator[tuple[Place, Tensor]]:
+    """Yield the tensors that modules hold beside parameters, by owner and attribute."""
     for path, module in paths(*roots).items():
         title = f"{path} {type(module).__name__}"
         own = {name: one for name, one in vars(module).items() if name not in MODULES_OWN}
         buffers = dict(module.named_buffers(recurse=False))
         for name, value in (own | buffers).items():
-            yield from _tensors(value, f"{title}.{name}")
+            for attribute, tensor in _tensors(value, f".{name}"):
+                yield (title, attribute), tensor
 
 
 def in_words(lefts: Sequence[Left]) -> str:
-    """Return what was left in words: the largest few, and how many there are besides."""
-    words = []
-    for left in lefts[:NAMED]:
-        facts = [left.note] if left.note else []
-        facts += [f"{left.nbytes:,} B"] if left.nbytes else []
-        words.append(f"{left.where} ({', '.join(facts)})" if facts else left.where)
-    more = len(lefts) - NAMED
-    return ", ".join([*words, f"and {more} more"] if more > 0 else words)
+    """Return what was left in words, by owner: the first few, and how many there are besides."""
+    owned: dict[tuple[str, str], list[Left]] = {}
+    for left in lefts:
+        owned.setdefault((left.owner, left.kind), []).append(left)
+    words = [_of_one(owner, kind, those) for (owner, kind), those in owned.items()]
+    more = len(words) - NAMED
+    return "; ".join([*words[:NAMED], f"and {more} more places"] if more > 0 else words)
 
 
-def _made(births: Mapping[int, Creation], named: Mapping[str, Tensor]) -> Iterator[Left]:
+def _of_one(owner: str, kind: str, lefts: Sequence[Left]) -> str:
+    """Return ``rotary RotaryTables.cos, .sin (inference tensors, 2,048 B)``."""
+    several, more = lefts[:NAMED], len(lefts) - NAMED
+    names = [left.attribute for left in several] + ([f"and {more} more"] if more > 0 else [])
+    facts = [_many(kind, len(lefts))] if kind else []
+    nbytes = sum(left.nbytes for left in lefts)
+    facts += [f"{nbytes:,} B"] if nbytes else []
+    behind = f" ({', '.join(facts)})" if facts else ""
+    return f"{owner}{', '.join(names)}{behind}"
+
+
+def _many(kind: str, count: int) -> str:
+    return kind if count == 1 else kind.replace("tensor", "tensors").replace("its", "their")
+
+
+def _made(births: Mapping[int, Creation], named: Mapping[Place, Tensor]) -> Iterator[Left]:
     """Yield what was made: by attribute where one leads to it, else by line."""
-    owners: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in named.items():
+    places: dict[int, tuple[Place, Tensor]] = {}
+    for place, tensor in named.items():
         for one in _keys(tensor):
-            owners.setdefault(one, (name, tensor))
+            places.setdefault(one, (place, tensor))
     for birth in births.values():
-        if birth.key in owners:
-            name, tensor = owners[birth.key]
-            yield Left(name, birth.nbytes, _note(tensor))
+        if birth.key in places:
+            place, tensor = places[birth.key]
+            yield Left(*place, birth.nbytes, _kind(tensor))
         else:
-            place = f" in {birth.module}" if birth.module else ""
+            module = f" in {birth.module}" if birth.module else ""
             line = f" at {birth.line}" if birth.line else ""
-            yield Left(f"made by {birth.op}{place}{line}", birth.nbytes)
+            yield Left(f"made by {birth.op}{module}{line}", nbytes=birth.nbytes)
 
 
 def _merged(lefts: Iterable[Left]) -> list[Left]:
     """Return one for each place, most bytes first."""
-    found: dict[str, Left] = {}
+    found: dict[Place, Left] = {}
     for left in lefts:
-        before = found.get(left.where, replace(left, nbytes=0))
-        found[left.where] = replace(before, nbytes=before.nbytes + left.nbytes)
+        place = left.owner, left.attribute
+        before = found.get(place, replace(left, nbytes=0))
+        found[place] = replace(before, nbytes=before.nbytes + left.nbytes)
     return sorted(found.values(), key=lambda left: -left.nbytes)
 
 
-def _note(tensor: Tensor) -> str:
+def _kind(tensor: Tensor) -> str:
     if tensor.is_inference():
-        return "an inference tensor"
-    return "with its graph" if tensor.grad_fn is not None else ""
+        return INFERENCE_TENSOR
+    return "tensor with its graph" if tensor.grad_fn is not None else ""
 
 
 def _keys(tensor: Tensor) -> set[int]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -117,10 +118,11 @@ def _block_table(view: View, cells: list[Cell], *, reference: str, wide: bool) -
     return table
 
 
-def _left(found: evaluations.Evaluation) -> Iterator[Text]:
+def _left(found: evaluations.Evaluation) -> Iterator[Padding]:
     """Yield a line for what evaluations left in the model, and in which modes."""
     for modes, words in evaluations.left_in_words(found):
-        yield Text(printable(f"  left by the evaluation in {', '.join(modes)}: {words}"), "dim")
+        line = f"left by the evaluation in {', '.join(modes)}: {words}"
+        yield Padding(Text(printable(line), "dim"), (0, 0, 0, 2))
 
 
 def as_text(value: Value) -> Text:

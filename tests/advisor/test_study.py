@@ -142,12 +142,33 @@ def test_what_costs_or_breaks_is_found_with_its_line_and_its_cure(monkeypatch):
     graph = found["a graph is built under no_grad"]
     assert graph.line.startswith("test_study.py:")
     assert "enable_grad" in graph.cure
-    kept = found["a call in inference_mode leaves inference tensors in (model).kept"]
-    assert "no_grad" in kept.cure
+    (left,) = (one for what, one in found.items() if "an evaluation in inference_mode" in what)
+    assert "leaves (model) Traps.kept (inference tensor, " in left.what
+    assert left.what.endswith("a training step after it works all the same")
     thread = next(
         one for what, one in found.items() if what.startswith("another thread works with grad on")
     )
     assert thread.line.startswith("test_study.py:")
+
+
+class Tabled(nn.Linear):
+    """Multiplies by a table that is made at the first call."""
+
+    def __init__(self):
+        super().__init__(4, 4)
+        self.table = None
+
+    def forward(self, x):
+        if self.table is None:
+            self.table = torch.ones(4)
+        return super().forward(x) * self.table
+
+
+def test_an_evaluation_after_which_training_fails_is_found_in_torchs_words(monkeypatch):
+    ((what, found),) = findings(Tabled, monkeypatch).items()
+    left = "an evaluation in inference_mode leaves (model) Tabled.table (inference tensor, 16 B)"
+    assert what.startswith(f"{left}, and training after it fails: Inference tensors cannot be")
+    assert "no_grad" in found.cure
 
 
 def test_frozen_parameters_are_found(monkeypatch):
