@@ -8,6 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from ..plurals import counted
 from ..workloads.state import FOREIGN, MODULES_OWN, OPAQUE, bits, has_plain_contents
 from . import leaks
 from .saved_tensors import paths
@@ -100,7 +101,7 @@ def in_words(lefts: Sequence[Left]) -> str:
         owned.setdefault((left.owner, left.kind), []).append(left)
     words = [_of_one(owner, kind, those) for (owner, kind), those in owned.items()]
     more = len(words) - NAMED
-    return "; ".join([*words[:NAMED], f"and {more} more places"] if more > 0 else words)
+    return "; ".join([*words[:NAMED], f"and {counted(more, 'more place')}"] if more > 0 else words)
 
 
 def _of_one(owner: str, kind: str, lefts: Sequence[Left]) -> str:
