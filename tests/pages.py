@@ -73,7 +73,7 @@ RUNS = {
             dtype="bfloat16",
             threads=2,
             memory_format="channels_last",
-            compile="on",
+            compile="default",
         )
     ),
     "cpu-and-cuda": run([*measured_block(), *measured_block(device="cuda")]),

@@ -127,7 +127,7 @@ def _untried(question: Question, run: Run) -> Iterator[Trial]:
     if question.cell.compile == "off":
         yield Trial(
             name="torch.compile",
-            not_tried="compiling takes from ten seconds up: gradbench run --compile on",
+            not_tried="compiling takes from ten seconds up: gradbench run --compile default",
         )
     breakdown = run.breakdowns.get(replace(question.cell, grad_mode=GRAD_MODES[0]))
     saved = breakdown.titled() if breakdown is not None else {}

@@ -22,12 +22,15 @@ PROSE: Final = 100
 NOTES: Final = 5
 """Lines beneath a run's tables, unless all are asked for."""
 
+SENTENCES: Final = 4
+"""Of axes beside the grad mode, unless all are asked for."""
+
 STYLES: Final = {"lost": "red", "interference": "yellow", "aside": "dim"}
 
 
 def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
     """Print a run's tables, what they say in a sentence or two, and the notes that matter most."""
-    from ..analysis import evaluations, headline, run_sentences
+    from ..analysis import evaluations, headline, other_axes, run_sentences
     from ..analysis.closing_notes import closing_notes
     from ..analysis.run_view import View
     from ..terminal import run_tables
@@ -38,6 +41,11 @@ def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
     for sentence in (*headline.answer(view), *evaluations.sentences(view)):
         for line in wrapped(sentence):
             out.print(marked(line))
+    beside = other_axes.sentences(view)
+    for sentence in beside if verbose else beside[:SENTENCES]:
+        out.print(shown(sentence))
+    if not verbose and len(beside) > SENTENCES:
+        out.print(f"[dim]{len(beside) - SENTENCES} more such lines: --verbose[/dim]")
     if run.dropped:
         err.print(f"[yellow]{shown(run.dropped)}[/yellow]")
     for line, traceback in run_sentences.tracebacks(run):

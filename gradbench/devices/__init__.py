@@ -219,6 +219,10 @@ class Device(Protocol):
         """Values of the axis ``precision`` that can be had here."""
 
     @property
+    def compile_modes(self) -> tuple[str, ...]:
+        """Modes of `torch.compile` that do something of their own here."""
+
+    @property
     def batch_ns(self) -> int:
         """How long one timed batch should last."""
 
@@ -263,6 +267,9 @@ class Device(Protocol):
 
     def check(self) -> None:
         """Raise `DeviceUnavailable` where the device is not on this machine."""
+
+    def check_compiler(self) -> None:
+        """Raise `DeviceUnavailable` without what `torch.compile` needs to make code for it."""
 
     def prepare(self) -> None:
         """Fix the backend's settings that change figures; called first in every process."""

@@ -47,6 +47,7 @@ class Accelerator:
     environment: ClassVar[Mapping[str, str]] = {}
     spare_cores: ClassVar[int] = 1  # for the driver's threads and autograd's
     precisions: ClassVar[tuple[str, ...]] = ("ieee",)
+    compile_modes: ClassVar[tuple[str, ...]] = ("default", "max-autotune")
     batch_ns: ClassVar[int] = BATCH_NS
     l2: ClassVar[tuple[str, ...]] = ("hot",)
     tensors_from_malloc: ClassVar[bool] = False
@@ -99,6 +100,9 @@ class Accelerator:
             raise DeviceUnavailable(
                 f"{self.name}: this machine has {count}, counted from {self.family}:0"
             )
+
+    def check_compiler(self) -> None:
+        """Do nothing: what its compiler needs is not known; the step says so."""
 
     def prepare(self) -> None:
         """Pick the device."""

@@ -1,13 +1,17 @@
 """The CPU: synchronous, its allocator counted through the profiler's memory events."""
 
 import gc
+import os
 import platform
+import shutil
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 import torch
 
+from ..errors import DeviceUnavailable
 from ..records.allocations import Change, Mark, Phase
 from ..records.measurements import Fact
 from . import (
@@ -36,6 +40,9 @@ NO_DRIVER: Final = "the CPU has no driver beside the kernel: peak_rss is what th
 NO_QUEUE: Final = "on the CPU an operator is done when its call returns: step_time is all there is"
 NO_COUNTER: Final = "the CPU's energy counters cover whole sockets and are for root: none is read"
 
+_CXX: Final[Mapping[str, str]] = {"darwin": "clang++", "win32": "cl"}
+"""The compiler that Inductor asks for by platform; elsewhere g++."""
+
 HIDDEN: Final[Mapping[str, str]] = {
     "CUDA_VISIBLE_DEVICES": "",
     "HIP_VISIBLE_DEVICES": "-1",  # AMD's runtime prefers it to the first
@@ -55,6 +62,7 @@ class CPU:
     environment: Mapping[str, str] = HIDDEN  # nobody writes
     spare_cores = 0
     precisions = ("ieee",)
+    compile_modes = ("default", "max-autotune")
     l2 = ("hot",)
     batch_ns = 100_000  # far below the scheduler's slice: most batches escape preemption
 
@@ -79,6 +87,15 @@ class CPU:
 
     def check(self) -> None:
         """Do nothing: there is always a CPU."""
+
+    def check_compiler(self) -> None:
+        """Raise `DeviceUnavailable` without the C++ compiler that torch's Inductor asks for."""
+        name = os.environ.get("CXX") or _CXX.get(sys.platform, "g++")
+        if shutil.which(name) is None:
+            raise DeviceUnavailable(
+                f"torch.compile makes C++ of a model, and there is no compiler {name} here: "
+                "install one, or name yours in the variable CXX"
+            )
 
     def prepare(self) -> None:
         """Do nothing: threads and cores are set by whoever starts the process."""

@@ -1,5 +1,6 @@
 """CUDA, and AMD's GPUs under its name: everything in gradbench that says ``torch.cuda``."""
 
+import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -116,6 +117,11 @@ class CUDA:
         return ("ieee",) if _rocm() else ("ieee", "tf32")
 
     @property
+    def compile_modes(self) -> tuple[str, ...]:
+        """All: CUDA graphs are what ``reduce-overhead`` replays."""
+        return ("default", "reduce-overhead", "max-autotune")
+
+    @property
     def batch_ns(self) -> int:
         """Long against the 10 us or so that a synchronization takes."""
         return 1_000_000
@@ -196,6 +202,14 @@ class CUDA:
         index, count = torch.device(self.name).index, torch.cuda.device_count()
         if index is not None and index >= count:
             raise DeviceUnavailable(f"{self.name}: this machine has {count}, counted from cuda:0")
+
+    def check_compiler(self) -> None:
+        """Raise `DeviceUnavailable` without Triton, which makes kernels of what was compiled."""
+        if importlib.util.find_spec("triton") is None:
+            raise DeviceUnavailable(
+                f"{self.name}: torch.compile makes kernels with Triton, which is not here: "
+                "pip install triton"
+            )
 
     def multiplies_bfloat16(self) -> bool:
         """Return whether the GPU does, and not torch in its place."""

@@ -28,6 +28,8 @@ SIGN: Final = "gradbench mark "
 WHOLE: Final = "gradbench trace"
 CALL: Final = "gradbench call"
 
+COPY: Final = "aten::to"
+
 
 def trace(function: Callable[[Callable[[Mark], None]], T]) -> tuple[T, Trace]:
     """Run a function that is given a way to make marks; return its result and the trace.
@@ -152,16 +154,21 @@ def _cpu_memory_events(profiler: profile) -> list[Moment]:
 
 def _moments(profiler: profile, read_mark: Callable[[str], Mark | None]) -> Iterator[Moment]:
     results: Any = profiler.kineto_results  # untyped in torch
-    stack = [(node, "") for node in reversed(results.experimental_event_tree())]
+    stack = [(node, "", False) for node in reversed(results.experimental_event_tree())]
     while stack:
-        node, parent = stack.pop()
+        node, parent, cast = stack.pop()
         fields, name = node.extra_fields, node.name
         if isinstance(fields, torch._C._profiler._ExtraFields_Allocation):
-            change = Change(fields.ptr, fields.alloc_size, parent)
+            allocates = fields.alloc_size > 0
+            change = Change(fields.ptr, fields.alloc_size, parent, cast=cast and allocates)
             yield node.start_time_ns, str(fields.device), change
             continue
         if mark := read_mark(name):
             yield node.start_time_ns, "", mark
             continue
         inside = "" if name == WHOLE else name
-        stack += [(child, inside) for child in reversed(node.children)]
+        casting = not cast and any(child.name == name for child in node.children)
+        stack += [
+            (child, inside, cast or (casting and child.name == COPY))
+            for child in reversed(node.children)
+        ]

@@ -1,7 +1,7 @@
 """What an axis is: the row that annotates its field in `Cell`, read by all who deal with axes."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, Final, get_args
 
 from ..errors import Impossible, UnknownName
@@ -27,6 +27,8 @@ class Axis:
     help: str  # of the command-line option
     values: tuple[str, ...] = ()  # all there are; () where only a catalogue with torch knows them
     label: str = "{}"  # how an id says a value
+    labels: Mapping[Value, str] = field(default_factory=dict)  # of values that it says otherwise
+    renamed: Mapping[Value, Value] = field(default_factory=dict)  # as older records say -> today's
     swept: tuple[str, ...] = ()  # what a matrix takes if left out, where a cell has no default
     canonical: Callable[[Value], Value] = as_given  # of several ways to write a value, the one kept
     name: str = ""
@@ -37,6 +39,10 @@ class Axis:
     def option(self) -> str:
         """The command-line option that narrows or widens a preset along this axis."""
         return f"--{self.name.replace('_', '-')}"
+
+    def labelled(self, value: Value) -> str:
+        """Return how an id says a value."""
+        return self.labels.get(value) or self.label.format(value)
 
     def parse(self, text: str) -> Value:
         """Return a value that was given as text, on a command line."""
@@ -63,17 +69,17 @@ class Axis:
 
 def axes_of(cell: type[Any]) -> Mapping[str, Axis]:
     """Return the axes of a dataclass, by name, in the order of its fields."""
-    return {field.name: _row(field) for field in fields(cell)}
+    return {one.name: _row(one) for one in fields(cell)}
 
 
-def _row(field: Field[Any]) -> Axis:
-    kind, row = get_args(field.type)
+def _row(one: Field[Any]) -> Axis:
+    kind, row = get_args(one.type)
     assert isinstance(row, Axis)
     return replace(
         row,
-        name=field.name,
+        name=one.name,
         number=kind is int,
-        default=None if field.default is MISSING else field.default,
+        default=None if one.default is MISSING else one.default,
     )
 
 

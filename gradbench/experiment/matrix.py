@@ -108,9 +108,12 @@ class Cell:
         str,
         Axis(
             plural="compile",
-            help="off, on: through torch.compile.",
-            values=("off", "on"),
-            label="compiled",
+            help="off, or torch.compile in its mode default, reduce-overhead (CUDA graphs), "
+            "max-autotune.",
+            values=("off", "default", "reduce-overhead", "max-autotune"),
+            label="compiled_{}",
+            labels={"default": "compiled"},
+            renamed={"on": "default"},
         ),
     ] = "off"
     entry: Annotated[
@@ -159,9 +162,18 @@ class Cell:
         str,
         Axis(
             plural="autocasts",
-            help="off, bfloat16, float16: torch.autocast around the forward.",
+            help="off, bfloat16, float16: torch.autocast around forward and loss.",
             values=("off", "bfloat16", "float16"),
             label="autocast_{}",
+        ),
+    ] = "off"
+    checkpointing: Annotated[
+        str,
+        Axis(
+            plural="checkpointing",
+            help="off, blocks: torch.utils.checkpoint around the model's blocks, in training.",
+            values=("off", "blocks"),
+            label="checkpointed",
         ),
     ] = "off"
     prompt: Annotated[
@@ -183,9 +195,10 @@ class Cell:
 
     def __post_init__(self) -> None:
         for name, axis in AXES.items():
-            value = getattr(self, name)
+            given = getattr(self, name)
+            value = axis.renamed.get(given, given) if axis.renamed else given
             axis.check(value)
-            if axis.canonical(value) != value:
+            if axis.canonical(value) != given:
                 object.__setattr__(self, name, axis.canonical(value))
 
     def axes(self) -> dict[str, Value]:
@@ -235,7 +248,7 @@ class Block:
     @property
     def setting(self) -> str:
         """Readable name without the workload: ``cpu-mlp_deep-b32-bfloat16-t2``."""
-        return self._setting(AXES["batch_size"].label.format(self.cell.batch_size))
+        return self._setting(AXES["batch_size"].labelled(self.cell.batch_size))
 
     @property
     def family(self) -> str:
@@ -245,7 +258,7 @@ class Block:
     def _setting(self, *batch: str) -> str:
         cell = self.cell
         extras = [
-            axis.label.format(value)
+            axis.labelled(value)
             for axis, value in zip(AXES.values(), cell.axes().values(), strict=True)
             if axis.name not in _ALWAYS_SHOWN and value != axis.default
         ]
@@ -337,6 +350,8 @@ def select(cells: Iterable[Cell], axis: str, values: Sequence[Value]) -> list[Ce
     that model's cells, and ``batch_size=32, 4096`` keeps 32 and adds 4096 for every model.
     """
     cells = list(cells)
+    for value in values:
+        AXES[axis].check(value)
     values = [AXES[axis].canonical(value) for value in values]
     present = {getattr(cell, axis) for cell in cells}
     chosen = [cell for cell in cells if getattr(cell, axis) in values]

@@ -82,7 +82,13 @@ PRESETS: Final[Mapping[str, Experiment]] = {
             Matrix(
                 models=["mlp_tiny", "mlp_deep", "cnn_small"],
                 workloads=["inference", "training"],
-                compile=["on"],
+                compile=["default", "reduce-overhead", "max-autotune"],
+            ),
+            Matrix(
+                models=["mlp_deep", "resnet18_32", "resnet18_224"],
+                workloads=["training", "training_reenabled", "frozen_backbone"],
+                batch_sizes=[8],
+                checkpointing=["off", "blocks"],
             ),
             Matrix(models=["decoder_tiny"], workloads=OF_BATCHES, batch_sizes=[1, 8]),
             Matrix(

@@ -4,7 +4,7 @@ import gc
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, Final
@@ -21,6 +21,7 @@ from ..records.allocations import Change, Entry, Mark, Phase
 from ..workloads.arms import assemble, fed, make_arm, steps
 from ..workloads.models import Model
 from ..workloads.steps import Subject
+from .autocast_copies import FunctionsCalled
 from .engine import EngineTracker, uses_of_one_holder
 from .fake_model import SharedFakeMode, UnaskingFakeMode, fake_batch, fake_module, remade
 from .host_numbers import HostNumbers
@@ -49,11 +50,14 @@ Loss = Callable[[Any, Any], Tensor]
 class _Recorder:
     """Keeps what a step on fake tensors makes and frees on its device, and what it runs."""
 
-    def __init__(self, place: str, *, numbers_elsewhere: bool) -> None:
+    def __init__(
+        self, place: str, *, numbers_elsewhere: bool, functions: FunctionsCalled | None
+    ) -> None:
         self.entries: list[Entry | Call] = []
         self.live: dict[int, int] = {}
         self.operators: set[str] = set()
         self._place, self._numbers_elsewhere = place, numbers_elsewhere
+        self._functions, self._casts = functions, False
         self._phase = ""
         self.tracker: EngineTracker | None = None
 
@@ -70,7 +74,7 @@ class _Recorder:
         number = one.scalar and self._phase == "optimizer" and self._numbers_elsewhere
         if one.device == self._place and not number:
             self.live[one.key] = one.nbytes
-            self.entries.append(Change(one.key, one.nbytes, one.op))
+            self.entries.append(Change(one.key, one.nbytes, one.op, cast=self._casts))
 
     def freed(self, one: Creation) -> None:
         """Keep what was freed."""
@@ -81,6 +85,7 @@ class _Recorder:
         """Keep a call that may allocate inside."""
         _check_call(func, args, kwargs, result)
         self.operators.add(str(func.overloadpacket).replace(".", "::"))
+        self._casts = self._functions is not None and self._functions.makes_casts(func)
         if needs_probe(func, args):
             self.entries.append(Call.of(func, args, kwargs, result))
 
@@ -108,14 +113,17 @@ def fake_step(cell: Cell, model: Model, device: Device, *, seed: int, here: bool
     """
     model.load()  # here: what a module makes when it is imported must not become fake
     place = device.place if here else "cpu"
-    fake = _Recorder(place, numbers_elsewhere=device.place != place)
-    marks = Marks(address=storage_key)
+    elsewhere = device.place != place  # is the CPU asked in the place of the device?
+    functions = FunctionsCalled() if cell.autocast != "off" else None
+    fake = _Recorder(place, numbers_elsewhere=elsewhere, functions=functions)
+    marks = Marks(address=storage_key, unpacking=lambda: functions or nullcontext())
     mode = SharedFakeMode()
     tracker = EngineTracker(mode, on_create=fake.created, on_free=fake.freed, called=fake.called)
     fake.tracker = tracker
     uses_of_one_holder()  # it is asked here, where no step is under way
     threads = CallThreads(partial(_both, mode, tracker))
-    with _nothing_compiles(), _seen_past_the_mode(), mode, threads, tracker:
+    past = _seen_past_the_mode(states_elsewhere=elsewhere)
+    with _nothing_compiles(), past, mode, threads, tracker, functions or nullcontext():
         subject = _subject(cell, model, device, place, seed=seed, mode=mode, adopt=tracker.adopt)
         gc.collect()  # what building left to the collector: weights that quantization replaced
         numbers = HostNumbers()
@@ -260,14 +268,15 @@ def _hold_that_none_is_real(there_before: Sequence[Tensor]) -> None:
 
 
 @contextmanager
-def _seen_past_the_mode() -> Iterator[None]:
+def _seen_past_the_mode(*, states_elsewhere: bool) -> Iterator[None]:
     """Let `torch.get_rng_state` return fake tensors, which count: checkpointing keeps many.
 
-    The generator makes them past the dispatcher, where nobody sees them. TorchScript's functions
+    The generator makes them past the dispatcher, where nobody sees them; they lie on the host, and
+    so are nothing where the CPU stands for another device. TorchScript's functions
     run there, and files are mapped there, whose whole size counts: both raise `Unfaithful`.
     """
     get, put = torch.get_rng_state, torch.set_rng_state
-    nbytes = get().nbytes
+    nbytes = 0 if states_elsewhere else get().nbytes
 
     def counted() -> Tensor:
         return torch.empty(nbytes, dtype=torch.uint8, device="cpu")

@@ -1,7 +1,7 @@
 """A step's allocations in outline, and how those at two batch sizes are carried on to a third."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..records.allocations import Change, Entry, Phase, Resident, Tag, Within
 from .probe import Call
@@ -51,11 +51,11 @@ def carried_on(low: Outline, high: Outline, line: Line) -> Outline | None:
     entries: list[Entry] = []
     for one, other in zip(first.entries, second.entries, strict=True):
         match one, other:
-            case Change(key, nbytes, op), Change(_, more, _):
+            case Change(_, nbytes, _), Change(_, more, _):
                 there = line.at(nbytes, more)
                 if (there < 0) != (nbytes < 0):
                     return None
-                entries.append(Change(key, there, op))
+                entries.append(replace(one, nbytes=there))
             case Within(nbytes, op), Within(more, _):
                 entries.append(Within(max(0, line.at(nbytes, more)), op))
             case Tag() | Phase(), _:
@@ -109,10 +109,10 @@ def _numbered(outline: Outline) -> Outline:
     entries: list[Entry | Call] = []
     for index, entry in enumerate(outline.entries):
         match entry:
-            case Change(key, nbytes, op):
+            case Change(key, nbytes, _):
                 if nbytes > 0:
                     names[key] = fresh + index
-                entries.append(Change(named(key), nbytes, op))
+                entries.append(replace(entry, address=named(key)))
             case Tag(key, part):
                 entries.append(Tag(named(key), part))
             case _:

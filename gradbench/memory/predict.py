@@ -184,7 +184,12 @@ class Predictor:
         otherwise = () if self._here else filter(self._device.runs_otherwise, outline.operators)
         return Prediction(
             cell,
-            attribute_peak(entries, resident=outline.resident, before_bytes=outline.before_bytes),
+            attribute_peak(
+                entries,
+                resident=outline.resident,
+                before_bytes=outline.before_bytes,
+                autocast=cell.autocast != "off",
+            ),
             outline.before_bytes,
             unprobed,
             time.perf_counter() - began,
@@ -312,7 +317,7 @@ class Predictor:
         return self._outlines[key]
 
     def _run(self, cell: Cell, model: Model, seed: int) -> Outline:
-        if cell.compile == "on":
+        if cell.compile != "off":
             raise Unpredictable(COMPILED)
         load()
         try:

@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,11 +96,17 @@ class SavingHooks:
     """While entered, a function packs what autograd saves, in each thread of the call.
 
     Where the call sets hooks of its own, as `torch.autograd.graph.save_on_cpu` and checkpointing
-    do, torch asks those alone: then the function packs the tensors in what they return.
+    do, torch asks those alone: then the function packs the tensors in what they return. Such hooks
+    give tensors back, which may be computed again, within the context ``unpacking``.
     """
 
-    def __init__(self, pack: Callable[[Tensor], Packed]) -> None:
-        self._pack = pack
+    def __init__(
+        self,
+        pack: Callable[[Tensor], Packed],
+        *,
+        unpacking: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self._pack, self._unpacking = pack, unpacking
         self._threads = CallThreads(self._hooks)
         self._stack = ExitStack()
         self.packed = 0
@@ -170,7 +176,8 @@ class SavingHooks:
             return value, [self._packing(one) for _, one in tensors(value)]
 
         def unpacking(held: tuple[object, list[Packed]]) -> object:
-            return unpack(held[0])
+            with self._unpacking():
+                return unpack(held[0])
 
         return packing, unpacking
 

@@ -1,7 +1,7 @@
 """What an allocator cannot know: the phase that a step is in, and what its blocks are for."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ class Marks:
     address: Callable[[UntypedStorage], int]
     optimizers: dict[int, torch.optim.Optimizer] = field(default_factory=dict)  # that stepped
     look: Callable[[object], object] | None = None  # at what each forward returns
+    unpacking: Callable[[], AbstractContextManager[object]] = nullcontext  # see `SavingHooks`
     _tell: Callable[[Mark], None] | None = None
     _made: int = 0  # tokens of the sequence that is heard of
 
@@ -91,7 +92,7 @@ class Marks:
                     undo.callback(hook.remove)
             undo.callback(register_optimizer_step_pre_hook(self._optimizing).remove)
             undo.callback(register_optimizer_step_post_hook(self._optimized).remove)
-            undo.enter_context(SavingHooks(self._pack))
+            undo.enter_context(SavingHooks(self._pack, unpacking=self.unpacking))
             self._tell, self._made = tell, 0
             try:
                 yield

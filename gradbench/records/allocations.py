@@ -17,9 +17,11 @@ FURTHER: Final = "token "
 
 # What a block is for shows as the step goes on: an activation is first allocated and then saved.
 # Of several purposes the later in this order holds, for the whole life of the block.
-_RANK: Final = {part: rank for rank, part in enumerate(("other", "saved", "gradients"))} | {
-    "optimizer_state": 3,
-    "cache": 4,
+_RANK: Final = {
+    part: rank
+    for rank, part in enumerate(
+        ("other", "saved", "casts", "gradients", "optimizer_state", "cache")
+    )
 }
 
 
@@ -35,6 +37,7 @@ class Change:
     address: int
     nbytes: int
     op: str = ""  # innermost operator that was running
+    cast: bool = field(default=False, kw_only=True)  # in a copy of an operator's arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class PeakBreakdown:
     timeline: Mapping[str, tuple[int, ...]]
     phases: tuple[str, ...]
     left: tuple[Left, ...]
+    casts: int = 0  # copies that autocast made
 
     @property
     def peak_bytes(self) -> int:
@@ -141,15 +145,19 @@ class _Live:
 
 
 def attribute_peak(
-    entries: Sequence[Entry], *, resident: Mapping[int, Resident], before_bytes: int
+    entries: Sequence[Entry],
+    *,
+    resident: Mapping[int, Resident],
+    before_bytes: int,
+    autocast: bool = False,
 ) -> PeakBreakdown:
     """Return what a step's peak is made of, and the way there.
 
     ``resident`` is what was there before, by address; what ``before_bytes`` holds beyond it is
     ``unknown``. A free of a block that nobody allocated here is taken from its resident part, or
-    from ``unknown``.
+    from ``unknown``. Under ``autocast``, copies of operators' arguments are its casts.
     """
-    purposes = _purposes(entries)
+    purposes = _purposes(entries, autocast=autocast)
     live = _Live(resident, before_bytes)
     moments = list(_moments(entries, purposes, live))
     peak = max(moments, key=lambda moment: moment.total_bytes)  # the first of equals
@@ -163,6 +171,7 @@ def attribute_peak(
         left=tuple(
             Left(change.nbytes, part, change.op) for change, part in live.allocated.values()
         ),
+        casts=sum(autocast and isinstance(entry, Change) and entry.cast for entry in entries),
     )
 
 
@@ -190,7 +199,7 @@ def _moments(
         yield _Moment(phase, tuple(totals.values()), index + 1)
 
 
-def _purposes(entries: Sequence[Entry]) -> dict[int, str]:
+def _purposes(entries: Sequence[Entry], *, autocast: bool) -> dict[int, str]:
     """Return what each allocation, by its place in the entries, turns out to be for."""
     purposes: dict[int, str] = {}
     live: dict[int, int] = {}
@@ -198,7 +207,7 @@ def _purposes(entries: Sequence[Entry]) -> dict[int, str]:
         match entry:
             case Change(address, nbytes, _) if nbytes > 0:
                 live[address] = index
-                purposes[index] = "other"
+                purposes[index] = "casts" if autocast and entry.cast else "other"
             case Change(address, _, _):
                 live.pop(address, None)
             case Tag(address, part) if address in live:

@@ -80,6 +80,7 @@ PARTS: Final = (
     "gradients",
     "optimizer_state",
     "saved",  # for backward
+    "casts",  # copies in another dtype that autocast made, saved or not
     "other",  # live activations that nobody saved, and temporaries
     "unknown",  # what no tensor accounts for: workspaces, an allocator's rounding
 )
@@ -95,6 +96,7 @@ class Breakdown:
     part at moment ``i`` of the step, thinned, with every phase's highest moment kept;
     ``phases[i]`` is the phase of that moment: prepare, forward, loss, backward, optimizer; where
     tokens are made prefill, decode, or of a sequence ``token 2`` and so on.
+    ``casts`` is the number of copies in another dtype that autocast made in the step.
     ``modules`` has the bytes saved for backward by the path of the module that had them saved,
     the ten largest, largest first; ``classes`` names the classes of these modules.
     """
@@ -107,6 +109,7 @@ class Breakdown:
     modules: Mapping[str, int]
     rounding_bytes: int = 0  # of ``parts``, what the allocator added to round sizes up
     classes: Mapping[str, str] = field(default_factory=dict)  # by path; runs before it have none
+    casts: int = 0
     meter: str = "breakdown"
 
     def titled(self) -> dict[str, int]:

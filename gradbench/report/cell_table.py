@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 from markupsafe import Markup
 
-from ..analysis import commands, dataframes, format_units
+from ..analysis import commands, compilations, dataframes, format_units
+from ..analysis.compilations import COMPILE_TIME
 from ..analysis.run_view import LEFT, MEMORY, TIME, Value, View, spaced
 from ..experiment.matrix import Block, Cell
 from ..plurals import counted
@@ -18,6 +19,7 @@ from . import sparklines
 Columns = Mapping[str, str]  # meter -> heading
 BESIDE: Final[Columns] = {
     "latency": "p99 latency",
+    "compile_time": "compile time",
     "host_time": "host time",
     "device_time": "device time",
     "bound": "bound by",
@@ -148,6 +150,8 @@ def drawers(view: View) -> Iterator[Drawer]:
 def _reading(view: View, cell: Cell, meter: str) -> Value:
     if meter == "bound":
         return _bound(view, cell)
+    if meter == COMPILE_TIME:
+        return compilations.value(view, cell)
     return view.tail(cell) if meter == "latency" else view.value(cell, meter)
 
 

@@ -65,7 +65,9 @@ READING: Final = {
     "tradeoff": (
         "Time against memory",
         "Each panel is a block, both axes over global_on's, where the lines cross: left is faster, "
-        "down is smaller. Marks inside one another are modes that cost the same.",
+        "down is smaller. Marks inside one another are modes that cost the same. A filled mark is "
+        "the same cell checkpointed: what backward computes again is not kept, which saves memory "
+        "and takes time. It is the quotient of two medians, for the two were not interleaved.",
     ),
     "tokens": (
         "Memory over tokens",

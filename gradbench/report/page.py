@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ..analysis import evaluations, headline, run_sentences
+from ..analysis import evaluations, headline, other_axes, run_sentences
 from ..analysis.advice import Advice
 from ..analysis.diagnosis import possible_interference
 from ..analysis.explanation import differences, operator_differences
@@ -204,6 +204,7 @@ def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, obje
         "unreadable": run_sentences.unreadable(run),
         "marks": run_sentences.prediction_marks(run),
         "kept": [*run_sentences.kept(run), *run_sentences.fused_attention(run)],
+        "other_axes": other_axes.sentences(run),
         "spent": run_sentences.spent(run),
         "facts": run_differences.facts_of(run),
     }

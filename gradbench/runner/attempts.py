@@ -128,7 +128,7 @@ def try_to_build(
         notes = before.notes(ProcessSettings.now(), who="model_set")
         before.put_right()
         device.set_precision(cell.precision)
-        return replace(subject, notes=notes)
+        return replace(subject, notes={**subject.notes, **notes})
 
     return guarded(built, device)
 

@@ -502,7 +502,12 @@ class _Reader:
             window.before_bytes + self._elsewhere_bytes,
             sum(block.nbytes for block in resident.values()),
         )
-        parts = attribute_peak(entries, resident=resident, before_bytes=before_bytes)
+        parts = attribute_peak(
+            entries,
+            resident=resident,
+            before_bytes=before_bytes,
+            autocast=self._cell.autocast != "off",
+        )
         return result, window, parts
 
     def _saved(self) -> SavedTensors | Unreadable:
@@ -572,6 +577,7 @@ class _Reader:
             modules={path or OUTSIDE: nbytes for path, nbytes in most.items()},
             rounding_bytes=rounding_bytes,
             classes={path: type(known[path]).__name__ for path in most if path in known},
+            casts=warm.casts,
         )
 
     def _first_path(self) -> dict[str, Fact]:

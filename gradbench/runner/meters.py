@@ -38,6 +38,13 @@ METERS: Final[Mapping[str, Meter]] = {
         Meter("step_time", "ns", "time", False, "wall time of one step, from interleaved rounds"),
         Meter("latency", "ns", "time", False, "wall time of single calls, for its percentiles"),
         Meter(
+            "compile_time",
+            "ns",
+            "time",
+            False,
+            "the first step less the typical one, where torch.compile is asked; its cache is empty",
+        ),
+        Meter(
             "host_time",
             "ns",
             "time",

@@ -47,6 +47,8 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
     device, model, cores = devices.find(cell.device), models[cell.model], len(usable_cores())
     try:
         device.check()
+        if cell.compile != "off":
+            device.check_compiler()
     except DeviceUnavailable as reason:
         return "unavailable", str(reason)
     inside = WORKLOADS[cell.workload].mode_inside
@@ -67,6 +69,11 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
         (
             cell.l2 not in device.l2,
             f"{cell.device} has no cache that a step could be kept from: l2=hot",
+        ),
+        (
+            cell.compile not in ("off", *device.compile_modes),
+            f"{cell.device} has no graphs of its own that {cell.compile} could replay: "
+            "compile=default",
         ),
         (
             cell.precision not in device.precisions,
@@ -92,6 +99,11 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
         (
             bool(lengths) and not generates,
             f"{cell.workload} takes a batch and no prompt: {', '.join(lengths)}",
+        ),
+        (
+            cell.checkpointing != "off" and not WORKLOADS[cell.workload].optimizes,
+            f"{cell.workload} makes no backward pass that could compute blocks again: "
+            "checkpointing=off",
         ),
         (
             bool(unlike_images),

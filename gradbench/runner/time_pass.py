@@ -24,6 +24,7 @@ from .attempts import (
     settle,
     skip,
 )
+from .compilation import NOTHING_COMPILED, nothing_cached
 from .cuda_clocks import Figure, read_clocks
 from .host_noise import HostNoise
 from .interleave import LONG_STEP_NS, Interleaving, Rounds, Warmth, calibrate, warm_up
@@ -33,6 +34,7 @@ from .output_difference import NAME as OUTPUT_DIFFERENCE, output_differences
 from .process_settings import ProcessSettings
 from .visits import VisitedArm, losing, share_numbers, start
 
+COMPILE_TIME = "compile_time"
 CLOCKS = ("host_time", "device_time", "energy")
 STREAM_S = 2.0  # between two sendings of what there is
 FAULT_STEPS = 10
@@ -44,6 +46,13 @@ def time_block(
     cells: Sequence[Cell], model: Model, plan: Plan, wanted: Collection[str]
 ) -> Iterator[Message]:
     """Yield the interleaved times of a block's cells: of batches, and of single calls."""
+    with nothing_cached(cells):
+        yield from _time_block(cells, model, plan, wanted)
+
+
+def _time_block(
+    cells: Sequence[Cell], model: Model, plan: Plan, wanted: Collection[str]
+) -> Iterator[Message]:
     watch, device = Stopwatch(), settle(cells[0])
     ends_ns = time.perf_counter_ns() + plan.limit_s * 1e9
     flush = device.l2_flusher(cells[0].l2)  # its buffer first: it's the model that may not fit
@@ -105,6 +114,8 @@ class _Timing:
             rng=self.rng,
             lost=losing(self.arms, self.device, "while it warmed up"),
         )
+        if COMPILE_TIME in wanted:
+            yield from self._compile_times()
         yield from self._without_lost(wanted)
         yield self.watch.lap("warm-up")
         if not self.arms:
@@ -122,6 +133,20 @@ class _Timing:
         if "latency" in wanted and self.arms:
             yield from self._latencies()
             yield self.watch.lap("latency")
+
+    def _compile_times(self) -> Iterator[Message]:
+        """Yield what each mode's first step took more than its others, and what was compiled."""
+        first = True
+        for arm, typical_ns in zip(self.arms, self.warmth.typical_ns, strict=True):
+            if arm.failed is not None:
+                continue
+            if arm.cell.compile == "off":
+                yield skip(arm.cell, COMPILE_TIME, Refusal("unreadable", NOTHING_COMPILED))
+                continue
+            more_ns = max(0, round(arm.first_ns - typical_ns))  # 0: no longer than the others
+            notes = arm.compilations.notes(first=first)
+            first = first and not arm.compilations.functions
+            yield _timed(arm, COMPILE_TIME, [more_ns], [1], notes)
 
     def _without_lost(self, wanted: Collection[str]) -> Iterator[Message]:
         """Leave out the arms that have raised, and give their meters that reason."""

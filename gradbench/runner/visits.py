@@ -22,6 +22,7 @@ from ..workloads.state import RandomNumbers, Snapshot
 from ..workloads.steps import Step, Subject
 from ..workloads.trees import tensors
 from .attempts import Refusal, attempt, guarded, refusal, try_to_arm, try_to_build
+from .compilation import NOTHING, Compilations
 
 DRAWS: Final = "same_random_numbers_of"
 """The note on who was drawn from."""
@@ -44,6 +45,8 @@ class VisitedArm:
     notes: dict[str, Fact] = field(default_factory=dict)
     failed: Refusal | None = None
     after: Callable[[], object] = nothing
+    first_ns: int = 0  # what its first step took
+    compilations: Compilations = NOTHING  # in its first steps
 
     @property
     def cell(self) -> Cell:
@@ -87,7 +90,7 @@ class Start:
         arm = try_to_arm(cell, subject, self._device)
         if isinstance(arm, Refusal):
             return arm
-        began = time.monotonic()
+        compiled, began = Compilations.so_far(), time.monotonic()
         refused = attempt(arm, self._device, count, put_back=self._built.put_back)
         if refused is not None:
             return refused
@@ -102,6 +105,8 @@ class Start:
             if isinstance(unlike, Refusal):
                 return unlike
             visited.state.look()
+        visited.first_ns = round(took_s * 1e9)
+        visited.compilations = Compilations.so_far().since(compiled)
         self.numbers.look()
         return visited
 

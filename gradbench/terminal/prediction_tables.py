@@ -23,13 +23,16 @@ PREDICTED_PARTS: Final = {
     "gradients": "grads",
     "optimizer_state": "optim",
     "saved": "saved\nat peak",  # on one line it would push the last column out
+    "casts": "casts",
     "other": "other",
 }
+"""Parts of a predicted peak with their headings; autocast's casts where there are some."""
 
 MAKING_TOKENS: Final = {
     "parameters": "params",
     "cache": "cache",
     "saved": "saved\nat peak",
+    "casts": "casts",
     "other": "other",
 }
 """Where tokens are made, nothing has gradients."""
@@ -54,9 +57,14 @@ def prediction_tables(
     sums = ("before", "adds") if width >= WIDE else ()
     shown: list[RenderableType] = []
     for block, cells in by_block(predictions).items():
+        every = MAKING_TOKENS if block.cell.workload in OF_TOKENS else PREDICTED_PARTS
+        named = {
+            part: heading
+            for part, heading in every.items()
+            if part != "casts" or block.cell.autocast != "off"
+        }
         table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("", min_width=17, no_wrap=True)
-        named = MAKING_TOKENS if block.cell.workload in OF_TOKENS else PREDICTED_PARTS
         for heading in ("peak", "×", *sums, *named.values()):
             least = 5 if heading == "×" else 7
             table.add_column(heading, justify="right", no_wrap=True, min_width=least)

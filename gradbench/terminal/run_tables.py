@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..analysis import evaluations, format_units
+from ..analysis.compilations import COMPILE_TIME
 from ..analysis.run_view import MEMORY, TIME, Value, View
 from ..experiment.matrix import Block, Cell
 from ..printable import printable
@@ -34,7 +35,8 @@ def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType
     """Return a table a block: step time and memory with their ratios to the reference mode.
 
     A ratio is coloured when its interval excludes 1 by more than the block's noise floor. Below
-    `WIDE` columns, throughput and bytes saved for backward are left out.
+    `WIDE` columns, throughput and bytes saved for backward are left out. Where cells are compiled,
+    the time that took stands in the place of throughput.
     """
     view = View(run)
     left = {found.block: list(_left(found)) for found in evaluations.evaluations(view)}
@@ -102,8 +104,10 @@ def _block_table(view: View, cells: list[Cell], *, reference: str, wide: bool) -
     table.add_column("", min_width=15)
     for heading, least in (("step time", 12), ("×", 22), ("memory", 12), ("×", 6)):
         table.add_column(heading, justify="right", no_wrap=True, min_width=least)
+    compiled = cells[0].compile != "off"
     if wide:
-        for heading, least in (("saved in step", 13), ("throughput", 10)):
+        last = ("compile time", 12) if compiled else ("throughput", 10)
+        for heading, least in (("saved in step", 13), last):
             table.add_column(heading, justify="right", no_wrap=True, min_width=least)
     for cell in cells:
         values = [
@@ -113,7 +117,8 @@ def _block_table(view: View, cells: list[Cell], *, reference: str, wide: bool) -
             view.ratio(cell, MEMORY, reference),
         ]
         if wide:
-            values += [view.value(cell, "saved_for_backward"), view.throughput(cell)]
+            took = view.value(cell, COMPILE_TIME) if compiled else view.throughput(cell)
+            values += [view.value(cell, "saved_for_backward"), took]
         table.add_row(Text(f"  {cell.grad_mode}"), *map(as_text, values))
     return table
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..experiment.matrix import AS_IS, Cell
+from .checkpointing import compute_again, keep_everything
 from .generation import Decoding
 from .grad_modes import MODES, GradMode
 from .models import Loadable, Model
 from .state import seed_all
-from .steps import OPTIMIZERS, WORKLOADS, Cut, Step, Subject, Workload
+from .steps import OPTIMIZERS, WORKLOADS, Cut, Region, Step, Subject, Workload
 from .trees import Batch, mapped
 
 
@@ -48,7 +50,6 @@ class CellArm:
         return self.step.provided() if isinstance(self.step, Decoding) else []
 
 
-Forward = Callable[..., Any]
 Layout = torch.memory_format | None
 Convert = Callable[[nn.Module, str, torch.dtype | None, Layout], nn.Module]
 
@@ -116,11 +117,13 @@ def assemble(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -
     if WORKLOADS[cell.workload].splits_head and model.head is not None:
         head, cut = module.get_submodule(model.head), Cut()
         module.set_submodule(model.head, cut)
+    notes: dict[str, str | int | float | bool] = {}
+    keep_everything(module)  # one that stands ready made may have been another cell's
+    if cell.checkpointing == "blocks":
+        notes["checkpointed"] = compute_again(module)
     forward: Callable[..., Any] = module
-    if cell.compile == "on":
-        forward = torch.compile(module)
-    if cell.autocast != "off":
-        forward = autocasting(forward, cell)
+    if cell.compile != "off":
+        forward = torch.compile(module, mode=cell.compile)
     loss = model.loss.load() if isinstance(model.loss, Loadable) else model.loss
     return Subject(
         module,
@@ -130,6 +133,8 @@ def assemble(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -
         head,
         cut,
         OPTIMIZERS[cell.optimizer],
+        notes,
+        None if cell.autocast == "off" else _autocast(cell),
         generation=model.generation if WORKLOADS[cell.workload].generates else None,
         new_tokens=cell.new_tokens,
     )
@@ -150,15 +155,9 @@ def _placed(given: Any, device: str, dtype: torch.dtype | None, layout: Layout) 
     return Batch(args, kwargs, mapped(given.target, lambda tensor: tensor.to(device)))
 
 
-def autocasting(forward: Forward, cell: Cell) -> Forward:
-    """Return the forward as `torch.autocast` runs it."""
-    kind, dtype = cell.device.partition(":")[0], getattr(torch, cell.autocast)
-
-    def autocast(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(kind, dtype):
-            return forward(*args, **kwargs)
-
-    return autocast
+def _autocast(cell: Cell) -> Region:
+    """Return what makes the region in which a step's forward and loss run."""
+    return partial(torch.autocast, cell.device.partition(":")[0], getattr(torch, cell.autocast))
 
 
 def make_arm(cell: Cell, subject: Subject) -> CellArm:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,11 @@ from .generation import Decoding, Generation, lengthened, likeliest
 from .grad_modes import MODES, GradMode
 from .trees import Batch, mapped, tensors
 
+T = TypeVar("T")
+
 Step = Callable[[], object]
+
+Region = Callable[[], AbstractContextManager[object]]
 
 Optimizers = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -41,6 +45,7 @@ class Subject:
     generation: Generation | None = None
     new_tokens: int = 0  # that are made after the prompt
     notes: Mapping[str, str | int | float | bool] = field(default_factory=dict)  # on its figures
+    region: Region | None = None  # what forward and loss stand in together: autocast's
 
     @property
     def batch(self) -> Batch:
@@ -49,8 +54,27 @@ class Subject:
 
     def call(self) -> Callable[[], Any]:
         """Return the call of the module on its batch."""
+        return self._inside(self._call())
+
+    def call_and_loss(self) -> Callable[[], Tensor]:
+        """Return the call, and the loss of what it returns."""
+        call, loss, given = self._call(), self.loss, self.given
+        return self._inside(lambda: loss(call(), given))
+
+    def _call(self) -> Callable[[], Any]:
         batch = self.batch
         return partial(self.forward, *batch.args, **batch.kwargs)
+
+    def _inside(self, function: Callable[[], T]) -> Callable[[], T]:
+        region = self.region
+        if region is None:
+            return function
+
+        def inside() -> T:
+            with region():
+                return function()
+
+        return inside
 
     @property
     def device(self) -> torch.device:
@@ -144,11 +168,11 @@ def training(subject: Subject, _mode: GradMode) -> Step:
     """Forward in ``train()``, loss, backward and an optimizer step, wherever the caller stands."""
     switch(subject.module, training=True)
     optimizer = subject.optimizer(subject.module.parameters())
-    call, given, loss = subject.call(), subject.given, subject.loss
+    call_and_loss = subject.call_and_loss()
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        _backward(loss(call(), given))
+        _backward(call_and_loss())
         optimizer.step()
 
     return step
@@ -192,15 +216,18 @@ def frozen_backbone(subject: Subject, mode: GradMode) -> Step:
     switch(head, training=True)
     optimizer = subject.optimizer(head.parameters())
     enter, call, given, loss = mode.enter, subject.call(), subject.given, subject.loss
-    clear, cut = subject.clear_gradients, subject.cut
+    clear, cut, region = subject.clear_gradients, subject.cut, subject.region or nullcontext
 
     def step() -> None:
         clear()
-        with enter():
-            features = _features(call(), cut)
-        args, kwargs = mapped(features, _recordable)
-        del features
-        _backward(loss(head(*args, **kwargs), given))
+        with region():
+            with enter():
+                features = _features(call(), cut)
+            args, kwargs = mapped(features, _recordable)
+            del features
+            value = loss(head(*args, **kwargs), given)
+        _backward(value)
+        del value
         optimizer.step()
 
     return step

@@ -190,7 +190,7 @@ def test_options_narrow_to_values_the_preset_has_and_widen_by_values_it_lacks(gr
         ("--device", "cdua", "cuda"),
         ("--dtype", "float3", "float32"),
         ("--memory-format", "channel_last", "channels_last"),
-        ("--compile", "onn", "on"),
+        ("--compile", "defalt", "default"),
         ("--meter", "step_tme", "step_time"),
         ("--reference", "nograd", "no_grad"),
     ],

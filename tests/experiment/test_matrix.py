@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+from dataclasses import replace
 
 import pytest
 from builders import block, cell
@@ -26,7 +27,7 @@ def test_a_matrix_is_the_full_factorial_of_its_axes():
         models=["a", "b"], batch_sizes=[1, 8], dtypes=DTYPES, threads=[1, 2], compile=COMPILE
     )
     cells = list(matrix)
-    assert len(cells) == len(set(cells)) == 2 * len(GRAD_MODES) * 2 * len(DTYPES) * 2 * 2
+    assert len(cells) == len(set(cells)) == 2 * len(GRAD_MODES) * 2 * len(DTYPES) * 2 * len(COMPILE)
     assert {(c.model, c.batch_size, c.compile) for c in cells} == {
         (model, size, compiled) for model in "ab" for size in (1, 8) for compiled in COMPILE
     }
@@ -68,9 +69,11 @@ def test_a_matrix_of_defaults_makes_cells_of_defaults():
         ({"device": "cuda:1", "batch_size": 32}, "cuda:1-mlp_tiny-b32-no_grad"),
         ({"dtype": "bfloat16", "threads": 2}, "cpu-mlp_tiny-b8-bfloat16-t2-no_grad"),
         (
-            {"memory_format": "channels_last", "compile": "on"},
+            {"memory_format": "channels_last", "compile": "default"},
             "cpu-mlp_tiny-b8-channels_last-compiled-no_grad",
         ),
+        ({"compile": "max-autotune"}, "cpu-mlp_tiny-b8-compiled_max-autotune-no_grad"),
+        ({"checkpointing": "blocks"}, "cpu-mlp_tiny-b8-checkpointed-no_grad"),
     ],
 )
 def test_an_id_leaves_defaults_out(axes, expected):
@@ -120,7 +123,8 @@ def test_cells_that_differ_only_in_grad_mode_share_a_block():
         {"dtype": "float16"},
         {"threads": 2},
         {"memory_format": "channels_last"},
-        {"compile": "on"},
+        {"compile": "default"},
+        {"checkpointing": "blocks"},
     ],
     ids=lambda axes: next(iter(axes)),
 )
@@ -158,6 +162,13 @@ def test_selecting_some_that_are_there_and_some_that_are_not_keeps_and_adds():
     ]
 
 
+def test_what_older_records_call_on_is_the_cell_of_today_and_no_value_to_ask_for():
+    old = Cell(model="m", workload="inference", grad_mode="no_grad", compile="on")
+    assert old == replace(old, compile="default")
+    with pytest.raises(UnknownName, match="unknown compile 'on'"):
+        select(block(), "compile", ["on"])
+
+
 def test_a_value_that_some_cells_have_is_not_given_to_the_others():
     small, large = cell(model="a", batch_size=1), cell(model="b", batch_size=8)
     assert select([small, large], "batch_size", [8]) == [large]
@@ -180,7 +191,8 @@ def test_selecting_an_impossible_value_is_refused():
         ({"grad_modes": ["nograd"]}, "unknown grad mode 'nograd': did you mean 'no_grad'?"),
         ({"workloads": ["inferense"]}, "unknown workload 'inferense': did you mean 'inference'?"),
         ({"dtypes": ["x"]}, "unknown dtype 'x': known: as_is, bfloat16, float16, float32"),
-        ({"compile": [True]}, "unknown compile 'True': known: off, on"),
+        ({"compile": [True]}, "known: default, max-autotune, off, reduce-overhead"),
+        ({"compile": ["on"]}, "unknown compile 'on'"),
         ({"memory_formats": ["channels_first"]}, "did you mean 'channels_last'?"),
     ],
 )

@@ -156,7 +156,7 @@ def broken(old, new, *, text=GOOD):
         pytest.param(
             broken("workloads", "zzz"),
             13,
-            "zzz: no such key: autocasts, batch_sizes, compile",
+            "zzz: no such key: autocasts, batch_sizes, checkpointing, compile",
             id="far-key",
         ),
         pytest.param(

@@ -258,7 +258,7 @@ def test_tied_parameters_count_once_also_in_another_dtype(predictor):
 
 
 def test_compiled_code_is_not_predicted_but_a_reason(predictor):
-    member = cell(model="mlp_tiny", compile="on")
+    member = cell(model="mlp_tiny", compile="default")
     with pytest.raises(Unpredictable, match="compiled code allocates by its own plan"):
         predictor.predict(member, MODELS["mlp_tiny"])
     outcome = read([member], MODELS["mlp_tiny"], ["predicted_peak"])[member, "predicted_peak"]

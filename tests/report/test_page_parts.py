@@ -148,7 +148,11 @@ def selected(command):
 def test_the_command_of_a_block_asks_for_just_that_block_and_plan():
     full = [*PRESETS["quick"], *list(PRESETS["full"])[::37]]
     full += block(
-        device="cuda:1", dtype="bfloat16", threads=2, memory_format="channels_last", compile="on"
+        device="cuda:1",
+        dtype="bfloat16",
+        threads=2,
+        memory_format="channels_last",
+        compile="default",
     )
     full += block(entry="per_call", malloc="system", l2="cold", optimizer="adamw")
     for design in by_block(full).values():

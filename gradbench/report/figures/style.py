@@ -28,6 +28,7 @@ PART_WORDS: Final[Mapping[str, str]] = {
     "gradients": "gradients",
     "optimizer_state": "optimizer state",
     "saved": "saved, at the peak",
+    "casts": "copies that autocast made",
     "other": "other activations and temporaries",
     "unknown": "workspace and rounding",
     "before": "there before the step",
@@ -80,7 +81,7 @@ LIGHT: Final = Theme(
     modes=_modes("#D55E00", "#0072B2", "#00876C", "#B5568F"),
     parts=_parts(
         *("#77AADD", "#99DDFF", "#44BB99", "#AAAA00", "#EEDD88", "#BBCC33"),
-        *("#EE8866", "#FFAABB", "#BBBBBB", "#77AADD", "#EE8866"),
+        *("#EE8866", "#AA99DD", "#FFAABB", "#BBBBBB", "#77AADD", "#EE8866"),
     ),
 )
 DARK: Final = Theme(
@@ -92,7 +93,7 @@ DARK: Final = Theme(
     modes=_modes("#FF8A3D", "#5FB2E8", "#2CC99B", "#E8A3C6"),
     parts=_parts(
         *("#6B9BCB", "#86C5E4", "#3FA98B", "#96961F", "#D9C977", "#A9B92E"),
-        *("#E57C59", "#E896A6", "#8C929B", "#6B9BCB", "#E57C59"),
+        *("#E57C59", "#9C8BC9", "#E896A6", "#8C929B", "#6B9BCB", "#E57C59"),
     ),
 )
 # Colours that nothing else has, for the page to put its own in their place.
@@ -103,7 +104,7 @@ PAGE: Final = Theme(
     band="#010206",
     paper="#010207",
     modes=_modes("#010301", "#010302", "#010303", "#010304"),
-    parts=_parts(*(f"#0104{number:02d}" for number in range(1, 12))),
+    parts=_parts(*(f"#0104{number:02d}" for number in range(1, 13))),
     linked=True,
 )
 
@@ -194,14 +195,16 @@ def inset(figure: Figure, *, left: float, right: float, top: float, bottom: floa
     )
 
 
-def mode_legend(figure: Figure, theme: Theme, modes: Collection[str]) -> None:
-    """Say which colour and shape is which of the modes that are drawn, at the top."""
+def mode_legend(
+    figure: Figure, theme: Theme, modes: Collection[str], *, more: Sequence[object] = ()
+) -> None:
+    """Say which colour and shape is which of the modes drawn, at the top, and what ``more`` is."""
     handles = [
         Line2D([], [], color=theme.modes[m], marker=MARKERS[m], linestyle="none", label=m)
         for m in GRAD_MODES
         if m in modes
     ]
-    top_legend(figure, handles)
+    top_legend(figure, [*handles, *more])
 
 
 def top_legend(figure: Figure, handles: Sequence[object], *, columns: int | None = None) -> None:

@@ -1,15 +1,17 @@
-"""The trade-off: time against memory, one small panel a block."""
+"""The trade-off: time against memory, one small panel a block and what it costs checkpointed."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ...analysis import format_units
+from ...analysis import checkpointing, format_units
 from ...analysis.run_view import MEMORY, TIME, View
-from ...experiment.matrix import GRAD_MODES, Cell
+from ...experiment.matrix import GRAD_MODES, Block, Cell
 from ...records.run import Run
 from .style import (
     LIGHT,
@@ -39,20 +41,20 @@ def tradeoff(
 ) -> Figure | None:
     """Return each mode's time and memory over the reference's, a panel a block, axes shared.
 
-    Down and left is better. None when no block has both for two modes.
+    Down and left is better. Checkpointed cells stand filled in the panel of their plain block, over
+    its reference. None when no block has both for two modes.
     """
     view = View.of(run)
     every = [
-        (block, cells)
-        for block, members in view.blocks.items()
-        if (cells := [c for c in members if _both(view, c, reference)])
+        (block, points)
+        for block, members in checkpointing.panels(view).items()
+        if (points := _points(view, block, members, reference))
     ]
     if not every:
         return None
     shown = every[:most]
     columns = min(COLUMNS, len(shown))
     lines = -(-len(shown) // columns)
-    points = {c: _both(view, c, reference) or (1.0, 1.0) for _, cells in shown for c in cells}
     with drawn_in(theme):
         height = 0.95 + 1.55 * lines
         figure = figure_of(height)
@@ -61,11 +63,11 @@ def tradeoff(
         figure.subplots_adjust(wspace=0.1, hspace=0.45)
         for axes in grid.flat[len(shown) :]:
             axes.set_axis_off()
-        for axes, (block, cells) in zip(grid.flat, shown, strict=False):
-            _draw(axes, view, theme, {cell: points[cell] for cell in cells}, reference)
+        for axes, (block, points) in zip(grid.flat, shown, strict=False):
+            _draw(axes, view, theme, points, reference)
             extras = block.setting.removeprefix(f"{block.cell.device}-")
             axes.set_title(f"{block.cell.workload}\n{short(extras, 24)}", fontsize=7.5)
-        _scale(grid.flat[0], list(points.values()))
+        _scale(grid.flat[0], [point for _, points in shown for point in points.values()])
         figure.supxlabel(
             f"step time over {reference}",
             fontsize=9,
@@ -81,8 +83,14 @@ def tradeoff(
             y=(BOTTOM + height - TOP) / 2 / height,  # beside the panels, below the legend
         )
         say_cut(figure, len(shown), len(every))
-        mode_legend(figure, theme, {reference, *(cell.grad_mode for cell in points)})
+        filled = any(cell.block != block for block, points in shown for cell in points)
+        drawn = {reference, *(cell.grad_mode for _, points in shown for cell in points)}
+        mode_legend(figure, theme, drawn, more=[_filled(theme)] if filled else [])
     return figure
+
+
+def _filled(theme: Theme) -> Line2D:
+    return Line2D([], [], color=theme.dim, marker="o", linestyle="none", label="checkpointed")
 
 
 def _draw(
@@ -100,7 +108,7 @@ def _draw(
             [memory],
             s=50 * SIZES[cell.grad_mode],
             marker=MARKERS[cell.grad_mode],
-            facecolors="none",
+            facecolors=theme.modes[cell.grad_mode] if cell.checkpointing != "off" else "none",
             edgecolors=theme.modes[cell.grad_mode],
             linewidths=1.5,
             zorder=3,
@@ -121,9 +129,19 @@ def _scale(axes: Axes, points: Sequence[Point]) -> None:
     )
 
 
-def _both(view: View, cell: Cell, reference: str) -> Point | None:
-    """Return time and memory over the reference's, or None unless both are there and above 0."""
-    time, memory = (view.change(cell, meter, reference) for meter in (TIME, MEMORY))
-    if time is None or memory is None or memory.point <= 0:
-        return None
-    return time.point, memory.point
+def _points(view: View, block: Block, cells: Sequence[Cell], reference: str) -> dict[Cell, Point]:
+    """Return time and memory over those of a block's reference, where both are there and above 0.
+
+    Cells of the block are its pairs; others, checkpointed, have no more than their medians.
+    """
+    base = replace(block.cell, grad_mode=reference)
+    points: dict[Cell, Point] = {}
+    for cell in cells:
+        if cell.block == block:
+            changes = [view.change(cell, meter, reference) for meter in (TIME, MEMORY)]
+            time, memory = (None if change is None else change.point for change in changes)
+        else:
+            time, memory = (checkpointing.over(view, cell, base, m) for m in (TIME, MEMORY))
+        if time is not None and memory is not None and memory > 0:
+            points[cell] = time, memory
+    return points

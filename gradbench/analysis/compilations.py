@@ -1,0 +1,45 @@
+"""What torch.compile took and made in each mode, in words."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from ..experiment.matrix import Block, Cell
+from ..records.measurements import Fact
+from ..records.run import Run
+from . import format_units
+from .run_view import Value, View
+
+COMPILE_TIME: Final = "compile_time"
+
+
+def value(view: View, cell: Cell) -> Value:
+    """Return a cell's compile time, what was compiled in the detail."""
+    found, measured = view.value(cell, COMPILE_TIME), view.measurement(cell, COMPILE_TIME)
+    return found if measured is None else replace(found, detail=made(measured.notes))
+
+
+def made(notes: Mapping[str, Fact]) -> str:
+    """Return in words what was compiled: ``1 graph, 0 graph breaks, compiled again``."""
+    graphs, breaks = (int(notes.get(name, 0)) for name in ("graphs", "graph_breaks"))
+    words = f"{graphs} graph{'s' * (graphs != 1)}, {breaks} graph break{'s' * (breaks != 1)}"
+    again = int(notes.get("recompilations", 0))
+    if not again:
+        return words if graphs else "nothing compiled again"
+    return f"{words}, {again} recompilation{'s' * (again != 1)}"
+
+
+def sentences(run: Run) -> list[str]:
+    """Return for each compiled block what the first step of each mode took more than others."""
+    view = View.of(run)
+    by_block: dict[Block, list[str]] = {}
+    for cell in view.cells:
+        measured = view.measurement(cell, COMPILE_TIME)
+        if measured is not None:
+            took = format_units.duration(measured.values[0])
+            said = f"{cell.grad_mode} {took} ({made(measured.notes)})"
+            by_block.setdefault(cell.block, []).append(said)
+    return [
+        f"torch.compile, the first step less the typical one: {block}: {'; '.join(said)}"
+        for block, said in by_block.items()
+    ]
