@@ -54,14 +54,15 @@ class Subject:
 
     def call(self) -> Callable[[], Any]:
         """Return the call of the module on its batch."""
-        return self._inside(self._call())
+        return self._inside(self.bare_call())
 
     def call_and_loss(self) -> Callable[[], Tensor]:
         """Return the call, and the loss of what it returns."""
-        call, loss, given = self._call(), self.loss, self.given
+        call, loss, given = self.bare_call(), self.loss, self.given
         return self._inside(lambda: loss(call(), given))
 
-    def _call(self) -> Callable[[], Any]:
+    def bare_call(self) -> Callable[[], Any]:
+        """Return the call, for whoever stands in the region."""
         batch = self.batch
         return partial(self.forward, *batch.args, **batch.kwargs)
 
@@ -215,7 +216,7 @@ def frozen_backbone(subject: Subject, mode: GradMode) -> Step:
     switch(subject.module, training=False)
     switch(head, training=True)
     optimizer = subject.optimizer(head.parameters())
-    enter, call, given, loss = mode.enter, subject.call(), subject.given, subject.loss
+    enter, call, given, loss = mode.enter, subject.bare_call(), subject.given, subject.loss
     clear, cut, region = subject.clear_gradients, subject.cut, subject.region or nullcontext
 
     def step() -> None:
