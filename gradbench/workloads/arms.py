@@ -133,8 +133,8 @@ def assemble(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -
         head,
         cut,
         OPTIMIZERS[cell.optimizer],
-        notes,
-        None if cell.autocast == "off" else _autocast(cell),
+        notes=notes,
+        region=None if cell.autocast == "off" else _autocast(cell),
         generation=model.generation if WORKLOADS[cell.workload].generates else None,
         new_tokens=cell.new_tokens,
     )

@@ -26,7 +26,7 @@ class Generation:
     ``vocabulary``, and returns the scores of the next token (batch, vocabulary) and a cache with
     room for so many tokens more. ``decode(model, token, cache)`` takes in one token of each,
     (batch, 1), and returns the next one's scores and the cache, the same one or another. ``model``
-    is the module, compiled or within autocast where a cell says so. ``build`` makes the module
+    is the module, compiled where a cell says so. ``build`` makes the module
     where it is another than the one that is trained, with a head say.
     """
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from .generation import Decoding, Generation, lengthened, likeliest
 from .grad_modes import MODES, GradMode
 from .trees import Batch, mapped, tensors
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 Step = Callable[[], object]
@@ -54,28 +55,29 @@ class Subject:
 
     def call(self) -> Callable[[], Any]:
         """Return the call of the module on its batch."""
-        return self._inside(self.bare_call())
+        return self.inside(self.bare_call())
 
     def call_and_loss(self) -> Callable[[], Tensor]:
         """Return the call, and the loss of what it returns."""
         call, loss, given = self.bare_call(), self.loss, self.given
-        return self._inside(lambda: loss(call(), given))
+        return self.inside(lambda: loss(call(), given))
 
     def bare_call(self) -> Callable[[], Any]:
         """Return the call, for whoever stands in the region."""
         batch = self.batch
         return partial(self.forward, *batch.args, **batch.kwargs)
 
-    def _inside(self, function: Callable[[], T]) -> Callable[[], T]:
+    def inside(self, function: Callable[P, T]) -> Callable[P, T]:
+        """Return a function that runs in the region, if there is one."""
         region = self.region
         if region is None:
             return function
 
-        def inside() -> T:
+        def within(*args: P.args, **kwargs: P.kwargs) -> T:
             with region():
-                return function()
+                return function(*args, **kwargs)
 
-        return inside
+        return within
 
     @property
     def device(self) -> torch.device:
@@ -317,7 +319,7 @@ def generate(subject: Subject, _mode: GradMode) -> Step:
             tokens.append(likeliest(scores))
         return torch.cat(tokens, 1)
 
-    return step
+    return subject.inside(step)
 
 
 def _generating(subject: Subject) -> tuple[Generation, Callable[..., Any], Tensor]:
@@ -325,7 +327,9 @@ def _generating(subject: Subject) -> tuple[Generation, Callable[..., Any], Tenso
     switch(subject.module, training=False)
     assert subject.generation is not None  # `Model.generating` has refused one without
     (prompts,) = subject.batch.args
-    return subject.generation, subject.forward, prompts
+    how = subject.generation
+    how = replace(how, prefill=subject.inside(how.prefill), decode=subject.inside(how.decode))
+    return how, subject.forward, prompts
 
 
 WORKLOADS: Final[Mapping[str, Workload]] = {
