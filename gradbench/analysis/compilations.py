@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from ..experiment.matrix import Block, Cell
+from ..plurals import counted
 from ..records.measurements import Fact
 from ..records.run import Run
 from . import format_units
@@ -22,11 +23,11 @@ def value(view: View, cell: Cell) -> Value:
 def made(notes: Mapping[str, Fact]) -> str:
     """Return in words what was compiled: ``1 graph, 0 graph breaks, compiled again``."""
     graphs, breaks = (int(notes.get(name, 0)) for name in ("graphs", "graph_breaks"))
-    words = f"{graphs} graph{'s' * (graphs != 1)}, {breaks} graph break{'s' * (breaks != 1)}"
+    words = f"{counted(graphs, 'graph')}, {counted(breaks, 'graph break')}"
     again = int(notes.get("recompilations", 0))
     if not again:
         return words if graphs else "nothing compiled again"
-    return f"{words}, {again} recompilation{'s' * (again != 1)}"
+    return f"{words}, {counted(again, 'recompilation')}"
 
 
 def sentences(run: Run) -> list[str]:

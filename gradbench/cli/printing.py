@@ -43,7 +43,7 @@ def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
             out.print(marked(line))
     beside = other_axes.sentences(view)
     for sentence in beside if verbose else beside[:SENTENCES]:
-        out.print(shown(sentence))
+        print_prose(sentence, style="default")
     if not verbose and len(beside) > SENTENCES:
         out.print(f"[dim]{len(beside) - SENTENCES} more such lines: --verbose[/dim]")
     if run.dropped:

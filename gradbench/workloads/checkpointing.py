@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from ..errors import Impossible
+from ..plurals import counted
 from .steps import Cut
 
 CONTAINERS: Final = (nn.Sequential, nn.ModuleList)
@@ -71,17 +72,15 @@ def compute_again(module: nn.Module) -> str:
         block.forward = Recomputed(block.forward)
     if found:
         names = list(found)
-        return (
-            f"{len(names)} blocks, {names[0]} to {names[-1]}"
-            if names[1:]
-            else f"1 block, {names[0]}"
-        )
+        last = f" to {names[-1]}" if names[1:] else ""
+        return f"{counted(len(names), 'block')}, {names[0]}{last}"
     layers = module if isinstance(module, nn.Sequential) and _is_plain(module) else ()
     segments = math.isqrt(len(layers))
     if not isinstance(layers, nn.Sequential) or segments < 2:
         raise Impossible(NO_BLOCKS)
     layers.forward = RecomputedSegments(layers, segments)  # type: ignore[method-assign] # a module's own comes first
-    return f"{segments - 1} segments of {len(layers) // segments} layers, of {len(layers)} layers"
+    each = counted(len(layers) // segments, "layer")
+    return f"{counted(segments - 1, 'segment')} of {each}, of {len(layers)} layers"
 
 
 def _is_plain(module: nn.Sequential) -> bool:
