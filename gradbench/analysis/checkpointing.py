@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ..experiment.matrix import Block, Cell
-from ..records.run import Run
 from . import format_units
 from .run_view import MEMORY, TIME, View
 
@@ -58,12 +57,12 @@ def trades(view: View) -> Iterator[Trade]:
             yield Trade(cell, memory, time, _blocks(view, cell))
 
 
-def sentences(run: Run | View) -> list[str]:
+def sentences(view: View) -> list[str]:
     """Return a sentence for each trade."""
     return [
         f"checkpointing: {trade.cell} {' and '.join(filter(None, said))}"
         + (f"; computed again: {trade.blocks}" if trade.blocks else "")
-        for trade in trades(View.of(run))
+        for trade in trades(view)
         for said in [
             (trade.memory and f"adds {trade.memory}", trade.time and f"takes {trade.time}"),
         ]

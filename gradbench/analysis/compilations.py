@@ -7,7 +7,6 @@ from typing import Final
 from ..experiment.matrix import Block, Cell
 from ..plurals import counted
 from ..records.measurements import Fact
-from ..records.run import Run
 from . import format_units
 from .run_view import Value, View
 
@@ -30,9 +29,8 @@ def made(notes: Mapping[str, Fact]) -> str:
     return f"{words}, {counted(again, 'recompilation')}"
 
 
-def sentences(run: Run) -> list[str]:
+def sentences(view: View) -> list[str]:
     """Return for each compiled block what the first step of each mode took more than others."""
-    view = View.of(run)
     by_block: dict[Block, list[str]] = {}
     for cell in view.cells:
         measured = view.measurement(cell, COMPILE_TIME)

@@ -204,7 +204,7 @@ def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, obje
         "unreadable": run_sentences.unreadable(run),
         "marks": run_sentences.prediction_marks(run),
         "kept": [*run_sentences.kept(run), *run_sentences.fused_attention(run)],
-        "other_axes": other_axes.sentences(run),
+        "other_axes": other_axes.sentences(view),
         "spent": run_sentences.spent(run),
         "facts": run_differences.facts_of(run),
     }
