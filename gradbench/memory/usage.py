@@ -145,6 +145,7 @@ class CallMeter:
         self._device = devices.in_use() if device == AUTO else devices.find(device)
         self._device.check()
         self._device.warm_up()  # or the first call of a process would seem to take the workspaces
+        gc.collect()  # what earlier calls left would be freed in this one's account
         self._ledger = self._device.ledger(undisturbing=True)
 
     def usage(self, leaks_too: bool) -> Usage:

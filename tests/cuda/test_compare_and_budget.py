@@ -101,13 +101,13 @@ def test_budgets_hold_the_device_that_a_test_works_on(tmp_path):
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rA", *plugin, "test_budgets.py"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     lines = ended.stdout
-    assert "PASSED test_budgets.py::test_without_one" in lines, lines
+    assert "PASSED test_budgets.py::test_without_one" in lines, lines + ended.stderr
     assert "PASSED test_budgets.py::test_the_fixture" in lines
     assert re.search(r"4,096 B\) saved for backward exceed the limit of 0 B", lines), lines
     assert "the call works on cuda:0" in lines

@@ -1,5 +1,6 @@
 """Memory on CUDA cells alone, through the fork server, on the simulated runtime: to the byte."""
 
+import gc
 import random
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -173,6 +174,22 @@ def test_memory_usage_finds_the_gpu_and_counts_what_the_call_itself_takes():
     assert memory_usage(lambda: model(x)).peak_bytes == usage.peak_bytes
     with torch.inference_mode():
         assert memory_usage(lambda: model(x), leaks_too=True).leaked_bytes == 0
+
+
+@in_child
+def test_what_waits_for_the_collector_is_not_freed_while_a_call_is_counted(monkeypatch):
+    gc.disable()
+    knot = [torch.zeros(10_000, device="cuda")]
+    knot.append(knot)
+    del knot
+    empty = torch.empty
+
+    def collecting(*args, **options):
+        gc.collect()
+        return empty(*args, **options)
+
+    monkeypatch.setattr(torch, "empty", collecting)  # the proof that the allocator counts calls it
+    assert memory_usage(lambda: torch.zeros(64, device="cuda")).peak_bytes == 512
 
 
 @in_child

@@ -2,6 +2,7 @@
 
 import pytest
 from pages import Page
+from simulated_gpu.stand_in import in_child
 
 from gradbench import runner
 from gradbench.experiment.matrix import Matrix
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.simulated_cuda
 METERS = ("step_time", "host_time", "device_time", "energy", "peak_allocated", "peak_reserved")
 
 
+@in_child
 def test_a_run_on_a_gpu_shows_its_figures_and_no_words_of_the_cpu():
     cells = Matrix(
         models=["mlp_tiny"], grad_modes=["global_on", "no_grad"], devices=["cuda"], batch_sizes=[8]

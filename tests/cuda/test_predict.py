@@ -19,7 +19,9 @@ def predicted(*devices):
     """Return the predicted peaks by device, those of a step with SGD and of one with AdamW."""
     axes = ("--batch-size", "8", "--optimizer", ",".join(OPTIMIZERS))
     command = ["predict", *CELL, *axes, "--device", ",".join(devices), "--json"]
-    rows = json.loads(CliRunner().invoke(app, command).stdout)
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, repr(result.exception)
+    rows = json.loads(result.stdout)
     return {
         device: [
             row.get("peak_bytes", row.get("reason")) for row in rows if row["device"] == device
