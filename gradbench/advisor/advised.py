@@ -86,6 +86,10 @@ class Example:
         sized = [tensor for tensor in found if tensor.dim()]
         if not sized:
             raise BadModel("the batch holds no tensor with a dimension for its samples")
+        if not len(sized[0]):
+            raise BadModel(
+                "the batch holds no sample: the first dimension of its first tensor is 0"
+            )
         device = sized[0].device
         host: Batch = mapped(batch, lambda tensor: tensor.detach().cpu())
         return cls(host, len(sized[0]), _name(device))

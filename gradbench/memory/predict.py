@@ -41,6 +41,8 @@ sample has its own, as in nested tensors, a step takes as long as they are many.
 RECORDING: Final = "global_on"
 """The mode in which every step can be made that can be made at all."""
 
+FAILS_ON_FAKES: Final = "its step does not run on fake tensors: "
+
 KEPT: Final = 16
 """Outlines that are kept: a search asks for some again, and modes for each other's."""
 
@@ -329,13 +331,13 @@ class Predictor:
         except TimedOut as how:
             raise TookTooLong(f"its step on fake tensors was {how}") from how
         except Died as how:
-            raise Unfaithful(f"its step does not run on fake tensors: {how}") from how
+            raise Unfaithful(f"{FAILS_ON_FAKES}{how}") from how
         except RuntimeError as error:
             words = message_line(error)
             if says_the_mode(cell.workload, cell.grad_mode, error):
                 self._hold_that_it_trains(cell, model, seed, words)
                 raise CannotTrain(words) from error
-            raise Unfaithful(f"its step does not run on fake tensors: {words}") from error
+            raise Unfaithful(f"{FAILS_ON_FAKES}{words}") from error
 
     def _children(self) -> Children:
         return Children(device=self._device, limit_s=self.limit_s, forks=self._forks)
@@ -426,7 +428,7 @@ class Predictor:
                     self._hold_that_it_trains(cell, model, seed, message_line(error))
                     raise CannotTrain(message_line(error)) from error
                 words = in_one_line(error)
-                if words in str(why):
+                if str(why).startswith(FAILS_ON_FAKES) or words in str(why):  # said in other words
                     raise Unpredictable(f"its step fails: {words}") from error
                 raise Unpredictable(f"{why}; nor could it be measured: {words}") from error
         return self._measurements[key]
@@ -453,7 +455,7 @@ def _outlined(
         if says_the_mode(cell.workload, cell.grad_mode, error):
             raise
         words = in_one_line(error)
-        raise Unfaithful(f"its step does not run on fake tensors: {words}") from error
+        raise Unfaithful(f"{FAILS_ON_FAKES}{words}") from error
 
 
 def replay(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ..errors import BadModel
 from ..experiment.matrix import AS_IS, Cell
 from .checkpointing import compute_again, keep_everything
 from .generation import Decoding
@@ -17,7 +18,7 @@ from .grad_modes import MODES, GradMode
 from .models import Loadable, Model
 from .state import seed_all
 from .steps import OPTIMIZERS, WORKLOADS, Cut, Region, Step, Subject, Workload
-from .trees import Batch, mapped
+from .trees import Batch, mapped, tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ def assemble(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -
         dtype = _only_dtype(module)
     given = _placed(given, cell.device, dtype, layout)
     batch = Batch.of(given)
+    _check_samples(batch, cell)
     if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
         with torch.no_grad():
             module(
@@ -138,6 +140,16 @@ def assemble(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -
         generation=model.generation if WORKLOADS[cell.workload].generates else None,
         new_tokens=cell.new_tokens,
     )
+
+
+def _check_samples(batch: Batch, cell: Cell) -> None:
+    """Raise `BadModel` where a batch holds no sample: whatever is computed of it is nothing."""
+    sizes = [tensor.numel() for _, tensor in tensors((batch.args, batch.kwargs))]
+    if sizes and not any(sizes):
+        raise BadModel(
+            f"the batch of {cell.model} has no sample where {cell.batch_size} were asked for: "
+            f"{batch}"
+        )
 
 
 def _placed(given: Any, device: str, dtype: torch.dtype | None, layout: Layout) -> Any:

@@ -201,3 +201,5 @@ def test_an_example_without_samples_or_a_module_is_refused_in_one_line():
         Example.of(Batch((torch.tensor(3),)))
     with pytest.raises(BadModel, match="advise takes a module"):
         gradbench.advise(torch.relu, torch.zeros(1))
+    with pytest.raises(BadModel, match="the batch holds no sample"):
+        gradbench.advise(nn.Linear(8, 2), torch.zeros(0, 8))

@@ -157,7 +157,7 @@ def test_list_shows_every_cell_by_its_id_and_counts_them(gradbench):
             "cpu-mlp_tiny-b8-channels_last",
             "channels_last needs images (B, C, H, W): mlp_tiny takes 2-dimensional input",
         ),
-        (["--threads", "4096"], "cpu-mlp_tiny-b8-t4096", "4096 threads, but this process may use"),
+        (["--threads", "4096"], "cpu-mlp_tiny-b8-t4096", "4,096 threads, but this process may use"),
     ],
 )
 def test_list_says_why_a_cell_would_be_skipped_here(options, setting, why, gradbench):

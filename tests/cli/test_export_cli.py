@@ -85,7 +85,7 @@ def test_what_a_format_has_no_place_for_is_counted_on_stderr(gradbench, here):
     save("results")
     result = gradbench("export", "bencher")
     json.loads(result.stdout)
-    assert "8 outcomes have no place in bencher, such as training[" in result.stderr
+    assert "no place in bencher for 8 outcomes, such as training[" in result.stderr
     assert gradbench("export", "markdown").stderr == ""
 
 

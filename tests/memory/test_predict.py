@@ -298,8 +298,9 @@ def test_a_model_that_asks_for_numbers_is_measured_where_the_device_is(ask, pred
 
 def test_no_mode_is_left_behind_by_a_step_that_fails(predictor):
     model = Model(partial(Asking, no_numbers), partial(classification, shape=(16,)))
-    with pytest.raises(Unpredictable, match=r"^its step fails: RuntimeError: no numbers"):
+    with pytest.raises(Unpredictable) as why:  # said once, though it fails in either way
         predictor.predict(cell(grad_mode="inference_mode"), model)
+    assert str(why.value) == "its step fails: RuntimeError: no numbers here"
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
     assert type(torch.empty(1)) is torch.Tensor

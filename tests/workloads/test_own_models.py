@@ -8,9 +8,9 @@ from torch import nn
 
 from gradbench.errors import BadModel
 from gradbench.experiment.matrix import Cell
-from gradbench.experiment.model_source import ModelSource
+from gradbench.experiment.model_source import HIGHEST, ModelSource, parse_input
 from gradbench.workloads.arms import build, make_arm
-from gradbench.workloads.own_models import file_of, imported, model_of, models_of
+from gradbench.workloads.own_models import RandomBatch, file_of, imported, model_of, models_of
 
 NETS = """
 import torch
@@ -218,3 +218,17 @@ def test_a_library_that_is_not_here_is_named_with_what_installs_it(library, monk
         BadModel, match=rf"needs {library}: pip install 'torch-gradbench\[{library}\]'"
     ):
         model_of(ModelSource(build=f"{library}:anything"))
+
+
+@pytest.mark.parametrize("name", HIGHEST)
+def test_the_highest_number_of_a_dtype_is_torch_s_own(name):
+    dtype = getattr(torch, name)
+    info = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
+    assert HIGHEST[name] == info.max
+
+
+@pytest.mark.parametrize("name", ["int8", "uint8", "int16", "int32", "float16"])
+def test_the_highest_limit_that_is_taken_can_be_drawn_from(name):
+    whole = getattr(torch, name) is not torch.float16
+    tensor, _ = parse_input(f"8,3:{name}<{HIGHEST[name] + whole}")
+    assert RandomBatch((tensor,))(8).isfinite().all()

@@ -5,12 +5,13 @@ from functools import cache
 
 import pytest
 import torch
+from torch import nn
 
-from gradbench.errors import Impossible
+from gradbench.errors import BadModel, Impossible
 from gradbench.experiment.matrix import GRAD_MODES, OF_TOKENS, WORKLOADS as NAMES, Cell
 from gradbench.workloads.arms import build
 from gradbench.workloads.grad_modes import MODES
-from gradbench.workloads.models import MODELS
+from gradbench.workloads.models import MODELS, Model
 from gradbench.workloads.steps import WORKLOADS, must_fail, says_the_mode
 
 
@@ -183,3 +184,10 @@ def test_what_else_backward_raises_is_left_as_it_is():
     of = replace(subject("training"), loss=loss)
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         step("training", "global_on", of)
+
+
+def test_a_batch_without_a_sample_is_no_batch():
+    one = Cell(model="mine", workload="training", grad_mode="global_on", batch_size=8)
+    mine = Model(build=lambda: nn.Linear(8, 2), batch=lambda _: torch.zeros(0, 8))
+    with pytest.raises(BadModel, match=r"of mine has no sample where 8 were asked .* \[0, 8\]"):
+        build(one, mine, seed=0)
