@@ -209,6 +209,7 @@ def test_what_medians_do_not_add_up_to_is_called_unexplained():
     assert first.unexplained_ns == 30  # each part's median is 0
 
 
+@pytest.mark.slow
 def test_the_command_s_run_is_sealed_and_its_tables_fit(tmp_path):
     model = Model(net, lambda size: unlabelled(size, shape=(WIDTH,)))
     cell = Cell(model="m", workload="inference", grad_mode="no_grad", batch_size=BATCH)

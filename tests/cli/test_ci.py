@@ -315,6 +315,7 @@ def test_the_options_that_choose_cells_are_handed_on_as_they_were_given(command,
     ]
 
 
+@pytest.mark.slow
 def test_a_real_job_measures_in_a_process_of_its_own(tmp_path):
     config = (
         '[[matrix]]\nmodels = ["mlp_tiny"]\ngrad_modes = ["no_grad"]\nbatch_sizes = [8]\n'

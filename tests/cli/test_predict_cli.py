@@ -174,6 +174,7 @@ def test_the_table_of_fits_has_a_line_a_mode_whatever_batches_were_asked_for(gra
     ]
 
 
+@pytest.mark.slow
 def test_a_fit_is_confirmed_by_measuring_at_it_and_above(gradbench):
     budget = peak("no_grad", 20) + 10
     chosen = ("--model", NET, "--workload", "inference", "--grad-mode", "no_grad")
@@ -260,6 +261,7 @@ def test_show_says_when_a_run_has_no_line_to_draw(gradbench, tmp_path):
 # The search itself
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(st.integers(0, 400), st.integers(-1, 1), st.sampled_from(sorted(ADDS)))
 def test_the_batch_that_is_found_fits_and_the_next_does_not(batch, beside, mode):

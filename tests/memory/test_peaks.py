@@ -105,6 +105,7 @@ def test_what_the_cpu_cannot_read_is_a_reason_not_a_number(forward):
         assert "no reserve" in outcome.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mlp_tiny", "cnn_small"])
 @pytest.mark.parametrize("workload", ["inference", "training_reenabled", "frozen_backbone"])
 def test_memory_is_identical_in_three_runs(model, workload):

@@ -72,6 +72,7 @@ def blocks(cells):
     return [list(members) for _, members in groupby(cells, key=lambda cell: cell.block)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cells", blocks(PRESETS["tiny"]), ids=lambda cells: f"{cells[0].model}-{cells[0].workload}"
 )
@@ -123,6 +124,7 @@ def both(predictor):
     return compared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", FORWARDS + BACKWARDS, ids=named)
 def test_cells_of_every_kind_are_predicted_to_the_byte(axes, both):
     measured, predicted = both(cell(**axes))
@@ -211,6 +213,7 @@ def test_what_an_operator_takes_inside_is_carried_on_to_batches_that_are_not_run
     assert "aten::convolution" in none.unprobed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workload", ["inference", "training"])
 def test_predictions_that_are_carried_on_are_within_one_percent(workload):
     member = cell(model="cnn_small", workload=workload, grad_mode="global_on", batch_size=64)
@@ -362,6 +365,7 @@ print(found.peak_bytes, int(mark) * 1024)
 """
 
 
+@pytest.mark.slow
 def test_a_resnet_of_64_pictures_is_predicted_in_less_than_a_gibibyte():
     """Weights of 47 MB, pictures of 39 MB, and at the first BatchNorm two maps of 206 MB."""
     done = subprocess.run(

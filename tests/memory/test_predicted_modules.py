@@ -346,6 +346,7 @@ def marked(name):
     return () if name in QUICK else (pytest.mark.slow, pytest.mark.thorough)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "axes"),
     [

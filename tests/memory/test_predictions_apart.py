@@ -63,6 +63,7 @@ def test_a_step_that_ends_its_process_costs_its_own_prediction_alone():
         assert outcomes[mode].reason == "its step ended its process: ended early with exit status 0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [Widens, Remembers])
 def test_a_prediction_is_the_same_whichever_modes_were_predicted_before(module):
     forth, back = predicted(module), predicted(module, GRAD_MODES[::-1])
@@ -147,6 +148,7 @@ def test_what_a_step_takes_from_elsewhere_is_measured_and_says_so(name, why):
     assert prediction.measured_at == (4,)
 
 
+@pytest.mark.slow
 def test_where_no_process_can_be_forked_a_fresh_one_predicts_the_same(monkeypatch):
     model = MODELS["mlp_tiny"]
     one = replace(ONE, model="mlp_tiny")

@@ -424,6 +424,7 @@ VIEWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS)
 def test_axe_finds_nothing_and_a_screenshot_is_kept(visit, keep, view):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe here")
@@ -436,6 +437,7 @@ def test_axe_finds_nothing_and_a_screenshot_is_kept(visit, keep, view):
     assert found.violations_count == 0, found.generate_report()
 
 
+@pytest.mark.slow
 def test_axe_finds_nothing_where_two_runs_are_compared(visit, keep):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe here")
     page = visit("hostile")

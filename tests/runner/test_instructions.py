@@ -207,6 +207,7 @@ def test_a_factory_that_fails_is_a_reason(instead):
     assert {(o.cause, o.reason) for o in found} == {("failed", "RuntimeError: no weights here")}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_asked_for_them_has_one_outcome_each(instead):
     instead(COUNT_WITH_FAKE_REQUESTS)
     cells = block(workloads=["inference", "training"], memory_formats=["contiguous"])

@@ -182,6 +182,7 @@ def test_comparing_versions_needs_forks_and_says_so(tmp_path):
         versions.compare([cell()], base=here, candidate=here)
 
 
+@pytest.mark.slow
 def test_every_meter_has_a_number_or_a_reason_and_the_run_names_what_is_missing():
     one = Cell(model="mlp_tiny", workload="inference", grad_mode="no_grad", batch_size=2)
     plan = Plan(budget_s=0.05, warmup_s=0.01, limit_s=300)

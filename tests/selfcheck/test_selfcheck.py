@@ -200,6 +200,7 @@ def test_a_file_that_is_no_self_check_is_none(tmp_path, content):
     assert saved_checks.load(tmp_path / "nothing.json") is None
 
 
+@pytest.mark.slow
 def test_a_small_self_check_runs_end_to_end_and_memory_matches_arithmetic(tmp_path):
     effort = Effort(
         subjects=(Subject("tiny MLP", TINY, 0.05, 2, {0.05: 2}),),

@@ -80,6 +80,7 @@ def heads_gradient(model):
     return of.head.weight.grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mlp_tiny", "mlp_deep", "mlp_wide", "cnn_small", "resnet18_32"])
 @pytest.mark.parametrize("mode", GRAD_MODES)
 def test_frozen_backbone_gives_the_head_the_same_gradient_in_every_mode(model, mode):

@@ -156,16 +156,24 @@ ROWS = (
     Row("no_module", steps=(), words="returned str"),
 )
 QUICK = (
-    *("Plain-training", "Rotary-training", "Growing-inference", "Dropping-inference"),
-    *("SwitchesOff-inference", "Particular-inference", "Quits-inference", "Complex-inference"),
-    *("SparseGradients-training", "FromNumpy-inference", "Greedy-inference", "Pooled-inference"),
-    *("OwnWorker-inference",),
-    *("Hidden-inference", "Lone-inference"),
-    *("Functional-inference", "Recurrent-training", "Looking-inference", "Streaming-inference"),
-    *("refuses-inference", "Remembering-inference"),
+    *("Plain-training", "Rotary-training", "Growing-inference", "SwitchesOff-inference"),
+    *("Quits-inference", "SparseGradients-training", "FromNumpy-inference", "OwnWorker-inference"),
+    *("Hidden-inference", "Functional-inference", "Streaming-inference", "refuses-inference"),
 )
-"""Rows that stand for their kinds; the others take a quarter of an hour: `-m thorough`."""
-EVERY_ROW = [pytest.mark.slow, pytest.mark.thorough]
+"""Rows that stand for their kinds, in every run of the tests."""
+IN_CI = (
+    *("Dropping-inference", "Particular-inference", "Complex-inference", "Greedy-inference"),
+    *("Pooled-inference", "Lone-inference", "Recurrent-training", "Looking-inference"),
+    "Remembering-inference",
+)
+"""Rows for `-m slow`, which CI runs; the others take a quarter of an hour: `-m thorough`."""
+
+
+def marks(row):
+    """Return when a row is run, as marks."""
+    if row.id in QUICK:
+        return []
+    return [pytest.mark.slow] if row.id in IN_CI else [pytest.mark.slow, pytest.mark.thorough]
 
 
 @contextmanager
@@ -185,7 +193,7 @@ def _settings_as_before():
 
 each = pytest.mark.parametrize(
     "row",
-    [pytest.param(row, id=row.id, marks=[] if row.id in QUICK else EVERY_ROW) for row in ROWS],
+    [pytest.param(row, id=row.id, marks=marks(row)) for row in ROWS],
 )
 
 
