@@ -141,16 +141,18 @@ def _mark(items: list[pytest.Item]) -> None:
     cells = {item: cell for item in items if (cell := _cell_of(item)) is not None}
     if not cells:
         return
-    from ..workloads.steps import may_fail, must_fail
+    from ..workloads.steps import must_fail
 
     for item, cell in cells.items():
         item.add_marker(pytest.mark.benchmark(group=str(cell.block), timer=Replay()))
-        if "gradbench" in getattr(item, "fixturenames", ()) and may_fail(
+        if "gradbench" in getattr(item, "fixturenames", ()) and must_fail(
             cell.workload, cell.grad_mode
         ):
-            certain = must_fail(cell.workload, cell.grad_mode)
-            reason = f"no graph under {cell.grad_mode}" if certain else f"after {cell.grad_mode}"
-            item.add_marker(pytest.mark.xfail(strict=certain, raises=CannotTrain, reason=reason))
+            item.add_marker(
+                pytest.mark.xfail(
+                    strict=True, raises=CannotTrain, reason=f"no graph under {cell.grad_mode}"
+                )
+            )
 
 
 def _keep_shard(config: pytest.Config, items: list[pytest.Item], text: str) -> None:
@@ -449,6 +451,10 @@ def _cell_of(item: pytest.Item) -> Cell | None:
 
 
 def _give_up(cell: Cell, why: Skipped) -> None:
+    from ..workloads.steps import must_fail
+
+    if why.cause == "cannot_train" and not must_fail(cell.workload, cell.grad_mode):
+        pytest.xfail(f"after an evaluation under {cell.grad_mode}: {why.reason}")
     if why.cause == "cannot_train":
         raise CannotTrain(why.reason)
     if why.cause in ("impossible", "unavailable", "unreadable"):

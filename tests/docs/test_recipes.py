@@ -57,7 +57,7 @@ ROWS = {
         )
     ],
     "workload": [
-        Row("experiment/matrix.py", "WORKLOADS", "\n)\n", '\n    "evaluation",'),
+        Row("experiment/matrix.py", "WORKLOADS", ")\n", ', "evaluation"'),
         Row(
             "workloads/steps.py",
             "WORKLOADS",

@@ -49,6 +49,8 @@ warmup_s = 0.02
 """
 LEAN = ("-p", "no:hypothesispytest", "-p", "no:cacheprovider")  # a second a session
 USAGE_ERROR = pytest.ExitCode.USAGE_ERROR
+WITHOUT_CELLS = ("training_reenabled", "frozen_backbone", "evaluate_then_train", *OF_TOKENS)
+"""Workloads that have a benchmark, and no cell in the small matrix."""
 
 
 def name_of(mode: str, workload: str = "inference") -> str:
@@ -132,8 +134,7 @@ def test_every_cell_is_a_test_under_a_readable_id(real):
     expected = {
         name_of(mode, workload) for mode in GRAD_MODES for workload in ("inference", "training")
     }
-    others = ("training_reenabled", "frozen_backbone", "evaluate_then_train", *OF_TOKENS)
-    assert set(real.verdicts) == expected | {f"test_{name}[NOTSET]" for name in others}
+    assert set(real.verdicts) == expected | {f"test_{name}[NOTSET]" for name in WITHOUT_CELLS}
 
 
 def test_inference_passes_and_training_xfails_where_nothing_is_recorded(real):
@@ -335,20 +336,37 @@ def refuse_training(member: Cell, *, cause: str, reason: str = "so it is") -> li
 
 def test_training_that_succeeds_where_nothing_is_recorded_turns_the_session_red(scripted):
     result = scripted()
-    result.assert_outcomes(passed=5, failed=3, skipped=2)
+    result.assert_outcomes(passed=5, failed=3, skipped=len(WITHOUT_CELLS))
     result.stdout.fnmatch_lines(["*XPASS(strict)*no graph under inference_mode*"])
 
 
 def test_only_torchs_refusal_to_train_is_expected(scripted, bench):
     bench.script = partial(refuse_training, cause="cannot_train")
-    scripted().assert_outcomes(passed=5, xfailed=3, skipped=2)
+    scripted().assert_outcomes(passed=5, xfailed=3, skipped=len(WITHOUT_CELLS))
+
+
+def test_training_that_fails_after_an_evaluation_alone_is_expected_and_may_succeed(
+    scripted, bench, pytester
+):
+    matrix = MATRIX.replace('"inference", "training"', '"evaluate_then_train"')
+    (pytester.path / "matrix.toml").write_text(matrix, "utf-8")
+
+    def script(member: Cell) -> list[Outcome]:
+        if member.grad_mode != "inference_mode":
+            return succeed(member)
+        return [skipped(member, meter="step_time", cause="cannot_train", reason="so it is")]
+
+    bench.script = script
+    result = scripted("-rx", "-k", "evaluate_then_train")
+    result.assert_outcomes(passed=3, xfailed=1, deselected=2 + len(WITHOUT_CELLS) - 1)
+    result.stdout.fnmatch_lines(["*after an evaluation under inference_mode: so it is*"])
 
 
 @pytest.mark.parametrize("cause", ["failed", "crashed", "timed_out", "out_of_memory"])
 def test_a_step_that_breaks_fails_its_test_even_where_training_must_fail(cause, scripted, bench):
     bench.script = partial(refuse_training, cause=cause, reason="ValueError: not like this")
     result = scripted()
-    result.assert_outcomes(passed=5, failed=3, skipped=2)
+    result.assert_outcomes(passed=5, failed=3, skipped=len(WITHOUT_CELLS))
     result.stdout.fnmatch_lines([f"*{cause.replace('_', ' ')}: ValueError: not like this*"])
 
 
@@ -356,7 +374,7 @@ def test_a_step_that_breaks_fails_its_test_even_where_training_must_fail(cause, 
 def test_a_cell_that_cannot_be_here_is_skipped_with_its_reason(cause, scripted, bench):
     bench.script = lambda member: [skipped(member, cause=cause, reason="not on this machine")]
     result = scripted("-k", "test_inference", "-rs")
-    result.assert_outcomes(skipped=4, deselected=6)
+    result.assert_outcomes(skipped=4, deselected=4 + len(WITHOUT_CELLS))
     result.stdout.fnmatch_lines(["SKIPPED*not on this machine*"])
 
 
@@ -369,7 +387,7 @@ def test_a_block_is_measured_once_and_whole_for_all_its_tests(scripted, bench):
 
 
 def test_k_measures_only_the_cells_it_leaves(scripted, bench):
-    scripted("-k", "no_grad").assert_outcomes(passed=1, failed=1, deselected=8)
+    scripted("-k", "no_grad").assert_outcomes(passed=1, failed=1, deselected=6 + len(WITHOUT_CELLS))
     assert bench.asked == [
         [cell("no_grad", batch_size=1, workload=workload)] for workload in ("inference", "training")
     ]
@@ -387,7 +405,7 @@ def test_a_saved_session_is_compared_with_the_next(scripted):
     inference = ("-k", "test_inference and (no_grad or global_on)")
     scripted(*inference, "--benchmark-autosave")
     result = scripted(*inference, "--benchmark-compare")
-    result.assert_outcomes(passed=2, deselected=8)
+    result.assert_outcomes(passed=2, deselected=6 + len(WITHOUT_CELLS))
     for mode in ("global_on", "no_grad"):
         for which in ("NOW", "0001_*"):
             result.stdout.fnmatch_lines([f"test_inference?cpu-mlp_tiny-b1-{mode}? ({which})*"])
@@ -420,7 +438,7 @@ def test_benchmarks_can_be_grouped_by(by, groups, scripted):
 
 
 def test_benchmark_skip_measures_nothing(scripted, bench, pytester):
-    scripted("--benchmark-skip").assert_outcomes(skipped=10)
+    scripted("--benchmark-skip").assert_outcomes(skipped=8 + len(WITHOUT_CELLS))
     assert bench.asked == []
     assert not (pytester.path / "results").exists()
 
