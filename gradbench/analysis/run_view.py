@@ -26,6 +26,9 @@ LEFT: Final = "left_by_evaluation"
 CONTROL: Final = ("global_off", "no_grad")
 """Two modes that set the same flag: a block's A/A control is the ratio of their times."""
 
+NAMES: Final = ("kept", "made", "changed")
+"""Notes that name who is behind a figure's bytes."""
+
 Key = TypeVar("Key")
 Known = TypeVar("Known")
 
@@ -218,7 +221,9 @@ def outcome_value(outcome: Outcome | None, figure: Estimate | None) -> Value:
         return Value("no rounds", "the run was cut before the first", kind="reason")
     text = format_units.quantity(figure.point, outcome.unit)
     if figure.exact or figure.rounds == 1:
-        detail = "; ".join((f"{figure.point:,.0f} {outcome.unit}", *marks(outcome.notes)))
+        named = [str(outcome.notes[name]) for name in NAMES if name in outcome.notes]
+        words = (f"{figure.point:,.0f} {outcome.unit}", *marks(outcome.notes), *named)
+        detail = "; ".join(words)
         return Value(text, detail, figure.point)
     low, high = (format_units.quantity(end, outcome.unit) for end in (figure.low, figure.high))
     return Value(text, f"{low} to {high} in {counted(figure.rounds, 'round')}", figure.point)

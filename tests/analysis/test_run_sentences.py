@@ -17,7 +17,16 @@ from builders import (
 )
 
 from gradbench.analysis.closing_notes import closing_notes
-from gradbench.analysis.run_sentences import leaks, predicted, prediction_marks, reasons, spent
+from gradbench.analysis.run_sentences import (
+    fused_attention,
+    kept,
+    leaks,
+    other_paths,
+    predicted,
+    prediction_marks,
+    reasons,
+    spent,
+)
 from gradbench.analysis.run_view import View
 from gradbench.records.measurements import Measurement
 
@@ -168,6 +177,37 @@ def test_why_a_peak_was_measured_instead_of_predicted_is_said_wherever_it_is_sho
     view = View(run(made))
     assert view.value(ON, "predicted_peak").detail == f"800 bytes; {words}"
     assert view.value(NO_GRAD, "predicted_peak").detail == "800 bytes"
+
+
+def test_what_first_steps_keep_is_said_once_with_its_name_and_in_the_cells_detail():
+    made = [
+        replace(counted(ON, 64, meter="kept_after_first"), notes={"kept": "0 Net.table (64 B)"}),
+        replace(counted(OFF, 64, meter="kept_after_first"), notes={"kept": "0 Net.table (64 B)"}),
+        counted(NO_GRAD, 0, meter="kept_after_first"),
+    ]
+    (sentence,) = kept(run(made))
+    assert sentence == f"kept: {ON}, {OFF}: 64 B stay after the first steps: 0 Net.table (64 B)"
+    assert sentence in [note.text for note in closing_notes(run(made))]
+    view = View(run(made))
+    assert view.value(ON, "kept_after_first").detail == "64 bytes; 0 Net.table (64 B)"
+
+
+def on_path(cell, meter, path):
+    return replace(counted(cell, 8, meter=meter), notes={"fused_attention": path})
+
+
+def test_figures_of_two_paths_of_attention_are_never_shown_without_saying_so():
+    same = [on_path(ON, meter, "taken: 1 call of 1 layer") for meter in ("a", "b")]
+    assert other_paths(run(same)) == []
+    assert fused_attention(run(same)) == [f"fused attention of {ON}: taken: 1 call of 1 layer"]
+    both = run([*same, on_path(ON, "peak_allocated", "not taken: autograd records")])
+    (sentence,) = other_paths(both)
+    assert sentence == (
+        f"other path: in {ON}, a: fused attention taken: 1 call of 1 layer; "
+        "but peak_allocated: fused attention not taken: autograd records"
+    )
+    texts = [note.text for note in closing_notes(both)]
+    assert f"possible interference: {sentence}" in texts
 
 
 def leaked(cell, nbytes, **notes):

@@ -32,7 +32,8 @@ def measured(monkeypatch, build, meters, **axes):
 
 
 def test_the_note_says_in_which_modes_the_fused_path_ran(monkeypatch):
-    found = measured(monkeypatch, encoder, ["peak_allocated"])
+    found = measured(monkeypatch, encoder, ["peak_allocated", "saved_for_backward", "breakdown"])
+    assert {type(one) for one in found.values()} == {Measurement, Breakdown}  # hooks leave the path
     notes = {mode: found[mode, "peak_allocated"].notes["fused_attention"] for mode in GRAD_MODES}
     taken = "taken: 2 calls of 2 layers"
     assert notes == dict.fromkeys(GRAD_MODES, taken) | {"global_on": "not taken: autograd records"}
