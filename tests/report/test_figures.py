@@ -222,6 +222,19 @@ def test_a_figure_that_leaves_blocks_out_says_how_many(figure):
     assert any("2 of the 3 blocks" in text for text in said)
 
 
+def test_a_checkpointed_cell_is_a_filled_mark_in_the_panel_of_its_plain_block():
+    """Over the plain block's reference: half its memory, in three times the reference's time."""
+    again = cell(checkpointing="blocks")
+    outcomes = [*measured_block(rounds=4), timed(again, [61500] * 3, iterations=10)]
+    drawn = FIGURES["tradeoff"](run([*outcomes, counted(again, 2048)]))
+    (axes,) = (axes for axes in drawn.axes if axes.axison)
+    filled = [mark for mark in axes.collections if len(mark.get_facecolors())]
+    (place,) = (tuple(map(float, mark.get_offsets()[0])) for mark in filled)
+    assert place == pytest.approx((6150 / 2030, 0.5), rel=0.01)
+    assert len(axes.collections) == 4
+    assert [text.get_text() for text in drawn.legends[0].get_texts()][-1] == "checkpointed"
+
+
 def test_the_step_is_drawn_for_the_blocks_that_save_most():
     cells = [cell(model=name) for name in ("a", "b", "c")]
     records = [broken_down(c, saved=size) for c, size in zip(cells, (10, 30, 20), strict=True)]

@@ -16,6 +16,7 @@ from gradbench.records.measurements import Ended, Environment, Reading, Started
 from gradbench.runner import run
 from gradbench.runner.bench import Bench
 from gradbench.runner.job_process import JobError, WorkerDied
+from gradbench.runner.meters import METERS
 from gradbench.runner.preflight import DEFAULT_METERS, check, obstacle, portable
 from gradbench.workloads.models import MODELS, Model
 
@@ -108,6 +109,7 @@ def test_training_where_nothing_is_recorded_is_torchs_own_words(records):
         if o.cell.workload == "training"
         and o.cell.device == "cpu"
         and o.cell.grad_mode != "global_on"
+        and METERS[o.meter].about_workload("training")
     ]
     assert {type(o) for o in refused} == {Skipped}
     assert {o.cause for o in refused} == {"cannot_train"}
