@@ -191,7 +191,7 @@ class Cell:
             help="Tokens that generate makes, and that decode has made before.",
             label="n{}",
         ),
-    ] = 32
+    ] = 8
 
     def __post_init__(self) -> None:
         for name, axis in AXES.items():

@@ -71,10 +71,10 @@ READING: Final = {
     ),
     "tokens": (
         "Memory over tokens",
-        "Left to right is one sequence: what was there before it, what was alive after "
-        "each token, and what is there when it is over. A cache of keys and values grows with the "
-        "tokens, or is taken at once; where autograd records, the graph of each token stays as "
-        "well. Both end with the sequence: what stays at the right end is a leak.",
+        "Left to right is one sequence, the height what is alive beyond what was there before it: "
+        "after each token, and at the right end when all is over. A cache of keys and values grows "
+        "with the tokens, or is taken at once; where autograd records, the graph of each token "
+        "stays as well. Both end with the sequence: what is left at the right end is a leak.",
     ),
 }
 

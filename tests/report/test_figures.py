@@ -260,11 +260,11 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         list(save_figures(with_breakdowns(), tmp_path / "file"))
 
 
-def test_memory_over_tokens_is_a_line_a_mode_from_before_the_sequence_to_after_it():
+def test_memory_over_tokens_is_a_line_a_mode_of_what_a_sequence_adds_until_it_is_over():
     (axes,) = FIGURES["tokens"](sequences()).axes
     heights = {line.get_color(): list(line.get_ydata()) for line in axes.lines}
-    assert heights[LIGHT.modes["no_grad"]] == [1000, 1015, 1025, 1035, 1000]
-    assert heights[LIGHT.modes["global_on"]] == [1000, 1105, 1205, 1305, 1000]
+    assert heights[LIGHT.modes["no_grad"]] == [0, 15, 25, 35, 0]
+    assert heights[LIGHT.modes["global_on"]] == [0, 105, 205, 305, 0]
     assert [list(line.get_xdata()) for line in axes.lines] == [list(range(5))] * 4
 
 

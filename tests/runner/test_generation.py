@@ -196,7 +196,7 @@ def test_what_cannot_be_says_why():
             "decode makes tokens, and mlp_tiny does not say how: give its gradbench.Model a "
             "Generation",
         ),
-        ("impossible", "inference takes a batch and no prompt: prompt=128, new_tokens=32"),
+        ("impossible", "inference takes a batch and no prompt: prompt=128, new_tokens=8"),
     ]
 
 

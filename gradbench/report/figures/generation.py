@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from ...analysis import format_units
 from ...analysis.generation import by_token
@@ -15,6 +15,7 @@ from ...analysis.run_view import View
 from ...experiment.matrix import GRAD_MODES, Block, Cell
 from ...records.measurements import Breakdown
 from ...records.run import Run
+from .memory import round_sizes
 from .style import (
     LIGHT,
     MARKERS,
@@ -77,12 +78,13 @@ def _of(view: View, cells: Sequence[Cell]) -> Mapping[str, Breakdown]:
 
 
 def _panel(axes: Axes, theme: Theme, block: Block, found: Mapping[str, Breakdown]) -> None:
-    """Draw a line a mode: before the sequence, after each token, and when all is over."""
+    """Draw a line a mode: what is alive beyond what was there before the sequence."""
     caches: list[float] = []
     for mode, breakdown in found.items():
         at_tokens = by_token(breakdown)
         totals = [sum(sizes) for sizes in zip(*breakdown.timeline.values(), strict=True)]
-        heights = [totals[0], *(sum(parts.values()) for parts in at_tokens), totals[-1]]
+        alive = [totals[0], *(sum(parts.values()) for parts in at_tokens), totals[-1]]
+        heights = [nbytes - totals[0] for nbytes in alive]
         axes.plot(
             range(len(heights)),
             heights,
@@ -100,5 +102,5 @@ def _panel(axes: Axes, theme: Theme, block: Block, found: Mapping[str, Breakdown
     axes.set_title(short(str(block), 52), fontsize=9.5)
     axes.set_xlabel("tokens made; at the right end the sequence is over")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 4, 5, 8, 10]))
+    axes.yaxis.set_major_locator(FixedLocator(round_sizes(axes.get_ylim()[1])))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_units.size(value)))

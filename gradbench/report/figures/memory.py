@@ -302,12 +302,12 @@ def _step(axes: Axes, theme: Theme, breakdown: Breakdown, mode: str) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     for label in axes.get_xticklabels():
         label.set(ha="left", fontsize=7.5)
-    axes.yaxis.set_major_locator(FixedLocator(_round_sizes(axes.get_ylim()[1])))
+    axes.yaxis.set_major_locator(FixedLocator(round_sizes(axes.get_ylim()[1])))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_units.size(value)))
     axes.set_title(mode, loc="right", color=theme.modes[mode], fontsize=8.5, pad=3)
 
 
-def _round_sizes(most: float) -> list[float]:
+def round_sizes(most: float) -> list[float]:
     """Return up to five sizes from 0 up to ``most`` that are round in the unit they are read in."""
     unit = 1024.0 ** math.floor(math.log(max(most, 1), 1024))
     step = next(s for s in _STEPS if most / unit / s <= 4) * unit
