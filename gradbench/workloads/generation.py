@@ -100,13 +100,21 @@ class Decoding:
         return Decoding(self._set_up, entered, self._enter)
 
     def check(self) -> None:
-        """Raise `Impossible` unless two steps from the same cache yield the same."""
-        first, second = self(), self()
-        if not all(map(torch.equal, first, second)):
+        """Raise `Impossible` where a second step finds another cache than the first one did."""
+        self()
+        first = self._contents()
+        self()
+        if not all(map(_alike, first, self._contents())):
             raise Impossible(
-                "its decode changes what its cache held before: a second step from the same cache "
-                "has other scores, so steps cannot be repeated"
+                "its decode changes what its cache held before, so that no step can be repeated: "
+                "the second one finds another cache than the first"
             )
+
+    def _contents(self) -> list[Tensor]:
+        """Return what is in the memory that all calls share, on the host."""
+        if self._cache is None:
+            self.provide(0)
+        return [one.to("cpu", copy=True) for one in cache_tensors(self._cache)]
 
 
 def provide(step: Callable[[], object], calls: int) -> None:
@@ -118,6 +126,11 @@ def provide(step: Callable[[], object], calls: int) -> None:
 def cache_tensors(cache: object) -> list[Tensor]:
     """Return the tensors in a cache: in containers and in attributes of objects, each once."""
     return list(_tensors(cache, set()))
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Return whether contents are the same but for rounding, where kernels add in any order."""
+    return torch.allclose(one, other, rtol=1e-2, atol=1e-3, equal_nan=True)
 
 
 def _tensors(one: Any, seen: set[int]) -> Iterator[Tensor]:

@@ -14,7 +14,10 @@ pytestmark = pytest.mark.simulated_cuda
 
 BATCH, PROMPT, NEW, WIDTH = 2, 4, 3, 64
 CACHE = 1 * 2 * BATCH * (PROMPT + NEW) * WIDTH * 4
-"""Layers, keys and values, sequences, tokens, heads together, bytes: the allocator rounds none up."""
+"""Layers, keys and values, sequences, tokens, width, bytes: nothing for the allocator to round."""
+
+SEEDS = 2 * 8
+"""Bytes of the numbers that attention saves for dropout; real ones do not lie on the GPU."""
 
 METERS = (
     *("step_time", "host_time", "device_time", "peak_allocated", "peak_requested", "breakdown"),
@@ -47,5 +50,5 @@ def test_cells_that_make_tokens_run_and_their_cache_is_as_large_as_counted_by_ha
         assert parts[cell]["cache"] == CACHE
         assert sum(parts[cell].values()) == figures[cell, "peak_allocated"].values[0]
         assert figures[cell, "leaked"].values == (0,)
-        requested = figures[cell, "peak_requested"].values
-        assert figures[cell, "predicted_peak"].values == requested
+        off = figures[cell, "predicted_peak"].values[0] - figures[cell, "peak_requested"].values[0]
+        assert 0 <= off <= SEEDS * NEW if cell.grad_mode == "global_on" else off == 0

@@ -121,7 +121,7 @@ def test_each_decode_begins_with_the_same_cache(model, entry, mode):
 
 def test_a_decode_that_changes_what_its_cache_held_is_refused_in_words():
     arm = arm_of(cell("decode"), own(Ring))
-    with pytest.raises(Impossible, match="a second step from the same cache has other scores"):
+    with pytest.raises(Impossible, match="the second one finds another cache than the first"):
         arm.check()
 
 
