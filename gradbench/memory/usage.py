@@ -21,7 +21,7 @@ from ..workloads.trees import tensors
 from . import leaks
 from .called_modules import called_modules
 from .leaves import kept_unsaved, nodes
-from .peak_places import Held, PlaceMarks, held_at_peak
+from .peak_places import BackwardModules, Held, PlaceMarks, held_at_peak
 from .saved_tensors import (
     AliveAtOnce,
     ModuleFrames,
@@ -141,6 +141,7 @@ class CallMeter:
     ) -> None:
         self._function, self._modules, self._named = function, modules, device != AUTO
         self._called = False  # has it come to its end?
+        self._plain: list[Entry] = []  # what the call did that nobody disturbed
         self._elsewhere = ""  # the class of a module that ran in a thread that nobody watches
         self._device = devices.in_use() if device == AUTO else devices.find(device)
         self._device.check()
@@ -171,11 +172,15 @@ class CallMeter:
         return Usage(parts.peak_bytes, parts, seen, leaked, kept)
 
     def named(self, usage: Usage) -> Usage:
-        """Return the usage with whose the bytes of its peak are, if a watched call has the same."""
+        """Return the usage with whose the bytes of its peak are, as a watched call shows it.
+
+        A further call may be another: the first step of a training makes gradients and state.
+        """
         watch, where = _GraphWatch(), ModuleFrames(self._modules)
+        backward = BackwardModules(self._modules)
 
         def watched(mark: Callable[[Mark], None]) -> None:
-            places = PlaceMarks(mark, where)
+            places = PlaceMarks(mark, where, backward)
             with CallThreads(lambda: places), places:
                 self._telling(mark, watch)
 
@@ -188,9 +193,14 @@ class CallMeter:
                 raise
             return usage
         parts = attribute_peak(own, resident={}, before_bytes=0)
-        if parts.peak_bytes != usage.peak_bytes:
-            return usage  # watched, it takes another path than it does alone
-        return replace(usage, breakdown=parts, held=tuple(held_at_peak(own)))
+        if parts.peak_bytes == usage.peak_bytes:
+            return replace(usage, breakdown=parts, held=self._titled(held_at_peak(own)))
+        return replace(usage, held=self._titled(held_at_peak(self._plain, own)))
+
+    def _titled(self, held: Sequence[Held]) -> tuple[Held, ...]:
+        """Return what is held with modules by path and class."""
+        titles = {path: f"{path} {type(module).__name__}" for path, module in self._modules.items()}
+        return tuple(replace(one, module=titles.get(one.module, "")) for one in held)
 
     def plain(self) -> PeakBreakdown:
         """Call it as it is; return its peak by operator.
@@ -206,6 +216,7 @@ class CallMeter:
 
         result, own, everywhere = self._entries(called)
         self._check_returned(result, everywhere)
+        self._plain = own
         return attribute_peak(own, resident={}, before_bytes=0)
 
     def _in_sight(self) -> "tuple[PeakBreakdown | None, SavedByCall | Unreadable]":

@@ -131,8 +131,8 @@ def test_a_limit_is_the_last_byte_that_passes(verdicts):
     assert found["test_at"] == Verdict("passed")
     assert found["test_over_peak"].words == (
         f"{OVER}memory peak of 256 B exceeds the limit of 255 B; "
-        f"at the peak: 128 B by aten::addmm in 0 ({at_peak}), "
-        f"128 B saved for backward by aten::clamp_min in 1 ({at_peak})"
+        f"at the peak: 128 B by aten::addmm in 0 Linear ({at_peak}), "
+        f"128 B saved for backward by aten::clamp_min in 1 ReLU ({at_peak})"
     )
     assert found["test_over_saved"].words == (
         f"{OVER}128 B saved for backward exceed the limit of 127 B; "
@@ -875,3 +875,39 @@ def test_what_is_left_is_on_the_account_of_the_module_s_whole_path(x):
     left = []
     used = memory_usage(lambda: left.append(nested(x)), leaks_too=True)
     assert {birth.module for birth in used.kept} == {"block.act", "head"}
+
+
+TRAINING = """
+    def test_backward(memory_budget):
+        net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 512))
+        x = torch.ones(2, 4)
+
+        def step():
+            net(x).sum().backward()  # trains
+
+        memory_budget(step, peak="1 KiB")
+
+    def test_optimizer(memory_budget):
+        net = nn.Linear(64, 64)
+        x, optimizer = torch.ones(2, 64), torch.optim.Adam(net.parameters())
+
+        def step():
+            optimizer.zero_grad()
+            net(x).sum().backward()  # learns
+            optimizer.step()
+
+        memory_budget(step, peak="1 KiB")
+"""
+
+
+def test_a_peak_of_training_names_the_module_whose_backward_it_is(verdicts):
+    """Though the first step makes gradients and state, and those that are watched find them."""
+    found = verdicts(TRAINING)
+    line = f"test_it.py:{line_of('# trains', TRAINING)} in step"
+    most, *_ = found["test_backward"].words.partition("at the peak: ")[2].split(", ")
+    gradients = 4 * (512 * 8 + 2 * 8)  # of its weight and of its input
+    assert most == f"16.1 KiB ({gradients:,} B) by aten::mm in 2 Linear ({line})"
+    line = f"test_it.py:{line_of('# learns', TRAINING)} in step"
+    words = found["test_optimizer"].words
+    assert f"16 KiB (16,384 B) by aten::mm in (model) Linear ({line})" in words
+    assert "(in the first call alone)" in words
