@@ -23,7 +23,7 @@ import gate_quality as quality
 import numpy as np
 
 from gradbench.analysis import format_units
-from gradbench.comparison.replication import Replication, Replicator
+from gradbench.comparison.replication import Replication, Replicator, in_turns
 from gradbench.stats import estimates, table_rule
 from gradbench.stats.replicate import Replicate
 
@@ -32,6 +32,7 @@ WAYS: Mapping[str, Replication] = {
     "one process, weights apart": Replication(share=False),
     "pairs of processes": Replication(one_process=False),
 }
+LENGTHS = (1, 2, 4, 8, 16)
 DRAWS = 2000
 """Sets of five replicates that are drawn to see what five leave open."""
 
@@ -107,6 +108,14 @@ def tables(record: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"| {way} | {np.median(spreads):.2%} | {max(spreads):.2%} | ±{left:.2%} | {took:.1f} |"
         )
+    yield "\n| one process, weights shared: rounds a turn | median sd between | largest |"
+    yield "| ---: | ---: | ---: |"
+    for length in LENGTHS:
+        regrouped = [
+            spread([in_turns_of(length, Replicate(*one)) for one in some])
+            for some in record["ways"][next(iter(WAYS))].values()
+        ]
+        yield f"| {length} | {np.median(regrouped):.2%} | {max(regrouped):.2%} |"
     for cell, why in record["apart"].items():
         yield f"\n{cell} could not be in one process: {why}"
 
@@ -118,6 +127,12 @@ def row(way: str, cell: str, replicates: Sequence[Replicate]) -> str:
         f"| {way} | {cell} | {step} | {len(replicates)} | {spread(replicates):.2%} "
         f"| ±{within:.2%} | ±{five_leave(replicates):.2%} |"
     )
+
+
+def in_turns_of(length: int, one: Replicate) -> Replicate:
+    """Return the replicate as if so many of its rounds had been a turn."""
+    sides = ([ns for turn in side for ns in turn] for side in (one.base_ns, one.candidate_ns))
+    return Replicate(*(in_turns(side, length) for side in sides))
 
 
 def spread(replicates: Sequence[Replicate]) -> float:

@@ -7,6 +7,7 @@ the standard library alone, and of gradbench what ``comparison.entry`` names.
 import gc
 import itertools
 import random
+import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -121,6 +122,7 @@ class Visits:
     def __init__(self, turns: Any, synchronize: Callable[[], object], rng: random.Random) -> None:
         self._turns, self._synchronize, self._rng = turns, synchronize, rng
         self._draws = False
+        self._preempted = False
 
     def warm_up(self, arms: Sequence[Arm], *, seconds: float) -> float:
         """Visit both for a while; return the quicker one's typical step in ns."""
@@ -149,22 +151,28 @@ class Visits:
         """Return each side's ns a step, by round.
 
         As many as CPU time has, ``least`` at least, and no more than make the ratio precise.
+        Rounds in which the kernel gave the core to others are left out where enough others remain.
         """
-        next_look = FIRST_LOOK
+        next_look, disturbed = FIRST_LOOK, set[int]()
         times: list[list[float]] = [[], []]
         end, latest = time.process_time() + seconds, time.perf_counter() + PATIENCE * seconds
         while len(times[0]) < least or (time.process_time() < end and time.perf_counter() < latest):
             numbers = torch.get_rng_state() if self._draws else None
+            self._preempted = False
             for one in self._shuffled(arms):
                 if numbers is not None:  # both draw the same
                     torch.set_rng_state(numbers)
                 step_ns = self._visit(one, iterations, untimed=untimed)
                 times[one.index].append(round(step_ns, 1))
+            if self._preempted:
+                disturbed.add(len(times[0]) - 1)
             if len(times[0]) >= next_look:
                 next_look = int(1.25 * next_look)
                 if precision(times, [1] * len(times[0])) <= PRECISE:
                     break
-        return times
+        if len(times[0]) - len(disturbed) < least:
+            return times
+        return [[ns for n, ns in enumerate(own) if n not in disturbed] for own in times]
 
     def _visit(self, one: Arm, iterations: int, *, untimed: bool) -> float:
         clock_ns, synchronize, step = time.perf_counter_ns, self._synchronize, one.arm.step
@@ -174,17 +182,24 @@ class Visits:
             if untimed:
                 step()
             synchronize()
+            switches = _switches()
             start_ns = clock_ns()
             for _ in repeats:
                 step()
             synchronize()
             step_ns = (clock_ns() - start_ns) / iterations
+            self._preempted |= _switches() != switches
         if one.leaves_gradients:  # or the other side would find the heap otherwise
             one.subject.clear_gradients()
         return step_ns
 
     def _shuffled(self, arms: Sequence[Arm]) -> list[Arm]:
         return self._rng.sample(list(arms), len(arms))
+
+
+def _switches() -> int:
+    """Return how often the kernel has taken the core from this thread."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from .checkouts import SIDES, Version
 from .operation_changes import Operations
 from .process import Failed, LiveProcess, Lost
 
-ROUNDS_A_TURN: Final = 4
+ROUNDS_A_TURN: Final = 8
 """Rounds of one process whose fastest batch stands for them: others were perhaps preempted."""
 
 

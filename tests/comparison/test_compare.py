@@ -327,8 +327,8 @@ def test_a_replicate_is_judged_by_turns_that_followed_one_another():
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 7, 8, 101])
-def test_rounds_of_one_process_are_turns_of_four_and_none_is_lost(count):
-    turns = in_turns(list(range(count)))
+def test_rounds_of_one_process_are_turns_of_equal_length_and_none_is_lost(count):
+    turns = in_turns(list(range(count)), 4)
     assert [ns for turn in turns for ns in turn] == list(range(count))
     assert all(len(turn) == 4 for turn in turns[:-1])
     assert len(turns[-1]) < 8

@@ -117,7 +117,7 @@ def test_sides_that_keep_to_themselves_share_a_process_and_each_runs_its_own_cod
         "operators: -1 aten.detach, or an output that is saved, +1 aten.sin.default, "
         "-1 aten.tanh.default; saved +256 B; peak +64 B"
     )
-    assert len(results.replicates[cell][0].base_ns) == 1  # a turn of four rounds
+    assert len(results.replicates[cell][0].base_ns) == 1  # four rounds are one turn
 
 
 @pytest.mark.slow
@@ -297,6 +297,28 @@ def test_each_side_steps_in_its_turn_and_in_its_mode_and_both_draw_the_same():
     assert list(map(len, times)) == [5, 5]
     assert seen[0] == seen[1]
     assert len(seen[0]) == len(set(seen[0])) == 5 * (3 + 1)
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "left"), [(0, 7), (3, 4), (5, 2), (6, 7)], ids=["none", "3", "5", "too many"]
+)
+def test_rounds_in_which_the_core_was_taken_are_left_out_where_enough_others_remain(
+    monkeypatch, disturbed, left
+):
+    reads, seconds = iter(range(100)), iter(range(100))
+    monkeypatch.setattr("time.process_time", lambda: next(seconds))
+    monkeypatch.setattr(  # two for each side's batch
+        interleaved_sides, "_switches", lambda: min(next(reads), 4 * disturbed)
+    )
+    given = SimpleNamespace(step=lambda: None, held=torch.no_grad)
+    arms = [interleaved_sides.Arm(index, given, SimpleNamespace()) for index in (0, 1)]
+    visits = interleaved_sides.Visits(
+        SimpleNamespace(give=lambda index: None), lambda: None, random.Random(0)
+    )
+    times = visits.rounds(
+        arms, iterations=1, seconds=6, least=2, untimed=False, precision=precision
+    )
+    assert list(map(len, times)) == [left, left]
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0])
