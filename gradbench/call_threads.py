@@ -79,6 +79,22 @@ class CallThreads:
         finally:
             self._members.discard(ident)
 
+    @contextmanager
+    def in_backward(self) -> Iterator[None]:
+        """Let autograd's thread of a GPU belong to the call while entered.
+
+        torch has brought the call's hooks and modes there itself.
+        """
+        ident = threading.get_ident()
+        if self.over or ident in self._members:
+            yield
+            return
+        self._members.add(ident)
+        try:
+            yield
+        finally:
+            self._members.discard(ident)
+
     def starts(self, thread: threading.Thread) -> None:
         """Note that a thread is about to be started."""
         self._running.add(thread)

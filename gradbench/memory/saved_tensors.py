@@ -176,7 +176,7 @@ class SavingHooks:
             return value, [self._packing(one) for _, one in tensors(value)]
 
         def unpacking(held: tuple[object, list[Packed]]) -> object:
-            with self._unpacking():
+            with self._threads.in_backward(), self._unpacking():
                 return unpack(held[0])
 
         return packing, unpacking
