@@ -459,3 +459,12 @@ def test_on_paper_there_are_no_controls_and_it_is_light(visit):
     assert not page.locator("#toolbar").is_visible()
     assert background(page) == "rgb(255, 255, 255)"
     assert len(page.pdf()) > 10_000
+
+
+def test_a_table_that_goes_on_beyond_its_edge_is_shaded_there(visit):
+    """The shade stays where it is, and what covers it where nothing lies beyond moves with it."""
+    page = visit("everything", viewport={"width": 390, "height": 800})
+    table = page.locator(".scroll.tall").first
+    assert table.evaluate("box => box.scrollWidth > box.clientWidth")
+    style = table.evaluate('box => getComputedStyle(box)["background-attachment"]')
+    assert style == "local, local, scroll, scroll"

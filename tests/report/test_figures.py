@@ -60,13 +60,30 @@ def test_with_nothing_to_draw_there_is_no_figure(draw, name):
         ("forest", [timed(OFF, [1]), timed(NO_GRAD, [1])]),
         ("peak_parts", measured_block()),
         ("scaling", measured_block()),
+        (
+            "scaling",
+            [
+                skipped(one, cause="out_of_memory", reason="no memory")
+                for size in (1, 8)
+                for one in block(batch_size=size)
+            ],
+        ),
         ("tradeoff", [timed(ON, [1]), timed(NO_GRAD, [1])]),
         ("timeline", measured_block()),
         ("modules", measured_block()),
         ("tokens", measured_block(workload="generate")),
     ],
     ids=[
-        *("one-mode", "no-reference", "no-peak", "one-batch-size", "no-memory", "none", "none-too"),
+        *(
+            "one-mode",
+            "no-reference",
+            "no-peak",
+            "one-batch-size",
+            "out-of-memory",
+            "no-memory",
+            "none",
+            "none-too",
+        ),
         "no-sequence",
     ],
 )
@@ -274,3 +291,11 @@ def test_a_sequence_of_many_tokens_has_one_phase_of_them_in_the_timeline():
     words = [label.get_text() for label in first.get_xticklabels()]
     assert words[-1] == "tokens"
     assert len(words) == 3
+
+
+@pytest.mark.parametrize("name", ["forest", "scaling", "tradeoff"])
+def test_a_legend_names_the_modes_that_are_drawn_and_no_others(name):
+    made = [o for b in (1, 8) for o in measured_block(["global_on", "no_grad"], batch_size=b)]
+    (legend,) = FIGURES[name](run(made)).legends
+    drawn = ["no_grad"] if name == "forest" else ["global_on", "no_grad"]
+    assert [text.get_text() for text in legend.get_texts()] == drawn

@@ -96,16 +96,20 @@ def main() -> None:
     given = parser.parse_args()
     output = given.output.resolve()
     tally = Tally.saved(output, "command lines")
+
+    def keep() -> None:
+        save(output, [tally])
+
     with tempfile.TemporaryDirectory(prefix="lines-") as folder, standing_in(Path(folder)):
         made_up_runs.seal(Path("good.jsonl"), made_up_runs.rows())
         made_up_runs.seal(Path("before.jsonl"), made_up_runs.rows(commit=2))
-        for number in tally.numbers(given.count, seconds=given.seconds):
+        for number in tally.numbers(given.count, seconds=given.seconds, keep=keep):
             words, refused = drawn(random.Random(f"{given.seed} {number}"))
             wrong = wrong_with(words, refused=refused)
             if wrong:
                 shown = " ".join(word[:40] for word in words)
                 tally.add(wrong.partition(":")[0], f"{shown!a}: {wrong}")
-    save(output, [tally])
+    keep()
 
 
 if __name__ == "__main__":

@@ -181,9 +181,14 @@ def attack_toml(draw: random.Random) -> Iterator[tuple[str, str]]:
 
 
 def repeated(
-    tally: Tally, attack: Callable[[int], Iterator[tuple[str, str]]], count: int, *, seconds: float
+    tally: Tally,
+    attack: Callable[[int], Iterator[tuple[str, str]]],
+    count: int,
+    *,
+    seconds: float,
+    keep: Callable[[], object],
 ) -> None:
-    for number in tally.numbers(count, seconds=seconds):
+    for number in tally.numbers(count, seconds=seconds, keep=keep):
         for kind, words in attack(number):
             tally.add(kind, f"#{number} {words}" if words else "")
 
@@ -200,6 +205,9 @@ def main() -> None:
     output = given.output.resolve()
     runs, toml = (Tally.saved(output, name) for name in ("runs", "TOML files"))
 
+    def keep() -> None:
+        save(output, [runs, toml])
+
     def draw(kind: str, number: int) -> random.Random:
         return random.Random(f"{given.seed} {kind} {number}")
 
@@ -210,14 +218,16 @@ def main() -> None:
             lambda number: attack_run(draw("run", number), page=number % given.pages == 0),
             given.runs,
             seconds=given.seconds,
+            keep=keep,
         )
         repeated(
             toml,
             lambda number: attack_toml(draw("TOML", number)),
             given.toml,
             seconds=given.seconds,
+            keep=keep,
         )
-    save(output, [runs, toml])
+    keep()
 
 
 if __name__ == "__main__":

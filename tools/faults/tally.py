@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +14,8 @@ WRONG = ("traceback", "hang", "wrong exit 0", "raw control character")
 """What must not be found: counted where there is none, too."""
 EXAMPLES = 12
 """Of each kind that are kept in words."""
+EACH = 20
+"""Attempts between two writes of the file."""
 
 
 class Tally:
@@ -31,13 +33,17 @@ class Tally:
         content = json.loads(path.read_text("utf-8")) if path.exists() else {}
         return cls(name, content.get(name, {}))
 
-    def numbers(self, count: int, *, seconds: float) -> Iterator[int]:
-        """Yield the numbers of the attempts that are left, as long as there is time for them."""
+    def numbers(self, count: int, *, seconds: float, keep: Callable[[], object]) -> Iterator[int]:
+        """Yield the numbers of the attempts that are left, as long as there is time for them.
+
+        Now and then what has been found is kept: the script may be stopped at any moment.
+        """
         began = time.monotonic()
         while self.tried < count and time.monotonic() - began < seconds:
             yield self.tried
             self.tried += 1
-            if self.tried % 100 == 0:
+            if self.tried % EACH == 0:
+                keep()
                 print(f"{self.tried}/{count} {dict(self.kinds)}", file=sys.stderr, flush=True)
 
     def add(self, kind: str, words: str = "") -> None:
