@@ -1,7 +1,7 @@
 """What checkpointing saves and what it costs: cells with it beside the same cells without."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..experiment.matrix import Block, Cell
 from . import format_units
@@ -36,50 +36,35 @@ def over(view: View, cell: Cell, base: Cell, meter: str) -> float | None:
     return ours.point / others.point
 
 
-@dataclass(frozen=True, slots=True)
-class Trade:
-    """A checkpointed cell and its plain one: medians, and the first over the second."""
+def sentences(view: View) -> list[str]:
+    """Return for each checkpointed block what its cells save and cost, and what is computed again.
 
-    cell: Cell
-    memory: str
-    time: str
-    blocks: str  # what is computed again, in words
-
-
-def trades(view: View) -> Iterator[Trade]:
-    """Yield what each checkpointed cell saves and costs, where both cells were measured."""
+    Over the plain cells, where these were measured.
+    """
+    by_block: dict[Block, list[str]] = {}
+    blocks: dict[Block, str] = {}
     for cell in view.cells:
         base = without(cell)
-        if cell == base or base not in view.numbers:
-            continue
-        memory, time = (_instead(view, cell, base, meter) for meter in (MEMORY, TIME))
-        if memory or time:
-            yield Trade(cell, memory, time, _blocks(view, cell))
-
-
-def sentences(view: View) -> list[str]:
-    """Return a sentence for each trade."""
+        said = [] if cell == base else list(_said(view, cell, base))
+        if said:
+            by_block.setdefault(cell.block, []).append(f"{cell.grad_mode} {', '.join(said)}")
+            blocks.setdefault(cell.block, _blocks(view, cell))
     return [
-        f"checkpointing: {trade.cell} {' and '.join(filter(None, said))}"
-        + (f"; computed again: {trade.blocks}" if trade.blocks else "")
-        for trade in trades(view)
-        for said in [
-            (trade.memory and f"adds {trade.memory}", trade.time and f"takes {trade.time}"),
-        ]
+        f"checkpointing, over the same cells without: {block}: {'; '.join(said)}"
+        f"{f'; computed again: {blocks[block]}' if blocks[block] else ''}"
+        for block, said in by_block.items()
     ]
 
 
-def _instead(view: View, cell: Cell, base: Cell, meter: str) -> str:
-    factor = over(view, cell, base, meter)
-    if factor is None:
-        return ""
-    ours, others = view.value(cell, meter).text, view.value(base, meter).text
-    return f"{ours} instead of {others} (×{format_units.factor(factor)})"
+def _said(view: View, cell: Cell, base: Cell) -> Iterator[str]:
+    for meter, what in ((MEMORY, "memory"), (TIME, "time")):
+        factor = over(view, cell, base, meter)
+        if factor is not None:
+            yield f"{what} ×{format_units.factor(factor)}"
 
 
 def _blocks(view: View, cell: Cell) -> str:
-    for meter in (MEMORY, TIME):
-        measured = view.measurement(cell, meter)
-        if measured is not None and "checkpointed" in measured.notes:
-            return str(measured.notes["checkpointed"])
-    return ""
+    notes = (view.measurement(cell, meter) for meter in (MEMORY, TIME))
+    return next(
+        (str(one.notes["checkpointed"]) for one in notes if one and "checkpointed" in one.notes), ""
+    )

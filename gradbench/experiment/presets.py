@@ -85,6 +85,11 @@ PRESETS: Final[Mapping[str, Experiment]] = {
                 compile=["default", "reduce-overhead", "max-autotune"],
             ),
             Matrix(
+                models=["mlp_wide", "resnet18_32"],
+                workloads=["inference", "training"],
+                autocasts=["bfloat16", "float16"],
+            ),
+            Matrix(
                 models=["mlp_deep", "resnet18_32", "resnet18_224"],
                 workloads=["training", "training_reenabled", "frozen_backbone"],
                 batch_sizes=[8],

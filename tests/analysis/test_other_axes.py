@@ -23,8 +23,8 @@ def test_a_checkpointed_cell_stands_beside_its_plain_one_with_what_is_computed_a
     blocks = "8 blocks, 4 to 11"
     both = run([*trained(2000, 4096, PLAIN), *trained(3000, 1024, AGAIN, checkpointed=blocks)])
     assert other_axes.sentences(View(both)) == [
-        "checkpointing: training[cpu-mlp_tiny-b8-checkpointed-global_on] adds 1 KiB instead of "
-        "4 KiB (×0.250) and takes 3 µs instead of 2 µs (×1.500); computed again: 8 blocks, 4 to 11"
+        "checkpointing, over the same cells without: training[cpu-mlp_tiny-b8-checkpointed]: "
+        "global_on memory ×0.250, time ×1.500; computed again: 8 blocks, 4 to 11"
     ]
 
 

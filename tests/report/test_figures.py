@@ -249,7 +249,7 @@ def test_a_checkpointed_cell_is_a_filled_mark_in_the_panel_of_its_plain_block():
     (place,) = (tuple(map(float, mark.get_offsets()[0])) for mark in filled)
     assert place == pytest.approx((6150 / 2030, 0.5), rel=0.01)
     assert len(axes.collections) == 4
-    assert [text.get_text() for text in drawn.legends[0].get_texts()][-1] == "checkpointed"
+    assert [text.get_text() for text in drawn.legends[0].get_texts()][-1] == "filled: checkpointed"
 
 
 def test_the_step_is_drawn_for_the_blocks_that_save_most():

@@ -707,6 +707,12 @@ def test_an_axis_unknown_here_is_refused_with_the_remedy_and_not_moved(store):
     assert path.exists()
 
 
+def test_what_an_older_run_calls_compiled_is_the_mode_default_of_today(store):
+    path = store.find(store.save(RECORDS).name)
+    rewrite(path, with_cells(lambda axes: axes.update(compile="on")))
+    assert {cell.compile for cell in load(path).header.cells} == {"default"}
+
+
 def test_an_axis_not_yet_known_there_gets_its_default(store):
     path = store.find(store.save(RECORDS).name)
     rewrite(path, with_cells(lambda axes: [axes.pop(name) for name in ("compile", "threads")]))

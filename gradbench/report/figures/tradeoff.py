@@ -90,7 +90,9 @@ def tradeoff(
 
 
 def _filled(theme: Theme) -> Line2D:
-    return Line2D([], [], color=theme.dim, marker="o", linestyle="none", label="checkpointed")
+    return Line2D(
+        [], [], color=theme.dim, marker="o", linestyle="none", label="filled: checkpointed"
+    )
 
 
 def _draw(
