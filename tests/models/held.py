@@ -44,10 +44,15 @@ def cells(family: Family, workload: str) -> list[Cell]:
 def outcomes(family: Family, workload: str) -> dict[tuple[str, str], object]:
     """Return what each meter says, by mode and meter."""
     asked = cells(family, workload)
-    messages = [
-        *memory_block(asked, family.model, Plan(), EXACT),
-        *predict_block(asked, family.model, Plan(), ["predicted_peak"]),
-    ]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(asked[0].threads)  # as a measuring process: kernels need other memory
+    try:
+        messages = [
+            *memory_block(asked, family.model, Plan(), EXACT),
+            *predict_block(asked, family.model, Plan(), ["predicted_peak"]),
+        ]
+    finally:
+        torch.set_num_threads(threads)
     found = [m for m in messages if isinstance(m, Measurement | Breakdown | Skipped)]
     return {(one.cell.grad_mode, one.meter): one for one in found}
 
