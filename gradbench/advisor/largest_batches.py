@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -23,7 +23,17 @@ SEARCHES: Final = 3
 """Limits of a process's time that the searches may take together."""
 
 Purpose = tuple[str, Cell]
-Fits = Callable[[str], tuple[LargestBatch, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """The largest batches of a model: one a purpose, training last, and of training with less."""
+
+    purposes: tuple[LargestBatch, ...]
+    checkpointed: LargestBatch
+
+
+Fits = Callable[[str], Batches]
 """Waits for the largest batches; it is called with the best mode for inference."""
 
 
@@ -31,16 +41,19 @@ Fits = Callable[[str], tuple[LargestBatch, ...]]
 def largest_batches(cell: Cell, model: Model, memory_bytes: int, *, plan: Plan) -> Iterator[Fits]:
     """Look for the largest batches that fit while what is inside runs; yield what waits for them.
 
-    They are for inference in the best mode, inference with grad on, and training. Where tensors
+    They are for inference in the best mode, inference with grad on, and training, as it is and
+    with blocks computed again. Where tensors
     lie in the memory of a device of its own, of which others need a part, the search waits, too.
     """
     device, forks = devices.find(cell.device), host_system.here().forks
     children = Children(device=device, forks=forks, limit_s=SEARCHES * plan.limit_s)
     search = partial(_found, model, memory_bytes, plan, forks)
+    training = replace(cell, grad_mode=GRAD_MODES[0], workload="training")
     purposes = [
         _inference(cell, LIKELY),
         ("inference, grad left on", replace(cell, grad_mode=GRAD_MODES[0])),
-        ("training", replace(cell, grad_mode=GRAD_MODES[0], workload="training")),
+        ("training", training),
+        ("training, checkpointed", replace(training, checkpointing="blocks")),
     ]
     with ExitStack() as stack:
         likely = partial(search, purposes)
@@ -50,12 +63,12 @@ def largest_batches(cell: Cell, model: Model, memory_bytes: int, *, plan: Plan) 
             else partial(children.run, likely)
         )
 
-        def fits(best: str) -> tuple[LargestBatch, ...]:
+        def fits(best: str) -> Batches:
             found = _or_reasons(result, purposes)
             if best != LIKELY:
                 first = [_inference(cell, best)]
                 found[:1] = _or_reasons(partial(children.run, partial(search, first)), first)
-            return tuple(found)
+            return Batches(tuple(found[:-1]), found[-1])
 
         yield fits
 

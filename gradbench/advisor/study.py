@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from .. import devices, runner
-from ..analysis import format_units
 from ..analysis.advice import Advice
 from ..analysis.commands import again
 from ..devices import host_memory
@@ -22,7 +21,7 @@ from ..runner.fork_server import AS_TIMED
 from ..store.jsonl import Store
 from ..workloads.models import Model
 from .findings import look_at
-from .largest_batches import largest_batches
+from .largest_batches import Batches, largest_batches
 
 METERS: Final = (
     "step_time",
@@ -33,6 +32,8 @@ METERS: Final = (
     "breakdown",
     "leaked",
 )
+COMPILE: Final = "torch.compile"
+
 PLAN: Final = Plan(budget_s=2.0, warmup_s=0.1)
 """Seconds of rounds, not minutes: on a quiet machine ratios are then known to a percent or two."""
 
@@ -47,6 +48,7 @@ class Question:
     model: Model
     plan: Plan = PLAN
     memory_bytes: int | None = None  # None: what the device has
+    compiles: bool = False  # is torch.compile tried, which takes long?
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -61,7 +63,7 @@ def study(question: Question, store: Store, *, say: Say) -> Study:
     beside them; what is counted, and not timed, is then done by two processes at once.
     """
     models = {question.cell.model: question.model}
-    trials = tuple(_trials(question))
+    trials = (*_trials(question), *_compiled(question))
     cells = [*question.cells, *(trial.cell for trial in trials if trial.cell is not None)]
     preflight.check(cells, models, METERS)
     header = runner.started(cells, plan=question.plan, meters=METERS, models=models)
@@ -93,15 +95,15 @@ def study(question: Question, store: Store, *, say: Say) -> Study:
                 return Study(run=run, cells=question.cells)
             say("largest batches")
             best = Advice(Study(run=run, cells=question.cells)).best
-            batches = fits(best)
+            found_batches = fits(best)
     return Study(
         run=run,
         cells=question.cells,
         findings=tuple(one for one in found if isinstance(one, Finding)),
-        batches=batches,
+        batches=found_batches.purposes,
         memory_bytes=memory_bytes,
         memory_of=memory_of,
-        trials=(*trials, *_untried(question, run)),
+        trials=(*trials, *_checkpointing(found_batches)),
         thorough=_thorough(question, run),
     )
 
@@ -122,20 +124,28 @@ def _trials(question: Question) -> Iterator[Trial]:
         yield Trial(name="bfloat16 autocast", not_tried=why_not)
 
 
-def _untried(question: Question, run: Run) -> Iterator[Trial]:
-    """Yield the changes that would take longer than a short study may."""
-    if question.cell.compile == "off":
-        yield Trial(
-            name="torch.compile",
-            not_tried="compiling takes from ten seconds up: gradbench run --compile default",
-        )
-    breakdown = run.breakdowns.get(replace(question.cell, grad_mode=GRAD_MODES[0]))
-    saved = breakdown.titled() if breakdown is not None else {}
-    if saved:
-        most = next(iter(saved))
-        size = format_units.size(saved[most])
-        words = f"for training alone; {most} has most saved for backward, {size}"
-        yield Trial(name="checkpointing", not_tried=words)
+def _compiled(question: Question) -> Iterator[Trial]:
+    """Yield what compiling brings, or why that is not tried."""
+    plain = replace(question.cell, grad_mode="inference_mode")
+    if plain.compile != "off":
+        return
+    compiled = replace(plain, compile="default")
+    why_not = preflight.obstacle(compiled, {plain.model: question.model})
+    if why_not is not None:
+        yield Trial(name=COMPILE, not_tried=why_not[1])
+    elif question.compiles:
+        yield Trial(name=COMPILE, cell=compiled)
+    else:
+        yield Trial(name=COMPILE, not_tried="compiling takes from ten seconds up: --try-compile")
+
+
+def _checkpointing(batches: Batches) -> Iterator[Trial]:
+    """Yield what computing blocks again brings to training: memory, which is predicted."""
+    training, checkpointed = batches.purposes[-1], batches.checkpointed
+    if checkpointed.fit is None:
+        yield Trial(name="checkpointing", not_tried=checkpointed.reason)
+    elif training.fit is not None:
+        yield Trial(name="checkpointing", fits=(training.fit, checkpointed.fit))
 
 
 def _thorough(question: Question, run: Run) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from ..experiment.matrix import GRAD_MODES, Cell
 from ..records.advice import Finding, LargestBatch, Study, Trial
 from ..records.measurements import Measurement, Skipped
+from ..records.predictions import Fit
 from ..stats import estimates
 from ..stats.estimates import Estimate
 from ..stats.verdicts import Verdict, classify
@@ -264,6 +265,8 @@ class Advice:
         return [self._gain(trial) for trial in self.study.trials]
 
     def _gain(self, trial: Trial) -> Gain:
+        if trial.fits is not None:
+            return _room(trial.name, *trial.fits)
         if trial.cell is None:
             return Gain(trial.name, f"not tried: {trial.not_tried}")
         plain = self._cells.get(trial.cell.grad_mode)
@@ -321,6 +324,14 @@ def less(ratio: float) -> str:
     if ratio < 1:
         return f"{_percent(1 - ratio)} less"
     return f"{_percent(ratio - 1)} more" if ratio < 2 else f"{format_units.digits(ratio)} times the"
+
+
+def _room(name: str, plain: Fit, changed: Fit) -> Gain:
+    """Return what a change of memory alone comes to: how many samples of training fit."""
+    words = f"training fits {changed.batch_size:,} samples instead of {plain.batch_size:,}"
+    if plain.batch_size:
+        words += f", {format_units.factor(changed.batch_size / plain.batch_size)} times as many"
+    return Gain(name, f"{words}; its time was not tried")
 
 
 def _gain_words(change: Estimate) -> str:

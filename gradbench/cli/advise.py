@@ -30,6 +30,10 @@ def advise(
         typer.Option(metavar="SIZE", help="Fit batches to it: 16GiB. Without it: all there is."),
     ] = None,
     budget: Annotated[float | None, typer.Option(help="Seconds of timing for a block.")] = None,
+    try_compile: Annotated[
+        bool,
+        typer.Option("--try-compile", help="Try torch.compile, too: up to some minutes more."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     open_: Annotated[
         bool, typer.Option("--open", help="Show a page of it in the browser.")
@@ -58,6 +62,7 @@ def advise(
         model=model,
         plan=replace(PLAN, budget_s=budget) if budget is not None else PLAN,
         memory_bytes=memory_bytes,
+        compiles=try_compile,
     )
     store = Store(results).studies
     with err.status("loading torch") as status:

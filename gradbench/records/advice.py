@@ -28,10 +28,14 @@ class LargestBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A change worth a try: the cell that was measured with it, or why it was not."""
+    """A change worth a try: the cell that was measured with it, or why it was not.
+
+    Where a change is one of memory alone, ``fits`` has the largest batches without and with it.
+    """
 
     name: str
     cell: Cell | None = None
+    fits: tuple[Fit, Fit] | None = None
     not_tried: str = ""
 
 
