@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from .. import devices, runner
+from .. import runner
 from ..analysis.advice import Advice
 from ..analysis.commands import again
 from ..devices import host_memory
 from ..errors import Impossible
-from ..experiment.matrix import AS_IS, GRAD_MODES, Cell
+from ..experiment.matrix import GRAD_MODES, Cell
 from ..experiment.plan import Plan
 from ..memory import fake_step
 from ..recording import Recording
@@ -21,7 +21,8 @@ from ..runner.fork_server import AS_TIMED
 from ..store.jsonl import Store
 from ..workloads.models import Model
 from .findings import look_at
-from .largest_batches import Batches, largest_batches
+from .largest_batches import LIKELY, Batches, largest_batches
+from .trials import counted, timed, trials
 
 METERS: Final = (
     "step_time",
@@ -32,8 +33,6 @@ METERS: Final = (
     "breakdown",
     "leaked",
 )
-COMPILE: Final = "torch.compile"
-
 PLAN: Final = Plan(budget_s=2.0, warmup_s=0.1)
 """Seconds of rounds, not minutes: on a quiet machine ratios are then known to a percent or two."""
 
@@ -51,6 +50,11 @@ class Question:
     compiles: bool = False  # is torch.compile tried, which takes long?
 
     @property
+    def plain(self) -> Cell:
+        """The cell of the mode that is most often the best, which changes are held against."""
+        return replace(self.cell, grad_mode=LIKELY)
+
+    @property
     def cells(self) -> tuple[Cell, ...]:
         """The block: one model and batch in every mode."""
         return tuple(replace(self.cell, grad_mode=mode) for mode in GRAD_MODES)
@@ -62,32 +66,21 @@ def study(question: Question, store: Store, *, say: Say) -> Study:
     What is measured is a run like any other, sealed in the store. Times come first, with nothing
     beside them; what is counted, and not timed, is then done by two processes at once.
     """
-    models = {question.cell.model: question.model}
-    trials = (*_trials(question), *_compiled(question))
-    cells = [*question.cells, *(trial.cell for trial in trials if trial.cell is not None)]
-    preflight.check(cells, models, METERS)
-    header = runner.started(cells, plan=question.plan, meters=METERS, models=models)
 
     def progress(event: runner.Progress) -> None:
         say(f"{event.block}: {event.doing}")
 
-    # What predicts batches is imported while the measuring processes' parent loads.
-    recording = Recording(
-        store.create(),
-        header,
-        models=models,
-        memory_profile=AS_TIMED["pinned"],
-        meanwhile=fake_step.load,
-    )
-    with recording:
+    with _recording(question, store) as recording:
         for _ in recording.measure(passes=("time",), progress=progress):
             pass
+        tried = [timed(trial, question.plain, recording) for trial in _trials(question, say)]
         memory_bytes, memory_of = _memory(question, recording.environment.facts)
         with largest_batches(
             question.cell, question.model, memory_bytes, plan=question.plan
         ) as fits:
             for _ in recording.measure(progress=progress):
                 pass
+            tried = [counted(trial, recording) for trial in tried]
             say("looking at the model")
             found = recording.ask(look_at, question.cell)
             run = recording.finish()
@@ -103,40 +96,33 @@ def study(question: Question, store: Store, *, say: Say) -> Study:
         batches=found_batches.purposes,
         memory_bytes=memory_bytes,
         memory_of=memory_of,
-        trials=(*trials, *_checkpointing(found_batches)),
+        trials=(*tried, *_checkpointing(found_batches)),
         thorough=_thorough(question, run),
     )
 
 
-def _trials(question: Question) -> Iterator[Trial]:
-    """Yield the changes that are quick to try, in the mode that is most often the best."""
-    plain = replace(question.cell, grad_mode="inference_mode")
-    channels_last = replace(plain, memory_format="channels_last")
-    possible = preflight.obstacle(channels_last, {plain.model: question.model}) is None
-    if possible and channels_last != plain:
-        yield Trial(name="channels_last", cell=channels_last)
-    if plain.autocast != "off" or plain.dtype not in (AS_IS, "float32"):
-        return
-    if devices.find(plain.device).multiplies_bfloat16():
-        yield Trial(name="bfloat16 autocast", cell=replace(plain, autocast="bfloat16"))
-    else:
-        why_not = "this processor has no instructions for bfloat16: it would be slower"
-        yield Trial(name="bfloat16 autocast", not_tried=why_not)
+def _recording(question: Question, store: Store) -> Recording:
+    """Return what measures the block, with one parent for all of its processes.
+
+    What predicts batches is imported while that loads.
+    """
+    models = {question.cell.model: question.model}
+    preflight.check(question.cells, models, METERS)
+    header = runner.started(question.cells, plan=question.plan, meters=METERS, models=models)
+    return Recording(
+        store.create(),
+        header,
+        models=models,
+        memory_profile=AS_TIMED["pinned"],
+        meanwhile=fake_step.load,
+    )
 
 
-def _compiled(question: Question) -> Iterator[Trial]:
-    """Yield what compiling brings, or why that is not tried."""
-    plain = replace(question.cell, grad_mode="inference_mode")
-    if plain.compile != "off":
-        return
-    compiled = replace(plain, compile="default")
-    why_not = preflight.obstacle(compiled, {plain.model: question.model})
-    if why_not is not None:
-        yield Trial(name=COMPILE, not_tried=why_not[1])
-    elif question.compiles:
-        yield Trial(name=COMPILE, cell=compiled)
-    else:
-        yield Trial(name=COMPILE, not_tried="compiling takes from ten seconds up: --try-compile")
+def _trials(question: Question, say: Say) -> Iterator[Trial]:
+    """Yield the changes to try, and say which is next."""
+    for trial in trials(question.plain, question.model, compiles=question.compiles):
+        say(f"trying {trial.name}")
+        yield trial
 
 
 def _checkpointing(batches: Batches) -> Iterator[Trial]:

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Final
 
+import numpy as np
+
 from ..experiment.matrix import GRAD_MODES, Cell
 from ..records.advice import Finding, LargestBatch, Study, Trial
 from ..records.measurements import Measurement, Skipped
@@ -267,37 +269,19 @@ class Advice:
     def _gain(self, trial: Trial) -> Gain:
         if trial.fits is not None:
             return _room(trial.name, *trial.fits)
-        if trial.cell is None:
+        if trial.fails:
+            return Gain(trial.name, f"does not run: {trial.fails}")
+        if trial.turns is None or trial.cell is None:
             return Gain(trial.name, f"not tried: {trial.not_tried}")
-        plain = self._cells.get(trial.cell.grad_mode)
-        stopped = self.view.stopped(trial.cell)
-        if stopped is not None:
-            return Gain(trial.name, f"does not run: {stopped.reason}")
-        change = self._apart(trial.cell, plain) if plain is not None else None
-        if plain is None or change is None:
-            return Gain(trial.name, "has no time to hold against the plain step's")
-        own, against = (self.view.estimate(cell, MEMORY) for cell in (trial.cell, plain))
-        memory = own.point / against.point if own and against and against.point else None
-        words = f"{_gain_words(change)} ({_ratio(change)})"
+        change = estimates.paired_ratio(
+            np.asarray(trial.turns.changed_ns), np.asarray(trial.turns.plain_ns)
+        )
+        against = self._bytes(trial.cell.grad_mode)
+        memory = trial.adds_bytes / against if trial.adds_bytes is not None and against else None
+        words = f"{_gain_words(change, floor=self.floor())} ({_ratio(change)})"
         if memory is not None:
             words += f", {format_units.factor(memory)} of the memory that a step adds"
         return Gain(trial.name, words, change, memory)
-
-    def _apart(self, cell: Cell, plain: Cell) -> Estimate | None:
-        """Return the ratio of two blocks' times: they were timed one after the other, not in turns.
-
-        Each end of the interval is of both medians' ends, so it is wider than a paired one.
-        """
-        own, base = (self.view.estimate(one, TIME) for one in (cell, plain))
-        if own is None or base is None:
-            return None
-        return Estimate(
-            point=own.point / base.point,
-            low=own.low / base.high,
-            high=own.high / base.low,
-            confidence=own.confidence * base.confidence,
-            rounds=min(own.rounds, base.rounds),
-        )
 
     def _ran(self, mode: str) -> bool:
         cell = self._cells.get(mode)
@@ -334,8 +318,8 @@ def _room(name: str, plain: Fit, changed: Fit) -> Gain:
     return Gain(name, f"{words}; its time was not tried")
 
 
-def _gain_words(change: Estimate) -> str:
-    if change.high < 1 or change.low > 1:
+def _gain_words(change: Estimate, *, floor: float) -> str:
+    if classify(change, floor=floor) in (Verdict.BETTER, Verdict.WORSE):
         return f"{less(change.point)} time"
     return "no sure difference in time"
 

@@ -27,16 +27,27 @@ class LargestBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Turns:
+    """A step as it is and changed, timed in turns: ns a step, and equal places are a round."""
+
+    plain_ns: tuple[float, ...]
+    changed_ns: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A change worth a try: the cell that was measured with it, or why it was not.
+    """A change worth a try: what was measured with it, or why it was not.
 
     Where a change is one of memory alone, ``fits`` has the largest batches without and with it.
     """
 
     name: str
-    cell: Cell | None = None
+    cell: Cell | None = None  # changed; None where there is nothing to run
+    turns: Turns | None = None
+    adds_bytes: int | None = None  # the changed step
     fits: tuple[Fit, Fit] | None = None
     not_tried: str = ""
+    fails: str = ""  # what it says where it does not run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

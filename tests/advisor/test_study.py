@@ -2,6 +2,7 @@
 
 import re
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from gradbench.advisor import Question, study
 from gradbench.advisor.advised import Example
 from gradbench.advisor.findings import look_at
 from gradbench.advisor.study import METERS
+from gradbench.advisor.trials import in_turns
 from gradbench.analysis.advice import Advice
 from gradbench.errors import BadModel
 from gradbench.experiment.plan import Plan
@@ -123,6 +125,16 @@ class Leaves(nn.Linear):
         return super().forward(x)
 
 
+@pytest.fixture
+def here(monkeypatch):
+    """Let what a measuring process does be done in this one, which keeps its settings."""
+    monkeypatch.setattr(host_system, "bind", lambda _: None)
+    threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(grad)
+
+
 def findings(module, monkeypatch):
     """Return what is found in a module, by what it says; this process keeps its settings."""
     monkeypatch.setattr(host_system, "bind", lambda _: None)
@@ -185,6 +197,28 @@ def test_a_mode_that_is_left_switched_is_found(monkeypatch):
 
 def test_nothing_is_found_in_a_model_without_traps(monkeypatch):
     assert findings(lambda: nn.Linear(4, 4), monkeypatch) == {}
+
+
+def test_a_changed_step_takes_turns_with_the_step_as_it_is(here):
+    plain = replace(CELL, model="cnn_d1_w4_r8", grad_mode="inference_mode")
+    model, changed = MODELS[plain.model], replace(plain, memory_format="channels_last")
+    (turns,) = in_turns(plain, model, PLAN, changed=changed)
+    assert len(turns.plain_ns) == len(turns.changed_ns) >= PLAN.min_rounds
+    assert min(*turns.plain_ns, *turns.changed_ns) > 0
+
+
+class Whole(nn.Linear):
+    def forward(self, x):
+        if torch.is_autocast_enabled("cpu"):
+            raise ValueError("no halves")
+        return super().forward(x)
+
+
+def test_a_change_with_which_the_step_raises_says_so(here):
+    model = Model(lambda: Whole(4, 4), lambda size: unlabelled(size, shape=(4,)))
+    plain = replace(CELL, model="m", grad_mode="inference_mode")
+    (refused,) = in_turns(plain, model, PLAN, changed=replace(plain, autocast="bfloat16"))
+    assert "ValueError: no halves" in refused.reason
 
 
 def test_an_example_makes_batches_of_other_sizes_of_its_own_samples():

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gradbench import Measurement
 from gradbench.analysis.advice import Advice, as_plain, less
-from gradbench.records.advice import Finding, LargestBatch, Study, Trial
+from gradbench.records.advice import Finding, LargestBatch, Study, Trial, Turns
 from gradbench.records.predictions import Fit
 from gradbench.report.advice import advice_html
 from gradbench.terminal.advice_screen import advice_screen
@@ -139,16 +139,33 @@ def test_an_answer_is_sure_from_the_round_on_that_never_changes_it():
 def test_a_trial_is_held_against_the_plain_step_in_the_same_mode():
     tried = cell("inference_mode", memory_format="channels_last")
     plain = study([2000, 1000, 1000, 1000])
-    outcomes = [*plain.run.outcomes, timed(tried, rounds(500)), counted(tried, 512)]
+    added = Advice(plain)._bytes("inference_mode")
+    turns = Turns(plain_ns=(1000.0,) * 12, changed_ns=(500.0,) * 12)
+    fits = tuple(Fit(replace(tried, workload="training"), 100, size, 90, 110) for size in (7, 21))
     trials = (
-        Trial(name="channels_last", cell=tried),
+        Trial(name="channels_last", cell=tried, turns=turns, adds_bytes=int(added // 2)),
+        Trial(name="bfloat16 autocast", cell=tried, fails="RuntimeError: no kernel"),
         Trial(name="torch.compile", not_tried="it takes long"),
+        Trial(name="checkpointing", fits=fits),
     )
-    gained, untried = Advice(replace(plain, run=run(outcomes), trials=trials)).gains()
+    gained, failed, untried, roomy = Advice(replace(plain, trials=trials)).gains()
     assert gained.words == (
         "50% less time (0.500 [0.500, 0.500]), 0.500 of the memory that a step adds"
     )
+    assert failed.words == "does not run: RuntimeError: no kernel"
     assert untried.words == "not tried: it takes long"
+    assert roomy.words == (
+        "training fits 21 samples instead of 7, 3.000 times as many; its time was not tried"
+    )
+
+
+def test_a_trial_within_the_noise_floor_is_no_sure_difference():
+    noisy = study([2000, 1500, 1000, 1000], spread=0.4)
+    assert Advice(noisy).floor() > 0.1
+    turns = Turns(plain_ns=(1000.0,) * 12, changed_ns=(950.0,) * 12)
+    trial = Trial(name="channels_last", cell=BLOCK[-1], turns=turns)
+    (gain,) = Advice(replace(noisy, trials=(trial,))).gains()
+    assert gain.words.startswith("no sure difference in time (0.950")
 
 
 def test_what_a_run_shows_of_a_model_is_among_the_findings():
