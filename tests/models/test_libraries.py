@@ -5,11 +5,14 @@ import json
 
 import pytest
 import torch
-from models.held import Family, hold
+from models.held import BATCH, EXACT, Family, hold
 
+from gradbench.analysis.generation import growth
 from gradbench.devices.cpu import CPU
-from gradbench.experiment.matrix import OF_BATCHES
+from gradbench.experiment.matrix import OF_BATCHES, OF_TOKENS, Cell
 from gradbench.experiment.model_source import ModelSource
+from gradbench.experiment.plan import Plan
+from gradbench.records.measurements import Breakdown, Measurement, Skipped
 from gradbench.runner import memory_pass
 from gradbench.workloads.models import Model
 from gradbench.workloads.own_models import model_of
@@ -143,6 +146,36 @@ def test_a_model_of_transformers_has_figures_that_hold(kind, workload, tmp_path,
     (folder / "config.json").write_text(text, "utf-8")
     source = ModelSource(build=f"transformers:{folder}", head=HEADS.get(kind, ""))
     hold(Family(model_of(source), off=OFF.get(kind, {})), workload)
+
+
+# of a token in the cache: layers, keys and values, sequences, heads with keys, their size, bytes
+CACHED = {"gpt2": 2 * 2 * BATCH * 2 * 8 * 4, "llama": 2 * 2 * BATCH * 1 * 8 * 4}
+
+
+@pytest.mark.parametrize("workload", OF_TOKENS)
+@pytest.mark.parametrize("kind", CACHED)
+def test_a_causal_model_of_transformers_makes_tokens_with_a_cache_as_counted(
+    kind, workload, tmp_path, request
+):
+    pytest.importorskip("transformers")
+    if importlib.util.find_spec("torchvision") is not None:
+        request.getfixturevalue("torchvision")
+    text = json.dumps({"model_type": kind, **TRANSFORMERS[kind]})
+    (tmp_path / "config.json").write_text(text, "utf-8")
+    model = model_of(ModelSource(build=f"transformers:{tmp_path}"))
+    axes = {"model": "it", "workload": workload, "batch_size": BATCH, "prompt": 4, "new_tokens": 5}
+    cell = Cell(grad_mode="no_grad", **axes)
+    messages = [
+        *memory_pass.memory_block([cell], model, Plan(), EXACT),
+        *memory_pass.predict_block([cell], model, Plan(), ["predicted_peak"]),
+    ]
+    found = {m.meter: m for m in messages if isinstance(m, Measurement | Breakdown | Skipped)}
+    assert found["predicted_peak"].values == found["peak_allocated"].values
+    assert found["leaked"].values == (0,)
+    if workload == "decode":  # 4 tokens of the prompt, and 4 of 5: the last is what comes in
+        assert found["breakdown"].timeline["cache"][0] == CACHED[kind] * (4 + 5 - 1)
+    if workload == "generate":
+        assert growth(found["breakdown"]).cache_bytes == CACHED[kind]
 
 
 def denoiser():

@@ -1,5 +1,6 @@
 """Models of the user's own: found by path and file, fed by inputs or a function, or refused."""
 
+import pickle
 import sys
 
 import pytest
@@ -232,3 +233,48 @@ def test_the_highest_limit_that_is_taken_can_be_drawn_from(name):
     whole = getattr(torch, name) is not torch.float16
     tensor, _ = parse_input(f"8,3:{name}<{HIGHEST[name] + whole}")
     assert RandomBatch((tensor,))(8).isfinite().all()
+
+
+TOKENS = """
+import torch
+from torch import nn
+import gradbench
+
+
+class Sum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(30, 8), nn.Linear(8, 30)
+
+    def forward(self, tokens, before=0.0):
+        total = before + self.table(tokens).sum(1)
+        return self.head(total), total
+
+
+def make():
+    made.append(1)
+    how = gradbench.Generation(
+        prefill=lambda model, tokens, room: model(tokens),
+        decode=lambda model, token, cache: model(token, cache),
+        vocabulary=30,
+    )
+    return gradbench.Model(Sum, lambda size: torch.zeros(size, 1).long(), generation=how)
+
+
+made = []
+"""
+
+
+def test_a_model_by_its_path_says_how_it_makes_tokens_and_is_asked_for_it_once(tmp_path):
+    (tmp_path / "makes_tokens.py").write_text(TOKENS, "utf-8")
+    path = f"{tmp_path / 'makes_tokens.py'}:make"
+    model = pickle.loads(pickle.dumps(model_of(ModelSource(build=path))))
+    cell = Cell(model="it", workload="generate", grad_mode="no_grad", batch_size=2, prompt=3)
+    arm = make_arm(cell, build(cell, model, seed=0))
+    made = imported(path.replace(":make", ":made"), "model")
+    with arm.held():
+        first = arm.step()
+        asked = len(made)
+        assert torch.equal(arm.step(), first)
+    assert first.shape == (2, cell.new_tokens)
+    assert len(made) == asked
