@@ -47,7 +47,7 @@ PRESETS: Final[Mapping[str, Experiment]] = {
             Matrix(models=["attention_rotary"], workloads=["evaluate_then_train"], batch_sizes=[8]),
             Matrix(models=["decoder_tiny"], workloads=OF_TOKENS, batch_sizes=[1]),
         ),
-        plan=Plan(budget_s=5.0),
+        plan=Plan(budget_s=4.0),
     ),
     "full": Experiment(
         about="every axis, dtypes, formats, threads and torch.compile too: hours on a CPU",
