@@ -252,7 +252,7 @@ def parallel() -> nn.Module:
     return nn.parallel.DistributedDataParallel(Body())
 
 
-TRAINS = ("training", "training_reenabled", "frozen_backbone")
+TRAINS = ("training", "training_reenabled", "frozen_backbone", "evaluate_then_train")
 FAMILIES = {
     "body": Family(Model(Body, rows, head="head")),
     "lstm_packed": Family(Model(Recurrent, packed, head="head")),
