@@ -131,7 +131,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threshold", type=float, default=table_rule.THRESHOLD)
     parser.add_argument("--replay", type=Path)
     common(parser)
-    return parser.parse_args()
+    given = parser.parse_args()
+    least = TableRule().most
+    if not (given.executed or given.exact or given.replay) and given.replicates < least:
+        parser.error(f"--replicates {given.replicates}: a cell may take {least}")
+    return given
 
 
 def common(parser: argparse.ArgumentParser) -> None:

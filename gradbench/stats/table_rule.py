@@ -189,7 +189,7 @@ class TableRule:
         return "a quieter machine or a longer step (a larger batch) would settle it"
 
     def _percent(self, ratio: float) -> str:
-        return f"{ratio - 1:+.1%}"
+        return f"×{ratio:.3g}" if ratio >= 2 else f"{ratio - 1:+.1%}"
 
 
 def change(logs: Sequence[float]) -> Estimate:
