@@ -31,7 +31,6 @@ class Family:
     model: Model
     cannot: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)  # modes -> words, in inference
-    off: Mapping[str, float] = field(default_factory=dict)  # workload -> of a prediction, at most
     counted: bool = True  # does a pack hook of the test see all that is saved at once?
     batch: int = BATCH
 
@@ -72,8 +71,7 @@ def hold(family: Family, workload: str) -> None:
             continue
         assert isinstance(peak, Measurement), peak
         _hold_parts(found[mode, "breakdown"], peak)
-        off = family.off.get(workload, 0.0)
-        _hold_prediction(found[mode, "predicted_peak"], peak, off=off)
+        _hold_prediction(found[mode, "predicted_peak"], peak)
         if workload == "inference" and mode == "global_on" and family.counted:
             _hold_saved(family, found[mode, "saved_for_backward"])
         if workload == "inference" and mode == "inference_mode":
@@ -89,15 +87,13 @@ def _hold_parts(parts: object, peak: Measurement) -> None:
         assert sum(parts.parts.values()) == peak.values[0]
 
 
-def _hold_prediction(predicted: object, peak: Measurement, *, off: float) -> None:
-    """A prediction is equal or off as known, or marked as measured, or a reason."""
+def _hold_prediction(predicted: object, peak: Measurement) -> None:
+    """A prediction is equal, or marked as measured, or a reason."""
     if isinstance(predicted, Skipped):
         assert predicted.reason
         assert "\n" not in predicted.reason
     elif "measured_at_batches" not in predicted.notes:
-        error = abs(predicted.values[0] / peak.values[0] - 1)
-        assert error <= off, f"{predicted.values[0]:,} B predicted, {peak.values[0]:,} B measured"
-        assert (error > off / 2) == bool(off), "a known error is gone: take it out of the table"
+        assert predicted.values == peak.values
 
 
 def _hold_saved(family: Family, saved: object) -> None:

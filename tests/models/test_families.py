@@ -256,10 +256,7 @@ TRAINS = ("training", "training_reenabled", "frozen_backbone", "evaluate_then_tr
 FAMILIES = {
     "body": Family(Model(Body, rows, head="head")),
     "lstm_packed": Family(Model(Recurrent, packed, head="head")),
-    "transformer": Family(
-        Model(Translator, sentences, head="head"),
-        off={"training": 0.005, "training_reenabled": 0.005},
-    ),
+    "transformer": Family(Model(Translator, sentences, head="head")),
     "embedding_bag_sparse": Family(Model(Bag, bags, head="head")),
     "gnn": Family(Model(Graph, graph, head="head")),
     "vae": Family(Model(Autoencoder, rows, loss=evidence, head="head")),
@@ -273,7 +270,7 @@ FAMILIES = {
     "tied": Family(Model(Tied, ids, head="head")),
     "parametrized": Family(Model(parametrized, rows, head="head")),
     "lazy": Family(Model(Lazy, rows, head="head")),
-    "fft": Family(Model(Spectral, rows), off={"training": 0.15, "training_reenabled": 0.15}),
+    "fft": Family(Model(Spectral, rows)),
     "quantized": Family(
         Model(quantized, rows, head="head"),
         cannot=dict.fromkeys(TRAINS, "empty parameter list"),
@@ -282,11 +279,7 @@ FAMILIES = {
     "scripted": Family(
         Model(scripted, rows), refused={"inference_mode": "Inference tensors cannot be saved"}
     ),
-    "exported": Family(
-        Model(exported, rows),
-        cannot={"training": "", "training_reenabled": ""},
-        off={"inference": 0.2},
-    ),
+    "exported": Family(Model(exported, rows)),
     "detector": Family(Model(Detector, scenes, head="head")),
     "cache": Family(Model(Cached, cached, head="head")),
     "ddp": Family(Model(parallel, rows, head="module.head")),

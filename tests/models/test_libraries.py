@@ -34,8 +34,6 @@ VISION = {
     "timm:test_vit": (),
     "timm:efficientnet_b0": IMAGES,
 }
-OFF: dict[str, dict[str, float]] = {}
-"""How far predictions are known to be off, at most, by workload."""
 DETECTION = "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn"
 
 SMALL = {"vocab_size": 60, "max_position_embeddings": 16}
@@ -121,7 +119,7 @@ def test_a_model_of_images_has_figures_that_hold(name, workload):
     if name.startswith("timm"):
         pytest.importorskip("timm")
     model = model_of(ModelSource(build=name, input=VISION[name]))
-    hold(Family(model, off=OFF.get(name, {})), workload)
+    hold(Family(model), workload)
 
 
 @pytest.mark.usefixtures("torchvision")
@@ -145,7 +143,7 @@ def test_a_model_of_transformers_has_figures_that_hold(kind, workload, tmp_path,
     text = json.dumps({"model_type": kind, **TRANSFORMERS[kind]})
     (folder / "config.json").write_text(text, "utf-8")
     source = ModelSource(build=f"transformers:{folder}", head=HEADS.get(kind, ""))
-    hold(Family(model_of(source), off=OFF.get(kind, {})), workload)
+    hold(Family(model_of(source)), workload)
 
 
 # of a token in the cache: layers, keys and values, sequences, heads with keys, their size, bytes
