@@ -115,9 +115,16 @@ CELLS = {
     ),
     "float16": (MODELS["cnn_small"], {"autocast": "float16"}),
 }
+REPRESENTATIVE = ("inference_mode", "checkpointed")
 
 
-@pytest.mark.parametrize(("model", "axes"), CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize(
+    ("model", "axes"),
+    [
+        pytest.param(*row, id=name, marks=[pytest.mark.slow] * (name not in REPRESENTATIVE))
+        for name, row in CELLS.items()
+    ],
+)
 def test_casts_are_predicted_to_the_byte(model, axes):
     member = cell(**axes)
     found, predicted = read(member, model), Predictor("cpu").predict(member, model)

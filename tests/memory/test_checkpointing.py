@@ -101,11 +101,18 @@ CELLS = {
         for mode in (GRAD_MODES[0], GRAD_MODES[-1])
     },
 }
+REPRESENTATIVE = ("blocks", "inference_mode")
 MADE = {**MODELS, "images": Model(Images, partial(unlabelled, shape=(3, 8, 8)), loss=mean_square)}
 MADE["chains"] = chains(width=32, inner=64, depth=3)
 
 
-@pytest.mark.parametrize(("model", "axes"), CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize(
+    ("model", "axes"),
+    [
+        pytest.param(*row, id=name, marks=[pytest.mark.slow] * (name not in REPRESENTATIVE))
+        for name, row in CELLS.items()
+    ],
+)
 def test_checkpointed_cells_are_predicted_to_the_byte(model, axes):
     member = cell(**{"model": model, "batch_size": 4, "checkpointing": "blocks"} | axes)
     found = read(member, MADE[model])
