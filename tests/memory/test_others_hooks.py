@@ -5,9 +5,18 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from zoo import modules
 
+from gradbench.devices import Unreadable
+from gradbench.devices.cpu import CPU
+from gradbench.experiment.matrix import Cell
+from gradbench.experiment.plan import Plan
 from gradbench.memory.leaves import kept_unsaved
 from gradbench.memory.saved_tensors import SavedTensors, SavingHooks
+from gradbench.memory.usage import memory_usage
+from gradbench.records.measurements import Measurement, Skipped
+from gradbench.runner import memory_pass
+from gradbench.workloads.models import Model, unlabelled
 
 FLOAT, HALF = 4, 2  # bytes
 X = torch.zeros(8, 64, requires_grad=True)
@@ -153,3 +162,37 @@ def test_giving_hooks_is_as_it_was_afterwards():
     with SavedTensors(), SavedTensors():
         assert torch.Tensor.register_hook is not before
     assert torch.Tensor.register_hook is before
+
+
+def read(build):
+    """Return what the memory pass says of a module's inference with grad on, by meter."""
+    model = Model(build, partial(unlabelled, shape=(16,)))
+    cell = Cell(model="it", workload="inference", grad_mode="global_on", batch_size=4)
+    found = memory_pass.memory_block([cell], model, Plan(), ["peak_allocated", SAVED])
+    return {one.meter: one for one in found if isinstance(one, Measurement | Skipped)}
+
+
+SAVED = "saved_for_backward"
+
+
+@pytest.fixture
+def _here(monkeypatch):
+    monkeypatch.setattr(memory_pass, "settle", lambda _: CPU())
+
+
+@pytest.mark.usefixtures("_here")
+def test_memory_of_numpys_that_is_saved_is_noted_where_no_peak_counts_it():
+    found = read(modules.Borrowing)
+    assert {one.notes.get("outside_bytes") for one in found.values()} == {4 * 4 * FLOAT}
+    found = read(modules.FromNumpy)  # its weights: they are there anyway, and counted
+    assert all("outside_bytes" not in one.notes for one in found.values())
+
+
+@pytest.mark.usefixtures("_here")
+def test_what_a_hook_of_a_tensor_keeps_is_a_reason_and_no_number():
+    found = read(modules.Holding)
+    assert found[SAVED].cause == "unreadable"
+    assert found[SAVED].reason == "a graph is built, and a tensor's hook keeps tensors, not saved"
+    assert found["peak_allocated"].values[0] > 0
+    with pytest.raises(Unreadable, match="a tensor's hook keeps tensors of the call, not saved"):
+        _ = memory_usage(modules.Holding(), torch.randn(4, 16)).saved_bytes
