@@ -8,7 +8,7 @@ from torch import nn
 
 from gradbench.analysis.generation import by_token, growth
 from gradbench.devices.cpu import CPU
-from gradbench.experiment.matrix import GRAD_MODES, OF_TOKENS, Matrix
+from gradbench.experiment.matrix import OF_TOKENS, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import Breakdown, Measurement, Skipped
 from gradbench.runner import memory_pass, run
@@ -25,10 +25,12 @@ def settled(monkeypatch):
     monkeypatch.setattr(memory_pass, "settle", lambda _: CPU())
 
 
-DEPTH, HEADS, HEAD_SIZE, BATCH, PROMPT, NEW, FLOAT = 2, 2, 64, 3, 6, 5, 4
+DEPTH, HEADS, HEAD_SIZE, BATCH, PROMPT, NEW, FLOAT = 1, 2, 64, 3, 6, 4, 4
 MODEL = f"decoder_d{DEPTH}_w{HEADS * HEAD_SIZE}"
 TOKEN = DEPTH * 2 * BATCH * HEADS * HEAD_SIZE * FLOAT
 """Bytes of one token in the cache, for all sequences of the batch."""
+
+MODES = ("global_on", "inference_mode")  # of all four, the tokens are held in workloads/
 
 METERS = (
     *("step_time", "output_difference", "peak_allocated", "peak_transient", "breakdown"),
@@ -38,7 +40,9 @@ METERS = (
 
 def cells(**axes):
     of = {"models": [MODEL], "workloads": OF_TOKENS, "batch_sizes": [BATCH]}
-    return list(Matrix(**of | {"prompts": [PROMPT], "new_tokens": [NEW]} | axes))
+    return list(
+        Matrix(**of | {"prompts": [PROMPT], "new_tokens": [NEW], "grad_modes": MODES} | axes)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +53,14 @@ def found(shared_fork_servers):
     return {(o.cell.workload, o.cell.grad_mode, o.meter): o for o in kept}
 
 
-@pytest.mark.parametrize("mode", GRAD_MODES)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("workload", OF_TOKENS)
 def test_every_meter_has_a_number_in_every_mode(found, workload, mode):
     for meter in METERS:
         assert not isinstance(found[workload, mode, meter], Skipped), found[workload, mode, meter]
 
 
-@pytest.mark.parametrize("mode", GRAD_MODES)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("workload", OF_TOKENS)
 def test_the_cache_is_as_large_as_counted_by_hand(found, workload, mode):
     parts = found[workload, mode, "breakdown"].parts
@@ -64,26 +68,26 @@ def test_the_cache_is_as_large_as_counted_by_hand(found, workload, mode):
     assert sum(parts.values()) == found[workload, mode, "peak_allocated"].values[0]
 
 
-@pytest.mark.parametrize("mode", GRAD_MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_a_decode_finds_its_cache_and_a_prefill_makes_it(found, mode):
     timeline = found["decode", mode, "breakdown"].timeline["cache"]
     assert timeline[0] == max(timeline) == TOKEN * (PROMPT + NEW)
     assert found["prefill", mode, "breakdown"].timeline["cache"][0] == 0
 
 
-@pytest.mark.parametrize("mode", GRAD_MODES)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("workload", OF_TOKENS)
 def test_scores_and_tokens_are_those_of_global_on(found, workload, mode):
     assert found[workload, mode, "output_difference"].values == (0,)
 
 
-@pytest.mark.parametrize("mode", GRAD_MODES)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("workload", OF_TOKENS)
 def test_nothing_is_left_behind(found, workload, mode):
     assert found[workload, mode, "leaked"].values == (0,)
 
 
-@pytest.mark.parametrize("mode", GRAD_MODES)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("workload", OF_TOKENS)
 def test_the_peak_is_predicted_to_the_byte(found, workload, mode):
     predicted = found[workload, mode, "predicted_peak"]
@@ -92,7 +96,7 @@ def test_the_peak_is_predicted_to_the_byte(found, workload, mode):
 
 
 def test_the_graph_of_every_token_stays_until_the_sequence_ends_where_one_is_recorded(found):
-    by_mode = {mode: found["generate", mode, "breakdown"] for mode in GRAD_MODES}
+    by_mode = {mode: found["generate", mode, "breakdown"] for mode in MODES}
     for mode, breakdown in by_mode.items():
         assert len(by_token(breakdown)) == NEW - 1
         rise = growth(breakdown)
@@ -172,7 +176,7 @@ def test_a_step_holds_no_part_of_a_growing_cache_but_its_own(mode):
     assert breakdown.parts["cache"] == before + SEEN * (PROMPT + NEW)
 
 
-@pytest.mark.parametrize("workload", OF_TOKENS)
+@pytest.mark.parametrize("workload", ["decode", "generate"])
 def test_a_growing_cache_is_predicted_to_the_byte(workload):
     (cell,) = cells(models=["it"], workloads=[workload], grad_modes=["no_grad"])
     measured = in_this_process(GROWING, workload, "no_grad", ["peak_allocated"])
