@@ -162,10 +162,10 @@ def scaling(
     """Return the straight lines through peaks of cells that differ in one size only.
 
     Columns: ``run``, the axes (of the cell with the least of it), ``variable`` (``batch_size``,
-    or a size in the model's name), ``slope`` (bytes per sample, per layer, ...), ``intercept``
-    (bytes), ``max_error`` (largest relative one), ``exponent`` (slope in logarithms),
-    ``points``, ``break_even``: how many times the reference mode's batch fits where memory is
-    plenty (NaN where that is not asked: other variables, no reference).
+    a size in the model's name, or a number of tokens), ``slope`` (bytes per sample, per layer,
+    ...), ``intercept`` (bytes), ``max_error`` (largest relative one), ``exponent`` (slope in
+    logarithms), ``points``, ``break_even``: how many times the reference mode's batch fits where
+    memory is plenty (NaN where that is not asked: other variables, no reference).
     """
     import pandas as pd
 

@@ -57,8 +57,8 @@ READING: Final = {
     ),
     "scaling": (
         "Scaling",
-        "Above, samples per second, below, peak memory, both over batch size, or a size in the "
-        "model's name, on log axes. Lines "
+        "Above, samples per second, below, peak memory, both over batch size, a size in the "
+        "model's name, or a number of tokens, on log axes. Lines "
         "that meet at the right say that a mode's fixed cost is lost in the arithmetic; a cross at "
         "the foot is a batch that ran out of memory.",
     ),

@@ -7,13 +7,15 @@ from typing import Final
 import numpy as np
 
 from ..experiment import model_names
-from ..experiment.matrix import Cell
+from ..experiment.matrix import AXES, LENGTHS, OF_TOKENS, Cell
 
 VARIABLES: Final[Mapping[str, str]] = {
     "batch_size": "sample",
     "depth": "layer",
     "width": "channel",
     "resolution": "pixel of side",
+    "prompt": "token of the prompt",
+    "new_tokens": "new token",
 }
 """Sizes along which peaks are followed, and what one of each is called."""
 
@@ -145,7 +147,10 @@ def break_even(lines: Iterable[Line], *, reference: str) -> dict[Cell, float]:
 
 
 def value(cell: Cell, variable: str) -> int | None:
-    """Return the variable's value in a cell, or None if its model's name gives none."""
+    """Return the variable's value in a cell, or None where its name or workload gives none."""
+    if variable in LENGTHS:
+        length: int = getattr(cell, variable)
+        return length if cell.workload in OF_TOKENS else None
     if variable == "batch_size":
         return cell.batch_size
     sized = model_names.parse(cell.model)
@@ -156,6 +161,8 @@ def apart_from(cell: Cell, variable: str) -> Cell:
     """Return what cells that differ in a variable only share, in a cell's form."""
     if variable == "batch_size":
         return replace(cell, batch_size=1)
+    if variable in LENGTHS:
+        return replace(cell, **{variable: AXES[variable].default})  # type: ignore[arg-type] # an axis by its name
     sized = model_names.parse(cell.model)
     assert sized is not None
     others: Sequence[str] = [

@@ -7,6 +7,7 @@ import pytest
 from builders import block, cell
 from hypothesis import example, given, strategies as st
 
+from gradbench.experiment.matrix import LENGTHS
 from gradbench.stats.linear_scaling import (
     CURVED,
     VARIABLES,
@@ -25,6 +26,9 @@ def through(variable, points, **axes):
     """Return the peaks of cells that differ in one size."""
     if variable == "batch_size":
         return {cell(batch_size=at, **axes): nbytes for at, nbytes in points.items()}
+    if variable in LENGTHS:
+        made = {"workload": "decode"} | axes
+        return {cell(**made | {variable: at}): nbytes for at, nbytes in points.items()}
     sizes = {"depth": 2, "width": 16, "resolution": 8}
     return {
         cell(
@@ -193,7 +197,11 @@ def test_sizes_are_read_off_the_models_name():
         "depth": 3,
         "width": 16,
         "resolution": 32,
+        "prompt": None,
+        "new_tokens": None,
     }
+    maker = cell(workload="generate", prompt=64, new_tokens=4)
+    assert [value(maker, length) for length in LENGTHS] == [64, 4]
     assert value(cell(model="mlp_d3_w16"), "resolution") is None
     assert value(cell(model="mlp_deep"), "depth") is None
 

@@ -75,7 +75,7 @@ def families(view: View) -> list[tuple[str, str, list[Cell]]]:
     """Return names, variables, and the cells that differ only in mode and variable, in two values.
 
     Where no cell of a family has a figure, there is nothing to draw of it.
-    Variables are the batch size and what a model's name may give: depth, width, resolution.
+    Variables are the batch size, what a model's name may give, and numbers of tokens.
     """
     known = [
         c
