@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ..errors import StoreError
+from ..errors import Impossible, StoreError
 from ..exit_status import ExitStatus
 from ..experiment.matrix import AXES
 from ..git import GitError, git
@@ -160,6 +160,8 @@ def commit_address(given: str | None) -> str:
     from ..history.commit_links import commit_url, linker
 
     if given is not None:
+        if not given:  # as a shell's unset variable leaves it
+            raise Impossible("--commit-url '' is empty: write https://…/{commit}, or leave it out")
         linker(given)  # says what is wrong with it
         return given
     try:

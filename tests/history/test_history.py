@@ -455,6 +455,7 @@ def test_it_fails_on_a_change_for_worse_among_the_last_points_if_asked(folder, p
         (["--workload", "inferense"], "did you mean 'inference'"),
         (["--renamed", "a"], "write OLD=NEW"),
         (["--commit-url", "x"], "no commit's address"),
+        (["--commit-url", ""], "is empty"),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_status_2(folder, monkeypatch, arguments, says):
