@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..experiment.matrix import GRAD_MODES, Cell
+from ..plurals import counted
 from ..records.advice import Finding, LargestBatch, Study, Trial
 from ..records.measurements import Measurement, Skipped
 from ..records.predictions import Fit
@@ -312,7 +313,7 @@ def less(ratio: float) -> str:
 
 def _room(name: str, plain: Fit, changed: Fit) -> Gain:
     """Return what a change of memory alone comes to: how many samples of training fit."""
-    words = f"training fits {changed.batch_size:,} samples instead of {plain.batch_size:,}"
+    words = f"training fits {counted(changed.batch_size, 'sample')} instead of {plain.batch_size:,}"
     if plain.batch_size:
         words += f", {format_units.factor(changed.batch_size / plain.batch_size)} times as many"
     return Gain(name, f"{words}; its time was not tried")
