@@ -371,4 +371,4 @@ def test_what_no_batch_can_mend_is_asked_of_one_batch_alone():
 
     with pytest.raises(CannotTrain):
         batch_fit.largest(cell(model=NET), 2**20, refused, lambda *_: None, final=CannotTrain)
-    assert asked == [1]
+    assert len(asked) == 1
