@@ -100,7 +100,7 @@ def main() -> None:
     def keep() -> None:
         save(output, [tally])
 
-    with tempfile.TemporaryDirectory(prefix="lines-") as folder, standing_in(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="lines-") as top, standing_in(Path(top, "a", "b")):
         made_up_runs.seal(Path("good.jsonl"), made_up_runs.rows())
         made_up_runs.seal(Path("before.jsonl"), made_up_runs.rows(commit=2))
         for number in tally.numbers(given.count, seconds=given.seconds, keep=keep):

@@ -77,6 +77,7 @@ def today() -> str:
 def standing_in(folder: Path) -> Iterator[None]:
     """Give commands from a folder, and keep what they cache there."""
     before = Path.cwd()
+    folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     os.environ["GRADBENCH_CACHE"] = str(folder / "caches")
     try:
