@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from gradbench.devices.cpu import CPU
 from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.experiment.plan import Plan
 from gradbench.memory.predict import Predictor
@@ -16,19 +15,10 @@ from gradbench.runner import memory_pass
 from gradbench.workloads.losses import mean_square
 from gradbench.workloads.models import MODELS, Model, unlabelled
 
+pytestmark = pytest.mark.usefixtures("measured_here")
+
 HALF = 2  # bytes
 WIDE, BATCH, DEPTH = 64, 4, 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """As measuring processes have it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory_pass, "settle", lambda _: CPU())
-        yield
-    torch.set_num_threads(threads)
 
 
 def cell(**axes):

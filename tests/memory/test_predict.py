@@ -23,19 +23,10 @@ from gradbench.records.measurements import PARTS, Breakdown, Measurement, Skippe
 from gradbench.runner import memory_pass
 from gradbench.workloads.models import MODELS, Model, classification, mlp
 
+pytestmark = pytest.mark.usefixtures("measured_here")
+
 FLOAT, LABEL = 4, 8  # bytes
 CLASSES = 10
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """As measuring processes have it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory_pass, "settle", lambda _: CPU())
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

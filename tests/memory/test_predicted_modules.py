@@ -25,6 +25,8 @@ from gradbench.runner import memory_pass
 from gradbench.workloads.losses import mean_square
 from gradbench.workloads.models import Model, unlabelled
 
+pytestmark = pytest.mark.usefixtures("measured_here")
+
 WIDE = 16
 
 
@@ -283,17 +285,6 @@ WAYS = [
     {"workload": "inference"} | WITH_GRAPH,
     {"workload": "inference", "grad_mode": "inference_mode"},
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """As measuring processes have it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory_pass, "settle", lambda _: CPU())
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
