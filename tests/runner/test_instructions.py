@@ -278,7 +278,9 @@ def test_a_visit_counts_one_step_inside_the_mode_after_one_that_is_not_counted()
 
 
 class Still:
-    """A state that nothing changes."""
+    """A state that nothing changes, and numbers that nobody draws."""
+
+    drawn_from = ()
 
     def put_back(self):
         pass
