@@ -457,6 +457,7 @@ FORWARDS = (
 )
 
 
+@pytest.mark.slow
 def test_the_command_runs_each_side_from_its_own_tree_and_says_what_became_worse(project, compare):
     """With a threshold that no time reaches: bytes are worse, and no new pairs are asked for."""
     models = ("--model", "nets:make,nets:forks,nets:breaks,nets:crashes")
