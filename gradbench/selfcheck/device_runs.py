@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from .. import runner
+from ..analysis.compilations import COMPILE_TIME
 from ..analysis.diagnosis import diagnose
 from ..analysis.run_view import View
 from ..experiment.matrix import Matrix, by_block
@@ -25,7 +26,13 @@ MODELS: Final = ("mlp_tiny", "cnn_small")
 WORKLOADS: Final = ("inference", "training")
 EXPECTED: Final = ("cannot_train", "impossible", "unreadable")
 """Causes that are no fault: torch's refusal, a contradiction, a meter that has nothing to read."""
-TIMED: Final = tuple(name for name in DEFAULT_METERS if METERS[name].read_in == "time")
+ASKED: Final = tuple(
+    name
+    for name in DEFAULT_METERS
+    if name != COMPILE_TIME and any(map(METERS[name].about_workload, WORKLOADS))
+)
+"""The meters that have something to read in these cells, none of which is compiled."""
+TIMED: Final = tuple(name for name in ASKED if METERS[name].read_in == "time")
 DISTURBED: Final = ("other work", "steal", "involuntary switches")
 """Findings that say that a time is not the device's alone."""
 
@@ -49,7 +56,7 @@ def two_runs(
 
 
 def in_turns(
-    device: str, names: Sequence[str], here: Environment, *, meters: Sequence[str] = DEFAULT_METERS
+    device: str, names: Sequence[str], here: Environment, *, meters: Sequence[str] = ASKED
 ) -> list[Run]:
     """Return runs of a few cells on the device, each block measured for one run after the other.
 
