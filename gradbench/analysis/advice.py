@@ -258,7 +258,10 @@ class Advice:
         for batch in self.study.batches:
             ratio = (
                 batch.fit.batch_size / base.batch_size
-                if batch.fit is not None and base is not None and base.batch_size
+                if batch.fit is not None
+                and base is not None
+                and base.batch_size
+                and None not in (batch.fit.next_bytes, base.next_bytes)  # the memory ended both
                 else None
             )
             yield batch, ratio

@@ -67,6 +67,8 @@ def _about(view: View, device: str) -> Iterator[str]:
     ]
     own = [c for c in cells if c.grad_mode in modes]
     parts = [part for part in (_memory(view, own), _time(view, own)) if part]
+    if len(modes) == 1:
+        parts = [_singular(part) for part in parts]
     if parts:
         where = processor(view.run.environment.facts, device)
         place = f"On {device} ({where})" if where else f"On {device}"
@@ -74,6 +76,12 @@ def _about(view: View, device: str) -> Iterator[str]:
     between = _between(view, [c for c in cells if c.grad_mode == OFF[1]])
     if between:
         yield between
+
+
+def _singular(part: str) -> str:
+    """Return what several do as what one does: each part begins with its verb."""
+    verb, _, rest = part.partition(" ")
+    return f"{verb}s {rest}"
 
 
 def _memory(view: View, cells: Sequence[Cell]) -> str:

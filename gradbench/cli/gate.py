@@ -1,6 +1,7 @@
 """The command ``gate``: runs held against a baseline, an exit status for CI."""
 
 import glob
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -264,7 +265,9 @@ def conclusion(decision: "GateResult", status: int) -> str:
     )
     match status:
         case ExitStatus.NOTHING_MEASURED:
-            return "nothing measured: the candidate has no number at all"
+            reasons = Counter(one.reason for one in decision.not_compared if one.reason)
+            why = reasons.most_common(1)[0][0] if reasons else "the candidate has no number at all"
+            return f"nothing measured: {shown(why.splitlines()[-1])}"
         case ExitStatus.NO_BASELINE:
             return "no comparable baseline: nothing could be judged"
         case ExitStatus.REGRESSION:

@@ -37,12 +37,16 @@ class Marks:
     _made: int = 0  # tokens of the sequence that is heard of
 
     def around(self, subject: Subject) -> Subject:
-        """Return the subject with a forward and a loss that say when they begin and end."""
-        forward, loss, how = subject.forward, subject.loss, subject.generation
+        """Return the subject with a forward and a loss that say when they begin and end.
+
+        One that makes tokens says so itself: its functions are given the module as it is.
+        """
+        if subject.generation is not None:
+            return replace(subject, generation=self._marked(subject.generation))
+        forward, loss = subject.forward, subject.loss
 
         def marked_forward(*args: Any, **kwargs: Any) -> Any:
-            if how is None:  # else it says itself what is made
-                self._say(Phase("forward"))
+            self._say(Phase("forward"))
             output = forward(*args, **kwargs)
             if self.look is not None:
                 self.look(output)
@@ -54,8 +58,7 @@ class Marks:
             self._say(Phase("backward"))
             return value
 
-        marked_how = self._marked(how) if how is not None else None
-        return replace(subject, forward=marked_forward, loss=marked_loss, generation=marked_how)
+        return replace(subject, forward=marked_forward, loss=marked_loss)
 
     def _marked(self, how: Generation) -> Generation:
         """Return a way to make tokens that says which one begins, and what its cache is."""
@@ -75,6 +78,8 @@ class Marks:
     def _with_cache(self, made: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
         for tensor in cache_tensors(made[1]):
             self._tag(tensor, "cache")
+        if self.look is not None:
+            self.look(made)
         return made
 
     @contextmanager

@@ -53,6 +53,11 @@ class Prediction:
         return self.peak_bytes - self.before_bytes
 
     @property
+    def size(self) -> str:
+        """The batch size in words: ``over`` the one at which the search ended, not the memory."""
+        return f"{self.batch_size:,}" if self.next_bytes is not None else f"over {self.batch_size:,}"
+
+    @property
     def how(self) -> str:
         """Where the figures are from if not from fake tensors: ``measured at batches 2 and 4``."""
         return measured_at_batches(self.measured_at)
@@ -132,6 +137,11 @@ class Fit:
     measured_at: tuple[int, ...] = ()
     why_measured: str = ""
     checked_at: int | None = None
+
+    @property
+    def size(self) -> str:
+        """The batch size in words: ``over`` the one at which the search ended, not the memory."""
+        return f"{self.batch_size:,}" if self.next_bytes is not None else f"over {self.batch_size:,}"
 
     @property
     def how(self) -> str:

@@ -96,7 +96,7 @@ def _batches(advice: Advice) -> Iterator[Text]:
         if batch.fit is None:
             line.append(printable(batch.reason), style="dim")
         else:
-            line.append(f"{batch.fit.batch_size:>9,}")
+            line.append(f"{batch.fit.size:>9}")
             line.append(f"   × {format_units.factor(ratio)}" if ratio is not None else "")
             line.append(f"   {batch.fit.how}" if batch.fit.how else "", style="yellow")
         yield line

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from ..errors import BadModel
 from ..experiment.matrix import AS_IS, Cell
 from .checkpointing import compute_again, keep_everything
-from .generation import Decoding
+from .generation import Decoding, Generation, held_to_contract
 from .grad_modes import MODES, GradMode
 from .models import Loadable, Model
 from .state import seed_all
@@ -137,7 +137,7 @@ def assemble(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -
         OPTIMIZERS[cell.optimizer],
         notes=notes,
         region=None if cell.autocast == "off" else _autocast(cell),
-        generation=model.generation if WORKLOADS[cell.workload].generates else None,
+        generation=_generation(cell, model),
         new_tokens=cell.new_tokens,
     )
 
@@ -165,6 +165,13 @@ def _placed(given: Any, device: str, dtype: torch.dtype | None, layout: Layout) 
         return mapped(given, moved_input)
     args, kwargs = mapped((given.args, given.kwargs), moved_input)
     return Batch(args, kwargs, mapped(given.target, lambda tensor: tensor.to(device)))
+
+
+def _generation(cell: Cell, model: Model) -> Generation | None:
+    """Return how the model makes tokens, for workloads that do."""
+    if not WORKLOADS[cell.workload].generates or model.generation is None:
+        return None
+    return held_to_contract(model.generation, size=cell.batch_size)
 
 
 def _autocast(cell: Cell) -> Region:

@@ -4,7 +4,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,41 @@ class Generation:
     decode: Decode
     vocabulary: int
     build: Callable[[], nn.Module] | None = None
+
+
+def held_to_contract(how: Generation, *, size: int) -> Generation:
+    """Return a way to make tokens whose first answers are looked at, of so many texts at once.
+
+    Raise `Impossible` from a call that returns something else than scores and a cache.
+    """
+    unseen = {"prefill", "decode"}
+
+    def checked(name: str, made: Any) -> Any:
+        if name in unseen:
+            _check_made(name, made, size)
+            unseen.discard(name)
+        return made
+
+    return replace(
+        how,
+        prefill=lambda model, tokens, room: checked("prefill", how.prefill(model, tokens, room)),
+        decode=lambda model, token, cache: checked("decode", how.decode(model, token, cache)),
+    )
+
+
+def _check_made(name: str, made: Any, size: int) -> None:
+    wanted = f"scores of shape ({size}, vocabulary), and a cache"
+    if not (isinstance(made, tuple | list) and len(made) == 2):
+        raise Impossible(f"its {name} is to return {wanted}; it returned a {type(made).__name__}")
+    scores = made[0]
+    if not isinstance(scores, Tensor):
+        raise Impossible(
+            f"its {name} is to return {wanted}; the first of the two is a {type(scores).__name__}"
+        )
+    if scores.dim() != 2 or len(scores) != size:
+        raise Impossible(
+            f"its {name} is to return {wanted}; its scores are of shape {tuple(scores.shape)}"
+        )
 
 
 def prompts(size: int, *, tokens: int, vocabulary: int) -> Tensor:

@@ -194,6 +194,21 @@ def test_everything_shown_is_in_the_json():
     assert again["largest_batch"] == {"training": 7, "inference": "its step depends on data"}
 
 
+def test_a_batch_at_which_the_search_ended_is_not_called_the_largest_and_has_no_ratio():
+    one = replace(BLOCK[0], batch_size=1)
+    batches = (
+        LargestBatch(
+            purpose="inference",
+            cell=replace(one, grad_mode="no_grad"),
+            fit=Fit(one, 100, 9_000, 90, None),
+        ),
+        LargestBatch(purpose="grad on", cell=one, fit=Fit(one, 100, 3_000, 90, 110)),
+    )
+    advice = Advice(study([2000, 1000, 1000, 900], batches=batches, memory_bytes=100))
+    found = [(batch.fit.size, ratio) for batch, ratio in advice.batches()]
+    assert found == [("over 9,000", None), ("3,000", 1)]
+
+
 @pytest.mark.parametrize(
     ("ratio", "words"), [(0.7, "30% less"), (1.2, "20% more"), (2.4, "2.4 times the")]
 )

@@ -136,7 +136,8 @@ GROWING = Model(
     lambda size: torch.zeros(size, 1, dtype=torch.int64),
     generation=Generation(
         prefill=lambda model, tokens, _room: model(tokens),
-        decode=lambda model, token, cache: model(token, cache),
+        # the module itself is given, not what calls it alone
+        decode=lambda model, token, cache: model.forward(token, cache),
         vocabulary=50,
     ),
 )

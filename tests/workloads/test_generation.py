@@ -119,6 +119,25 @@ def test_each_decode_begins_with_the_same_cache(model, entry, mode):
     arm.check()
 
 
+@pytest.mark.parametrize(
+    ("prefill", "words"),
+    [
+        (lambda model, tokens, _: model(tokens)[0], "it returned a Tensor"),
+        (lambda model, tokens, _: (None, model(tokens)), "the first of the two is a NoneType"),
+        (
+            lambda model, tokens, _: (model(tokens)[0][:, None], None),
+            r"its scores are of shape \(2, 1, 11\)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("workload", ["prefill", "decode", "generate"])
+def test_a_prefill_that_returns_something_else_is_refused_in_words(workload, prefill, words):
+    model = own(Growing)
+    model = replace(model, generation=replace(model.generation, prefill=prefill))
+    with pytest.raises(Impossible, match=rf"prefill is to return scores of shape \(2, .*{words}"):
+        stepped(cell(workload), model)
+
+
 def test_a_decode_that_changes_what_its_cache_held_is_refused_in_words():
     arm = arm_of(cell("decode"), own(Ring))
     with pytest.raises(Impossible, match="the second one finds another cache than the first"):
