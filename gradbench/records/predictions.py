@@ -53,11 +53,6 @@ class Prediction:
         return self.peak_bytes - self.before_bytes
 
     @property
-    def size(self) -> str:
-        """The batch size in words: ``over`` the one at which the search ended, not the memory."""
-        return f"{self.batch_size:,}" if self.next_bytes is not None else f"over {self.batch_size:,}"
-
-    @property
     def how(self) -> str:
         """Where the figures are from if not from fake tensors: ``measured at batches 2 and 4``."""
         return measured_at_batches(self.measured_at)
@@ -141,7 +136,8 @@ class Fit:
     @property
     def size(self) -> str:
         """The batch size in words: ``over`` the one at which the search ended, not the memory."""
-        return f"{self.batch_size:,}" if self.next_bytes is not None else f"over {self.batch_size:,}"
+        over = "" if self.next_bytes is not None else "over "
+        return f"{over}{self.batch_size:,}"
 
     @property
     def how(self) -> str:
