@@ -24,6 +24,7 @@ TEXT = Path(__file__).with_name("gate_doc.md")
 CHANGED = ("worse", "better", "slower", "faster")
 """Words of a verdict that calls a cell slower or faster."""
 SLOWER = ("worse", "slower")
+NONE = "Not recorded for this page: the scripts were not run."
 
 Asked = Mapping[str, Mapping[float, Tables]]
 Record = Mapping[str, Any]
@@ -49,9 +50,9 @@ def main() -> None:
                 "\n".join(process_spread.tables(one)) for one in records if "ways" in one
             ),
             tables="\n\n".join("\n".join(drawn(one, given.trials)) for one in recorded),
-            whole="\n".join(counted(whole)),
-            targets="\n".join(judged(whole)),
-            exact="\n".join(exact([one for one in records if "exact" in one])),
+            whole="\n".join(counted(whole)) if whole else NONE,
+            targets="\n".join(judged(whole)) or f"| {NONE} | | | |",
+            exact="\n".join(exact([one for one in records if "exact" in one])) or NONE,
         )
     )
 
