@@ -48,11 +48,11 @@ class FusedCalls:
             setattr(torch, name, operator)
 
     def _counting(self, name: str, operator: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
+        def counting(*args: Any, **kwargs: Any) -> Any:
             self._counts[name] += 1
             return operator(*args, **kwargs)
 
-        return counted
+        return counting
 
 
 def fusible(*roots: nn.Module) -> list[nn.Module]:

@@ -480,7 +480,7 @@ def test_the_command_compare_ends_with_a_verdict_or_a_reason_for_each_module(tmp
     chosen = [argument for model in models for argument in ("--model", model)]
     chosen += ["--input", f"{BATCH},{WIDTH}", "--workload", "inference", "--grad-mode", "global_on"]
     ended = subprocess.run(
-        [*COMMAND, "compare", "--base", "HEAD", "--pairs", "3", "--all", "--json", *chosen],
+        [*COMMAND, "compare", "--base", "HEAD", "--processes", "3", "--all", "--json", *chosen],
         cwd=tmp_path,
         env=ENVIRONMENT,
         capture_output=True,
