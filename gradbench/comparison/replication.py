@@ -110,7 +110,7 @@ class Replicator:
             return "as asked"
         if base.python != candidate.python:
             return "the sides have interpreters of their own"
-        if cell.compile == "on":
+        if cell.compile != "off":
             return "torch.compile keeps one cache of code and guards for a whole process"
         return ""
 

@@ -12,7 +12,7 @@ from torch import nn
 from gradbench.comparison import checkouts, interleaved_sides, shared_state, side_imports
 from gradbench.comparison.operation_changes import in_words
 from gradbench.comparison.replication import Replication, Replicator, obstacle
-from gradbench.experiment.matrix import Cell
+from gradbench.experiment.matrix import AXES, Cell
 from gradbench.experiment.model_source import ModelSource
 from gradbench.runner.interleave import precision
 
@@ -151,6 +151,15 @@ def one_tree(tmp_path, monkeypatch):
     sys.modules.clear()
     sys.modules.update(before)
     sys.path[:] = path
+
+
+@pytest.mark.parametrize("mode", [one for one in AXES["compile"].values if one != "off"])
+def test_compiled_cells_take_pairs_for_there_is_one_compiler_in_a_process(tmp_path, mode):
+    side = checkouts.Version(name="base", python=sys.executable, paths=(tmp_path,), tree=tmp_path)
+    replicator = Replicator(side, side, replication=Replication(), sources={})
+    one = Cell(model="it", workload="inference", grad_mode="no_grad", compile=mode)
+    replicator.examine([one])
+    assert "torch.compile keeps one cache" in replicator.results.apart[one]
 
 
 def obstacles(one_tree, *names):
