@@ -42,8 +42,8 @@ def largest_batches(cell: Cell, model: Model, memory_bytes: int, *, plan: Plan) 
     """Look for the largest batches that fit while what is inside runs; yield what waits for them.
 
     They are for inference in the best mode, inference with grad on, and training, as it is and
-    with blocks computed again. Where tensors
-    lie in the memory of a device of its own, of which others need a part, the search waits, too.
+    with blocks computed again. Where tensors lie in the memory of a device of its own, of which
+    others need a part, the search waits, too.
     """
     device, forks = devices.find(cell.device), host_system.here().forks
     children = Children(device=device, forks=forks, limit_s=SEARCHES * plan.limit_s)

@@ -9,9 +9,8 @@ from ..records.allocations import makes_token
 from ..records.measurements import Breakdown
 from .run_view import TIME, View
 
-FEWEST: Final = (
-    3  # tokens but the last: the prompt's own keeps more, and two others say what one adds
-)
+FEWEST: Final = 3
+"""Tokens but the last: the prompt's own keeps more, and two others say what one adds."""
 
 
 @dataclass(frozen=True, slots=True)

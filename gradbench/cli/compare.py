@@ -47,7 +47,10 @@ def compare(
     ] = 5,
     budget: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="End within so long; what is open is inconclusive."),
+        typer.Option(
+            metavar="SECONDS",
+            help="Begin nothing that would end later; what is open is inconclusive.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, inputs and order.")] = 0,
     strict: Annotated[bool, typer.Option(help="Exit 3 when anything is inconclusive.")] = False,

@@ -265,7 +265,8 @@ def conclusion(decision: "GateResult", status: int) -> str:
     )
     match status:
         case ExitStatus.NOTHING_MEASURED:
-            reasons = Counter(one.reason for one in decision.not_compared if one.reason)
+            untimed = [one for one in decision.not_compared if one.meter == "step_time"]
+            reasons = Counter(one.reason for one in untimed if one.reason)
             why = reasons.most_common(1)[0][0] if reasons else "the candidate has no number at all"
             return f"nothing measured: {shown(why.splitlines()[-1])}"
         case ExitStatus.NO_BASELINE:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..plurals import counted
-from ..workloads.state import FOREIGN, MODULES_OWN, OPAQUE, bits, has_plain_contents
+from ..workloads.state import MODULES_OWN, OPAQUE, bits, has_plain_contents, is_foreign
 from . import leaks
 from .saved_tensors import paths
 from .storage_tracker import Creation
@@ -176,9 +176,5 @@ def _inside(value: object) -> Iterator[tuple[str, object]]:
             yield from ((f"[{name!r}]", one) for name, one in value.items())
         case list() | tuple() | deque() if len(value) <= MOST:
             yield from ((f"[{index}]", one) for index, one in enumerate(value))
-        case _ if not isinstance(value, OPAQUE) and _is_users(value):
+        case _ if not (isinstance(value, OPAQUE) or is_foreign(type(value))):
             yield from ((f".{name}", one) for name, one in getattr(value, "__dict__", {}).items())
-
-
-def _is_users(value: object) -> bool:
-    return type(value).__module__.partition(".")[0] not in FOREIGN

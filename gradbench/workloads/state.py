@@ -249,7 +249,7 @@ class Snapshot:
         """Keep what the user's own classes hold among an object's; return what that leads to."""
         leads_to: list[object] = []
         for base in kind.__mro__:
-            if id(base) in self._seen or _is_foreign(base):
+            if id(base) in self._seen or is_foreign(base):
                 continue
             self._seen.add(id(base))
             data = _data_of(base)
@@ -265,13 +265,13 @@ class Snapshot:
         leads_to += [value for name, value in own.items() if name not in MODULES_OWN]
         for name in ("_parameters", "_buffers", "_modules"):
             part = own.get(name)  # TorchScript's are no dictionaries
-            if isinstance(part, dict) and (part or not _is_foreign(type(module))):
+            if isinstance(part, dict) and (part or not is_foreign(type(module))):
                 leads_to += self._keep_dict(part, by_key=False)
         return leads_to
 
     def _keep_object(self, one: object) -> Sequence[object]:
         kind = type(one)
-        if isinstance(one, OPAQUE) or _is_foreign(kind):
+        if isinstance(one, OPAQUE) or is_foreign(kind):
             return ()
         kept_values = self._keep_class(kind)
         own = getattr(one, "__dict__", None)
@@ -322,7 +322,8 @@ MODULES_OWN: Final = frozenset(nn.Module().__dict__) - {"training"}
 """What every module has: dictionaries of parameters, hooks and the like."""
 
 
-def _is_foreign(kind: type) -> bool:
+def is_foreign(kind: type) -> bool:
+    """Return whether a class is torch's, NumPy's or Python's own, and not a user's."""
     return kind.__module__.partition(".")[0] in FOREIGN
 
 
@@ -363,7 +364,7 @@ def _slots(kind: type) -> Iterator[str]:
 def own_attributes(one: object) -> dict[str, Any]:
     """Return what an object of a user's own class holds by name; {} of torch's and of Python's."""
     kind = type(one)
-    if isinstance(one, OPAQUE) or kind.__module__.partition(".")[0] in FOREIGN:
+    if isinstance(one, OPAQUE) or is_foreign(kind):
         return {}
     slots = {
         name: getattr(one, name)

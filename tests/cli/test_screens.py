@@ -22,8 +22,10 @@ from typer.testing import CliRunner
 from gradbench.analysis import format_units
 from gradbench.cli import app
 from gradbench.cli.app import TRY
+from gradbench.cli.gate import conclusion
 from gradbench.cli.printing import NOTES, PROSE
 from gradbench.exit_status import ExitStatus
+from gradbench.gate.result import GateResult, NotCompared
 
 COMMANDS = sorted({one.name or one.callback.__name__ for one in app.registered_commands})
 
@@ -156,3 +158,15 @@ def test_prose_is_no_wider_than_tables_where_there_is_no_terminal(tmp_path):
         > PROSE
         >= max(map(len, shown[shown.index("crashed: ") :].splitlines()))
     )
+
+
+def test_where_nothing_was_measured_the_reason_is_that_of_the_times():
+    """What no meter can read on a device is no reason why nothing was measured."""
+    whys = [("host_time", "unreadable: on the CPU")] * 3 + [("step_time", "the budget ended")]
+    silent = tuple(
+        NotCompared(cell=cell(), meter=meter, why="no number", reason=reason)
+        for meter, reason in whys
+    )
+    result = GateResult(figure_verdicts=(), not_compared=silent, measured=0)
+    said = conclusion(result, ExitStatus.NOTHING_MEASURED)
+    assert said == "nothing measured: the budget ended"
