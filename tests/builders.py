@@ -1,6 +1,7 @@
 """Records and runs made by hand: small, and every number in them chosen."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gradbench.experiment.matrix import GRAD_MODES, Cell
@@ -228,3 +229,16 @@ def run_on_a_machine(
         started_at=when,
     )
     return run_of([first, environment(**MACHINE | facts), *outcomes, ended()], name=name)
+
+
+def run_on_machines(outcomes, *, name="20260102T030405Z-abcd", **facts):
+    """Return a sealed run on several machines, given what was read on each and its own facts."""
+    read = [replace(one, machine=host) for host, some in outcomes.items() for one in some]
+    first = started(
+        dict.fromkeys(o.cell for o in read), meters=tuple(dict.fromkeys(o.meter for o in read))
+    )
+    environments = [
+        Environment(facts={**MACHINE, "host": host, **facts.get(host, {})}, machine=host)
+        for host in outcomes
+    ]
+    return run_of([first, *environments, *read, ended()], name=name)

@@ -28,10 +28,11 @@ def panels(view: View) -> dict[Block, list[Cell]]:
 def over(view: View, cell: Cell, base: Cell, meter: str) -> float | None:
     """Return a cell's median over that of another block's, or None where either is missing or 0.
 
-    The two were not interleaved, so there is no interval.
+    The two were not interleaved, so there is no interval; of two machines there is no ratio.
     """
     ours, others = view.estimate(cell, meter), view.estimate(base, meter)
-    if ours is None or others is None or others.point <= 0:
+    elsewhere = view.machine(cell) != view.machine(base)
+    if ours is None or others is None or others.point <= 0 or elsewhere:
         return None
     return ours.point / others.point
 

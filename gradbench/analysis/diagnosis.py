@@ -7,9 +7,9 @@ from typing import Final
 import numpy as np
 
 from ..plurals import counted
+from ..records.machines import MIXED
 from ..records.measurements import NOT_GUARANTEED, Fact, Measurement
 from ..records.run import Run
-from ..store.comparability import MIXED
 from . import format_units
 from .run_sentences import leaks, oddities, other_paths
 

@@ -45,10 +45,17 @@ class Noise:
 
 
 def answer(run: Run | View) -> list[str]:
-    """Return in a sentence or two per device what the modes cost, names in backticks."""
+    """Return in a sentence or two per device, of each kind of machine, what the modes cost.
+
+    Names stand in backticks.
+    """
     view = View.of(run)
-    devices = dict.fromkeys(cell.device for cell in view.cells)
-    sentences = [sentence for device in devices for sentence in _about(view, device)]
+    sentences = [
+        sentence
+        for kind, cells in view.kinds.items()
+        for device in dict.fromkeys(cell.device for cell in cells)
+        for sentence in _about(view, [c for c in cells if c.device == device], device, kind)
+    ]
     if sentences:
         return sentences
     if any(view.change(c, m, REFERENCE) for c in view.cells for m in (TIME, MEMORY)):
@@ -56,8 +63,8 @@ def answer(run: Run | View) -> list[str]:
     return ["No block of this run has two measured modes to compare."]
 
 
-def _about(view: View, device: str) -> Iterator[str]:
-    cells = [c for c in view.cells if c.device == device and c.workload == "inference"]
+def _about(view: View, cells: Sequence[Cell], device: str, kind: str) -> Iterator[str]:
+    cells = [c for c in cells if c.workload == "inference"]
     modes = [
         m
         for m in OFF
@@ -70,7 +77,7 @@ def _about(view: View, device: str) -> Iterator[str]:
     if len(modes) == 1:
         parts = [_singular(part) for part in parts]
     if parts:
-        where = processor(view.run.environment.facts, device)
+        where = kind or processor(view.run.environment.facts, device)
         place = f"On {device} ({where})" if where else f"On {device}"
         yield f"{place}, {' and '.join(f'`{mode}`' for mode in modes)} {' and '.join(parts)}."
     between = _between(view, [c for c in cells if c.grad_mode == OFF[1]])

@@ -16,6 +16,7 @@ from ..records.run import Run
 from ..stats import estimates
 from ..stats.estimates import Estimate
 from ..stats.verdicts import Verdict, classify
+from ..store.comparability import machine_kind
 from . import dataframes, format_units, prediction_errors
 
 MEMORY: Final = "peak_transient"
@@ -73,6 +74,29 @@ class View:
     def numbers(self) -> Mapping[Cell, int]:
         """A number for each cell, by which a page refers to it."""
         return {cell: number for number, cell in enumerate(self.cells)}
+
+    @cached_property
+    def kinds(self) -> Mapping[str, list[Cell]]:
+        """The cells by kind of machine, in words; one, without words, of a run on one machine."""
+        if len(self.run.environments) < 2:
+            return {"": self.cells}
+        grouped: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            grouped.setdefault(self._kind(cell), []).append(cell)
+        return grouped
+
+    def machine(self, cell: Cell) -> str:
+        """Return the machine that a cell was timed on, or read on at all; "" of a run on one."""
+        if len(self.run.environments) < 2:
+            return ""
+        outcomes = self.outcomes(cell)
+        timed = [outcomes[TIME]] if TIME in outcomes else []
+        return next((o.machine for o in [*timed, *outcomes.values()] if o.machine), "")
+
+    def _kind(self, cell: Cell) -> str:
+        environment = self.run.environments.get(self.machine(cell))
+        facts = environment.facts if environment is not None else None
+        return machine_kind(facts, [cell.device]) if facts else "measured on no machine"
 
     @cached_property
     def prediction_errors(self) -> Mapping[Cell, float]:

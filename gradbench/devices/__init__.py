@@ -215,6 +215,10 @@ class Device(Protocol):
         """How many cores beside those of the operators' threads its own threads need."""
 
     @property
+    def cluster_resource(self) -> str:
+        """What a cluster counts such devices as; "" where it does not, as of the CPU."""
+
+    @property
     def precisions(self) -> tuple[str, ...]:
         """Values of the axis ``precision`` that can be had here."""
 

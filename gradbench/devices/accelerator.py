@@ -46,6 +46,7 @@ class Accelerator:
 
     environment: ClassVar[Mapping[str, str]] = {}
     spare_cores: ClassVar[int] = 1  # for the driver's threads and autograd's
+    cluster_resource: ClassVar[str] = "GPU"
     precisions: ClassVar[tuple[str, ...]] = ("ieee",)
     compile_modes: ClassVar[tuple[str, ...]] = ("default", "max-autotune")
     batch_ns: ClassVar[int] = BATCH_NS

@@ -61,6 +61,7 @@ class CPU:
     in_use = False
     environment: Mapping[str, str] = HIDDEN  # nobody writes
     spare_cores = 0
+    cluster_resource = ""
     precisions = ("ieee",)
     compile_modes = ("default", "max-autotune")
     l2 = ("hot",)

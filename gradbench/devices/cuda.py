@@ -112,6 +112,11 @@ class CUDA:
         return 1
 
     @property
+    def cluster_resource(self) -> str:
+        """A GPU, of AMD's too."""
+        return "GPU"
+
+    @property
     def precisions(self) -> tuple[str, ...]:
         """Both: float32 as it is, or rounded to 19 bits in tensor cores; of AMD's the first."""
         return ("ieee",) if _rocm() else ("ieee", "tf32")

@@ -30,6 +30,7 @@ class MPS(Accelerator):
         "PYTORCH_MPS_LOW_WATERMARK_RATIO",
         "PYTORCH_MPS_PREFER_METAL",
     )
+    cluster_resource: ClassVar[str] = ""  # none counts them
 
     def allocator(self) -> Allocator:
         """Return one that hands out what is asked for: how Metal's heaps round is not modelled."""

@@ -7,7 +7,7 @@ the reason is said.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +17,7 @@ from ..analysis import format_units
 from ..analysis.run_view import CONTROL, View
 from ..experiment.matrix import Cell
 from ..plurals import counted
-from ..records.measurements import Cause, Measurement, Outcome, Skipped
+from ..records.measurements import Cause, Fact, Measurement, Outcome, Skipped
 from ..records.run import Run
 from ..stats import estimates
 from ..stats.estimates import MIN_DETECTABLE_EFFECT, Estimate, Floats
@@ -46,6 +46,8 @@ CLOCKS: Final = ("step_time", "host_time", "device_time")
 
 MANY: Final = 10  # modules that a breakdown names at most
 
+_Machine = tuple[int, str]
+
 
 def decide(
     baselines: Sequence[Run], candidates: Sequence[Run], *, by: Rules | None = None
@@ -72,6 +74,16 @@ class _Number:
 
     run: Run
     measured: Measurement
+
+    @property
+    def machine(self) -> _Machine:
+        """Which machine it is from, of which run."""
+        return id(self.run), self.measured.machine
+
+    @property
+    def facts(self) -> Mapping[str, Fact]:
+        """What is known of that machine."""
+        return self.run.facts_of(self.measured)
 
 
 class _Side:
@@ -116,7 +128,7 @@ class _Gate:
 
     def __init__(self, before: _Side, now: _Side, by: Rules) -> None:
         self._before, self._now, self._by = before, now, by
-        self._differences: dict[tuple[int, int, Kind, str], str] = {}
+        self._differences: dict[tuple[_Machine, _Machine, Kind, str], str] = {}
         self._views = {id(run): View(run) for run in (*before.runs, *now.runs)}
 
     def decide(self) -> GateResult:
@@ -178,10 +190,11 @@ class _Gate:
     ) -> Iterator[FigureVerdict | _Test | NotCompared]:
         newest = candidate[-1].measured
         kind = _kind(newest)
-        fit, why_not = self._fitting(baseline, candidate[-1].run, kind, cell.device)
+        fit, why_not = self._fitting(baseline, candidate[-1], kind, cell.device)
         if not fit:
             yield NotCompared(cell=cell, meter=meter, why="not comparable", reason=why_not)
             return
+        candidate, _ = self._fitting(candidate, candidate[-1], kind, cell.device)
         if newest.unit == "bytes" or newest.exact:
             default = rules.EXACT if newest.exact else rules.COARSE
             rule = self._by.rule(cell, meter, default)
@@ -217,31 +230,32 @@ class _Gate:
             why_not = self._difference(baseline[-1][0], latest, "ratio", cell.device)
             yield NotCompared(cell=cell, meter=name, why="not comparable", reason=why_not)
             return
-        floor = max(self._views[id(run)].floor(cell) for run in (fit[-1][0], latest))
+        candidate = [
+            r for r in candidate if not self._difference(r[0], latest, "ratio", cell.device)
+        ]
+        floor = max(self._views[id(one.run)].floor(cell) for one in (fit[-1][0], latest))
         sides = ([ratio for _, ratio in side] for side in (fit, candidate))
         yield _test(cell, name, "ratio", *sides, rule=rule, floor=floor)
 
-    def _paired(self, side: _Side, cell: Cell, meter: str) -> list[tuple[Run, Estimate]]:
+    def _paired(self, side: _Side, cell: Cell, meter: str) -> list[tuple[_Number, Estimate]]:
         """Return each run's ratio of the mode to the reference mode."""
         ratios = (
-            (number.run, self._views[id(number.run)].change(cell, meter, self._by.reference))
+            (number, self._views[id(number.run)].change(cell, meter, self._by.reference))
             for number in side.numbers(cell, meter)
         )
-        return [(run, ratio) for run, ratio in ratios if ratio is not None]
+        return [(number, ratio) for number, ratio in ratios if ratio is not None]
 
     def _fitting(
-        self, baseline: Sequence[_Number], run: Run, kind: Kind, device: str
+        self, baseline: Sequence[_Number], now: _Number, kind: Kind, device: str
     ) -> tuple[list[_Number], str]:
-        """Return the baselines that may be compared with a run, or why the newest may not."""
-        fit = [n for n in baseline if not self._difference(n.run, run, kind, device)]
-        return fit, "" if fit else self._difference(baseline[-1].run, run, kind, device)
+        """Return the baselines that may be compared with a number, or why the newest may not."""
+        fit = [n for n in baseline if not self._difference(n, now, kind, device)]
+        return fit, "" if fit else self._difference(baseline[-1], now, kind, device)
 
-    def _difference(self, before: Run, now: Run, kind: Kind, device: str) -> str:
-        key = (id(before), id(now), kind, device)
+    def _difference(self, before: _Number, now: _Number, kind: Kind, device: str) -> str:
+        key = (before.machine, now.machine, kind, device)
         if key not in self._differences:
-            self._differences[key] = difference(
-                before.environment.facts, now.environment.facts, kind=kind, device=device
-            )
+            self._differences[key] = difference(before.facts, now.facts, kind=kind, device=device)
         return self._differences[key]
 
 

@@ -43,9 +43,11 @@ NOT_GUARANTEED: Final = "not guaranteed: "
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """The facts that decide whether two runs may be compared (`gradbench.store.comparability`). A
-    fact that could not be read says ``unknown: ...``."""
+    fact that could not be read says ``unknown: ...``. Of a run on several machines each has one;
+    outcomes name theirs by ``machine``, which is "" where the run has but one."""
 
     facts: Mapping[str, Fact]
+    machine: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,7 @@ class Measurement:
     iterations: int | tuple[int, ...]
     exact: bool  # does it repeat to the byte? then one round is all there is to know
     notes: Mapping[str, Fact] = field(default_factory=dict)  # load, faults, why timing stopped
+    machine: str = ""  # see `Environment`
 
     def per_step(self) -> list[float]:
         """Return the rounds in ``unit`` per step."""
@@ -110,6 +113,7 @@ class Breakdown:
     rounding_bytes: int = 0  # of ``parts``, what the allocator added to round sizes up
     classes: Mapping[str, str] = field(default_factory=dict)  # by path; runs before it have none
     casts: int = 0
+    machine: str = ""  # see `Environment`
     meter: str = "breakdown"
 
     def titled(self) -> dict[str, int]:
@@ -129,6 +133,7 @@ class Skipped:
     cause: Cause
     reason: str
     traceback: str = ""  # of the user's own frames, where their code raised
+    machine: str = ""  # see `Environment`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..experiment.matrix import Block, Cell, by_block
+from .machines import joined
 from .measurements import (
     Breakdown,
     Ended,
     Environment,
+    Fact,
     Measurement,
     Outcome,
+    Reading,
     Record,
     Skipped,
     Started,
@@ -32,10 +35,22 @@ class Run:
         return next(record for record in self.records if isinstance(record, Started))
 
     @cached_property
+    def environments(self) -> Mapping[str, Environment]:
+        """Where it was measured, by machine: one without a name unless there are several."""
+        found: dict[str, Environment] = {}
+        for record in self.records:
+            if isinstance(record, Environment):  # a resumed run has a second one
+                found.setdefault(record.machine, record)
+        return found
+
+    @cached_property
     def environment(self) -> Environment:
-        """Where it was measured; no facts if the run ended before they were captured."""
-        environments = (record for record in self.records if isinstance(record, Environment))
-        return next(environments, Environment(facts={}))
+        """What holds for all of its machines; no facts if it ended before they were captured."""
+        return joined([*self.environments.values()] or [Environment(facts={})])
+
+    def facts_of(self, outcome: Reading) -> Mapping[str, Fact]:
+        """Return the facts of the machine that an outcome is from."""
+        return self.environments.get(outcome.machine, self.environment).facts
 
     @cached_property
     def outcomes(self) -> tuple[Outcome, ...]:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from ..analysis import commands, compilations, dataframes, format_units
 from ..analysis.compilations import COMPILE_TIME
 from ..analysis.run_view import LEFT, MEMORY, TIME, Value, View, spaced
-from ..experiment.matrix import Block, Cell
+from ..experiment.matrix import Block, Cell, by_block
 from ..plurals import counted
 from ..records.measurements import Measurement, Skipped
 from ..stats.estimates import Floats
@@ -102,13 +102,30 @@ def read_in(views: Sequence[View], columns: Columns) -> Columns:
     return {meter: heading for meter, heading in columns.items() if meter in read}
 
 
-def rows(
+def groups(
     view: View, references: Sequence[str], *, beside: Columns, below: Columns
+) -> list[tuple[str, list[Row]]]:
+    """Return a table a kind of machine, with a title where there are several.
+
+    Each has a row a cell, those of a block together, with these columns besides the first ones.
+    """
+    return [
+        (_title(view, kind, cells), list(_rows(view, cells, references, beside, below)))
+        for kind, cells in view.kinds.items()
+    ]
+
+
+def _title(view: View, kind: str, cells: Sequence[Cell]) -> str:
+    machines = dict.fromkeys(machine for cell in cells if (machine := view.machine(cell)))
+    return f"{kind} ({', '.join(machines)})" if machines else kind
+
+
+def _rows(
+    view: View, cells: Sequence[Cell], references: Sequence[str], beside: Columns, below: Columns
 ) -> Iterator[Row]:
-    """Yield a row a cell, those of a block together, with these columns besides the first ones."""
-    for block, cells in view.blocks.items():
+    for block, members in by_block(cells).items():
         setting = block.setting.replace(f"{block.cell.device}-{block.cell.model}-", "", 1)
-        for place, cell in enumerate(cells):
+        for place, cell in enumerate(members):
             yield Row(
                 number=view.numbers[cell],
                 cell=cell,

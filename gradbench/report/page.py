@@ -63,7 +63,7 @@ def render(
     )
     sections = [
         _section(view, f"r{number}", references)
-        | {"rows": list(cell_table.rows(view, references, beside=beside, below=below))}
+        | {"groups": cell_table.groups(view, references, beside=beside, below=below)}
         for number, view in enumerate(views)
     ]
     return template.render(
@@ -171,7 +171,8 @@ def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, obje
     run = view.run
     facts = run.environment.facts
     devices = ("cpu", *(cell.device for cell in view.cells))
-    names = dict.fromkeys(processor(facts, device) for device in devices)
+    everywhere = [one.facts for one in run.environments.values()] or [facts]
+    names = dict.fromkeys(processor(each, d) for each in everywhere for d in devices)
     processors = [str(one) for one in names if one is not None]
     return {
         "mark": mark,
@@ -207,6 +208,7 @@ def _section(view: View, mark: str, references: Sequence[str]) -> dict[str, obje
         "other_axes": other_axes.sentences(view),
         "spent": run_sentences.spent(run),
         "facts": run_differences.facts_of(run),
+        "machines": run_differences.machines(run),
     }
 
 

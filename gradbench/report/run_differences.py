@@ -119,3 +119,14 @@ def facts_of(run: Run) -> dict[str, Fact]:
     if run.ended is not None:
         facts["load_after"] = run.ended.load_after
     return facts
+
+
+def machines(run: Run) -> dict[str, dict[str, Fact]]:
+    """Return of each machine of a run the facts that are not the same on all; {} of one machine."""
+    if len(run.environments) < 2:
+        return {}
+    common = run.environment.facts
+    return {
+        name: {fact: value for fact, value in one.facts.items() if common.get(fact) != value}
+        for name, one in run.environments.items()
+    }

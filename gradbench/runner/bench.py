@@ -162,6 +162,11 @@ class Bench:
         with suppress(WorkerDied):
             yield from server.run(asked, job, cell, model, self._plan, limit_s=self._plan.limit_s)
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What each phase has taken so far."""
+        return dict(self._seconds)
+
     def ended(self) -> Ended:
         """Return where the wall time went since this bench was made."""
         total = time.perf_counter() - self._began

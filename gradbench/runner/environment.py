@@ -26,7 +26,7 @@ def capture(device_names: Iterable[str]) -> Environment:
     facts: dict[str, Fact] = {
         "protocol": PROTOCOL,
         "gradbench": _version("torch-gradbench"),
-        **_commit(),
+        **commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torch_git": torch.version.git_version,
@@ -106,7 +106,8 @@ def _blas() -> str:
     return "unknown: torch does not say"
 
 
-def _commit() -> dict[str, Fact]:
+def commit() -> dict[str, Fact]:
+    """Return which commit the working directory holds, and whether it was changed since."""
     try:
         commit = git("rev-parse", "HEAD")
         return {"git_commit": commit, "git_dirty": bool(git("status", "--porcelain", "-uno"))}

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from ..experiment.plan import PROTOCOLS
-from ..records.measurements import Fact
+from ..plurals import counted
+from ..records.machines import MIXED, unused_name
+from ..records.measurements import Environment, Fact
 
 Facts = Mapping[str, Fact]
 Kind = Literal["exact", "instructions", "ratio", "timed", "series"]
@@ -24,9 +26,6 @@ _ALL: Final[tuple[Kind, ...]] = ("exact", "instructions", "ratio", "timed", "ser
 _JUDGED: Final[tuple[Kind, ...]] = ("exact", "instructions", "ratio", "timed")
 _NOISY: Final[tuple[Kind, ...]] = ("ratio", "timed", "series")
 _TIMES: Final[tuple[Kind, ...]] = ("timed", "series")
-
-MIXED: Final = "mixed: "
-"""How a fact begins that is not the same in all shards of a run."""
 
 RELEASE: Final = "torch release"
 """The fact ``torch`` without its build: ``2.13.0`` of ``2.13.0+cu130``."""
@@ -136,6 +135,24 @@ def mismatch(first: Facts, second: Facts, names: Sequence[str]) -> str:
         for name, before, after in pairs
         if before != after
     )
+
+
+def machine_name(facts: Facts, known: Mapping[str, Environment], devices: Iterable[str]) -> str:
+    """Return which of the known machines these facts are of, or a name that none of them has."""
+    names = agreeing("timed", ["cpu", *devices])
+    same = (name for name, one in known.items() if not mismatch(one.facts, facts, names))
+    return next(same, "") or unused_name(facts, known)
+
+
+def machine_kind(facts: Facts, devices: Iterable[str]) -> str:
+    """Return in words what is equal for machines that are built alike: all but the host."""
+    names = [n for n in agreeing("timed", ["cpu", *devices], scope="machine") if n != "host"]
+    words = [
+        counted(fact, "core") if name == "cores" and isinstance(fact, int) else str(fact)
+        for name in names
+        if (fact := facts.get(name)) is not None
+    ]
+    return ", ".join(words) or "unknown"
 
 
 def identity(facts: Facts, names: Sequence[str]) -> str:

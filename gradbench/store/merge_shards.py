@@ -1,22 +1,19 @@
 """The shards of one matrix, joined into the records of one run."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
-from typing import Final
 
 from ..errors import StoreError
 from ..experiment import shards
 from ..experiment.matrix import Block, Cell, by_block
 from ..experiment.model_source import ModelSource
 from ..plurals import counted
-from ..records.measurements import Ended, Environment, Fact, Measurement, Record, Started
+from ..records.machines import joined
+from ..records.measurements import Ended, Environment, Reading, Record, Started
 from ..records.run import Run
-from .comparability import MIXED, Scope, agreeing, mismatch
-
-WORST: Final = ("load_before",)
-"""Facts of which the largest stands for all."""
+from .comparability import Scope, agreeing, machine_name, mismatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +27,9 @@ class Merged:
 def merge(runs: Sequence[Run], *, different_machines: bool = False) -> Merged:
     """Join shards: same protocol, plan, meters, software and commit, no figure twice.
 
-    Shards from machines that differ are refused unless ``different_machines``. Then each fact
-    that differs reads ``mixed: ...``, so that no later comparison takes this run for one machine's,
-    and every measurement notes the machine it is from. Ratios between modes and exact figures mean
-    what they did: a block is never split.
+    Shards from machines that differ are refused unless ``different_machines``. Then every outcome
+    names the machine it is from, and no later comparison takes this run for one machine's. Ratios
+    between modes and exact figures mean what they did: a block is never split.
 
     A shard that is missing or was cut short is a remark; its cells are then not measured. Raise
     `StoreError` for what cannot be joined.
@@ -42,11 +38,8 @@ def merge(runs: Sequence[Run], *, different_machines: bool = False) -> Merged:
         raise StoreError("there is no run to merge")
     runs = sorted(runs, key=_position)
     _check(runs, different_machines=different_machines)
-    mixed = any(_moved(runs[0], run, "machine") for run in runs)
-    records: list[Record] = [_started(runs), Environment(facts=_facts(runs))]
-    for run in runs:
-        kept = (r for r in run.records if not isinstance(r, Started | Environment | Ended))
-        records += [_noted(r, run) if mixed and isinstance(r, Measurement) else r for r in kept]
+    mixed = any(len(run.environments) > 1 or _moved(runs[0], run, "machine") for run in runs)
+    records = [_started(runs), *(_by_machine(runs) if mixed else _on_one_machine(runs))]
     if all(run.ended for run in runs):
         records.append(_ended([run.ended for run in runs if run.ended]))
     return Merged(tuple(records), tuple(_remarks(runs, mixed=mixed)))
@@ -164,27 +157,28 @@ def _blocks(runs: Sequence[Run]) -> list[list[Cell]]:
     return [members for row in zip_longest(*hands) for members in row if members is not None]
 
 
-def _facts(runs: Sequence[Run]) -> dict[str, Fact]:
-    names = dict.fromkeys(name for run in runs for name in run.environment.facts)
-    facts: dict[str, Fact] = {}
-    for name in names:
-        values = [run.environment.facts.get(name, "not recorded") for run in runs]
-        different = list(dict.fromkeys(values))
-        numbers = [value for value in values if isinstance(value, int | float)]
-        if len(different) == 1:
-            facts[name] = different[0]
-        elif name in WORST and numbers:
-            facts[name] = max(numbers)
-        else:
-            facts[name] = f"{MIXED}{', '.join(map(str, different))}"
-    return facts
+def _on_one_machine(runs: Sequence[Run]) -> Iterator[Record]:
+    yield joined([run.environment for run in runs])
+    for run in runs:
+        yield from (record for record in run.records if isinstance(record, Reading))
 
 
-def _noted(measurement: Measurement, run: Run) -> Measurement:
-    facts = run.environment.facts
-    names = agreeing("timed", ["cpu", measurement.cell.device], scope="machine")
-    machine = ", ".join(str(facts[name]) for name in names if name in facts)
-    return replace(measurement, notes={**measurement.notes, "machine": machine})
+def _by_machine(runs: Sequence[Run]) -> Iterator[Record]:
+    """Yield an environment a machine, then what was read, with the name of its machine."""
+    devices = {cell.device for run in runs for cell in run.header.cells}
+    known: dict[str, Environment] = {}
+    names: list[dict[str, str]] = []
+    for run in runs:
+        names.append({})
+        for own, environment in run.environments.items():
+            name = machine_name(environment.facts, known, devices)
+            both = joined([known.get(name, environment), environment])
+            names[-1][own], known[name] = name, replace(both, machine=name)
+    yield from known.values()
+    for run, renamed in zip(runs, names, strict=True):
+        for record in run.records:
+            if isinstance(record, Reading):
+                yield replace(record, machine=renamed.get(record.machine, ""))
 
 
 def _ended(ends: Sequence[Ended]) -> Ended:
@@ -198,7 +192,9 @@ def _ended(ends: Sequence[Ended]) -> Ended:
 def _remarks(runs: Sequence[Run], *, mixed: bool) -> list[str]:
     remarks = []
     if mixed:
-        machines = dict.fromkeys(str(r.environment.facts.get("host", "unknown")) for r in runs)
+        machines = dict.fromkeys(
+            str(one.facts.get("host", "unknown")) for r in runs for one in r.environments.values()
+        )
         remarks.append(
             f"measured on {counted(len(machines), 'machine')} ({', '.join(machines)}): times are "
             "not comparable between blocks or with another run; ratios between modes and exact "

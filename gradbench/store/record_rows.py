@@ -41,6 +41,8 @@ def row_of(record: Record) -> dict[str, Any]:
     if isinstance(record, Started):
         row["schema"] = SCHEMA
     row |= asdict(record)
+    if row.get("machine") == "":  # as of every run on one machine
+        del row["machine"]
     for name in ("facts", "notes"):
         if name in row:
             row[name] = {key: _finite(fact) for key, fact in row[name].items()}

@@ -1,5 +1,7 @@
 """A run looked up by cell: one answer for terminal and page, or the reason why there is none."""
 
+from dataclasses import replace
+
 import pytest
 from builders import (
     block,
@@ -8,11 +10,12 @@ from builders import (
     measured_block,
     refused_block,
     run,
+    run_on_machines,
     skipped,
     timed,
 )
 
-from gradbench.analysis import dataframes
+from gradbench.analysis import checkpointing, dataframes
 from gradbench.analysis.run_view import MEMORY, TIME, View
 from gradbench.stats import estimates
 from gradbench.stats.verdicts import Verdict
@@ -123,3 +126,39 @@ def test_the_tail_is_the_99th_percentile_of_single_calls():
     tail = View(run([latency])).tail(ON)
     assert tail.number == pytest.approx(1089, abs=1)
     assert tail.detail.startswith("1,000 single calls: p50")
+
+
+SIZES = {"a": (1, 2), "b": (4, 8)}
+FLEET = run_on_machines(
+    {
+        host: [o for n in sizes for o in measured_block(batch_size=n)]
+        for host, sizes in SIZES.items()
+    },
+    b={"cpu": "another CPU", "cores": 64},
+)
+
+
+def test_cells_are_grouped_by_kind_of_machine_and_of_one_machine_not_at_all():
+    kinds = View(FLEET).kinds
+    assert {kind: {c.batch_size for c in cells} for kind, cells in kinds.items()} == {
+        "AVX2, some CPU, 2 cores": {1, 2},
+        "AVX2, another CPU, 64 cores": {4, 8},
+    }
+    assert list(View(run(measured_block())).kinds) == [""]
+
+
+def test_a_cell_is_on_the_machine_that_it_was_timed_on():
+    view = View(FLEET)
+    assert {view.machine(c) for c in view.cells if c.batch_size == 8} == {"b"}
+    assert {View(run(measured_block())).machine(c) for c in block()} == {""}
+
+
+def test_a_checkpointed_cell_is_held_against_a_plain_one_of_its_own_machine_only():
+    plain = cell(workload="training")
+    changed = replace(plain, checkpointing="blocks")
+    for hosts, expected in ((("a", "a"), 2.0), (("a", "b"), None)):
+        read = {}
+        for host, one, step_ns in zip(hosts, (plain, changed), (100, 200), strict=True):
+            read.setdefault(host, []).append(timed(one, [step_ns] * 12))
+        view = View(run_on_machines(read))
+        assert checkpointing.over(view, changed, plain, TIME) == expected

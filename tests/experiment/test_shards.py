@@ -112,16 +112,41 @@ def test_other_machines_are_refused_until_they_are_allowed():
         merge(parts)
     merged = merge(parts, different_machines=True)
     assert "times are not comparable" in merged.remarks[0]
-    facts = next(r for r in merged.records if isinstance(r, Environment)).facts
-    assert facts["host"] == "mixed: one, two"
-    assert facts["torch"] == "2.13.0"
-    machines = [r.notes["machine"] for r in merged.records if isinstance(r, Measurement)]
-    assert {m.partition(",")[0] for m in machines} == {"one", "two"}
+    run = run_of(merged.records)
+    assert run.environment.facts["host"] == "mixed: one, two"
+    assert run.environment.facts["torch"] == "2.13.0"
+    assert list(run.environments) == ["one", "two"]
+    assert {(o.cell.batch_size, run.facts_of(o)["host"]) for o in run.outcomes} == {
+        (1, "one"),
+        (2, "two"),
+    }
 
 
-def test_one_machine_s_measurements_get_no_note_of_it():
+def test_two_hosts_of_one_name_that_differ_are_two_machines():
+    parts = [part("1/2", batch_size=1), part("2/2", batch_size=2, facts={"cores": 64})]
+    run = run_of(merge(parts, different_machines=True).records)
+    assert {name: one.facts["cores"] for name, one in run.environments.items()} == {
+        "one": 2,
+        "one-2": 64,
+    }
+
+
+def test_a_run_that_was_merged_can_be_merged_again_and_keeps_its_machines():
+    first = [part("1/3", batch_size=1), part("2/3", batch_size=2, facts={"host": "two"})]
+    joined = run_of(merge(first, different_machines=True).records, name="joined")
+    third = changed(part("3/3", batch_size=4, facts={"host": "two"}), shard="")
+    run = run_of(merge([joined, third], different_machines=True).records)
+    assert list(run.environments) == ["one", "two"]
+    assert {(o.cell.batch_size, o.machine) for o in run.outcomes} == {
+        (1, "one"),
+        (2, "two"),
+        (4, "two"),
+    }
+
+
+def test_one_machine_s_measurements_name_none():
     merged = merge([part("1/2", batch_size=1), part("2/2", batch_size=2)])
-    assert not any("machine" in r.notes for r in merged.records if isinstance(r, Measurement))
+    assert {r.machine for r in merged.records if isinstance(r, Measurement)} == {""}
 
 
 def test_the_highest_load_stands_for_all():

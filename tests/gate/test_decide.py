@@ -17,6 +17,7 @@ from builders import (
     measured_block,
     run_of,
     run_on_a_machine as run,
+    run_on_machines,
     skipped,
     started,
     timed,
@@ -564,3 +565,34 @@ def test_a_rule_for_the_first_device_holds_however_that_is_written():
     rule = Override(axes={"device": ("cuda:0",)})
     assert rule.holds(cell(device="cuda"), "step_time")
     assert not rule.holds(cell(device="cuda:1"), "step_time")
+
+
+def test_a_time_is_held_against_one_of_an_equal_machine_alone_and_bytes_against_any():
+    def fleet(first, second, slower=1.0):
+        step_ns = {mode: round(2000 * slower) for mode in ("global_on", "no_grad")}
+        read = {
+            host: measured_block(("global_on", "no_grad"), step_ns=step_ns, batch_size=size)
+            for host, size in ((first, 1), (second, 2))
+        }
+        return run_on_machines(read)
+
+    decision = decide([fleet("a", "b")], [fleet("a", "c", slower=3.0)])
+    timed_there = {v.cell.batch_size for v in decision.figure_verdicts if v.meter == "step_time"}
+    assert timed_there == {1}
+    assert {n.cell.batch_size for n in decision.not_compared if n.meter == "step_time"} == {2}
+    counted_there = {
+        v.cell.batch_size for v in decision.figure_verdicts if v.meter == "peak_transient"
+    }
+    assert counted_there == {1, 2}
+
+
+def test_candidates_of_another_machine_do_not_join_the_newest_ones_sample():
+    outcomes = measured_block(("no_grad",))
+    slow = measured_block(("no_grad",), step_ns={"no_grad": 9000})
+    base = run(outcomes, host="a")
+    newest = run(outcomes, name="20260103T030405Z-abcd", when="2026-01-03T03:04:05+00:00", host="a")
+    other = run(slow, name="20260102T040405Z-abcd", when="2026-01-02T04:04:05+00:00", host="b")
+    (verdict,) = [
+        v for v in decide([base], [other, newest]).figure_verdicts if v.meter == "step_time"
+    ]
+    assert verdict.verdict is Verdict.SAME

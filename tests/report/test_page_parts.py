@@ -18,6 +18,7 @@ from builders import (
     run,
     run_of,
     run_on_a_machine,
+    run_on_machines,
     skipped,
     started,
     timed,
@@ -43,6 +44,7 @@ from gradbench.report import (
     sparklines,
     svg,
 )
+from gradbench.report.figures.scaling import families as scaling_families
 from gradbench.stats.verdicts import Verdict
 
 TEMPLATES = sorted(Path(svg.__file__).parent.joinpath("templates").glob("*.j2"))
@@ -444,3 +446,47 @@ def test_a_template_has_lines_to_read_and_leaves_style_to_the_head(path):
     text = path.read_text("utf-8")
     assert [line for line in text.splitlines() if len(line) > 130] == []
     assert ("<style" in text) == (path.name == "shell.html.j2")
+
+
+# --- several machines
+
+FLEET = run_on_machines(
+    {
+        "a": [*measured_block(batch_size=1), *measured_block(batch_size=2)],
+        "b": [*measured_block(batch_size=4), *measured_block(batch_size=8)],
+        "c": measured_block(batch_size=16),
+    },
+    b={"cpu": "another CPU", "cores": 64},
+)
+
+
+def test_a_run_on_several_machines_has_a_table_and_an_answer_for_each_kind():
+    page = Report(FLEET).html()
+    titles = ["AVX2, some CPU, 2 cores (a, c)", "AVX2, another CPU, 64 cores (b)"]
+    for title in titles:
+        assert f"<h3>{title}</h3>" in page
+    assert page.count('<table class="cells">') == 2
+    leads = [line for line in answer(FLEET) if line.startswith("On cpu")]
+    assert [line.partition(", `")[0] for line in leads] == [
+        "On cpu (AVX2, some CPU, 2 cores)",
+        "On cpu (AVX2, another CPU, 64 cores)",
+    ]
+    assert "some CPU · another CPU" in " ".join(page.split())
+
+
+def test_the_page_says_what_is_not_the_same_on_all_machines():
+    assert run_differences.machines(FLEET)["b"] == {
+        "host": "b",
+        "cpu": "another CPU",
+        "cores": 64,
+    }
+    assert run_differences.machines(NORMAL) == {}
+
+
+def test_no_curve_is_drawn_through_times_of_two_machines():
+    families = scaling_families(View(FLEET))
+    assert [name for name, _, _ in families] == [
+        "inference[cpu-mlp_tiny] on a",
+        "inference[cpu-mlp_tiny] on b",
+    ]
+    assert [{c.batch_size for c in cells} for _, _, cells in families] == [{1, 2}, {4, 8}]

@@ -74,6 +74,8 @@ def scaling(run: Run | View, *, theme: Theme = LIGHT, most: int = FAMILIES) -> F
 def families(view: View) -> list[tuple[str, str, list[Cell]]]:
     """Return names, variables, and the cells that differ only in mode and variable, in two values.
 
+    Cells of several machines are no family: their times may not be compared.
+
     Where no cell of a family has a figure, there is nothing to draw of it.
     Variables are the batch size, what a model's name may give, and numbers of tokens.
     """
@@ -84,14 +86,16 @@ def families(view: View) -> list[tuple[str, str, list[Cell]]]:
     ]
     families = []
     for variable in linear_scaling.VARIABLES:
-        groups: dict[Block, list[Cell]] = {}
+        groups: dict[tuple[Block, str], list[Cell]] = {}
         for cell in known:
             if linear_scaling.value(cell, variable) is not None:
-                groups.setdefault(linear_scaling.apart_from(cell, variable).block, []).append(cell)
-        for block, cells in groups.items():
+                family = linear_scaling.apart_from(cell, variable).block, view.machine(cell)
+                groups.setdefault(family, []).append(cell)
+        for (block, machine), cells in groups.items():
             several = len({linear_scaling.value(cell, variable) for cell in cells}) > 1
             if several and any(_height(view, cell, m) for cell in cells for m in (TIME, PEAK)):
                 name = block.family if variable == "batch_size" else str(block)
+                name = f"{name} on {machine}" if machine else name
                 families.append((name, variable, cells))
     return sorted(
         families, key=lambda family: (list(linear_scaling.VARIABLES).index(family[1]), family[0])
