@@ -8,15 +8,15 @@ from typing import Self
 
 from . import runner
 from .devices import nothing
-from .experiment.matrix import Block, Cell, by_block
+from .experiment.matrix import Block, by_block
 from .experiment.plan import Plan
 from .records import selfcheck
 from .records.measurements import Environment, Reading, Started
 from .records.run import Run
 from .records.semantics import Behaviour
-from .runner import bench, preflight
-from .runner.fork_server import MallocProfile
-from .runner.passes import PASSES, Job
+from .runner import preflight
+from .runner.block_runner import BlockRunner, OneAfterAnother
+from .runner.passes import PASSES
 from .store.jsonl import Writer, load
 from .workloads.models import MODELS, Model
 
@@ -27,8 +27,8 @@ class Recording:
     It writes the header and the environment when it is entered, every outcome the moment it is
     there, and the seal when it is finished. Left before that, in whatever way, it leaves a part
     that can be resumed: ``resumed`` is then the run that was cut short, and what that has read is
-    not measured again. ``meanwhile`` is called while the measuring processes' parents load; for
-    ``memory_profile`` see `bench.Bench`.
+    not measured again. ``measured_by`` says who measures the blocks: without it, they are measured
+    here, one after the other. ``meanwhile`` is called while that loads.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class Recording:
         *,
         models: Mapping[str, Model] = MODELS,
         resumed: Run | None = None,
-        memory_profile: MallocProfile = "memory",
+        measured_by: BlockRunner | None = None,
         meanwhile: Callable[[], object] = nothing,
     ) -> None:
-        self._memory_profile, self._meanwhile = memory_profile, meanwhile
+        self._measured_by, self._meanwhile = measured_by, meanwhile
         self.header, self.blocks = header, by_block(header.cells)
         self.path = writer.path
         self._writer, self._models, self._resumed = writer, models, resumed
@@ -54,16 +54,12 @@ class Recording:
             header = self.header
             preflight.check(header.cells, self._models, header.meters)
             plan = Plan.of(header.plan)
-            self._bench = stack.enter_context(
-                bench.Bench(
-                    plan=plan,
-                    models=self._models,
-                    meters=header.meters,
-                    memory_profile=self._memory_profile,
-                )
+            self._runner: BlockRunner = stack.enter_context(
+                self._measured_by
+                or OneAfterAnother(plan=plan, models=self._models, meters=header.meters)
             )
             self._meanwhile()
-            for record in runner.opening(self._bench, header, resumed=self._resumed):
+            for record in runner.opening(self._runner, header, resumed=self._resumed):
                 self._writer.write(record)
                 if isinstance(record, Environment):
                     self.environment = record
@@ -82,7 +78,7 @@ class Recording:
         self,
         *blocks: Block,
         passes: Collection[str] = PASSES,
-        progress: Callable[[runner.Progress], None] | None = None,
+        progress: runner.Listener | None = None,
     ) -> Iterator[Reading]:
         """Measure these blocks, or all, and yield each outcome when it is written.
 
@@ -90,21 +86,16 @@ class Recording:
         """
         chosen = {block: self.blocks[block] for block in blocks or self.blocks}
         done = frozenset(self._done)
-        for outcome in runner.block_by_block(
-            self._bench, chosen, done=done, passes=passes, progress=progress
-        ):
-            self._writer.write(outcome)
-            self._done.add((outcome.cell, outcome.meter))
-            yield outcome
-
-    def ask(self, job: Job, cell: Cell) -> list[object]:
-        """Return what a job says of a cell's model, which no meter reads and no record keeps."""
-        return list(self._bench.ask(job, cell))
+        for record in self._runner.measure(chosen, done=done, passes=passes, progress=progress):
+            self._writer.write(record)
+            if not isinstance(record, Environment):
+                self._done.add((record.cell, record.meter))
+                yield record
 
     def finish(self) -> Run:
         """Seal the run if it has every outcome; return it as it can be loaded."""
         if all((c, m) in self._done for c in self.header.cells for m in self.header.meters):
-            self._writer.write(self._bench.ended())
+            self._writer.write(self._runner.ended())
             self.path = self._writer.seal()
         return load(self.path)
 

@@ -11,6 +11,7 @@ from gradbench.experiment.plan import Plan
 from gradbench.recording import Recording
 from gradbench.records.measurements import Environment
 from gradbench.runner import started
+from gradbench.runner.block_runner import OneAfterAnother
 from gradbench.store.jsonl import PART, SEALED, Store, load
 
 CELLS = [*block(batch_size=1), *block(batch_size=2)]
@@ -113,3 +114,24 @@ def test_a_name_that_no_catalogue_knows_starts_no_process(store, bench):
     ):
         pytest.fail("it began")
     assert bench.made == 0
+
+
+class BackToFront(OneAfterAnother):
+    """Measures the last block first, and says of each in which environment."""
+
+    def measure(self, blocks, **options):
+        for number, (one, members) in enumerate(reversed(blocks.items())):
+            yield Environment(facts={"host": f"machine {number}"})
+            yield from super().measure({one: members}, **options)
+
+
+@pytest.mark.usefixtures("bench")
+def test_who_measures_the_blocks_can_be_chosen_and_does_so_in_an_order_of_its_own(store):
+    elsewhere = BackToFront(plan=Plan(), meters=METERS)
+    with Recording(store.create(), header(), measured_by=elsewhere) as recording:
+        read = list(recording.measure())
+        run = recording.finish()
+    assert [outcome.cell.batch_size for outcome in read] == [2] * 8 + [1] * 8
+    assert run.sealed and run.outcomes == tuple(read)
+    hosts = [one.facts.get("host") for one in run.records if isinstance(one, Environment)]
+    assert hosts[1:] == ["machine 0", "machine 1"]

@@ -16,7 +16,6 @@ from ..records.explanation import Explanation, OperatorCounts
 from ..records.run import Run
 from ..runner import preflight
 from ..runner.attempts import Refusal, settle
-from ..runner.fork_server import AS_TIMED
 from ..runner.host_times import host_times
 from ..runner.module_times import ModuleClock
 from ..runner.operator_times import OperatorClock, operator_calls
@@ -41,14 +40,12 @@ def explain(question: Question, store: Store, *, say: Say) -> tuple[Run, Explana
     def progress(event: runner.Progress) -> None:
         say(f"{event.block}: {event.doing}")
 
-    recording = Recording(
-        store.create(), header, models=models, memory_profile=AS_TIMED["pinned"]
-    )  # one parent: modules and operators are timed by it, too
-    with recording:
+    here = question.measured_by(METERS)
+    with Recording(store.create(), header, models=models, measured_by=here) as recording:
         for _ in recording.measure(progress=progress):
             pass
         say("counting and timing by module and operator")
-        found = recording.ask(look_inside, question.cell)
+        found = here.ask(look_inside, question.cell)
         run = recording.finish()
     for one in found:
         if isinstance(one, Explanation):

@@ -1,6 +1,6 @@
 """A short study of one model: a small run of one block, and what else its advice needs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,6 +17,7 @@ from ..records.advice import Finding, Study, Trial
 from ..records.measurements import Fact
 from ..records.run import Run
 from ..runner import preflight
+from ..runner.block_runner import OneAfterAnother
 from ..runner.fork_server import AS_TIMED
 from ..store.jsonl import Store
 from ..workloads.models import Model
@@ -59,6 +60,15 @@ class Question:
         """The block: one model and batch in every mode."""
         return tuple(replace(self.cell, grad_mode=mode) for mode in GRAD_MODES)
 
+    def measured_by(self, meters: Sequence[str]) -> OneAfterAnother:
+        """Return who measures the block, with one parent for all of its processes."""
+        return OneAfterAnother(
+            plan=self.plan,
+            models={self.cell.model: self.model},
+            meters=meters,
+            memory_profile=AS_TIMED["pinned"],
+        )
+
 
 def study(question: Question, store: Store, *, say: Say) -> Study:
     """Measure the block and the trials, look at the model, fit batches.
@@ -70,19 +80,20 @@ def study(question: Question, store: Store, *, say: Say) -> Study:
     def progress(event: runner.Progress) -> None:
         say(f"{event.block}: {event.doing}")
 
-    with _recording(question, store) as recording:
+    here = question.measured_by(METERS)
+    with _recording(question, store, here) as recording:
         for _ in recording.measure(passes=("time",), progress=progress):
             pass
-        tried = [timed(trial, question.plain, recording) for trial in _trials(question, say)]
+        tried = [timed(trial, question.plain, here) for trial in _trials(question, say)]
         memory_bytes, memory_of = _memory(question, recording.environment.facts)
         with largest_batches(
             question.cell, question.model, memory_bytes, plan=question.plan
         ) as fits:
             for _ in recording.measure(progress=progress):
                 pass
-            tried = [counted(trial, recording) for trial in tried]
+            tried = [counted(trial, here) for trial in tried]
             say("looking at the model")
-            found = recording.ask(look_at, question.cell)
+            found = here.ask(look_at, question.cell)
             run = recording.finish()
             if not run.measured:
                 return Study(run=run, cells=question.cells)
@@ -101,11 +112,8 @@ def study(question: Question, store: Store, *, say: Say) -> Study:
     )
 
 
-def _recording(question: Question, store: Store) -> Recording:
-    """Return what measures the block, with one parent for all of its processes.
-
-    What predicts batches is imported while that loads.
-    """
+def _recording(question: Question, store: Store, measured_by: OneAfterAnother) -> Recording:
+    """Return what writes the block down; what predicts batches is imported while that loads."""
     models = {question.cell.model: question.model}
     preflight.check(question.cells, models, METERS)
     header = runner.started(question.cells, plan=question.plan, meters=METERS, models=models)
@@ -113,7 +121,7 @@ def _recording(question: Question, store: Store) -> Recording:
         store.create(),
         header,
         models=models,
-        memory_profile=AS_TIMED["pinned"],
+        measured_by=measured_by,
         meanwhile=fake_step.load,
     )
 

@@ -8,11 +8,11 @@ from functools import partial
 from .. import devices
 from ..experiment.matrix import AS_IS, Cell
 from ..experiment.plan import Plan
-from ..recording import Recording
 from ..records.advice import Trial, Turns
 from ..records.measurements import Measurement, Skipped
 from ..runner import preflight
 from ..runner.attempts import Message, Refusal, settle
+from ..runner.block_runner import OneAfterAnother
 from ..runner.compilation import nothing_cached
 from ..runner.interleave import timed_rounds
 from ..runner.memory_pass import memory_block
@@ -49,11 +49,11 @@ def _obstacle(cell: Cell, model: Model) -> str | None:
     return found[1] if found is not None else None
 
 
-def timed(trial: Trial, plain: Cell, recording: Recording) -> Trial:
+def timed(trial: Trial, plain: Cell, runner: OneAfterAnother) -> Trial:
     """Return the trial with its times beside the plain step's, or why it does not run."""
     if trial.cell is None:
         return trial
-    for found in recording.ask(partial(in_turns, changed=trial.cell), plain):
+    for found in runner.ask(partial(in_turns, changed=trial.cell), plain):
         if isinstance(found, Turns):
             return replace(trial, turns=found)
         if isinstance(found, Refusal):
@@ -61,11 +61,11 @@ def timed(trial: Trial, plain: Cell, recording: Recording) -> Trial:
     return replace(trial, cell=None, fails="its process ended before it was timed")
 
 
-def counted(trial: Trial, recording: Recording) -> Trial:
+def counted(trial: Trial, runner: OneAfterAnother) -> Trial:
     """Return the trial with the bytes that its step adds, where they can be read."""
     if trial.cell is None:
         return trial
-    for found in recording.ask(added, trial.cell):
+    for found in runner.ask(added, trial.cell):
         if isinstance(found, Measurement):
             return replace(trial, adds_bytes=found.values[0])
         if isinstance(found, Skipped):

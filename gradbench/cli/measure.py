@@ -234,7 +234,7 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
             bar.update(task, description=words, completed=event.done, total=event.total)
         elif block not in printed:
             printed.append(block)
-            print(f"[{event.done + 1}/{event.total}] {block}", file=sys.stderr, flush=True)
+            print(f"[{event.begun}/{event.total}] {block}", file=sys.stderr, flush=True)
 
     with bar:
         yield listen

@@ -1,33 +1,24 @@
 """The experiment: check, isolate each block, gather exactly one outcome per cell and meter."""
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from ..errors import StoreError
-from ..experiment.matrix import Block, Cell, by_block, unique
+from ..experiment.matrix import Cell, by_block, unique
 from ..experiment.plan import PROTOCOL, Plan
-from ..records.measurements import Reading, Record, Started
+from ..records.measurements import Record, Started
 from ..records.run import Run
 from ..store.comparability import agreeing, mismatch
 from ..workloads.models import MODELS, Model
-from .bench import Bench
-from .passes import PASSES
+from .block_runner import (
+    BlockRunner,
+    Listener as Listener,
+    OneAfterAnother,
+    Progress as Progress,
+)
 from .preflight import DEFAULT_METERS, check
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What is running: said before each pass over a block."""
-
-    block: Block
-    doing: str  # the name of a pass
-    done: int  # blocks
-    total: int
-
-
-Listener = Callable[[Progress], None]
 
 
 def run(
@@ -57,44 +48,27 @@ def run(
     )
     check(header.cells, models, meters)
     done = resumed.done if resumed is not None else frozenset()
-    with Bench(plan=plan, models=models, meters=meters) as bench:
-        yield from opening(bench, header, resumed=resumed)
-        yield from block_by_block(bench, by_block(header.cells), done=done, progress=progress)
-        yield bench.ended()
+    with OneAfterAnother(plan=plan, models=models, meters=meters) as runner:
+        yield from opening(runner, header, resumed=resumed)
+        yield from runner.measure(by_block(header.cells), done=done, progress=progress)
+        yield runner.ended()
 
 
-def opening(bench: Bench, header: Started, *, resumed: Run | None = None) -> Iterator[Record]:
+def opening(
+    runner: BlockRunner, header: Started, *, resumed: Run | None = None
+) -> Iterator[Record]:
     """Yield the records before the first outcome; of a resumed run, the environment alone.
 
     Raise `StoreError` if what is resumed was measured elsewhere.
     """
     if resumed is None:
         yield header
-    here = bench.environment(cell.device for cell in header.cells)
+    here = runner.environment(cell.device for cell in header.cells)
     if resumed is not None and resumed.environment.facts:
         names = agreeing("timed", (cell.device for cell in header.cells))
         if moved := mismatch(resumed.environment.facts, here.facts, names):
             raise StoreError(f"run {resumed.name!r} cannot go on here: {moved}")
     yield here
-
-
-def block_by_block(
-    bench: Bench,
-    blocks: Mapping[Block, Sequence[Cell]],
-    *,
-    done: Collection[tuple[Cell, str]] = (),
-    passes: Collection[str] = PASSES,
-    progress: Listener | None = None,
-) -> Iterator[Reading]:
-    """Yield the outcomes of one block after the other; see `Bench.measure` for the rest."""
-    for index, (block, members) in enumerate(blocks.items()):
-
-        def say(doing: str, block: Block = block, index: int = index) -> None:
-            if progress is not None:
-                progress(Progress(block, doing, index, len(blocks)))
-
-        for outcomes in bench.measure(members, done=done, passes=passes, say=say):
-            yield from outcomes
 
 
 def started(
