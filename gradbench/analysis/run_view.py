@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from ..experiment.matrix import Block, Cell, by_block
 from ..plurals import counted
-from ..records.measurements import Measurement, Outcome, Skipped
+from ..records.measurements import NOTHING_TO_READ, Measurement, Outcome, Skipped
 from ..records.predictions import marks
 from ..records.run import Run
 from ..stats import estimates
@@ -170,7 +170,7 @@ class View:
             outcome
             for meter, outcome in self.outcomes(cell).items()
             if meter != LEFT
-            and not (isinstance(outcome, Skipped) and outcome.cause == "unreadable")
+            and not (isinstance(outcome, Skipped) and outcome.cause in NOTHING_TO_READ)
         ]
         reasons = [outcome for outcome in tried if isinstance(outcome, Skipped)]
         return reasons[0] if reasons and len(reasons) == len(tried) else None

@@ -157,6 +157,8 @@ class _Gate:
 
     def _figure(self, cell: Cell, meter: str) -> Iterator[FigureVerdict | _Test | NotCompared]:
         baseline, candidate = self._before.numbers(cell, meter), self._now.numbers(cell, meter)
+        if not baseline and not candidate and self._not_applicable(cell, meter):
+            return
         if not baseline or not candidate:
             if self._by.rule(cell, meter, rules.EXACT).judge:
                 yield self._without_numbers(cell, meter, baseline, candidate)
@@ -164,6 +166,11 @@ class _Gate:
         yield from self._with_numbers(cell, meter, baseline, candidate)
         if meter in CLOCKS:
             yield from self._ratio(cell, meter)
+
+    def _not_applicable(self, cell: Cell, meter: str) -> bool:
+        """Return whether there is no such figure, whatever else older runs say of it."""
+        reasons = self._before.reasons(cell, meter)[-1:] + self._now.reasons(cell, meter)[-1:]
+        return any(one.cause == "not_applicable" for one in reasons)
 
     def _without_numbers(
         self, cell: Cell, meter: str, baseline: Sequence[_Number], candidate: Sequence[_Number]

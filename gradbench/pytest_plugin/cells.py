@@ -19,7 +19,7 @@ from ..experiment.plan import Plan
 from ..experiment.presets import PRESETS
 from ..experiment.toml_config import choose, locate
 from ..printable import printable
-from ..records.measurements import Breakdown, Measurement, Reading, Skipped
+from ..records.measurements import NOTHING_TO_READ, Breakdown, Measurement, Reading, Skipped
 from ..store.jsonl import check_writable
 from . import memory_budget
 
@@ -327,7 +327,7 @@ class Session:
                 Bench(plan=self.plan, models=self.models, meters=["saved_for_backward"])
             )
         ((outcome,),) = self._trials.measure([cell])
-        if isinstance(outcome, Skipped) and outcome.cause != "unreadable":
+        if isinstance(outcome, Skipped) and outcome.cause not in NOTHING_TO_READ:
             return outcome
         return None
 
@@ -457,7 +457,7 @@ def _give_up(cell: Cell, why: Skipped) -> None:
         pytest.xfail(f"after an evaluation under {cell.grad_mode}: {why.reason}")
     if why.cause == "cannot_train":
         raise CannotTrain(why.reason)
-    if why.cause in ("impossible", "unavailable", "unreadable"):
+    if why.cause in ("impossible", "unavailable", *NOTHING_TO_READ):
         pytest.skip(f"{cell}: {why.reason}")
     raise StepFailed(f"{cell}: {why.cause.replace('_', ' ')}: {why.reason}")
 

@@ -14,11 +14,14 @@ Cause = Literal[
     "impossible",  # the axis values contradict one another
     "unavailable",  # the device, or cores enough, are not here
     "unreadable",  # the meter has nothing to read on this device
+    "not_applicable",  # a cell of these values has no such figure: nothing of it is compiled, say
     "out_of_memory",
     "crashed",  # the process died
     "timed_out",  # the process was killed at its time limit
     "failed",  # any other exception, in the step's own words
 ]
+NOTHING_TO_READ: Final[tuple[Cause, ...]] = ("unreadable", "not_applicable")
+"""Causes that say nothing of the step: it may have run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,10 @@ from markupsafe import Markup
 
 from ..analysis import commands, compilations, dataframes, format_units
 from ..analysis.compilations import COMPILE_TIME
-from ..analysis.run_view import LEFT, MEMORY, TIME, Value, View, spaced
+from ..analysis.run_view import MEMORY, TIME, Value, View, spaced
 from ..experiment.matrix import Block, Cell, by_block
 from ..plurals import counted
-from ..records.measurements import Measurement, Skipped
+from ..records.measurements import NOTHING_TO_READ, Measurement, Skipped
 from ..stats.estimates import Floats
 from . import sparklines
 
@@ -195,9 +195,10 @@ def _behind(view: View, cell: Cell, values: Floats | None) -> Behind:
         if isinstance(outcome, Skipped) and outcome.cause == "unreadable"
     ]
     readings = [
-        Reading(meter, _reading(view, cell, meter)) for meter in outcomes if meter not in unreadable
+        Reading(meter, _reading(view, cell, meter))
+        for meter, outcome in outcomes.items()
+        if not (isinstance(outcome, Skipped) and outcome.cause in NOTHING_TO_READ)
     ]
-    unreadable = [meter for meter in unreadable if meter != LEFT]  # it says so once, above
     why = view.stopped(cell)
     if why is not None and len({reading.value for reading in readings}) == 1:
         readings = [Reading("every meter", readings[0].value)]

@@ -143,7 +143,7 @@ class Bench:
                 outcomes += twins.compared(self._read(possible, PASSES[doing], about))
             for name in (name for name in names if name not in about):
                 only = f"it is a figure of {' and '.join(METERS[name].workloads)} alone"
-                outcomes += _skip_all(possible, [name], "unreadable", only)
+                outcomes += _skip_all(possible, [name], "not_applicable", only)
             outcomes += [
                 Skipped(cell=cell, meter=name, cause=refusal[0], reason=refusal[1])
                 for cell, refusal in why_not.items()

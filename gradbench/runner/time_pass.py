@@ -141,7 +141,7 @@ class _Timing:
             if arm.failed is not None:
                 continue
             if arm.cell.compile == "off":
-                yield skip(arm.cell, COMPILE_TIME, Refusal("unreadable", NOTHING_COMPILED))
+                yield skip(arm.cell, COMPILE_TIME, Refusal("not_applicable", NOTHING_COMPILED))
                 continue
             more_ns = max(0, round(arm.first_ns - typical_ns))  # 0: no longer than the others
             notes = arm.compilations.notes(first=first)

@@ -25,7 +25,7 @@ def _noted(reading: Reading, bytes_of: dict[tuple[str, str], int]) -> Reading:
     if mode not in TWINS or not isinstance(reading, Measurement):
         return reading
     (twin,) = set(TWINS) - {mode}
-    ours, theirs = bytes_of.get((mode, meter)), bytes_of.get((twin, meter))
-    if ours is None or theirs is None or ours == theirs:
+    own, other = bytes_of.get((mode, meter)), bytes_of.get((twin, meter))
+    if own is None or other is None or own == other:
         return reading
-    return replace(reading, notes={**reading.notes, "unlike_its_twin": f"{twin}: {theirs:,} B"})
+    return replace(reading, notes={**reading.notes, "unlike_its_twin": f"{twin}: {other:,} B"})

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from .. import runner
-from ..analysis.compilations import COMPILE_TIME
 from ..analysis.diagnosis import diagnose
 from ..analysis.run_view import View
 from ..experiment.matrix import Matrix, by_block
@@ -12,7 +11,14 @@ from ..experiment.plan import Plan
 from ..gate import decide
 from ..gate.figure_verdicts import FigureVerdict
 from ..plurals import counted, plural
-from ..records.measurements import Environment, Measurement, Outcome, Reading, Skipped
+from ..records.measurements import (
+    NOTHING_TO_READ,
+    Environment,
+    Measurement,
+    Outcome,
+    Reading,
+    Skipped,
+)
 from ..records.run import Run
 from ..records.selfcheck import Check
 from ..runner.bench import Bench
@@ -24,15 +30,9 @@ from ..stats.verdicts import Verdict
 PLAN: Final = Plan(budget_s=2.0, warmup_s=0.2, limit_s=120)
 MODELS: Final = ("mlp_tiny", "cnn_small")
 WORKLOADS: Final = ("inference", "training")
-EXPECTED: Final = ("cannot_train", "impossible", "unreadable")
+EXPECTED: Final = ("cannot_train", "impossible", *NOTHING_TO_READ)
 """Causes that are no fault: torch's refusal, a contradiction, a meter that has nothing to read."""
-ASKED: Final = tuple(
-    name
-    for name in DEFAULT_METERS
-    if name != COMPILE_TIME and any(map(METERS[name].about_workload, WORKLOADS))
-)
-"""The meters that have something to read in these cells, none of which is compiled."""
-TIMED: Final = tuple(name for name in ASKED if METERS[name].read_in == "time")
+TIMED: Final = tuple(name for name in DEFAULT_METERS if METERS[name].read_in == "time")
 DISTURBED: Final = ("other work", "steal", "involuntary switches")
 """Findings that say that a time is not the device's alone."""
 
@@ -56,7 +56,7 @@ def two_runs(
 
 
 def in_turns(
-    device: str, names: Sequence[str], here: Environment, *, meters: Sequence[str] = ASKED
+    device: str, names: Sequence[str], here: Environment, *, meters: Sequence[str] = DEFAULT_METERS
 ) -> list[Run]:
     """Return runs of a few cells on the device, each block measured for one run after the other.
 

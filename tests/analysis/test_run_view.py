@@ -83,7 +83,7 @@ def test_verdicts_are_by_the_floor_of_the_block():
     view = View(run(measured_block(step_ns={"global_off": 1650, "inference_mode": 1400})))
     assert (
         view.verdict(INFERENCE, TIME, "no_grad") == Verdict.SAME
-    )  # 7%, and the control is off by 10
+    )  # 7%, and the control is 10% from 1
     assert view.verdict(INFERENCE, TIME, "global_on") == Verdict.BETTER
     assert view.verdict(ON, TIME, "no_grad") == Verdict.WORSE
     assert view.verdict(NO_GRAD, TIME, "no_grad") is None
@@ -107,6 +107,8 @@ def test_a_cell_has_stopped_only_when_nothing_of_it_was_read():
     rss = skipped(ON, meter="peak_rss", cause="unreadable", reason="no VmHWM")
     assert View(run([rss])).stopped(ON) is None
     assert View(run([rss, timed(ON, [1])])).stopped(ON) is None
+    absent = skipped(ON, meter="compile_time", cause="not_applicable")
+    assert View(run([rss, absent])).stopped(ON) is None
     assert View(run([rss, skipped(ON)])).stopped(ON).cause == "cannot_train"
     assert View(run(refused_block())).stopped(ON) is None  # another workload
     assert View(run([skipped(ON, meter=MEMORY), timed(ON, [1])])).stopped(ON) is None

@@ -318,6 +318,22 @@ def test_what_never_had_a_number_is_no_news():
     assert TORCH_SAYS in decision.not_compared[0].reason
 
 
+@pytest.mark.parametrize("before", [None, "unreadable", "not_applicable"])
+def test_a_figure_that_a_cell_does_not_have_is_not_named_whatever_older_runs_say(before):
+    """A meter that came later, or another word for its absence, is no news of cells without it."""
+    one = skipped(cell(), meter="compile_time", cause="not_applicable", reason="compile=off")
+    old = run([saved(1), *([] if before is None else [replace(one, cause=before)])])
+    new = run([saved(1), one])
+    assert decide([old], [new]).not_compared == ()
+    assert decide([new], [old]).not_compared == ()
+
+
+def test_a_figure_that_is_not_had_any_more_is_named_whatever_its_cause():
+    one = skipped(cell(), meter="leaked", cause="not_applicable", reason="of another workload")
+    lost = decide([run([counted(cell(), 1, meter="leaked")])], [run([one])])
+    assert [(each.why, each.meter) for each in lost.not_compared] == [("not measured", "leaked")]
+
+
 def test_statuses_tell_what_happened():
     base, wide = run([saved(1)]), Rules(overrides=[Override(changes={"tolerance": 0.01})])
     assert decide([base], [base]).status() is ExitStatus.OK

@@ -202,6 +202,13 @@ def test_what_the_meter_cannot_read_is_reported_once_and_not_as_a_mode_s_fault()
     assert "cannot train here" not in page.text
 
 
+def test_a_figure_that_a_cell_does_not_have_is_not_named_on_its_page():
+    meter = {"cause": "not_applicable", "reason": "compile=off", "meter": "compile_time"}
+    page = Page(render(run([o for m in block() for o in (timed(m, [5] * 9), skipped(m, **meter))])))
+    assert "compile=off" not in page.text
+    assert "not applicable" not in page.text
+
+
 def test_a_long_name_stands_whole_in_the_table():
     page = page_of("long-name").parsed
     assert page.pieces.count(LONG) >= 2 * len(GRAD_MODES)
