@@ -210,6 +210,31 @@ def test_throughput_is_samples_over_the_step_s_time():
     assert list(line.get_ydata()) == pytest.approx([1e6] * 3)
 
 
+def test_what_was_not_read_of_a_family_takes_no_room():
+    sizes = (1, 10)
+    times = [timed(cell(batch_size=n), [n * 1000] * 6) for n in sizes]
+    peaks = [counted(cell(batch_size=n), 100 * n, meter="peak_allocated") for n in sizes]
+    (rates,) = scaling(run(times)).axes
+    assert rates.get_xlabel() == "batch size"
+    both = scaling(run([*times, *peaks]))
+    assert [axes.get_ylabel() for axes in both.axes] == ["samples/s", "peak memory"]
+    assert both.get_figheight() > rates.figure.get_figheight() > both.get_figheight() / 2
+
+
+def test_a_panel_beside_a_higher_one_is_as_high():
+    times = [timed(cell(batch_size=n, dtype="float16"), [n * 1000] * 6) for n in (1, 10)]
+    peaks = [counted(cell(batch_size=n), 100 * n, meter="peak_allocated") for n in (1, 10)]
+    beside = [timed(cell(batch_size=n), [n * 1000] * 6) for n in (1, 10)]
+    ends = {}
+    for axes in scaling(run([*times, *peaks, *beside])).axes:
+        place = axes.get_position()
+        low, high = ends.get(place.x0, (1.0, 0.0))
+        ends[place.x0] = min(low, place.y0), max(high, place.y1)
+    assert len(ends) == 2
+    (first, second) = ends.values()
+    assert first == pytest.approx(second)
+
+
 def test_models_named_by_their_sizes_are_followed_over_depth_too():
     deep = [counted(cell(model=f"mlp_d{d}_w64"), 1000 * d, meter="peak_allocated") for d in (2, 8)]
     figure = FIGURES["scaling"](run(deep))

@@ -16,6 +16,7 @@ from ...experiment.matrix import GRAD_MODES, Block, Cell
 from ...records.measurements import Breakdown
 from ...records.run import Run
 from .memory import round_sizes
+from .panels import panels
 from .style import (
     LIGHT,
     MARKERS,
@@ -23,8 +24,6 @@ from .style import (
     SIZES,
     Theme,
     drawn_in,
-    figure_of,
-    inset,
     say_cut,
     short,
     top_legend,
@@ -45,16 +44,19 @@ def tokens(run: Run | View, *, theme: Theme = LIGHT, most: int = MOST) -> Figure
     if not every:
         return None
     shown = every[:most]
-    columns = min(COLUMNS, len(shown))
-    lines = -(-len(shown) // columns)
     with drawn_in(theme):
-        figure = figure_of(0.5 + 2.9 * lines)
-        inset(figure, left=0.85, right=0.15, top=0.75, bottom=0.5)
-        grid = figure.subplots(lines, columns, squeeze=False)
-        figure.subplots_adjust(wspace=0.25, hspace=0.5)
-        for axes in grid.flat[len(shown) :]:
-            axes.set_axis_off()
-        for axes, (block, found) in zip(grid.flat, shown, strict=False):
+        figure, stacks = panels(
+            [1] * len(shown),
+            columns=min(COLUMNS, len(shown)),
+            axes_height=2.05,
+            gap=1.0,
+            wspace=0.25,
+            left=0.85,
+            right=0.15,
+            top=0.75,
+            bottom=0.5,
+        )
+        for (axes,), (block, found) in zip(stacks, shown, strict=True):
             _panel(axes, theme, block, found)
         say_cut(figure, len(shown), len(every), "sequences")
         modes = [mode for mode in GRAD_MODES if any(mode in found for _, found in shown)]

@@ -18,6 +18,7 @@ from ...experiment.matrix import GRAD_MODES, Block, Cell
 from ...records.allocations import FURTHER
 from ...records.measurements import PARTS, Breakdown
 from ...records.run import Run
+from .panels import panels
 from .style import (
     COARSE,
     LIGHT,
@@ -330,23 +331,27 @@ def modules(run: Run | View, *, theme: Theme = LIGHT, most: int = FEW) -> Figure
     None when no breakdown saw anything saved.
     """
     view = View.of(run)
-    panels = []
+    shown = []
     for block, cells in chosen(view, most).items():
         first = next((c for c in cells if any(view.run.breakdowns[c].modules.values())), None)
         if first is not None:
-            panels.append((block, first, view.run.breakdowns[first].titled()))
-    if not panels:
+            shown.append((block, first, view.run.breakdowns[first].titled()))
+    if not shown:
         return None
+    rows = max(len(saved) for _, _, saved in shown)
     with drawn_in(theme):
-        rows = max(len(saved) for _, _, saved in panels)
-        lines = (len(panels) + 1) // 2
-        figure = figure_of(lines * (0.75 + 0.2 * rows) + 0.1)
-        inset(figure, left=1.9, right=0.8, top=0.35, bottom=0.1)
-        grid = figure.subplots(lines, 2, squeeze=False)
-        figure.subplots_adjust(wspace=0.75, hspace=0.35)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_axis_off()
-        for axes, (block, cell, saved) in zip(grid.flat, panels, strict=False):
+        figure, stacks = panels(
+            [1] * len(shown),
+            columns=2,
+            axes_height=0.4 + 0.2 * rows,
+            gap=0.4,
+            wspace=0.75,
+            left=1.9,
+            right=0.8,
+            top=0.35,
+            bottom=0.1,
+        )
+        for (axes,), (block, cell, saved) in zip(stacks, shown, strict=True):
             names, sizes = list(saved), list(saved.values())
             axes.barh(range(len(names)), sizes, height=0.7, color=theme.parts["saved"])
             axes.set_yticks(

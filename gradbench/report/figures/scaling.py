@@ -13,14 +13,13 @@ from ...experiment.matrix import GRAD_MODES, Block, Cell
 from ...records.measurements import Skipped
 from ...records.run import Run
 from ...stats import linear_scaling
+from .panels import panels
 from .style import (
     LIGHT,
     MARKERS,
     SIZES,
     Theme,
     drawn_in,
-    figure_of,
-    inset,
     mode_legend,
     say_cut,
     short,
@@ -29,13 +28,15 @@ from .style import (
 FAMILIES: Final = 9
 COLUMNS: Final = 3
 PEAK: Final = "peak_allocated"
+WORDS: Final = {TIME: "samples/s", PEAK: "peak memory"}
+"""What is drawn of a family, top first."""
 
 
 def scaling(run: Run | View, *, theme: Theme = LIGHT, most: int = FAMILIES) -> Figure | None:
     """Return samples per second and peak bytes by mode, over batch size or a model's own sizes.
 
-    A cross at the foot says that memory ran out there. None when nothing was measured at two
-    sizes.
+    What was not read of a family takes no room. A cross at the foot says that memory ran out there.
+    None when nothing was measured at two sizes.
     """
     view = View.of(run)
     every = families(view)
@@ -43,29 +44,29 @@ def scaling(run: Run | View, *, theme: Theme = LIGHT, most: int = FAMILIES) -> F
         return None
     shown = every[:most]
     columns = min(COLUMNS, len(shown))
-    lines = -(-len(shown) // columns)
+    read = [
+        [meter for meter in WORDS if any(_height(view, cell, meter) for cell in members)]
+        for _, _, members in shown
+    ]
     with drawn_in(theme):
-        figure = figure_of(0.5 + 4.3 * lines)
-        inset(figure, left=0.8, right=0.1, top=0.7, bottom=0.5)
-        grid = figure.subplots(2 * lines, columns, squeeze=False)
-        figure.subplots_adjust(wspace=0.36, hspace=0.55)
+        figure, stacks = panels(
+            list(map(len, read)),
+            columns=columns,
+            axes_height=1.4,
+            gap=0.78,
+            wspace=0.36,
+            left=0.8,
+            right=0.1,
+            top=0.7,
+            bottom=0.5,
+        )
         for number, (name, variable, members) in enumerate(shown):
-            line, column = divmod(number, columns)
-            rates, peaks = grid[2 * line, column], grid[2 * line + 1, column]
-            rates.set_title(short(name, 42), fontsize=9.5)
-            _curves(rates, view, theme, members, meter=TIME, variable=variable)
-            _curves(peaks, view, theme, members, meter=PEAK, variable=variable)
-            if column == 0:
-                rates.set_ylabel("samples/s")
-                peaks.set_ylabel("peak memory")
-            peaks.set_xlabel(variable.replace("_", " "))
-        for axes in [
-            axes
-            for line in range(lines)
-            for pair in (0, 1)
-            for axes in grid[2 * line + pair, max(0, len(shown) - line * columns) :]
-        ]:
-            axes.set_axis_off()
+            for axes, meter in zip(stacks[number], read[number], strict=True):
+                _curves(axes, view, theme, members, meter=meter, variable=variable)
+                if number % columns == 0:
+                    axes.set_ylabel(WORDS[meter])
+            stacks[number][0].set_title(short(name, 42), fontsize=9.5)
+            stacks[number][-1].set_xlabel(variable.replace("_", " "))
         say_cut(figure, len(shown), len(every), "families")
         mode_legend(figure, theme, {c.grad_mode for _, _, members in shown for c in members})
     return figure
@@ -118,9 +119,6 @@ def _curves(
     def at(cell: Cell) -> int:
         return linear_scaling.value(cell, variable) or 0
 
-    if not any(_height(view, cell, meter) for cell in members):
-        axes.set_axis_off()
-        return
     for mode in GRAD_MODES:
         cells = sorted((c for c in members if c.grad_mode == mode), key=at)
         points = [(at(c), height) for c in cells if (height := _height(view, c, meter)) > 0]
