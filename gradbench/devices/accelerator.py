@@ -1,6 +1,6 @@
 """What `torch.accelerator` offers of any accelerator: counters, queues; the rest is a reason.
 
-A backend of its own is a subclass that knows more.
+A backend is a subclass that knows more.
 """
 
 import os
@@ -31,7 +31,7 @@ from .enqueue_clock import EnqueueClock
 from .host_memory import host_memory
 
 BATCH_NS: Final = 1_000_000  # long against what a synchronization takes
-CONTEXT_BYTES: Final = 600 * 2**20  # as of CUDA: nobody has measured another
+CONTEXT_BYTES: Final = 600 * 2**20  # more than was seen of CUDA; nobody has measured another
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,7 @@ class Accelerator:
 
     environment: ClassVar[Mapping[str, str]] = {}
     spare_cores: ClassVar[int] = 1  # for the driver's threads and autograd's
-    cluster_resource: ClassVar[str] = "GPU"
-    precisions: ClassVar[tuple[str, ...]] = ("ieee",)
+    cluster_resource: ClassVar[str] = "GPU"  # of every maker
     compile_modes: ClassVar[tuple[str, ...]] = ("default", "max-autotune")
     batch_ns: ClassVar[int] = BATCH_NS
     l2: ClassVar[tuple[str, ...]] = ("hot",)
@@ -55,6 +54,11 @@ class Accelerator:
     foreach: ClassVar[bool] = True
     operator_threads: ClassVar[bool] = False
     context_bytes: ClassVar[int] = CONTEXT_BYTES
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """One: float32 as it is."""
+        return ("ieee",)
 
     @property
     def place(self) -> str:
@@ -141,7 +145,10 @@ class Accelerator:
     def inner_peaks(
         self, prepared: Sequence[Callable[[], Callable[[], object]]]
     ) -> list[int | None]:
-        """Read the counters around each call, the second time that it is made."""
+        """Read the counters around each call, for a trace knows rounded sizes only.
+
+        Each is called once before: what a library makes for its first use is not the call's.
+        """
         ledger = self._ledger()
         peaks: list[int | None] = []
         for prepare in prepared:
@@ -160,8 +167,7 @@ class Accelerator:
 
     def ledger(self, *, undisturbing: bool = False) -> Ledger:
         """Return the allocator's counters, proved on one block; raise `Unreadable` without them."""
-        kind = TracedLedger if undisturbing else AllocatorLedger
-        ledger = kind(self._device(), torch.accelerator)
+        ledger = self._ledger(undisturbing=undisturbing)
         try:
             proved(ledger, f"of {self.family}, settings {self._settings()}")
         except (RuntimeError, NotImplementedError, AttributeError) as error:
@@ -229,12 +235,17 @@ class Accelerator:
         accelerator: Any = torch.accelerator  # its memory functions have no types yet
         return int(accelerator.get_memory_info(self._device().index)[0])
 
-    def _ledger(self) -> AllocatorLedger:
-        return AllocatorLedger(self._device(), torch.accelerator)
+    def _ledger(self, *, undisturbing: bool = False) -> AllocatorLedger:
+        kind = TracedLedger if undisturbing else AllocatorLedger
+        return kind(self._device(), self._counters())
 
     def _device(self) -> torch.device:
         device = torch.device(self.name)
         return device if device.index is not None else torch.device(self.family, 0)
+
+    def _counters(self) -> Any:
+        """Return the module whose functions count memory; a backend's own has the same names."""
+        return torch.accelerator
 
     def _backend(self) -> Any:
         return getattr(torch, self.family)

@@ -53,20 +53,11 @@ class AllocatorLedger:
 
 
 @dataclass(frozen=True, slots=True)
-class TracedLedger:
+class TracedLedger(AllocatorLedger):
     """The same account without a reset: the process's peaks and cache are somebody else's.
 
     Peaks come from the trace, and only where it began and ended from the counters.
     """
-
-    device: torch.device
-    memory: Any  # torch.cuda, torch.xpu or torch.accelerator: their functions have the same names
-
-    def stats(self) -> Mapping[str, int]:
-        """Return the counters, all queued work done."""
-        self.memory.synchronize(self.device)
-        counters: Mapping[str, int] = self.memory.memory_stats(self.device)
-        return counters
 
     def observe(self, function: Callable[[], T]) -> tuple[T, Window]:
         """Run the function and return what its trace says."""
@@ -101,7 +92,7 @@ def _retries(stats: Mapping[str, int]) -> int:
     return int(stats.get("num_alloc_retries", 0)) + int(stats.get("num_ooms", 0))
 
 
-def proved(ledger: AllocatorLedger | TracedLedger, about: str) -> None:
+def proved(ledger: AllocatorLedger, about: str) -> None:
     """Raise `Unreadable`, with what is known ``about`` the allocator, unless it counts a block."""
     before = ledger.stats()
     block = torch.empty(PROOF_BYTES, dtype=torch.uint8, device=ledger.device)

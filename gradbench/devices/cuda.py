@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, ClassVar, Final, Self
 
 import torch
 
@@ -15,30 +15,23 @@ from ..errors import DeviceUnavailable
 from ..records.allocations import Change
 from ..records.measurements import Fact
 from . import (
-    Allocator,
     DeviceClock,
-    HostClock,
     Ledger,
     Memory,
     Monitor,
-    Span,
     Unreadable,
     Workspaces,
     nothing,
     nvml,
 )
-from .allocator_ledger import AllocatorLedger, TracedLedger, proved
-from .caching_allocator import CachingAllocator
-from .enqueue_clock import EnqueueClock
+from .accelerator import Accelerator
+from .allocator_ledger import proved
 from .host_memory import host_memory
 from .trace import trace
-
-T = TypeVar("T")
 
 L2_UNKNOWN: Final = 128 * 2**20  # at least that of any GPU when this was written
 PROBE_CYCLES: Final = 10_000_000  # a few ms of holding back, to learn how fast its clock ticks
 TF32_SINCE: Final = 8  # major compute capability
-CONTEXT_BYTES: Final = 600 * 2**20
 WORKSPACE_AT_MOST: Final = (32 * 2**20, 2**20)  # of a thread, at compute capability 9.0
 OTHERWISE: Final = (
     "bernoulli",
@@ -53,7 +46,6 @@ OTHERWISE: Final = (
 """Parts of names of operators that CUDA has others for."""
 
 FASTEST_GHZ: Final = 100.0  # no clock ticks faster: a hold that ends sooner is none
-
 
 SETTINGS: Final = (
     "CUBLAS_WORKSPACE_CONFIG",
@@ -85,36 +77,14 @@ NO_NVML: Final = "NVML knows NVIDIA's GPUs alone, and this is AMD's"
 PCI_DEVICES: Final = Path("/sys/bus/pci/devices")
 
 
-@dataclass(frozen=True, slots=True)
-class CUDA:
+class CUDA(Accelerator):
     """One CUDA device; ``cuda`` is the first."""
 
-    name: str
-
-    @property
-    def place(self) -> str:
-        """The name with its index."""
-        return str(self._device())
-
-    @property
-    def in_use(self) -> bool:
-        """Whether this process has started CUDA."""
-        return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call] # torch leaves it untyped
-
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """Nothing."""
-        return {}
-
-    @property
-    def spare_cores(self) -> int:
-        """One, for the driver's threads and autograd's: they would interrupt the one that times."""
-        return 1
-
-    @property
-    def cluster_resource(self) -> str:
-        """A GPU, of AMD's too."""
-        return "GPU"
+    __slots__ = ()
+    family: ClassVar[str] = "cuda"
+    variables: ClassVar[tuple[str, ...]] = SETTINGS
+    compile_modes: ClassVar[tuple[str, ...]] = ("default", "reduce-overhead", "max-autotune")
+    l2: ClassVar[tuple[str, ...]] = ("hot", "cold")
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -122,48 +92,9 @@ class CUDA:
         return ("ieee",) if _rocm() else ("ieee", "tf32")
 
     @property
-    def compile_modes(self) -> tuple[str, ...]:
-        """All: CUDA graphs are what ``reduce-overhead`` replays."""
-        return ("default", "reduce-overhead", "max-autotune")
-
-    @property
-    def batch_ns(self) -> int:
-        """Long against the 10 us or so that a synchronization takes."""
-        return 1_000_000
-
-    @property
-    def l2(self) -> tuple[str, ...]:
-        """Both: the cache can be overwritten between steps."""
-        return ("hot", "cold")
-
-    @property
-    def tensors_from_malloc(self) -> bool:
-        """No: they come from the caching allocator."""
-        return False
-
-    @property
-    def foreach(self) -> bool:
-        """Lists of tensors, which need room for temporaries of every parameter at once."""
-        return True
-
-    @property
-    def operator_threads(self) -> bool:
-        """No: the device runs operators by itself."""
-        return False
-
-    @property
-    def context_bytes(self) -> int:
-        """More than the context and kernels of torch's operators were seen to take anywhere."""
-        return CONTEXT_BYTES
-
-    @property
     def probe_bytes(self) -> int:
         """A third of the device, for a call may want as much again inside."""
         return int(self._properties().total_memory) // 3
-
-    def allocator(self) -> Allocator:
-        """Return a model of the caching allocator."""
-        return CachingAllocator()
 
     def workspaces(self) -> Workspaces:
         """Return what cuBLAS and cuBLASLt keep for each thread, by letting them take it."""
@@ -280,37 +211,13 @@ class CUDA:
         """Wait for every stream of the device."""
         torch.cuda.synchronize(self._device())
 
-    def inner_peaks(
-        self, prepared: Sequence[Callable[[], Callable[[], object]]]
-    ) -> list[int | None]:
-        """Read the counters around each call, for a trace knows rounded sizes only.
-
-        Each is called once before: what a library makes for its first use is not the call's.
-        """
-        ledger = AllocatorLedger(self._device(), torch.cuda)
-        peaks: list[int | None] = []
-        for prepare in prepared:
-            try:
-                call = prepare()
-                call()
-                _, window = ledger.observe(call)
-            except Exception:  # noqa: BLE001 # zeros may be no input for it, or too many
-                peaks.append(None)
-                continue
-            finally:
-                call = nothing
-            assert isinstance(window.requested, Span)
-            peaks.append(window.requested.peak_bytes - window.requested.before_bytes)
-        return peaks
-
     def ledger(self, *, undisturbing: bool = False) -> Ledger:
         """Return the caching allocator's own counters, proved on one block of known size.
 
         Switched off, or with the driver's pool in its place, the allocator counts nothing, or
         not all: that is a reason and not a 0.
         """
-        kind = TracedLedger if undisturbing else AllocatorLedger
-        ledger = kind(self._device(), torch.cuda)
+        ledger = self._ledger(undisturbing=undisturbing)
         proved(ledger, f"{torch.cuda.get_allocator_backend()}, settings {self._settings()}")
         return ledger
 
@@ -324,10 +231,6 @@ class CUDA:
         size = getattr(self._properties(), "L2_cache_size", 0) or L2_UNKNOWN
         buffer = torch.empty(2 * size, dtype=torch.uint8, device=self._device())
         return buffer.zero_
-
-    def host_clock(self) -> HostClock:
-        """Return a clock around the host's calls."""
-        return EnqueueClock(self.synchronize)
 
     def device_clock(self) -> DeviceClock:
         """Return a pair of events, and a stream that can be held back.
@@ -358,21 +261,8 @@ class CUDA:
 
     def out_of_memory(self, error: BaseException) -> bool:
         """Recognise torch's class for it, and the words of what takes memory beside torch."""
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            return True
-        return isinstance(error, RuntimeError) and any(
-            words in str(error) for words in OUT_OF_MEMORY
-        )
-
-    def lost(self, error: BaseException) -> bool:
-        """Say whether a kernel's error has come to stay: then whatever is asked of CUDA raises."""
-        if not isinstance(error, RuntimeError):
-            return False
-        try:
-            torch.cuda.synchronize(self._device())
-        except RuntimeError:
-            return True
-        return False
+        known = isinstance(error, RuntimeError) and any(w in str(error) for w in OUT_OF_MEMORY)
+        return known or super().out_of_memory(error)
 
     def occupied(self, words: str) -> bool:
         """Recognise the driver's words: in the exclusive compute mode, the GPU has one process."""
@@ -398,11 +288,6 @@ class CUDA:
             "cuda_settings": self._settings(),
         }
 
-    def _settings(self) -> str:
-        """Return the variables among `SETTINGS` that are set."""
-        those_set = [f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ]
-        return " ".join(those_set) or "defaults"
-
     def _pci(self) -> str:
         """Return the PCI address, ``00000000:1b:00.0``, or ``""`` where torch does not say."""
         properties = self._properties()
@@ -412,9 +297,11 @@ class CUDA:
         domain, bus, slot = (int(getattr(properties, part)) for part in parts)
         return f"{domain:08x}:{bus:02x}:{slot:02x}.0"
 
-    def _device(self) -> torch.device:
-        device = torch.device(self.name)
-        return device if device.index is not None else torch.device("cuda", 0)
+    def _backend(self) -> Any:
+        return torch.cuda
+
+    def _counters(self) -> Any:
+        return torch.cuda
 
     def _properties(self) -> Any:
         return torch.cuda.get_device_properties(self._device())

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from gradbench import devices
 from gradbench.cli import app
 from gradbench.devices import Trace, Unreadable
-from gradbench.devices.cuda import CUDA, AllocatorLedger, HeldClock
+from gradbench.devices.allocator_ledger import AllocatorLedger
+from gradbench.devices.cuda import CUDA, HeldClock
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.plan import Plan
 from gradbench.records.allocations import Change
@@ -123,10 +124,10 @@ def _peaks_a_block_too_high(monkeypatch):
     true = AllocatorLedger.stats
 
     def stats(self):
-        told = dict(true(self))
-        told["allocated_bytes.all.peak"] += 512
-        told["requested_bytes.all.peak"] += 1
-        return told
+        counters = dict(true(self))
+        counters["allocated_bytes.all.peak"] += 512
+        counters["requested_bytes.all.peak"] += 1
+        return counters
 
     monkeypatch.setattr(AllocatorLedger, "stats", stats)
 

@@ -7,7 +7,7 @@ from simulated_gpu.stand_in import in_child
 from typer.testing import CliRunner
 
 from gradbench.cli import app
-from gradbench.devices.cuda import CONTEXT_BYTES
+from gradbench.devices.accelerator import CONTEXT_BYTES
 
 pytestmark = pytest.mark.simulated_cuda
 
