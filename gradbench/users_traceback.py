@@ -35,14 +35,14 @@ def users_traceback(error: BaseException) -> str:
 
 def _users_part(trace: TracebackType | None) -> TracebackType | None:
     """Return the traceback after our last frame, without what torch calls first."""
-    theirs = trace
+    users = trace
     while trace is not None:
         if trace.tb_frame.f_code.co_filename.startswith(OURS):
-            theirs = trace.tb_next
+            users = trace.tb_next
         trace = trace.tb_next
-    while theirs is not None and _is_torchs(theirs.tb_frame.f_code.co_filename):
-        theirs = theirs.tb_next
-    return theirs
+    while users is not None and _is_torchs(users.tb_frame.f_code.co_filename):
+        users = users.tb_next
+    return users
 
 
 def _is_torchs(filename: str) -> bool:

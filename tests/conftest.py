@@ -120,6 +120,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("torch is not on the simulated CUDA runtime: tox -e simulated-cuda")
 
 
+@pytest.fixture(scope="module")
+def measured_here() -> Iterator[None]:
+    """Let this process measure blocks as measuring processes do, with one thread."""
+    import torch
+
+    from gradbench.devices.cpu import CPU
+    from gradbench.runner import evaluation_pass, memory_pass, time_pass
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        for one in (time_pass, memory_pass, evaluation_pass):
+            patch.setattr(one, "settle", lambda _: CPU())
+        yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def servers() -> "Iterator[SharedServers]":
     """Real fork servers, one of each kind a session: call it with a kind to borrow one."""

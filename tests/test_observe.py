@@ -138,7 +138,7 @@ def test_a_training_step_that_runs_backward_itself_reaches_its_parameters(batch)
         optimizer.step()
         return loss.item()
 
-    for _ in range(2):  # gradients that are there already are told from new ones
+    for _ in range(2):  # gradients that are there already are no new ones
         seen = gradbench.observe(step)
         assert seen.without_gradient == {}
         assert seen.graph_built

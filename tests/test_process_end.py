@@ -51,7 +51,7 @@ def test_neither_a_warning_before_nor_a_stack_after_hides_the_error(output, word
 
 
 def test_real_processes_are_reported_as_they_ended():
-    def told(program):
+    def how(program):
         done = subprocess.run(
             [sys.executable, "-X", "faulthandler", "-c", program],
             capture_output=True,
@@ -60,10 +60,10 @@ def test_real_processes_are_reported_as_they_ended():
         )
         return how_it_ended(done.returncode, done.stderr)
 
-    assert told("import os; os.abort()") == "killed by SIGABRT (Fatal Python error: Aborted)"
-    assert told("1 / 0") == "ended early with exit status 1 (ZeroDivisionError: division by zero)"
+    assert how("import os; os.abort()") == "killed by SIGABRT (Fatal Python error: Aborted)"
+    assert how("1 / 0") == "ended early with exit status 1 (ZeroDivisionError: division by zero)"
     killed = f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})"
-    assert told(killed) == "killed by SIGKILL"
+    assert how(killed) == "killed by SIGKILL"
 
 
 def test_of_a_long_log_the_end_is_read_and_nothing_before_the_position(tmp_path):

@@ -39,11 +39,15 @@ _WORD = re.compile(rf"\b(?:{'|'.join(BANNED)})\b|(?<=[0-9}}]) %(?!}})", re.IGNOR
 
 
 def texts() -> list[Path]:
-    """Return the package, its templates, the tools, the docs and the workflows."""
-    folders = ("gradbench", "docs", "tools", "benchmarks", ".github")
+    """Return the package, its templates, the tests, the tools, the docs and the workflows."""
+    folders = ("gradbench", "tests", "docs", "tools", "benchmarks", ".github")
     there = [path for folder in folders for path in (ROOT / folder).rglob("*")]
     there += [path for folder in (".", "results", "reports") for path in (ROOT / folder).glob("*")]
-    return sorted(path for path in there if path.suffix in SUFFIXES and path.is_file())
+    return sorted(
+        path
+        for path in there
+        if path.suffix in SUFFIXES and path.is_file() and path != Path(__file__)
+    )
 
 
 def violations(name: str, text: str) -> list[str]:

@@ -118,7 +118,7 @@ def script_of(name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "told"),
+    ("inputs", "arguments"),
     [
         ({}, ["--preset", "tiny"]),
         ({"CONFIG": "a b.toml"}, ["--config", "a b.toml"]),
@@ -143,7 +143,7 @@ def script_of(name: str) -> str:
         ({"PRESET": "$(touch pwned); x"}, ["--preset", "$(touch pwned); x"]),
     ],
 )
-def test_the_action_asks_gradbench_for_what_its_inputs_say(inputs, told, tmp_path):
+def test_the_action_asks_gradbench_for_what_its_inputs_say(inputs, arguments, tmp_path):
     stub = tmp_path / "bin" / "gradbench"
     stub.parent.mkdir()
     stub.write_text('#!/bin/sh\nfor word; do printf "%s\\n" "$word"; done\nexit 4\n', "utf-8")
@@ -166,7 +166,7 @@ def test_the_action_asks_gradbench_for_what_its_inputs_say(inputs, told, tmp_pat
         text=True,
         check=False,
     )
-    assert done.stdout.splitlines() == ["ci", "--fail-on", "never", "-o", "out dir", *told]
+    assert done.stdout.splitlines() == ["ci", "--fail-on", "never", "-o", "out dir", *arguments]
     assert done.returncode == 4, "the status is the job's"
     assert not (tmp_path / "pwned").exists()
 

@@ -30,11 +30,11 @@ def over(view: View, cell: Cell, base: Cell, meter: str) -> float | None:
 
     The two were not interleaved, so there is no interval; of two machines there is no ratio.
     """
-    ours, others = view.estimate(cell, meter), view.estimate(base, meter)
+    own, others = view.estimate(cell, meter), view.estimate(base, meter)
     elsewhere = view.machine(cell) != view.machine(base)
-    if ours is None or others is None or others.point <= 0 or elsewhere:
+    if own is None or others is None or others.point <= 0 or elsewhere:
         return None
-    return ours.point / others.point
+    return own.point / others.point
 
 
 def sentences(view: View) -> list[str]:
@@ -46,18 +46,18 @@ def sentences(view: View) -> list[str]:
     blocks: dict[Block, str] = {}
     for cell in view.cells:
         base = without(cell)
-        said = [] if cell == base else list(_said(view, cell, base))
-        if said:
-            by_block.setdefault(cell.block, []).append(f"{cell.grad_mode} {', '.join(said)}")
+        changes = [] if cell == base else list(_changes(view, cell, base))
+        if changes:
+            by_block.setdefault(cell.block, []).append(f"{cell.grad_mode} {', '.join(changes)}")
             blocks.setdefault(cell.block, _blocks(view, cell))
     return [
-        f"checkpointing, over the same cells without: {block}: {'; '.join(said)}"
+        f"checkpointing, over the same cells without: {block}: {'; '.join(changes)}"
         f"{f'; computed again: {blocks[block]}' if blocks[block] else ''}"
-        for block, said in by_block.items()
+        for block, changes in by_block.items()
     ]
 
 
-def _said(view: View, cell: Cell, base: Cell) -> Iterator[str]:
+def _changes(view: View, cell: Cell, base: Cell) -> Iterator[str]:
     for meter, what in ((MEMORY, "memory"), (TIME, "time")):
         factor = over(view, cell, base, meter)
         if factor is not None:

@@ -36,9 +36,9 @@ def sentences(view: View) -> list[str]:
         measured = view.measurement(cell, COMPILE_TIME)
         if measured is not None:
             took = format_units.duration(measured.values[0])
-            said = f"{cell.grad_mode} {took} ({made(measured.notes)})"
-            by_block.setdefault(cell.block, []).append(said)
+            figures = f"{cell.grad_mode} {took} ({made(measured.notes)})"
+            by_block.setdefault(cell.block, []).append(figures)
     return [
-        f"torch.compile, the first step less the typical one: {block}: {'; '.join(said)}"
-        for block, said in by_block.items()
+        f"torch.compile, the first step less the typical one: {block}: {'; '.join(figures)}"
+        for block, figures in by_block.items()
     ]

@@ -18,10 +18,10 @@ def casts(view: View) -> list[str]:
         if cell.autocast != "off":
             most = format_units.size(max(breakdown.timeline.get("casts", (0,))))
             at_peak = format_units.size(breakdown.parts.get("casts", 0))
-            said = f"{cell.grad_mode} {counted(breakdown.casts, 'cast')}, {most} ({at_peak})"
-            by_block.setdefault(cell.block, []).append(said)
+            figures = f"{cell.grad_mode} {counted(breakdown.casts, 'cast')}, {most} ({at_peak})"
+            by_block.setdefault(cell.block, []).append(figures)
     return [
         f"autocast: casts in a step, their bytes at once at most (at the peak): {block}: "
-        f"{'; '.join(said)}"
-        for block, said in by_block.items()
+        f"{'; '.join(figures)}"
+        for block, figures in by_block.items()
     ]

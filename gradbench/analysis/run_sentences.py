@@ -5,7 +5,7 @@ from typing import Final
 
 from ..experiment.matrix import Cell
 from ..plurals import counted
-from ..records.measurements import Cause, Measurement, Skipped
+from ..records.measurements import NOTHING_TO_READ, Cause, Measurement, Skipped
 from ..records.predictions import marks
 from ..records.run import Run
 from .prediction_errors import errors, in_words, unchecked
@@ -36,7 +36,7 @@ def in_short(run: Run, *, causes: Collection[Cause]) -> str:
 def _cells_by_reason(run: Run) -> dict[tuple[Cause, str], list[str]]:
     grouped: dict[tuple[Cause, str], list[str]] = {}
     for outcome in run.outcomes:
-        if isinstance(outcome, Skipped) and outcome.cause != "unreadable":
+        if isinstance(outcome, Skipped) and outcome.cause not in NOTHING_TO_READ:
             cells = grouped.setdefault((outcome.cause, outcome.reason), [])
             if str(outcome.cell) not in cells:
                 cells.append(str(outcome.cell))
@@ -63,14 +63,14 @@ def predicted(run: Run) -> str:
     }
     off = {cell: error for cell, error in errors(run).items() if cell not in by_line}
     alone = [cell for cell in unchecked(run) if cell not in by_line]
-    said = []
+    parts = []
     if off:
-        said.append(f"predicted from fake tensors: {_compared(off)}")
+        parts.append(f"predicted from fake tensors: {_compared(off)}")
     if by_line:
-        said.append(f"{len(by_line)} measured at small batches, not predicted")
+        parts.append(f"{len(by_line)} measured at small batches, not predicted")
     if alone:
-        said.append(f"{len(alone)} predicted and not checked, for none was measured beside them")
-    return f"peaks{' ' if off else ': '}{'; '.join(said)}" if said else ""
+        parts.append(f"{len(alone)} predicted and not checked, for none was measured beside them")
+    return f"peaks{' ' if off else ': '}{'; '.join(parts)}" if parts else ""
 
 
 def _compared(off: Mapping[Cell, float]) -> str:

@@ -55,8 +55,8 @@ def explain(
     with err.status("loading torch") as status:
         run, found = look(question, store, say=lambda words: say(status, words))
     if as_json:
-        said = run_sentences.oddities(run)
-        print_json({"run": run.name, "oddities": said, **asdict(found)}, indent=2)
+        oddities = run_sentences.oddities(run)
+        print_json({"run": run.name, "oddities": oddities, **asdict(found)}, indent=2)
     else:
         for sentence in headline.answer(run):
             out.print(marked(sentence))

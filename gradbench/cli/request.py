@@ -203,9 +203,9 @@ def _resized(cells: Iterable[Cell], own: Collection[str], sizes: Sequence[str]) 
     A preset measures some workloads at some of its sizes only, which are its own models'.
     """
     batches = [int(AXES["batch_size"].parse(size)) for size in sizes]
-    theirs = [replace(c, batch_size=b) for c in cells if c.model in own for b in batches]
+    resized = [replace(c, batch_size=b) for c in cells if c.model in own for b in batches]
     others = [cell for cell in cells if cell.model not in own]
-    return unique([*(select(others, "batch_size", batches) if others else []), *theirs])
+    return unique([*(select(others, "batch_size", batches) if others else []), *resized])
 
 
 def _is_own(text: str) -> bool:

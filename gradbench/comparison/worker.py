@@ -113,9 +113,11 @@ class Sides:
         for index in self.order:
             paths = self._paths[index]
             self.turns.give(index)
-            ours = [path for path in paths if (Path(path) / "gradbench" / "comparison").is_dir()]
+            measuring = [
+                path for path in paths if (Path(path) / "gradbench" / "comparison").is_dir()
+            ]
             # behind all else: a psutil.py of the user's is not the one that we need
-            sys.path[:] = [*ours, *(path for path in sys.path if path not in paths), *paths]
+            sys.path[:] = [*measuring, *(path for path in sys.path if path not in paths), *paths]
             from gradbench.comparison import entry
 
             self.entries[index] = entry

@@ -53,8 +53,10 @@ def protocols(series: Sequence[Series]) -> list[str]:
     found = sorted({one.protocol for one in series})
     if found in ([], [str(PROTOCOL)]):
         return []
-    said = [f"protocol {one or 'unknown'}: {PROTOCOLS.get(one, 'not on record')}" for one in found]
-    return [f"protocols never mix; {'; '.join(said)}"]
+    reasons = [
+        f"protocol {one or 'unknown'}: {PROTOCOLS.get(one, 'not on record')}" for one in found
+    ]
+    return [f"protocols never mix; {'; '.join(reasons)}"]
 
 
 def bars(series: Series, *, width: int = 32) -> str:

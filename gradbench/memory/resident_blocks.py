@@ -23,9 +23,9 @@ def outside(resident: Mapping[int, Resident], allocated: Mapping[int, int]) -> i
 
     Weights from numpy or a mapped file are such; so is what was made before the ledger began.
     """
-    ours = [(address, block.nbytes) for address, block in resident.items()]
-    theirs = list(allocated.items())
-    return _covered([*ours, *theirs]) - _covered(theirs)
+    known = [(address, block.nbytes) for address, block in resident.items()]
+    counted = list(allocated.items())
+    return _covered([*known, *counted]) - _covered(counted)
 
 
 def disjoint(resident: Mapping[int, Resident]) -> dict[int, Resident]:

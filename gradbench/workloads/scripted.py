@@ -31,7 +31,7 @@ def _reloaded(script: nn.Module) -> nn.Module:
     torch.jit.save(script, file)
     file.seek(0)
     loaded: nn.Module = torch.jit.load(file)  # type: ignore[no-untyped-call] # torch leaves it untyped
-    ours = {**dict(script.named_parameters()), **dict(script.named_buffers())}
+    tensors = {**dict(script.named_parameters()), **dict(script.named_buffers())}
     for name, tensor in (*loaded.named_parameters(), *loaded.named_buffers()):
-        tensor.data = ours[name].data
+        tensor.data = tensors[name].data
     return loaded

@@ -117,7 +117,7 @@ def test_every_symptom_has_a_sentence_with_its_value_and_a_remedy():
         assert symptom.remedy
 
 
-def test_a_good_machine_spoils_nothing():
+def test_a_good_machine_shows_no_interference():
     assert before_a_run(GOOD_FACTS) == []
 
 

@@ -231,8 +231,8 @@ def test_each_leak_is_reported_with_its_cell_and_who_made_it():
 
 
 def test_a_leak_whose_makers_were_not_seen_says_so():
-    (told,) = leaks(run([leaked(ON, 8)]))
-    assert told.endswith("8 B behind each step: nobody was seen to make them")
+    (sentence,) = leaks(run([leaked(ON, 8)]))
+    assert sentence.endswith("8 B behind each step: nobody was seen to make them")
 
 
 def test_where_nothing_leaks_there_is_nothing_to_say_of_it():

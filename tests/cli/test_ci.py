@@ -149,9 +149,9 @@ def test_of_a_run_that_was_killed_what_there_is_is_reported(tmp_path):
 
     job = do(tmp_path, call)
     assert job.exit_status("never") == -9
-    told = job.summary.read_text("utf-8")
-    assert told.startswith("run: killed by SIGKILL\n")
-    assert "the run was cut short" in told
+    written = job.summary.read_text("utf-8")
+    assert written.startswith("run: killed by SIGKILL\n")
+    assert "the run was cut short" in written
 
 
 def test_a_gate_without_a_run_is_left_out_and_the_comparison_is_not(tmp_path):
@@ -166,11 +166,11 @@ def test_a_part_that_printed_no_verdicts_is_reported_by_its_status(tmp_path):
     calls = Calls(tmp_path, gate=(4, None), compare=(-9, None))
     job = do(tmp_path, calls, base="main", baselines=["b.jsonl"])
     assert job.status == -9
-    told = job.annotations.read_text("utf-8")
-    assert "::error title=gradbench gate::no comparable baseline" in told
-    assert "::error title=gradbench compare::killed by SIGKILL" in told
+    written = job.annotations.read_text("utf-8")
+    assert "::error title=gradbench gate::no comparable baseline" in written
+    assert "::error title=gradbench compare::killed by SIGKILL" in written
     assert not (tmp_path / "gate.json").exists()
-    assert "tests=" in job.junit.read_text("utf-8"), "then the run itself is told"
+    assert "tests=" in job.junit.read_text("utf-8"), "then the run itself is reported"
 
 
 def test_a_job_of_nothing_but_mistakes_still_leaves_its_summary(tmp_path):
@@ -230,8 +230,8 @@ def test_a_part_that_broke_is_no_verdict_and_is_never_forgiven(name, status, tmp
     assert [job.exit_status(on) for on in ci_job.FAIL_ON] == [ExitStatus.BROKEN] * 3
     assert f"{name}: broke" in job.words
     assert "a regression" not in job.words
-    told = job.annotations.read_text("utf-8")
-    assert f"::error title=gradbench {name}::broke" in told
+    written = job.annotations.read_text("utf-8")
+    assert f"::error title=gradbench {name}::broke" in written
 
 
 def test_a_part_that_ends_well_without_its_verdicts_broke(tmp_path):

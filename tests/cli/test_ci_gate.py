@@ -35,7 +35,7 @@ def measured(**facts):
 
 
 def needing_more(run):
-    """Return the run as it would be if every figure that repeats were one byte more."""
+    """Return the run with one byte more in every deterministic metric."""
     return [
         replace(r, values=(r.values[0] + 1,)) if isinstance(r, Measurement) and r.exact else r
         for r in run.records
@@ -97,8 +97,8 @@ def test_without_a_comparable_baseline_the_job_is_red_and_says_so(baseline, tmp_
     ]
     done = job(tmp_path / "job", other, baseline)
     assert done.exit_status("regression") == 4
-    told = done.annotations.read_text("utf-8")
-    assert "::error title=gradbench gate::no comparable baseline" in told
+    written = done.annotations.read_text("utf-8")
+    assert "::error title=gradbench gate::no comparable baseline" in written
     assert "What has no verdict, and why" in done.summary.read_text("utf-8")
     assert "torch release was '2.13.0', is '1.0'" in done.summary.read_text("utf-8")
 

@@ -138,8 +138,8 @@ def test_help_and_lists_load_neither_torch_nor_pandas(arguments, tmp_path):
 
 
 def test_help_has_an_option_for_every_axis(gradbench):
-    told = gradbench("run", "--help").stdout
-    assert [axis for axis in AXES if f"--{axis.replace('_', '-')} " not in told] == []
+    output = gradbench("run", "--help").stdout
+    assert [axis for axis in AXES if f"--{axis.replace('_', '-')} " not in output] == []
 
 
 def test_list_shows_every_cell_by_its_id_and_counts_them(gradbench):
@@ -407,16 +407,16 @@ def test_a_broken_seal_is_reported_by_runs_and_the_rest_still_listed(gradbench, 
 def test_a_run_that_is_still_going_is_not_called_cut_short(gradbench, here):
     with Store(here / "results").create() as writer:
         writer.write(started(block()))
-        told = gradbench("runs").stdout
-    assert told.startswith(writer.name)
-    assert "cut short" not in told
+        output = gradbench("runs").stdout
+    assert output.startswith(writer.name)
+    assert "cut short" not in output
 
 
 def test_what_runs_proposes_can_be_pasted(gradbench, here):
     with Store(here / "elsewhere").create() as writer:
         writer.write(started(block()))
-    told = gradbench("runs", "--results", "elsewhere").stdout
-    assert f"gradbench run --resume {writer.name} --results elsewhere" in told
+    output = gradbench("runs", "--results", "elsewhere").stdout
+    assert f"gradbench run --resume {writer.name} --results elsewhere" in output
 
 
 def test_runs_says_that_there_are_none(gradbench):
@@ -518,13 +518,13 @@ def test_a_run_has_one_outcome_for_each_cell_and_meter(measured):
 
 
 def test_a_run_prints_a_table_where_things_are_and_what_the_harness_took(measured):
-    run, told = measured.run(), measured.done.stdout.splitlines()
-    rows = [line.split() for line in told]
+    run, output = measured.run(), measured.done.stdout.splitlines()
+    rows = [line.split() for line in output]
     for mode in ("global_on", "global_off", "no_grad", "inference_mode"):
         (row,) = (row for row in rows if row[:1] == [mode])
         assert len(row) > 5
-    assert f"records  {Path('T', run.name)}.jsonl" in told
-    assert f"page     {Path('T2', run.name)}.html" in told
+    assert f"records  {Path('T', run.name)}.jsonl" in output
+    assert f"page     {Path('T2', run.name)}.html" in output
     spent = " ".join(measured.done.stdout.split()).rpartition(" s: ")[2]  # a line or two
     assert "timing" in spent
     assert "gradbench's own overhead" in spent
@@ -548,8 +548,8 @@ def test_show_prints_what_the_run_printed(measured, gradbench):
 @pytest.mark.parametrize("beginning", [8, None], ids=["its beginning", "its name"])
 def test_a_run_is_found_by(beginning, measured, gradbench):
     name = measured.run().name
-    told = gradbench("show", name[:beginning], "--results", measured.folder / "T").stdout
-    assert told.startswith(f"run {name}\n")
+    output = gradbench("show", name[:beginning], "--results", measured.folder / "T").stdout
+    assert output.startswith(f"run {name}\n")
 
 
 def test_show_of_an_unknown_run_names_the_runs_there_are(measured, gradbench):
@@ -572,8 +572,8 @@ def test_report_writes_one_page_that_needs_nothing_else(measured, gradbench, her
 
 
 def test_runs_lists_a_complete_run(measured, gradbench):
-    told = gradbench("runs", "--results", measured.folder / "T").stdout
-    assert told == f"{measured.run().name}  1 of 1 block  complete\n"
+    output = gradbench("runs", "--results", measured.folder / "T").stdout
+    assert output == f"{measured.run().name}  1 of 1 block  complete\n"
 
 
 def test_env_as_json_is_json_and_agrees_with_the_run(measured, gradbench):

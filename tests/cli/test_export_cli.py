@@ -72,8 +72,8 @@ def test_without_o_one_file_is_printed(name, gradbench, here):
 
 
 def test_help_names_every_format(gradbench):
-    told = " ".join(gradbench("export", "--help").stdout.split())
-    assert [name for name in FORMATS if name not in told] == []
+    output = " ".join(gradbench("export", "--help").stdout.split())
+    assert [name for name in FORMATS if name not in output] == []
 
 
 def test_several_files_need_a_folder(gradbench, here):

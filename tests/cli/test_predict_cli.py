@@ -265,7 +265,7 @@ def test_show_says_when_a_run_has_no_line_to_draw(gradbench, tmp_path):
 @settings(max_examples=4, deadline=None)
 @given(st.integers(0, 400), st.integers(-1, 1), st.sampled_from(sorted(ADDS)))
 def test_the_batch_that_is_found_fits_and_the_next_does_not(batch, beside, mode):
-    """Budgets a byte around a batch's peak: where a search that guesses is off by one."""
+    """Budgets a byte around a batch's peak: where a search that guesses is wrong by one."""
     predictor = Predictor("cpu")
     budget = peak(mode, batch) + beside
     found = predictor.largest(cell(mode, model=NET), MODELS[NET], budget)

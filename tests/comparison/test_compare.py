@@ -437,9 +437,9 @@ def test_cells_that_this_machine_cannot_run_are_reported_with_their_reason(proje
     asked = ("--model", "nets:make", "--input", "4,8", "--workload", "inference", "--threads", 9999)
     answer = compare("--base", "HEAD", *asked, "--json")
     assert answer.exit_code == ExitStatus.NOTHING_MEASURED
-    told = json.loads(answer.stdout)["not_compared"]
-    assert len(told) == 4
-    assert all("9,999 threads, but this process may use" in one["reason"] for one in told)
+    reasons = json.loads(answer.stdout)["not_compared"]
+    assert len(reasons) == 4
+    assert all("9,999 threads, but this process may use" in one["reason"] for one in reasons)
 
 
 def verdicts(answer) -> dict[tuple[str, str], dict]:

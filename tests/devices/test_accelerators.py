@@ -189,7 +189,7 @@ def test_an_index_beyond_the_last_device_is_unavailable(intel):
     devices.find("xpu:1").check()
 
 
-def test_a_device_that_broke_is_told_from_an_error_of_the_step(intel):
+def test_a_device_that_broke_is_no_error_of_the_step(intel):
     device = devices.find("xpu")
     assert not device.lost(RuntimeError("shapes do not fit"))
 

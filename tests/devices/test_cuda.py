@@ -249,13 +249,13 @@ def test_an_allocator_that_counts_nothing_is_a_reason_not_a_zero(fake, monkeypat
 
 
 def test_the_trace_of_a_window_has_the_allocators_figures_and_the_marks(fake, ledger):
-    def told(mark):
+    def marking(mark):
         mark(Phase("forward"))
         fake.step()
         mark(Tag(7, "saved"))
         return "result"
 
-    result, window, traced = ledger.trace(told)
+    result, window, traced = ledger.trace(marking)
     assert result == "result"
     assert (window.before_bytes, window.peak_bytes) == (1024, 2048)
     assert traced.entries("cuda:1") == [Phase("forward"), Tag(7, "saved")]

@@ -95,7 +95,7 @@ def test_a_free_of_what_an_earlier_window_allocated_is_an_entry_too():
 
 
 def test_marks_stand_between_the_allocations_where_they_were_made():
-    def told(mark):
+    def marking(mark):
         mark(Phase("first"))
         one = kilobytes(1)
         mark(Tag(one.data_ptr(), "saved"))
@@ -107,7 +107,7 @@ def test_marks_stand_between_the_allocations_where_they_were_made():
         mark(Phase("end"))
         return "result"
 
-    result, traced = trace(told)
+    result, traced = trace(marking)
     entries = traced.entries("cpu")
     one, two = (change.address for change in changes(entries) if change.nbytes > 0)
     assert result == "result"
@@ -134,7 +134,7 @@ def test_marks_from_within_backward_stand_before_the_gradients_that_follow():
     x = torch.randn(4, 16)
     names = {id(p): name for name, p in module.named_parameters()}
 
-    def told(mark):
+    def marking(mark):
         hooks = [
             parameter.register_post_accumulate_grad_hook(
                 lambda p: mark(Tag(p.grad.data_ptr(), names[id(p)]))
@@ -145,7 +145,7 @@ def test_marks_from_within_backward_stand_before_the_gradients_that_follow():
         for hook in hooks:
             hook.remove()
 
-    entries = trace(told)[1].entries("cpu")
+    entries = trace(marking)[1].entries("cpu")
     tags = {entry.part: index for index, entry in enumerate(entries) if isinstance(entry, Tag)}
     assert tags.keys() == set(names.values())
     for name, parameter in module.named_parameters():
@@ -161,22 +161,22 @@ def test_marks_from_within_backward_stand_before_the_gradients_that_follow():
 
 
 def test_many_marks_keep_their_order():
-    def told(mark):
+    def marking(mark):
         for number in range(300):
             mark(Phase(f"{number}"))
 
-    assert trace(told)[1].entries("cpu") == [Phase(f"{number}") for number in range(300)]
+    assert trace(marking)[1].entries("cpu") == [Phase(f"{number}") for number in range(300)]
 
 
 def test_every_free_has_the_address_and_the_size_of_what_was_allocated():
     module, x = cnn_small(), torch.randn(2, 3, 32, 32)
 
-    def told(_):
+    def marking(_):
         functional.cross_entropy(module(x), torch.arange(2)).backward()
         module.zero_grad(set_to_none=True)
 
-    told(None)
-    entries = trace(told)[1].entries("cpu")
+    marking(None)
+    entries = trace(marking)[1].entries("cpu")
     live, buffers = {}, {buffer.data_ptr() for buffer in module.buffers()}
     for change in changes(entries):
         if change.nbytes > 0:
@@ -197,23 +197,23 @@ def test_an_allocation_bears_the_name_of_the_innermost_operator():
 
 
 def test_no_mark_is_taken_for_an_operator():
-    def told(mark):
+    def marking(mark):
         mark(Phase("forward"))
         kept.append(kilobytes(1))
 
     kept = []
-    entries = trace(told)[1].entries("cpu")
+    entries = trace(marking)[1].entries("cpu")
     assert [change.op for change in changes(entries)] == ["aten::empty"]
 
 
 def test_the_allocations_of_other_devices_are_left_out_and_the_marks_are_not():
-    def told(mark):
+    def marking(mark):
         mark(Phase("forward"))
         kept.append(kilobytes(1))
         mark(Phase("end"))
 
     kept = []
-    assert trace(told)[1].entries("cuda:0") == [Phase("forward"), Phase("end")]
+    assert trace(marking)[1].entries("cuda:0") == [Phase("forward"), Phase("end")]
 
 
 def test_what_the_function_raises_goes_through_and_the_next_trace_is_whole():

@@ -95,13 +95,13 @@ def test_pyperf_compares_two_of_our_files(history, tmp_path):
     _, runs = history
     for name, chosen in (("before", runs[0]), ("after", runs[-1])):
         write(export("pyperf", [chosen]), tmp_path / f"{name}.json", folder=False)
-    told = call(
+    output = call(
         sys.executable, "-m", "pyperf", "compare_to", "before.json", "after.json", cwd=tmp_path
     )
-    (line,) = (line for line in told.splitlines() if "no_grad] step_time" in line)
+    (line,) = (line for line in output.splitlines() if "no_grad] step_time" in line)
     assert line.endswith("1.20x slower")
-    assert "[before] 1024 bytes -> [after] 1024 bytes: no change" in told
-    assert "ERROR: " not in told
+    assert "[before] 1024 bytes -> [after] 1024 bytes: no change" in output
+    assert "ERROR: " not in output
 
 
 def test_pyperf_shows_a_byte_more(history, tmp_path):
@@ -110,10 +110,10 @@ def test_pyperf_shows_a_byte_more(history, tmp_path):
     for outcome, name in zip(before, ("before", "after"), strict=True):
         chosen = run_of([started([outcome.cell]), environment(), outcome])
         write(export("pyperf", [chosen]), tmp_path / f"{name}.json", folder=False)
-    told = call(
+    output = call(
         sys.executable, "-m", "pyperf", "compare_to", "before.json", "after.json", cwd=tmp_path
     )
-    assert "[before] 1024 bytes -> [after] 1025 bytes: 1.00x slower" in told
+    assert "[before] 1024 bytes -> [after] 1025 bytes: 1.00x slower" in output
 
 
 @pytest.mark.slow
@@ -129,12 +129,12 @@ def test_otava_analyzes_our_tables_and_finds_the_step(history, tmp_path):
     assert "VALID" in subprocess.run(
         [otava, "validate", *configured], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stderr.replace("INVALID", "")
-    told = call(otava, "analyze", *configured, "all", "--output", "json", cwd=tmp_path)
+    output = call(otava, "analyze", *configured, "all", "--output", "json", cwd=tmp_path)
     changed = {
         name: [
             (change["metric"].rpartition(".")[2], change["index"]) for change in point["changes"]
         ]
-        for line in told.splitlines()
+        for line in output.splitlines()
         for name, points in json.loads(line).items()
         for point in points
     }

@@ -518,9 +518,9 @@ def test_markdown_names_possible_interference():
     text = content(
         "markdown", measured(cpu_governor="powersave", torch_debug=True, host="mixed: a, b")
     )
-    told = text.partition("### Possible interference")[2]
+    section = text.partition("### Possible interference")[2]
     for words in ("governor is powersave", "debug build", "mixed machines: host"):
-        assert words in told
+        assert words in section
 
 
 def test_markdown_of_a_run_that_was_cut_short_names_its_blocks():
@@ -558,8 +558,10 @@ def test_markdown_shows_verdicts_first_worst_first_and_folds_what_is_the_same():
 def test_markdown_keeps_to_the_limit_and_says_how_much_had_no_room(limit):
     outcomes = [o for size in range(1, 60) for o in measured_block(batch_size=size + 10)]
     broken = skipped(cell(batch_size=5), cause="crashed", reason="signal 11 äöü")
-    told = Verdicts(tuple(EVERY))
-    text = markdown.summary([measured(outcomes=[*outcomes, broken])], verdicts=told, limit=limit)
+    verdicts = Verdicts(tuple(EVERY))
+    text = markdown.summary(
+        [measured(outcomes=[*outcomes, broken])], verdicts=verdicts, limit=limit
+    )
     assert len(text.encode()) <= limit
     assert "**worse**" in text
     assert ("have no room here" in text) == (limit < 100_000)
@@ -656,12 +658,12 @@ def test_a_file_without_verdicts_is_refused_in_one_line(content, tmp_path):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_format_tells_verdicts_or_says_that_it_cannot(name):
-    told = Verdicts(tuple(EVERY))
+    verdicts = Verdicts(tuple(EVERY))
     if FORMATS[name].judged is None:
         with pytest.raises(Impossible, match="markdown, annotations, junit have"):
-            export(name, [], verdicts=told)
+            export(name, [], verdicts=verdicts)
         return
-    (text,) = export(name, [], verdicts=told).files.values()
+    (text,) = export(name, [], verdicts=verdicts).files.values()
     assert "worse" in text
 
 

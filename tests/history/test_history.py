@@ -399,16 +399,16 @@ def test_a_hostile_name_is_text_on_the_page():
 
 def test_what_is_not_drawn_is_counted(slower, monkeypatch):
     monkeypatch.setattr(on_page, "MANY", 1)
-    told = on_page.context(series_of(slower), link=linker(""))
-    assert (len(told["lines"]), told["left_out"]) == (1, 3)
-    assert told["lines"][0].changes
+    context = on_page.context(series_of(slower), link=linker(""))
+    assert (len(context["lines"]), context["left_out"]) == (1, 3)
+    assert context["lines"][0].changes
 
 
 def test_one_point_is_no_history():
     assert on_page.context(series_of([at(0)]), link=linker("")) is None
 
 
-# --- the door
+# --- the command
 
 
 def cli(*arguments):
@@ -432,8 +432,8 @@ def test_the_command_shows_changes_and_exits_0(folder):
 
 def test_json_has_every_point_and_change(folder):
     answer = cli(folder, "--json", "--grad-mode", "no_grad", "--meter", "step_time")
-    told = json.loads(answer.stdout)
-    by_reference = {series["reference"]: series for series in told["series"]}
+    reply = json.loads(answer.stdout)
+    by_reference = {series["reference"]: series for series in reply["series"]}
     ratio = by_reference["global_on"]
     assert len(ratio["points"]) == 60
     assert [change["at"] for change in ratio["changes"]] == [40]
@@ -442,7 +442,7 @@ def test_json_has_every_point_and_change(folder):
 
 
 @pytest.mark.parametrize(("points_back", "status"), [(19, 0), (20, 1), (60, 1)])
-def test_it_fails_on_a_change_for_worse_among_the_last_points_if_asked(folder, points_back, status):
+def test_it_fails_on_a_regression_among_the_last_points_if_asked(folder, points_back, status):
     ratio = ["--meter", "step_time", "--grad-mode", "no_grad"]
     assert cli(folder, *ratio, "--fail-on-worse", points_back).exit_code == status
 

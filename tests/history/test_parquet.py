@@ -49,12 +49,12 @@ def test_what_is_packed_comes_back(packed):
 def test_history_is_the_same_from_either(packed, tmp_path):
     for run in RUNS:
         write_run(run, tmp_path / "runs")
-    told = [
+    both = [
         [(str(s.cell), s.figure, s.values.tolist(), s.labels) for s in series.history(f)[0]]
         for f in (series.read([tmp_path / "runs"]), series.read([packed]))
     ]
-    assert told[0] == told[1]
-    assert told[0]
+    assert both[0] == both[1]
+    assert both[0]
 
 
 def test_runs_in_both_count_once(packed, tmp_path):
@@ -163,23 +163,23 @@ def test_a_damaged_file_is_named_and_left_and_the_rest_is_read(packed, damage):
     assert as_rows(parquet.read(str(packed))) == as_rows(series.of(RUNS))
 
 
-def marked(path, told):
+def marked(path, mark):
     table = pq.read_table(path)
-    metadata = {} if told is None else {parquet.MARK: told}
+    metadata = {} if mark is None else {parquet.MARK: mark}
     pq.write_table(table.replace_schema_metadata(metadata), path)
 
 
 @pytest.mark.parametrize(
-    ("told", "says"),
+    ("mark", "says"),
     [
         (b'{"schema": 99, "axes": []}', "schema 99, this gradbench reads 1: upgrade"),
         (b'{"schema": 1, "axes": ["model", "moon"]}', "axes unknown to this gradbench, moon"),
         (None, "was not written by gradbench pack"),
     ],
 )
-def test_a_file_that_would_be_misread_is_named_and_left_alone(packed, told, says):
+def test_a_file_that_would_be_misread_is_named_and_left_alone(packed, mark, says):
     first = files(packed)[0]
-    marked(first, told)
+    marked(first, mark)
     figures = parquet.read(str(packed))
     assert [says in words for words in figures.warnings] == [True]
     assert set(figures.origins) == {RUNS[2].name}

@@ -53,8 +53,8 @@ def test_of_several_purposes_the_last_in_a_blocks_life_holds_in_whatever_order_t
 ):
     tags = ["saved", "gradients", "optimizer_state"]
     for count in (1, 2, 3):
-        told = [Tag(A, part) for part in tags[:count]][::order]
-        found = breakdown(Change(A, 8), *told)
+        tagged = [Tag(A, part) for part in tags[:count]][::order]
+        found = breakdown(Change(A, 8), *tagged)
         assert found.parts == parts(**{tags[count - 1]: 8})
         assert found.left == (Left(8, tags[count - 1], ""),)
 

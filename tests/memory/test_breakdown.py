@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from gradbench.devices.cpu import CPU
 from gradbench.experiment.matrix import GRAD_MODES, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import PARTS, Breakdown, Measurement, Skipped
@@ -46,16 +45,11 @@ class Hand:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """As measuring processes have it, and without oneDNN, whose kernels for convolutions use
-    layouts of their own that depend on the processor: without it a convolution is one product
-    with the unfolded image."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch, torch.backends.mkldnn.flags(enabled=False):
-        patch.setattr(memory_pass, "settle", lambda _: CPU())
+def _without_onednn(measured_here):
+    """Its kernels for convolutions use layouts of their own that differ by processor: without it
+    a convolution is one product with the unfolded image."""
+    with torch.backends.mkldnn.flags(enabled=False):
         yield
-    torch.set_num_threads(threads)
 
 
 def matrix(*, batch, workload="inference", optimizer="sgd", modes=GRAD_MODES):

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torchs_module
 
-from gradbench.devices.cpu import CPU
 from gradbench.experiment.matrix import GRAD_MODES, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.memory.fused_calls import FUSED, FusedCalls, fusible
@@ -13,6 +12,8 @@ from gradbench.records.measurements import Breakdown, Measurement, Skipped
 from gradbench.runner import memory_pass
 from gradbench.runner.memory_pass import OTHER_PATH
 from gradbench.workloads.models import Model, unlabelled
+
+pytestmark = pytest.mark.usefixtures("measured_here")
 
 FUSES = pytest.mark.filterwarnings("ignore:.*nested tensors.*")
 
@@ -22,8 +23,7 @@ def encoder(layers=2):
     return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
 
-def measured(monkeypatch, build, meters, **axes):
-    monkeypatch.setattr(memory_pass, "settle", lambda _: CPU())
+def measured(build, meters, **axes):
     model = Model(build, lambda size: unlabelled(size, shape=(3, 8)))
     cells = Matrix(**{"models": ["it"], "batch_sizes": [2]} | axes)
     messages = memory_pass.memory_block(list(cells), model, Plan(), meters)
@@ -31,21 +31,21 @@ def measured(monkeypatch, build, meters, **axes):
     return {(m.cell.grad_mode, m.meter): m for m in found}
 
 
-def test_the_note_says_in_which_modes_the_fused_path_ran(monkeypatch):
-    found = measured(monkeypatch, encoder, ["peak_allocated", "saved_for_backward", "breakdown"])
+def test_the_note_says_in_which_modes_the_fused_path_ran():
+    found = measured(encoder, ["peak_allocated", "saved_for_backward", "breakdown"])
     assert {type(one) for one in found.values()} == {Measurement, Breakdown}  # hooks leave the path
     notes = {mode: found[mode, "peak_allocated"].notes["fused_attention"] for mode in GRAD_MODES}
     taken = "taken: 2 calls of 2 layers"
     assert notes == dict.fromkeys(GRAD_MODES, taken) | {"global_on": "not taken: autograd records"}
 
 
-def test_a_models_own_hooks_are_why_it_was_not_taken(monkeypatch):
+def test_a_models_own_hooks_are_why_it_was_not_taken():
     def hooked():
         net = encoder(1)
         net.layers[0].linear1.register_forward_hook(lambda *_: None)
         return net
 
-    found = measured(monkeypatch, hooked, ["peak_allocated"], grad_modes=["no_grad"])
+    found = measured(hooked, ["peak_allocated"], grad_modes=["no_grad"])
     note = found["no_grad", "peak_allocated"].notes["fused_attention"]
     assert note == (
         "taken for the attention in the layers alone, 1 call: hooks are set on Linear, and torch "
@@ -53,18 +53,14 @@ def test_a_models_own_hooks_are_why_it_was_not_taken(monkeypatch):
     )
 
 
-def test_training_is_why_it_was_not_taken(monkeypatch):
-    found = measured(
-        monkeypatch, encoder, ["peak_allocated"], workloads=["training"], grad_modes=["global_on"]
-    )
+def test_training_is_why_it_was_not_taken():
+    found = measured(encoder, ["peak_allocated"], workloads=["training"], grad_modes=["global_on"])
     note = found["global_on", "peak_allocated"].notes["fused_attention"]
     assert note == "not taken: the layers are in train()"
 
 
-def test_a_model_without_such_layers_has_no_note(monkeypatch):
-    found = measured(
-        monkeypatch, lambda: nn.Linear(8, 8), ["peak_allocated"], grad_modes=["no_grad"]
-    )
+def test_a_model_without_such_layers_has_no_note():
+    found = measured(lambda: nn.Linear(8, 8), ["peak_allocated"], grad_modes=["no_grad"])
     assert found["no_grad", "peak_allocated"].notes == {}
 
 
@@ -84,9 +80,9 @@ class LeavesItForHooks(nn.Module):
             return self.net(x)
 
 
-def test_figures_of_steps_that_hooks_keep_off_the_fused_path_are_reasons(monkeypatch):
+def test_figures_of_steps_that_hooks_keep_off_the_fused_path_are_reasons():
     meters = ["peak_allocated", "first_peak_allocated", "breakdown", "saved_for_backward"]
-    found = measured(monkeypatch, LeavesItForHooks, meters, grad_modes=["no_grad"])
+    found = measured(LeavesItForHooks, meters, grad_modes=["no_grad"])
     assert found["no_grad", "peak_allocated"].notes["fused_attention"].startswith("taken: 1 call")
     for meter in ("breakdown", "saved_for_backward"):
         assert found["no_grad", meter].reason == OTHER_PATH

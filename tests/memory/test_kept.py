@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from gradbench.devices.cpu import CPU
 from gradbench.experiment.matrix import Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import Measurement
@@ -17,11 +16,7 @@ from gradbench.workloads.models import Model, classification, mlp
 FLOAT = 4
 BATCH, WIDE, HIDDEN, CLASSES = 8, 16, 32, 10
 
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch):
-    monkeypatch.setattr(memory_pass, "settle", lambda _: CPU())
-    gc.collect()  # what an earlier test left must not be freed while this one counts
+pytestmark = pytest.mark.usefixtures("measured_here", "collected")
 
 
 def figures(build, **axes):

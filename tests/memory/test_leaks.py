@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gradbench.devices.cpu import CPU
 from gradbench.experiment.matrix import GRAD_MODES, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.memory import leaks
@@ -24,11 +23,7 @@ FLOAT = 4
 BATCH, WIDE, HIDDEN, CLASSES = 8, 16, 32, 10
 PLACE = r"([\d,]+) B a step made by (\S+)(?: in (\S+))? \((test_leaks\.py:\d+ in \w+)\)"
 
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch):
-    monkeypatch.setattr(memory_pass, "settle", lambda _: CPU())
-    gc.collect()  # what an earlier test left must not be freed while this one counts
+pytestmark = pytest.mark.usefixtures("measured_here", "collected")
 
 
 def leaked(build, *, loss=automatic, **axes):

@@ -8,7 +8,6 @@ from torch import nn
 from zoo import modules
 
 from gradbench.devices import Unreadable
-from gradbench.devices.cpu import CPU
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.plan import Plan
 from gradbench.memory.leaves import kept_unsaved
@@ -175,12 +174,7 @@ def read(build):
 SAVED = "saved_for_backward"
 
 
-@pytest.fixture
-def _here(monkeypatch):
-    monkeypatch.setattr(memory_pass, "settle", lambda _: CPU())
-
-
-@pytest.mark.usefixtures("_here")
+@pytest.mark.usefixtures("measured_here")
 def test_memory_of_numpys_that_is_saved_is_noted_where_no_peak_counts_it():
     found = read(modules.Borrowing)
     assert {one.notes.get("outside_bytes") for one in found.values()} == {4 * 4 * FLOAT}
@@ -188,7 +182,7 @@ def test_memory_of_numpys_that_is_saved_is_noted_where_no_peak_counts_it():
     assert all("outside_bytes" not in one.notes for one in found.values())
 
 
-@pytest.mark.usefixtures("_here")
+@pytest.mark.usefixtures("measured_here")
 def test_what_a_hook_of_a_tensor_keeps_is_a_reason_and_no_number():
     found = read(modules.Holding)
     assert found[SAVED].cause == "unreadable"

@@ -55,7 +55,7 @@ def read(cells, model, wanted):
     return {(o.cell, o.meter): o for o in found}
 
 
-def told(outcome):
+def figures(outcome):
     return outcome.values if isinstance(outcome, Measurement) else (outcome.cause, outcome.reason)
 
 
@@ -72,7 +72,7 @@ def test_every_cell_of_tiny_is_predicted_to_the_byte(cells):
     found = read(cells, MODELS[cells[0].model], ["peak_allocated", "predicted_peak"])
     for member in cells:
         predicted, measured = found[member, "predicted_peak"], found[member, "peak_allocated"]
-        assert told(predicted) == told(measured)
+        assert figures(predicted) == figures(measured)
         assert isinstance(predicted, Skipped) or predicted.notes == {}
     refused = {
         member.grad_mode for member in cells if isinstance(found[member, "predicted_peak"], Skipped)
@@ -181,7 +181,7 @@ def columns(channels):
 def test_what_an_operator_takes_inside_is_carried_on_to_batches_that_are_not_run():
     """Without oneDNN and NNPACK a convolution is a product with the unfolded image, 27 numbers a
     pixel: for 512 images of 8x8 that is 3.4 MiB, beside inputs and outputs of 1.4 MiB. No call of
-    more than 64 KiB is run, so all of it is told from batches of 2 and 4."""
+    more than 64 KiB is run, so all of it is learned from batches of 2 and 4."""
     side, channels, batch = 8, 8, 512
     model = Model(partial(columns, channels), partial(classification, shape=(3, side, side)))
     member = cell(batch_size=batch)
@@ -283,7 +283,7 @@ def no_numbers(y):
 def test_a_model_that_asks_for_numbers_is_measured_where_the_device_is(ask, predictor):
     model = Model(partial(Asking, ask), partial(classification, shape=(16,)))
     found = read([cell()], model, ["peak_allocated", "predicted_peak"])
-    assert told(found[cell(), "predicted_peak"]) == told(found[cell(), "peak_allocated"])
+    assert figures(found[cell(), "predicted_peak"]) == figures(found[cell(), "peak_allocated"])
     elsewhere = Predictor("cuda")
     if not elsewhere._here:
         with pytest.raises(Unpredictable, match="does not run on fake tensors: "):

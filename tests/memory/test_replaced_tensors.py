@@ -1,13 +1,12 @@
 """A module that replaces what it keeps has the peaks of a plain loop: nothing else holds it."""
 
-import gc
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from gradbench.devices.cpu import CPU, ProfilerLedger
+from gradbench.devices.cpu import ProfilerLedger
 from gradbench.experiment.matrix import GRAD_MODES, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import Breakdown, Measurement, Skipped
@@ -20,11 +19,7 @@ ROWS, WIDTH, FLOAT = 8, 64, 4
 OUTPUT = ROWS * WIDTH * FLOAT
 FIGURES = ["peak_allocated", "first_peak_allocated", "saved_for_backward", "breakdown"]
 
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch):
-    monkeypatch.setattr(memory_pass, "settle", lambda _: CPU())
-    gc.collect()  # what an earlier test left must not be freed while this one counts
+pytestmark = pytest.mark.usefixtures("measured_here", "collected")
 
 
 class GrowsByCat(nn.Module):

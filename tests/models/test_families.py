@@ -13,13 +13,12 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
 
-from gradbench.devices.cpu import CPU
 from gradbench.experiment.matrix import OF_BATCHES
-from gradbench.runner import memory_pass
 from gradbench.workloads.models import Model
 from gradbench.workloads.trees import Batch
 
 pytestmark = [
+    pytest.mark.usefixtures("measured_here"),
     pytest.mark.slow,
     pytest.mark.thorough,
     pytest.mark.filterwarnings("ignore"),
@@ -284,11 +283,6 @@ FAMILIES = {
     "cache": Family(Model(Cached, cached, head="head")),
     "ddp": Family(Model(parallel, rows, head="module.head")),
 }
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch):
-    monkeypatch.setattr(memory_pass, "settle", lambda _: CPU())
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,7 +8,6 @@ import torch
 from models.held import BATCH, EXACT, Family, hold
 
 from gradbench.analysis.generation import growth
-from gradbench.devices.cpu import CPU
 from gradbench.experiment.matrix import OF_BATCHES, OF_TOKENS, Cell
 from gradbench.experiment.model_source import ModelSource
 from gradbench.experiment.plan import Plan
@@ -18,6 +17,7 @@ from gradbench.workloads.models import Model
 from gradbench.workloads.own_models import model_of
 
 pytestmark = [
+    pytest.mark.usefixtures("measured_here"),
     pytest.mark.slow,
     pytest.mark.thorough,
     pytest.mark.filterwarnings("ignore"),
@@ -105,11 +105,6 @@ def torchvision():
 
         found.declared = declared  # or the declarations would end with it
     return found
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch):
-    monkeypatch.setattr(memory_pass, "settle", lambda _: CPU())
 
 
 @pytest.mark.usefixtures("torchvision")

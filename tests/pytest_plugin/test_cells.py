@@ -1,4 +1,4 @@
-"""pytest's door: readable tests, our rounds in pytest-benchmark's statistics, records and a page.
+"""The plugin: readable tests, our rounds in pytest-benchmark's statistics, records and a page.
 
 What a real session leaves is looked at once. Where only the plugin's conduct is in question, a
 scripted bench stands in for the measuring processes.
@@ -175,7 +175,7 @@ def test_extra_info_carries_axes_throughput_and_every_other_meter(mode, real):
     assert sum(info[f"peak_{part}"] for part in parts) == info["peak_allocated"]
     for meter in set(DEFAULT_METERS) - {"step_time", "latency", "breakdown"}:
         if isinstance(outcomes[meter], Skipped):
-            assert info[meter] == f"unreadable: {outcomes[meter].reason}"
+            assert info[meter] == f"{outcomes[meter].cause}: {outcomes[meter].reason}"
         else:
             assert info[meter] == outcomes[meter].values[0]
     assert info["peak_transient"] > 0
@@ -603,8 +603,8 @@ def test_a_typo_costs_one_line_and_exit_status_4(options, words, pytester, bench
 def test_a_test_that_asks_wrongly_reads_what_is_missing(mark, arguments, words, pytester, scripted):
     path = pytester.makepyfile(f"import pytest\n\n{mark}\ndef test_mine({arguments}): ...\n")
     result = scripted(str(path))
-    told = [line for line in result.outlines if words in line]
-    assert told
+    lines = [line for line in result.outlines if words in line]
+    assert lines
     assert not any(" in _hookexec" in line for line in result.outlines)
 
 

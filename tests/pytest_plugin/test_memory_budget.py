@@ -138,8 +138,8 @@ def test_a_limit_is_the_last_byte_that_passes(verdicts):
         f"{OVER}128 B saved for backward exceed the limit of 127 B; "
         f"128 B in 1 (test_it.py:{line_of('# saves', LIMITS)} in test_over_saved)"
     )
-    told = found["test_over_all"].words.removeprefix(OVER).splitlines()
-    assert [line.partition(" exceed")[0] for line in told] == [
+    lines = found["test_over_all"].words.removeprefix(OVER).splitlines()
+    assert [line.partition(" exceed")[0] for line in lines] == [
         f"memory peak of {PEAK} B",
         f"{SAVED} B saved for backward",
         f"{SAVED + BATCH * CLASSES * FLOAT} B left behind by each call",

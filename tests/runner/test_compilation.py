@@ -50,7 +50,7 @@ def test_where_nothing_is_compiled_there_is_no_compile_time_but_a_reason():
     found = read(Matrix(models=["mlp_tiny"], batch_sizes=[1], grad_modes=["no_grad"]))
     assert isinstance(found["no_grad"], Skipped)
     assert (found["no_grad"].cause, found["no_grad"].reason) == (
-        "unreadable",
+        "not_applicable",
         "nothing is compiled: compile=off",
     )
 

@@ -9,7 +9,6 @@ from torch import nn
 
 from gradbench.analysis import evaluations
 from gradbench.analysis.run_view import View
-from gradbench.devices.cpu import CPU
 from gradbench.experiment.matrix import GRAD_MODES, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import Measurement, Reading, Skipped
@@ -20,7 +19,7 @@ from gradbench.runner.preflight import DEFAULT_METERS
 from gradbench.terminal.run_tables import run_tables
 from gradbench.workloads.models import Model, unlabelled
 
-pytestmark = pytest.mark.usefixtures("shared_fork_servers")
+pytestmark = pytest.mark.usefixtures("shared_fork_servers", "measured_here")
 
 TABLE_BYTES = 16 * 16 * 4  # tokens, a head's size, float32
 LEFT = "left_by_evaluation"
@@ -44,6 +43,7 @@ def test_training_works_after_an_evaluation_in_the_modes_that_make_ordinary_tens
     found = outcomes(measured, mode)
     assert set(found) == set(DEFAULT_METERS)
     reasons = {name: one for name, one in found.items() if isinstance(one, Skipped)}
+    assert reasons.pop("compile_time").cause == "not_applicable"
     assert {one.cause for one in reasons.values()} == {"unreadable"}
     assert not reasons.keys() & {"step_time", "peak_allocated", "predicted_peak", "breakdown"}
     assert found["predicted_peak"].values == found["peak_allocated"].values
@@ -116,8 +116,7 @@ class Leaving(nn.Module):
         return hidden
 
 
-def left_by(monkeypatch, build, mode):
-    monkeypatch.setattr(evaluation_pass, "settle", lambda _: CPU())
+def left_by(build, mode):
     model = Model(build, lambda size: unlabelled(size, shape=(4,)))
     cells = Matrix(models=["it"], workloads=["evaluate_then_train"], grad_modes=[mode])
     messages = evaluation_pass.evaluation_block(list(cells), model, Plan(), [LEFT])
@@ -129,7 +128,7 @@ def left_by(monkeypatch, build, mode):
 def test_buffers_caches_statistics_and_what_no_module_holds_are_found(monkeypatch, mode):
     KEPT_FOR_ALL.clear()
     monkeypatch.setattr("gradbench.memory.left_behind.NAMED", 9)
-    found = left_by(monkeypatch, Leaving, mode)
+    found = left_by(Leaving, mode)
     line = Leaving.forward.__code__.co_firstlineno + 6
     made = str(found.notes["made"])
     if mode == "inference_mode":
@@ -144,6 +143,6 @@ def test_buffers_caches_statistics_and_what_no_module_holds_are_found(monkeypatc
     assert "(model) Leaving.counts" in str(found.notes["changed"])
 
 
-def test_an_evaluation_that_leaves_nothing_reads_0_without_a_note(monkeypatch):
-    found = left_by(monkeypatch, lambda: nn.Linear(4, 4), "inference_mode")
+def test_an_evaluation_that_leaves_nothing_reads_0_without_a_note():
+    found = left_by(lambda: nn.Linear(4, 4), "inference_mode")
     assert (found.values, found.notes) == ((0,), {})

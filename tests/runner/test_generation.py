@@ -7,22 +7,15 @@ import torch
 from torch import nn
 
 from gradbench.analysis.generation import by_token, growth
-from gradbench.devices.cpu import CPU
 from gradbench.experiment.matrix import OF_TOKENS, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import Breakdown, Measurement, Skipped
-from gradbench.runner import memory_pass, run
+from gradbench.runner import run
 from gradbench.runner.memory_pass import memory_block, predict_block
 from gradbench.workloads.generation import Generation
 from gradbench.workloads.models import MODELS, Model
 
-pytestmark = pytest.mark.usefixtures("shared_fork_servers")
-
-
-@pytest.fixture(autouse=True)
-def settled(monkeypatch):
-    """Leave the threads and cores of this process as they are where a pass runs in it."""
-    monkeypatch.setattr(memory_pass, "settle", lambda _: CPU())
+pytestmark = pytest.mark.usefixtures("shared_fork_servers", "measured_here")
 
 
 DEPTH, HEADS, HEAD_SIZE, BATCH, PROMPT, NEW, FLOAT = 1, 2, 64, 3, 6, 4, 4

@@ -38,7 +38,7 @@ def measure(
     step_ns=1000.0,
     batch_ns=3000,
 ):
-    """Return the rounds of arms that were warm before; unless told, of three steps each."""
+    """Return the rounds of arms that were warm before, of three steps each by default."""
     return timed_rounds(
         sides,
         StepTime(lambda: None, clock, batch_ns=batch_ns),

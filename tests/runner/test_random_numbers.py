@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from gradbench.devices.cpu import CPU
 from gradbench.experiment.matrix import GRAD_MODES, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import Measurement
 from gradbench.runner import memory_pass, time_pass
 from gradbench.workloads.models import Model, unlabelled
+
+pytestmark = pytest.mark.usefixtures("measured_here")
 
 DRAWN = []
 
@@ -32,12 +33,6 @@ class Sampling(nn.Module):
 class Dropping(nn.Sequential):
     def __init__(self):
         super().__init__(nn.Linear(4, 4), nn.Dropout(0.5))
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch):
-    for job in (time_pass, memory_pass):
-        monkeypatch.setattr(job, "settle", lambda _: CPU())
 
 
 def measured(job, build, meter, *, modes=GRAD_MODES, workload="inference"):

@@ -7,6 +7,7 @@ import sys
 import time
 
 import jobs
+import plain_jobs
 import psutil
 import pytest
 from builders import cell, environment, run_of, started
@@ -17,7 +18,13 @@ from gradbench.comparison.checkouts import Version
 from gradbench.errors import GradbenchError, Impossible
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.plan import Plan
-from gradbench.records.measurements import NOT_GUARANTEED, Breakdown, Measurement, Skipped
+from gradbench.records.measurements import (
+    NOT_GUARANTEED,
+    NOTHING_TO_READ,
+    Breakdown,
+    Measurement,
+    Skipped,
+)
 from gradbench.runner import host_system, meters, processes
 from gradbench.runner.bench import Bench
 from gradbench.runner.fork_server import ForkServer, JobError, WorkerDied, import_path, settings
@@ -34,36 +41,8 @@ def run(job, *arguments, limit_s=120.0):
     return list(SpawnServer("time").run(job, *arguments, limit_s=limit_s))
 
 
-def counted(most):
-    print("what a job prints is no answer")  # noqa: T201 # it must not meet the items
-    yield from range(most)
-    yield os.getpid()
-
-
-def raising():
-    yield 1
-    raise ValueError("no such luck")
-
-
-def exiting(status):
-    yield 1
-    print("last words", file=sys.stderr, flush=True)  # noqa: T201 # the log has them
-    os._exit(status)
-
-
-def killed():
-    yield 1
-    os.kill(os.getpid(), 9)
-
-
-def hanging():
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    yield child.pid
-    time.sleep(600)
-
-
 def test_items_come_in_order_from_a_process_of_their_own():
-    *items, pid = run(counted, 3)
+    *items, pid = run(plain_jobs.counted, 3)
     assert items == [0, 1, 2]
     assert pid != os.getpid()
     assert not psutil.pid_exists(pid)
@@ -71,14 +50,14 @@ def test_items_come_in_order_from_a_process_of_their_own():
 
 def test_what_a_job_raises_comes_as_its_traceback():
     with pytest.raises(JobError, match="ValueError: no such luck"):
-        run(raising)
+        run(plain_jobs.raising)
 
 
 @pytest.mark.parametrize(
     ("job", "arguments", "cause", "words"),
     [
-        (exiting, [3], "crashed", r"exit status 3 \(last words\)"),
-        (killed, [], "out_of_memory", "SIGKILL"),
+        (plain_jobs.exiting, [3], "crashed", r"exit status 3 \(last words\)"),
+        (plain_jobs.killed, [], "out_of_memory", "SIGKILL"),
     ],
 )
 def test_a_process_that_ends_early_is_named_with_its_cause(job, arguments, cause, words):
@@ -90,9 +69,9 @@ def test_a_process_that_ends_early_is_named_with_its_cause(job, arguments, cause
 def test_a_job_that_hangs_is_killed_with_all_that_it_started():
     pids = []
     with pytest.raises(WorkerDied, match="time limit") as death:
-        pids.extend(SpawnServer("time").run(hanging, limit_s=0.1))
+        pids.extend(SpawnServer("time").run(plain_jobs.hanging, limit_s=0.1))
     assert death.value.cause == "timed_out"
-    messages = SpawnServer("time").run(hanging, limit_s=120)
+    messages = SpawnServer("time").run(plain_jobs.hanging, limit_s=120)
     grandchild = next(messages)
     messages.close()  # nobody listens any more
     deadline = time.monotonic() + 60
@@ -193,7 +172,8 @@ def test_every_meter_has_a_number_or_a_reason_and_the_run_names_what_is_missing(
     for outcome in outcomes:
         assert isinstance(outcome, Measurement | Breakdown | Skipped)
         if isinstance(outcome, Skipped):
-            assert (outcome.cause, bool(outcome.reason)) == ("unreadable", True), outcome
+            assert outcome.cause in NOTHING_TO_READ, outcome
+            assert outcome.reason
     read = {outcome.meter: outcome for outcome in outcomes if isinstance(outcome, Measurement)}
     assert {"step_time", "latency", "peak_allocated", "predicted_peak", "peak_rss"} <= read.keys()
     assert "whole process" in str(read["peak_rss"].notes["bias"])

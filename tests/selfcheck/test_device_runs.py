@@ -42,7 +42,7 @@ def test_one_byte_is_bad_however_busy_the_machine_was():
 
 
 def test_a_run_that_was_slowed_down_once_is_outvoted_by_two_more():
-    """The gate then sees how much runs differ here, and cannot tell."""
+    """The gate then sees how much runs differ here, and gives no verdict."""
     _, others, asked = judged(a_run("1"), a_run("2", SLOW), a_run("3"), a_run("4"))
     assert (others.status, asked) == ("ok", 1)
 

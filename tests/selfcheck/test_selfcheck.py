@@ -30,7 +30,7 @@ def estimate(low, point, high):
 SAME, MORE = estimate(0.99, 1.0, 1.01), estimate(1.01, 1.02, 1.03)
 
 
-def told(injected, ratios):
+def judged(injected, ratios):
     outcome = summarise(injected, ratios)
     return selfcheck._subject_check(SUBJECT, outcome, "")
 
@@ -60,14 +60,14 @@ def test_a_summary_counts_intervals_that_exclude_1():
     ],
 )
 def test_false_alarms_are_held_against_the_nominal_share(false_alarms, trials, passed):
-    alarm = told(0.0, [MORE] * false_alarms + [SAME] * (trials - false_alarms))
+    alarm = judged(0.0, [MORE] * false_alarms + [SAME] * (trials - false_alarms))
     assert alarm.passed is passed
     assert alarm.value == false_alarms / trials
 
 
 @pytest.mark.parametrize(("injected", "passed"), [(0.02, False), (0.005, False), (0.01, None)])
 def test_a_missed_target_is_called_missed_and_no_target_is_no_verdict(injected, passed):
-    check = told(injected, [SAME] * 10 + [MORE] * 10)
+    check = judged(injected, [SAME] * 10 + [MORE] * 10)
     assert check.passed is passed
     assert "error" in check.detail
 

@@ -458,8 +458,8 @@ def test_the_command_prints_everything_as_json(command, seen):
     ],
 )
 def test_the_command_shows_what_it_is_asked_for(command, option, words):
-    told = command(option).stdout
-    assert [word for word in words if word not in told] == []
+    output = command(option).stdout
+    assert [word for word in words if word not in output] == []
 
 
 def test_a_run_asks_once_for_each_version_of_torch(seen, tmp_path, monkeypatch):

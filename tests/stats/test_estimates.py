@@ -213,7 +213,7 @@ def estimate(low, high, point=1.0):
     return Estimate(point=point, low=low, high=high, confidence=0.95, rounds=12)
 
 
-def test_a_figure_that_repeats_to_the_byte_has_no_width_and_hides_nothing():
+def test_a_figure_equal_to_the_byte_in_all_rounds_has_no_width_and_hides_nothing():
     figure = exact(4096.0)
     assert (figure.point, figure.low, figure.high) == (4096, 4096, 4096)
     assert (figure.confidence, figure.rounds, figure.exact) == (1, 1, True)
@@ -230,7 +230,7 @@ def test_half_width_is_relative_to_the_point():
     [
         ((0.99, 1.02), 0.02),
         ((0.95, 1.02), 1 / 0.95 - 1),
-        ((1.01, 1.04), 0.04),  # off by more than its width: that is noise too
+        ((1.01, 1.04), 0.04),  # 1 lies further outside than it is wide: that is noise too
         ((1.024, 1.552), 0.552),  # not its logarithm
         ((0.999, 1.001), MIN_DETECTABLE_EFFECT),
     ],

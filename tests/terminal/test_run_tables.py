@@ -101,12 +101,12 @@ def test_a_ratio_to_0_bytes_or_to_nothing_is_left_blank():
 
 
 def control(ratio):
-    """Return the timings of a block's control, off by a factor."""
+    """Return the timings of a block's control, apart by a factor."""
     return [timed(OFF, [int(1000 * ratio)] * 12), timed(NO_GRAD, [1000] * 12)]
 
 
 @pytest.mark.parametrize(
-    ("on", "off_by", "style"),
+    ("on", "factor", "style"),
     [
         (1200, 1.0, BETTER),
         (900, 1.0, WORSE),
@@ -115,8 +115,8 @@ def control(ratio):
         (900, 1.5, None),
     ],
 )
-def test_a_ratio_is_coloured_only_beyond_the_block_s_noise_floor(on, off_by, style):
-    drawn = styles(run([timed(ON, [on] * 12), *control(off_by)]))
+def test_a_ratio_is_coloured_only_beyond_the_block_s_noise_floor(on, factor, style):
+    drawn = styles(run([timed(ON, [on] * 12), *control(factor)]))
     found = [s for text, s in drawn.items() if text.startswith(f"{1000 / on:.3f} [")]
     assert found == ([style] if style else [])
 

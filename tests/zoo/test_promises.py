@@ -512,6 +512,7 @@ def test_where_nothing_is_measured_the_command_says_so_by_its_status(
 ):
     monkeypatch.chdir(tmp_path)
     chosen = ["--model", "zoo.modules:refuses", "--input", "4,16", "--workload", "inference"]
+    chosen += ["--grad-mode", "no_grad"]
     ended = CliRunner().invoke(app, [*arguments, *chosen, "--preset", "tiny"])
     assert ended.exit_code == ExitStatus.NOTHING_MEASURED, ended.output
     assert isinstance(ended.exception, SystemExit)
@@ -541,7 +542,7 @@ def test_rounds_survive_a_kill():
     model = from_path(path, shape=(WIDTH,))
     cells = Matrix(models=[path], grad_modes=["no_grad"], batch_sizes=[BATCH])
     plan = replace(
-        PLAN, limit_s=8, budget_s=60, max_rounds=4000, warmup_s=0.01, precision_long=1e-9
+        PLAN, limit_s=4, budget_s=60, max_rounds=4000, warmup_s=0.01, precision_long=1e-9
     )
     outcomes = [
         r
