@@ -70,7 +70,7 @@ def advise(
     if as_json:
         print_json(as_plain(advice), indent=2)
     else:
-        width = min(out.width, COLUMNS) if out.is_terminal else COLUMNS
+        width = min(out.columns(piped=COLUMNS), COLUMNS)
         Screen(width=width).print(advice_screen(advice))
         out.print(f"[dim]records  {shown(str(store.folder / advice.study.run.name))}.jsonl[/dim]")
     if open_:

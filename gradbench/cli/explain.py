@@ -62,7 +62,7 @@ def explain(
             out.print(marked(sentence))
         for oddity in run_sentences.oddities(run):
             out.print(f"[yellow]{shown(oddity)}[/yellow]")
-        width = out.width if out.is_terminal else WIDE
+        width = out.columns(piped=WIDE)
         Screen(width=width).print(explanation_tables(found, str(cell.block)))
         out.print(f"[dim]records  {shown(str(store.folder / run.name))}.jsonl[/dim]")
     if open_:

@@ -147,18 +147,18 @@ def _without_candidates(
     Raise `Impossible` where there is no other: a run is equal to itself, whatever was measured.
     """
     others = [run for run in baseline_runs if run not in candidate_runs]
-    both = sorted(run.name for run in baseline_runs if run in candidate_runs)
+    both = sorted((run for run in baseline_runs if run in candidate_runs), key=lambda run: run.name)
     if both and not others:
         from ..store.jsonl import Store
 
         earlier = Store(results).before(both[0])
         such_as = f", such as the run before it, {earlier}" if earlier else ""
         raise Impossible(
-            f"{both[0]} is on both sides, and a run is always equal to itself: "
+            f"{both[0].name} is on both sides, and a run is always equal to itself: "
             f"give another as --baseline{such_as}"
         )
-    for name in both:
-        words = f"{shown(name)} is the candidate: it is left out of the baseline"
+    for run in both:
+        words = f"{shown(run.name)} is the candidate: it is left out of the baseline"
         err.print(f"[yellow]{words}[/yellow]")
     return others
 
@@ -230,7 +230,7 @@ def _prove() -> None:
 
     with err.status("loading torch") as status:
         checks = list(prove(say=lambda words: say(status, words)))
-    Screen(width=max(out.width, 120)).print(check_table(checks))
+    Screen(width=out.columns(piped=120)).print(check_table(checks))
     if not all(check.passed for check in checks):
         err.print(
             "[red]gradbench:[/red] the self-test failed: a gate on this machine proves nothing"
@@ -243,7 +243,7 @@ def show(decision: "GateResult", *, everything: bool) -> None:
     from ..gate.result_text import not_compared_lines
     from ..terminal import verdict_tables
 
-    width = out.width if out.is_terminal else verdict_tables.WIDE
+    width = out.columns(piped=verdict_tables.WIDE)
     console = Screen(width=width)
     for table in verdict_tables.verdict_tables(
         decision.figure_verdicts, everything=everything, width=width

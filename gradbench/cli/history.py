@@ -216,7 +216,7 @@ def _print(series: Sequence["Series"], *, origins: Collection["Origin"], every: 
     still = [one for one in series if not one.changes and len(one.values) > 1]
     unchanged = still if every else [] if changed else still[:ROWS]
     listed = [*changed, *unchanged]
-    width = out.width if out.is_terminal else run_tables.WIDE + 40
+    width = out.columns(piped=run_tables.WIDE + 40)
     if listed:
         Screen(width=width).print(table(listed, width=width))
     lone = sum(len(one.values) == 1 for one in series)

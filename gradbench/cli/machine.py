@@ -102,7 +102,7 @@ def selfcheck(
         else:
             from ..terminal import run_tables
 
-            width = out.width if out.is_terminal else run_tables.WIDE + 40
+            width = out.columns(piped=run_tables.WIDE + 40)
             Screen(width=width).print(run_tables.check_table(checks))
             where = f"{facts['cpu']}, {counted(facts['cores'], 'core')}, torch {facts['torch']}"
             _say_where(where, facts, path)

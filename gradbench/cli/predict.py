@@ -85,7 +85,7 @@ def predict(
         _end(outcome for _, outcome in outcomes)
     from ..terminal import prediction_tables, run_tables
 
-    console = Screen(width=out.width if out.is_terminal else run_tables.WIDE)
+    console = Screen(width=out.columns(piped=run_tables.WIDE))
     predictions = {cell: one for cell, one in outcomes if not isinstance(one, str)}
     console.print(
         prediction_tables.prediction_tables(
@@ -223,7 +223,7 @@ def _print_fits(
         return
     from ..terminal import prediction_tables, run_tables
 
-    console = Screen(width=out.width if out.is_terminal else run_tables.WIDE)
+    console = Screen(width=out.columns(piped=run_tables.WIDE))
     console.print(prediction_tables.fit_tables(fits, measured, reference=reference))
     known = [fit for _, fit in fits if not isinstance(fit, str)]
     reserve = max((fit.reserve_bytes for fit in known), default=0)

@@ -35,7 +35,7 @@ def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
     from ..analysis.run_view import View
     from ..terminal import run_tables
 
-    width = out.width if out.is_terminal else run_tables.WIDE
+    width = out.columns(piped=run_tables.WIDE)
     Screen(width=width).print(run_tables.run_tables(run, reference=reference, width=width))
     view = View(run)
     for sentence in (*headline.answer(view), *evaluations.sentences(view)):
@@ -73,7 +73,7 @@ def wrapped(text: str) -> list[str]:
     """Return text in lines that fit the screen; names stay whole, and what goes on is indented."""
     return textwrap.wrap(
         printable(text),
-        out.width if out.is_terminal else PROSE,
+        out.columns(piped=PROSE),
         subsequent_indent="  ",
         break_long_words=False,
         break_on_hyphens=False,
@@ -99,7 +99,7 @@ def print_scaling(run: "Run", reference: str) -> None:
     from ..terminal import prediction_tables, run_tables
 
     table = prediction_tables.scaling_tables(dataframes.peaks(run), reference=reference)
-    width = out.width if out.is_terminal else run_tables.WIDE
+    width = out.columns(piped=run_tables.WIDE)
     words = "no cells of this run differ in batch size, depth, width or resolution only"
     Screen(width=width).print(table if table is not None else words)
 

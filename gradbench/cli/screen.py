@@ -1,6 +1,7 @@
 """The consoles that commands print to: text of others can be read there, and cannot act."""
 
 import json
+import os
 from collections.abc import Iterable
 from typing import IO, Any, cast
 
@@ -36,6 +37,11 @@ class Screen(Console):
                 yield Segment(printable_lines(segment.text), segment.style)
             else:
                 yield segment
+
+    def columns(self, *, piped: int) -> int:
+        """Return the columns that there are: the terminal's, or as COLUMNS says, else ``piped``."""
+        said = os.environ.get("COLUMNS", "")
+        return self.width if self.is_terminal or said.strip("0") else piped
 
     @property
     def file(self) -> IO[str]:

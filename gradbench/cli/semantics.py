@@ -146,7 +146,7 @@ def _table(behaviour: Behaviour) -> None:
         outcomes = (outcome.words for _, outcome in sight.outcomes)
         does.add_row(state, sight.input, *outcomes, str(sight.contexts))
     restored = sum(row.restored and row.restored_after_error for row in behaviour.table)
-    console = Screen(width=out.width if out.is_terminal else 200)
+    console = Screen(width=out.columns(piped=200))
     console.print(moves, "", does, "")
     out.print(
         f"{restored} of {len(behaviour.table)} combinations restore the state before, "

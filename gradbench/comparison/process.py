@@ -89,7 +89,7 @@ class LiveProcess:
             answer = self._line.receive()
         except TimeoutError as error:
             raise self._lost("gave no answer within its time limit") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise self._lost(self._last_words()) from error
         if answer is None:
             raise self._lost(self._last_words())

@@ -52,26 +52,44 @@ class Registrations:
     def _noting(self, original: Callable[..., Any], what: str) -> Callable[..., Any]:
         @functools.wraps(original)
         def noting(*args: Any, **kwargs: Any) -> Any:
-            if self._called_by_tree(sys._getframe(1)):
+            ours, of_torch = self._called_by_tree(sys._getframe(1))
+            if ours:
                 named = next((one for one in args if isinstance(one, str)), "")
-                self.found.append(f"{what}({named!r})")
+                function, named = called(of_torch, named) if of_torch else (what, named)
+                self.found.append(f"{function}({named!r})")
             return original(*args, **kwargs)
 
         return noting
 
-    def _called_by_tree(self, frame: FrameType | None) -> bool:
+    def _called_by_tree(self, frame: FrameType | None) -> tuple[bool, FrameType | None]:
         """Return whether the innermost caller that is not torch is the tree's own code.
 
-        What a module of torch registers when it is imported, by whomever, is torch's.
+        And the function of torch that it called, where that is another than the watched one. What a
+        module of torch registers when it is imported, by whomever, is torch's.
         """
+        of_torch = None
         while frame is not None:
             file = frame.f_code.co_filename
             if file.startswith(_TORCH) and frame.f_code.co_name == "<module>":
-                return False
-            if not file.startswith((_TORCH, "<")) and file != __file__:
-                return self._code.holds(file)
+                return False, None
+            if file.startswith(_TORCH):
+                of_torch = frame
+            elif not file.startswith("<") and file != __file__:
+                return self._code.holds(file), of_torch
             frame = frame.f_back
-        return False
+        return False, None
+
+
+def called(frame: FrameType, named: str) -> tuple[str, str]:
+    """Return the function of torch that runs in a frame, as its users name it, and its operator.
+
+    ``named`` is what is named where the function was given no operator.
+    """
+    function = frame.f_code.co_qualname.partition(".<locals>")[0]
+    public = hasattr(torch.library, function)
+    module = "torch.library" if public else frame.f_globals.get("__name__", "torch")
+    given = [one for one in frame.f_locals.values() if isinstance(one, str) and "::" in one]
+    return f"{module}.{function}", given[0] if given else named
 
 
 def obstacles(code: Code, registrations: Registrations) -> Iterator[str]:

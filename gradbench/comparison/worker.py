@@ -23,6 +23,8 @@ from typing import Any, Final
 
 WARM_STEPS: Final = 3
 CHUNK_BYTES: Final = 2**16
+MOST_BYTES: Final = 2**25
+"""Of one message: more than that, a model wrote over the socket."""
 
 
 class JsonLineSocket:
@@ -62,6 +64,8 @@ class JsonLineSocket:
             if not more:
                 return None
             self._rest += more
+            if len(self._rest) > MOST_BYTES:
+                raise ValueError("no message: it has no end")
         line, _, self._rest = self._rest.partition(b"\n")
         message = json.loads(line)
         if not isinstance(message, dict):

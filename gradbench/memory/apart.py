@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -18,15 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn, TypeVar
 
-import torch
-
 from .. import devices, supervisor
 from ..devices import Device
 from ..process_end import how_it_ended
 from ..process_tree import END_S, Lifeline, ProcessTree, end_below
 
 T = TypeVar("T")
-_TASKS: Final = Path("/proc/self/task")
 _STATUS: Final = Path("/proc/self/status")
 
 LIMIT_S: Final = 300.0
@@ -141,28 +139,59 @@ class _Child:
 @contextmanager
 def _forked(function: Reports[Any]) -> Iterator[_Child]:
     """Fork a supervisor, and that the child: what a child that crashed has started ends, too."""
-    alone = _TASKS.exists() and len(list(_TASKS.iterdir())) == 1
     with tempfile.TemporaryFile() as answers:
         lifeline = Lifeline()
-        pid = os.fork()
-        if pid == 0:
 
-            def work() -> NoReturn:
-                os.close(lifeline.other)
-                Lifeline.let_go_of_all()
-                _answer(function, answers, alone=alone)
+        def work() -> NoReturn:
+            os.close(lifeline.other)
+            Lifeline.let_go_of_all()
+            _answer(function, answers)
 
-            try:
-                supervisor.supervise(lifeline.other, work)
-            finally:
-                os._exit(1)
-        os.close(lifeline.other)
+        try:
+            pid = _forked_by_a_thread(partial(supervisor.supervise, lifeline.other, work))
+        except BaseException:
+            lifeline.cut()
+            raise
+        finally:
+            os.close(lifeline.other)
         tree = _Supervised(pid, lifeline)
         try:
             yield _Child(answers, tree.wait, tree.end)
         finally:
             tree.end()
             tree.wait()
+
+
+def _forked_by_a_thread(work: Callable[[], NoReturn]) -> int:
+    """Fork a process that works, by a new thread; return its number, or raise `OSError`.
+
+    A thread that has computed with others keeps them for the next time, and in a fork it would wait
+    for ever for them: they are not there. A new one has none, and finds as many as it asks for.
+    """
+    forked: list[int | OSError] = []
+
+    def fork() -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of threads: see above
+                pid = os.fork()
+        except OSError as error:
+            forked.append(error)
+            return
+        if pid == 0:
+            try:
+                work()
+            finally:
+                os._exit(1)
+        forked.append(pid)
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+    (pid,) = forked
+    if isinstance(pid, OSError):
+        raise pid
+    return pid
 
 
 class _Supervised:
@@ -237,14 +266,14 @@ def main() -> None:
     """Do the job that comes by standard input, in a process that was started for it."""
     job = sys.stdin.buffer.read()
     with os.fdopen(os.dup(1), "wb") as stream:
-        _answer(partial(_unpickled, job), stream, alone=True)
+        _answer(partial(_unpickled, job), stream)
 
 
 def _unpickled(job: bytes, say: Callable[[int], None]) -> Any:
     return pickle.loads(job)(say)  # here, where what it raises is an answer
 
 
-def _answer(function: Reports[Any], stream: IO[bytes], *, alone: bool) -> NoReturn:
+def _answer(function: Reports[Any], stream: IO[bytes]) -> NoReturn:
     """Run the function in this child, send what came of it, and end the process.
 
     Should the function have forked, and returned in a copy of this child too, that ends in silence.
@@ -257,8 +286,6 @@ def _answer(function: Reports[Any], stream: IO[bytes], *, alone: bool) -> NoRetu
     # to the collector must not be freed here, where frees are counted.
     gc.freeze()
     faulthandler.disable()  # it may write elsewhere, and what ends this child is expected here
-    if not alone:
-        torch.set_num_threads(1)  # the other threads of a pool are not here
 
     def say(number: int) -> None:
         if os.getpid() != own:

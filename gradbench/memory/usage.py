@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -33,7 +33,7 @@ from .saved_tensors import (
     users_line,
 )
 from .storage_tracker import Creation
-from .storages import key, shape, storages
+from .storages import handed_out, key, shape, storages
 
 AUTO: Final = "auto"
 CPU: Final = "cpu"
@@ -78,6 +78,17 @@ class Usage:
             raise self.seen
         return self.seen.total_bytes
 
+    @property
+    def outside_bytes(self) -> int:
+        """Bytes that were saved of memory that torch's allocator did not hand out, NumPy's say.
+
+        No other figure counts them, for nobody knows whether the call made them. Raise
+        `Unreadable`.
+        """
+        if isinstance(self.seen, Unreadable):
+            raise self.seen
+        return self.seen.outside_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class SavedByCall:
@@ -85,6 +96,7 @@ class SavedByCall:
 
     at_once: tuple[Saved, ...]
     total_bytes: int
+    outside_bytes: int = 0  # of memory that is not of torch's allocator, whoever made it
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,7 @@ class _SavedTag(Tag):
     """Where a block was saved, too."""
 
     saved: Saved
+    outside: bool = field(default=False, kw_only=True)  # torch's allocator did not hand it out
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +128,8 @@ def memory_usage(
 
     It is called once as it is, for its peak, and once more with hooks that see what autograd
     saves, which some code does not suffer; with ``leaks_too`` three times more, or as often as it
-    takes to name what is left.
+    takes to name what is left. Memory that torch's allocator does not hand out, NumPy's say, is in
+    no figure but ``outside_bytes``, where autograd saves it.
 
     ``device`` is by itself the accelerator on which the call allocates, or the CPU where it uses
     none. What is saved for backward counts on every device.
@@ -317,7 +331,12 @@ class CallMeter:
                     module=where.module,
                     line=users_line(),
                 )
-                mark(_SavedTag(block.data_ptr(), "saved", saved, nbytes=block.nbytes()))
+                outside = not handed_out(block)
+                mark(
+                    _SavedTag(
+                        block.data_ptr(), "saved", saved, nbytes=block.nbytes(), outside=outside
+                    )
+                )
             return Packed(tensor, partial(released, [block.data_ptr() for block in blocks]))
 
         def released(addresses: Sequence[int]) -> None:
@@ -432,6 +451,7 @@ def _saved(entries: Sequence[Entry]) -> SavedByCall:
     live: set[int] = set()
     saved = AliveAtOnce()
     held: dict[int, int] = {}  # address -> how often it is saved
+    outside: dict[int, int] = {}  # address -> bytes
     for entry in entries:
         match entry:
             case Change(address, nbytes, _) if nbytes > 0:
@@ -441,10 +461,12 @@ def _saved(entries: Sequence[Entry]) -> SavedByCall:
             case _SavedTag(address, _, one) if address in live:
                 saved.save(address, one)
                 held[address] = held.get(address, 0) + 1
+            case _SavedTag(address, _, one) as tag if tag.outside:
+                outside[address] = one.nbytes
             case _ReleasedTag(address, _) if held.get(address):
                 saved.release(address)
                 held[address] -= 1
-    return SavedByCall(tuple(saved.most()), saved.total_bytes)
+    return SavedByCall(tuple(saved.most()), saved.total_bytes, sum(outside.values()))
 
 
 def _live_after(ledger: Ledger, call: Callable[[], object]) -> int:

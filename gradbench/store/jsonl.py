@@ -215,10 +215,19 @@ class Store:
             f"the latest there: {', '.join(runs[-5:]) or 'none'}"
         )
 
-    def before(self, name: str) -> str:
-        """Return the name of the complete run before one, by name and so by time, or ``""``."""
-        names = (_name(path) for path in self._files() if path.name.endswith(SEALED))
-        return max((one for one in names if one < name), default="")
+    def before(self, run: Run) -> str:
+        """Return the name of the latest complete run before one, with a cell of its, or ``""``.
+
+        By name, and so by time.
+        """
+        cells = set(run.header.cells)
+        earlier = (path for path in self._files() if path.name.endswith(SEALED))
+        for path in sorted(earlier, key=_name, reverse=True):
+            if _name(path) < run.name:
+                with suppress(StoreError):
+                    if not cells.isdisjoint(load(path).header.cells):
+                        return _name(path)
+        return ""
 
     def load_all(self) -> tuple[list[Run], list[str]]:
         """Return the readable runs by time, and in words what is wrong with the other files."""

@@ -61,7 +61,7 @@ def _facts(advice: Advice) -> Table:
         line = Text.assemble((gain.name, "bold"), printable(f": {gain.words}"))
         table.add_row("try" if number == 0 else "", line)
     if advice.study.thorough:
-        table.add_row("at length", advice.study.thorough)
+        table.add_row("at length", Text(printable(advice.study.thorough)))
     return table
 
 

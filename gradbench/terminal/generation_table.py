@@ -17,8 +17,8 @@ HEADINGS: Final = (
     *("cache", "a token\nadds", "left\nbehind"),
 )
 LEGEND: Final = (
-    "first token: a prefill. each token: a decode, on a full cache. tokens per\n"
-    "second: of whole sequences; (d) of decodes. a token adds: bytes that stay alive.\n"
+    "first token: a prefill. each token: a decode, on a full cache. tokens per "
+    "second: of whole sequences; (d) of decodes. a token adds: bytes that stay alive. "
     "left behind: bytes that stay alive after the sequence."
 )
 

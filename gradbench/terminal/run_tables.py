@@ -53,7 +53,7 @@ def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType
     legend = Text(
         f"× is the ratio to {reference}, with its 95% interval: below 1 is faster or smaller.\n"
         "× is the median of ratios taken round by round, not the quotient of the two medians; "
-        "where they\ndiffer, the machine was disturbed: trust ×.\n"
+        "where they differ, the machine was disturbed: trust ×.\n"
         f"{control if controlled else ''}"
         "memory is what the step adds to what was there before it.",
         style="dim",

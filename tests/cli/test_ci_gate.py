@@ -34,6 +34,13 @@ def measured(**facts):
     return run_of([opening, environment(**FACTS | facts), *outcomes, *saved])
 
 
+def of_another_model():
+    """Return a run that shares no cell with the others."""
+    outcomes = measured_block(model="mlp_deep")
+    cells = dict.fromkeys(outcome.cell for outcome in outcomes)
+    return run_of([started(cells, meters=METERS), environment(**FACTS), *outcomes])
+
+
 def needing_more(run):
     """Return the run with one byte more in every deterministic metric."""
     return [
@@ -117,6 +124,7 @@ def test_a_run_is_not_gated_against_itself(baseline, tmp_path):
 def test_the_run_before_is_proposed_and_of_a_folder_of_both_it_is_the_baseline(baseline, tmp_path):
     folder = tmp_path / "before"
     (first,), _ = Store(folder).load_all()
+    Store(folder).save(of_another_model().records)
     latest = Store(folder).save(needing_more(measured()))
     options = ["--results", str(folder)]
     itself = CliRunner().invoke(app, ["gate", "--baseline", "latest", *options])

@@ -30,8 +30,8 @@ from gradbench.gate.result import GateResult, NotCompared
 COMMANDS = sorted({one.name or one.callback.__name__ for one in app.registered_commands})
 
 
-def said(*arguments):
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "80"})
+def said(*arguments, columns="80"):
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": columns})
     assert result.exit_code == 0, result.output or repr(result.exception)
     return result.output
 
@@ -105,7 +105,9 @@ def test_a_run_ends_with_a_few_notes_the_worst_first_and_where_the_time_went(tmp
 def test_the_headline_of_the_page_stands_under_the_tables(tmp_path):
     write_run(disturbed_run(), tmp_path)
     shown = said("show", "--results", str(tmp_path))
-    assert "no_grad and inference_mode cut the memory that an inference step adds" in shown
+    assert "no_grad and inference_mode cut the memory that an inference step adds" in re.sub(
+        r"\n  (?! )", " ", shown
+    )
 
 
 def test_who_saves_most_is_named_by_path_and_class():
@@ -149,9 +151,18 @@ def test_reasons_that_nobody_can_mend_are_counted_with_the_commonest_however_man
     assert [line for line in everything if line.startswith("impossible: ")]
 
 
+def test_what_goes_into_a_pipe_is_as_wide_as_is_asked_for_and_no_line_is_broken_twice(tmp_path):
+    write_run(disturbed_run(), tmp_path)
+    shown = said("show", "--results", str(tmp_path), columns="80").splitlines()
+    assert max(map(len, shown)) <= 80
+    legend = next(i for i, line in enumerate(shown) if line.startswith("× is the median of"))
+    broken = " ".join(shown[legend : legend + 2])
+    assert broken.endswith("where they differ, the machine was disturbed: trust ×.")
+
+
 def test_prose_is_no_wider_than_tables_where_there_is_no_terminal(tmp_path):
     write_run(disturbed_run(), tmp_path)
-    shown = said("show", "--verbose", "--results", str(tmp_path))
+    shown = said("show", "--verbose", "--results", str(tmp_path), columns=None)
     prose = notes(shown)
     assert (
         max(map(len, prose))

@@ -51,6 +51,15 @@ from shop.nets import make
 OPERATORS = torch.library.Library("shop_of_a_test", "DEF")
 OPERATORS.define("twice(Tensor x) -> Tensor")
 """,
+    "custom.py": """
+import torch
+from torch import Tensor
+
+
+@torch.library.custom_op("custom_of_a_test::twice", mutates_args=())
+def twice(x: Tensor) -> Tensor:
+    return 2 * x
+""",
     "sets.py": """
 import torch
 from shop.nets import make
@@ -218,6 +227,13 @@ def test_what_torch_registers_when_a_tree_first_asks_for_it_is_torch_s(one_tree,
 def test_an_operator_that_a_tree_registers_is_an_obstacle(one_tree):
     assert obstacles(one_tree, "registers") == [
         "it calls torch.library.Library('shop_of_a_test'), which registers for the whole process"
+    ]
+
+
+def test_it_is_named_by_what_the_tree_called(one_tree):
+    called = "torch.library.custom_op('custom_of_a_test::twice')"
+    assert obstacles(one_tree, "custom") == [
+        f"it calls {called}, which registers for the whole process"
     ]
 
 

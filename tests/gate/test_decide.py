@@ -473,7 +473,7 @@ def test_the_command_shows_what_is_worse_first_and_exits_1(gate, files):
     assert "saved_for_backward" in lines[2]
     assert "+4,096 B" in lines[2]
     assert "step_time of 2" in answer.stdout
-    assert "10th percentile of a run's rounds" in lines[-3]
+    assert "10th percentile of a run's rounds" in lines[-2]
     assert lines[-1] == "regression: 0 better, 3 same, 1 worse, 0 inconclusive"
 
 

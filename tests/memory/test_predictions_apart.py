@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -213,3 +214,24 @@ def test_what_runs_beside_answers_when_it_is_waited_for_and_is_ended_when_it_is_
         raise KeyboardInterrupt
     assert not psutil.pid_exists(child)
     assert time.monotonic() - began < 50
+
+
+def in_parallel(_say=None):
+    """Compute with two threads; return how many those were, and the sum."""
+    torch.set_num_threads(2)
+    return torch.get_num_threads(), torch.ones(2**20).sum().item()
+
+
+def test_a_child_computes_with_several_threads_also_after_its_parent_did():
+    """Its parent's are not there, and waiting for them would take for ever."""
+    found = []
+
+    def parent():
+        in_parallel()
+        found.append(Children(device=CPU(), limit_s=30).run(in_parallel))
+
+    thread = threading.Thread(target=parent)  # so that no pool stays behind in this process
+    thread.start()
+    thread.join()
+    torch.set_num_threads(1)
+    assert found == [(2, 2**20)]

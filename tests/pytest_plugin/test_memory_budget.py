@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -472,6 +473,16 @@ def test_without_a_graph_nothing_is_saved(net, x):
     with torch.no_grad():
         used = memory_usage(net, x)
     assert (used.peak_bytes, used.saved) == (PEAK, ())
+
+
+def test_numpy_s_memory_is_in_no_figure_and_named_where_it_is_saved(net):
+    def call():
+        return net(torch.from_numpy(np.ones((BATCH, WIDE), np.float32)))
+
+    used = memory_usage(call)
+    assert (used.peak_bytes, used.saved_bytes) == (PEAK, SAVED)
+    assert used.outside_bytes == BATCH * WIDE * FLOAT
+    assert memory_usage(net, torch.ones(BATCH, WIDE)).outside_bytes == 0
 
 
 def test_a_forward_and_backward_peak_at_the_last_gradient():

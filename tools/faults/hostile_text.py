@@ -3,20 +3,28 @@
 python tools/faults/hostile_text.py > tools/faults/figures/hostile_text.json
 
 Each text is a model's name, facts, reasons, notes, names of a module and a file, in two runs. Every
-command that shows or writes runs is asked, and every byte that it prints or writes is looked
-at. The pages are opened in Chromium, where one is installed.
+command that shows or writes runs is asked, and what shows a study, a notebook and a CI job; every
+byte that these print or write is looked at. The pages are opened in Chromium, where one is
+installed, and their figures downloaded.
 """
 
 import argparse
+import csv
+import io
 import json
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import hostile_studies
 import made_up_runs
 from in_process import Answer, call, raw_controls, standing_in, today, workflow_commands
+
+from gradbench.errors import StoreError
+from gradbench.store.jsonl import load
 
 ESC, BEL, CSI = "\x1b", "\x07", "\x9b"
 TEXTS = (
@@ -141,6 +149,7 @@ def attack(text: str, folder: Path, *, with_figures: bool) -> Iterator[tuple[str
             (folder / "out/gate.json").write_text(answer.out, "utf-8")
     for command in judged_exports():
         yield from judge(call(command))
+    yield from judge_studies(arguments, text, folder)
     yield from judge_files(folder)
 
 
@@ -156,6 +165,30 @@ def judge(answer: Answer) -> Iterator[tuple[str, str]]:
         commands_ = workflow_commands(answer.out)
     if commands_ + workflow_commands(answer.err):
         yield "workflow command", f"{words}: {commands_[:1]}"
+
+
+def judge_studies(names: list[str], text: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """Look at what is shown of a study, in notebooks, and by a CI job."""
+    try:
+        runs = [load(Path(name)) for name in names]
+    except StoreError:  # such a run has been refused by every command
+        return
+    for name, shown in hostile_studies.printed(runs[0], text):
+        if controls := raw_controls(shown):
+            yield "raw control character", f"{name}: {controls!r}"
+        if not name.startswith("repr") and (commands_ := workflow_commands(shown)):
+            yield "workflow command", f"{name}: {commands_[:1]}"
+    hostile_studies.write_pages(runs, text, folder / "out")
+    verdicts = (folder / "out/gate.json").read_text("utf-8")
+    hostile_studies.write_job(runs[1], verdicts, folder / "out/job")
+    yield from judge_annotations(folder / "out/job/annotations.txt")
+
+
+def judge_annotations(path: Path) -> Iterator[tuple[str, str]]:
+    """Look for commands other than annotations in the file that a job prints into a log."""
+    found = workflow_commands(path.read_text("utf-8"))
+    if others := [one for one in found if not annotation(one)]:
+        yield "workflow command", f"annotations of a job: {others[:1]}"
 
 
 def annotation(line: str) -> bool:
@@ -174,12 +207,18 @@ def judge_files(folder: Path) -> Iterator[tuple[str, str]]:
         content = path.read_text("utf-8", errors="replace")
         if path.is_relative_to(folder / "out") and (controls := raw_controls(content)):
             yield "raw control character", f"{path.name}: {controls!r}"
+        if path.suffix == ".csv" and (found := formulas(content)):
+            yield "formula", f"{path.name}: {found[:1]}"
     if (folder.parent / "owned").exists():
         yield "path escaped", "owned"
 
 
-def executed(pages: Path) -> tuple[int, int] | None:
-    """Return how many pages were opened in Chromium, and in how many a text was executed."""
+def browsed(pages: Path) -> dict[str, int] | None:
+    """Return what came of opening every page in Chromium and downloading its figures; None without.
+
+    How many were opened, in how many a text was executed, how many downloads were looked at, and
+    how many of their fields a spreadsheet would run.
+    """
     chromium = shutil.which("chromium")
     try:
         from playwright.sync_api import sync_playwright
@@ -187,7 +226,7 @@ def executed(pages: Path) -> tuple[int, int] | None:
         return None
     if chromium is None:
         return None
-    opened = owned = 0
+    found = Counter({"opened": 0, "owned": 0, "downloads": 0, "formulas": 0})
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page()
@@ -195,10 +234,29 @@ def executed(pages: Path) -> tuple[int, int] | None:
         page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
         for path in sorted(pages.glob("*.html")):
             page.goto(path.as_uri())
-            opened += 1
-            owned += page.title() == "owned" or bool(dialogs)
+            for button in page.query_selector_all("[data-download=csv]"):
+                with page.expect_download() as download:
+                    button.evaluate("button => button.click()")
+                found["downloads"] += 1
+                found["formulas"] += len(formulas(Path(download.value.path()).read_text("utf-8")))
+            found["opened"] += 1
+            found["owned"] += page.title() == "owned" or bool(dialogs)
         browser.close()
-    return opened, owned
+    return found
+
+
+def formulas(text: str) -> list[str]:
+    """Return the fields of a CSV file that a spreadsheet would run."""
+    fields = (field for row in csv.reader(io.StringIO(text)) for field in row)
+    return [one for one in fields if one.lstrip().startswith(tuple("=+-@")) and not is_number(one)]
+
+
+def is_number(field: str) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
 
 
 def main() -> None:
@@ -223,14 +281,16 @@ def main() -> None:
             for path in (folder / "out").glob("*.html"):
                 path.rename(pages / f"{number}-{path.name}")
             shutil.rmtree(folder)
-        browsed = None if given.no_browser else executed(pages)
+        seen = (None if given.no_browser else browsed(pages)) or {}
     json.dump(
         {
             "date": today(),
             "texts": len(chosen),
             "commands": asked,
-            "pages opened in Chromium": browsed[0] if browsed else 0,
-            "executed in a page": browsed[1] if browsed else None,
+            "pages opened in Chromium": seen.get("opened", 0),
+            "executed in a page": seen.get("owned"),
+            "downloads": seen.get("downloads", 0),
+            "formulas": seen.get("formulas", 0) + len(problems.get("formula", ())),
             **{
                 kind: len(problems.get(kind, ()))
                 for kind in ("raw control character", "workflow command", "path escaped")

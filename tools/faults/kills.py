@@ -2,14 +2,16 @@
 
 python tools/faults/kills.py --count 100 -o tools/faults/figures/kills.json
 
-Each kill is a run of its own, of one block, which is then resumed or comes to its end; with 100 of
-each kind that takes about an hour on two cores without other work, and with 5 some minutes.
+A file of figures is gone on with: call it again until each kind has been killed so often, with
+``--seconds`` for a part at a time. The moments are spread over the whole life of a command, from
+Python's start to its end. A command that is killed itself is started again, or its run resumed, and
+that is killed, too: one in `KILLS` comes to its end. A command of which other processes are killed
+has to come to its end.
 """
 
 import argparse
 import contextlib
 import json
-import os
 import random
 import signal
 import subprocess
@@ -19,22 +21,39 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
+from in_process import today
 from processes import QUIET_S, Attacked
 
 from gradbench.scratch import PREFIX
 from gradbench.store.jsonl import Store
 
-MEASURED = ("--workload", "inference", "--budget", "0.2", "--meter", "step_time,peak_allocated")
-RUN = ("run", "--preset", "tiny", "--model", "mlp_tiny", *MEASURED, "--no-semantics")
+MEASURED = (
+    *(
+        "--batch-size",
+        "8",
+        "--workload",
+        "inference",
+        "--grad-mode",
+        "global_on,no_grad",
+        "--budget",
+        "0.2",
+    ),
+    *("--meter", "step_time,peak_allocated", "--no-semantics"),
+)
+RUN = ("run", "--preset", "tiny", "--model", "mlp_d1_w8,mlp_d2_w8,mlp_d3_w8", *MEASURED)
+"""Two passes over three blocks: as many measuring processes, below two fork servers."""
+RESUME = ("run", "--resume", "latest", "--no-semantics")
 COMPARE = (
     *("compare", "--base", "HEAD", "--model", "nets:make", "--input", "4,8"),
-    *("--workload", "inference", "--processes", "3"),
+    *("--workload", "inference", "--grad-mode", "no_grad", "--processes", "3"),
 )
 NETS = "from torch import nn\n\ndef make():\n    return nn.Linear(8, 8)\n"
+KILLS = 4
+"""Of one kind, one after the other, before a command is left to come to its end."""
 LIMIT_S = 600.0
 """For one command; longer is a hang."""
 
@@ -53,30 +72,39 @@ class Count:
     hangs: int = 0
     notes: list[str] = field(default_factory=list)
 
-    def add_end(self, seconds: float) -> None:
-        self.slowest_s = max(self.slowest_s, round(seconds, 2))
-        self.left_after_2_s += seconds > QUIET_S
+    def add_kill(self, gone_after_s: float) -> None:
+        self.kills += 1
+        self.slowest_s = max(self.slowest_s, round(gone_after_s, 2))
+        self.left_after_2_s += gone_after_s > QUIET_S
+
+    def add_left(self, names: list[str]) -> None:
+        self.files_left += len(names)
+        self.notes += names
 
 
-def outcomes(folder: Path) -> Counter[tuple[object, str]]:
+Outcomes = Mapping[tuple[object, str], int]
+
+
+def outcomes(folder: Path) -> Outcomes:
     """Return how often each cell and meter has an outcome in the latest run; none without one."""
     runs, _ = Store(folder / "results").load_all()
-    if not runs:
-        return Counter()
-    return Counter((one.cell, one.meter) for one in runs[-1].outcomes)
+    return Counter((one.cell, one.meter) for one in runs[-1].outcomes) if runs else Counter()
 
 
-def check_run(count: Count, folder: Path, kept: Mapping[tuple[object, str], int]) -> None:
-    """Count what the finished run lacks or has twice, and what lies about beside it."""
+def check_end(folder: Path, count: Count, kept: Outcomes) -> None:
+    """Count what a run that came to its end lacks or has twice, and what lies about beside it."""
     runs, _ = Store(folder / "results").load_all()
     found = outcomes(folder)
     wanted = {(cell, meter) for cell in runs[-1].header.cells for meter in runs[-1].header.meters}
     count.lost += len(wanted - set(found)) + len(set(kept) - set(found))
     count.doubled += sum(number > 1 for number in found.values())
-    files = [path.name for path in (folder / "results").iterdir() if path.suffix != ".jsonl"]
-    files += [path.name for path in (folder / "tmp").glob(f"{PREFIX}*")]
-    count.files_left += len(files)
-    count.notes += files
+    beside = [path.name for path in (folder / "results").iterdir() if path.suffix != ".jsonl"]
+    count.add_left([*beside, *temporary(folder)])
+
+
+def temporary(folder: Path) -> list[str]:
+    """Return the names of the folders of ours among the temporary ones."""
+    return [path.name for path in (folder / "tmp").glob(f"{PREFIX}*")]
 
 
 def ended(attacked: Attacked, count: Count) -> bool:
@@ -85,48 +113,112 @@ def ended(attacked: Attacked, count: Count) -> bool:
         attacked.process.wait(timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
         count.hangs += 1
+        attacked.end()
         return False
+    attacked.end()
     return True
 
 
-def kill_main(folder: Path, count: Count, moment_s: float) -> None:
-    attacked = Attacked(RUN, folder)
-    time.sleep(moment_s)
-    attacked.process.kill()
-    attacked.process.wait()
-    count.kills += 1
-    count.add_end(attacked.seconds_until_gone())
+def killed(command: tuple[str, ...], folder: Path, count: Count, rng: random.Random) -> bool:
+    """Kill a command at a moment; return whether it had not come to its end before."""
+    life = COMPARE if command is COMPARE else RUN
+    at_s = moment_s(life, rng)
+    attacked = Attacked(command, folder)
+    try:
+        attacked.process.wait(timeout=at_s)
+        if command is not RESUME:
+            lived(command, attacked)
+    except subprocess.TimeoutExpired:
+        attacked.process.kill()
+        attacked.process.wait()
+        count.add_kill(attacked.seconds_until_gone())
     attacked.end()
-    kept = outcomes(folder)
-    begun = list((folder / "results").glob("*.part")) if (folder / "results").exists() else []
-    again = Attacked(("run", "--resume", "latest", "--no-semantics") if begun else RUN, folder)
-    if ended(again, count):
-        check_run(count, folder, kept)
-    again.end()
+    return attacked.process.returncode == -signal.SIGKILL
 
 
-def kill_below(depth: int) -> Callable[[Path, Count, float], None]:
-    """Return the attack on a process so many steps below the command, which is to go on."""
+def kill_run(folder: Path, count: Count, rng: random.Random, kills: int) -> None:
+    """Kill a run and what resumes it, and look each time for what was written before."""
+    kept: Outcomes = Counter()
+    for _ in range(kills):
+        if is_sealed(folder):
+            break
+        if not killed(following(folder), folder, count, rng):
+            break
+        found = outcomes(folder)
+        count.lost += len(set(kept) - set(found))
+        kept = found
+    if is_sealed(folder) or ended(Attacked(following(folder), folder), count):
+        check_end(folder, count, kept)
 
-    def attack(folder: Path, count: Count, moment_s: float) -> None:
+
+def following(folder: Path) -> tuple[str, ...]:
+    """Return the command that goes on with what there is."""
+    begun = [*(folder / "results").glob("*.part"), *(folder / "results").glob("*.jsonl")]
+    return RESUME if begun else RUN
+
+
+def is_sealed(folder: Path) -> bool:
+    return bool([*(folder / "results").glob("*.jsonl")]) and not [
+        *(folder / "results").glob("*.part")
+    ]
+
+
+def kill_below(depth: int) -> "Attack":
+    """Return the attack on processes so many steps below the command, which is to go on."""
+
+    def attack(folder: Path, count: Count, rng: random.Random, kills: int) -> None:
+        moments = sorted(moment_s(RUN, rng) for _ in range(kills))
         attacked = Attacked(RUN, folder)
-        time.sleep(moment_s)
-        while attacked.process.poll() is None:
-            victims = []
-            with contextlib.suppress(psutil.Error):
-                victims = attacked.below(depth)
-            if victims:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(random.choice(victims), signal.SIGKILL)
-                    count.kills += 1
+        for moment in moments:
+            time.sleep(max(0.0, attacked.began + moment - time.monotonic()))
+            victim = found_below(attacked, depth, rng)
+            if victim is None:  # the command came to its end
                 break
-            time.sleep(0.01)
+            family = [victim, *victim.children(recursive=True)]
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.kill()
+                count.add_kill(seconds_until_ended(family))
         if ended(attacked, count):
-            count.add_end(attacked.seconds_until_gone())
-            check_run(count, folder, {})
-        attacked.end()
+            check_end(folder, count, {})
 
     return attack
+
+
+def found_below(attacked: Attacked, depth: int, rng: random.Random) -> psutil.Process | None:
+    """Return a process at that depth as soon as there is one; None if the command ends first."""
+    while attacked.process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            if numbers := attacked.below(depth):
+                return psutil.Process(rng.choice(numbers))
+        time.sleep(0.01)
+    return None
+
+
+def seconds_until_ended(processes: list[psutil.Process]) -> float:
+    """Wait until none of the processes runs; return how long that took."""
+    began = time.monotonic()
+    while any(map(runs, processes)) and time.monotonic() - began < LIMIT_S:
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+def runs(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def kill_compare(folder: Path, count: Count, rng: random.Random, kills: int) -> None:
+    """Kill comparisons of one project, one after the other; then look what another command left."""
+    make_project(folder)
+    for _ in range(kills):
+        if not killed(COMPARE, folder, count, rng):
+            break
+    if ended(Attacked(("env", "--check"), folder), count):
+        listed = subprocess.run(
+            ["git", "worktree", "list"], cwd=folder, capture_output=True, text=True, check=True
+        )
+        count.add_left([*listed.stdout.splitlines()[1:], *temporary(folder)])
 
 
 def make_project(folder: Path) -> None:
@@ -137,81 +229,87 @@ def make_project(folder: Path) -> None:
         subprocess.run(["git", *who, *arguments], cwd=folder, check=True)
 
 
-def kill_compare(folder: Path, count: Count, moment_s: float) -> None:
-    make_project(folder)
-    attacked = Attacked(COMPARE, folder)
-    time.sleep(moment_s)
-    attacked.process.kill()
-    attacked.process.wait()
-    count.kills += 1
-    count.add_end(attacked.seconds_until_gone())
-    attacked.end()
-    following = Attacked(("env", "--check"), folder)
-    if ended(following, count):
-        listed = subprocess.run(
-            ["git", "worktree", "list"], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.splitlines()[1:]
-        left = [*listed, *(path.name for path in (folder / "tmp").glob(f"{PREFIX}*"))]
-        count.files_left += len(left)
-        count.notes += left
-    following.end()
+def moment_s(command: tuple[str, ...], rng: random.Random) -> float:
+    """Return a moment of a command's life, in seconds from its start."""
+    if command not in LIVES_S:
+        with tempfile.TemporaryDirectory(prefix="attacked-") as name:
+            folder = Path(name)
+            if command is COMPARE:
+                make_project(folder)
+            undisturbed = Attacked(command, folder)
+            undisturbed.process.wait(timeout=LIMIT_S)
+            lived(command, undisturbed)
+            undisturbed.end()
+    return rng.uniform(0, LIVES_S[command])
 
 
-ATTACKS: dict[str, tuple[Callable[[Path, Count, float], None], tuple[str, ...]]] = {
-    "the command": (kill_main, RUN),
-    "a supervisor": (kill_below(1), RUN),
-    "a fork server": (kill_below(2), RUN),
-    "a measuring process": (kill_below(3), RUN),
-    "compare": (kill_compare, COMPARE),
+def lived(command: tuple[str, ...], attacked: Attacked) -> None:
+    """Note how long a command takes when nobody kills it: the shortest is least other work's."""
+    took_s = time.monotonic() - attacked.began
+    LIVES_S[command] = min(took_s, LIVES_S.get(command, took_s))
+    print(f"{command[0]} takes {took_s:.1f} s", file=sys.stderr, flush=True)
+
+
+LIVES_S: dict[tuple[str, ...], float] = {}
+
+
+Attack = Callable[[Path, Count, random.Random, int], None]
+ATTACKS: Mapping[str, Attack] = {
+    "the command": kill_run,
+    "a supervisor": kill_below(1),
+    "a fork server": kill_below(2),
+    "a measuring process": kill_below(3),
+    "compare": kill_compare,
 }
-"""Who is killed -> how, and what runs meanwhile."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=5, help="kills of each kind")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=5, help="kills of each kind, in all")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="after which none is begun")
     parser.add_argument("--only", choices=ATTACKS, action="append")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="written after each kill")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="of figures, extended")
     given = parser.parse_args()
-    rng, counts = random.Random(given.seed), {name: Count(name) for name in given.only or ATTACKS}
-    random.seed(given.seed)
-    loads = [psutil.getloadavg()[0]]
-    for number in range(given.count):
-        for victim, count in counts.items():
-            attack, _ = ATTACKS[victim]
-            kills, moment_s = count.kills, rng.uniform(0, duration_s(victim))
-            while count.kills == kills:  # it may be over before its moment has come
-                with tempfile.TemporaryDirectory(prefix="attacked-") as name:
-                    attack(Path(name), count, moment_s)
-                moment_s /= 2
-            print(f"{victim}: {number + 1} of {given.count}", file=sys.stderr, flush=True)
-            loads.append(psutil.getloadavg()[0])
-            found = {
-                "date": datetime.now(UTC).date().isoformat(),
-                "cores": psutil.cpu_count(),
-                "loads": [round(min(loads), 1), round(max(loads), 1)],
-                "counts": [asdict(each) for each in counts.values()],
-            }
-            given.output.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-
-
-_DURATIONS: dict[tuple[str, ...], float] = {}
-
-
-def duration_s(victim: str) -> float:
-    """Return how long the attacked command takes when nobody kills it."""
-    _, arguments = ATTACKS[victim]
-    if arguments not in _DURATIONS:
+    began, found = time.monotonic(), saved(given.output)
+    counts = {name: Count(**found["counts"].get(name, {"victim": name})) for name in ATTACKS}
+    kills_before = sum(count.kills for count in counts.values())
+    rng = random.Random(kills_before)
+    while left := [
+        count
+        for name, count in counts.items()
+        if name in (given.only or ATTACKS) and count.kills < given.count
+    ]:
+        count = min(left, key=lambda one: one.kills)
+        if time.monotonic() - began > given.seconds:
+            break
         with tempfile.TemporaryDirectory(prefix="attacked-") as name:
-            folder = Path(name)
-            if arguments is COMPARE:
-                make_project(folder)
-            undisturbed = Attacked(arguments, folder)
-            undisturbed.process.wait(timeout=LIMIT_S)
-            _DURATIONS[arguments] = time.monotonic() - undisturbed.began
-            undisturbed.end()
-    return _DURATIONS[arguments]
+            attack = ATTACKS[count.victim]
+            attack(Path(name), count, rng, min(KILLS, given.count - count.kills))
+        found["loads"].append(round(psutil.getloadavg()[0], 1))
+        print(asdict(count), file=sys.stderr, flush=True)
+        save(given.output, found, counts)
+
+
+def saved(path: Path) -> dict[str, Any]:
+    """Return what a file of figures holds, or what an empty one would."""
+    if not path.exists():
+        return {"began": today(), "loads": [], "counts": {}}
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return {**found, "counts": {row["victim"]: row for row in found["counts"]}}
+
+
+def save(path: Path, found: Mapping[str, Any], counts: Mapping[str, Count]) -> None:
+    """Write the figures, whole at any moment."""
+    content = {
+        **found,
+        "date": today(),
+        "cores": psutil.cpu_count(),
+        "loads": [min(found["loads"]), max(found["loads"])],
+        "counts": [asdict(count) for count in counts.values()],
+    }
+    draft = path.with_suffix(".new")
+    draft.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    draft.replace(path)
 
 
 if __name__ == "__main__":

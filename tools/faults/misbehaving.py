@@ -1,4 +1,4 @@
-"""Measure thirty-odd models that misbehave and a good one in one run; count what went wrong.
+"""Measure models that misbehave and a good one in one run; count what went wrong.
 
 python tools/faults/misbehaving.py > tools/faults/figures/misbehaving.json
 """
@@ -15,7 +15,7 @@ import misbehaving_models
 import psutil
 from processes import MARK
 
-from gradbench import Matrix, Measurement, Plan, Skipped
+from gradbench import Cell, Measurement, Plan, Skipped
 from gradbench.runner import run
 from gradbench.workloads.models import Model
 
@@ -26,16 +26,18 @@ GOOD = "good"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--limit", type=float, default=4.0, help="seconds for one process")
-    parser.add_argument("--only", action="append", choices=misbehaving_models.MISBEHAVING)
+    parser.add_argument("--only", action="append", choices=misbehaving_models.MODELS)
     given = parser.parse_args()
     os.environ[MARK] = str(os.getpid())
-    factories = dict(misbehaving_models.MISBEHAVING)
-    names = list(given.only or factories)
-    models = {
-        name: Model(factories.get(name, misbehaving_models.good), misbehaving_models.batch)
-        for name in [*names, GOOD]
+    cases = {
+        name: misbehaving_models.MODELS[name] for name in given.only or misbehaving_models.MODELS
     }
-    cells = list(Matrix(models=[*names, GOOD], workloads=["inference"], grad_modes=["no_grad"]))
+    cases[GOOD] = ("inference", Model(misbehaving_models.good, misbehaving_models.batch))
+    models = {name: model for name, (_, model) in cases.items()}
+    cells = [
+        Cell(model=name, workload=workload, grad_mode="no_grad")
+        for name, (workload, _) in cases.items()
+    ]
     plan = Plan(budget_s=0.2, warmup_s=0.05, limit_s=given.limit)
     began = time.monotonic()
     outcomes = []
@@ -57,7 +59,7 @@ def main() -> None:
         {
             "date": datetime.now(UTC).date().isoformat(),
             "load": round(psutil.getloadavg()[0], 1),
-            "models": len(names),
+            "models": len(cases) - 1,
             "limit_s": given.limit,
             "processes": len(cells) * len(METERS),
             "took_s": round(took_s, 1),

@@ -1,4 +1,4 @@
-"""Thirty models that misbehave, each in a way of its own, and one that does not."""
+"""Models that misbehave, each in a way of its own, and one that does not."""
 
 import atexit
 import ctypes
@@ -15,6 +15,9 @@ from functools import partial
 import psutil
 import torch
 from torch import nn
+
+from gradbench.workloads.generation import Generation
+from gradbench.workloads.models import Model
 
 LONG_S = 3600
 
@@ -232,11 +235,62 @@ MISBEHAVING: dict[str, Callable[[], nn.Module]] = {
 MISBEHAVING |= {one.__name__: one for one in (hang_while_building, die_while_building)}
 """What each does in its forward, or while it is built -> how it is made."""
 
-MAY_STEP = frozenset(
-    ("fork_and_return", "leave_a_daemon", "hang_at_exit", "leave_a_thread_that_hangs", "close_all")
-)
-"""Those whose step may come to an end all the same, so that numbers are no mistake."""
-
 
 def good() -> nn.Module:
     return Net(int)
+
+
+class InEvaluation(Net):
+    """A linear layer that misbehaves in evaluation alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            self.misbehave()
+        return self.layer(x)
+
+
+VOCABULARY = 7
+
+
+def in_decode(misbehave: Callable[[], object]) -> Model:
+    """Return a model that takes a prompt in, and misbehaves when it makes the next token."""
+
+    def scores(tokens: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(tokens), VOCABULARY)
+
+    def prefill(_model: nn.Module, tokens: torch.Tensor, _room: int) -> tuple[torch.Tensor, object]:
+        return scores(tokens), [tokens]
+
+    def decode(
+        _model: nn.Module, token: torch.Tensor, cache: object
+    ) -> tuple[torch.Tensor, object]:
+        misbehave()
+        return scores(token), cache
+
+    how = Generation(prefill=prefill, decode=decode, vocabulary=VOCABULARY)
+    return Model(good, batch, generation=how)
+
+
+LATER = (sleep, segfault, exit_at_once, close_all_and_loop, raise_of_many_lines, fork_and_return)
+"""What is done in a part of a step, too: in an evaluation before training, in making tokens."""
+
+MODELS: dict[str, tuple[str, Model]] = {
+    **{name: ("inference", Model(build, batch)) for name, build in MISBEHAVING.items()},
+    **{
+        f"{one.__name__}_in_evaluation": (
+            "evaluate_then_train",
+            Model(partial(InEvaluation, one), batch, loss=lambda output, _: output.sum()),
+        )
+        for one in LATER
+    },
+    **{f"{one.__name__}_in_decode": ("generate", in_decode(one)) for one in LATER},
+}
+"""Name -> the workload in which it misbehaves, and the model."""
+
+MAY_STEP = frozenset(
+    (
+        *("fork_and_return", "leave_a_daemon", "hang_at_exit", "leave_a_thread_that_hangs"),
+        *("close_all", "fork_and_return_in_evaluation", "fork_and_return_in_decode"),
+    )
+)
+"""Those whose step may come to an end all the same, so that numbers are no mistake."""
