@@ -70,6 +70,7 @@ class Count:
     slowest_s: float = 0.0  # until every process was gone
     files_left: int = 0  # folders, worktrees and half files, after the next command
     hangs: int = 0
+    ended_early: int = 0  # commands that said why, and were gone on with
     notes: list[str] = field(default_factory=list)
 
     def add_kill(self, gone_after_s: float) -> None:
@@ -179,9 +180,20 @@ def kill_below(depth: int) -> "Attack":
                 victim.kill()
                 count.add_kill(seconds_until_ended(family))
         if ended(attacked, count):
+            resume_unless_complete(folder, count)
             check_end(folder, count, {})
 
     return attack
+
+
+def resume_unless_complete(folder: Path, count: Count) -> None:
+    """Go on with a run that said why it ended.
+
+    So it does where three in a row were killed that read the machine's facts.
+    """
+    if not is_sealed(folder):
+        count.ended_early += 1
+        ended(Attacked(following(folder), folder), count)
 
 
 def found_below(attacked: Attacked, depth: int, rng: random.Random) -> psutil.Process | None:
