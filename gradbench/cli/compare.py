@@ -5,33 +5,45 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from ..errors import Impossible
 from ..experiment.matrix import Cell
+from . import bisect as bisecting
 from .app import app, err, examples, out, say
 from .gate import STATUSES, as_plain, conclusion, show
-from .request import Request, takes_request
+from .request import Request, obstacles, takes_request
 from .screen import print_json, shown
 
 if TYPE_CHECKING:
+    from ..comparison.versions import Effort
     from ..gate.result import NotCompared
     from ..workloads.models import Model
+
+BISECTING: Final = "Bisecting"
+"""What help calls the options of --bisect."""
 
 
 @app.command(
     epilog=examples(
         "gradbench compare --base main --model mypkg.nets:make --input 8,3,224,224",
         "gradbench compare --base-python /envs/old/bin/python --preset tiny",
-        before=STATUSES,
+        "gradbench compare --bisect v1.0..main --model mypkg.nets:make --input 8,3,224,224",
+        before=f"{STATUSES} {bisecting.STATUSES}",
     )
 )
 @takes_request
 def compare(
     request: Request,
     *,
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[-- PATH]...", help="With --bisect: only commits that touch these paths."
+        ),
+    ] = None,
     base: Annotated[
         str | None, typer.Option(metavar="REV", help="Revision of this repository to start from.")
     ] = None,
@@ -56,6 +68,45 @@ def compare(
     strict: Annotated[bool, typer.Option(help="Exit 3 when anything is inconclusive.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Show what is the same too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    bisect: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=BISECTING,
+            metavar="GOOD..BAD",
+            help="Find the commits between two revisions that changed a figure.",
+        ),
+    ] = None,
+    first_parent: Annotated[
+        bool,
+        typer.Option(
+            "--first-parent",
+            rich_help_panel=BISECTING,
+            help="Take merges as one commit each, instead of looking into them.",
+        ),
+    ] = False,
+    times: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=BISECTING,
+            metavar="WHICH",
+            help="Whose times are bisected: silent (cells whose counts are equal at both ends; "
+            "default), all, none (seconds a commit).",
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=BISECTING,
+            metavar="NAME",
+            help="Go on with a bisection that was cut short: its name, a path or latest.",
+        ),
+    ] = None,
+    results: Annotated[
+        Path, typer.Option(rich_help_panel=BISECTING, help="Folder of runs.")
+    ] = Path("results"),
+    reports: Annotated[
+        Path, typer.Option(rich_help_panel=BISECTING, help="Folder of pages.")
+    ] = Path("reports"),
 ) -> None:
     """Compare the working tree with another revision, or another torch, and exit 1 when slower.
 
@@ -63,10 +114,22 @@ def compare(
     weights; where that cannot be, two processes take turns. Several such processes are compared,
     and what the first ones suspect must be confirmed by fresh ones. A change that is sure and
     smaller than --threshold is within tolerance, and exits 0.
+
+    With --bisect it finds the commits that made it slower or bigger: by what the steps make torch
+    do first, which repeats, and by times where that is the same.
     """
-    if base is None and base_python is None:
-        raise Impossible("nothing to compare with: give --base REV, --base-python PATH, or both")
-    from ..comparison import checkouts, leftovers, versions
+    of_bisection = {
+        "--first-parent": first_parent,
+        "--times": times is not None,
+        "-- PATH": bool(paths),
+    }
+    given = [name for name, is_given in of_bisection.items() if is_given]
+    _check_what_is_compared(
+        sides={"--base": base, "--base-python": base_python},
+        commits={"--bisect": bisect, "--resume": resume},
+        given=given,
+    )
+    from ..comparison import versions
 
     effort = versions.Effort(
         threshold=threshold,
@@ -74,6 +137,73 @@ def compare(
         budget_s=math.inf if budget is None else budget,
         seed=seed,
     )
+    if bisect is not None or resume is not None:
+        asked = bisecting.Asked(
+            span=bisect,
+            resume=resume,
+            first_parent=first_parent,
+            paths=tuple(paths or ()),
+            times=times,
+            strict=strict,
+            everything=everything,
+            as_json=as_json,
+            results=results,
+            reports=reports,
+            given=(*given, *_differing(effort)),
+        )
+        bisecting.bisect(request, asked, effort)
+    else:
+        _compare(
+            request,
+            effort,
+            base=base,
+            base_python=base_python,
+            strict=strict,
+            everything=everything,
+            as_json=as_json,
+        )
+
+
+def _check_what_is_compared(
+    *, sides: Mapping[str, str | None], commits: Mapping[str, str | None], given: Sequence[str]
+) -> None:
+    """Raise `Impossible` unless it is one of: a base, a range of commits, a bisection cut short."""
+    of_sides = [name for name, value in sides.items() if value is not None]
+    of_commits = [name for name, value in commits.items() if value is not None]
+    if len(of_commits) > 1:
+        raise Impossible("--resume goes on with the range that it began with: leave out --bisect")
+    if of_commits and of_sides:
+        raise Impossible(f"{of_commits[0]} names both sides: leave out {', '.join(of_sides)}")
+    if given and not of_commits:
+        raise Impossible(f"{', '.join(given)} goes with --bisect GOOD..BAD")
+    if not of_sides and not of_commits:
+        raise Impossible(
+            "nothing to compare with: give --base REV, --base-python PATH, or both; "
+            "or --bisect GOOD..BAD"
+        )
+
+
+def _differing(effort: "Effort") -> list[str]:
+    """Return the options of an effort that are not as they are without them."""
+    from ..stats import table_rule
+
+    usual = {"threshold": table_rule.THRESHOLD, "processes": table_rule.FIRST, "seed": 0}
+    return [f"--{name}" for name, value in usual.items() if getattr(effort, name) != value]
+
+
+def _compare(
+    request: Request,
+    effort: "Effort",
+    *,
+    base: str | None,
+    base_python: str | None,
+    strict: bool,
+    everything: bool,
+    as_json: bool,
+) -> None:
+    """Compare the working tree with the base; print verdicts and exit with the status."""
+    from ..comparison import checkouts, leftovers, versions
+
     began, here = time.monotonic(), Path.cwd()
     for words in leftovers.remove_leftovers():
         err.print(f"[dim]{shown(words)}[/dim]")
@@ -119,10 +249,9 @@ def _left_out(cells: Sequence[Cell], models: "Mapping[str, Model]") -> "tuple[No
     from ..runner import preflight
 
     preflight.check(cells, models)
-    obstacles = {cell: why for cell in cells if (why := preflight.obstacle(cell, models))}
     return tuple(
         NotCompared(cell=cell, meter="step_time", why="no number", reason=reason)
-        for cell, (_, reason) in obstacles.items()
+        for cell, reason in obstacles(cells, models).items()
     )
 
 

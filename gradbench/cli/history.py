@@ -99,8 +99,9 @@ def history(
             err.print(f"[yellow]{shown(words)}[/yellow]")
         if output is not None:
             from ..report.history import render
+            from ..report.template import save
 
-            _write(output, render(series, link=link, warnings=warnings))
+            save(render(series, link=link, warnings=warnings), output)
     if as_json:
         _print_json(series, warnings=warnings, commit_url=url)
     else:
@@ -244,11 +245,3 @@ def _worse(series: "Series", last: int) -> bool:
         change.verdict == "worse" and change.at >= len(series.values) - last
         for change in series.changes
     )
-
-
-def _write(path: Path, html: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(html, "utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise StoreError(f"cannot write the page {str(path)!r}: {error.strerror}") from error

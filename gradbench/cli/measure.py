@@ -29,7 +29,7 @@ from .app import (
     split,
 )
 from .printing import print_run, resume_command
-from .request import Request, takes_request
+from .request import Request, check_named_again, takes_request
 from .screen import shown
 from .semantics import load_or_examine
 
@@ -196,13 +196,7 @@ def _go_on(name: str, request: Request, options: Sequence[str], *, results: Path
     own = load(store.find(name)).header.sources
     if not own and "--model" in request.given:
         _leave_out(["--model"])
-    named = {each for each, source in own.items() if {each, source.build} & {*request.models}}
-    if named != set(own):
-        code = ", ".join(source.build for source in own.values())
-        raise BadModel(
-            f"to go on runs code that the run's file names, {code}: "
-            f"if it is yours, add --model {','.join(own)}"
-        )
+    check_named_again(own, request)
     writer, cut = store.resume(name)
     if cut.dropped:
         err.print(f"[yellow]{shown(cut.dropped)}[/yellow]")

@@ -226,6 +226,25 @@ def _inputs(texts: Sequence[str]) -> tuple[tuple[str, ...], str]:
     return tuple(str(one) for one, _ in parsed), str(batches[0]) if batches else ""
 
 
+def obstacles(cells: Iterable[Cell], models: "Mapping[str, Model]") -> dict[Cell, str]:
+    """Return the cells that cannot run on this machine, with their reasons."""
+    from ..runner import preflight
+
+    found = ((cell, preflight.obstacle(cell, models)) for cell in cells)
+    return {cell: why[1] for cell, why in found if why is not None}
+
+
+def check_named_again(own: Mapping[str, ModelSource], request: Request) -> None:
+    """Raise `BadModel` unless whoever goes on with a file names the code that it would run."""
+    named = {each for each, source in own.items() if {each, source.build} & {*request.models}}
+    if named != set(own):
+        code = ", ".join(source.build for source in own.values())
+        raise BadModel(
+            f"to go on runs code that the run's file names, {code}: "
+            f"if it is yours, add --model {','.join(own)}"
+        )
+
+
 def takes_request(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of `Request`; it gets them as its first argument."""
     return _taking(command, Request.parameters())

@@ -15,8 +15,8 @@ from .leftovers import BASE, REPOSITORY
 from .worktree import BadRevision, checked_out, repository
 
 SIDES: Final = ("base", "candidate")
-
-
+MEASURING: Final = "measuring"
+"""The folder to import gradbench from, where the versions do not hold it themselves."""
 PACKAGE: Final = Path(__file__).parents[1]
 
 
@@ -30,6 +30,49 @@ class Version:
     tree: Path
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """The user's repository or folder, and a temporary folder for its other versions.
+
+    ``itself`` is whether it is gradbench's own: then each version measures with its own gradbench.
+    """
+
+    root: Path
+    inside: Path  # where in it the user stands
+    itself: bool
+    folder: Path
+
+    def version(self, name: str, tree: Path, *, python: str | None = None) -> Version:
+        """Return a tree of the project as a side to be measured."""
+        measuring = [] if self.itself else [self.folder / MEASURING]
+        return Version(
+            name=name,
+            python=python or sys.executable,
+            paths=(*import_paths(tree, self.inside), *measuring),
+            tree=tree,
+        )
+
+
+@contextlib.contextmanager
+def opened_project(here: Path, *, at_commits: bool) -> Iterator[Project]:
+    """Find the project that a folder lies in, and make a temporary folder for it.
+
+    With ``at_commits`` it must be a git repository, whose worktrees the temporary folder may hold.
+    """
+    root = repository(here) if at_commits else _root_or(here)
+    notes = {REPOSITORY: str(root)} if at_commits else {}
+    with scratch.folder(**notes) as folder:
+        measuring = folder / MEASURING
+        measuring.mkdir()
+        (measuring / "gradbench").symlink_to(PACKAGE, target_is_directory=True)
+        yield Project(
+            root=root,
+            inside=here.resolve().relative_to(root.resolve()),
+            itself=(root / "gradbench" / "runner").is_dir(),
+            folder=folder,
+        )
+
+
 @contextlib.contextmanager
 def checked_out_versions(
     *, here: Path, revision: str | None, base_python: str | None
@@ -39,30 +82,18 @@ def checked_out_versions(
     The candidate is the working tree that ``here`` lies in, as it is; the base is that tree at a
     revision, in a temporary worktree, or the same tree when only the interpreter differs.
     """
-    root = repository(here) if revision is not None else _root_or(here)
-    inside = here.resolve().relative_to(root.resolve())
-    itself = (root / "gradbench" / "runner").is_dir()
-    notes = {REPOSITORY: str(root)} if revision is not None else {}
-    with scratch.folder(**notes) as folder, contextlib.ExitStack() as stack:
-        measuring = folder / "measuring"
-        measuring.mkdir()
-        (measuring / "gradbench").symlink_to(PACKAGE, target_is_directory=True)
-        base = root
+    with (
+        opened_project(here, at_commits=revision is not None) as project,
+        contextlib.ExitStack() as stack,
+    ):
+        base = project.root
         if revision is not None:
-            base = stack.enter_context(checked_out(root, revision, folder / BASE))
-        base_side, candidate_side = (
-            Version(
-                name=name,
-                python=python,
-                paths=(*import_paths(tree, inside), *([] if itself else [measuring])),
-                tree=tree,
-            )
-            for name, tree, python in (
-                ("base", base, base_python or sys.executable),
-                ("candidate", root, sys.executable),
-            )
+            base = stack.enter_context(checked_out(project.root, revision, project.folder / BASE))
+        yield (
+            project.version("base", base, python=base_python),
+            project.version("candidate", project.root),
+            project.itself,
         )
-        yield base_side, candidate_side, itself
 
 
 def import_paths(tree: Path, inside: Path) -> list[Path]:

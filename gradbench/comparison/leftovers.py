@@ -11,7 +11,7 @@ from .worktree import remove
 REPOSITORY: Final = "repository"
 """The note of a folder that says where its worktree belongs."""
 BASE: Final = "base"
-"""The worktree's name in its folder."""
+"""The name of the base's worktree in its folder; a bisection has one for each commit."""
 
 
 def remove_leftovers() -> list[str]:
@@ -21,8 +21,15 @@ def remove_leftovers() -> list[str]:
         repository = notes.get(REPOSITORY)
         if repository is not None:
             with suppress(GitError):
-                remove(Path(repository), folder / BASE)
+                for tree in {BASE, *_folders_in(folder)}:
+                    remove(Path(repository), folder / tree)
         scratch.remove(folder)
-        what = f" and the worktree of {repository!r} in it" if repository is not None else ""
+        what = f" and the worktrees of {repository!r} in it" if repository is not None else ""
         removed.append(f"removed {str(folder)!r}{what}: the process that made it was killed")
     return removed
+
+
+def _folders_in(folder: Path) -> list[str]:
+    with suppress(OSError):
+        return [one.name for one in folder.iterdir() if one.is_dir() and not one.is_symlink()]
+    return []

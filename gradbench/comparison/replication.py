@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import devices
+from ..analysis.operation_changes import Operations
 from ..errors import BadModel, Impossible
 from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
@@ -20,7 +21,6 @@ from ..runner.interleave import calibrate
 from ..stats.replicate import Replicate
 from ..workloads.steps import WORKLOADS
 from .checkouts import SIDES, Version
-from .operation_changes import Operations
 from .process import Failed, LiveProcess, Lost
 
 ROUNDS_A_TURN: Final = 8
@@ -64,9 +64,10 @@ class Replicator:
         replication: Replication,
         sources: Mapping[str, ModelSource],
         seed: int = 0,
+        layout_seed: int | None = None,  # of layouts and order; None: the same
     ) -> None:
         self._versions, self._how, self._sources = (base, candidate), replication, sources
-        self._seed, self._rng = seed, random.Random(seed)
+        self._seed, self._rng = seed, random.Random(seed if layout_seed is None else layout_seed)
         self.results = Results()
         self.facts: dict[str, dict[str, str]] = {}
 
@@ -152,7 +153,7 @@ class Replicator:
     def _imported_twice(self, both: LiveProcess, cells: Sequence[Cell]) -> list[Cell]:
         """Import the models on both sides; return the cells of those that can be."""
         could = list(cells)
-        for name, source in self._own_sources(cells).items():
+        for name, source in own_sources(cells, self._sources).items():
             try:
                 files = both.ask(**{"import": source.build})["files"]
             except Lost:
@@ -163,7 +164,7 @@ class Replicator:
                 could = [cell for cell in could if cell.model != name]
                 continue
             for version, file in zip(self._versions, files, strict=True):
-                _check_origin(version, source.build, file)
+                check_origin(version, source.build, file)
         return could
 
     def _cells_of(self, both: LiveProcess, cells: Sequence[Cell]) -> list[Cell]:
@@ -208,9 +209,9 @@ class Replicator:
             for one in sides:
                 try:
                     self.facts[one.name] = one.hear()
-                    for source in self._own_sources(cells).values():
+                    for source in own_sources(cells, self._sources).values():
                         (file,) = one.ask(**{"import": source.build})["files"]
-                        _check_origin(one.versions[0], source.build, file)
+                        check_origin(one.versions[0], source.build, file)
                 except Failed as failure:
                     raise BadModel(f"the {failure.side} side cannot start: {failure}") from None
             yield sides
@@ -292,26 +293,10 @@ class Replicator:
             randomized_layout=self._randomized_layout(),
         )
 
-    def _own_sources(self, cells: Sequence[Cell]) -> dict[str, ModelSource]:
-        """Return where the cells' models come from, of those that are not a library's."""
-        models = dict.fromkeys(cell.model for cell in cells)
-        return {
-            name: self._sources[name]
-            for name in models
-            if name in self._sources and not self._sources[name].library
-        }
-
     def _asked(self, cell: Cell) -> dict[str, Any]:
-        default = Cell(model=cell.model, workload=cell.workload, grad_mode=cell.grad_mode).axes()
-        source = self._sources.get(cell.model)
-        required = ("model", "workload", "grad_mode")
-        axes = {k: v for k, v in cell.axes().items() if k in required or v != default[k]}
         return {
-            "cell": axes,
-            "source": source.row() if source is not None else None,
-            "seed": self._seed,
+            **cell_request(cell, self._sources.get(cell.model), seed=self._seed),
             "warm_up_s": self._how.warm_up_s,
-            "environment": dict(devices.find(cell.device).environment),
             "layout": self._rng.randrange(2**32),
             "share": self._how.share,
             "cell_s": self._how.cell_s,
@@ -356,7 +341,28 @@ def _until_lost(
     return []
 
 
-def _check_origin(version: Version, path: str, file: str) -> None:
+def cell_request(cell: Cell, source: ModelSource | None, *, seed: int) -> dict[str, Any]:
+    """Return what a process is asked that is to build a cell: axes, source, seed, environment."""
+    default = Cell(model=cell.model, workload=cell.workload, grad_mode=cell.grad_mode).axes()
+    required = ("model", "workload", "grad_mode")
+    axes = {k: v for k, v in cell.axes().items() if k in required or v != default[k]}
+    return {
+        "cell": axes,
+        "source": source.row() if source is not None else None,
+        "seed": seed,
+        "environment": dict(devices.find(cell.device).environment),
+    }
+
+
+def own_sources(
+    cells: Sequence[Cell], sources: Mapping[str, ModelSource]
+) -> dict[str, ModelSource]:
+    """Return where the cells' models come from, of those that are not a library's."""
+    models = dict.fromkeys(cell.model for cell in cells)
+    return {name: sources[name] for name in models if name in sources and not sources[name].library}
+
+
+def check_origin(version: Version, path: str, file: str) -> None:
     """Raise unless the user's module comes from the side's own tree."""
     if not Path(file).resolve().is_relative_to(version.tree.resolve()):
         raise BadModel(

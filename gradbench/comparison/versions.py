@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..analysis import operation_changes
 from ..errors import Impossible
 from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
@@ -22,7 +23,6 @@ from ..stats import estimates, table_rule
 from ..stats.estimates import MIN_DETECTABLE_EFFECT
 from ..stats.table_rule import TableRule
 from ..stats.verdicts import Verdict
-from . import operation_changes
 from .checkouts import Version
 from .replication import Replication, Replicator
 

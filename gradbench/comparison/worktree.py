@@ -18,7 +18,7 @@ def repository(folder: Path) -> Path:
         return Path(git("rev-parse", "--show-toplevel", folder=folder))
     except GitError as error:
         raise BadRevision(
-            f"{str(folder)!r} is in no git repository: compare needs one to take --base from "
+            f"{str(folder)!r} is in no git repository: compare needs one to take versions from "
             f"({error})"
         ) from error
 

@@ -120,12 +120,7 @@ def write(
         advice=advice,
         explanation=explanation,
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(html, "utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise StoreError(f"cannot write the page {str(path)!r}: {error.strerror}") from error
-    return path
+    return template.save(html, path)
 
 
 def _facets(views: Sequence[View]) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Self
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,6 +13,7 @@ from markupsafe import Markup, escape
 
 from .._version import __version__
 from ..analysis import format_units
+from ..errors import StoreError
 from ..plurals import counted
 from ..printable import printable, printable_lines
 from ..records.measurements import Fact
@@ -46,6 +48,16 @@ def render(template: str, *, script: Script | None = None, **context: Any) -> st
             **context,
         )
     )
+
+
+def save(html: str, path: Path) -> Path:
+    """Write a page and return its path; raise `StoreError` where that cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(html, "utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise StoreError(f"cannot write the page {str(path)!r}: {error.strerror}") from error
+    return path
 
 
 def fragment(template: str, **context: Any) -> str:

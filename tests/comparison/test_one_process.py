@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from gradbench.analysis.operation_changes import in_words
 from gradbench.comparison import checkouts, interleaved_sides, shared_state, side_imports
-from gradbench.comparison.operation_changes import in_words
 from gradbench.comparison.replication import Replication, Replicator, obstacle
 from gradbench.experiment.matrix import AXES, Cell
 from gradbench.experiment.model_source import ModelSource

@@ -1,0 +1,229 @@
+"""A bisection in words and rows: the answer in a sentence, a row a commit, what else to know."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ..experiment.matrix import Cell
+from ..plurals import counted, plural
+from ..records.bisection import Commit
+from ..stats.table_rule import change
+from ..stats.verdicts import Verdict
+from .bisection import NAMES, TIME, Culprit, Findings, Key, in_words, percent
+
+SHORT: Final = 10
+"""Characters of a commit's hash that are shown."""
+NAMED: Final = 3
+"""Cells that are named where more are meant."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A figure over the commits, and the cells in which it is the same at each."""
+
+    figure: str
+    cells: tuple[Cell, ...]
+    values: Mapping[str, str]  # by commit, as they are shown
+    numbers: Mapping[str, float]  # the same, as they are drawn
+    changed_at: tuple[str, ...]  # commits at which it changed
+
+    @property
+    def title(self) -> str:
+        """The figure's name."""
+        return NAMES[self.figure]
+
+    @property
+    def where(self) -> str:
+        """The cells, in words."""
+        return named(self.cells)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A commit of the range that was looked at, or that is named in the answer."""
+
+    commit: Commit
+    role: str  # good, bad, and what else is to be said of it
+    reason: str  # why it was not measured
+    values: tuple[str, ...]  # by column
+    verdict: str  # of what changed there: worse, better, changed or ""
+
+
+def answer(found: Findings) -> str:
+    """Return in a sentence what came of it."""
+    ends = f"{found.record.good[:SHORT]} and {found.record.bad[:SHORT]}"
+    if not found.is_finished:
+        known = f"{_culprits(found)} so far; " if found.culprits else ""
+        return f"{known}it is not finished: {_missing(found)}"
+    if not found.whole_verdicts:
+        return f"no difference between {ends}: {_compared(found)}"
+    verdicts = Counter(found.whole_verdicts.values())
+    counts = ", ".join(f"{verdicts[one]} {one}" for one in ("worse", "better", "changed")
+                       if verdicts[one])  # fmt: skip
+    cells = len({key.cell for key in found.whole_verdicts})
+    figures = counted(len(found.whole_verdicts), "figure")
+    changed = f"{figures} of {counted(cells, 'cell')} ({counts})"
+    return f"{_culprits(found)} changed {changed} between {ends}"
+
+
+def title(culprit: Culprit, found: Findings) -> str:
+    """Return what is known of where the changes come from, in words."""
+    last = found.graph.by_id[culprit.suspects[-1]]
+    if len(culprit.suspects) > 1:
+        return f"one of {len(culprit.suspects)} commits, of which the others cannot be measured"
+    if any(one.inherited for one in culprit.changes):
+        return f"{last.id[:SHORT]}, a merge with a line that was so before the range"
+    merge = " (a merge)" if len(last.parents) > 1 else ""
+    return f"{last.id[:SHORT]}{merge}"
+
+
+def named(cells: Sequence[Cell]) -> str:
+    """Return cells in words: the first ones by name, of the others how many."""
+    words = ", ".join(map(str, cells[:NAMED]))
+    left = len(cells) - NAMED
+    return f"{words} and {counted(left, 'more cell')}" if left > 0 else words
+
+
+def columns(found: Findings) -> list[Column]:
+    """Return every figure that differs between the ends, cells that are alike in one column."""
+    keys = [*found.differing, *(Key(cell=cell, figure=TIME) for cell in found.slower_or_faster)]
+    grouped: dict[tuple[object, ...], list[Key]] = {}
+    for key in keys:
+        values, _ = _series(found, key)
+        grouped.setdefault((key.figure, *values.items(), *_changed_at(found, key)), []).append(key)
+    shown = []
+    for alike in grouped.values():
+        values, numbers = _series(found, alike[0])
+        shown.append(
+            Column(
+                figure=alike[0].figure,
+                cells=tuple(key.cell for key in alike),
+                values=values,
+                numbers=numbers,
+                changed_at=_changed_at(found, alike[0]),
+            )
+        )
+    return shown
+
+
+def rows(found: Findings, shown: Sequence[Column]) -> list[Row]:
+    """Return the commits that were looked at, in the order of the history, the good one first."""
+    culprits = {one.suspects[-1]: one for one in found.culprits}
+    others = {one for culprit in found.culprits for one in culprit.suspects[:-1]}
+    looked_at = {*found.counted, *culprits, *others}
+    border = [one.id for one in found.record.border]
+    return [
+        Row(
+            commit=found.graph.by_id[commit],
+            role=_role(found, commit, culprits, others),
+            reason=_reason(found, commit),
+            values=tuple(column.values.get(commit, "") for column in shown),
+            verdict=culprits[commit].verdict if commit in culprits else "",
+        )
+        for commit in (*border, *found.graph.ids)
+        if commit in looked_at
+    ]
+
+
+def notes(found: Findings) -> list[str]:
+    """Return what else there is to know, a sentence each."""
+    said = [f"{key} goes up and comes down: {words}" for key, words in found.detours.items()]
+    said += [f"inconclusive: {words}" for words in found.unclear]
+    reasons: dict[str, list[Cell]] = {}
+    for cell, why in found.unstepped.items():
+        reasons.setdefault(why, []).append(cell)
+    said += [f"not compared: {named(cells)}: {why}" for why, cells in reasons.items()]
+    loud = {key.cell for key in found.differing}
+    if found.is_finished and found.record.times == "silent" and loud:
+        said.append(
+            f"{counted(len(loud), 'cell')} with other counts at the ends: no time was compared "
+            "(--times all compares them)"
+        )
+    return said
+
+
+def _series(found: Findings, key: Key) -> tuple[dict[str, str], dict[str, float]]:
+    if key.figure != TIME:
+        known = found.values[key]
+        values = {commit: in_words(key.figure, value) for commit, value in known.items()}
+        numbers = {
+            commit: float(sum(n for _, n in value) if isinstance(value, tuple) else value)
+            for commit, value in known.items()
+        }
+        return values, numbers
+    ratios = {found.record.good: 1.0}
+    for one in found.record.timed:
+        if one.base == found.record.good and one.cell == key.cell and one.logs:
+            ratios[one.commit] = change(one.logs).point
+    words = {commit: percent(ratio) for commit, ratio in ratios.items()}
+    words[found.record.good] = "1"
+    return words, {commit: math.log(ratio) for commit, ratio in ratios.items()}
+
+
+def _changed_at(found: Findings, key: Key) -> tuple[str, ...]:
+    return tuple(one.suspects[-1] for one in found.changes if one.key == key)
+
+
+def _culprits(found: Findings) -> str:
+    exact = [one for one in found.culprits if len(one.suspects) == 1]
+    ranges = len(found.culprits) - len(exact)
+    words = [counted(len(exact), "commit")] if exact or not ranges else []
+    if ranges:
+        words.append(f"{counted(ranges, 'range')} of commits")
+    return " and ".join(words)
+
+
+def _compared(found: Findings) -> str:
+    keys = [key for key in found.values if key not in found.unsteady]
+    cells = len({key.cell for key in keys})
+    said = f"{counted(len(keys), 'count')} of {counted(cells, 'cell')} {plural_is(len(keys))} equal"
+    if found.record.times == "none":
+        return f"{said}; times were not compared"
+    verdicts = Counter(one.verdict for one in found.time_verdicts.values())
+    times = ", ".join(f"{verdicts[one]} {one}" for one in Verdict if verdicts[one])
+    return f"{said}; {plural(len(found.time_verdicts), 'time')}: {times or 'none'}"
+
+
+def plural_is(number: int) -> str:
+    """Return the verb that follows a number."""
+    return "is" if number == 1 else "are"
+
+
+def _missing(found: Findings) -> str:
+    open_keys = len(found.whole_verdicts) or len(found.record.cells)
+    looked_at = len(found.counted)
+    return (
+        f"{counted(looked_at, 'commit')} of {len(found.graph.ids) + 1} looked at, "
+        f"{counted(open_keys, 'figure')} in question"
+    )
+
+
+def _role(found: Findings, commit: str, culprits: Mapping[str, Culprit], others: set[str]) -> str:
+    roles = []
+    if commit == found.record.good:
+        roles.append("good")
+    elif commit == found.record.bad:
+        roles.append("bad")
+    elif commit not in found.graph:
+        roles.append("before the range")
+    if commit in culprits:
+        whole = culprits[commit]
+        roles.append(whole.verdict if len(whole.suspects) == 1 else f"{whole.verdict}, or before")
+    elif commit in others:
+        roles.append("perhaps here")
+    return ", ".join(roles)
+
+
+def _reason(found: Findings, commit: str) -> str:
+    counts = found.counted.get(commit)
+    if counts is None:
+        return ""
+    if counts.skipped:
+        return f"cannot be measured: {counts.skipped}"
+    failures = {one.failure or one.skipped for one in counts.cells} - {""}
+    broken = sum(bool(one.failure or one.skipped) for one in counts.cells)
+    if not failures or broken == len(found.unstepped):
+        return ""
+    return f"{counted(broken, 'cell')}: {next(iter(sorted(failures)))}"

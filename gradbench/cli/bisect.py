@@ -1,0 +1,300 @@
+"""``gradbench compare --bisect``: which commit made it slower or bigger."""
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
+
+import typer
+
+from ..errors import GradbenchError, Impossible
+from ..exit_status import ExitStatus
+from ..git import GitError
+from ..plurals import counted
+from ..printable import printable
+from ..records.bisection import Bisection, Times
+from ..store.jsonl import check_writable
+from .app import err, out, say
+from .history import commit_address
+from .printing import print_prose
+from .request import Request, check_named_again, obstacles
+from .screen import Screen, print_json, shown
+
+if TYPE_CHECKING:
+    from ..analysis.bisection import Findings
+    from ..comparison.checkouts import Project
+    from ..comparison.versions import Effort
+    from ..store.bisections import BisectionFile
+
+STATUSES: Final = (
+    "With --bisect: 1 where the bad commit is worse than the good one in any figure, 0 where it is "
+    "not, 3 where the budget ended before that was known."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is asked of a bisection, beside the cells; ``given`` are options that begin one."""
+
+    span: str | None
+    resume: str | None
+    first_parent: bool
+    paths: tuple[str, ...]
+    times: str | None
+    strict: bool
+    everything: bool
+    as_json: bool
+    results: Path
+    reports: Path
+    given: tuple[str, ...]
+
+
+def bisect(request: Request, asked: Asked, effort: "Effort") -> None:
+    """Find the commits that changed a figure; print them, write a page, exit with the status."""
+    from ..comparison import checkouts, leftovers
+    from ..comparison.bisector import Bisector
+
+    for folder, option in ((asked.results, "--results"), (asked.reports, "--reports")):
+        check_writable(folder, option)
+    began = time.monotonic()
+    for words in leftovers.remove_leftovers():
+        err.print(f"[dim]{shown(words)}[/dim]")
+    with (
+        err.status("loading torch") as status,
+        checkouts.opened_project(Path.cwd(), at_commits=True) as project,
+    ):
+        if asked.resume is None:
+            file, record = _begin(request, asked, effort, project)
+        else:
+            file, record = _go_on(request, asked, asked.resume, project)
+        with file:
+            bisector = Bisector(
+                project,
+                file,
+                record,
+                replication=effort.replication,
+                say=lambda words: say(status, words),
+            )
+            try:
+                budget_s = effort.budget_s - (time.monotonic() - began)
+                found = bisector.run(budget_s=budget_s)
+            except KeyboardInterrupt:
+                measured = counted(len(bisector.record.counted), "count")
+                err.print(f"stopped: {measured} and all times so far are kept; {_how(file, asked)}")
+                raise typer.Exit(ExitStatus.INTERRUPTED) from None
+        files = _files(project, found)
+    page = _write_page(found, files, file, asked)
+    _show(found, files, file, asked, page=page, seconds=time.monotonic() - began)
+    raise typer.Exit(found.status(strict=asked.strict))
+
+
+def _begin(
+    request: Request, asked: Asked, effort: "Effort", project: "Project"
+) -> "tuple[BisectionFile, Bisection]":
+    """Return the file and the record of a new bisection, when all that was asked for is checked."""
+    from ..comparison import checkouts, commits, worktree
+    from ..runner import preflight
+    from ..store import bisections
+
+    assert asked.span is not None
+    times = asked.times or "silent"
+    if times not in get_args(Times):
+        raise Impossible(f"--times is one of {', '.join(get_args(Times))}, not {times!r}")
+    span = commits.between(
+        project.root, asked.span, first_parent=asked.first_parent, paths=asked.paths
+    )
+    cells, _, models = request.cells({})
+    names = dict.fromkeys(cell.model for cell in cells)
+    sources = {name: models[name].source for name in names if name in models}
+    own = {name: source for name, source in sources.items() if source is not None}
+    checkouts.check(cells, own, itself=project.itself, other_python=False)
+    preflight.check(cells, models)
+    left_out = obstacles(cells, models)
+    for cell, why in left_out.items():
+        err.print(f"[dim]left out: {shown(str(cell))}: {shown(why)}[/dim]")
+    cells = [cell for cell in cells if cell not in left_out]
+    if not cells:
+        err.print("nothing measured: no cell can run on this machine")
+        raise typer.Exit(ExitStatus.NOTHING_MEASURED)
+    if worktree.is_dirty(project.root):
+        err.print(
+            "the working tree has uncommitted changes: they are in no commit, and not looked at"
+        )
+    which = "along first parents" if asked.first_parent else "of the full history"
+    number = len(span.commits)
+    err.print(
+        f"[dim]{span.good[:10]}..{span.bad[:10]}: {counted(number, 'commit')} {which}, about "
+        f"{counted(number.bit_length(), 'step')} for each change[/dim]"
+    )
+    record = Bisection(
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        asked=asked.span,
+        good=span.good,
+        bad=span.bad,
+        first_parent=asked.first_parent,
+        paths=asked.paths,
+        cells=tuple(cells),
+        sources=own,
+        times=cast("Times", times),
+        threshold=effort.threshold,
+        processes=effort.processes,
+        seed=effort.seed,
+        commits=span.commits,
+        border=span.border,
+    )
+    return bisections.create(asked.results), record
+
+
+def _go_on(
+    request: Request, asked: Asked, name: str, project: "Project"
+) -> "tuple[BisectionFile, Bisection]":
+    """Return the file and the record of a bisection that was cut short.
+
+    A file says which code its models are, and somebody else may have written it: whoever goes on
+    names them again, and git says anew which commits there are.
+    """
+    from ..comparison import commits
+    from ..store import bisections
+
+    leave_out = [*(option for option in request.given if option != "--model"), *asked.given]
+    if leave_out:
+        raise Impossible(
+            f"a resumed bisection goes on as it began: leave out {', '.join(leave_out)}"
+        )
+    file, record = bisections.resume(asked.results, name)
+    check_named_again(record.sources, request)
+    span = commits.between(
+        project.root,
+        f"{record.good}..{record.bad}",
+        first_parent=record.first_parent,
+        paths=record.paths,
+    )
+    if [one.id for one in span.commits] != [one.id for one in record.commits]:
+        raise GradbenchError(
+            f"{str(project.root)!r} has other commits between {record.good[:10]} and "
+            f"{record.bad[:10]} than {file.path.name}: begin anew"
+        )
+    return file, replace(record, commits=span.commits, border=span.border)
+
+
+def _how(file: "BisectionFile", asked: Asked) -> str:
+    """Return in words how to go on."""
+    from ..store import bisections
+
+    record = bisections.load(file.path)
+    own = ",".join(record.sources)
+    models = f" --model {shlex.quote(own)}" if own else ""
+    where = f" --results {shlex.quote(str(asked.results))}"
+    name = file.path.stem
+    return shown(f"go on with: gradbench compare --resume {name}{models}{where}")
+
+
+def _files(project: "Project", found: "Findings") -> dict[str, list[tuple[str, str]]]:
+    """Return the files that each culprit changes, and how much of each."""
+    from ..comparison.commits import changed_files
+
+    files = {}
+    for commit in dict.fromkeys(one for culprit in found.culprits for one in culprit.suspects):
+        try:
+            changed = changed_files(project.root, found.graph.by_id[commit])
+        except GitError:  # of a shallow clone, whose first commits have no parents there
+            continue
+        files[commit] = [(one.path, one.words) for one in changed]
+    return files
+
+
+def _write_page(
+    found: "Findings",
+    files: Mapping[str, Sequence[tuple[str, str]]],
+    file: "BisectionFile",
+    asked: Asked,
+) -> Path:
+    from ..history.commit_links import linker
+    from ..report.bisection import render
+    from ..report.template import save
+
+    html = render(found, files, name=file.path.stem, link=linker(commit_address(None)))
+    return save(html, asked.reports / f"bisection-{file.path.stem}.html")
+
+
+def _show(
+    found: "Findings",
+    files: Mapping[str, Sequence[tuple[str, str]]],
+    file: "BisectionFile",
+    asked: Asked,
+    *,
+    page: Path,
+    seconds: float,
+) -> None:
+    from ..analysis.bisection_text import answer, notes
+    from ..terminal.bisection_tables import bisection_tables
+    from ..terminal.run_tables import WIDE
+
+    status = found.status(strict=asked.strict)
+    if asked.as_json:
+        places = {"record": str(file.path), "page": str(page)}
+        print_json({"status": int(status), **places, **_as_plain(found, files)}, indent=1)
+        return
+    screen = Screen(width=out.width if out.is_terminal else WIDE)
+    for part in bisection_tables(found, files, everything=asked.everything):
+        screen.print(part)
+    for note in notes(found):
+        print_prose(note, style="dim")
+    print_prose(answer(found), style="bold")
+    if not found.is_finished:
+        out.print(_how(file, asked))
+    out.print(f"records  {shown(str(file.path))}\npage     {shown(str(page))}")
+    out.print(f"[dim]{seconds:.0f} s[/dim]")
+
+
+def _as_plain(found: "Findings", files: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, Any]:
+    """Return what came of it as plain data for JSON."""
+    from ..analysis.bisection_text import answer, columns, notes, rows
+
+    record, shown_columns = found.record, columns(found)
+    return {
+        "answer": answer(found),
+        "asked": record.asked,
+        "good": record.good,
+        "bad": record.bad,
+        "first_parent": record.first_parent,
+        "finished": found.is_finished,
+        "culprits": [
+            {
+                "verdict": culprit.verdict,
+                "suspects": [asdict(found.graph.by_id[one]) for one in culprit.suspects],
+                "files": {one: dict(files.get(one, ())) for one in culprit.suspects},
+                "changes": [
+                    {
+                        "id": str(change.key.cell),
+                        "cell": asdict(change.key.cell),
+                        "figure": change.key.figure,
+                        "verdict": change.verdict,
+                        "compared_with": change.before,
+                        "before": change.old,
+                        "after": change.new,
+                        "why": change.words,
+                    }
+                    for change in culprit.changes
+                ],
+            }
+            for culprit in found.culprits
+        ],
+        "commits": [
+            {
+                **asdict(row.commit),
+                "role": row.role,
+                "reason": row.reason,
+                "figures": [
+                    {"figure": column.figure, "cells": list(map(str, column.cells)), "value": value}
+                    for column, value in zip(shown_columns, row.values, strict=True)
+                    if value
+                ],
+            }
+            for row in rows(found, shown_columns)
+        ],
+        "notes": [printable(note) for note in notes(found)],
+    }

@@ -1,0 +1,252 @@
+"""Bisects: measures the commits that decide, and writes each measurement down as it is made.
+
+What to measure next is asked of `analysis.bisection`; here commits are checked out, counted and
+timed. So an interrupted bisection goes on from its record alone.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Final, Self
+
+from ..analysis.bisection import Count, Findings, Time
+from ..analysis.commit_graph import Graph, Search
+from ..errors import BadModel, Impossible
+from ..experiment.matrix import Cell
+from ..git import GitError
+from ..plurals import counted
+from ..printable import printable
+from ..records.bisection import Bisection, CountedCommit, TimedCell
+from ..runner import host_system
+from ..store.bisections import BisectionFile
+from . import commit_counts
+from .checkouts import Project, Version
+from .replication import Replication, Replicator
+from .worktree import checked_out
+
+Say = Callable[[str], None]
+
+KEPT: Final = 3
+"""Worktrees that are kept at once, the good commit's among them."""
+
+
+class Trees:
+    """The commits that are checked out, the good one for as long as all; a context manager."""
+
+    def __init__(self, project: Project, good: str) -> None:
+        self._project, self._good = project, good
+        self._open: dict[str, tuple[contextlib.ExitStack, Version]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with contextlib.ExitStack() as stack:
+            for one, _ in self._open.values():
+                stack.push(one)
+            self._open.clear()
+
+    def at(self, commit: str, name: str) -> Version:
+        """Return a commit's tree as a side of that name; raise `GitError` where git cannot."""
+        known = self._open.pop(commit, None)
+        if known is None:
+            self._make_room()
+            with contextlib.ExitStack() as stack:
+                place = self._project.folder / commit[:12]
+                tree = stack.enter_context(checked_out(self._project.root, commit, place))
+                known = stack.pop_all(), self._project.version(name, tree)
+        self._open[commit] = known  # the latest is the last
+        return replace(known[1], name=name)
+
+    def _make_room(self) -> None:
+        others = [commit for commit in self._open if commit != self._good]
+        if len(others) + 1 >= KEPT:
+            self._open.pop(others[0])[0].close()
+
+
+@dataclass(slots=True)
+class _Pair:
+    """Two commits that are timed against each other, and what was known of them before."""
+
+    base: str
+    commit: str
+    replicator: Replicator
+    before: Mapping[Cell, TimedCell]
+    examined: set[Cell] = field(default_factory=set)
+
+
+class Bisector:
+    """Makes one measurement after the other, until all is known or the time is over."""
+
+    def __init__(
+        self,
+        project: Project,
+        file: BisectionFile,
+        record: Bisection,
+        *,
+        replication: Replication | None = None,
+        say: Say = lambda _: None,
+    ) -> None:
+        self.record = record
+        self.graph = Graph(record.commits, record.border)
+        self._project, self._file, self._say = project, file, say
+        self._how = replication or Replication()
+        self._pair: _Pair | None = None
+
+    def run(self, *, budget_s: float = math.inf) -> Findings:
+        """Measure until nothing is left, or the next job would not end in time; return it all.
+
+        Raise `BadModel` where an end of the range cannot be measured.
+        """
+        if not host_system.here().forks:
+            raise Impossible("versions are compared in forked processes, which only Linux has here")
+        began, longest_s = time.monotonic(), dict.fromkeys((Count, Time), 0.0)
+        with Trees(self._project, self.record.good) as trees:
+            self._save(self.record)
+            while (job := self._findings().next_job()) is not None:
+                start = time.monotonic()
+                if start - began + longest_s[type(job)] > budget_s:
+                    break
+                self._do(job, trees)
+                self._check_ends()
+                longest_s[type(job)] = max(longest_s[type(job)], time.monotonic() - start)
+        found = self._findings()
+        self._save(replace(self.record, complete=found.is_finished))
+        return Findings(self.record, self.graph)
+
+    def _findings(self) -> Findings:
+        return Findings(self.record, self.graph)
+
+    def _save(self, record: Bisection) -> None:
+        self._file.save(record)
+        self.record = record
+
+    def _check_ends(self) -> None:
+        end = self._findings().unmeasurable_end
+        if end is not None:
+            which = "good" if end[0] == self.record.good else "bad"
+            raise BadModel(
+                f"the {which} commit {end[0][:10]} cannot be measured, so nothing can be found: "
+                f"{end[1]}"
+            )
+
+    def _do(self, job: Count | Time, trees: Trees) -> None:
+        if isinstance(job, Count):
+            known = any(one.commit == job.commit for one in self.record.counted)
+            again = ", again, to see what repeats" if known else ""
+            self._say(f"counting {self._about(job.commit)}{again}{_left(job.search)}")
+            self._count(job.commit, trees)
+        else:
+            self._time(job, trees)
+
+    def _about(self, commit: str) -> str:
+        known = self.graph.by_id[commit]
+        return f"{known.id[:10]} {printable(known.subject)[:60]}"
+
+    # Counts
+
+    def _count(self, commit: str, trees: Trees) -> None:
+        start, facts = time.monotonic(), dict(self.record.facts)
+        try:
+            version = trees.at(commit, "candidate")
+            cells, seen = commit_counts.count(
+                version, self.record.cells, self.record.sources, seed=self.record.seed
+            )
+        except (commit_counts.CannotStart, BadModel, GitError) as error:
+            counts = CountedCommit(commit=commit, skipped=str(error))
+        else:
+            facts = self._facts(seen)
+            skipped = {one.skipped for one in cells}
+            why = cells[0].skipped if "" not in skipped else ""
+            counts = CountedCommit(commit=commit, cells=cells, skipped=why)
+        counts = replace(counts, seconds=round(time.monotonic() - start, 3))
+        self._save(replace(self.record, counted=(*self.record.counted, counts), facts=facts))
+
+    def _facts(self, seen: Mapping[str, str]) -> dict[str, str]:
+        """Return the facts by which counts may be held together; raise where they differ."""
+        now = {name: str(seen[name]) for name in ("torch", "python") if name in seen}
+        if self.record.facts and now != self.record.facts:
+            before = ", ".join(f"{name} {one}" for name, one in self.record.facts.items())
+            here = ", ".join(f"{name} {one}" for name, one in now.items())
+            raise Impossible(f"it was begun with {before}, and here is {here}: begin anew")
+        return now
+
+    # Times
+
+    def _time(self, job: Time, trees: Trees) -> None:
+        """Measure another replicate of each of the job's cells."""
+        pair = self._pair_of(job, trees)
+        known = max(len(self._known(job, cell).logs) for cell in job.cells)
+        self._say(
+            f"timing {self._about(job.commit)} against {job.base[:10]}: replicate {known + 1}, "
+            f"{counted(len(job.cells), 'cell')}{_left(job.search)}"
+        )
+        try:
+            unseen = [cell for cell in job.cells if cell not in pair.examined]
+            if unseen:
+                pair.replicator.examine(unseen)
+                pair.examined |= set(unseen)
+            pair.replicator.replicate(job.cells)
+        except BadModel as error:
+            failed = [replace(self._known(job, cell), failure=str(error)) for cell in job.cells]
+        else:
+            failed = [self._timed(pair, cell) for cell in job.cells]
+        fresh = {(one.base, one.commit, one.cell): one for one in failed}
+        others = [one for one in self.record.timed if (one.base, one.commit, one.cell) not in fresh]
+        self._save(replace(self.record, timed=(*others, *fresh.values())))
+
+    def _pair_of(self, job: Time, trees: Trees) -> _Pair:
+        base, candidate = trees.at(job.base, "base"), trees.at(job.commit, "candidate")
+        pair = self._pair
+        if pair is None or (pair.base, pair.commit) != (job.base, job.commit):
+            made = [one for one in self.record.timed if one.base == job.base]
+            before = {one.cell: one for one in made if one.commit == job.commit}
+            replicator = Replicator(
+                base,
+                candidate,
+                replication=self._how,
+                sources=self.record.sources,
+                seed=self.record.seed,
+                layout_seed=self.record.seed + sum(len(one.logs) for one in self.record.timed),
+            )
+            pair = self._pair = _Pair(job.base, job.commit, replicator, before)
+        return pair
+
+    def _known(self, job: Time, cell: Cell) -> TimedCell:
+        known = (
+            one
+            for one in self.record.timed
+            if (one.base, one.commit, one.cell) == (job.base, job.commit, cell)
+        )
+        return next(known, TimedCell(base=job.base, commit=job.commit, cell=cell))
+
+    def _timed(self, pair: _Pair, cell: Cell) -> TimedCell:
+        """Return all replicates of a cell: this process's, and those of before, if made alike."""
+        results = pair.replicator.results
+        apart, before = results.apart.get(cell, ""), pair.before.get(cell)
+        earlier = before.logs if before is not None and before.apart == apart else ()
+        failure = "; ".join(
+            f"{side}: {words}" for side, words in results.failures.get(cell, {}).items()
+        )
+        return TimedCell(
+            base=pair.base,
+            commit=pair.commit,
+            cell=cell,
+            logs=(*earlier, *pair.replicator.logs(cell)),
+            apart=apart,
+            failure=failure,
+        )
+
+
+def _left(search: Search | None) -> str:
+    if search is None or not search.suspects:
+        return ""
+    return f" ({counted(search.untested, 'commit')} left, about {counted(search.steps, 'step')})"

@@ -1,0 +1,102 @@
+"""Counts what the cells' steps make torch do at one commit: seconds, and no clock in it."""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from ..experiment.matrix import Cell
+from ..experiment.model_source import ModelSource
+from ..records.bisection import CellCounts
+from ..workloads.steps import WORKLOADS
+from .checkouts import Version
+from .process import Failed, LiveProcess, Lost
+from .replication import cell_request, check_origin, own_sources
+
+LIMIT_S: Final = 120.0
+"""For any one answer; then the process is killed."""
+
+Sources = Mapping[str, ModelSource]
+
+
+class CannotStart(Exception):
+    """A version that cannot be measured at all: its gradbench cannot be imported, say."""
+
+
+def count(
+    version: Version, cells: Sequence[Cell], sources: Sources, *, seed: int
+) -> tuple[tuple[CellCounts, ...], Mapping[str, str]]:
+    """Return every cell's counts, and the versions of torch and Python; raise `CannotStart`.
+
+    Each process has a hash seed of its own, so that counts which depend on it do not agree twice.
+    """
+    found: dict[Cell, CellCounts] = {}
+    facts: Mapping[str, str] = {}
+    while left := [cell for cell in cells if cell not in found]:
+        with _process(version, left) as process:
+            try:
+                facts = process.hear()
+            except Failed as failure:
+                raise CannotStart(str(failure)) from failure
+            if _imported(process, left, sources, found):
+                _count(process, [cell for cell in left if cell not in found], sources, seed, found)
+    return tuple(found[cell] for cell in cells), facts
+
+
+def _process(version: Version, cells: Sequence[Cell]) -> LiveProcess:
+    return LiveProcess(
+        [version],
+        training=any(WORKLOADS[cell.workload].optimizes for cell in cells),
+        limit_s=LIMIT_S,
+        randomized_layout={"PYTHONHASHSEED": str(random.randrange(1, 2**32))},
+    )
+
+
+def _imported(
+    process: LiveProcess, cells: Sequence[Cell], sources: Sources, found: dict[Cell, CellCounts]
+) -> bool:
+    """Import the models, and note the cells of those that cannot be; return whether it lives."""
+    for name, source in own_sources(cells, sources).items():
+        try:
+            (file,) = process.ask(**{"import": source.build})["files"]
+        except Failed as failure:
+            skipped = f"{source.build} cannot be imported: {failure.why}"
+            for cell in cells:
+                if cell.model == name:
+                    found[cell] = CellCounts(cell=cell, skipped=skipped)
+            if isinstance(failure, Lost):
+                return False
+        else:
+            check_origin(process.versions[0], source.build, file)
+    return True
+
+
+def _count(
+    process: LiveProcess,
+    cells: Sequence[Cell],
+    sources: Sources,
+    seed: int,
+    found: dict[Cell, CellCounts],
+) -> None:
+    """Count cells until the process is lost."""
+    for cell in cells:
+        asked = cell_request(cell, sources.get(cell.model), seed=seed)
+        try:
+            process.ask(**asked, warm_up_s=0.0)
+            counts = process.ask(examine="counts")["operations"]
+            process.ask(stop=True)
+        except Failed as failure:
+            found[cell] = CellCounts(cell=cell, failure=failure.why)
+            if isinstance(failure, Lost):
+                return
+        else:
+            found[cell] = _counts(cell, counts)
+
+
+def _counts(cell: Cell, counts: Mapping[str, Any]) -> CellCounts:
+    return CellCounts(
+        cell=cell,
+        operators=counts.get("operators"),
+        nodes=counts.get("nodes"),
+        saved_bytes=counts.get("saved_bytes"),
+        peak_bytes=counts.get("peak_bytes"),
+    )

@@ -1,0 +1,156 @@
+"""The page of a bisection: which commits changed what, and every commit that was looked at."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from markupsafe import Markup
+
+from ..analysis.bisection import NAMES, Change, Culprit, Findings
+from ..analysis.bisection_text import SHORT, Column, answer, columns, named, notes, rows, title
+from ..history.commit_links import Link
+from ..plurals import counted
+from . import template
+
+WIDTH: Final = 260
+HEIGHT: Final = 44
+EDGE: Final = 5
+
+Files = Mapping[str, Sequence[tuple[str, str]]]
+"""By commit: each file that it changes, and how much of it."""
+
+
+def render(found: Findings, files: Files, *, name: str, link: Link) -> str:
+    """Return one self-contained HTML page."""
+    known = columns(found)
+    record = found.record
+    return template.render(
+        "bisection.html.j2",
+        answer=answer(found),
+        asked=record.asked,
+        finished=found.is_finished,
+        commits=len(found.graph.ids),
+        counted_commits=len(found.counted),
+        facts=_facts(found, name),
+        culprits=[_culprit(one, found, files, link) for one in found.culprits],
+        columns=[
+            {
+                "title": column.title,
+                "where": column.where,
+                "cells": list(map(str, column.cells)),
+                "good": column.values.get(record.good, ""),
+                "bad": column.values.get(record.bad, ""),
+                "drawing": drawing(column, found),
+                "changed_at": [one[:SHORT] for one in column.changed_at],
+            }
+            for column in known
+        ],
+        rows=[
+            {
+                "id": row.commit.id[:SHORT],
+                "url": link(row.commit.id),
+                "date": row.commit.authored_at[:10],
+                "author": row.commit.author,
+                "subject": row.commit.subject,
+                "role": row.role,
+                "verdict": row.verdict,
+                "reason": row.reason,
+                "figures": row.values,
+            }
+            for row in rows(found, known)
+        ],
+        notes=notes(found),
+    )
+
+
+def drawing(column: Column, found: Findings) -> Markup:
+    """Return a figure over the range as inline SVG: what was measured, and where it changed.
+
+    Between two commits that were measured nothing is known, but for the search: the line steps at
+    the commit that it found.
+    """
+    order = [found.record.good, *found.graph.ids]
+    place = {commit: number for number, commit in enumerate(order)}
+    known = sorted((place[one], value) for one, value in column.numbers.items() if one in place)
+    low, high = min(value for _, value in known), max(value for _, value in known)
+
+    def x(at: int) -> float:
+        return EDGE + (WIDTH - 2 * EDGE) * at / max(len(order) - 1, 1)
+
+    def y(value: float) -> float:
+        share = (value - low) / (high - low) if high > low else 0.5
+        return HEIGHT - EDGE - (HEIGHT - 2 * EDGE) * share
+
+    path, last = [], known[0][1]
+    for at, value in known:
+        if value != last:
+            path.append(f"{x(at):.1f},{y(last):.1f}")
+        path.append(f"{x(at):.1f},{y(value):.1f}")
+        last = value
+    changed = {place[one] for one in column.changed_at if one in place}
+    marks = "".join(
+        f'<circle class="{"changed" if at in changed else "seen"}" cx="{x(at):.1f}" '
+        f'cy="{y(value):.1f}" r="{4 if at in changed else 2.5}"/>'
+        for at, value in known
+    )
+    label = f"{counted(len(known), 'commit')} measured, {counted(len(changed), 'change')}"
+    return Markup(  # noqa: S704 # numbers and words of our own
+        f'<svg class="steps" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
+        f'<polyline points="{" ".join(path)}"/>{marks}</svg>'
+    )
+
+
+def _culprit(culprit: Culprit, found: Findings, files: Files, link: Link) -> dict[str, Any]:
+    suspects = [found.graph.by_id[one] for one in culprit.suspects]
+    inherited = any(one.inherited for one in culprit.changes)
+    return {
+        "verdict": culprit.verdict,
+        "note": title(culprit, found) if len(suspects) > 1 or inherited else "",
+        "suspects": [
+            {
+                "id": one.id,
+                "short": one.id[:SHORT],
+                "url": link(one.id),
+                "subject": one.subject,
+                "author": one.author,
+                "date": one.authored_at[:10],
+                "files": files.get(one.id, ()),
+            }
+            for one in suspects
+        ],
+        "changes": _alike(culprit.changes),
+    }
+
+
+def _alike(changes: Sequence[Change]) -> list[dict[str, str]]:
+    """Return the changes at a commit; cells in which they are alike have one row."""
+    grouped: dict[tuple[str, ...], list[Change]] = {}
+    for one in changes:
+        kind = (one.key.figure, one.verdict, one.old, one.new, one.words)
+        grouped.setdefault(kind, []).append(one)
+    return [
+        {
+            "figure": NAMES[figure],
+            "verdict": verdict,
+            "old": old,
+            "new": new,
+            "words": words,
+            "cells": named([one.key.cell for one in group]),
+        }
+        for (figure, verdict, old, new, words), group in grouped.items()
+    ]
+
+
+def _facts(found: Findings, name: str) -> dict[str, str]:
+    record = found.record
+    facts = {
+        "range": record.asked,
+        "good": record.good,
+        "bad": record.bad,
+        "history": "first parents" if record.first_parent else "full",
+        "begun": record.started_at,
+        "record": f"{name}.json",
+        **record.facts,
+    }
+    if record.paths:
+        facts["paths"] = " ".join(record.paths)
+    return facts

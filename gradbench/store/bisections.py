@@ -1,0 +1,224 @@
+"""Bisections on disk: one JSON file each, written anew after every measurement.
+
+A file is replaced in one piece, so an interruption leaves what was measured before. What is read
+is checked here, once, for all behind: it may come from anybody.
+"""
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+from ..errors import GradbenchError, StoreError
+from ..records.bisection import Bisection, CellCounts
+from ..records.validation import Misfit, fill, misfit, read_json
+from . import file_lock
+
+FOLDER: Final = "bisections"
+SUFFIX: Final = ".json"
+KIND: Final = "bisection"
+SCHEMA: Final = 1
+
+LARGEST_LOG: Final = 50.0
+"""Of a ratio of times: beyond it there is none."""
+_ID: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+class BisectionFile:
+    """The file of one bisection, which this process alone writes; use it as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._held: IO[str] | None = None
+
+    def save(self, record: Bisection) -> None:
+        """Write the record in place of what was there; raise `StoreError` where it cannot be."""
+        draft = self.path.with_name(f".{self.path.name}.new")
+        content = {"kind": KIND, "schema": SCHEMA, **asdict(record)}
+        try:
+            file = draft.open("w", encoding="utf-8", newline="\n")
+            try:
+                file_lock.hold(file)
+                json.dump(content, file, separators=(",", ":"), allow_nan=False)
+                file.flush()
+                os.fsync(file.fileno())
+                draft.replace(self.path)
+            except BaseException:
+                file.close()
+                raise
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {str(self.path)!r}: {error.strerror}; "
+                "what was written before is kept"
+            ) from error
+        self._let_go()
+        self._held = file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self._held.close()
+
+
+def create(results: Path) -> BisectionFile:
+    """Return the file of a new bisection in a folder of results; nothing is written yet."""
+    folder = results / FOLDER
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write results in {str(folder)!r}: {error.strerror}; "
+            "choose another folder with --results"
+        ) from error
+    return BisectionFile(folder / f"{stamp}-{secrets.token_hex(2)}{SUFFIX}")
+
+
+def resume(results: Path, name: str) -> tuple[BisectionFile, Bisection]:
+    """Return the file of a bisection to go on with, and what it holds."""
+    path = find(results, name)
+    record = load(path)
+    with path.open("rb") as file:
+        if file_lock.held(file):
+            raise StoreError(f"{path.name} is being written by another process")
+    return BisectionFile(path), record
+
+
+def find(results: Path, name: str) -> Path:
+    """Return the file of a bisection given by path, by name or its beginning, or ``latest``."""
+    if not name.strip():
+        raise StoreError(f"{name!r} names no bisection: give its name, its beginning or latest")
+    path, folder = Path(name), results / FOLDER
+    try:
+        if path.exists() and not path.is_dir():
+            return path
+    except OSError as error:  # a name that no file can have
+        raise StoreError(f"no bisection {name!r}: {error.strerror}") from error
+    names = sorted(one.name.removesuffix(SUFFIX) for one in folder.glob(f"[!.]*{SUFFIX}"))
+    wanted = name.removesuffix(SUFFIX)
+    close = names[-1:] if name == "latest" else [one for one in names if one.startswith(wanted)]
+    if len(close) == 1:
+        return folder / f"{close[0]}{SUFFIX}"
+    if close:
+        raise StoreError(f"{name!r} fits several bisections: {', '.join(close[:5])}")
+    raise StoreError(
+        f"no bisection {name!r} in {str(folder)!r}; the latest there: "
+        f"{', '.join(names[-5:]) or 'none'}"
+    )
+
+
+def load(path: Path) -> Bisection:
+    """Read one bisection; raise `StoreError` for a file that holds none, or what none can hold."""
+    row = read_json(path)
+    try:
+        return _record(row)
+    except Misfit as error:
+        raise StoreError(f"{str(path)!r}: {error}: nothing of it is used") from error
+
+
+def _record(row: Any) -> Bisection:
+    if not isinstance(row, dict) or row.get("kind") != KIND:
+        raise Misfit("it is no bisection of gradbench")
+    if row.get("schema") != SCHEMA:
+        raise Misfit(f"it has schema {row.get('schema')!r:.40}, this gradbench reads {SCHEMA}")
+    record = fill(Bisection, row)
+    _check_time(record.started_at, "started_at")
+    _check_commits(record)
+    _check_effort(record)
+    _check_measured(record)
+    return record
+
+
+def _check_time(text: str, where: str) -> None:
+    try:
+        known = datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        known = False
+    if not known:
+        raise misfit(where, "a time with its zone as 2026-01-02T03:04:05+00:00", text)
+
+
+def _check_commits(record: Bisection) -> None:
+    """Raise `Misfit` unless the commits are a history: git is asked for each by its name."""
+    known: set[str] = set()
+    for where, rows in (("border", record.border), ("commits", record.commits)):
+        for number, commit in enumerate(rows):
+            place = f"{where}[{number}]"
+            _check_ids([commit.id, *commit.parents], place)
+            _check_time(commit.authored_at, f"{place}.authored_at")
+            if commit.id in known:
+                raise Misfit(f"{place} stands there twice")
+            if where == "commits" and not known.issuperset(commit.parents):
+                raise Misfit(f"{place} has a parent that does not stand before it")
+            known.add(commit.id)
+    _check_ids([record.good, record.bad], "the range")
+    if not record.border or record.border[0].id != record.good:
+        raise Misfit("border[0] must be the good commit")
+    if not record.commits or record.commits[-1].id != record.bad:
+        raise Misfit("the last of commits must be the bad one")
+
+
+def _check_ids(ids: Iterable[str], where: str) -> None:
+    for one in ids:
+        if _ID.fullmatch(one) is None:
+            raise misfit(where, "named by whole hashes", one)
+
+
+def _check_effort(record: Bisection) -> None:
+    if not record.cells or len(set(record.cells)) != len(record.cells):
+        raise Misfit("cells must be one or more, each once")
+    if not 0 < record.threshold < 1:
+        raise misfit("threshold", "a share", record.threshold)
+    if not 3 <= record.processes <= 1000:
+        raise misfit("processes", "from 3 to 1000", record.processes)
+    if record.seed < 0:
+        raise misfit("seed", "0 or more", record.seed)
+    try:
+        for source in record.sources.values():
+            assert source.inputs is not None  # each is parsed, or raises
+    except GradbenchError as error:
+        raise Misfit(f"sources: {error}") from None
+    if record.sources.keys() - {cell.model for cell in record.cells}:
+        raise Misfit("sources must be those of the cells' models")
+
+
+def _check_measured(record: Bisection) -> None:
+    known = {commit.id for commit in (*record.border, *record.commits)}
+    cells = set(record.cells)
+    for number, counted in enumerate(record.counted):
+        where = f"counted[{number}]"
+        if counted.commit not in known:
+            raise Misfit(f"{where} is of a commit that is not in the range")
+        if not cells.issuperset(one.cell for one in counted.cells):
+            raise Misfit(f"{where} is of a cell that was not asked for")
+        if any(count < 0 for one in counted.cells for count in _numbers(one)):
+            raise Misfit(f"{where} has a count below 0")
+    for number, timed in enumerate(record.timed):
+        where = f"timed[{number}]"
+        if not known.issuperset((timed.base, timed.commit)):
+            raise Misfit(f"{where} is of a commit that is not in the range")
+        if timed.cell not in cells:
+            raise Misfit(f"{where} is of a cell that was not asked for")
+        if any(abs(log) > LARGEST_LOG for log in timed.logs):
+            raise Misfit(f"{where} has a ratio that no times have")
+
+
+def _numbers(counts: CellCounts) -> list[int]:
+    numbers = [counts.nodes, counts.saved_bytes, counts.peak_bytes]
+    return [one for one in numbers if one is not None] + list((counts.operators or {}).values())

@@ -1,0 +1,136 @@
+"""A bisection on the terminal: each commit that changed something, then a row a commit."""
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ..analysis.bisection import NAMES, Change, Culprit, Findings
+from ..analysis.bisection_text import SHORT, Column, columns, named, rows, title
+from ..plurals import counted
+from ..printable import printable
+
+STYLES: Final = {"worse": "red", "better": "green", "changed": "cyan", "": "dim"}
+MOST_COLUMNS: Final = 5
+"""Figures beside the commits, unless all are asked for."""
+MOST_FILES: Final = 8
+SUBJECT: Final = 40
+"""Columns of a subject; a longer one takes more lines."""
+LONGEST_SUBJECT: Final = 120
+HEADINGS: Final = {
+    "steps": "steps",
+    "step_time": "time",
+    "operators": "operators",
+    "saved_bytes": "saved, B",
+    "peak_bytes": "peak, B",
+    "nodes": "nodes",
+}
+"""What heads a figure's column, in the order in which there is room for them."""
+
+Files = Mapping[str, Sequence[tuple[str, str]]]
+"""By commit: each file that it changes, and how much of it."""
+
+
+def bisection_tables(
+    found: Findings, files: Files, *, everything: bool = False
+) -> list[RenderableType]:
+    """Return what came of it: a part for each culprit, then the commits that were looked at."""
+    shown: list[RenderableType] = [
+        _culprit(one, found, files, everything=everything) for one in found.culprits
+    ]
+    shown.append(_commits(found, everything=everything))
+    return shown
+
+
+def _culprit(
+    culprit: Culprit, found: Findings, files: Files, *, everything: bool
+) -> RenderableType:
+    lines: list[RenderableType] = [
+        Text(f"{culprit.verdict}: {title(culprit, found)}", style=f"bold {STYLES[culprit.verdict]}")
+    ]
+    for commit in culprit.suspects:
+        known = found.graph.by_id[commit]
+        who = f"{printable(known.author)}, {known.authored_at[:10]}"
+        head = Text(f"  {commit[:SHORT]} ") if len(culprit.suspects) > 1 else Text("  ")
+        lines.append(head.append(printable(known.subject)).append(f"  {who}", style="dim"))
+        changed = files.get(commit, ())
+        most = len(changed) if everything else MOST_FILES
+        lines += [
+            Text(f"    {printable(path)}  {much}", style="dim") for path, much in changed[:most]
+        ]
+        if len(changed) > most:
+            lines.append(Text(f"    and {counted(len(changed) - most, 'more file')}", style="dim"))
+    lines.append(Padding(_changes(culprit.changes), (0, 0, 1, 2)))
+    return Group(*lines)
+
+
+def _changes(changes: Sequence[Change]) -> RenderableType:
+    """Return the changes at a commit; cells in which they are alike have one row."""
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 2))
+    for heading in ("figure", "before", "after", "cells"):
+        table.add_column(heading, justify="right" if heading in ("before", "after") else "left")
+    alike: dict[tuple[str, ...], list[Change]] = {}
+    for one in changes:
+        kind = (one.key.figure, one.verdict, one.old, one.new, one.words)
+        alike.setdefault(kind, []).append(one)
+    for (figure, verdict, old, new, words), group in alike.items():
+        cells = Text(named([one.key.cell for one in group]))
+        if words:
+            cells.append(f"\n{printable(words)}", style="dim")
+        table.add_row(NAMES[figure], old, Text(new, style=STYLES[verdict]), cells)
+    return table
+
+
+def _commits(found: Findings, *, everything: bool) -> RenderableType:
+    known = _one_of_each_first(columns(found))
+    shown = known if everything else known[:MOST_COLUMNS]
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 1))
+    for heading in ("commit", "date"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("subject", overflow="fold", max_width=SUBJECT)
+    for number, column in enumerate(shown, 1):
+        mark = f"\n[{number}]" if len(shown) > 1 else ""
+        heading = Text(f"{HEADINGS[column.figure]}{mark}")
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for row in rows(found, shown):
+        said = Text(row.role, style=STYLES[row.verdict])
+        if row.reason:
+            said.append(f"{', ' if row.role else ''}{printable(row.reason)}", style="dim")
+        table.add_row(
+            row.commit.id[:SHORT],
+            row.commit.authored_at[:10],
+            _cut(row.commit.subject),
+            *(value.removesuffix(" B") for value in row.values),
+            said,
+        )
+    return Group(table, *_legend(known, shown))
+
+
+def _one_of_each_first(known: Sequence[Column]) -> list[Column]:
+    """Return columns so that the first ones are of different figures, as `HEADINGS` has them."""
+    by_figure = {name: [one for one in known if one.figure == name] for name in HEADINGS}
+    rounds = zip_longest(*by_figure.values())
+    return [one for each in rounds for one in each if one is not None]
+
+
+def _legend(known: Sequence[Column], shown: Sequence[Column]) -> list[RenderableType]:
+    lines: list[RenderableType] = [
+        Text(
+            f"{f'[{number}] ' if len(shown) > 1 else ''}{column.title}: {column.where}", style="dim"
+        )
+        for number, column in enumerate(shown, 1)
+    ]
+    if len(known) > len(shown):
+        left = counted(len(known) - len(shown), "more figure")
+        lines.append(Text(f"{left} (--all shows them)", style="dim"))
+    return lines
+
+
+def _cut(text: str) -> Text:
+    text = printable(text)
+    return Text(text if len(text) <= LONGEST_SUBJECT else f"{text[: LONGEST_SUBJECT - 1]}…")

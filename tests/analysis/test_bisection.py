@@ -1,0 +1,324 @@
+"""What a record of a bisection comes to: each change is found, from few measurements, or said."""
+
+import math
+import random
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from gradbench.analysis.bisection import TIME, Count, Findings, Time
+from gradbench.analysis.bisection_text import answer, columns, notes, rows
+from gradbench.analysis.commit_graph import Graph
+from gradbench.exit_status import ExitStatus
+from gradbench.experiment.matrix import Cell
+from gradbench.records.bisection import Bisection, CellCounts, Commit, CountedCommit, TimedCell
+
+CELL = Cell(model="net", workload="inference", grad_mode="global_on", batch_size=4)
+OTHER = replace(CELL, grad_mode="no_grad")
+
+
+def commit(name: str, *parents: str) -> Commit:
+    return Commit(
+        id=name,
+        parents=parents,
+        author="Ann",
+        authored_at="2026-01-02T03:04:05+00:00",
+        subject=f"the commit {name}",
+    )
+
+
+def record(*names: str, cells=(CELL,), times="none") -> Bisection:
+    """Return a bisection of a line of commits, of which nothing is measured."""
+    return Bisection(
+        started_at="2026-01-02T03:04:05+00:00",
+        asked="a..b",
+        good=names[0],
+        bad=names[-1],
+        first_parent=False,
+        paths=(),
+        cells=cells,
+        sources={},
+        times=times,
+        threshold=0.03,
+        processes=5,
+        seed=0,
+        commits=tuple(commit(one, before) for before, one in pairwise(names)),
+        border=(commit(names[0]),),
+    )
+
+
+LINE = ("good", *(f"c{number}" for number in range(1, 16)))
+
+
+def counts(cell: Cell = CELL, *, saved: int = 256, sines: int = 0, **more) -> CellCounts:
+    operators = {"aten.mm": 2} | ({"aten.sin": sines} if sines else {})
+    return CellCounts(cell=cell, operators=operators, saved_bytes=saved, **more)
+
+
+def followed(start: Bisection, counted, logs=None, *, most: int = 200) -> tuple[Findings, list]:
+    """Do what is to be done next until nothing is; return what is found, and the jobs.
+
+    ``counted`` says a commit's cells, or why it cannot be measured; ``logs`` a replicate's ratio.
+    """
+    graph, jobs, now = Graph(start.commits, start.border), [], start
+    while (job := Findings(now, graph).next_job()) is not None:
+        jobs.append(job)
+        assert len(jobs) < most, jobs
+        if isinstance(job, Count):
+            said = counted(job.commit)
+            one = (
+                CountedCommit(commit=job.commit, skipped=said)
+                if isinstance(said, str)
+                else CountedCommit(commit=job.commit, cells=tuple(said))
+            )
+            now = replace(now, counted=(*now.counted, one))
+        else:
+            now = replace(now, timed=timed(now.timed, job, logs))
+    return Findings(now, graph), jobs
+
+
+def timed(known, job: Time, logs) -> tuple[TimedCell, ...]:
+    by_place = {(one.base, one.commit, one.cell): one for one in known}
+    for cell in job.cells:
+        place = (job.base, job.commit, cell)
+        before = by_place.get(place, TimedCell(base=job.base, commit=job.commit, cell=cell))
+        by_place[place] = replace(before, logs=(*before.logs, logs(*place)))
+    return tuple(by_place.values())
+
+
+def since(commit: str, name: str) -> bool:
+    """Return whether a commit of `LINE` is another or comes after it."""
+    return LINE.index(commit) >= LINE.index(name)
+
+
+def test_where_nothing_differs_three_counts_are_made_and_the_status_is_0():
+    found, jobs = followed(record(*LINE), lambda _: [counts()])
+    assert [job.commit for job in jobs] == ["good", "good", "c15"]
+    assert found.status() is ExitStatus.OK
+    assert answer(found) == (
+        "no difference between good and c15: 3 counts of 1 cell are equal; times were not compared"
+    )
+
+
+@pytest.mark.parametrize("name", ["c1", "c2", "c8", "c14", "c15"])
+def test_a_change_is_found_in_a_logarithm_of_counts(name):
+    found, jobs = followed(
+        record(*LINE), lambda one: [counts(saved=512 if since(one, name) else 256)]
+    )
+    (culprit,) = found.culprits
+    assert (culprit.suspects, culprit.verdict) == ((name,), "worse")
+    (change,) = culprit.changes
+    assert (change.old, change.new) == ("256 B", "512 B")
+    assert len(jobs) <= 3 + 4
+    assert found.status() is ExitStatus.REGRESSION
+    assert answer(found).startswith("1 commit changed 1 figure of 1 cell (1 worse) between")
+
+
+def test_changes_at_two_commits_are_both_found_and_share_their_counts():
+    found, jobs = followed(
+        record(*LINE, cells=(CELL, OTHER)),
+        lambda one: [
+            counts(saved=512 if since(one, "c4") else 256, sines=3 if since(one, "c11") else 0),
+            counts(OTHER, sines=3 if since(one, "c11") else 0),
+        ],
+    )
+    assert [(one.suspects, len(one.changes)) for one in found.culprits] == [
+        (("c4",), 1),
+        (("c11",), 2),
+    ]
+    assert [one.words for one in found.culprits[1].changes] == ["+3 aten.sin"] * 2
+    assert len({job.commit for job in jobs}) == len(jobs) - 1  # the good one is counted twice
+    assert len(jobs) <= 3 + 4 + 4
+    titles = [(one.title, len(one.cells)) for one in columns(found)]
+    assert titles == [("operators", 2), ("saved for backward", 1)]
+
+
+def test_a_figure_that_changes_in_steps_has_a_culprit_for_each():
+    levels = {"good": 1, "c3": 2, "c9": 3, "c13": 7}
+
+    def level(one: str) -> int:
+        return max(value for name, value in levels.items() if since(one, name))
+
+    found, _ = followed(record(*LINE), lambda one: [counts(saved=level(one))])
+    assert [one.suspects for one in found.culprits] == [("c3",), ("c9",), ("c13",)]
+    assert [(c.old, c.new) for one in found.culprits for c in one.changes] == [
+        ("1 B", "2 B"),
+        ("2 B", "3 B"),
+        ("3 B", "7 B"),
+    ]
+
+
+def test_what_goes_up_and_comes_down_is_said_to():
+    def level(one: str) -> int:
+        return (
+            900 if since(one, "c5") and not since(one, "c10") else 500 if since(one, "c10") else 1
+        )
+
+    found, _ = followed(record(*LINE), lambda one: [counts(saved=level(one))])
+    assert {one.suspects for one in found.culprits} == {("c5",), ("c10",)}
+    assert {one.verdict for one in found.culprits} == {"worse", "better"}
+    (said,) = [note for note in notes(found) if "goes up and comes down" in note]
+    assert "1 B → 900 B (c" in said
+    assert said.endswith("→ 500 B (c10)") or "→ 500 B (c1" in said
+    assert found.status() is ExitStatus.REGRESSION
+
+
+def test_a_better_end_is_found_too_and_exits_0():
+    found, _ = followed(record(*LINE), lambda one: [counts(saved=1 if since(one, "c6") else 9)])
+    assert [(one.suspects, one.verdict) for one in found.culprits] == [(("c6",), "better")]
+    assert found.status() is ExitStatus.OK
+
+
+def test_other_operators_of_the_same_number_are_neither_better_nor_worse():
+    def operators(one: str) -> list[CellCounts]:
+        name = "aten.sin" if since(one, "c6") else "aten.cos"
+        return [CellCounts(cell=CELL, operators={name: 2})]
+
+    found, _ = followed(record(*LINE), operators)
+    (culprit,) = found.culprits
+    assert (culprit.suspects, culprit.verdict) == (("c6",), "changed")
+    assert culprit.changes[0].words == "-2 aten.cos, +2 aten.sin"
+    assert found.status() is ExitStatus.OK
+
+
+def test_commits_that_cannot_be_measured_leave_a_range_with_their_reasons():
+    broken = {"c6", "c7", "c8"}
+    found, _ = followed(
+        record(*LINE),
+        lambda one: (
+            "ImportError: no" if one in broken else [counts(saved=9 if since(one, "c7") else 1)]
+        ),
+    )
+    (culprit,) = found.culprits
+    assert culprit.suspects == ("c6", "c7", "c8", "c9")
+    roles = {row.commit.id: (row.role, row.reason) for row in rows(found, columns(found))}
+    assert roles["c7"] == ("perhaps here", "cannot be measured: ImportError: no")
+    assert roles["c9"][0] == "worse, or before"
+    assert "1 range of commits" in answer(found)
+    assert found.status() is ExitStatus.REGRESSION
+
+
+def test_a_step_that_raises_is_a_change_of_its_own():
+    found, _ = followed(
+        record(*LINE),
+        lambda one: [
+            CellCounts(cell=CELL, failure="ValueError: no") if since(one, "c3") else counts()
+        ],
+    )
+    (culprit,) = found.culprits
+    (change,) = culprit.changes
+    assert (culprit.suspects, change.key.figure, change.words) == (
+        ("c3",),
+        "steps",
+        "ValueError: no",
+    )
+    assert found.status() is ExitStatus.REGRESSION
+
+
+def test_a_figure_that_two_counts_of_one_commit_do_not_agree_in_is_left_out():
+    numbers = iter(range(100, 200))
+    found, jobs = followed(record(*LINE), lambda _: [counts(saved=next(numbers))])
+    assert len(jobs) == 3
+    assert not found.culprits
+    assert "two counts of the good commit differ" in notes(found)[0]
+    assert (found.status(), found.status(strict=True)) == (0, ExitStatus.INCONCLUSIVE)
+
+
+def test_cells_that_neither_end_can_step_are_not_compared():
+    found, _ = followed(record(*LINE), lambda _: [CellCounts(cell=CELL, failure="no")])
+    assert found.status() is ExitStatus.NOTHING_MEASURED
+    assert notes(found) == [f"not compared: {CELL}: no"]
+
+
+def test_an_end_that_cannot_be_measured_ends_the_search():
+    found, jobs = followed(record(*LINE), lambda one: "no" if one == "c15" else [counts()])
+    assert found.unmeasurable_end == ("c15", "no")
+    assert len(jobs) == 3
+
+
+def test_a_bisection_that_is_cut_short_at_any_point_ends_as_one_that_is_not():
+    def counted(one: str) -> list[CellCounts]:
+        return [counts(saved=512 if since(one, "c4") else 256, sines=3 if since(one, "c11") else 0)]
+
+    whole, jobs = followed(record(*LINE), counted)
+    for cut in range(len(jobs)):
+        start = replace(whole.record, counted=whole.record.counted[:cut])
+        again, left = followed(start, counted)
+        assert len(left) == len(jobs) - cut
+        assert again.culprits == whole.culprits
+        graph = Graph(start.commits, start.border)
+        if cut > 3:
+            assert "not finished" in answer(Findings(start, graph))
+            assert Findings(start, graph).status() is ExitStatus.REGRESSION
+
+
+# Times
+
+
+def drawn(name: str, size: float, *, spread: float = 0.004, seed: int = 0):
+    """Return replicates of a line that is slower from a commit on."""
+    rng = random.Random(seed)
+
+    def log(base: str, commit: str, cell: Cell) -> float:
+        change = (size if since(commit, name) else 0) - (size if since(base, name) else 0)
+        return change + rng.gauss(0, spread)
+
+    return log
+
+
+@pytest.mark.parametrize("name", ["c1", "c7", "c15"])
+def test_where_the_counts_are_silent_times_find_it_and_its_parent_confirms(name):
+    start = record(*LINE, times="silent")
+    found, jobs = followed(start, lambda _: [counts()], drawn(name, math.log(1.2)))
+    (culprit,) = found.culprits
+    (change,) = culprit.changes
+    assert (culprit.suspects, culprit.verdict, change.key.figure) == ((name,), "worse", TIME)
+    before = LINE[LINE.index(name) - 1]
+    assert change.before == before
+    assert "no change in operations" in change.words
+    asked = {(job.base, job.commit) for job in jobs if isinstance(job, Time)}
+    assert (before, name) in asked
+    assert len(asked) <= 1 + 4 + 1
+    assert found.status() is ExitStatus.REGRESSION
+
+
+def test_equal_times_are_compared_once_and_called_the_same():
+    start = record(*LINE, times="silent")
+    found, jobs = followed(start, lambda _: [counts()], drawn("c7", 0.0))
+    assert {(job.base, job.commit) for job in jobs if isinstance(job, Time)} == {("good", "c15")}
+    assert answer(found).endswith("; time: 1 same")
+    assert found.status() is ExitStatus.OK
+
+
+def test_of_a_cell_with_other_counts_no_time_is_asked_unless_all_are():
+    def counted(one: str) -> list[CellCounts]:
+        return [counts(saved=2 if since(one, "c4") else 1)]
+
+    found, jobs = followed(record(*LINE, times="silent"), counted, drawn("c9", 0.3))
+    assert not [job for job in jobs if isinstance(job, Time)]
+    assert any("--times all compares them" in note for note in notes(found))
+    found, _ = followed(record(*LINE, times="all"), counted, drawn("c9", 0.3))
+    assert [one.suspects for one in found.culprits] == [("c4",), ("c9",)]
+
+
+def test_a_time_that_grows_in_small_steps_is_said_to_be_part_of_the_whole():
+    rng = random.Random(0)
+
+    def log(base: str, commit: str, cell: Cell) -> float:
+        return 0.02 * (LINE.index(commit) - LINE.index(base)) + rng.gauss(0, 0.002)
+
+    found, _ = followed(record(*LINE, times="silent"), lambda _: [counts()], log)
+    (culprit,) = found.culprits
+    assert "this is a part of the whole" in culprit.changes[0].words
+
+
+def test_a_commit_whose_time_is_not_clear_leaves_a_range():
+    calm, wild = drawn("c7", math.log(1.2)), drawn("c7", 0.0, spread=2.0)
+
+    def log(base: str, commit: str, cell: Cell) -> float:
+        return (wild if commit in ("c6", "c7") else calm)(base, commit, cell)
+
+    found, _ = followed(record(*LINE, times="silent"), lambda _: [counts()], log)
+    (culprit,) = found.culprits
+    assert culprit.suspects == ("c6", "c7", "c8")

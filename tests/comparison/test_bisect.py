@@ -1,0 +1,398 @@
+"""``compare --bisect``: a repository's commits, what is refused, interruptions, foreign text."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gradbench.cli import app
+from gradbench.comparison import checkouts, commit_counts, commits, versions
+from gradbench.comparison.replication import Replication
+from gradbench.comparison.versions import Effort
+from gradbench.errors import GradbenchError
+from gradbench.exit_status import ExitStatus
+from gradbench.experiment.matrix import Cell
+from gradbench.experiment.model_source import ModelSource
+from gradbench.records.bisection import CellCounts
+from gradbench.store import bisections
+
+NETS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+    def forward(self, x):
+        {before}
+        return self.last({activation}(self.first(x)))
+
+def make():
+    return Net()
+"""
+HOSTILE = "[bold]x[/bold] \x1b[31mred\x1b[0m \u202edrow ::error::no <b>&amp;</b>"
+
+
+class Repository:
+    """A repository that grows commit by commit."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.by_subject: dict[str, str] = {}
+        root.mkdir()
+        self.git("init", "-q", "-b", "main")
+
+    def git(self, *arguments: str, author: str = "Ann") -> str:
+        who = ("-c", f"user.name={author}", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+        answer = subprocess.run(
+            ["git", *who, *arguments], cwd=self.root, check=True, capture_output=True, text=True
+        )
+        return answer.stdout.strip()
+
+    def commit(self, subject: str, *, author: str = "Ann", **files: object) -> str:
+        """Commit files; their names have no suffix here, and None removes one."""
+        for name, content in files.items():
+            path = self.root / name.replace("_", ".")
+            if content is None:
+                path.unlink()
+            else:
+                path.write_text(content if isinstance(content, str) else json.dumps(content))
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", subject, author=author)
+        return self.note(subject)
+
+    def note(self, subject: str) -> str:
+        self.by_subject[subject] = self.git("rev-parse", "HEAD")
+        return self.by_subject[subject]
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory):
+    """Nine commits: one adds an operator, one cannot be imported, a branch saves more bytes."""
+    made = Repository(tmp_path_factory.mktemp("bisect") / "my project")
+    plain = NETS.format(before="pass", activation="torch.tanh")
+    more = NETS.format(before="x = x * 1", activation="torch.tanh")
+    made.commit("first", nets_py=plain, counts_json={"muls": 0}, saved_json=256)
+    made.commit("notes", notes_md="a")
+    made.commit("one more operator", nets_py=more, counts_json={"muls": 1})
+    made.git("checkout", "-q", "-b", "branch")
+    made.commit("branch: notes", branch_md="b")
+    both = NETS.format(before="x = x * 1", activation="torch.sin")
+    made.commit("branch: keep the input", nets_py=both, saved_json=512)
+    made.git("checkout", "-q", "main")
+    made.commit("in the midst of it", broken_py="raise ImportError('half done')")
+    made.commit("mended", broken_py=None)
+    made.git("merge", "-q", "--no-ff", "-m", "merge the branch", "branch")
+    made.note("merge the branch")
+    made.commit(HOSTILE, author="E\u202eve", more_md="c")
+    made.commit("last", more_md="d")
+    made.git("checkout", "-q", "--orphan", "elsewhere")
+    made.commit("an orphan")
+    made.git("checkout", "-q", "main")
+    return made
+
+
+@pytest.fixture
+def project(history, monkeypatch):
+    monkeypatch.chdir(history.root)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield history
+    sys.modules.pop("nets", None)
+    history.git("clean", "-qfd")
+    history.git("checkout", "-q", "main", "--", ".")
+
+
+class Counting:
+    """Counts that are read from files of the tree, in no time; ``stop_at`` is Ctrl-C."""
+
+    def __init__(self) -> None:
+        self.trees: list[Path] = []
+        self.stop_at: int | None = None
+
+    def __call__(self, version, cells, sources, *, seed):
+        if len(self.trees) == self.stop_at:
+            self.stop_at = None
+            raise KeyboardInterrupt
+        self.trees.append(version.tree)
+        if (version.tree / "broken.py").exists():
+            raise commit_counts.CannotStart("ImportError: half done")
+        muls = json.loads((version.tree / "counts.json").read_text())["muls"]
+        saved = json.loads((version.tree / "saved.json").read_text())
+        operators = {"aten.mm.default": 2} | ({"aten.mul.Tensor": muls} if muls else {})
+        found = (CellCounts(cell=cell, operators=operators, saved_bytes=saved) for cell in cells)
+        return tuple(found), {"torch": "2.13.0", "python": "3.11"}
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    counting = Counting()
+    monkeypatch.setattr(commit_counts, "count", counting)
+    return counting
+
+
+MODEL = ("--model", "nets:make", "--input", "4,8", "--workload", "inference", "--device", "cpu")
+
+
+@pytest.fixture
+def compare(project, tmp_path):
+    runner = CliRunner(env={"COLUMNS": "200"})
+    places = ("--results", tmp_path / "results", "--reports", tmp_path / "reports")
+
+    def ask(*arguments, model=MODEL):
+        answer = runner.invoke(app, ["compare", *map(str, (*model, *places, *arguments))])
+        assert isinstance(answer.exception, SystemExit | None), answer.exception
+        return answer
+
+    return ask
+
+
+def spanned(project: Repository, good: str = "first", bad: str = "last") -> tuple[str, ...]:
+    by_subject = project.by_subject
+    return ("--bisect", f"{by_subject[good]}..{by_subject[bad]}", "--times", "none")
+
+
+def culprits(answer) -> dict[str, dict]:
+    """Return what was found, by the subjects of the suspects."""
+    found = json.loads(answer.stdout)["culprits"]
+    return {"; ".join(one["subject"] for one in row["suspects"]): row for row in found}
+
+
+def test_each_change_is_found_at_its_commit_and_the_working_tree_is_untouched(
+    project, compare, counting, tmp_path
+):
+    (project.root / "counts.json").write_text("not committed")
+    worktrees = project.git("worktree", "list")
+    answer = compare(*spanned(project), "--json")
+    assert answer.exit_code == ExitStatus.REGRESSION, answer.output
+    found = culprits(answer)
+    assert set(found) == {"one more operator", "branch: keep the input"}
+    (change, *others) = found["one more operator"]["changes"]
+    assert (change["figure"], change["before"], change["after"]) == ("operators", "2", "3")
+    assert change["why"] == "+1 aten.mul.Tensor"
+    assert len(others) == 3  # in every mode
+    files = found["branch: keep the input"]["files"]
+    assert files[project.by_subject["branch: keep the input"]] == {
+        "nets.py": "+1 -1",
+        "saved.json": "+1 -1",
+    }
+    assert "uncommitted changes" in answer.stderr
+    assert (project.root / "counts.json").read_text() == "not committed"
+    assert project.git("worktree", "list") == worktrees
+    assert not any(tree.exists() for tree in counting.trees)
+    assert len(counting.trees) == len(set(counting.trees)) + 1  # the good commit, twice
+    content = json.loads(answer.stdout)
+    assert bisections.load(Path(content["record"])).complete
+    assert "one more operator" in Path(content["page"]).read_text("utf-8")
+
+
+def test_along_first_parents_the_merge_is_the_commit(project, compare, counting):
+    found = culprits(compare(*spanned(project), "--first-parent", "--json"))
+    assert set(found) == {"one more operator", "merge the branch"}
+
+
+def test_text_of_others_is_seen_and_does_nothing(project, compare, counting, tmp_path):
+    answer = compare(*spanned(project), "--all")
+    assert answer.exit_code == ExitStatus.REGRESSION
+    (page,) = (tmp_path / "reports").iterdir()
+    for text in (answer.output, page.read_text("utf-8")):
+        assert "\x1b[31m" not in text
+        assert "\u202e" not in text
+    assert "<b>&amp;</b>" not in page.read_text("utf-8")
+    ranged = compare(*spanned(project, "merge the branch"), "--all")
+    assert "no difference between" in ranged.stdout
+    hostile = compare("--bisect", "main~3..main~1", "--times", "none", "--all")
+    assert "\\x1b[31mred" in hostile.stdout
+    assert "[bold]x[/bold]" in hostile.stdout
+    assert not any(line.startswith("::") for line in hostile.output.splitlines())
+
+
+def test_commits_that_cannot_be_imported_are_named_with_the_reason(
+    project, compare, counting, tmp_path
+):
+    made = project.by_subject
+    asked = ("--bisect", f"{made['one more operator']}..{made['merge the branch']}")
+    answer = compare(*asked, "--times", "none", "--first-parent", "--json")
+    by_subject = {one["subject"]: one for one in json.loads(answer.stdout)["commits"]}
+    assert set(culprits(answer)) == {"merge the branch"}
+    looked_at = by_subject.get("in the midst of it")
+    assert looked_at is None or looked_at["reason"] == "cannot be measured: ImportError: half done"
+    ended = compare("--bisect", f"{made['first']}..{made['in the midst of it']}")
+    assert ended.exit_code == ExitStatus.USAGE
+    assert "the bad commit" in ended.stderr.splitlines()[-1]
+    assert "ImportError: half done" in ended.stderr.splitlines()[-1]
+
+
+def test_only_commits_that_touch_the_paths_are_looked_at(project, compare, counting):
+    answer = compare(*spanned(project), "--json", "--", "nets.py")
+    found = json.loads(answer.stdout)
+    assert set(culprits(answer)) == {"one more operator", "branch: keep the input"}
+    subjects = {one["subject"] for one in found["commits"]}
+    assert subjects <= {"first", "one more operator", "branch: keep the input", "last",
+                        "merge the branch"}  # fmt: skip
+
+
+def test_an_interruption_keeps_what_was_counted_and_is_gone_on_with(project, compare, counting):
+    whole = compare(*spanned(project), "--json")
+    trees, counting.trees, counting.stop_at = len(counting.trees), [], 4
+    stopped = compare(*spanned(project))
+    assert stopped.exit_code == ExitStatus.INTERRUPTED
+    said = stopped.stderr.splitlines()[-1]
+    assert "4 counts" in said
+    assert "gradbench compare --resume " in said
+    assert "--model nets.make" in said
+    assert project.git("worktree", "list").count("\n") == 0
+    again = compare("--resume", "latest", "--json", model=("--model", "nets.make"))
+    assert again.exit_code == ExitStatus.REGRESSION, again.output
+    assert culprits(again) == culprits(whole)
+    assert len(counting.trees) == trees
+
+
+def test_what_a_resumed_bisection_cannot_heed_is_refused(project, compare, counting, tmp_path):
+    counting.stop_at = 2
+    compare(*spanned(project))
+    (path,) = (tmp_path / "results" / "bisections").iterdir()
+
+    def refused(words, *arguments, model=("--model", "nets:make")):
+        answer = compare("--resume", path, *arguments, model=model)
+        assert answer.exit_code == ExitStatus.USAGE, answer.output
+        assert words in answer.stderr.splitlines()[-1]
+        assert answer.stdout == ""
+
+    refused("runs code that the run's file names, nets:make", model=())
+    refused("leave out --seed", "--seed", 3)
+    refused("leave out --input", model=MODEL[:4])
+    refused("leave out --bisect", "--bisect", "main~1..main")
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps({**row, "commits": row["commits"][1:]}))
+    refused("has a parent that does not stand before it")
+    foreign = {**row, "good": "1" * 40, "border": [{**row["border"][0], "id": "1" * 40}]}
+    foreign["commits"] = [{**row["commits"][-1], "parents": ["1" * 40]}]
+    foreign["counted"] = []
+    path.write_text(json.dumps(foreign))
+    refused("no revision")
+    path.write_text(json.dumps({**row, "facts": {"torch": "1.0", "python": "3"}}))
+    refused("it was begun with torch 1.0")
+
+
+def test_a_budget_that_ends_leaves_the_rest_to_another_time(project, compare, counting):
+    answer = compare(*spanned(project), "--budget", "1e-9")
+    assert answer.exit_code == ExitStatus.INCONCLUSIVE
+    assert "it is not finished" in answer.stdout
+    assert "go on with: gradbench compare --resume" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        (("--bisect", "main"), "is not GOOD..BAD"),
+        (("--bisect", ".."), "is not GOOD..BAD"),
+        (("--bisect", "main~1...main"), "is not GOOD..BAD"),
+        (("--bisect", "main..nowhere"), "no revision 'nowhere'"),
+        (("--bisect", "--all..main"), "no revision '--all'"),
+        (("--bisect", "main..main~1"), "is no ancestor of"),
+        (("--bisect", "main.."), "both ends of main.. are the commit"),
+        (("--bisect", "elsewhere..main"), "have no commit in common"),
+        (("--bisect", "branch..main~3"), "they part at"),
+        (("--bisect", "branch..main", "--first-parent"), "is not among the first parents"),
+        (("--bisect", "main~2..main", "--", "nowhere.py"), "touches nowhere.py"),
+        (("--bisect", "main~2..main", "--times", "some"), "--times is one of silent, all, none"),
+        (("--bisect", "main~2..main", "--base", "main"), "leave out --base"),
+        (("--bisect", "main~2..main", "--resume", "latest"), "leave out --bisect"),
+        (("--resume", "nowhere"), "no bisection 'nowhere'"),
+        (("--base", "main", "--first-parent"), "goes with --bisect"),
+        (("--base", "main", "--", "nets.py"), "goes with --bisect"),
+    ],
+)
+def test_a_range_that_is_none_costs_one_line_and_status_2(compare, counting, asked, complaint):
+    model = () if asked[0] == "--resume" else MODEL
+    answer = compare(*asked, model=model)
+    assert answer.exit_code == ExitStatus.USAGE, answer.output
+    assert answer.stdout == ""
+    assert complaint in answer.stderr.splitlines()[-1]
+    assert "Traceback" not in answer.output
+    assert counting.trees == []
+
+
+def test_ends_in_the_wrong_order_and_ends_that_part_have_a_remedy_each(project):
+    made = project.by_subject
+    with pytest.raises(GradbenchError, match="give the older one first"):
+        commits.between(project.root, f"{made['last']}..{made['first']}", first_parent=False)
+    fork = made["one more operator"][:10]
+    with pytest.raises(GradbenchError, match=rf"give {fork}\.\."):
+        commits.between(project.root, f"branch..{made['mended']}", first_parent=False)
+
+
+def test_a_range_holds_parents_before_children_and_begins_at_the_good_commit(project):
+    made = project.by_subject
+    span = commits.between(project.root, f"{made['notes']}..main", first_parent=False)
+    places = {commit.id: place for place, commit in enumerate(span.commits)}
+    assert len(span.commits) == 8
+    assert span.commits[-1].id == made["last"]
+    assert [one.id for one in span.border] == [made["notes"]]
+    for commit in span.commits:
+        assert all(places.get(one, -1) < places[commit.id] for one in commit.parents)
+    line = commits.between(project.root, f"{made['notes']}..main", first_parent=True)
+    assert [one.subject for one in line.commits][:3] == [
+        "one more operator",
+        "in the midst of it",
+        "mended",
+    ]
+    assert all(len(one.parents) == 1 for one in line.commits)
+
+
+CELL = Cell(model="nets.make", workload="training", grad_mode="global_on", batch_size=4)
+SOURCE = {"nets.make": ModelSource(build="nets:make", input=("B,8",))}
+
+
+def test_a_commit_is_counted_from_its_own_tree(project):
+    """One process; nets:gone is not in it, and the other model is counted all the same."""
+    gone = Cell(model="nets.gone", workload="inference", grad_mode="no_grad", batch_size=4)
+    sources = {**SOURCE, "nets.gone": ModelSource(build="nets:gone", input=("B,8",))}
+    with checkouts.opened_project(project.root, at_commits=True) as opened:
+        version = opened.version("candidate", project.root)
+        (one, other), facts = commit_counts.count(version, (CELL, gone), sources, seed=0)
+    assert one.operators is not None
+    assert one.operators["aten.mul.Tensor"] >= 1
+    assert one.operators["aten.sin.default"] == 1
+    assert one.saved_bytes
+    assert "nets:gone cannot be imported" in other.skipped
+    assert set(facts) >= {"torch", "python"}
+
+
+@pytest.mark.slow
+def test_real_commits_are_counted_timed_and_found(tmp_path, monkeypatch):
+    made = Repository(tmp_path / "project")
+    nap = "import time; time.sleep(0.003)"
+    plain = {"before": "pass", "activation": "torch.tanh"}
+    made.commit("first", nets_py=NETS.format(**plain))
+    made.commit("notes", notes_md="a")
+    made.commit("broken", nets_py="raise ImportError('half done')")
+    made.commit("a nap", nets_py=NETS.format(**plain | {"before": nap}))
+    made.commit("notes again", notes_md="b")
+    made.commit("a sine", nets_py=NETS.format(before=nap, activation="torch.sin"))
+    made.commit("last", notes_md="c")
+    monkeypatch.chdir(made.root)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    quick = Replication(turns=4, least_turns=3, slice_s=0.001, warm_up_s=0.0, cell_s=0.01,
+                        least_rounds=4)  # fmt: skip
+    monkeypatch.setattr(
+        versions, "Effort", lambda **given: Effort(**{"replication": quick, **given})
+    )
+    asked = ("--bisect", "main~6..main", "--grad-mode", "global_on", "--processes", "3",
+             "--times", "all")  # fmt: skip
+    answer = CliRunner().invoke(app, ["compare", *MODEL, *asked, "--json"])
+    sys.modules.pop("nets", None)
+    assert answer.exit_code == ExitStatus.REGRESSION, answer.output
+    found = culprits(answer)
+    (saved,) = [one for one in found["a sine"]["changes"] if one["figure"] == "saved_bytes"]
+    assert saved["before"] != saved["after"]
+    (slow,) = [row for name, row in found.items() if "a nap" in name]
+    assert [one["subject"] for one in slow["suspects"]] == ["broken", "a nap"]
+    (change,) = slow["changes"]
+    assert change["figure"] == "step_time"
+    assert "no change in operations" in change["why"]
+    assert [one.name for one in tmp_path.iterdir()] == ["project"]
