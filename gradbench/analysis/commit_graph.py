@@ -141,7 +141,7 @@ class Graph:
             return min(weight, total - weight)
 
         best_first = sorted(untested, key=ruled_out, reverse=True)
-        return best_first[min(2**skipped, len(untested)) - 1]
+        return best_first[min(1 << skipped, len(untested)) - 1]
 
     def _weight(self, commit: str, suspected: int) -> int:
         return (self._held[self._place[commit]] & suspected).bit_count()

@@ -94,8 +94,7 @@ def _commits(found: Findings, *, everything: bool) -> RenderableType:
     table.add_column("subject", overflow="fold", max_width=SUBJECT)
     for number, column in enumerate(shown, 1):
         mark = f"\n[{number}]" if len(shown) > 1 else ""
-        heading = Text(f"{HEADINGS[column.figure]}{mark}")
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(Text(f"{HEADINGS[column.figure]}{mark}"), justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for row in rows(found, shown):
         said = Text(row.role, style=STYLES[row.verdict])
