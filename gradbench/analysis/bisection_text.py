@@ -27,7 +27,7 @@ class Column:
     cells: tuple[Cell, ...]
     values: Mapping[str, str]  # by commit, as they are shown
     numbers: Mapping[str, float]  # the same, as they are drawn
-    changed_at: tuple[str, ...]  # commits at which it changed
+    changed_at: Mapping[str, str]  # how it changed, by commit, in the order of the history
 
     @property
     def title(self) -> str:
@@ -92,7 +92,9 @@ def columns(found: Findings) -> list[Column]:
     grouped: dict[tuple[object, ...], list[Key]] = {}
     for key in keys:
         values, _ = _series(found, key)
-        grouped.setdefault((key.figure, *values.items(), *_changed_at(found, key)), []).append(key)
+        grouped.setdefault(
+            (key.figure, *values.items(), *_changed_at(found, key).items()), []
+        ).append(key)
     shown = []
     for alike in grouped.values():
         values, numbers = _series(found, alike[0])
@@ -162,8 +164,9 @@ def _series(found: Findings, key: Key) -> tuple[dict[str, str], dict[str, float]
     return words, {commit: math.log(ratio) for commit, ratio in ratios.items()}
 
 
-def _changed_at(found: Findings, key: Key) -> tuple[str, ...]:
-    return tuple(one.suspects[-1] for one in found.changes if one.key == key)
+def _changed_at(found: Findings, key: Key) -> dict[str, str]:
+    own = {one.suspects[-1]: one.verdict for one in found.changes if one.key == key}
+    return {commit: own[commit] for commit in found.graph.ids if commit in own}
 
 
 def _culprits(found: Findings) -> str:

@@ -238,7 +238,7 @@ def _show(
         places = {"record": str(file.path), "page": str(page)}
         print_json({"status": int(status), **places, **_as_plain(found, files)}, indent=1)
         return
-    screen = Screen(width=out.width if out.is_terminal else WIDE)
+    screen = Screen(width=out.columns(piped=WIDE))
     for part in bisection_tables(found, files, everything=asked.everything):
         screen.print(part)
     for note in notes(found):

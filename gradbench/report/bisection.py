@@ -29,7 +29,7 @@ def render(found: Findings, files: Files, *, name: str, link: Link) -> str:
         asked=record.asked,
         finished=found.is_finished,
         commits=len(found.graph.ids),
-        counted_commits=len(found.counted),
+        looked_at=sum(one in found.graph for one in found.counted),
         facts=_facts(found, name),
         culprits=[_culprit(one, found, files, link) for one in found.culprits],
         columns=[
@@ -86,10 +86,10 @@ def drawing(column: Column, found: Findings) -> Markup:
             path.append(f"{x(at):.1f},{y(last):.1f}")
         path.append(f"{x(at):.1f},{y(value):.1f}")
         last = value
-    changed = {place[one] for one in column.changed_at if one in place}
+    changed = {place[one]: verdict for one, verdict in column.changed_at.items()}
     marks = "".join(
-        f'<circle class="{"changed" if at in changed else "seen"}" cx="{x(at):.1f}" '
-        f'cy="{y(value):.1f}" r="{4 if at in changed else 2.5}"/>'
+        f'<circle class="{changed.get(at, "seen")}" cx="{x(at):.1f}" cy="{y(value):.1f}" '
+        f'r="{4 if at in changed else 2.5}"/>'
         for at, value in known
     )
     label = f"{counted(len(known), 'commit')} measured, {counted(len(changed), 'change')}"
