@@ -6,17 +6,30 @@ from typing import Any, Final
 NAMED: Final = 3
 """Operators that are named at most."""
 
+LEAST: Final = 0.005
+"""The smallest change of instructions that is one: equal sides differ by where things lie."""
+
 Operations = Mapping[str, Any]
-"""A side's counts, by the names of `StepOperations`."""
+"""A side's counts, by the names of `StepOperations`, and its ``instructions`` if counted."""
 
 
 def in_words(base: Operations, candidate: Operations) -> str:
-    """Return what changed in a step's operators, graph nodes and peak, or that nothing did."""
+    """Return what changed in a step's operators, nodes, bytes, instructions, or that none did."""
+    instructions = _instructions(base, candidate)
     before, now = base.get("operators"), candidate.get("operators")
     if before is None or now is None:
-        return "operations not counted"
+        return "; ".join(["operations not counted", *instructions])
     parts = [*_operators(before, now), *_numbers(base, candidate)]
-    return "; ".join(parts) if parts else "no change in operations"
+    return "; ".join([*(parts or ["no change in operations"]), *instructions])
+
+
+def _instructions(base: Operations, candidate: Operations) -> list[str]:
+    before, now = base.get("instructions"), candidate.get("instructions")
+    if not before or now is None:
+        return []
+    change = now / before - 1
+    words = f"instructions {change:+.1%}"
+    return [words if abs(change) > LEAST else f"{words} (below {LEAST:.1%}: no change)"]
 
 
 def _operators(before: Mapping[str, int], now: Mapping[str, int]) -> list[str]:

@@ -64,6 +64,13 @@ def compare(
             help="Begin nothing that would end later; what is open is inconclusive.",
         ),
     ] = None,
+    instructions: Annotated[
+        bool,
+        typer.Option(
+            "--instructions",
+            help="Count instructions under valgrind too: half a minute, and seconds for each cell.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of weights, inputs and order.")] = 0,
     strict: Annotated[bool, typer.Option(help="Exit 3 when anything is inconclusive.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Show what is the same too.")] = False,
@@ -129,12 +136,18 @@ def compare(
         commits={"--bisect": bisect, "--resume": resume},
         given=given,
     )
-    from ..comparison import versions
+    from ..comparison import instruction_counts, versions
 
+    if instructions and not (base or base_python):
+        raise Impossible("--instructions goes with --base or --base-python")
+    no_counts = instruction_counts.obstacle() if instructions else ""
+    if no_counts:
+        err.print(f"instructions are not counted: {shown(no_counts)}")
     effort = versions.Effort(
         threshold=threshold,
         processes=processes,
         budget_s=math.inf if budget is None else budget,
+        instructions=instructions and not no_counts,
         seed=seed,
     )
     if bisect is not None or resume is not None:

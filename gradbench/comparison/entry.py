@@ -10,6 +10,12 @@ from ..experiment.model_source import ModelSource as ModelSource
 from ..memory.saved_tensors import SavedTensors as SavedTensors
 from ..memory.step_operations import operations_of as operations_of
 from ..runner.attempts import settle as settle
+from ..runner.callgrind import Requests as Requests
+from ..runner.instructions_pass import (
+    ROUNDS as ROUNDS,
+    WARM_UP_STEPS as WARM_UP_STEPS,
+    Counter as Counter,
+)
 from ..runner.interleave import calibrate as calibrate, precision as precision
 from ..workloads.arms import build as build, make_arm as make_arm
 from ..workloads.models import MODELS as MODELS

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -33,7 +33,7 @@ class Lost(Failed):
 class LiveProcess:
     """One live process of one version or of two; use it as a context manager.
 
-    ``order`` is the one in which it imports two.
+    ``order`` is the one in which it imports two, ``under`` puts what runs it before its command.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class LiveProcess:
         training: bool,
         limit_s: float,
         randomized_layout: Mapping[str, str],
+        under: Callable[[Sequence[str]], Sequence[str]] = list,
     ) -> None:
         self.versions = versions
         self.name = versions[0].name if len(versions) == 1 else BOTH
@@ -60,7 +61,7 @@ class LiveProcess:
         self._asked_at = 0  # where in the log the output begins that belongs to the last question
         try:
             self._tree = ProcessTree(
-                [python, "-P", worker.__file__, str(child_end.fileno()), json.dumps(asked)],
+                under([python, "-P", worker.__file__, str(child_end.fileno()), json.dumps(asked)]),
                 env={**os.environ, **settings("time"), **randomized_layout},
                 pass_fds=[child_end.fileno()],
                 stdout=self._log,

@@ -20,6 +20,7 @@ from ..experiment.model_source import ModelSource
 from ..runner.interleave import calibrate
 from ..stats.replicate import Replicate
 from ..workloads.steps import WORKLOADS
+from .budget import Budget
 from .checkouts import SIDES, Version
 from .process import Failed, LiveProcess, Lost
 
@@ -51,6 +52,7 @@ class Results:
     operations: dict[Cell, tuple[Operations, Operations]] = field(default_factory=dict)
     apart: dict[Cell, str] = field(default_factory=dict)  # why the sides take two processes
     failures: dict[Cell, dict[str, str]] = field(default_factory=dict)
+    uncounted: dict[Cell, str] = field(default_factory=dict)  # why no instructions were counted
 
 
 class Replicator:
@@ -66,22 +68,30 @@ class Replicator:
         seed: int = 0,
         layout_seed: int | None = None,  # of layouts and order; None: the same
     ) -> None:
-        self._versions, self._how, self._sources = (base, candidate), replication, sources
+        self.versions, self._how, self._sources = (base, candidate), replication, sources
         self._seed, self._rng = seed, random.Random(seed if layout_seed is None else layout_seed)
         self.results = Results()
         self.facts: dict[str, dict[str, str]] = {}
 
-    def examine(self, cells: Sequence[Cell]) -> None:
-        """Learn which cells' sides can share a process, and what their steps make torch do."""
+    def examine(self, cells: Sequence[Cell], budget: Budget | None = None) -> None:
+        """Learn which cells' sides can share a process, and what their steps make torch do.
+
+        What the budget does not hold is not looked at.
+        """
+        within = budget or Budget()
         for cell in cells:
             why = self._why_apart(cell)
             if why:
                 self.results.apart[cell] = why
-        looked_at: dict[str, str] = {}
-        self._in_pairs(
-            [cell for cell in cells if cell not in self.results.apart],
-            lambda sides, cell: self._examine_cell(sides, cell, looked_at),
-        )
+        looked_at: dict[tuple[str, str], str] = {}
+
+        def look(sides: Sequence[LiveProcess], cell: Cell) -> None:
+            if within.allows("look"):
+                with within.taking("look"):
+                    self._examine_cell(sides, cell, looked_at)
+
+        if within.allows("look"):
+            self._in_pairs([cell for cell in cells if cell not in self.results.apart], look)
 
     def replicate(self, cells: Sequence[Cell]) -> None:
         """Measure another replicate of each of the cells that both sides can step."""
@@ -106,7 +116,7 @@ class Replicator:
 
     def _why_apart(self, cell: Cell) -> str:
         """Return what is known beforehand to keep the sides out of one process, or ``""``."""
-        base, candidate = self._versions
+        base, candidate = self.versions
         if not self._how.one_process:
             return "as asked"
         if base.python != candidate.python:
@@ -116,12 +126,13 @@ class Replicator:
         return ""
 
     def _examine_cell(
-        self, sides: Sequence[LiveProcess], cell: Cell, looked_at: dict[str, str]
+        self, sides: Sequence[LiveProcess], cell: Cell, looked_at: dict[tuple[str, str], str]
     ) -> None:
-        """Ask both sides for a cell's counts and, once for each model, for obstacles."""
+        """Ask both sides for a cell's counts and, once for each model's workload, for obstacles."""
         if self._prepared(sides, cell) is None:
             return
-        look = cell.model not in looked_at
+        kind = cell.model, cell.workload
+        look = kind not in looked_at
         try:
             found = [one.ask(examine="all" if look else "counts") for one in sides]
         except Failed as failure:
@@ -131,9 +142,9 @@ class Replicator:
             one.ask(stop=True)
         self.results.operations[cell] = (found[0]["operations"], found[1]["operations"])
         if look:
-            looked_at[cell.model] = obstacle(*found)
-        if looked_at[cell.model]:
-            self.results.apart[cell] = looked_at[cell.model]
+            looked_at[kind] = obstacle(*found)
+        if looked_at[kind]:
+            self.results.apart[cell] = looked_at[kind]
 
     # Both versions in one process
 
@@ -141,7 +152,7 @@ class Replicator:
         left = list(cells)
         while left:
             order = self._shuffled()
-            with self._process(self._versions, left, order=order) as both:
+            with self._process(self.versions, left, order=order) as both:
                 try:
                     both.hear()
                     left = self._imported_twice(both, left)
@@ -163,7 +174,7 @@ class Replicator:
                 self._keep_apart(gone, failure.why)
                 could = [cell for cell in could if cell.model != name]
                 continue
-            for version, file in zip(self._versions, files, strict=True):
+            for version, file in zip(self.versions, files, strict=True):
                 check_origin(version, source.build, file)
         return could
 
@@ -171,7 +182,7 @@ class Replicator:
         """Measure cells until the process is lost; return those that are left for another."""
         for number, cell in enumerate(cells):
             try:
-                answer = both.ask(**self._asked(cell))
+                answer = both.ask(**self.asked(cell))
                 times = [in_turns(side) for side in answer["ns"]]
             except Failed as failure:
                 self._keep_apart([cell], failure.why)
@@ -202,7 +213,7 @@ class Replicator:
     def _live_pair(self, cells: Sequence[Cell]) -> Iterator[Sequence[LiveProcess]]:
         with contextlib.ExitStack() as stack:
             live = {
-                index: stack.enter_context(self._process([self._versions[index]], cells))
+                index: stack.enter_context(self._process([self.versions[index]], cells))
                 for index in self._shuffled()
             }
             sides = [live[index] for index in range(len(SIDES))]
@@ -242,7 +253,7 @@ class Replicator:
         lost: Lost | None = None
         for index in self._shuffled():
             try:
-                answer = sides[index].ask(**self._asked(cell))
+                answer = sides[index].ask(**self.asked(cell))
                 prepared.append((index, float(answer["typical_ns"])))
             except Failed as failure:
                 self._note(cell, failure)
@@ -282,18 +293,38 @@ class Replicator:
 
     # What both ways have in common
 
+    @contextlib.contextmanager
+    def started(
+        self, versions: Sequence[Version], cells: Sequence[Cell], **how: Any
+    ) -> Iterator[LiveProcess]:
+        """Start a process of the versions that has imported the cells' models."""
+        with self._process(versions, cells, **how) as process:
+            process.hear()
+            for source in own_sources(cells, self._sources).values():
+                process.ask(**{"import": source.build})
+            yield process
+
     def _process(
-        self, versions: Sequence[Version], cells: Sequence[Cell], *, order: Sequence[int] = (0,)
+        self,
+        versions: Sequence[Version],
+        cells: Sequence[Cell],
+        *,
+        order: Sequence[int] = (0,),
+        layout: Mapping[str, str] | None = None,
+        limit_s: float | None = None,
+        under: Callable[[Sequence[str]], Sequence[str]] = list,
     ) -> LiveProcess:
         return LiveProcess(
             versions,
             order=order,
             training=any(WORKLOADS[cell.workload].optimizes for cell in cells),
-            limit_s=self._how.limit_s,
-            randomized_layout=self._randomized_layout(),
+            limit_s=self._how.limit_s if limit_s is None else limit_s,
+            randomized_layout=self._randomized_layout() if layout is None else layout,
+            under=under,
         )
 
-    def _asked(self, cell: Cell) -> dict[str, Any]:
+    def asked(self, cell: Cell) -> dict[str, Any]:
+        """Return the question about a cell that a process is asked."""
         return {
             **cell_request(cell, self._sources.get(cell.model), seed=self._seed),
             "warm_up_s": self._how.warm_up_s,

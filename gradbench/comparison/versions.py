@@ -5,7 +5,6 @@ user's code from (and, if asked for, the interpreter with its torch).
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +22,9 @@ from ..stats import estimates, table_rule
 from ..stats.estimates import MIN_DETECTABLE_EFFECT
 from ..stats.table_rule import TableRule
 from ..stats.verdicts import Verdict
+from .budget import Budget
 from .checkouts import Version
+from .instruction_counts import InstructionCounter
 from .replication import Replication, Replicator
 
 Say = Callable[[str], None]
@@ -36,6 +37,7 @@ class Effort:
     threshold: float = table_rule.THRESHOLD
     processes: int = table_rule.FIRST  # of each cell, and as many fresh ones or more to confirm
     budget_s: float = math.inf
+    instructions: bool = False  # count them under valgrind, too
     seed: int = 0
     replication: Replication = field(default_factory=Replication)
 
@@ -70,11 +72,11 @@ class Comparison:
         effort: Effort,
         sources: Mapping[str, ModelSource],
     ) -> None:
-        self._rule, self._budget_s = effort.rule, effort.budget_s
+        self._rule, self._budget = effort.rule, Budget(effort.budget_s)
+        self._instructions = effort.instructions
         self.replicator = Replicator(
             base, candidate, replication=effort.replication, sources=sources, seed=effort.seed
         )
-        self.out_of_time = False
 
     def open(self, cells: Sequence[Cell]) -> list[Cell]:
         """Return the cells that need another replicate."""
@@ -85,19 +87,18 @@ class Comparison:
 
     def run(self, cells: Sequence[Cell], say: Say) -> None:
         """Measure until no cell is open, or the next replicate would not end within the budget."""
-        began, longest_s, round_number = time.monotonic(), 0.0, 0
-        self.replicator.examine(cells)
+        self.replicator.examine(cells, self._budget)
         if words := self.replicator.unlike():
             say(words)
-        while left := self.open(cells):
-            start = time.monotonic()
-            if start - began + longest_s > self._budget_s:
-                self.out_of_time = True
-                return
-            self.replicator.replicate(left)
-            longest_s = max(longest_s, time.monotonic() - start)
-            round_number += 1
-            say(self._progress(cells, round_number))
+        round_number = 0
+        while not self._budget.ended and (left := self.open(cells)):
+            if self._budget.allows("replicate"):
+                with self._budget.taking("replicate"):
+                    self.replicator.replicate(left)
+                round_number += 1
+                say(self._progress(cells, round_number))
+        if self._instructions:
+            InstructionCounter(self.replicator, budget=self._budget, say=say).count(cells)
 
     def _progress(self, cells: Sequence[Cell], round_number: int) -> str:
         left = self.open(cells)
@@ -123,7 +124,7 @@ class Comparison:
             if cell in results.replicates:
                 judged.append(self._time(cell, suspects))
             else:
-                why = "the budget ended before it was measured"
+                why = f"the budget of {self._budget.seconds:.3g} s ended before it was measured"
                 not_compared.append(
                     NotCompared(cell=cell, meter="step_time", why="no number", reason=why)
                 )
@@ -144,10 +145,12 @@ class Comparison:
         found = self._rule.verdict(self.replicator.logs(cell), suspects=suspects)
         base, candidate = zip(*(one.typical_ns for one in results.replicates[cell]), strict=True)
         reasons = [found.reason]
-        if self.out_of_time and found.verdict is Verdict.INCONCLUSIVE:
+        if self._budget.ended and found.verdict is Verdict.INCONCLUSIVE:
             reasons.append("the budget ended")
         if cell in results.operations:
             reasons.append(operation_changes.in_words(*results.operations[cell]))
+        if cell in results.uncounted:
+            reasons.append(f"instructions not counted: {results.uncounted[cell]}")
         if cell in results.apart:
             reasons.append(f"in pairs of processes: {results.apart[cell]}")
         return FigureVerdict(

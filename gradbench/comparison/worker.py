@@ -237,7 +237,10 @@ def in_a_fork(line: JsonLineSocket, sides: Sides, asked: dict[str, Any]) -> None
 def answer(line: JsonLineSocket, sides: Sides, asked: dict[str, Any]) -> None:
     """Take a cell's turns; whatever the model raises is the answer to what was asked last."""
     try:
-        if sides.alone:
+        if asked.get("instructions"):
+            share = beside("comparison/interleaved_sides").share
+            line.send(**beside("comparison/counted_steps").counted(sides, asked, built, share))
+        elif sides.alone:
             time_slices(line, sides, asked)
         else:
             line.send(**beside("comparison/interleaved_sides").timed(sides, asked, built))

@@ -32,10 +32,12 @@ _NAMED: Final = re.compile(r"^desc: Trigger: Client Request: (.+)$", re.MULTILIN
 _TOTAL: Final = re.compile(r"^totals: (\d+)$", re.MULTILINE)
 
 
-def command(python: Sequence[str]) -> list[str]:
-    """Return how to run Python under callgrind, in whose current folder it then writes.
+def command(python: Sequence[str], *, dumps: str = DUMPS) -> list[str]:
+    """Return how to run Python under callgrind, which then writes files of that name.
 
-    Counting is off until `Requests.start`: importing torch takes a quarter of the time that way.
+    ``%p`` in the name is the process's number, of a fork its own; without a folder in it, they lie
+    in the current one. Counting is off until `Requests.start`: importing torch takes a quarter of
+    the time that way.
     Raise `Unreadable` where there is no valgrind, or no way to ask it.
     """
     machine = platform.machine()
@@ -45,7 +47,7 @@ def command(python: Sequence[str]) -> list[str]:
     if valgrind is None:
         raise Unreadable("valgrind is not on the PATH: install it to count instructions")
     options = ["--tool=callgrind", "--instr-atstart=no", "--dump-line=no", "--vgdb=no"]
-    return [valgrind, *options, f"--callgrind-out-file={DUMPS}", *python]
+    return [valgrind, *options, f"--callgrind-out-file={dumps}", *python]
 
 
 class Requests:
@@ -81,12 +83,12 @@ class Requests:
         return lambda: ask(pointer)
 
 
-def read_dumps(folder: Path) -> dict[str, list[int]]:
-    """Return the counts of a folder's dumps by name, in the order they were written.
+def read_dumps(folder: Path, *, dumps: str = DUMPS) -> dict[str, list[int]]:
+    """Return the counts of a folder's dumps by what they count, in the order they were written.
 
     A dump that was cut short has no total, and counts for nothing.
     """
-    files = sorted(folder.glob(f"{DUMPS}.*"), key=lambda file: int(file.suffix[1:]))
+    files = sorted(folder.glob(f"{dumps}.*"), key=lambda file: int(file.suffix[1:]))
     counts: dict[str, list[int]] = {}
     for file in files:
         text = file.read_text("utf-8", errors="replace")

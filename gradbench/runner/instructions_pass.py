@@ -34,6 +34,7 @@ METER: Final = METERS["instructions"]
 WARM_UP_STEPS: Final = 20  # CPython specialises code that has run eight times (PEP 659)
 SETTLING_ROUNDS: Final = 3  # after counting began
 COUNTED_ROUNDS: Final = 11  # odd, so that the median is a count
+ROUNDS: Final = SETTLING_ROUNDS + COUNTED_ROUNDS
 REPORT: Final = "report.jsonl"
 LOG: Final = "log"
 
@@ -46,6 +47,30 @@ _KEPT_PREFIXES: Final = (
     *("PYTHON", "TORCH", "PYTORCH_", "ATEN_", "HF_", "MALLOC_"),
     *("MKL_", "OMP_", "GOMP_", "KMP_", "DNNL_", "ONEDNN_", "OPENBLAS_"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class StepInstructions:
+    """Instructions of a step: the median of single steps, and the least and most of them."""
+
+    typical: int
+    least: int
+    most: int
+
+    @classmethod
+    def read(cls, counts: Mapping[str, Sequence[int]], index: int) -> Self | None:
+        """Return those of the arm at a place among others; None where rounds are missing.
+
+        The median of single steps, less the median of nothing counted in the same way. One step in
+        many pays for malloc's tidying up, and a mean would spread that over whichever arm it hit.
+        """
+        steps, empty = (
+            counts.get(_named(index, what), ())[-COUNTED_ROUNDS:] for what in ("step", "empty")
+        )
+        if min(len(steps), len(empty)) < COUNTED_ROUNDS:
+            return None
+        overhead = median_low(empty)
+        return cls(*(number - overhead for number in (median_low(steps), min(steps), max(steps))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,30 +108,24 @@ def count_block(
 def outcome(
     cell: Cell, index: int, counts: Mapping[str, Sequence[int]], report: ChildReport, end: str
 ) -> Outcome:
-    """Return what was found for the cell at a place in its block.
-
-    The median of single steps, less the median of nothing counted in the same way. One step in
-    many pays for malloc's tidying up, and a mean would spread that over whichever mode it hit.
-    """
+    """Return what was found for the cell at a place in its block."""
     if index in report.refused:
         return _skip(cell, report.refused[index])
-    steps = counts.get(_named(index, "step"), ())[-COUNTED_ROUNDS:]
-    empty = counts.get(_named(index, "empty"), ())[-COUNTED_ROUNDS:]
-    if min(len(steps), len(empty)) < COUNTED_ROUNDS:
+    found = StepInstructions.read(counts, index)
+    if found is None:
         return _skip(cell, Refusal("unreadable", f"the process under valgrind: {end}"))
-    overhead = median_low(empty)
     return Measurement(
         cell=cell,
         meter=METER.name,
         unit=METER.unit,
-        values=(median_low(steps) - overhead,),
+        values=(found.typical,),
         iterations=1,
         exact=METER.exact,
         notes={
             **report.notes,
-            "steps": len(steps),
-            "least": min(steps) - overhead,
-            "most": max(steps) - overhead,
+            "steps": COUNTED_ROUNDS,
+            "least": found.least,
+            "most": found.most,
         },
     )
 
@@ -150,7 +169,7 @@ def count(
     gc.disable()
     counters = {index: Counter.of(arm, index, ask) for index, arm in arms.items()}
     ask.start()
-    for _ in range(SETTLING_ROUNDS + COUNTED_ROUNDS):
+    for _ in range(ROUNDS):
         for index, counter in tuple(counters.items()):
             refused = guarded(counter.visit, device)
             if refused is not None:
@@ -191,13 +210,18 @@ class Counter:
             dump_empty()
 
 
-def _command(cell: Cell) -> list[str]:
+def check(cell: Cell) -> None:
+    """Raise `Unreadable` for a cell whose instructions do not repeat, or are not the step's."""
     devices.find(cell.device).check_valgrind()
     if cell.threads != 1:
         raise Unreadable(
             f"{counted(cell.threads, 'thread')} wait for one another by spinning, and instructions "
             "spent so do not repeat: threads=1"
         )
+
+
+def _command(cell: Cell) -> list[str]:
+    check(cell)
     return callgrind.command([sys.executable, "-c", f"import {__name__} as i; i.main()"])
 
 

@@ -22,13 +22,15 @@ from typer.testing import CliRunner
 
 import gradbench
 from gradbench.cli import app
-from gradbench.comparison import checkouts, versions, worktree
+from gradbench.comparison import checkouts, instruction_counts, versions, worktree
+from gradbench.comparison.budget import Budget
 from gradbench.comparison.replication import Replication, in_turns
 from gradbench.comparison.versions import Effort
 from gradbench.errors import BadModel, GradbenchError, Impossible
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.model_source import ModelSource
+from gradbench.gate.result import GateResult
 from gradbench.lazy_results import LazyResult
 from gradbench.stats import table_rule
 from gradbench.stats.replicate import Replicate
@@ -527,6 +529,41 @@ def test_a_request_to_terminate_leaves_no_worktree_behind(project):
     assert "gradbench-" not in git(project, "worktree", "list")
 
 
+def test_a_budget_that_holds_nothing_begins_nothing_and_says_so(trees):
+    decision = versions.compare(
+        [own("make")], base=trees[0], candidate=trees[1], effort=Effort(budget_s=1e-9), sources=OWN
+    )
+    assert decision.status() is ExitStatus.NOTHING_MEASURED
+    (left,) = decision.not_compared
+    assert left.reason == "the budget of 1e-09 s ended before it was measured"
+
+
+def test_a_budget_takes_for_granted_what_the_longest_of_a_kind_took(clock):
+    budget = Budget(10)
+    for took, more in ((2, True), (5, False)):
+        assert budget.allows("replicate")
+        with budget.taking("replicate"):
+            clock(took)
+        assert budget.allows("replicate") is more
+    assert (budget.allows("look"), budget.ended) == (True, True)
+
+
+def test_where_no_valgrind_is_one_line_says_so_and_times_are_compared(
+    project, compare, monkeypatch
+):
+    monkeypatch.setattr(instruction_counts, "obstacle", lambda: "no valgrind")
+    given = []
+
+    def compared(cells, *, effort, **_):
+        given.append(effort.instructions)
+        return GateResult(figure_verdicts=(), not_compared=(), measured=0)
+
+    monkeypatch.setattr(versions, "compare", compared)
+    answer = compare("--base", "main", *FORWARDS[2:], "--model", "nets:make", "--instructions")
+    assert "instructions are not counted: no valgrind" in answer.stderr.splitlines()
+    assert given == [False]
+
+
 # Two callables
 
 
@@ -555,6 +592,7 @@ def clock(monkeypatch):
 
     monkeypatch.setattr(time, "perf_counter_ns", lambda: Clock.now_ns)
     monkeypatch.setattr(time, "perf_counter", lambda: Clock.now_ns / 1e9)
+    monkeypatch.setattr(time, "monotonic", lambda: Clock.now_ns / 1e9)
 
     def nap(seconds):
         Clock.now_ns += round(seconds * 1e9)

@@ -1,0 +1,34 @@
+"""A time that a comparison may take: nothing is begun that would not end within it."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+LEAST_S: Final = {"start to count": 30.0}
+"""What the first piece of a kind may take, where nothing is known yet: a start under valgrind."""
+
+
+class Budget:
+    """Seconds from now on, and the longest that each kind of work has taken so far."""
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        self.seconds, self._end = seconds, time.monotonic() + seconds
+        self._longest_s: dict[str, float] = {}
+        self.ended = False
+        """Whether something was not begun for want of time."""
+
+    def allows(self, kind: str) -> bool:
+        """Return whether another piece of work of a kind would end in time, as far as is known."""
+        takes_s = self._longest_s.get(kind, LEAST_S.get(kind, 0.0))
+        fits = time.monotonic() + takes_s <= self._end
+        self.ended = self.ended or not fits
+        return fits
+
+    @contextmanager
+    def taking(self, kind: str) -> Iterator[None]:
+        """Note how long a piece of work of a kind takes."""
+        start = time.monotonic()
+        yield
+        self._longest_s[kind] = max(self._longest_s.get(kind, 0.0), time.monotonic() - start)

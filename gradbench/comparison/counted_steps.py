@@ -1,0 +1,60 @@
+"""Counts instructions of the steps of one side, or of both in turns, in a process under callgrind.
+
+A worker loads this by its file, as gradbench itself may be what the sides hold: it uses torch and
+the standard library alone, and of gradbench what ``comparison.entry`` names.
+"""
+
+import gc
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+Build = Callable[[Any, int, Mapping[str, Any]], tuple[Any, Any, Any]]
+Share = Callable[[Any, Any], bool]
+
+
+def counted(sides: Any, asked: Mapping[str, Any], build: Build, share: Share) -> dict[str, Any]:
+    """Step each side some times, then count single steps; return whose dumps have the counts.
+
+    The sides step in the same order always and draw the same numbers: what is random moves counts.
+    """
+    entry = sides.entries[-1]  # the candidate's, which has the names
+    if not hasattr(entry, "Counter"):  # an older gradbench
+        raise RuntimeError("this version of gradbench cannot count a comparison's instructions")
+    arms: list[Any] = []
+    subjects: list[Any] = []
+    for index in range(len(sides.trees)):
+        arm, subject, _ = build(sides, index, asked)
+        arms.append(arm)
+        subjects.append(subject)
+    if len(subjects) == 2 and asked["share"]:
+        share(*subjects)
+    numbers = torch.get_rng_state()
+
+    def in_turns(visits: list[Callable[[], object]]) -> None:
+        for index, visit in enumerate(visits):
+            sides.turns.give(index)
+            torch.set_rng_state(numbers)
+            visit()
+            subjects[index].clear_gradients()
+
+    for _ in range(entry.WARM_UP_STEPS):
+        in_turns([_stepping(arm) for arm in arms])
+    gc.collect()
+    gc.disable()
+    ask = entry.Requests()
+    counters = [entry.Counter.of(arm, index, ask) for index, arm in enumerate(arms)]
+    ask.start()
+    for _ in range(entry.ROUNDS):
+        in_turns([counter.visit for counter in counters])
+    return {"dumps_of": os.getpid()}
+
+
+def _stepping(arm: Any) -> Callable[[], object]:
+    def visit() -> None:
+        with arm.held():
+            arm.step()
+
+    return visit
