@@ -1,21 +1,23 @@
 """How often `gradbench compare` cries wolf, and what it finds, beside other tools' rules.
 
-Records replicates of base and candidate as compare takes them: equal ones, and (--real) ones whose
-candidate really executes more work. Then asks each rule about tables drawn from the record. Without
---real, slowdowns are simulated: the candidate's times of equal replicates are multiplied.
+Four things are recorded, each appended to a file as soon as it is measured; called again with the
+same file, a script goes on where it was, so that several sittings make one record:
 
-    python tools/gate_quality.py --replicates 40 --real --save quiet.json
-    python tools/gate_quality.py --replicates 40 --real --beside thrashing --save noisy.json
-    python tools/gate_quality.py --replicates 40 --apart --save pairs.json  # pairs of processes
-    python tools/gate_quality.py --replay quiet.json --trials 4000
-    python tools/gate_quality.py --executed 8 --save whole.json       # comparisons, start to end
-    python tools/gate_quality.py --exact 200 --save exact.json        # bytes, run after run
-    python tools/gate_doc.py quiet.json noisy.json whole.json exact.json > docs/gate-quality.md
+    python tools/gate_quality.py --executed 20 --slowdown 0 --slowdown 0.01 --minutes 30 --save FILE
+    python tools/gate_quality.py --replicates 17 --save FILE           # what rules are asked about
+    python tools/gate_quality.py --replicates 17 --apart --save FILE   # in pairs of processes
+    python tools/gate_quality.py --counts 5 --save FILE    # instructions, as other tools judge them
+    python tools/gate_quality.py --exact 50 --save FILE                # bytes, run after run
+    python tools/gate_doc.py FILE... > docs/gate-quality.md
 
+--executed runs whole comparisons, from the first process to the verdict. --replicates takes
+replicates of equal sides and, with --real, of ones whose candidate really executes more work (else
+the candidate's times are multiplied); then each rule is asked about tables drawn from the record.
 The models are ones that the rule's constants were not chosen on; --tuned takes those of old.
 """
 
 import argparse
+import itertools
 import json
 import random
 import shutil
@@ -24,16 +26,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import gate_records as records
 import gate_subjects as subjects
 import numpy as np
-import psutil
+from gate_records import Line, Sitting
 from scipy import stats
 
 from gradbench.comparison import checkouts, versions
+from gradbench.comparison.budget import Budget
+from gradbench.comparison.instruction_counts import InstructionCounter
 from gradbench.comparison.replication import Replication, Replicator
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
@@ -41,7 +47,6 @@ from gradbench.experiment.model_source import ModelSource
 from gradbench.gate import decide
 from gradbench.gate.figure_verdicts import FigureVerdict
 from gradbench.process_tree import ProcessTree
-from gradbench.runner import environment
 from gradbench.runner.bench import Bench
 from gradbench.selfcheck import faults, gate as proof, trials
 from gradbench.selfcheck.checks import thrashing
@@ -58,6 +63,7 @@ BESIDE = {
     "thrashing": "a neighbour thrashing memory",
     "mix": "an ordinary mix of work beside it",
 }
+TOGETHER, APART = "one process, weights shared", "pairs of processes"
 MIX = """
 while :; do
   "{python}" -m compileall -q -f -j 1 -d x "{source}"
@@ -68,82 +74,66 @@ done
 """What installs and builds do: compile, pack, import, write."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a rule said of one cell, and which way the change pointed."""
-
-    verdict: Verdict
-    slower: bool
-
-    @property
-    def changed(self) -> bool:
-        """Whether it calls the cell slower or faster."""
-        return self.verdict in (Verdict.WORSE, Verdict.BETTER, Verdict.WITHIN)
-
-    @property
-    def found(self) -> bool:
-        """Whether it calls the cell slower."""
-        return self.changed and self.slower
-
-
-Pool = dict[float, dict[str, list[Replicate]]]  # slowdown -> cell -> replicates, as they were taken
-Table = Mapping[str, Sequence[Replicate]]
-Rule = Callable[[Table, random.Random], dict[str, Asked]]
-Tables = list[dict[str, Asked]]
-
-
 def main() -> None:
     given = arguments()
-    began = time.monotonic()
-    if given.executed:
-        outcome = executed(given)
-    elif given.exact:
-        outcome = exact(given)
-    else:
-        outcome = load(given.replay) if given.replay else record(given)
-        print_table(outcome, given)
-    print(f"{time.monotonic() - began:.0f} s")
-    if given.save:
-        given.save.write_text(json.dumps(outcome), "utf-8")
-
-
-def here(given: argparse.Namespace, **results: Any) -> dict[str, Any]:
-    """Return what was found, with where and how."""
-    facts = environment.capture(["cpu"]).facts
-    names = ("cpu", "cores", "torch", "python")
-    return {
-        "where": ", ".join(f"{name} {facts[name]}" for name in names),
-        "beside": given.beside,
-        "load": round(psutil.getloadavg()[2], 1),
-        **results,
-    }
+    for measure, wanted in (
+        (executed, given.executed),
+        (recorded, given.replicates),
+        (counted, given.counts),
+        (exact, given.exact),
+    ):
+        if wanted:
+            measure(given)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--replicates", type=int, default=20, help="to record of each slowdown")
-    parser.add_argument("--apart", action="store_true", help="in pairs of processes")
-    parser.add_argument("--real", action="store_true", help="execute slowdowns, not simulate them")
-    parser.add_argument("--trials", type=int, default=1000, help="tables drawn of each slowdown")
-    parser.add_argument("--executed", type=int, default=0, help="run that many whole comparisons")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--executed", type=int, default=0, help="whole comparisons of each kind")
+    parser.add_argument("--replicates", type=int, default=0, help="to record of each slowdown")
+    parser.add_argument("--counts", type=int, default=0, help="of instructions, of each slowdown")
+    parser.add_argument("--exact", type=int, default=0, help="runs whose exact figures are gated")
+    parser.add_argument("--apart", action="store_true", help="--replicates in pairs of processes")
+    parser.add_argument("--real", action="store_true", help="--replicates of executed slowdowns")
     parser.add_argument("--slowdown", type=float, action="append", help="of these alone: 0, 0.01")
-    parser.add_argument("--exact", type=int, default=0, help="gate that many runs' exact figures")
-    parser.add_argument("--threshold", type=float, default=table_rule.THRESHOLD)
-    parser.add_argument("--replay", type=Path)
     common(parser)
     given = parser.parse_args()
-    least = TableRule().most
-    if not (given.executed or given.exact or given.replay) and given.replicates < least:
-        parser.error(f"--replicates {given.replicates}: a cell may take {least}")
+    if not (given.executed or given.replicates or given.counts or given.exact):
+        parser.error("nothing to do: give --executed, --replicates, --counts or --exact")
     return given
 
 
 def common(parser: argparse.ArgumentParser) -> None:
     """Add what every recording takes."""
-    parser.add_argument("--cells", type=int, default=9, help="take that many")
+    parser.add_argument("--cells", type=int, default=9, help="take that many, of 13")
     parser.add_argument("--tuned", action="store_true", help="of the models of old instead")
     parser.add_argument("--beside", choices=BESIDE, default="nothing", help="on the other core")
-    parser.add_argument("--save", type=Path)
+    parser.add_argument("--minutes", type=float, help="begin nothing that would end later")
+    parser.add_argument("--save", type=Path, help="append to it, and go on from what it holds")
+
+
+def of_this_kind(given: argparse.Namespace, **fields: Any) -> list[Line]:
+    """Return the lines of the file that have been measured as is asked now."""
+    wanted = {**fields, "beside": given.beside, "size": len(cells(given)), "tuned": given.tuned}
+    there = records.read([given.save]) if given.save else []
+    return [one for one in there if wanted.items() <= one.items()]
+
+
+def save(given: argparse.Namespace, **line: Any) -> Line:
+    size = len(cells(given))
+    return records.append(given.save, **line, beside=given.beside, size=size, tuned=given.tuned)
+
+
+def missing(
+    given: argparse.Namespace, slowdowns: Sequence[float], count: int, **fields: Any
+) -> list[tuple[float, int]]:
+    """Return what is still to be measured, by slowdown and number, all slowdowns in turn."""
+    there = {one: len(of_this_kind(given, slowdown=one, **fields)) for one in slowdowns}
+    return [(one, number) for number in range(count) for one in slowdowns if number >= there[one]]
+
+
+# Subjects
 
 
 def cells(given: argparse.Namespace) -> list[Cell]:
@@ -191,6 +181,8 @@ def pad(tree: Path, turns: Mapping[str, Mapping[str, int]]) -> None:
 
 def turns_for(slowdown: float, equal: Mapping[Cell, Sequence[Replicate]]) -> dict[str, Any]:
     """Return how many turns of an empty loop make each cell's step so much longer."""
+    if not slowdown:
+        return {}
     each_ns = trials.measure_pad(time.perf_counter_ns).each_ns
     turns: dict[str, dict[str, int]] = {}
     for cell, replicates in equal.items():
@@ -198,6 +190,35 @@ def turns_for(slowdown: float, equal: Mapping[Cell, Sequence[Replicate]]) -> dic
         name = cell.model.partition(":")[2]
         turns.setdefault(name, {})[cell.grad_mode] = round(slowdown * np.median(low) / each_ns)
     return turns
+
+
+def sources() -> dict[str, ModelSource]:
+    return {
+        f"subject:{name}": ModelSource(build=f"subject:{name}", input=(text,))
+        for name, text in subjects.INPUTS.items()
+    }
+
+
+def replicator(
+    given: argparse.Namespace,
+    versions_: tuple[checkouts.Version, checkouts.Version],
+    how: Replication,
+    *,
+    seed: int,
+) -> Replicator:
+    """Return what makes replicates, its cells looked at."""
+    made = Replicator(*versions_, replication=how, sources=sources(), seed=seed)
+    made.examine(cells(given))
+    return made
+
+
+def steps(
+    given: argparse.Namespace, versions_: tuple[checkouts.Version, checkouts.Version]
+) -> Mapping[Cell, Sequence[Replicate]]:
+    """Return replicates of equal sides, by which slowdowns are made to measure."""
+    made = replicator(given, versions_, Replication(), seed=0)
+    made.replicate(cells(given))
+    return made.results.replicates
 
 
 def neighbour(given: argparse.Namespace) -> AbstractContextManager[None]:
@@ -216,48 +237,232 @@ def mixed() -> Iterator[None]:
             yield
 
 
-def record(given: argparse.Namespace) -> dict[str, Any]:
-    """Take equal replicates, then ones of each slowdown if they are to be executed."""
-    pool: dict[str, dict[str, list[tuple[Any, Any]]]] = {}
-    equal: Mapping[Cell, Sequence[Replicate]] = {}
+# Recording
+
+
+def executed(given: argparse.Namespace) -> None:
+    """Run whole comparisons, equal and slowed down, and keep their verdicts."""
+    slowdowns = given.slowdown or [0.0, *INJECTED]
+    wanted = missing(given, slowdowns, given.executed, kind="comparison")
+    sitting = Sitting(given.minutes, len(wanted))
     with tempfile.TemporaryDirectory() as folder, neighbour(given):
         base, candidate = sides(Path(folder))
-        for slowdown in (0.0, *(INJECTED if given.real else ())):
-            if slowdown:
-                pad(candidate.tree, turns_for(slowdown, equal))
-            replicator = Replicator(
-                base,
-                candidate,
-                replication=Replication(one_process=not given.apart),
+        equal = steps(given, (base, candidate)) if any(slowdowns) and wanted else {}
+        for slowdown, number in wanted:
+            if not sitting.allows():
+                return
+            pad(candidate.tree, turns_for(slowdown, equal))
+            began = time.monotonic()
+            decision = versions.compare(
+                cells(given),
+                base=base,
+                candidate=candidate,
+                effort=versions.Effort(seed=number),
                 sources=sources(),
-                seed=len(pool),
             )
-            replicator.examine(cells(given))
-            for number in range(given.replicates):
-                replicator.replicate(cells(given))
-                done = f"{number + 1} of {given.replicates}"
-                print(f"+{slowdown:.0%}: replicate {done}", file=sys.stderr)
-            made = replicator.results.replicates
-            equal = equal or dict(made)
-            pool[str(slowdown)] = {
-                str(cell): [(one.base_ns, one.candidate_ns) for one in own]
-                for cell, own in made.items()
+            seconds = time.monotonic() - began
+            timed = [one for one in decision.figure_verdicts if one.meter == "step_time"]
+            words = {str(one.cell): in_a_word(one) for one in timed}
+            save(
+                given,
+                kind="comparison",
+                slowdown=slowdown,
+                seed=number,
+                seconds=round(seconds, 1),
+                verdicts=words,
+                changes={
+                    str(one.cell): [round(end, 5) for end in (one.change.low, one.change.high)]
+                    for one in timed
+                    if one.change is not None
+                },
+            )
+            every = list(words.values())
+            came = ", ".join(f"{every.count(word)} {word}" for word in sorted(set(every)))
+            sitting.done(f"+{slowdown:.0%}, comparison {number + 1}: {came}", seconds=seconds)
+
+
+def in_a_word(one: FigureVerdict) -> str:
+    """Return a verdict, and of one within tolerance which way it points."""
+    if one.verdict is not Verdict.WITHIN or one.change is None:
+        return str(one.verdict)
+    return "slower" if one.change.point > 1 else "faster"
+
+
+def recorded(given: argparse.Namespace) -> None:
+    """Take replicates of equal sides, and with --real of each slowdown."""
+    slowdowns = given.slowdown or [0.0, *(INJECTED if given.real else ())]
+    fields = {"kind": "replicate", "study": "rules", "way": APART if given.apart else TOGETHER}
+    wanted = missing(given, slowdowns, given.replicates, **fields)
+    sitting = Sitting(given.minutes, len(wanted))
+    how = Replication(one_process=not given.apart)
+    with tempfile.TemporaryDirectory() as folder, neighbour(given):
+        base, candidate = sides(Path(folder))
+        equal = steps(given, (base, candidate)) if any(slowdowns) and wanted else {}
+        made = {
+            slowdown: replicator(given, (base, candidate), how, seed=number)
+            for slowdown, number in dict(reversed(wanted)).items()
+        }
+        for slowdown, number in wanted:
+            if not sitting.allows():
+                return
+            pad(candidate.tree, turns_for(slowdown, equal))
+            seconds = keep_replicate(given, made[slowdown], slowdown=slowdown, **fields)
+            sitting.done(f"+{slowdown:.0%}, replicate {number + 1}", seconds=seconds)
+
+
+def keep_replicate(given: argparse.Namespace, made: Replicator, **fields: Any) -> float:
+    """Take another replicate of every cell; return the seconds it took."""
+    made.results.replicates.clear()
+    began = time.monotonic()
+    made.replicate(cells(given))
+    seconds = time.monotonic() - began
+    newest = {str(cell): own[0] for cell, own in made.results.replicates.items()}
+    times = {cell: [whole(one.base_ns), whole(one.candidate_ns)] for cell, one in newest.items()}
+    apart = {str(cell): why for cell, why in made.results.apart.items() if why != "as asked"}
+    save(given, seconds=round(seconds, 1), times=times, apart=apart, **fields)
+    return seconds
+
+
+def whole(turns: Sequence[Sequence[float]]) -> list[list[int]]:
+    """Return times without parts of a nanosecond, which say nothing."""
+    return [[round(ns) for ns in turn] for turn in turns]
+
+
+def counted(given: argparse.Namespace) -> None:
+    """Count instructions of both sides, each in a process of its own, as two jobs in CI do."""
+    slowdowns = given.slowdown or [0.0, *INJECTED]
+    wanted = missing(given, slowdowns, given.counts, kind="counts")
+    sitting = Sitting(given.minutes, len(wanted))
+    with tempfile.TemporaryDirectory() as folder, neighbour(given):
+        base, candidate = sides(Path(folder))
+        equal = steps(given, (base, candidate)) if any(slowdowns) and wanted else {}
+        for slowdown, number in wanted:
+            if not sitting.allows():
+                return
+            pad(candidate.tree, turns_for(slowdown, equal))
+            began = time.monotonic()
+            made = Replicator(
+                base, candidate, replication=Replication(), sources=sources(), seed=number
+            )
+            made.results.apart.update(dict.fromkeys(cells(given), "as asked"))
+            InstructionCounter(
+                made, budget=Budget(), say=lambda words: print(words, file=sys.stderr)
+            ).count(cells(given))
+            counts = {
+                str(cell): [one["instructions"] for one in two]
+                for cell, two in made.results.operations.items()
             }
-    return here(given, replicates=pool, apart=given.apart)
+            seconds = time.monotonic() - began
+            save(given, kind="counts", slowdown=slowdown, seconds=round(seconds, 1), counts=counts)
+            sitting.done(f"+{slowdown:.0%}, count {number + 1}", seconds=seconds)
 
 
-def sources() -> dict[str, ModelSource]:
-    return {
-        f"subject:{name}": ModelSource(build=f"subject:{name}", input=(text,))
-        for name, text in subjects.INPUTS.items()
+def exact(given: argparse.Namespace) -> None:
+    """Gate exact figures, run after run: of one model, and with one more tensor of 4 KiB saved."""
+    models = {
+        "as it is": MODELS[proof.MODEL],
+        "with one tensor of 4 KiB more saved": faults.injected(MODELS[proof.MODEL], faults.Saving),
     }
+    meters = [meter for meter in proof.METERS if meter != "step_time"]
+    there = {name: len(of_this_kind(given, kind="exact", model=name)) for name in models}
+    wanted = [name for number in range(given.exact) for name in models if number >= there[name]]
+    sitting = Sitting(given.minutes, len(wanted))
+    with Bench(plan=proof.PLAN, models=models, meters=meters) as bench, neighbour(given):
+        facts = bench.environment(["cpu"])
+        base = proof.measure(bench, "as it is", facts)
+        for name in wanted:
+            if not sitting.allows():
+                return
+            began = time.monotonic()
+            decision = decide.decide([base], [proof.measure(bench, name, facts)])
+            regression = decision.status() is ExitStatus.REGRESSION
+            save(given, kind="exact", model=name, regression=regression)
+            sitting.done(
+                f"{name}: {'a regression' if regression else 'none'}",
+                seconds=time.monotonic() - began,
+            )
 
 
-def slowed(replicates: Sequence[Replicate], slowdown: float) -> list[Replicate]:
-    return [
-        Replicate(one.base_ns, [[ns * (1 + slowdown) for ns in turn] for turn in one.candidate_ns])
-        for one in replicates
-    ]
+# Rules, asked about tables drawn from what was recorded
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side's times of a replicate, all turns together."""
+
+    ns: np.ndarray
+
+    @cached_property
+    def mean(self) -> float:
+        return float(self.ns.mean())
+
+    @cached_property
+    def deviation(self) -> float:
+        return float(self.ns.std(ddof=1))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What rules see of a replicate."""
+
+    base: Side
+    candidate: Side
+    log: float
+
+    @classmethod
+    def of(cls, base_ns: Any, candidate_ns: Any) -> "Sample":
+        base, candidate = (
+            Side(np.array(list(itertools.chain(*turns)), dtype=float))
+            for turns in (base_ns, candidate_ns)
+        )
+        return cls(base, candidate, Replicate(base_ns, candidate_ns).log_ratio)
+
+    @cached_property
+    def swapped(self) -> "Sample":
+        """The same with the sides called the other way round."""
+        return Sample(self.candidate, self.base, -self.log)
+
+    def slowed(self, slowdown: float) -> "Sample":
+        """Return it as if the candidate had taken so much longer."""
+        longer = Side(self.candidate.ns * (1 + slowdown))
+        return Sample(self.base, longer, self.log + float(np.log1p(slowdown)))
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Instructions of base and candidate, each counted in a process of its own."""
+
+    base: int
+    candidate: int
+
+    @property
+    def swapped(self) -> "Counts":
+        """The same with the sides called the other way round."""
+        return Counts(self.candidate, self.base)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a rule said of one cell, and which way the change pointed."""
+
+    verdict: Verdict
+    slower: bool = True
+
+    @property
+    def changed(self) -> bool:
+        """Whether it calls the cell slower or faster."""
+        return self.verdict in (Verdict.WORSE, Verdict.BETTER, Verdict.WITHIN)
+
+    @property
+    def found(self) -> bool:
+        """Whether it calls the cell slower."""
+        return self.changed and self.slower
+
+
+Pool = dict[float, dict[str, list[Any]]]  # slowdown -> cell -> samples or counts
+Table = Mapping[str, Sequence[Any]]
+Rule = Callable[[Table, random.Random], dict[str, Asked]]
+Tables = list[dict[str, Asked]]
 
 
 def compare_rule(threshold: float) -> Rule:
@@ -266,7 +471,7 @@ def compare_rule(threshold: float) -> Rule:
 
     def table_of(table: Table, rng: random.Random) -> dict[str, Asked]:
         drawn = {
-            cell: [one.log_ratio for one in rng.sample(list(own), min(rule.most, len(own)))]
+            cell: [one.log for one in rng.sample(own, min(rule.most, len(own)))]
             for cell, own in table.items()
         }
         suspects = rule.suspects(drawn.values())
@@ -282,22 +487,21 @@ def compare_rule(threshold: float) -> Rule:
     return table_of
 
 
-def each(judge: Callable[[Sequence[Replicate], random.Random], Verdict]) -> Rule:
-    """Return the rule that judges every cell by itself."""
-    return lambda table, rng: {
-        cell: Asked(judge(own, rng), slower=True) for cell, own in table.items()
-    }
+def each(takes: int, is_worse: Callable[..., bool]) -> Rule:
+    """Return the rule that judges every cell by itself, by so many replicates."""
+
+    def table_of(table: Table, rng: random.Random) -> dict[str, Asked]:
+        return {
+            cell: Asked(Verdict.WORSE if is_worse(*rng.sample(own, takes)) else Verdict.SAME)
+            for cell, own in table.items()
+        }
+
+    return table_of
 
 
 def by_mean(limit: float) -> Rule:
     """pytest-benchmark's --benchmark-compare-fail=mean:5%: two runs, one after the other."""
-
-    def verdict_of(replicates: Sequence[Replicate], rng: random.Random) -> Verdict:
-        first, second = rng.sample(list(replicates), 2)
-        ratio = np.mean(flat(second.candidate_ns)) / np.mean(flat(first.base_ns))
-        return Verdict.WORSE if ratio > 1 + limit else Verdict.SAME
-
-    return each(verdict_of)
+    return each(2, lambda first, second: second.candidate.mean / first.base.mean > 1 + limit)
 
 
 def by_asv(factor: float) -> Rule:
@@ -307,37 +511,37 @@ def by_asv(factor: float) -> Rule:
     asv_runner/statistics.py).
     """
 
-    def verdict_of(replicates: Sequence[Replicate], rng: random.Random) -> Verdict:
-        two = rng.sample(list(replicates), 2)
-        base = np.concatenate([flat(one.base_ns) for one in two])
-        candidate = np.concatenate([flat(one.candidate_ns) for one in two])
-        differ = stats.mannwhitneyu(base, candidate).pvalue < 0.002
-        beyond = np.median(candidate) / np.median(base) > factor
-        return Verdict.WORSE if differ and beyond else Verdict.SAME
+    def is_worse(*two: Sample) -> bool:
+        base = np.concatenate([one.base.ns for one in two])
+        candidate = np.concatenate([one.candidate.ns for one in two])
+        if np.median(candidate) / np.median(base) <= factor:
+            return False
+        return bool(stats.mannwhitneyu(base, candidate).pvalue < 0.002)
 
-    return each(verdict_of)
+    return each(2, is_worse)
 
 
 def by_interval() -> Rule:
     """hyperfine and the like: means of two runs whose intervals of one deviation do not meet."""
 
-    def verdict_of(replicates: Sequence[Replicate], rng: random.Random) -> Verdict:
-        first, second = rng.sample(list(replicates), 2)
-        base, candidate = flat(first.base_ns), flat(second.candidate_ns)
-        apart = candidate.mean() - base.mean() > candidate.std(ddof=1) + base.std(ddof=1)
-        return Verdict.WORSE if apart else Verdict.SAME
+    def is_worse(first: Sample, second: Sample) -> bool:
+        base, candidate = first.base, second.candidate
+        return candidate.mean - base.mean > candidate.deviation + base.deviation
 
-    return each(verdict_of)
+    return each(2, is_worse)
 
 
-def flat(turns: Sequence[Sequence[float]]) -> np.ndarray:
-    return np.array([ns for turn in turns for ns in turn])
+def by_count(limit: float) -> Rule:
+    """CodSpeed and the like: instructions of one run a side, with a threshold."""
+    return each(1, lambda one: one.candidate / one.base > 1 + limit)
 
 
-def rules(threshold: float = table_rule.THRESHOLD) -> dict[str, Rule]:
-    """Return each rule by its name, ours first."""
+def rules() -> dict[str, Rule]:
+    """Return the rules about times by name, ours first."""
     return {
-        f"`gradbench compare`, threshold {threshold:.0%}": compare_rule(threshold),
+        f"`gradbench compare`, threshold {table_rule.THRESHOLD:.0%}": compare_rule(
+            table_rule.THRESHOLD
+        ),
         "pytest-benchmark, `mean:5%`": by_mean(0.05),
         "asv `continuous`, factor 1.1": by_asv(1.1),
         "asv `continuous`, factor 1.05": by_asv(1.05),
@@ -345,49 +549,38 @@ def rules(threshold: float = table_rule.THRESHOLD) -> dict[str, Rule]:
     }
 
 
-def pools(record: Mapping[str, Any]) -> Pool:
-    """Return the recorded replicates; where slowdowns were not executed, they are simulated."""
-    pool = {
-        float(slowdown): {cell: [Replicate(*one) for one in own] for cell, own in of.items()}
-        for slowdown, of in record["replicates"].items()
+def rules_of_counts() -> dict[str, Rule]:
+    """Return the rules about instructions by name."""
+    return {
+        f"instructions, threshold {limit:.1%}": by_count(limit) for limit in (0.10, 0.05, 0.005)
     }
+
+
+def pool(lines: Sequence[Line]) -> Pool:
+    """Return the recorded replicates; where slowdowns were not executed, they are simulated."""
+    found: Pool = {}
+    for line in lines:
+        of_slowdown = found.setdefault(line["slowdown"], {})
+        for cell, sides_ns in line["times"].items():
+            of_slowdown.setdefault(cell, []).append(Sample.of(*sides_ns))
     for slowdown in INJECTED:
-        simulated = {cell: slowed(own, slowdown) for cell, own in pool[0.0].items()}
-        pool.setdefault(slowdown, simulated)
-    return pool
+        simulated = {
+            cell: [one.slowed(slowdown) for one in own] for cell, own in found[0.0].items()
+        }
+        found.setdefault(slowdown, simulated)
+    return found
 
 
-def print_table(record: Mapping[str, Any], given: argparse.Namespace) -> None:
-    print(f"{how(record)}, {given.trials} tables of each")
-    print(f"{'':50} {'tables':>7} {'inconcl.':>8}", end="")
-    print("".join(f"{f'+{slowdown:.0%}':>7}{'incl.':>7}" for slowdown in INJECTED))
-    for name, rule in rules(given.threshold).items():
-        tables = asked(rule, pools(record), given.trials)
-        print(f"{name:50} {tables_with_changes(tables[0.0]):7.2%}", end="")
-        print(f" {share(tables[0.0], inconclusive):8.1%}", end="")
-        for slowdown in INJECTED:
-            print(f"{share(tables[slowdown], found):7.1%}", end="")
-            print(f"{share(tables[slowdown], inconclusive):7.1%}", end="")
-        print()
+def pool_of_counts(lines: Sequence[Line]) -> Pool:
+    """Return the counts by slowdown and cell."""
+    found: Pool = {}
+    for line in lines:
+        for cell, two in line["counts"].items():
+            found.setdefault(line["slowdown"], {}).setdefault(cell, []).append(Counts(*two))
+    return found
 
 
-def how(record: Mapping[str, Any]) -> str:
-    """Return in words what was recorded, and how."""
-    equal = record["replicates"]["0.0"]
-    way = "pairs of processes" if record["apart"] else "processes with both versions"
-    return (
-        f"{len(equal)} cells, {min(map(len, equal.values()))} {way} of each kind, "
-        f"{beside(record)}, slowdowns "
-        f"{'executed' if len(record['replicates']) > 1 else 'simulated'}"
-    )
-
-
-def beside(record: Mapping[str, Any]) -> str:
-    """Return in words what ran beside."""
-    return BESIDE[record["beside"]]
-
-
-def asked(rule: Rule, pool: Pool, trials_: int) -> dict[float, Tables]:
+def asked(rule: Rule, drawn_from: Pool, trials_: int) -> dict[float, Tables]:
     """Return what a rule says of so many tables, by slowdown, in which every cell has it.
 
     Of equal sides it is drawn anew which is called the base: one record's sides are not
@@ -397,16 +590,16 @@ def asked(rule: Rule, pool: Pool, trials_: int) -> dict[float, Tables]:
 
     def drawn(slowdown: float, table: Table) -> dict[str, Asked]:
         if not slowdown:
-            table = {cell: [swapped(one, rng) for one in own] for cell, own in table.items()}
+            table = {
+                cell: [one.swapped if rng.random() < 0.5 else one for one in own]
+                for cell, own in table.items()
+            }
         return rule(table, rng)
 
     return {
-        slowdown: [drawn(slowdown, of) for _ in range(trials_)] for slowdown, of in pool.items()
+        slowdown: [drawn(slowdown, of) for _ in range(trials_)]
+        for slowdown, of in drawn_from.items()
     }
-
-
-def swapped(one: Replicate, rng: random.Random) -> Replicate:
-    return Replicate(one.candidate_ns, one.base_ns) if rng.random() < 0.5 else one
 
 
 def tables_with_changes(tables: Tables) -> float:
@@ -426,80 +619,6 @@ def found(one: Asked) -> bool:
 
 def inconclusive(one: Asked) -> bool:
     return one.verdict is Verdict.INCONCLUSIVE
-
-
-def executed(given: argparse.Namespace) -> dict[str, Any]:
-    """Run whole comparisons, equal and slowed down, and count their verdicts."""
-    effort = versions.Effort(threshold=given.threshold)
-    counted: dict[str, list[list[str]]] = {}
-    seconds: list[float] = []
-    widths: list[float] = []
-    with tempfile.TemporaryDirectory() as folder, neighbour(given):
-        base, candidate = sides(Path(folder))
-        equal = Replicator(base, candidate, replication=Replication(), sources=sources())
-        for _ in range(3):
-            equal.replicate(cells(given))
-        for slowdown in given.slowdown or (0.0, *INJECTED):
-            made = equal.results.replicates
-            pad(candidate.tree, turns_for(slowdown, made) if slowdown else {})
-            tables: list[list[str]] = []
-            for number in range(given.executed):
-                began = time.monotonic()
-                decision = versions.compare(
-                    cells(given),
-                    base=base,
-                    candidate=candidate,
-                    effort=replace(effort, seed=number),
-                    sources=sources(),
-                )
-                seconds.append(time.monotonic() - began)
-                timed = [one for one in decision.figure_verdicts if one.meter == "step_time"]
-                tables.append([in_a_word(one) for one in timed])
-                widths += [one.change.half_width for one in timed if one.change is not None]
-            counted[str(slowdown)] = tables
-            every = [word for table in tables for word in table]
-            print(
-                f"+{slowdown:.0%}: { {word: every.count(word) for word in sorted(set(every))} }",
-                flush=True,
-            )
-    print(f"{min(seconds):.0f} to {max(seconds):.0f} s each, half-width ±{np.median(widths):.2%}")
-    return here(given, cells=len(cells(given)), executed=counted, seconds=seconds, widths=widths)
-
-
-def in_a_word(one: FigureVerdict) -> str:
-    """Return a verdict, and of one within tolerance which way it points."""
-    if one.verdict is not Verdict.WITHIN or one.change is None:
-        return str(one.verdict)
-    return "slower" if one.change.point > 1 else "faster"
-
-
-def at_most(count: int, of: int) -> float:
-    """Return the upper end of the exact 95% interval of a share (Clopper & Pearson 1934)."""
-    return 1.0 if count == of else float(stats.beta.ppf(0.975, count + 1, of - count))
-
-
-def exact(given: argparse.Namespace) -> dict[str, Any]:
-    """Gate exact figures, run after run: of one model, and with one more tensor of 4 KiB saved."""
-    models = {
-        "as it is": MODELS[proof.MODEL],
-        "with one tensor of 4 KiB more saved": faults.injected(MODELS[proof.MODEL], faults.Saving),
-    }
-    meters = [meter for meter in proof.METERS if meter != "step_time"]
-    red = dict.fromkeys(models, 0)
-    with Bench(plan=proof.PLAN, models=models, meters=meters) as bench:
-        facts = bench.environment(["cpu"])
-        base = proof.measure(bench, "as it is", facts)
-        for _ in range(given.exact):
-            for name in models:
-                decision = decide.decide([base], [proof.measure(bench, name, facts)])
-                red[name] += decision.status() is ExitStatus.REGRESSION
-    for name, count in red.items():
-        print(f"{name}: {count} of {given.exact} runs gated as a regression")
-    return here(given, runs=given.exact, exact=red)
-
-
-def load(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8"))
 
 
 if __name__ == "__main__":

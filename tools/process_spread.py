@@ -5,119 +5,110 @@ shared, the same with weights of their own, and in pairs of processes. For each 
 the standard deviation of the ratio between replicates, the half-width within one, the half-width
 that five leave, and the seconds that a replicate takes.
 
-    python tools/process_spread.py --replicates 20 --save spread.json
-    python tools/process_spread.py --replay spread.json     # the tables again, as Markdown
+    python tools/process_spread.py --replicates 20 --save FILE     # goes on from what FILE holds
+    python tools/process_spread.py --show FILE                     # the tables, as Markdown
 """
 
 import argparse
-import json
+import itertools
 import random
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import gate_quality as quality
+import gate_records as records
 import numpy as np
+from gate_records import Line, Sitting
 
 from gradbench.analysis import format_units
-from gradbench.comparison.replication import Replication, Replicator, in_turns
+from gradbench.comparison.replication import Replication, in_turns
 from gradbench.stats import estimates, table_rule
 from gradbench.stats.replicate import Replicate
 
 WAYS: Mapping[str, Replication] = {
-    "one process, weights shared": Replication(),
+    quality.TOGETHER: Replication(),
     "one process, weights apart": Replication(share=False),
-    "pairs of processes": Replication(one_process=False),
+    quality.APART: Replication(one_process=False),
 }
 LENGTHS = (1, 2, 4, 8, 16)
-DRAWS = 2000
+DRAWS = 200
 """Sets of five replicates that are drawn to see what five leave open."""
+OURS = {"kind": "replicate", "study": "spread"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--replicates", type=int, default=20, help="of each way")
+    parser.add_argument("--show", type=Path, help="a record: print its tables")
     quality.common(parser)
-    parser.add_argument("--replay", type=Path)
     given = parser.parse_args()
-    record = json.loads(given.replay.read_text("utf-8")) if given.replay else recorded(given)
-    if given.save:
-        given.save.write_text(json.dumps(record), "utf-8")
-    print("\n".join(tables(record)))
+    if given.show:
+        lines = [one for one in records.read([given.show]) if OURS.items() <= one.items()]
+        print("\n".join(tables(lines)))
+    else:
+        record(given)
 
 
-def recorded(given: argparse.Namespace) -> dict[str, Any]:
+def record(given: argparse.Namespace) -> None:
     """Take one replicate of each way in turn, so that all see the same machine."""
-    cells = quality.cells(given)
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        quality.neighbour(given),
-    ):
-        base, candidate = quality.sides(Path(folder))
+    there = {way: len(quality.of_this_kind(given, way=way, **OURS)) for way in WAYS}
+    wanted = [
+        (way, number) for number in range(given.replicates) for way in WAYS if number >= there[way]
+    ]
+    sitting = Sitting(given.minutes, len(wanted))
+    with tempfile.TemporaryDirectory() as folder, quality.neighbour(given):
+        versions = quality.sides(Path(folder))
         replicators = {
-            way: Replicator(
-                base, candidate, replication=how, sources=quality.sources(), seed=number
-            )
-            for number, (way, how) in enumerate(WAYS.items())
+            way: quality.replicator(given, versions, WAYS[way], seed=number)
+            for way, number in dict(reversed(wanted)).items()
         }
-        for replicator in replicators.values():
-            replicator.examine(cells)
-        for number in range(given.replicates):
-            for way, replicator in replicators.items():
-                start = time.monotonic()
-                replicator.replicate(cells)
-                seconds[way].append(time.monotonic() - start)
-            print(f"replicate {number + 1} of {given.replicates}", file=sys.stderr)
-        ways = {
-            way: {
-                str(cell): [(one.base_ns, one.candidate_ns) for one in replicates]
-                for cell, replicates in replicator.results.replicates.items()
-            }
-            for way, replicator in replicators.items()
-        }
-        apart = {
-            str(cell): why
-            for way, replicator in replicators.items()
-            if WAYS[way].one_process
-            for cell, why in replicator.results.apart.items()
-        }
-    return quality.here(given, ways=ways, seconds=seconds, apart=apart)
+        for way, number in wanted:
+            if not sitting.allows():
+                return
+            seconds = quality.keep_replicate(given, replicators[way], slowdown=0.0, way=way, **OURS)
+            sitting.done(f"{way}, replicate {number + 1}", seconds=seconds)
 
 
-def tables(record: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the record as Markdown tables."""
-    yield f"**{quality.beside(record).capitalize()}** (load {record['load']} over 15 minutes):\n"
+def tables(lines: Sequence[Line]) -> Iterator[str]:
+    """Yield lines of one kind of surroundings as Markdown tables."""
+    ways = by_way(lines)
     yield "| way | cell | step | replicates | sd between | within | five leave |"
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
-    for way, of_cells in record["ways"].items():
-        rows = {cell: [Replicate(*one) for one in some] for cell, some in of_cells.items()}
-        for cell, replicates in rows.items():
+    for way, of_cells in ways.items():
+        for cell, replicates in of_cells.items():
             yield row(way, cell, replicates)
     yield ""
     yield "| way | median sd between | largest | median of what five leave | s a replicate |"
     yield "| --- | ---: | ---: | ---: | ---: |"
-    for way, of_cells in record["ways"].items():
-        rows = {cell: [Replicate(*one) for one in some] for cell, some in of_cells.items()}
-        spreads = [spread(replicates) for replicates in rows.values()]
-        left = np.median([five_leave(replicates) for replicates in rows.values()])
-        took = np.median(record["seconds"][way])
+    for way, of_cells in ways.items():
+        spreads = [spread(replicates) for replicates in of_cells.values()]
+        left = np.median([five_leave(replicates) for replicates in of_cells.values()])
+        took = np.median([line["seconds"] for line in lines if line["way"] == way])
         yield (
             f"| {way} | {np.median(spreads):.2%} | {max(spreads):.2%} | ±{left:.2%} | {took:.1f} |"
         )
-    yield "\n| one process, weights shared: rounds a turn | median sd between | largest |"
-    yield "| ---: | ---: | ---: |"
-    for length in LENGTHS:
+    together = ways.get(quality.TOGETHER, {})
+    if together:
+        yield f"\n| {quality.TOGETHER}: rounds a turn | median sd between | largest |"
+        yield "| ---: | ---: | ---: |"
+    for length in LENGTHS if together else ():
         regrouped = [
-            spread([in_turns_of(length, Replicate(*one)) for one in some])
-            for some in record["ways"][next(iter(WAYS))].values()
+            spread([in_turns_of(length, one) for one in some]) for some in together.values()
         ]
         yield f"| {length} | {np.median(regrouped):.2%} | {max(regrouped):.2%} |"
-    for cell, why in record["apart"].items():
+    apart = {cell: why for line in lines for cell, why in line["apart"].items()}
+    for cell, why in apart.items():
         yield f"\n{cell} could not be in one process: {why}"
+
+
+def by_way(lines: Sequence[Line]) -> dict[str, dict[str, list[Replicate]]]:
+    """Return the replicates by way and cell."""
+    found: dict[str, dict[str, list[Replicate]]] = {}
+    for line in lines:
+        for cell, times in sorted(line["times"].items()):
+            found.setdefault(line["way"], {}).setdefault(cell, []).append(Replicate(*times))
+    return found
 
 
 def row(way: str, cell: str, replicates: Sequence[Replicate]) -> str:
@@ -131,7 +122,7 @@ def row(way: str, cell: str, replicates: Sequence[Replicate]) -> str:
 
 def in_turns_of(length: int, one: Replicate) -> Replicate:
     """Return the replicate as if so many of its rounds had been a turn."""
-    sides = ([ns for turn in side for ns in turn] for side in (one.base_ns, one.candidate_ns))
+    sides = (list(itertools.chain(*side)) for side in (one.base_ns, one.candidate_ns))
     return Replicate(*(in_turns(side, length) for side in sides))
 
 

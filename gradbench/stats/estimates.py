@@ -160,16 +160,23 @@ def hodges_lehmann(values: Floats, *, confidence: float = 0.95) -> Estimate:
     n = len(values)
     if n == 0:
         raise ValueError("no values: there is nothing to estimate")
-    first, second = np.triu_indices(n)
+    first, second = _pairs(n)
     means = np.sort((values[first] + values[second]) / 2)
     cut, inside = _signed_rank(n, confidence)
     return Estimate(
-        point=float(np.median(means)),
+        point=_between(means, 0.5),
         low=float(means[cut]),
         high=float(means[-1 - cut]),
         confidence=inside,
         rounds=n,
     )
+
+
+@cache
+def _pairs(n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the places of all pairs of ``n`` values, each with itself included."""
+    first, second = np.triu_indices(n)
+    return first, second
 
 
 @cache

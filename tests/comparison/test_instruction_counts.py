@@ -194,7 +194,7 @@ def test_work_between_operators_shows_in_instructions_and_equal_sides_agree(tmp_
         )
     cells = [
         Cell(model=name, workload="training", grad_mode="global_on", batch_size=4)
-        for name in ("make", "equal")
+        for name in ("make", "equal")[: 1 + one_process]
     ]
     replicator = Replicator(
         *versions,
@@ -208,9 +208,9 @@ def test_work_between_operators_shows_in_instructions_and_equal_sides_agree(tmp_
         replicator.results.apart.update(dict.fromkeys(cells, "as asked"))
     InstructionCounter(replicator, budget=Budget(), say=lambda _: None).count(cells)
     assert replicator.results.uncounted == {}
-    changed, equal = (
+    changed, *equal = (
         candidate["instructions"] / base["instructions"] - 1
         for base, candidate in (replicator.results.operations[one] for one in cells)
     )
     assert changed > 10 * LEAST
-    assert abs(equal) <= LEAST
+    assert all(abs(one) <= LEAST for one in equal)
