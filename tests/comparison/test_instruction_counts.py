@@ -10,10 +10,10 @@ import pytest
 import torch
 from builders import cell
 
+from gradbench.analysis.operation_changes import LEAST
 from gradbench.comparison import checkouts, counted_steps, instruction_counts
 from gradbench.comparison.budget import Budget
 from gradbench.comparison.instruction_counts import InstructionCounter
-from gradbench.comparison.operation_changes import LEAST
 from gradbench.comparison.process import Failed, Lost
 from gradbench.comparison.replication import Replication, Replicator, Results
 from gradbench.experiment.matrix import Cell
