@@ -1,72 +1,73 @@
-"""Locks on what only one process of this host may measure on at a time: a GPU, a set of cores.
+"""Locks that all processes of a host see: at most one block at a time on a core or a device.
 
-A lock is a file in the folder that the system has for this user's running programs. The kernel
-lets go of it when its holder ends, in whatever way. It holds between the processes of one user.
+A scheduler's resources are numbers that it subtracts; two clusters, or a node that was started
+twice, know nothing of each other. A lock lies in a file of the host and ends with its process,
+in whatever way that ends.
 """
 
 import os
-import re
 import stat
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
-from .errors import StoreError
 from .store import file_lock
 
-FOLDER: Final = "gradbench"
-_RUN_USER: Final = Path("/run/user")
+VARIABLE: Final = "GRADBENCH_LOCKS"
+"""Names another folder for the locks: containers that share a host, and no /tmp, need one."""
+DEFAULT: Final = "/tmp/gradbench-locks"  # noqa: S108 # TMPDIR may differ between processes of a host
+LOOK_S: Final = 0.05
+"""Between two tries to get a lock."""
+
+
+class Held(Exception):
+    """Others hold a lock for too long; the message names it."""
 
 
 @contextmanager
-def alone(name: str, *, waiting: Callable[[str], object] = str) -> Iterator[None]:
-    """Hold the lock of this name; where another process has it, say so to ``waiting``, and wait.
+def holding(
+    names: Collection[str],
+    *,
+    wait_s: float = float("inf"),
+    waiting: Callable[[], object] = lambda: None,
+) -> Iterator[None]:
+    """Hold the locks of these names alone; raise `Held` where that takes longer than ``wait_s``.
 
-    Raise `StoreError` where no lock can be made.
+    They are taken in one order, so that no two processes wait for each other. ``waiting`` is
+    called when others hold one.
     """
-    path = folder() / (re.sub(r"[^A-Za-z0-9.-]+", "_", name) + ".lock")
-    try:
-        file = path.open("a+", encoding="ascii")
-    except OSError as error:
-        raise StoreError(f"cannot lock {name}: {str(path)!r}: {error.strerror}") from error
-    with file:
-        try:
-            file_lock.hold(file, wait=False)
-        except OSError:
-            file.seek(0)
-            waiting(f"waiting for process {file.read() or 'unknown'}, which measures on {name}")
-            file_lock.hold(file)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    deadline = time.monotonic() + wait_s
+    with ExitStack() as stack:
+        for name in sorted(names):
+            file = stack.enter_context(_opened(name))
+            if not _taken(file):
+                waiting()
+            while not _taken(file):
+                if time.monotonic() > deadline:
+                    raise Held(f"{name} was held by another run for {wait_s:g} s")
+                time.sleep(LOOK_S)
         yield
 
 
-def folder() -> Path:
-    """Return the folder of locks, made where it is missing: this user's, and nobody else's.
-
-    Every process must find the same one: a login's variables may be missing in a job of a cluster.
-    """
-    own = f"{FOLDER}-{os.getuid()}" if hasattr(os, "getuid") else FOLDER
-    path = Path(tempfile.gettempdir()) / own
-    for base in (os.environ.get("XDG_RUNTIME_DIR"), _run_user()):
-        if base and os.access(base, os.W_OK):
-            path = Path(base) / FOLDER
-            break
+def _taken(file: IO[bytes]) -> bool:
     try:
-        path.mkdir(mode=0o700, exist_ok=True)
-        there = path.lstat()
-    except OSError as error:
-        raise StoreError(f"cannot make {str(path)!r} for locks: {error.strerror}") from error
-    mine = not hasattr(os, "getuid") or there.st_uid == os.getuid()
-    if not (stat.S_ISDIR(there.st_mode) and mine):
-        raise StoreError(
-            f"{str(path)!r} is to hold locks, but is no folder of this user: remove it"
-        )
-    return path
+        file_lock.hold(file, wait=False)
+    except OSError:
+        return False
+    return True
 
 
-def _run_user() -> str | None:
-    return str(_RUN_USER / str(os.getuid())) if hasattr(os, "getuid") else None
+def _opened(name: str) -> IO[bytes]:
+    """Return the open file of a lock, which any user of the host may have made."""
+    folder = Path(os.environ.get(VARIABLE) or DEFAULT)
+    with suppress(FileExistsError):
+        folder.mkdir(parents=True)
+        folder.chmod(0o777 | stat.S_ISVTX)
+    path = folder / f"{name}.lock"
+    plain = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)  # what a lock needs, in any user's file
+    try:
+        return os.fdopen(os.open(path, plain), "rb")
+    except FileNotFoundError:
+        return os.fdopen(os.open(path, plain | os.O_CREAT, 0o666), "rb")

@@ -59,6 +59,12 @@ def _note(name: str) -> Callable[[Measurement], float | None]:
     return read
 
 
+def _beside(measurement: Measurement) -> float | None:
+    """Return on how many other devices blocks were measured at the same time."""
+    others = measurement.notes.get("measured_beside")
+    return float(len(str(others).split(", "))) if others is not None else None
+
+
 BUSY: Final = 0.5
 """Load before a run, over the cores, from which it is worth a warning."""
 
@@ -69,6 +75,15 @@ SYMPTOMS: Final = (
         _note("others_busy_cores"),
         "other processes kept {value} cores busy",
         "stop other work, or measure where there is none",
+    ),
+    Symptom(
+        "side by side",
+        0.0,
+        _beside,
+        "blocks were measured on {value} more devices at the same time: launches of two processes "
+        "share caches and memory bandwidth of the host",
+        "for times to compare with other runs' use --one-at-a-time; bytes and device_time stay",
+        "{:.0f}".format,
     ),
     Symptom(
         "steal",

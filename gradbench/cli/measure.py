@@ -35,8 +35,10 @@ from .semantics import load_or_examine
 
 if TYPE_CHECKING:
     from ..recording import Recording
+    from ..records.measurements import Started
     from ..records.run import Run
     from ..runner import Progress
+    from ..runner.block_runner import BlockRunner
     from ..workloads.models import Model
 
 
@@ -102,6 +104,14 @@ def run(
             help="Only part I of N, by block; join them with merge.",
         ),
     ] = None,
+    side_by_side: Annotated[
+        bool,
+        typer.Option(
+            "--side-by-side/--one-at-a-time",
+            rich_help_panel="Measuring",
+            help="Of several GPUs: blocks of each at once, or one after the other.",
+        ),
+    ] = True,
     reference: Reference = GRAD_MODES[0],
     semantics: Annotated[
         bool, typer.Option(help="What the modes do on this torch, for the page: once a version.")
@@ -119,13 +129,15 @@ def run(
     plan = {"budget_s": budget, "limit_s": limit, "seed": seed}
     given = {name: value for name, value in plan.items() if value is not None}
     if resume is None:
-        recording = _begin(request, given, meter, shard, results=results, reports=reports)
+        recording = _begin(
+            request, given, meter, shard, results=results, reports=reports, at_once=side_by_side
+        )
     else:
         options = [f"--{name.removesuffix('_s')}" for name in given]
         options += [
             f"--{name}" for name, value in (("meter", meter), ("shard", shard)) if value is not None
         ]
-        recording = _go_on(resume, request, options, results=results)
+        recording = _go_on(resume, request, options, results=results, at_once=side_by_side)
     try:
         with progress(len(recording.header.cells)) as listener, recording:
             for _ in recording.measure(progress=listener):
@@ -155,6 +167,7 @@ def _begin(
     *,
     results: Path,
     reports: Path,
+    at_once: bool,
 ) -> "Recording":
     """Return the recording of a new run, when all that was asked for is checked."""
     from ..recording import Recording
@@ -174,7 +187,8 @@ def _begin(
         shard=shard or "",
         places=toml_config.places(request.config, cells) if request.config else None,
     )
-    return Recording(Store(results).create(), header, models=models)
+    who = _measured_by(header, models, at_once=at_once)
+    return Recording(Store(results).create(), header, models=models, measured_by=who)
 
 
 def _leave_out(options: Sequence[str]) -> None:
@@ -182,7 +196,22 @@ def _leave_out(options: Sequence[str]) -> None:
         raise Impossible(f"a resumed run goes on as it began: leave out {', '.join(options)}")
 
 
-def _go_on(name: str, request: Request, options: Sequence[str], *, results: Path) -> "Recording":
+def _measured_by(
+    header: "Started", models: Mapping[str, "Model"], *, at_once: bool
+) -> "BlockRunner | None":
+    """Return who measures the blocks, None for whoever measures them where nobody is named."""
+    from ..experiment.plan import Plan
+    from ..runner import side_by_side
+
+    if not at_once:
+        return None
+    plan = Plan.of(header.plan)
+    return side_by_side.here(header.cells, plan=plan, models=models, meters=header.meters)
+
+
+def _go_on(
+    name: str, request: Request, options: Sequence[str], *, results: Path, at_once: bool
+) -> "Recording":
     """Return the recording of a run that was cut short; ``options`` are others it cannot heed.
 
     A file says which code its models are, and somebody else may have written it: whoever goes on
@@ -200,12 +229,14 @@ def _go_on(name: str, request: Request, options: Sequence[str], *, results: Path
     writer, cut = store.resume(name)
     if cut.dropped:
         err.print(f"[yellow]{shown(cut.dropped)}[/yellow]")
-    return Recording(writer, cut.header, models=_models_of(cut), resumed=cut)
+    models = _models_of(cut)
+    who = _measured_by(cut.header, models, at_once=at_once)
+    return Recording(writer, cut.header, models=models, resumed=cut, measured_by=who)
 
 
 @contextmanager
 def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
-    """Show a bar with what is running; where nobody looks, a line per block instead."""
+    """Show a bar for each device with what it runs; where nobody looks, a line per block."""
     from rich import progress as bars
 
     bar = bars.Progress(
@@ -218,14 +249,19 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
         refresh_per_second=2,  # drawing takes time from what is measured
         disable=not err.is_terminal,
     )
-    task = bar.add_task(f"{counted(cells, 'cell')}: loading torch", total=None)
+    lines = {"": bar.add_task(f"{counted(cells, 'cell')}: loading torch", total=None)}
     printed: list[str] = []
 
     def listen(event: "Progress") -> None:
-        block = str(event.block)
+        block, device = str(event.block), event.block.cell.device
         if err.is_terminal:
-            words = f"{shown(block)} {event.doing}"
-            bar.update(task, description=words, completed=event.done, total=event.total)
+            if "" in lines:  # the first device takes the line that there is
+                lines[device] = lines.pop("")
+            elif device not in lines:
+                lines[device] = bar.add_task("", total=event.total)
+            bar.update(lines[device], description=f"{shown(block)} {event.doing}")
+            for line in lines.values():
+                bar.update(line, completed=event.done, total=event.total)
         elif block not in printed:
             printed.append(block)
             print(f"[{event.begun}/{event.total}] {block}", file=sys.stderr, flush=True)

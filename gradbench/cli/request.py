@@ -127,6 +127,7 @@ class Request:
     def cells(self, plan: Mapping[str, float]) -> tuple[list[Cell], Plan, Mapping[str, "Model"]]:
         """Return cells, plan and models, the user's own among these."""
         from .. import devices
+        from ..runner import preflight
         from ..workloads.models import MODELS
         from ..workloads.own_models import models_of
 
@@ -145,7 +146,7 @@ class Request:
             cells = _resized(cells, set(sources), sizes)
         if self.config is None and not selections["device"]:
             cells = select(cells, "device", devices.available())
-        return cells, choice.plan, models_of({**choice.sources, **sources})
+        return preflight.on_each_device(cells), choice.plan, models_of({**choice.sources, **sources})
 
     def one_model(self, what: str) -> tuple[Cell, "Model"]:
         """Return the inference of one model that the options describe, under a mode of ours.

@@ -3,7 +3,7 @@
 Each backend is one file, imported only when its name is asked for.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
@@ -266,8 +266,18 @@ class Device(Protocol):
     def multiplies_bfloat16(self) -> bool:
         """Say whether bfloat16 numbers are multiplied as such: where they are not, it is slow."""
 
-    def near_cores(self, usable: Collection[int]) -> list[int]:
-        """Return those of the usable cores that are closest to the device, in order."""
+    @property
+    def exclusive(self) -> bool:
+        """Whether one process at a time is to measure on it; those on a CPU share its cores out."""
+
+    def lock_name(self) -> str:
+        """Return what every process of this host calls the device, whichever devices it sees."""
+
+    def local_cores(self) -> frozenset[int]:
+        """Return the cores of the device's own NUMA node; raise `Unreadable` where none is said."""
+
+    def count(self) -> int:
+        """Return how many devices of its family this process sees."""
 
     def check(self) -> None:
         """Raise `DeviceUnavailable` where the device is not on this machine."""
@@ -380,6 +390,9 @@ DEVICES: Final[Mapping[str, Callable[[str], Device]]] = {
 }
 
 
+ALL: Final = "all"
+"""In place of an index: every device of the family."""
+
 MEANT: Final[Mapping[str, str]] = {
     **dict.fromkeys(("gpu", "nvidia", "amd", "hip", "rocm"), "cuda"),
     "intel": "xpu",
@@ -399,6 +412,13 @@ def find(name: str) -> Device:
         here = f"this machine has {', '.join(available())}"
         raise UnknownName("device", name, (*DEVICES, "cuda:0"), meant=meant, note=here)
     return DEVICES[family](name)
+
+
+def all_of(family: str) -> list[str]:
+    """Return every device of a family that this process sees; raise `DeviceUnavailable` of none."""
+    first = find(family)
+    first.check()
+    return [family, *(f"{family}:{index}" for index in range(1, first.count()))]
 
 
 def available() -> list[str]:

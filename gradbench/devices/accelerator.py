@@ -4,7 +4,7 @@ A backend is a subclass that knows more.
 """
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -46,6 +46,7 @@ class Accelerator:
 
     environment: ClassVar[Mapping[str, str]] = {}
     spare_cores: ClassVar[int] = 1  # for the driver's threads and autograd's
+    exclusive: ClassVar[bool] = True
     cluster_resource: ClassVar[str] = "GPU"  # of every maker
     compile_modes: ClassVar[tuple[str, ...]] = ("default", "max-autotune")
     batch_ns: ClassVar[int] = BATCH_NS
@@ -91,9 +92,17 @@ class Accelerator:
         """Return True: torch does not say otherwise."""
         return True
 
-    def near_cores(self, usable: Collection[int]) -> list[int]:
-        """Return all: which are near is unknown."""
-        return sorted(usable)
+    def lock_name(self) -> str:
+        """Return the name with the index: the backend is not asked for a better one."""
+        return self.place
+
+    def local_cores(self) -> frozenset[int]:
+        """Raise `Unreadable`: which are near is unknown."""
+        raise Unreadable(f"gradbench does not know which cores are near {self.family}")
+
+    def count(self) -> int:
+        """Return what torch counts."""
+        return int(self._backend().device_count())
 
     def check(self) -> None:
         """Raise `DeviceUnavailable` where torch finds no such device."""

@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -61,6 +61,7 @@ class CPU:
     in_use = False
     environment: Mapping[str, str] = HIDDEN  # nobody writes
     spare_cores = 0
+    exclusive = False
     cluster_resource = ""
     precisions = ("ieee",)
     compile_modes = ("default", "max-autotune")
@@ -86,6 +87,10 @@ class CPU:
         """Return False: the CPU runs the CPU's operators."""
         return False
 
+    def count(self) -> int:
+        """Return 1."""
+        return 1
+
     def check(self) -> None:
         """Do nothing: there is always a CPU."""
 
@@ -106,9 +111,13 @@ class CPU:
         has: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
-    def near_cores(self, usable: Collection[int]) -> list[int]:
-        """Return all."""
-        return sorted(usable)
+    def lock_name(self) -> str:
+        """Return its name."""
+        return self.name
+
+    def local_cores(self) -> frozenset[int]:
+        """Raise `Unreadable`: they are the device."""
+        raise Unreadable("the cores are the device")
 
     def set_precision(self, precision: str) -> None:
         """Do nothing: there is one precision only."""

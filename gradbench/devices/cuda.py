@@ -3,7 +3,7 @@
 import importlib.util
 import itertools
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -151,16 +151,22 @@ class CUDA(Accelerator):
         """Return whether the GPU does, and not torch in its place."""
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
-    def near_cores(self, usable: Collection[int]) -> list[int]:
-        """Return the usable cores of the GPU's own socket, or all where that is not known.
+    def lock_name(self) -> str:
+        """Return its UUID, or where torch does not say that, the address on the bus."""
+        uuid = str(getattr(self._properties(), "uuid", ""))
+        return f"GPU-{uuid}" if uuid else self._pci() or self.place
+
+    def local_cores(self) -> frozenset[int]:
+        """Return the cores of the socket that the GPU is on, by its address on the bus.
 
         A call into the driver takes longer from another socket.
         """
+        path = PCI_DEVICES / self._pci()[4:] / "local_cpulist"
         try:
-            near = _cores((PCI_DEVICES / self._pci()[4:] / "local_cpulist").read_text("ascii"))
-        except (OSError, ValueError):
-            near = set()
-        return sorted(near.intersection(usable)) or sorted(usable)
+            cores = _cores(path.read_text("ascii"))
+        except (OSError, ValueError) as error:
+            raise Unreadable(f"{str(path)!r} names no cores: {error}") from error
+        return frozenset(cores)
 
     def prepare(self) -> None:
         """Pick the device; switch cuDNN's autotuner off, whose choices vary from run to run."""

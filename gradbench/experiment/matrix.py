@@ -78,7 +78,7 @@ class Cell:
         str,
         Axis(
             plural="devices",
-            help="cpu, cuda, cuda:N. Without it: cpu, and cuda where there is one.",
+            help="cpu, cuda, cuda:N, cuda:all. Without it: cpu, and cuda where there is one.",
             canonical=device_name,
         ),
     ] = "cpu"

@@ -388,6 +388,7 @@ def _session(config: pytest.Config) -> Session:
             cells = list(choice.cells)
             if file is None and not selections["device"]:
                 cells = select(cells, "device", devices.available())
+            cells = preflight.on_each_device(cells)
             models = models_of(choice.sources)
             preflight.check(cells, models)
         except GradbenchError as error:

@@ -4,6 +4,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
@@ -229,10 +230,37 @@ def settle(cell: Cell) -> Device:
     os.environ.update(device.environment)
     torch.set_num_threads(cell.threads)
     device.prepare()
-    near = device.near_cores(host_system.usable_cores())
+    near = near_cores(device, host_system.usable_cores())
     last = near[-(cell.threads + device.spare_cores) :]  # the first serve most interrupts
     host_system.bind(last)
     return device
+
+
+def near_cores(device: Device, usable: Sequence[int]) -> list[int]:
+    """Return those of the usable cores that are near the device, or all where none is known."""
+    try:
+        near = device.local_cores().intersection(usable)
+    except Unreadable:
+        near = frozenset()
+    return sorted(near or usable)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSite:
+    """Where a device is on this host."""
+
+    lock_name: str  # what every process of the host calls it
+    cores: frozenset[int] | None  # of its own NUMA node, None where the system does not say
+
+
+def find_site(device_name: str) -> Iterator[DeviceSite]:
+    """Yield where a device is: asked in a process that ends, for the driver may start to answer."""
+    device = devices.find(device_name)
+    device.check()
+    cores: frozenset[int] | None = None
+    with suppress(Unreadable):
+        cores = device.local_cores()
+    yield DeviceSite(device.lock_name(), cores)
 
 
 def skip(cell: Cell, meter: str, why: Refusal) -> Skipped:

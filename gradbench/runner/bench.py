@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 import psutil
 
+from .. import devices, host_locks
 from ..errors import GradbenchError
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
@@ -24,7 +25,14 @@ from ..records.measurements import (
 )
 from ..workloads.models import MODELS, Model
 from . import environment, host_system, processes, twins
-from .attempts import Spent, Trying, Unfinished, capture_environment
+from .attempts import (
+    DeviceSite,
+    Spent,
+    Trying,
+    Unfinished,
+    capture_environment,
+    find_site,
+)
 from .fork_server import JobError, MallocProfile, WorkerDied
 from .meters import METERS
 from .passes import PASSES, Job, Pass, Task, asked
@@ -66,6 +74,8 @@ class Bench:
         self._began = time.perf_counter()
         self._seconds: dict[str, float] = {}
         self._imported: set[tuple[Processes, str]] = set()
+        self._sites: dict[str, DeviceSite] = {}
+        self._over = False
 
     def __enter__(self) -> Self:
         for reading in dict.fromkeys(METERS[name].read_in for name in self._meters):
@@ -79,6 +89,7 @@ class Bench:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._over = True  # another thread may measure, and must start nothing more
         for server in self._servers.values():
             server.close()
 
@@ -140,7 +151,8 @@ class Bench:
             if about:
                 say(doing)
             if about and possible:
-                outcomes += twins.compared(self._read(possible, PASSES[doing], about))
+                with self._alone(possible[0].device, say):
+                    outcomes += twins.compared(self._read(possible, PASSES[doing], about))
             for name in (name for name in names if name not in about):
                 only = f"it is a figure of {' and '.join(METERS[name].workloads)} alone"
                 outcomes += _skip_all(possible, [name], "not_applicable", only)
@@ -151,6 +163,23 @@ class Bench:
                 for name in names
             ]
             yield outcomes
+
+    def site(self, device_name: str) -> DeviceSite:
+        """Return where a device is on this host; one that does not say has its name alone."""
+        if device_name not in self._sites:
+            self._sites[device_name] = DeviceSite(device_name, None)
+            profile = PASSES[METERS[self._meters[0]].read_in].malloc["pinned"]
+            with suppress(WorkerDied, JobError):
+                server = self._server(profile)
+                (self._sites[device_name],) = server.run(find_site, device_name, limit_s=FACTS_S)
+        return self._sites[device_name]
+
+    def _alone(self, device_name: str, say: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Return what keeps other processes of this host from measuring on the device."""
+        if not devices.find(device_name).exclusive:
+            return nullcontext()
+        name = f"device-{self.site(device_name).lock_name}"
+        return host_locks.holding([name], waiting=partial(say, "waiting for another run"))
 
     def ask(self, job: Job, cell: Cell) -> Iterator[object]:
         """Yield what a job says of a cell's model that is no reading, in a process of its own.
@@ -248,6 +277,8 @@ class Bench:
     def _server(self, profile: MallocProfile) -> Processes:
         profile = self._memory_profile if profile == "memory" else profile
         server = self._servers.get(profile)
+        if self._over:
+            raise WorkerDied("crashed", "ended with the run that it was part of")
         if server is None or not server.alive:
             if server is not None:
                 server.close()

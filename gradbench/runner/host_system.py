@@ -4,6 +4,7 @@ The one place that asks which system this is.
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -18,6 +19,7 @@ from ..errors import GradbenchError
 START: Final = "GRADBENCH_START"
 """``spawn`` measures on Linux as where nothing of Linux is had, to try that path."""
 THREADS: Final = Path("/proc/self/task")
+CORES: Final = Path("/sys/devices/system/cpu")
 
 GUARANTEES: Final[Mapping[str, tuple[str, str]]] = {
     "forks": (
@@ -88,6 +90,25 @@ def bind(cores: Iterable[int]) -> None:
     for thread in THREADS.iterdir():
         with suppress(ProcessLookupError):  # it ended meanwhile
             os.sched_setaffinity(int(thread.name), cores)
+
+
+def bind_thread(cores: Iterable[int]) -> None:
+    """Keep the calling thread, and what it starts, to the cores, where that can be."""
+    if here().pins_cores:
+        os.sched_setaffinity(0, cores)
+
+
+def neighbours(cores: Iterable[int]) -> list[int]:
+    """Return the cores with those that are threads of one physical core next to one another."""
+    return sorted(cores, key=lambda core: (_first_thread(core), core))
+
+
+def _first_thread(core: int) -> int:
+    try:
+        threads = (CORES / f"cpu{core}/topology/thread_siblings_list").read_text("ascii")
+        return int(re.split("[-,]", threads)[0])
+    except (OSError, ValueError):
+        return core
 
 
 def page_faults() -> int | None:

@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 
 from .. import devices
 from ..errors import BadModel, DeviceUnavailable, UnknownName
-from ..experiment.matrix import AS_IS, AXES, LENGTHS, Cell
+from ..experiment.matrix import AS_IS, AXES, LENGTHS, Cell, unique
 from ..memory.apart import Children
 from ..plurals import counted
 from ..records.measurements import Cause
@@ -40,6 +41,19 @@ def check(
             raise UnknownName("model", cell.model, models)
         devices.find(cell.device)
         portable(cell.model, models[cell.model])
+
+
+def on_each_device(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the cells, those on every device of a family (``cuda:all``) once on each of them.
+
+    Raise `DeviceUnavailable` where there is none.
+    """
+    found: list[Cell] = []
+    for cell in cells:
+        family, _, index = cell.device.partition(":")
+        names = devices.all_of(family) if index == devices.ALL else [cell.device]
+        found += [replace(cell, device=name) for name in names]
+    return unique(found)
 
 
 def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, str] | None:
