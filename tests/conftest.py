@@ -45,6 +45,7 @@ def _folders_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADBENCH_CACHE", str(tmp_path_factory.mktemp("caches")))
+        patch.setenv("GRADBENCH_LOCKS", str(tmp_path_factory.mktemp("locks")))
         temporary = str(tmp_path_factory.mktemp("t"))  # short: names of sockets begin with it
         patch.setenv("TMPDIR", temporary)
         patch.setattr(tempfile, "tempdir", temporary)

@@ -80,10 +80,10 @@ SYMPTOMS: Final = (
         "side by side",
         0.0,
         _beside,
-        "blocks were measured on {value} more devices at the same time: launches of two processes "
-        "share caches and memory bandwidth of the host",
-        "for times to compare with other runs' use --one-at-a-time; bytes and device_time stay",
-        "{:.0f}".format,
+        "blocks of {value} ran at the same time",
+        "their processes share the host's caches and memory bandwidth: bytes do not show it, and "
+        "times to compare with another run's want --one-at-a-time",
+        lambda value: counted(int(value), "other device"),
     ),
     Symptom(
         "steal",

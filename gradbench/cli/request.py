@@ -146,7 +146,11 @@ class Request:
             cells = _resized(cells, set(sources), sizes)
         if self.config is None and not selections["device"]:
             cells = select(cells, "device", devices.available())
-        return preflight.on_each_device(cells), choice.plan, models_of({**choice.sources, **sources})
+        return (
+            preflight.on_each_device(cells),
+            choice.plan,
+            models_of({**choice.sources, **sources}),
+        )
 
     def one_model(self, what: str) -> tuple[Cell, "Model"]:
         """Return the inference of one model that the options describe, under a mode of ours.

@@ -148,7 +148,7 @@ class SideBySide:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            stack.enter_context(self._common)
+            stack.push(self._common)  # which starts what it needs when it is asked
             stack.callback(self._stop)
             self._stack = stack.pop_all()
         return self

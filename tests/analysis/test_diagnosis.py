@@ -57,6 +57,7 @@ def test_a_calm_measurement_has_no_finding():
     ("notes", "name", "words"),
     [
         ({"others_busy_cores": 1.5}, "other work", "1.5 cores busy"),
+        ({"measured_beside": "cuda, cuda:2"}, "side by side", "blocks of 2 other devices"),
         ({"steal": 0.07}, "steal", "7%"),
         ({"switches_per_batch": 1.76}, "involuntary switches", "preempted 1.76 times on average"),
         ({"minor_faults_per_step": 480.0}, "page faults", "480 page faults"),

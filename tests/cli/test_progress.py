@@ -1,0 +1,41 @@
+"""What a run says while it measures: a line for each device on a terminal."""
+
+from io import StringIO
+
+import pytest
+from builders import cell
+
+from gradbench.cli import measure
+from gradbench.cli.screen import Screen
+from gradbench.runner import Progress
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    stream = StringIO()
+    monkeypatch.setattr(measure, "err", Screen(file=stream, force_terminal=True, width=120))
+    return stream
+
+
+def event(device, *, done=0, begun=1):
+    return Progress(cell(device=device).block, "time", done, 2, begun)
+
+
+def test_each_device_that_measures_has_a_line(terminal):
+    with measure.progress(8) as listen:
+        listen(event("cuda"))
+        listen(event("cuda:1", begun=2))
+        listen(event("cuda", done=1, begun=2))
+    last = terminal.getvalue().rpartition("loading torch")[2]
+    for device in ("cuda", "cuda:1"):
+        assert f"inference[{device}-mlp_tiny-b8] time" in last
+    assert "1/2" in last
+
+
+def test_one_device_has_one_line(terminal):
+    with measure.progress(8) as listen:
+        listen(event("cpu"))
+        listen(event("cpu", done=1, begun=2))
+    drawn, _, _ = terminal.getvalue().partition("\x1b[?25h")  # what follows takes it away
+    assert "cpu-mlp_tiny" in drawn
+    assert "\x1b[1A\x1b[2K" not in drawn  # which would go up to a second line

@@ -1,0 +1,163 @@
+"""Blocks of several devices at once: which run together, what their times say, how they end."""
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+from builders import block, counted, ended, environment, timed
+
+from gradbench.experiment.matrix import by_block
+from gradbench.experiment.plan import Plan
+from gradbench.runner import bench, host_system, side_by_side
+from gradbench.runner.attempts import DeviceSite
+from gradbench.runner.block_runner import OneAfterAnother
+
+METERS = ("step_time", "peak_transient")
+FIRST, SECOND, ON_CPU = (
+    block(device="cuda"),
+    block(device="cuda:1"),
+    block(device="cpu", batch_size=2),
+)
+
+
+class MeetingBench:
+    """A bench whose blocks on CUDA each wait for one on another device to be measured, too."""
+
+    meeting: threading.Barrier
+    log: list[tuple[str, frozenset[int]]]
+    closed: int
+
+    def __init__(self, **_: object) -> None: ...
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        type(self).closed += 1
+        self.meeting.abort()
+
+    def environment(self, _names):
+        return environment()
+
+    def site(self, device_name):
+        return DeviceSite(device_name, None)
+
+    def ended(self):
+        return ended(timing=3.0, harness=1.0)
+
+    def measure(self, cells, *, done=(), passes=(), say) -> Iterator[list]:
+        device = cells[0].device
+        self.log.append((device, frozenset(os.sched_getaffinity(0))))
+        say("time")
+        if device != "cpu":
+            self.meeting.wait(timeout=60)
+        yield [timed(cell, (10, 11)) for cell in cells]
+        yield [counted(cell, 4096) for cell in cells]
+
+
+@pytest.fixture
+def meeting(monkeypatch):
+    monkeypatch.setattr(bench, "Bench", MeetingBench)
+    monkeypatch.setattr(host_system, "usable_cores", lambda: sorted(os.sched_getaffinity(0)))
+    for name, value in (("meeting", threading.Barrier(2)), ("log", []), ("closed", 0)):
+        monkeypatch.setattr(MeetingBench, name, value, raising=False)
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("two devices at once need two cores")
+    return MeetingBench
+
+
+def measured(cells, **options):
+    runner = side_by_side.here(cells, plan=Plan(), models={}, meters=METERS)
+    with runner:
+        facts = runner.environment(cell.device for cell in cells).facts
+        return facts, list(runner.measure(by_block(cells), **options))
+
+
+@pytest.fixture(autouse=True)
+def no_lookups(monkeypatch):
+    monkeypatch.setattr(side_by_side.preflight, "obstacle", lambda *_: None)
+
+
+def test_blocks_of_two_devices_run_at_once_and_each_has_cores_of_its_own(meeting):
+    facts, _ = measured([*FIRST, *SECOND])
+    (_, first), (_, second) = sorted(meeting.log)
+    assert first and second and not first & second
+    assert facts["cuda own_cores"].endswith("this system does not say which are near")
+    assert set(facts) >= {"cuda own_cores", "cuda:1 own_cores"}
+
+
+def test_only_times_note_the_devices_that_were_measured_meanwhile(meeting):
+    _, found = measured([*FIRST, *SECOND])
+    beside = {(o.cell.device, o.meter): o.notes.get("measured_beside") for o in found}
+    assert beside == {
+        ("cuda", "step_time"): "cuda:1",
+        ("cuda:1", "step_time"): "cuda",
+        ("cuda", "peak_transient"): None,
+        ("cuda:1", "peak_transient"): None,
+    }
+
+
+def test_what_ran_at_any_time_since_the_last_outcomes_counts_and_nothing_before():
+    beside = side_by_side._Beside()
+    beside.begin("cuda")
+    beside.begin("cuda:1")
+    beside.end("cuda:1")
+    assert beside.take("cuda") == ["cuda:1"]
+    assert beside.take("cuda") == []
+    beside.begin("cuda:2")
+    assert beside.take("cuda:2") == ["cuda"]
+    beside.end("cuda:2")
+    assert beside.take("cuda") == ["cuda:2"]
+
+
+def test_blocks_of_the_cpu_are_measured_before_with_nothing_beside_them(meeting):
+    _, found = measured([*FIRST, *ON_CPU, *SECOND])
+    assert meeting.log[0][0] == "cpu"
+    assert [o.cell.device for o in found[: 2 * len(ON_CPU)]] == ["cpu"] * 2 * len(ON_CPU)
+    assert all("measured_beside" not in o.notes for o in found[: 2 * len(ON_CPU)])
+
+
+def test_progress_counts_blocks_that_began_and_that_ended(meeting):
+    said = []
+    measured([*FIRST, *ON_CPU, *SECOND], progress=said.append)
+    assert [(event.done, event.total) for event in said] == [(0, 3), (1, 3), (1, 3)]
+    assert sorted(event.begun for event in said) == [1, 2, 3]
+
+
+def test_one_device_needs_no_threads(meeting):
+    runner = side_by_side.here([*FIRST, *ON_CPU], plan=Plan(), models={}, meters=METERS)
+    assert isinstance(runner, OneAfterAnother)
+
+
+def test_fewer_cores_than_devices_are_used_one_at_a_time_and_the_record_says_so(
+    meeting, monkeypatch
+):
+    monkeypatch.setattr(host_system, "usable_cores", lambda: [0])
+    meeting.meeting = threading.Barrier(1)
+    facts, found = measured([*FIRST, *SECOND])
+    assert facts["own_cores"] == "none: 1 for 2 devices, one at a time"
+    assert [device for device, _ in meeting.log] == ["cuda", "cuda:1"]
+    assert all("measured_beside" not in outcome.notes for outcome in found)
+
+
+def test_an_error_in_a_devices_thread_ends_the_run_with_that_error(meeting, monkeypatch):
+    def fail(*_: object, **__: object):
+        raise ZeroDivisionError("in a thread")
+
+    monkeypatch.setattr(MeetingBench, "measure", fail)
+    with pytest.raises(ZeroDivisionError, match="in a thread"):
+        measured([*FIRST, *SECOND])
+
+
+def test_what_breaks_off_a_run_ends_every_bench_and_thread(meeting):
+    before = set(threading.enumerate())
+    meeting.meeting = threading.Barrier(3)  # a third that never comes: both hang
+
+    def interrupt(_event):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measured([*FIRST, *SECOND], progress=interrupt)
+    assert set(threading.enumerate()) == before
+    assert meeting.closed >= 3

@@ -1,0 +1,67 @@
+"""Locks of a host: who holds one holds it alone, for as long as the process lives."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from gradbench import host_locks
+from gradbench.host_locks import Held, holding
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv(host_locks.VARIABLE, str(tmp_path / "locks"))
+    return tmp_path / "locks"
+
+
+def test_what_is_held_is_not_had_a_second_time_and_is_named():
+    with (
+        holding(["core-0", "core-1"], wait_s=0.1),
+        pytest.raises(Held, match=r"core-1 was held by another run for 0\.1 s"),
+        holding(["core-1", "core-2"], wait_s=0.1),
+    ):
+        pytest.fail("it was had twice")
+
+
+def test_what_has_no_name_in_common_is_held_at_once():
+    with holding(["core-0"], wait_s=0.1), holding(["core-1", "device-0"], wait_s=0.1):
+        pass
+
+
+def test_what_could_not_all_be_had_is_given_back():
+    with holding(["core-1"], wait_s=0.1):
+        with pytest.raises(Held), holding(["core-0", "core-1"], wait_s=0.0):
+            pass
+        with holding(["core-0"], wait_s=0.1):
+            pass
+
+
+def _hold_until_killed(ready):
+    with holding(["core-0"], wait_s=0.1):
+        ready.set()
+        signal.pause()
+
+
+def test_a_lock_ends_with_the_process_that_held_it():
+    ready = multiprocessing.Event()
+    child = os.fork()
+    if child == 0:
+        _hold_until_killed(ready)
+    assert ready.wait(10)
+    with pytest.raises(Held), holding(["core-0"], wait_s=0.0):
+        pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with holding(["core-0"], wait_s=0.1):
+        pass
+
+
+def test_locks_of_other_users_can_be_held(folder):
+    with holding(["core-0"], wait_s=0.1):
+        pass
+    assert folder.stat().st_mode & 0o1777 == 0o1777
+    (folder / "core-0.lock").chmod(0o444)
+    with holding(["core-0"], wait_s=0.1):
+        pass
