@@ -57,7 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--gradbench-device",
         metavar="NAME",
         action="append",
-        help="cpu, cuda, cuda:N, cuda:all; may be repeated. Default: cpu, and cuda where there is one.",
+        help="cpu, cuda, cuda:N, cuda:all; several times. Default: cpu, and cuda if there is one.",
     )
     group.addoption(
         "--gradbench-budget", metavar="SECONDS", type=float, help="Seconds of timing for a block."
