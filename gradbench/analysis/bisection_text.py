@@ -1,6 +1,5 @@
 """A bisection in words and rows: the answer in a sentence, a row a commit, what else to know."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from ..plurals import counted, plural
 from ..records.bisection import Commit
 from ..stats.table_rule import change
 from ..stats.verdicts import Verdict
-from .bisection import NAMES, TIME, Culprit, Findings, Key, in_words, percent
+from .bisected_times import percent
+from .bisection import Findings
+from .bisection_changes import NAMES, STEPS, TIME, UNITS, Change, Culprit, Key, Value, total
 
 SHORT: Final = 10
 """Characters of a commit's hash that are shown."""
@@ -25,8 +26,7 @@ class Column:
 
     figure: str
     cells: tuple[Cell, ...]
-    values: Mapping[str, str]  # by commit, as they are shown
-    numbers: Mapping[str, float]  # the same, as they are drawn
+    values: Mapping[str, float]  # by commit; a time as a ratio to the good one's
     changed_at: Mapping[str, str]  # how it changed, by commit, in the order of the history
 
     @property
@@ -47,7 +47,7 @@ class Row:
     commit: Commit
     role: str  # good, bad, and what else is to be said of it
     reason: str  # why it was not measured
-    values: tuple[str, ...]  # by column
+    values: tuple[float | None, ...]  # by column
     verdict: str  # of what changed there: worse, better, changed or ""
 
 
@@ -57,13 +57,13 @@ def answer(found: Findings) -> str:
     if not found.is_finished:
         known = f"{_culprits(found)} so far; " if found.culprits else ""
         return f"{known}it is not finished: {_missing(found)}"
-    if not found.whole_verdicts:
+    if not found.verdicts:
         return f"no difference between {ends}: {_compared(found)}"
-    verdicts = Counter(found.whole_verdicts.values())
+    verdicts = Counter(found.verdicts.values())
     counts = ", ".join(f"{verdicts[one]} {one}" for one in ("worse", "better", "changed")
                        if verdicts[one])  # fmt: skip
-    cells = len({key.cell for key in found.whole_verdicts})
-    figures = counted(len(found.whole_verdicts), "figure")
+    cells = len({key.cell for key in found.verdicts})
+    figures = counted(len(found.verdicts), "figure")
     changed = f"{figures} of {counted(cells, 'cell')} ({counts})"
     return f"{_culprits(found)} changed {changed} between {ends}"
 
@@ -88,40 +88,34 @@ def named(cells: Sequence[Cell]) -> str:
 
 def columns(found: Findings) -> list[Column]:
     """Return every figure that differs between the ends, cells that are alike in one column."""
-    keys = [*found.differing, *(Key(cell=cell, figure=TIME) for cell in found.slower_or_faster)]
+    keys = [*found.counts.differing, *(Key(cell=c, figure=TIME) for c in found.times.differing)]
     grouped: dict[tuple[object, ...], list[Key]] = {}
     for key in keys:
-        values, _ = _series(found, key)
-        grouped.setdefault(
-            (key.figure, *values.items(), *_changed_at(found, key).items()), []
-        ).append(key)
-    shown = []
-    for alike in grouped.values():
-        values, numbers = _series(found, alike[0])
-        shown.append(
-            Column(
-                figure=alike[0].figure,
-                cells=tuple(key.cell for key in alike),
-                values=values,
-                numbers=numbers,
-                changed_at=_changed_at(found, alike[0]),
-            )
+        alike = (key.figure, *_series(found, key).items(), *_changed_at(found, key).items())
+        grouped.setdefault(alike, []).append(key)
+    return [
+        Column(
+            figure=keys[0].figure,
+            cells=tuple(key.cell for key in keys),
+            values=_series(found, keys[0]),
+            changed_at=_changed_at(found, keys[0]),
         )
-    return shown
+        for keys in grouped.values()
+    ]
 
 
 def rows(found: Findings, shown: Sequence[Column]) -> list[Row]:
     """Return the commits that were looked at, in the order of the history, the good one first."""
     culprits = {one.suspects[-1]: one for one in found.culprits}
     others = {one for culprit in found.culprits for one in culprit.suspects[:-1]}
-    looked_at = {*found.counted, *culprits, *others}
+    looked_at = {*found.counts.commits, *culprits, *others}
     border = [one.id for one in found.record.border]
     return [
         Row(
             commit=found.graph.by_id[commit],
             role=_role(found, commit, culprits, others),
             reason=_reason(found, commit),
-            values=tuple(column.values.get(commit, "") for column in shown),
+            values=tuple(column.values.get(commit) for column in shown),
             verdict=culprits[commit].verdict if commit in culprits else "",
         )
         for commit in (*border, *found.graph.ids)
@@ -131,13 +125,16 @@ def rows(found: Findings, shown: Sequence[Column]) -> list[Row]:
 
 def notes(found: Findings) -> list[str]:
     """Return what else there is to know, a sentence each."""
-    said = [f"{key} goes up and comes down: {words}" for key, words in found.detours.items()]
+    said = [
+        f"{key} goes up and comes down: {_way(key.figure, steps)}"
+        for key, steps in found.counts.detours.items()
+    ]
     said += [f"inconclusive: {words}" for words in found.unclear]
     reasons: dict[str, list[Cell]] = {}
-    for cell, why in found.unstepped.items():
+    for cell, why in found.counts.unstepped.items():
         reasons.setdefault(why, []).append(cell)
     said += [f"not compared: {named(cells)}: {why}" for why, cells in reasons.items()]
-    loud = {key.cell for key in found.differing}
+    loud = {key.cell for key in found.counts.differing}
     if found.is_finished and found.record.times == "silent" and loud:
         said.append(
             f"{counted(len(loud), 'cell')} with other counts at the ends: no time was compared "
@@ -146,22 +143,47 @@ def notes(found: Findings) -> list[str]:
     return said
 
 
-def _series(found: Findings, key: Key) -> tuple[dict[str, str], dict[str, float]]:
+def in_words(figure: str, value: float | None) -> str:
+    """Return a figure's value as people read it, a time as a change; nothing for None."""
+    if value is None:
+        return ""
+    if figure == STEPS:
+        return "yes" if value else "no"
+    if figure == TIME:
+        return "1" if value == 1 else percent(value)
+    return f"{value:,.0f} B" if UNITS.get(figure) == "bytes" else f"{value:,.0f}"
+
+
+def after(one: Change) -> str:
+    """Return what a figure changed to, a time with its interval."""
+    words = in_words(one.key.figure, one.new)
+    if one.estimate is None:
+        return words
+    return f"{words} [{percent(one.estimate.low)}, {percent(one.estimate.high)}]"
+
+
+def alike(changes: Sequence[Change]) -> list[list[Change]]:
+    """Return changes in groups that differ in their cells alone."""
+    groups: dict[tuple[object, ...], list[Change]] = {}
+    for one in changes:
+        kind = (one.key.figure, one.verdict, one.old, one.new, one.words)
+        groups.setdefault(kind, []).append(one)
+    return list(groups.values())
+
+
+def _way(figure: str, steps: Sequence[tuple[str, Value]]) -> str:
+    start, *others = ((commit, in_words(figure, total(value))) for commit, value in steps)
+    return " → ".join([start[1], *(f"{words} ({commit[:SHORT]})" for commit, words in others)])
+
+
+def _series(found: Findings, key: Key) -> dict[str, float]:
     if key.figure != TIME:
-        known = found.values[key]
-        values = {commit: in_words(key.figure, value) for commit, value in known.items()}
-        numbers = {
-            commit: float(sum(n for _, n in value) if isinstance(value, tuple) else value)
-            for commit, value in known.items()
-        }
-        return values, numbers
+        return {commit: total(value) for commit, value in found.counts.values[key].items()}
     ratios = {found.record.good: 1.0}
     for one in found.record.timed:
         if one.base == found.record.good and one.cell == key.cell and one.logs:
             ratios[one.commit] = change(one.logs).point
-    words = {commit: percent(ratio) for commit, ratio in ratios.items()}
-    words[found.record.good] = "1"
-    return words, {commit: math.log(ratio) for commit, ratio in ratios.items()}
+    return ratios
 
 
 def _changed_at(found: Findings, key: Key) -> dict[str, str]:
@@ -179,14 +201,14 @@ def _culprits(found: Findings) -> str:
 
 
 def _compared(found: Findings) -> str:
-    keys = [key for key in found.values if key not in found.unsteady]
+    keys = [key for key in found.counts.values if key not in found.counts.unsteady]
     cells = len({key.cell for key in keys})
     said = f"{counted(len(keys), 'count')} of {counted(cells, 'cell')} {plural_is(len(keys))} equal"
     if found.record.times == "none":
         return f"{said}; times were not compared"
-    verdicts = Counter(one.verdict for one in found.time_verdicts.values())
+    verdicts = Counter(one.verdict for one in found.times.verdicts.values())
     times = ", ".join(f"{verdicts[one]} {one}" for one in Verdict if verdicts[one])
-    return f"{said}; {plural(len(found.time_verdicts), 'time')}: {times or 'none'}"
+    return f"{said}; {plural(len(found.times.verdicts), 'time')}: {times or 'none'}"
 
 
 def plural_is(number: int) -> str:
@@ -195,8 +217,8 @@ def plural_is(number: int) -> str:
 
 
 def _missing(found: Findings) -> str:
-    open_keys = len(found.whole_verdicts) or len(found.record.cells)
-    looked_at = len(found.counted)
+    open_keys = len(found.verdicts) or len(found.record.cells)
+    looked_at = len(found.counts.commits)
     return (
         f"{counted(looked_at, 'commit')} of {len(found.graph.ids) + 1} looked at, "
         f"{counted(open_keys, 'figure')} in question"
@@ -220,13 +242,13 @@ def _role(found: Findings, commit: str, culprits: Mapping[str, Culprit], others:
 
 
 def _reason(found: Findings, commit: str) -> str:
-    counts = found.counted.get(commit)
+    counts = found.counts.commits.get(commit)
     if counts is None:
         return ""
     if counts.skipped:
         return f"cannot be measured: {counts.skipped}"
     failures = {one.failure or one.skipped for one in counts.cells} - {""}
     broken = sum(bool(one.failure or one.skipped) for one in counts.cells)
-    if not failures or broken == len(found.unstepped):
+    if not failures or broken == len(found.counts.unstepped):
         return ""
     return f"{counted(broken, 'cell')}: {next(iter(sorted(failures)))}"

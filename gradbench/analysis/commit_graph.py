@@ -70,6 +70,11 @@ class Graph:
         """Return a commit's parents, in the range or just before it."""
         return self.by_id[commit].parents
 
+    def before(self, found: Search) -> tuple[str, ...]:
+        """Return the parents of a search's suspects that are no suspects themselves."""
+        parents = (parent for one in found.suspects for parent in self.parents(one))
+        return tuple(one for one in dict.fromkeys(parents) if one not in found.suspects)
+
     def first_bad(self, bad: str, sides: Mapping[str, Side]) -> Search:
         """Return how far the search has come, the parents of what it finds looked at, too.
 

@@ -25,6 +25,7 @@ from .screen import Screen, print_json, shown
 
 if TYPE_CHECKING:
     from ..analysis.bisection import Findings
+    from ..analysis.bisection_changes import Change
     from ..comparison.checkouts import Project
     from ..comparison.versions import Effort
     from ..store.bisections import BisectionFile
@@ -113,8 +114,9 @@ def _begin(
     checkouts.check(cells, own, itself=project.itself, other_python=False)
     preflight.check(cells, models)
     left_out = obstacles(cells, models)
-    for cell, why in left_out.items():
-        err.print(f"[dim]left out: {shown(str(cell))}: {shown(why)}[/dim]")
+    for why in dict.fromkeys(left_out.values()):
+        which = counted(sum(reason == why for reason in left_out.values()), "cell")
+        err.print(f"[dim]left out: {which}: {shown(why)}[/dim]")
     cells = [cell for cell in cells if cell not in left_out]
     if not cells:
         err.print("nothing measured: no cell can run on this machine")
@@ -252,6 +254,7 @@ def _show(
 
 def _as_plain(found: "Findings", files: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, Any]:
     """Return what came of it as plain data for JSON."""
+    from ..analysis.bisection_changes import UNITS
     from ..analysis.bisection_text import answer, columns, notes, rows
 
     record, shown_columns = found.record, columns(found)
@@ -273,10 +276,12 @@ def _as_plain(found: "Findings", files: Mapping[str, Sequence[tuple[str, str]]])
                         "cell": asdict(change.key.cell),
                         "figure": change.key.figure,
                         "verdict": change.verdict,
+                        "unit": UNITS.get(change.key.figure, "count"),
                         "compared_with": change.before,
                         "before": change.old,
                         "after": change.new,
-                        "why": change.words,
+                        "interval": _interval(change),
+                        "why": printable(change.words),
                     }
                     for change in culprit.changes
                 ],
@@ -291,10 +296,14 @@ def _as_plain(found: "Findings", files: Mapping[str, Sequence[tuple[str, str]]])
                 "figures": [
                     {"figure": column.figure, "cells": list(map(str, column.cells)), "value": value}
                     for column, value in zip(shown_columns, row.values, strict=True)
-                    if value
+                    if value is not None
                 ],
             }
             for row in rows(found, shown_columns)
         ],
         "notes": [printable(note) for note in notes(found)],
     }
+
+
+def _interval(change: "Change") -> list[float] | None:
+    return [change.estimate.low, change.estimate.high] if change.estimate is not None else None

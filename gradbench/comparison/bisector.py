@@ -111,7 +111,7 @@ class Bisector:
         began, longest_s = time.monotonic(), dict.fromkeys((Count, Time), 0.0)
         with Trees(self._project, self.record.good) as trees:
             self._save(self.record)
-            while (job := self._findings().next_job()) is not None:
+            while (job := self._findings().next_job) is not None:
                 start = time.monotonic()
                 if start - began + longest_s[type(job)] > budget_s:
                     break
@@ -130,7 +130,7 @@ class Bisector:
         self.record = record
 
     def _check_ends(self) -> None:
-        end = self._findings().unmeasurable_end
+        end = self._findings().counts.unmeasurable_end
         if end is not None:
             which = "good" if end[0] == self.record.good else "bad"
             raise BadModel(

@@ -1,12 +1,26 @@
 """The page of a bisection: which commits changed what, and every commit that was looked at."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from markupsafe import Markup
 
-from ..analysis.bisection import NAMES, Change, Culprit, Findings
-from ..analysis.bisection_text import SHORT, Column, answer, columns, named, notes, rows, title
+from ..analysis.bisection import Findings
+from ..analysis.bisection_changes import NAMES, TIME, Culprit
+from ..analysis.bisection_text import (
+    SHORT,
+    Column,
+    after,
+    alike,
+    answer,
+    columns,
+    in_words,
+    named,
+    notes,
+    rows,
+    title,
+)
 from ..history.commit_links import Link
 from ..plurals import counted
 from . import template
@@ -29,7 +43,7 @@ def render(found: Findings, files: Files, *, name: str, link: Link) -> str:
         asked=record.asked,
         finished=found.is_finished,
         commits=len(found.graph.ids),
-        looked_at=sum(one in found.graph for one in found.counted),
+        looked_at=sum(one in found.graph for one in found.counts.commits),
         facts=_facts(found, name),
         culprits=[_culprit(one, found, files, link) for one in found.culprits],
         columns=[
@@ -37,8 +51,8 @@ def render(found: Findings, files: Files, *, name: str, link: Link) -> str:
                 "title": column.title,
                 "where": column.where,
                 "cells": list(map(str, column.cells)),
-                "good": column.values.get(record.good, ""),
-                "bad": column.values.get(record.bad, ""),
+                "good": in_words(column.figure, column.values.get(record.good)),
+                "bad": in_words(column.figure, column.values.get(record.bad)),
                 "drawing": drawing(column, found),
                 "changed_at": [one[:SHORT] for one in column.changed_at],
             }
@@ -54,7 +68,10 @@ def render(found: Findings, files: Files, *, name: str, link: Link) -> str:
                 "role": row.role,
                 "verdict": row.verdict,
                 "reason": row.reason,
-                "figures": row.values,
+                "figures": [
+                    in_words(column.figure, value)
+                    for column, value in zip(known, row.values, strict=True)
+                ],
             }
             for row in rows(found, known)
         ],
@@ -70,7 +87,8 @@ def drawing(column: Column, found: Findings) -> Markup:
     """
     order = [found.record.good, *found.graph.ids]
     place = {commit: number for number, commit in enumerate(order)}
-    known = sorted((place[one], value) for one, value in column.numbers.items() if one in place)
+    scale = math.log if column.figure == TIME else float
+    known = sorted((place[one], scale(v)) for one, v in column.values.items() if one in place)
     low, high = min(value for _, value in known), max(value for _, value in known)
 
     def x(at: int) -> float:
@@ -117,27 +135,18 @@ def _culprit(culprit: Culprit, found: Findings, files: Files, link: Link) -> dic
             }
             for one in suspects
         ],
-        "changes": _alike(culprit.changes),
+        "changes": [
+            {
+                "figure": NAMES[group[0].key.figure],
+                "verdict": group[0].verdict,
+                "old": in_words(group[0].key.figure, group[0].old),
+                "new": after(group[0]),
+                "words": group[0].words,
+                "cells": named([one.key.cell for one in group]),
+            }
+            for group in alike(culprit.changes)
+        ],
     }
-
-
-def _alike(changes: Sequence[Change]) -> list[dict[str, str]]:
-    """Return the changes at a commit; cells in which they are alike have one row."""
-    grouped: dict[tuple[str, ...], list[Change]] = {}
-    for one in changes:
-        kind = (one.key.figure, one.verdict, one.old, one.new, one.words)
-        grouped.setdefault(kind, []).append(one)
-    return [
-        {
-            "figure": NAMES[figure],
-            "verdict": verdict,
-            "old": old,
-            "new": new,
-            "words": words,
-            "cells": named([one.key.cell for one in group]),
-        }
-        for (figure, verdict, old, new, words), group in grouped.items()
-    ]
 
 
 def _facts(found: Findings, name: str) -> dict[str, str]:

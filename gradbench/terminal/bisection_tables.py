@@ -9,8 +9,19 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis.bisection import NAMES, Change, Culprit, Findings
-from ..analysis.bisection_text import SHORT, Column, columns, named, rows, title
+from ..analysis.bisection import Findings
+from ..analysis.bisection_changes import NAMES, Change, Culprit
+from ..analysis.bisection_text import (
+    SHORT,
+    Column,
+    after,
+    alike,
+    columns,
+    in_words,
+    named,
+    rows,
+    title,
+)
 from ..plurals import counted
 from ..printable import printable
 
@@ -73,15 +84,13 @@ def _changes(changes: Sequence[Change]) -> RenderableType:
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 2))
     for heading in ("figure", "before", "after", "cells"):
         table.add_column(heading, justify="right" if heading in ("before", "after") else "left")
-    alike: dict[tuple[str, ...], list[Change]] = {}
-    for one in changes:
-        kind = (one.key.figure, one.verdict, one.old, one.new, one.words)
-        alike.setdefault(kind, []).append(one)
-    for (figure, verdict, old, new, words), group in alike.items():
-        cells = Text(named([one.key.cell for one in group]))
-        if words:
-            cells.append(f"\n{printable(words)}", style="dim")
-        table.add_row(NAMES[figure], old, Text(new, style=STYLES[verdict]), cells)
+    for group in alike(changes):
+        one = group[0]
+        cells = Text(named([same.key.cell for same in group]))
+        if one.words:
+            cells.append(f"\n{printable(one.words)}", style="dim")
+        new = Text(after(one), style=STYLES[one.verdict])
+        table.add_row(NAMES[one.key.figure], in_words(one.key.figure, one.old), new, cells)
     return table
 
 
@@ -104,7 +113,10 @@ def _commits(found: Findings, *, everything: bool) -> RenderableType:
             row.commit.id[:SHORT],
             row.commit.authored_at[:10],
             _cut(row.commit.subject),
-            *(value.removesuffix(" B") for value in row.values),
+            *(
+                in_words(column.figure, value).removesuffix(" B")
+                for column, value in zip(shown, row.values, strict=True)
+            ),
             said,
         )
     return Group(table, *_legend(known, shown))

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from gradbench.analysis.bisection import TIME, Count, Findings, Time
+from gradbench.analysis.bisection import Count, Findings, Time
+from gradbench.analysis.bisection_changes import TIME
 from gradbench.analysis.bisection_text import answer, columns, notes, rows
 from gradbench.analysis.commit_graph import Graph
 from gradbench.exit_status import ExitStatus
@@ -62,7 +63,7 @@ def followed(start: Bisection, counted, logs=None, *, most: int = 200) -> tuple[
     ``counted`` says a commit's cells, or why it cannot be measured; ``logs`` a replicate's ratio.
     """
     graph, jobs, now = Graph(start.commits, start.border), [], start
-    while (job := Findings(now, graph).next_job()) is not None:
+    while (job := Findings(now, graph).next_job) is not None:
         jobs.append(job)
         assert len(jobs) < most, jobs
         if isinstance(job, Count):
@@ -109,7 +110,7 @@ def test_a_change_is_found_in_a_logarithm_of_counts(name):
     (culprit,) = found.culprits
     assert (culprit.suspects, culprit.verdict) == ((name,), "worse")
     (change,) = culprit.changes
-    assert (change.old, change.new) == ("256 B", "512 B")
+    assert (change.old, change.new) == (256, 512)
     assert len(jobs) <= 3 + 4
     assert found.status() is ExitStatus.REGRESSION
     assert answer(found).startswith("1 commit changed 1 figure of 1 cell (1 worse) between")
@@ -143,9 +144,9 @@ def test_a_figure_that_changes_in_steps_has_a_culprit_for_each():
     found, _ = followed(record(*LINE), lambda one: [counts(saved=level(one))])
     assert [one.suspects for one in found.culprits] == [("c3",), ("c9",), ("c13",)]
     assert [(c.old, c.new) for one in found.culprits for c in one.changes] == [
-        ("1 B", "2 B"),
-        ("2 B", "3 B"),
-        ("3 B", "7 B"),
+        (1, 2),
+        (2, 3),
+        (3, 7),
     ]
 
 
@@ -233,7 +234,7 @@ def test_cells_that_neither_end_can_step_are_not_compared():
 
 def test_an_end_that_cannot_be_measured_ends_the_search():
     found, jobs = followed(record(*LINE), lambda one: "no" if one == "c15" else [counts()])
-    assert found.unmeasurable_end == ("c15", "no")
+    assert found.counts.unmeasurable_end == ("c15", "no")
     assert len(jobs) == 3
 
 

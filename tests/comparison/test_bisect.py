@@ -171,7 +171,7 @@ def test_each_change_is_found_at_its_commit_and_the_working_tree_is_untouched(
     found = culprits(answer)
     assert set(found) == {"one more operator", "branch: keep the input"}
     (change, *others) = found["one more operator"]["changes"]
-    assert (change["figure"], change["before"], change["after"]) == ("operators", "2", "3")
+    assert (change["figure"], change["before"], change["after"]) == ("operators", 2, 3)
     assert change["why"] == "+1 aten.mul.Tensor"
     assert len(others) == 3  # in every mode
     files = found["branch: keep the input"]["files"]
