@@ -240,8 +240,9 @@ def _show(
         places = {"record": str(file.path), "page": str(page)}
         print_json({"status": int(status), **places, **_as_plain(found, files)}, indent=1)
         return
-    screen = Screen(width=out.columns(piped=WIDE))
-    for part in bisection_tables(found, files, everything=asked.everything):
+    width = out.columns(piped=WIDE)
+    screen = Screen(width=width)
+    for part in bisection_tables(found, files, everything=asked.everything, width=width):
         screen.print(part)
     for note in notes(found):
         print_prose(note, style="dim")

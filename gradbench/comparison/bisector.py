@@ -215,7 +215,7 @@ class Bisector:
                 replication=self._how,
                 sources=self.record.sources,
                 seed=self.record.seed,
-                layout_seed=self.record.seed + sum(len(one.logs) for one in self.record.timed),
+                layout_seed=self.record.seed + sum(len(one.logs) + 1 for one in self.record.timed),
             )
             pair = self._pair = _Pair(job.base, job.commit, replicator, before)
         return pair

@@ -24,10 +24,14 @@ from ..analysis.bisection_text import (
 )
 from ..plurals import counted
 from ..printable import printable
+from .run_tables import WIDE
 
 STYLES: Final = {"worse": "red", "better": "green", "changed": "cyan", "": "dim"}
 MOST_COLUMNS: Final = 5
 """Figures beside the commits, unless all are asked for."""
+LEAST_WIDTH: Final = 56
+"""Columns of the screen that the commits take without any figure, one of `COLUMN_WIDTH`."""
+COLUMN_WIDTH: Final = 11
 MOST_FILES: Final = 8
 SUBJECT: Final = 40
 """Columns of a subject; a longer one takes more lines."""
@@ -47,13 +51,17 @@ Files = Mapping[str, Sequence[tuple[str, str]]]
 
 
 def bisection_tables(
-    found: Findings, files: Files, *, everything: bool = False
+    found: Findings, files: Files, *, everything: bool = False, width: int = WIDE
 ) -> list[RenderableType]:
-    """Return what came of it: a part for each culprit, then the commits that were looked at."""
+    """Return what came of it: a part for each culprit, then the commits that were looked at.
+
+    There are as many figures beside the commits as ``width`` has room for, or all.
+    """
     shown: list[RenderableType] = [
         _culprit(one, found, files, everything=everything) for one in found.culprits
     ]
-    shown.append(_commits(found, everything=everything))
+    room = (width - LEAST_WIDTH) // COLUMN_WIDTH
+    shown.append(_commits(found, most=None if everything else max(1, min(room, MOST_COLUMNS))))
     return shown
 
 
@@ -80,23 +88,26 @@ def _culprit(
 
 
 def _changes(changes: Sequence[Change]) -> RenderableType:
-    """Return the changes at a commit; cells in which they are alike have one row."""
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 2))
-    for heading in ("figure", "before", "after", "cells"):
-        table.add_column(heading, justify="right" if heading in ("before", "after") else "left")
-    for group in alike(changes):
+    """Return the changes at a commit; cells in which they are alike stand together."""
+    groups = alike(changes)
+    names = [NAMES[group[0].key.figure] for group in groups]
+    widest = max(map(len, names))
+    lines: list[RenderableType] = []
+    for name, group in zip(names, groups, strict=True):
         one = group[0]
-        cells = Text(named([same.key.cell for same in group]))
+        old = in_words(one.key.figure, one.old)
+        line = Text(f"{name.ljust(widest)}  {old} → ")
+        lines.append(line.append(after(one), style=STYLES[one.verdict]))
+        about = Text(named([same.key.cell for same in group]), overflow="fold")
         if one.words:
-            cells.append(f"\n{printable(one.words)}", style="dim")
-        new = Text(after(one), style=STYLES[one.verdict])
-        table.add_row(NAMES[one.key.figure], in_words(one.key.figure, one.old), new, cells)
-    return table
+            about.append(f"\n{printable(one.words)}", style="dim")
+        lines.append(Padding(about, (0, 0, 0, 4)))
+    return Group(*lines)
 
 
-def _commits(found: Findings, *, everything: bool) -> RenderableType:
+def _commits(found: Findings, *, most: int | None) -> RenderableType:
     known = _one_of_each_first(columns(found))
-    shown = known if everything else known[:MOST_COLUMNS]
+    shown = known[:most]
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 1))
     for heading in ("commit", "date"):
         table.add_column(heading, no_wrap=True)

@@ -1,22 +1,24 @@
 """``compare --bisect``: a repository's commits, what is refused, interruptions, foreign text."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from typer.testing import CliRunner
 
 from gradbench.cli import app
-from gradbench.comparison import checkouts, commit_counts, commits, versions
-from gradbench.comparison.replication import Replication
+from gradbench.comparison import bisector, checkouts, commit_counts, commits, versions
+from gradbench.comparison.replication import Replication, Results
 from gradbench.comparison.versions import Effort
 from gradbench.errors import GradbenchError
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.model_source import ModelSource
-from gradbench.records.bisection import CellCounts
+from gradbench.records.bisection import CellCounts, TimedCell
 from gradbench.store import bisections
 
 NETS = """
@@ -396,3 +398,117 @@ def test_real_commits_are_counted_timed_and_found(tmp_path, monkeypatch):
     assert change["figure"] == "step_time"
     assert "no change in operations" in change["why"]
     assert [one.name for one in tmp_path.iterdir()] == ["project"]
+
+
+# Times, with replicates that are drawn
+
+
+class Drawn:
+    """A replicator whose ratios are those of ``slow.json`` in the trees, with a little noise."""
+
+    made: ClassVar[list["Drawn"]] = []
+    stop_at: ClassVar[int | None] = None
+    replicates: ClassVar[int] = 0
+
+    def __init__(self, base, candidate, **how):
+        self.sides, self.how, self.results = (base, candidate), how, Results()
+        self.drawn: dict[Cell, list[float]] = {}
+        self.rng = random.Random(how["layout_seed"])
+        Drawn.made.append(self)
+
+    def examine(self, cells):
+        if (self.sides[1].tree / "apart.json").exists():
+            self.results.apart.update(dict.fromkeys(cells, "a compiled extension"))
+
+    def replicate(self, cells):
+        Drawn.replicates += 1
+        if Drawn.replicates == Drawn.stop_at:
+            raise KeyboardInterrupt
+        slow = [json.loads((side.tree / "slow.json").read_text()) for side in self.sides]
+        for cell in cells:
+            if slow[1] is None:
+                self.results.failures[cell] = {"candidate": "ValueError: out of patience"}
+                continue
+            log = slow[1] - slow[0] + self.rng.gauss(0, 0.003)
+            self.drawn.setdefault(cell, []).append(log)
+
+    def logs(self, cell):
+        return self.drawn.get(cell, [])
+
+
+@pytest.fixture
+def line(tmp_path, monkeypatch):
+    """Nine commits in a line; the sixth is slower, the fourth fails in its turns."""
+    made = Repository(tmp_path / "line")
+    plain = {"counts_json": {"muls": 0}, "saved_json": 1, "nets_py": NETS.format(
+        before="pass", activation="torch.tanh")}  # fmt: skip
+    made.commit("c0", slow_json=0.0, **plain)
+    for number in range(1, 9):
+        slow = "null" if number == 4 else 0.2 if number >= 6 else 0.0
+        made.commit(f"c{number}", slow_json=slow, notes_md=str(number))
+    monkeypatch.chdir(made.root)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(bisector, "Replicator", Drawn)
+    for name, value in (("made", []), ("stop_at", None), ("replicates", 0)):
+        monkeypatch.setattr(Drawn, name, value)
+    yield made
+    sys.modules.pop("nets", None)
+
+
+def timed(tmp_path, *arguments, model=(*MODEL, "--grad-mode", "no_grad")):
+    places = ("--results", tmp_path / "results", "--reports", tmp_path / "reports")
+    answer = CliRunner().invoke(app, ["compare", *map(str, (*model, *places, *arguments))])
+    assert isinstance(answer.exception, SystemExit | None), answer.exception
+    return answer
+
+
+def test_a_slower_step_is_found_by_times_and_its_parent_confirms(line, counting, tmp_path):
+    answer = timed(tmp_path, "--bisect", "main~8..main", "--json")
+    assert answer.exit_code == ExitStatus.REGRESSION, answer.output
+    found = culprits(answer)
+    assert set(found) == {"c6"}
+    (change,) = found["c6"]["changes"]
+    assert (change["figure"], change["unit"]) == ("step_time", "ratio")
+    assert change["interval"][0] < change["after"] < change["interval"][1]
+    assert change["after"] == pytest.approx(1.22, rel=0.02)
+    assert change["compared_with"] == line.by_subject["c5"]
+    pairs = [(each.sides[0].tree.name, each.sides[1].tree.name) for each in Drawn.made]
+    assert len(pairs) == len(set(pairs)) <= 1 + 4 + 1
+    assert line.git("worktree", "list").count("\n") == 0
+
+
+def test_times_of_before_an_interruption_are_kept(line, counting, tmp_path, monkeypatch):
+    monkeypatch.setattr(Drawn, "stop_at", 8)
+    stopped = timed(tmp_path, "--bisect", "main~8..main")
+    assert stopped.exit_code == ExitStatus.INTERRUPTED
+    (path,) = (tmp_path / "results" / "bisections").iterdir()
+    before = bisections.load(path)
+    assert sum(len(one.logs) for one in before.timed) == 7
+    again = timed(tmp_path, "--resume", "latest", "--json", model=("--model", "nets:make"))
+    assert set(culprits(again)) == {"c6"}
+    after = {(one.base, one.commit): one.logs for one in bisections.load(path).timed}
+    for one in before.timed:
+        assert after[one.base, one.commit][: len(one.logs)] == one.logs
+    seeds = [each.how["layout_seed"] for each in Drawn.made]
+    assert len(set(seeds)) == len(seeds)  # no replicate is made twice
+
+
+def test_replicates_of_one_process_are_not_put_beside_those_of_pairs(line, counting, tmp_path):
+    known = TimedCell(
+        base=line.by_subject["c0"], commit=line.by_subject["c8"], cell=CELL, logs=(9.0,)
+    )
+    pair = bisector._Pair(known.base, known.commit, Drawn(None, None, layout_seed=0), {CELL: known})
+    pair.replicator.drawn[CELL] = [0.5]
+    asked = bisector.Bisector.__new__(bisector.Bisector)
+    assert asked._timed(pair, CELL).logs == (9.0, 0.5)
+    pair.replicator.results.apart[CELL] = "a compiled extension"
+    assert asked._timed(pair, CELL).logs == (0.5,)
+
+
+def test_a_step_that_fails_in_its_turns_leaves_a_range(line, counting, tmp_path):
+    line.commit("c9", slow_json="null", more_md="1")
+    line.commit("c10", slow_json=0.5, more_md="2")
+    answer = timed(tmp_path, "--bisect", "main~2..main", "--json")
+    assert set(culprits(answer)) == {"c9; c10"}
+    (record,) = (tmp_path / "results" / "bisections").iterdir()
+    assert any("out of patience" in one.failure for one in bisections.load(record).timed)
