@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import torch
 
 from .. import devices
+from ..devices import Device
 from ..errors import BadModel, DeviceUnavailable, UnknownName
 from ..experiment.matrix import AS_IS, AXES, LENGTHS, Cell, unique
 from ..memory.apart import Children
@@ -58,24 +59,26 @@ def on_each_device(cells: Iterable[Cell]) -> list[Cell]:
 
 def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, str] | None:
     """Return why a cell cannot run here, as far as that is known without running it."""
-    device, model, cores = devices.find(cell.device), models[cell.model], len(usable_cores())
+    device, cores = devices.find(cell.device), len(usable_cores())
     try:
         device.check()
         if cell.compile != "off":
             device.check_compiler()
     except DeviceUnavailable as reason:
         return "unavailable", str(reason)
-    inside = WORKLOADS[cell.workload].mode_inside
-    headless = WORKLOADS[cell.workload].splits_head and model.head is None
-    beheaded = WORKLOADS[cell.workload].splits_head and _lacks(model, model.head)
-    generates = WORKLOADS[cell.workload].generates
-    lengths = [
-        f"{name}={AXES[name].default}"
-        for name in LENGTHS
-        if getattr(cell, name) != AXES[name].default
-    ]
-    unlike_images = _unlike_images(model) if cell.memory_format == "channels_last" else ""
-    contradictions = (
+    contradictions = (*_of_the_device(cell, device), *_of_the_workload(cell, models[cell.model]))
+    for holds, why in contradictions:
+        if holds:
+            return "impossible", why
+    if cell.threads > cores:
+        threads = counted(cell.threads, "thread")
+        return "unavailable", f"{threads}, but this process may use {counted(cores, 'core')}"
+    return None
+
+
+def _of_the_device(cell: Cell, device: Device) -> Iterable[tuple[bool, str]]:
+    """Return what a device cannot do: whether that is asked for, and how not to."""
+    return (
         (
             cell.threads > 1 and not device.operator_threads,
             f"{cell.device} runs operators by itself, whatever threads the host has: threads=1",
@@ -97,25 +100,40 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
             cell.precision != "ieee" and cell.dtype not in (AS_IS, "float32"),
             f"{cell.dtype} has one precision: precision=ieee",
         ),
+    )
+
+
+def _of_the_workload(cell: Cell, model: Model) -> Iterable[tuple[bool, str]]:
+    """Return what a workload cannot do with a model: whether that is asked for, and how not to."""
+    workload = WORKLOADS[cell.workload]
+    headless = workload.splits_head and model.head is None
+    beheaded = workload.splits_head and _lacks(model, model.head)
+    lengths = [
+        f"{name}={AXES[name].default}"
+        for name in LENGTHS
+        if getattr(cell, name) != AXES[name].default
+    ]
+    unlike_images = _unlike_images(model) if cell.memory_format == "channels_last" else ""
+    return (
         (
-            inside and cell.entry == "per_call",
+            workload.mode_inside and cell.entry == "per_call",
             f"{cell.workload} enters its mode in each step as it is: entry=held",
         ),
         (
-            cell.optimizer != "sgd" and not WORKLOADS[cell.workload].optimizes,
+            cell.optimizer != "sgd" and not workload.optimizes,
             f"{cell.workload} makes no optimizer step: optimizer=sgd",
         ),
         (
-            generates and model.generation is None,
+            workload.generates and model.generation is None,
             f"{cell.workload} makes tokens, and {cell.model} does not say how: give its "
             "gradbench.Model a Generation",
         ),
         (
-            bool(lengths) and not generates,
+            bool(lengths) and not workload.generates,
             f"{cell.workload} takes a batch and no prompt: {', '.join(lengths)}",
         ),
         (
-            cell.checkpointing != "off" and not WORKLOADS[cell.workload].optimizes,
+            cell.checkpointing != "off" and not workload.optimizes,
             f"{cell.workload} makes no backward pass that could compute blocks again: "
             "checkpointing=off",
         ),
@@ -133,13 +151,6 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
             f"{cell.model} has no submodule {model.head!r}{_would_do(model) if beheaded else ''}",
         ),
     )
-    for holds, why in contradictions:
-        if holds:
-            return "impossible", why
-    if cell.threads > cores:
-        threads = counted(cell.threads, "thread")
-        return "unavailable", f"{threads}, but this process may use {counted(cores, 'core')}"
-    return None
 
 
 @cache

@@ -119,6 +119,7 @@ def replicated(versions, name):
     return replicator.results, cell
 
 
+@pytest.mark.slow
 def test_sides_that_keep_to_themselves_share_a_process_and_each_runs_its_own_code(versions):
     results, cell = replicated(versions, "plain")
     assert results.apart == {}

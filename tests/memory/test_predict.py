@@ -81,19 +81,26 @@ def test_every_cell_of_tiny_is_predicted_to_the_byte(cells):
 
 
 TRAINING = {"workload": "training", "grad_mode": "global_on"}
+
+
+def slow(*row):
+    """Return a row that repeats at length what others of its table show once."""
+    return pytest.param(*row, marks=pytest.mark.slow)
+
+
 FORWARDS = [
     {"model": "cnn_small", "dtype": "bfloat16"},
+    {"model": "cnn_small", "grad_mode": "global_on"},
     {"model": "cnn_small", "memory_format": "channels_last"},
     {"model": "cnn_small", "entry": "per_call"},
-    {"model": "cnn_small", "grad_mode": "global_on"},
     {"model": "cnn_small", "workload": "frozen_backbone", "grad_mode": "inference_mode"},
     {"model": "mlp_deep", "batch_size": 32, "grad_mode": "global_on"},
 ]
 BACKWARDS = [
-    {"model": "mlp_deep", "batch_size": 32} | TRAINING,
     {"model": "cnn_small", "workload": "training_reenabled", "grad_mode": "inference_mode"},
-    {"model": "cnn_small", "workload": "frozen_backbone", "grad_mode": "global_on"},
     {"model": "cnn_small", "dtype": "bfloat16"} | TRAINING,
+    {"model": "mlp_deep", "batch_size": 32} | TRAINING,
+    {"model": "cnn_small", "workload": "frozen_backbone", "grad_mode": "global_on"},
     {"model": "cnn_small", "memory_format": "channels_last"} | TRAINING,
 ]
 
@@ -124,20 +131,20 @@ def test_cells_of_every_kind_are_predicted_to_the_byte(axes, both):
     assert predicted.unprobed == ()
 
 
-@pytest.mark.parametrize("axes", FORWARDS, ids=named)
+@pytest.mark.parametrize("axes", [*FORWARDS[:2], *map(slow, FORWARDS[2:])], ids=named)
 def test_peaks_in_the_forward_are_predicted_in_every_part(axes, both):
     measured, predicted = both(cell(**axes))
     assert predicted.breakdown.parts == measured["breakdown"].parts
 
 
-@pytest.mark.parametrize("axes", BACKWARDS, ids=named)
+@pytest.mark.parametrize("axes", [*BACKWARDS[:2], *map(slow, BACKWARDS[2:])], ids=named)
 def test_peaks_in_backward_are_predicted_in_every_part(axes, both):
     measured, predicted = both(cell(**axes))
     assert predicted.breakdown.parts == measured["breakdown"].parts
 
 
-@pytest.mark.parametrize("optimizer", ["sgd_momentum", "adamw"])
-@pytest.mark.parametrize("model", ["mlp_tiny", "cnn_small"])
+@pytest.mark.parametrize("optimizer", [slow("sgd_momentum"), "adamw"])
+@pytest.mark.parametrize("model", ["mlp_tiny", slow("cnn_small")])
 def test_what_the_optimizer_keeps_is_predicted_to_the_byte(model, optimizer, both):
     """AdamW's updates divide by Python numbers, which become tensors of 8 bytes and then of 4."""
     measured, predicted = both(cell(model=model, optimizer=optimizer, **TRAINING))
@@ -278,7 +285,7 @@ def no_numbers(y):
 
 
 @pytest.mark.parametrize(
-    "ask", [lambda y: y.sum().item(), lambda y: y.numpy()], ids=["item", "numpy"]
+    "ask", [lambda y: y.sum().item(), slow(lambda y: y.numpy())], ids=["item", "numpy"]
 )
 def test_a_model_that_asks_for_numbers_is_measured_where_the_device_is(ask, predictor):
     model = Model(partial(Asking, ask), partial(classification, shape=(16,)))
@@ -458,7 +465,7 @@ def squared(output, _target):
     return output.square().mean()
 
 
-@pytest.mark.parametrize("workload", ["inference", "training"])
+@pytest.mark.parametrize("workload", [slow("inference"), "training"])
 @pytest.mark.parametrize(
     ("build", "shape", "measured"),
     [

@@ -357,7 +357,9 @@ def test_a_module_is_predicted_to_the_byte_or_marked_as_measured(name, axes, pre
     assert bool(prediction.why_measured) == fused
 
 
-@pytest.mark.parametrize("axes", WAYS, ids=way_of)
+@pytest.mark.parametrize(
+    "axes", [WAYS[0], *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS[1:])], ids=way_of
+)
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marked(name)) for name in MEASURED])
 def test_what_fake_tensors_cannot_say_is_measured_and_says_so(name, axes, predictor):
     one, model = cell(**axes), model_of(*MEASURED[name])
@@ -401,7 +403,14 @@ def compiled_in_place():
     return module
 
 
-@pytest.mark.parametrize("build", [lambda: torch.compile(small()), compiled_in_place, Compiled])
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(lambda: torch.compile(small()), marks=pytest.mark.slow),
+        pytest.param(compiled_in_place, marks=pytest.mark.slow),
+        Compiled,
+    ],
+)
 def test_a_module_that_is_compiled_somewhere_is_a_reason(build, predictor):
     with pytest.raises(Unpredictable, match="compiled code allocates by its own plan"):
         predictor.predict(cell(workload="inference", grad_mode="no_grad"), model_of(build, (WIDE,)))
@@ -447,7 +456,9 @@ def test_a_model_too_large_to_be_built_for_real_is_built_on_meta(predictor, monk
     assert (prediction.peak_bytes, prediction.measured_at) == (expected, ())
 
 
-@pytest.mark.parametrize("budget_batch", [1, 2, 37, 1000])
+@pytest.mark.parametrize(
+    "budget_batch", [1, 37, *(pytest.param(b, marks=pytest.mark.slow) for b in (2, 1000))]
+)
 def test_a_fit_begins_where_batchnorm_can_be_trained_and_asks_few_steps(budget_batch, monkeypatch):
     """The line through two small batches leads to the answer, which is asked and the next one up.
 

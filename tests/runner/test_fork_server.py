@@ -108,7 +108,8 @@ def test_whatever_a_job_does_it_ends_in_time_and_with_all_it_started(server, job
     assert run(server, jobs.count, 1) == [0]
 
 
-def test_a_job_that_closes_its_pipe_and_goes_on_is_not_waited_for(server, monkeypatch):
+@pytest.mark.slow  # it waits for five seconds
+def test_a_job_that_closes_its_pipe_and_goes_on_is_not_waited_for(server):
     """Its limit may be far: nothing that it still does can be known."""
     with pytest.raises(WorkerDied, match="it closed the pipe"):
         run(server, jobs.close_all_descriptors, limit_s=600)
@@ -177,7 +178,10 @@ for pid in server.run(jobs.leave_a_daemon_and_hang, limit_s=600):
 """
 
 
-@pytest.mark.parametrize(("while_", "count"), [("loading", 2), ("measuring", 4)])
+@pytest.mark.parametrize(
+    ("while_", "count"),
+    [pytest.param("loading", 2, marks=pytest.mark.slow), ("measuring", 4)],
+)
 def test_measuring_processes_end_when_their_owner_is_killed(while_, count):
     script = OWNER.format(tests=str(Path(jobs.__file__).parent))
     with subprocess.Popen(

@@ -48,6 +48,7 @@ def test_items_come_in_order_from_a_process_of_their_own():
     assert not psutil.pid_exists(pid)
 
 
+@pytest.mark.slow
 def test_what_a_job_raises_comes_as_its_traceback():
     with pytest.raises(JobError, match="ValueError: no such luck"):
         run(plain_jobs.raising)
@@ -57,7 +58,7 @@ def test_what_a_job_raises_comes_as_its_traceback():
     ("job", "arguments", "cause", "words"),
     [
         (plain_jobs.exiting, [3], "crashed", r"exit status 3 \(last words\)"),
-        (plain_jobs.killed, [], "out_of_memory", "SIGKILL"),
+        pytest.param(*(plain_jobs.killed, [], "out_of_memory", "SIGKILL"), marks=pytest.mark.slow),
     ],
 )
 def test_a_process_that_ends_early_is_named_with_its_cause(job, arguments, cause, words):
@@ -80,6 +81,7 @@ def test_a_job_that_hangs_is_killed_with_all_that_it_started():
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_death_whose_daemon_holds_the_pipe_is_the_death_it_is():
     with pytest.raises(WorkerDied, match="exit status 3") as death:
         run(jobs.leave_a_daemon_and_die)

@@ -701,10 +701,10 @@ def no_module():
 
 
 class Sleeper(Plain):
-    """Steps of an eighth of a second, and one day it hangs."""
+    """Steps of a third of a second, and one day it hangs."""
 
     calls = itertools.count()  # a class's number would be put back
 
     def forward(self, x):
-        time.sleep(0.125 if next(self.calls) < 13 else 600)
+        time.sleep(0.3 if next(self.calls) < 13 else 600)
         return super().forward(x)
