@@ -5,11 +5,14 @@ Each backend is one file, imported only when its name is asked for.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from ..errors import DeviceUnavailable, UnknownName
 from ..records.allocations import Change, Entry, Mark
 from ..records.measurements import Fact
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -265,6 +268,9 @@ class Device(Protocol):
 
     def multiplies_bfloat16(self) -> bool:
         """Say whether bfloat16 numbers are multiplied as such: where they are not, it is slow."""
+
+    def multiplications_a_second(self, dtype: "torch.dtype") -> float:
+        """Return how many it does of numbers of a dtype, within a factor of a few."""
 
     @property
     def exclusive(self) -> bool:

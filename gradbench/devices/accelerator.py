@@ -92,6 +92,10 @@ class Accelerator:
         """Return True: torch does not say otherwise."""
         return True
 
+    def multiplications_a_second(self, dtype: torch.dtype) -> float:  # noqa: ARG002 # of any
+        """Return what a small GPU does."""
+        return 1e12
+
     def lock_name(self) -> str:
         """Return the name with the index: the backend is not asked for a better one."""
         return self.place

@@ -111,6 +111,12 @@ class CPU:
         has: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
+    def multiplications_a_second(self, dtype: torch.dtype) -> float:
+        """Return what one core does by vectors; a number at a time where there are none for it."""
+        if dtype == torch.bfloat16 and self.multiplies_bfloat16():
+            return 2e10
+        return {torch.float32: 2e10, torch.float64: 1e10}.get(dtype, 5e8)
+
     def lock_name(self) -> str:
         """Return its name."""
         return self.name

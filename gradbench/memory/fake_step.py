@@ -12,7 +12,6 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._pytree import tree_leaves
 
 from ..call_threads import CallThreads
 from ..devices import Device
@@ -30,7 +29,7 @@ from .outline import Outline
 from .probe import Call, needs_probe
 from .step_phases import Marks
 from .storage_tracker import Creation
-from .storages import key as storage_key
+from .storages import key as storage_key, tensors_among
 
 SCRIPTED: Final = "TorchScript runs it, which fuses and frees by its own plan"
 COMPILED: Final = "compiled code allocates by its own plan, which nobody can run yet"
@@ -206,9 +205,7 @@ def _subject(
 
 def _check_call(func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Raise `Unfaithful` where sizes depend on what is in a tensor, or are symbols."""
-    for leaf in tree_leaves((args, kwargs, result)):
-        if not isinstance(leaf, Tensor):
-            continue
+    for leaf in tensors_among((*args, *kwargs.values(), result)):
         name = str(func.overloadpacket).replace(".", "::")
         if leaf.layout is not torch.strided:
             raise Unfaithful(f"{name} works on a sparse tensor, whose size depends on its contents")

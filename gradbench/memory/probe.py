@@ -4,10 +4,13 @@ Convolutions reorder weights and images into blocked layouts, reductions keep sc
 megabytes that no output shows. Fake tensors run no kernels, so the kernels are asked: every
 distinct call, on zeros of its shapes, all in one trace. Zeros are made up, and a kernel may end
 the process over them; so that is a fork of this one, where the device allows it.
+
+A model's own size is never computed with: what is large in bytes or in multiplications is not run.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -26,6 +29,15 @@ OTHER: Final = 0.7
 TWICE_BYTES: Final = 2**18
 """Calls that are run on `OTHER` numbers than zeros, too: larger ones would take too long."""
 
+PROBE_S: Final = 5.0
+"""What the calls of one step may take to multiply, all together."""
+
+MULTIPLIES: Final = re.compile(
+    r"mm(_|$)|mv(_|$)|(^|_)linear(_|$)|conv|attention|encoder_layer|trilinear|cdist|rnn"
+    r"|linalg|cholesky|qr(_|$)|svd|inverse|solve|(^|_)lu(_|$)|matrix_exp"
+)
+"""Names of operators whose work grows faster than their tensors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Meta:
@@ -41,9 +53,14 @@ class Meta:
         return cls(tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
 
     @property
+    def numel(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of its elements."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.numel * self.dtype.itemsize
 
     def of_one(self) -> "Meta":
         """Return the outline of a single element, in as many dimensions."""
@@ -73,6 +90,8 @@ class Call:
     nbytes: int  # of its tensors, outputs included
     extra: int
     returns: tuple[int, ...] | None  # bytes of its outputs' storages, None where not compared
+    multiplications: int = 0  # about how many it does, where that is no linear work
+    dtype: torch.dtype = torch.float32  # of its largest tensor
 
     @classmethod
     def of(
@@ -92,13 +111,24 @@ class Call:
             returns = None
         leaves = tree_leaves(metas)
         flat = tuple(leaf if isinstance(leaf, Meta) else repr(leaf) for leaf in leaves)
-        nbytes = sum(meta.nbytes for meta in (*leaves, *outputs) if isinstance(meta, Meta))
-        return cls(func, flat, metas[0], metas[1], nbytes, extra, returns)
+        every = [meta for meta in (*leaves, *outputs) if isinstance(meta, Meta)]
+        return cls(
+            func,
+            flat,
+            metas[0],
+            metas[1],
+            sum(meta.nbytes for meta in every),
+            extra,
+            returns,
+            _multiplications(func, args, every),
+            max(every, key=lambda meta: meta.numel).dtype if every else torch.float32,
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the operator by its name: torch cannot."""
         rest = (self.arguments, self.args, self.kwargs, self.nbytes, self.extra, self.returns)
-        return _call_named, (self.func._schema.name, self.func._overloadname, *rest)
+        work = (self.multiplications, self.dtype)
+        return _call_named, (self.func._schema.name, self.func._overloadname, *rest, *work)
 
     def __hash__(self) -> int:
         return hash((self.func, self.arguments))
@@ -135,6 +165,25 @@ def needs_probe(func: Operator, args: Sequence[Any]) -> bool:
 def _has_complex(args: Sequence[Any]) -> bool:
     """Return whether a complex tensor is among them: ``abs`` makes another before the real one."""
     return any(isinstance(one, Tensor | Meta) and one.dtype.is_complex for one in args)
+
+
+def _multiplications(func: Operator, args: Sequence[Any], every: Sequence[Meta]) -> int:
+    """Return about how many multiplications a call does that multiplies matrices, 0 for others.
+
+    That of (m, k) and (k, n) does m * k * n of them, the root of the product of what its three
+    tensors hold. Attention, recurrent layers and decompositions come to a few times that root; a
+    convolution to as many times as its window is wide.
+    """
+    name = func._schema.name.partition("::")[2]
+    if not MULTIPLIES.search(name):
+        return 0
+    largest = sorted((meta.numel for meta in every), reverse=True)[:3]
+    root = math.isqrt(math.prod(largest))
+    if "conv" not in name:
+        return root
+    tensors = [one for one in args if isinstance(one, Tensor)]
+    weight = tensors[:3][-1] if "backward" in name else tensors[:2][-1]
+    return root * math.isqrt(math.prod(weight.shape[2:]))
 
 
 def _wraps_a_number(func: Operator, args: Sequence[Any]) -> bool:
@@ -179,19 +228,35 @@ class Prober:
     def learn(
         self, calls: Iterable[Call], *, threads: int = 1, children: Children | None = None
     ) -> None:
-        """Run all that is new and small enough, with so many threads, in such children."""
-        new = [
-            call
-            for call in dict.fromkeys(calls)
-            if call.needs_probe and (threads, call) not in self._seen
-        ]
-        todo = [call for call in new if call.nbytes <= self._largest]
+        """Run all that is new and small enough, with so many threads, in such children.
+
+        ``calls`` are those of a step: the quickest of them are run, as many as `PROBE_S` allows.
+        """
+        there = [call for call in dict.fromkeys(calls) if call.needs_probe]
+        new = [call for call in there if (threads, call) not in self._seen]
+        quick = set(self._quick(there))
+        todo = [call for call in new if call in quick]
         for call in new:
             self._seen[threads, call] = None  # what is not run stays unknown
         if todo and self._device is not None:
             children = children or Children(device=self._device)
             for call, seen in _run(todo, children, threads).items():
                 self._seen[threads, call] = seen
+
+    def _quick(self, calls: Iterable[Call]) -> Iterator[Call]:
+        """Yield the calls that are small enough, the quickest first, while there is time left."""
+        small = [call for call in calls if call.nbytes <= self._largest]
+        left_s = PROBE_S
+        for call in sorted(small, key=self._seconds):
+            left_s -= self._seconds(call)
+            if left_s < 0:
+                return
+            yield call
+
+    def _seconds(self, call: Call) -> float:
+        if self._device is None or not call.multiplications:
+            return 0.0
+        return call.multiplications / self._device.multiplications_a_second(call.dtype)
 
     def inside(self, call: Call, *, threads: int = 1) -> int | None:
         """Return the most bytes that were live at once within the call, or None if unknown.

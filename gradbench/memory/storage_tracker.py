@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from .saved_tensors import ModuleFrames, users_line
-from .storages import key, storages
+from .storages import key, storages, tensors_among
 
 Operator = torch._ops.OpOverload
 
@@ -65,22 +64,21 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torc
     ) -> Any:
         """Run the operator; tell of it and of what it brought to life."""
         kwargs = kwargs or {}
+        given = list(tensors_among((*args, *kwargs.values())))
         # Operators of "prim" ask for facts, and torch cannot look them up; one that has a kernel of
         # the device's own is run by that, though it could be taken apart.
-        if func.namespace != "prim" and not _has_kernel(func, (args, kwargs)):
+        if func.namespace != "prim" and not _has_kernel(func, given):
             with self:
                 taken_apart = _taken_apart(func, args, kwargs)
             if taken_apart is not NotImplemented:
                 return taken_apart
-        for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, Tensor):
-                self._know(leaf)  # an output may share what an input brought along
+        for tensor in given:
+            self._know(tensor)  # an output may share what an input brought along
         result = func(*args, **kwargs)
         if self._called is not None:
             self._called(func, args, kwargs, result)
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._see(leaf, str(func.overloadpacket).replace(".", "::"))
+        for tensor in tensors_among((result,)):
+            self._see(tensor, str(func.overloadpacket).replace(".", "::"))
         return result
 
     def adopt(self, tensor: Tensor) -> None:
@@ -134,10 +132,8 @@ def _taken_apart(func: Operator, args: Sequence[Any], kwargs: Mapping[str, Any])
     return NotImplemented
 
 
-def _has_kernel(func: Operator, arguments: object) -> bool:
+def _has_kernel(func: Operator, given: Sequence[Tensor]) -> bool:
     """Return whether the device of the arguments has a kernel for the operator itself."""
-    device = next(
-        (leaf.device.type for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)), "cpu"
-    )
+    device = given[0].device.type if given else "cpu"
     name: str = func.name()  # type: ignore[no-untyped-call] # torch leaves it untyped
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, device.upper()))

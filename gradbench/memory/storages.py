@@ -1,6 +1,6 @@
 """What a tensor lies in: one block of memory, several, or none that can be seen."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, UntypedStorage
@@ -32,6 +32,18 @@ def storages(tensor: Tensor) -> list[UntypedStorage]:
             for storage in _own(one):
                 found.setdefault(key(storage), storage)
     return list(found.values())
+
+
+def tensors_among(values: Iterable[object]) -> Iterator[Tensor]:
+    """Yield the tensors among an operator's arguments or results: its schema has flat lists alone.
+
+    A step on fake tensors asks thousands of times; torch's way through trees takes a fifth of it.
+    """
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors_among(value)
 
 
 def key(storage: UntypedStorage) -> int:

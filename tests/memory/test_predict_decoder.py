@@ -139,3 +139,16 @@ def test_a_decoder_of_seven_billion_parameters_is_predicted_in_four_gibibytes():
     assert found["parts"]["saved"] == pytest.approx(4 * TOKENS * SAVED, rel=0.01)
     assert found["parts"]["other"] == pytest.approx(4 * TOKENS * WORDS, rel=0.01)
     assert found["measured_at"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_its_training_in_half_precision_computes_no_product_of_its_size():
+    """A processor without such instructions takes half a minute for one of its hundreds."""
+    axes = {"workload": "training", "dtype": "bfloat16", "optimizer": "adamw"}
+    found = asked({"grad_mode": "global_on", **axes})
+    assert found["phase"] == "optimizer"
+    assert found["parts"]["parameters"] == found["parts"]["gradients"] == 2 * PARAMETERS
+    numbers = found["parts"]["optimizer_state"] - 2 * 2 * PARAMETERS
+    assert 0 <= numbers <= 4 * (LAYERS * 9 + 3)  # a step count each
+    assert found["measured_at"] == []
