@@ -15,7 +15,7 @@ from .call_threads import CallThreads
 from .lazy_results import check_done
 from .memory.called_modules import called_modules
 from .memory.leaves import nodes
-from .memory.saved_tensors import SavedTensors, users_line
+from .memory.saved_tensors import ModuleFrames, SavedTensors, meeting, users_line
 from .memory.storages import shape
 from .plurals import counted
 from .workloads.trees import tensors
@@ -198,7 +198,12 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
     entry = _state()
     watch = _Watch()
     try:
-        with SavedTensors(apart=apart) as saved, CallThreads(lambda: watch), watch:
+        with (
+            SavedTensors(apart=apart) as saved,
+            meeting(ModuleFrames({}), saved.leave_out),
+            CallThreads(lambda: watch),
+            watch,
+        ):
             outputs = function(*inputs, **options)
         left = _state()
     finally:

@@ -442,3 +442,11 @@ def test_the_fixture_is_the_same_function(gradbench_observe, batch):
 def test_tensors_are_found_with_their_paths():
     found = dict(tensors({"x": (torch.ones(1), [torch.zeros(1)]), "y": 3, "z": None}))
     assert list(found) == ["output['x'][0]", "output['x'][1][0]"]
+
+
+def test_weights_of_a_model_that_the_call_makes_are_not_saved():
+    def call(x):
+        return mlp(4, 8, 2)(x)
+
+    x = torch.ones(3, 4)
+    assert gradbench.observe(call, x).saved_bytes == gradbench.observe(mlp(4, 8, 2), x).saved_bytes

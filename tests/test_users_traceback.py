@@ -62,6 +62,24 @@ def test_shapes_that_do_not_multiply_are_said_with_the_batch():
     assert why.traceback == ""  # no line of it is the user's
 
 
+def test_an_index_that_no_embedding_has_is_said_with_the_numbers_and_the_rows():
+    def tables():
+        return nn.ModuleDict({"words": nn.Embedding(7, 2), "places": nn.Embedding(9, 2)})
+
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tables = tables()
+
+        def forward(self, ids):
+            return self.tables["words"](ids)
+
+    why = refused(Reader, lambda size: {"ids": torch.tensor([[0, 8]] * size)})
+    assert why.reason.endswith(
+        "(called with ids=int64 [3, 2]; whole numbers up to 8; tables.words Embedding has 7 rows)"
+    )
+
+
 def refused(build_module, batch):
     cell = Cell(model="it", workload="inference", grad_mode="global_on", batch_size=3)
     subject = build(cell, Model(build_module, batch), seed=0)

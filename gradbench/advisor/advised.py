@@ -13,7 +13,7 @@ from ..analysis.advice import Advice
 from ..errors import BadModel
 from ..experiment.matrix import Cell
 from ..store.jsonl import Store
-from ..terminal.advice_screen import COLUMNS, advice_screen
+from ..terminal.advice_screen import COLUMNS, advice_screen, at_length
 from ..workloads.models import Model
 from ..workloads.trees import Batch, mapped, tensors
 from .study import Question, study
@@ -35,7 +35,8 @@ class Advised:
         console = Console(width=COLUMNS, color_system=None, highlight=False)
         with console.capture() as capture:
             console.print(advice_screen(self.advice))
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+        lines = [line.rstrip() for line in capture.get().splitlines()]
+        return "\n".join([*lines, *at_length(self.advice)])
 
     def _repr_html_(self) -> str:
         from ..report.advice import advice_html

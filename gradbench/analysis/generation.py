@@ -12,6 +12,9 @@ from .run_view import TIME, View
 FEWEST: Final = 3
 """Tokens but the last: the prompt's own keeps more, and two others say what one adds."""
 
+BESIDE: Final = 2
+"""Tokens by which a cache may be larger at a peak than a decode finds it: the one that is made."""
+
 
 @dataclass(frozen=True, slots=True)
 class Growth:
@@ -29,7 +32,8 @@ class Making:
 
     mode: str
     cells: Mapping[str, Cell]
-    cache_bytes: int | None  # at the peak of a step
+    cache_bytes: int | None  # that the last decode finds
+    cache_at_peak_bytes: int | None  # where old keys and values lie beside new ones; else None
     growth: Growth | None
 
 
@@ -51,14 +55,31 @@ def _making(view: View, mode: str, cells: Mapping[str, Cell]) -> Making:
         for workload, cell in cells.items()
         if cell in view.run.breakdowns
     }
-    caches = [one.parts.get("cache", 0) for one in breakdowns.values()]
     sequence = breakdowns.get("generate")
+    found = _found_by_decode(breakdowns)
+    most = max((one.parts.get("cache", 0) for one in breakdowns.values()), default=0)
+    grows = growth(sequence) if sequence is not None else None
+    some = next(iter(cells.values()))
+    token = (found or 0) / (some.prompt + some.new_tokens - 1)
+    token = max(token, grows.cache_bytes) if grows is not None else token
     return Making(
         mode=mode,
         cells=cells,
-        cache_bytes=max(caches, default=None),
-        growth=growth(sequence) if sequence is not None else None,
+        cache_bytes=found,
+        cache_at_peak_bytes=most if found and most > found + BESIDE * token else None,
+        growth=grows,
     )
+
+
+def _found_by_decode(breakdowns: Mapping[str, Breakdown]) -> int | None:
+    """Return the bytes of the cache that the last decode finds, by what was set out of it."""
+    caches = {workload: one.timeline.get("cache", (0,)) for workload, one in breakdowns.items()}
+    if "decode" in caches:
+        return caches["decode"][0]
+    if "generate" in caches:
+        tokens = by_token(breakdowns["generate"])
+        return tokens[-1].get("cache", 0) if tokens else None
+    return max(caches["prefill"]) if "prefill" in caches else None
 
 
 def by_token(breakdown: Breakdown) -> Sequence[Mapping[str, int]]:
@@ -72,11 +93,16 @@ def by_token(breakdown: Breakdown) -> Sequence[Mapping[str, int]]:
 
 
 def growth(breakdown: Breakdown) -> Growth | None:
-    """Return what a token adds, from the second to the last but one; None of too few."""
+    """Return what a token adds, from the second to the last but one; None of too few.
+
+    A cache that slides lets go of the prompt once, and grows no more: then it is what tokens add
+    after that.
+    """
     tokens = by_token(breakdown)
     if len(tokens) < FEWEST:
         return None
-    first, last, steps = tokens[1], tokens[-1], len(tokens) - 2
+    start = _after_a_fall(tokens)
+    first, last, steps = tokens[start], tokens[-1], len(tokens) - 1 - start
     totals = [sum(sizes) for sizes in zip(*breakdown.timeline.values(), strict=True)]
 
     def rise(parts: Sequence[str]) -> float:
@@ -88,6 +114,16 @@ def growth(breakdown: Breakdown) -> Growth | None:
         saved_bytes=rise(["saved"]),
         left_bytes=totals[-1] - totals[0],
     )
+
+
+def _after_a_fall(tokens: Sequence[Mapping[str, int]]) -> int:
+    """Return the token from which on growth is steady: the second, or where bytes fell just once.
+
+    At the last token it is too late to know what follows.
+    """
+    totals = [sum(parts.values()) for parts in tokens]
+    falls = [n for n in range(2, len(totals)) if totals[n] < totals[n - 1]]
+    return falls[0] if len(falls) == 1 and falls[0] < len(totals) - 1 else 1
 
 
 def timed(view: View, making: Making, workload: str) -> Cell | None:

@@ -55,7 +55,7 @@ def advise(
     from ..advisor.study import PLAN
     from ..analysis.advice import Advice, as_plain
     from ..store.jsonl import Store
-    from ..terminal.advice_screen import COLUMNS, advice_screen
+    from ..terminal.advice_screen import COLUMNS, advice_screen, at_length
 
     question = Question(
         cell=cell,
@@ -72,6 +72,8 @@ def advise(
     else:
         width = min(out.columns(piped=COLUMNS), COLUMNS)
         Screen(width=width).print(advice_screen(advice))
+        for line in at_length(advice):
+            out.print(shown(line))
         out.print(f"[dim]records  {shown(str(store.folder / advice.study.run.name))}.jsonl[/dim]")
     if open_:
         open_study(advice.study.run, results, reports, advice=advice)

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Final, Self
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..call_threads import CallThreads
 from ..workloads.trees import tensors
@@ -54,6 +56,23 @@ class ModuleFrames:
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self._paths = {id(module): path for path, module in modules.items()}
         self._modules = list(modules.values())  # held, or an id could be another's
+        self._met: dict[int, weakref.ref[nn.Module]] = {}  # not held: the call may drop them
+
+    def meet(self, module: nn.Module) -> bool:
+        """Know a module that was not given, and its parts; return whether it is new.
+
+        Their paths begin with its class.
+        """
+        if id(module) in self._paths:
+            return False
+        for path, part in module.named_modules():
+            if id(part) not in self._paths:
+                self._paths[id(part)] = f"{type(module).__name__}.{path}".rstrip(".")
+                self._met[id(part)] = weakref.ref(part, partial(self._forget, id(part)))
+        return True
+
+    def _forget(self, name: int, _: object) -> None:
+        del self._paths[name], self._met[name]
 
     @property
     def module(self) -> str:
@@ -67,6 +86,24 @@ class ModuleFrames:
                     return path
             frame = frame.f_back
         return ""
+
+
+@contextmanager
+def meeting(where: ModuleFrames, met: Callable[[nn.Module], None]) -> Iterator[None]:
+    """Have modules that run known while entered, and ``met`` called with each that is new first.
+
+    Such are those that the call makes itself.
+    """
+
+    def look(module: nn.Module, _inputs: object) -> None:
+        if where.meet(module):
+            met(module)
+
+    looking = register_module_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        looking.remove()
 
 
 _CALLS: Final = ("forward", "_call_impl")
@@ -309,6 +346,11 @@ class SavedTensors:
     def elsewhere_bytes(self) -> int:
         """Bytes that were saved of memory that torch's allocator did not hand out: NumPy's, say."""
         return sum(self._elsewhere.values())
+
+    def leave_out(self, module: nn.Module) -> None:
+        """Take a module's parameters and buffers for some of those that are apart."""
+        for tensor in (*module.parameters(), *module.buffers()):
+            self._apart |= {key(storage) for storage in storages(tensor)}
 
     def counts(self, tensor: Tensor) -> bool:
         """Return whether a tensor is among what is saved now, or apart."""

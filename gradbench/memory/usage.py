@@ -28,6 +28,7 @@ from .saved_tensors import (
     Packed,
     Saved,
     SavingHooks,
+    meeting,
     paths,
     refuses_hooks,
     users_line,
@@ -105,6 +106,11 @@ class _SavedTag(Tag):
 
     saved: Saved
     outside: bool = field(default=False, kw_only=True)  # torch's allocator did not hand it out
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnedTag(Tag):
+    """A block is a parameter's or a buffer's of a module that the call made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +201,7 @@ class CallMeter:
 
         def watched(mark: Callable[[Mark], None]) -> None:
             places = PlaceMarks(mark, where, backward)
-            with CallThreads(lambda: places), places:
+            with CallThreads(lambda: places), places, meeting(where, _unmarked):
                 self._telling(mark, watch)
 
         try:
@@ -214,7 +220,7 @@ class CallMeter:
     def _titled(self, held: Sequence[Held]) -> tuple[Held, ...]:
         """Return what is held with modules by path and class."""
         titles = {path: f"{path} {type(module).__name__}" for path, module in self._modules.items()}
-        return tuple(replace(one, module=titles.get(one.module, "")) for one in held)
+        return tuple(replace(one, module=titles.get(one.module, one.module)) for one in held)
 
     def plain(self) -> PeakBreakdown:
         """Call it as it is; return its peak by operator.
@@ -344,7 +350,12 @@ class CallMeter:
                 for address in addresses:
                     mark(_ReleasedTag(address, "saved"))
 
-        with watch.around(SavingHooks(pack)):
+        def owned(module: nn.Module) -> None:
+            for tensor in (*module.parameters(), *module.buffers()):
+                for block in storages(tensor):
+                    mark(_OwnedTag(block.data_ptr(), "other"))
+
+        with meeting(where, owned), watch.around(SavingHooks(pack)):
             watch.returned(self._call())
         over = True
 
@@ -407,6 +418,10 @@ class _GraphWatch:
             self.unseen |= self._hooks.unseen(output)
 
 
+def _unmarked(_module: nn.Module) -> None:
+    """Mark nothing of a module."""
+
+
 def _blocks(value: object) -> list[UntypedStorage]:
     """Return the storages of what a call returned that have bytes."""
     found = {key(block): block for _, one in tensors(value) for block in storages(one)}
@@ -447,7 +462,7 @@ def _own(entries: Sequence[Entry]) -> Iterator[Entry]:
 
 
 def _saved(entries: Sequence[Entry]) -> SavedByCall:
-    """Return the blocks that were allocated here and saved."""
+    """Return the blocks that were allocated here and saved, but for those of a module's own."""
     live: set[int] = set()
     saved = AliveAtOnce()
     held: dict[int, int] = {}  # address -> how often it is saved
@@ -456,7 +471,7 @@ def _saved(entries: Sequence[Entry]) -> SavedByCall:
         match entry:
             case Change(address, nbytes, _) if nbytes > 0:
                 live.add(address)
-            case Change(address, _, _):
+            case Change(address, _, _) | _OwnedTag(address, _):
                 live.discard(address)
             case _SavedTag(address, _, one) if address in live:
                 saved.save(address, one)

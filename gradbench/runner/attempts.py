@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
 import torch
+from torch import nn
 
 from .. import devices
 from ..devices import Device, Unreadable, nothing
@@ -27,6 +28,7 @@ from ..users_traceback import users_traceback
 from ..workloads.arms import CellArm, build, make_arm, steps
 from ..workloads.models import Model
 from ..workloads.steps import Subject, says_the_mode
+from ..workloads.trees import tensors
 from . import environment, host_system
 from .fork_server import WorkerDied
 from .memory_guard import GrowingMemory
@@ -168,7 +170,34 @@ def _with_call(why: Refusal, error: BaseException, subject: Subject) -> Refusal:
         return why
     if not _MISFIT.search(why.reason):
         return why
-    return why._replace(reason=f"{why.reason} (called with {subject.batch})")
+    said = [f"called with {subject.batch}"]
+    said += _of_indices(subject) if isinstance(error, IndexError) else []
+    return why._replace(reason=f"{why.reason} ({'; '.join(said)})")
+
+
+def _of_indices(subject: Subject) -> Iterator[str]:
+    """Yield how large a batch's whole numbers are, and which embeddings have no row for them."""
+    batch = subject.batch
+    numbers = [
+        one
+        for _, one in tensors((batch.args, batch.kwargs))
+        if one.numel()
+        and not (one.is_floating_point() or one.is_complex() or one.dtype == torch.bool)
+    ]
+    highest = max((int(one.max()) for one in numbers), default=-1)
+    if numbers:
+        yield f"whole numbers up to {highest:,}"
+    if subject.generation is not None:
+        yield f"the vocabulary of its Generation is {subject.generation.vocabulary:,}"
+        highest = max(highest, subject.generation.vocabulary - 1)
+    rows = {
+        f"{path} {type(part).__name__}".strip(): part.num_embeddings
+        for path, part in subject.module.named_modules()
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag)
+    }
+    for name, count in rows.items():
+        if count <= highest or subject.generation is not None:
+            yield f"{name} has {count:,} rows"
 
 
 def _step_with_graph(arm: CellArm, device: Device, put_back: Callable[[], object]) -> None:

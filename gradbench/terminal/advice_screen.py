@@ -34,6 +34,15 @@ def advice_screen(advice: Advice) -> RenderableType:
     )
 
 
+def at_length(advice: Advice) -> list[str]:
+    """Return what stands beneath the screen: the command that measures the model thoroughly.
+
+    It is a line of its own, however long, so that it can be copied; [] where there is none.
+    """
+    thorough = printable(advice.study.thorough)
+    return ["", "To measure it at length:", thorough] if thorough else []
+
+
 def _modes(advice: Advice) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", min_width=16)
@@ -60,8 +69,6 @@ def _facts(advice: Advice) -> Table:
     for number, gain in enumerate(advice.gains()):
         line = Text.assemble((gain.name, "bold"), printable(f": {gain.words}"))
         table.add_row("try" if number == 0 else "", line)
-    if advice.study.thorough:
-        table.add_row("at length", Text(printable(advice.study.thorough)))
     return table
 
 

@@ -1,6 +1,6 @@
 """What making tokens takes, as a table for the terminal: a row a mode."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from rich.console import RenderableType
@@ -18,9 +18,11 @@ HEADINGS: Final = (
 )
 LEGEND: Final = (
     "first token: a prefill. each token: a decode, on a full cache. tokens per "
-    "second: of whole sequences; (d) of decodes. a token adds: bytes that stay alive. "
-    "left behind: bytes that stay alive after the sequence."
+    "second: of whole sequences; (d) of decodes. cache: what the last decode finds. "
+    "a token adds: bytes that stay alive. left behind: bytes that stay alive after "
+    "the sequence."
 )
+SHRINKS: Final = "Below 0, a token lets go of more than it adds: the cache is cut as it slides."
 
 
 def generation_tables(view: View) -> Iterator[RenderableType]:
@@ -35,9 +37,23 @@ def generation_tables(view: View) -> Iterator[RenderableType]:
             table.add_row(Text(f"  {making.mode}"), *_figures(view, making))
         yield Text(f"\n{printable(f'tokens[{name}]')}", style="bold")
         yield table
+        yield from _asides(makings)
         tables = True
     if tables:
         yield Text(LEGEND, style="dim")
+
+
+def _asides(makings: Sequence[Making]) -> Iterator[Text]:
+    """Yield what a reader of the table would take for an error."""
+    peaks: dict[int, list[str]] = {}
+    for making in makings:
+        if making.cache_at_peak_bytes is not None:
+            peaks.setdefault(making.cache_at_peak_bytes, []).append(making.mode)
+    for nbytes, modes in peaks.items():
+        words = f"at the peak the old cache and the new one, {format_units.size(nbytes)} together"
+        yield Text(f"  {', '.join(modes)}: {words}", style="dim")
+    if any(making.growth is not None and making.growth.token_bytes < 0 for making in makings):
+        yield Text(f"  {SHRINKS}", style="dim")
 
 
 def _figures(view: View, making: Making) -> Iterator[str]:

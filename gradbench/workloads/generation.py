@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import Impossible
+from ..errors import BadModel, Impossible
 from .state import own_attributes
 
 Prefill = Callable[[Any, Tensor, int], tuple[Tensor, Any]]
@@ -34,6 +34,15 @@ class Generation:
     decode: Decode
     vocabulary: int
     build: Callable[[], nn.Module] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `BadModel` where no token could be drawn of the vocabulary."""
+        known = self.vocabulary
+        if isinstance(known, bool) or not isinstance(known, int) or known < 1:
+            raise BadModel(
+                f"the vocabulary of a Generation is how many tokens there are, not {known!r}: "
+                "a whole number from 1 up"
+            )
 
 
 def held_to_contract(how: Generation, *, size: int) -> Generation:

@@ -180,6 +180,49 @@ def test_saved_0_forbids_a_graph_and_names_who_builds_one(verdicts):
     assert found["test_built_here"].words.endswith(f"16 B outside of any module ({place})")
 
 
+MADE_HERE = """
+    def made():
+        return nn.Sequential(nn.Linear(8, 16), nn.Sequential(nn.ReLU()), nn.Linear(16, 4))
+
+    @budget(saved=0)
+    def test_saved(x):
+        net = made()
+        net(x)  # records
+
+    @budget(saved=128)
+    def test_all_that_it_saves(x):
+        net = made()
+        net(x)
+
+    @budget(saved=0)
+    def test_nothing_recorded(x):
+        with torch.no_grad():
+            made()(x)
+
+    @budget(peak=1)
+    def test_peak(x):
+        net = made()
+        net(x)  # takes
+
+    @budget(saved=128)
+    def test_again_and_again(x):
+        for _ in range(3):
+            made()(x)
+"""
+
+
+def test_weights_of_a_model_that_the_test_makes_are_not_saved_and_its_modules_have_names(verdicts):
+    found = verdicts(MADE_HERE)
+    assert found["test_saved"].words == (
+        f"{OVER}128 B saved for backward exceed the limit of 0 B; a graph is built here: "
+        f"128 B in Sequential.1.0 (test_it.py:{line_of('# records', MADE_HERE)} in test_saved)"
+    )
+    for name in ("test_all_that_it_saves", "test_nothing_recorded", "test_again_and_again"):
+        assert found[name] == Verdict("passed"), name
+    place = f"test_it.py:{line_of('# takes', MADE_HERE)} in test_peak"
+    assert f"by aten::addmm in Sequential.0 ({place})" in found["test_peak"].words
+
+
 SIZES = """
     def take(kibibytes):
         torch.empty(kibibytes * 1024, dtype=torch.uint8)  # takes

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from gradbench.analysis.generation import by_token, growth
+from gradbench.errors import BadModel
 from gradbench.experiment.matrix import OF_TOKENS, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import Breakdown, Measurement, Skipped
@@ -180,6 +181,30 @@ def test_a_growing_cache_is_predicted_to_the_byte(workload):
         if isinstance(m, Measurement | Skipped)
     ]
     assert predicted.values == measured["peak_allocated"].values
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "words"),
+    [
+        (50, None),
+        (
+            99,
+            "index out of range in self (called with int64 [3, 6]; whole numbers up to 98; the "
+            "vocabulary of its Generation is 99; embedding Embedding has 50 rows)",
+        ),
+    ],
+)
+def test_prompts_of_a_vocabulary_that_no_embedding_has_are_said_with_both(vocabulary, words):
+    how = replace(GROWING.generation, vocabulary=vocabulary)
+    read = in_this_process(replace(GROWING, generation=how), "prefill", "no_grad", ["leaked"])
+    reason = read["leaked"].reason if isinstance(read["leaked"], Skipped) else None
+    assert reason is None if words is None else reason.endswith(words), reason
+
+
+@pytest.mark.parametrize("vocabulary", [0, -1, 50.0, True, "50"])
+def test_a_vocabulary_is_a_number_of_tokens(vocabulary):
+    with pytest.raises(BadModel, match="the vocabulary of a Generation is how many tokens"):
+        replace(GROWING.generation, vocabulary=vocabulary)
 
 
 def test_what_cannot_be_says_why():

@@ -1,5 +1,6 @@
 """A run as the terminal shows it."""
 
+from dataclasses import replace
 from io import StringIO
 from itertools import pairwise
 
@@ -391,10 +392,23 @@ def test_where_tokens_are_made_a_table_has_first_token_rate_cache_and_growth(wid
     table = shown[start + 3 : start + 7]
     # 1.055 ms is the median of the rounds, and 8 sequences of 4 tokens are made in that time
     assert line_of("inference_mode", table).split("inference_mode ")[1] == (
-        "1.05 ms 1.05 ms 30.3 k/s 8 KiB 2 KiB 0 B"
+        "1.05 ms 1.05 ms 30.3 k/s 6 KiB 2 KiB 0 B"
     )
     assert line_of("global_on", table).endswith("3 KiB 0 B")
     assert any("first token: a prefill" in line for line in shown[start + 7 :])
+
+
+def test_a_table_of_tokens_says_where_a_cache_lies_twice_and_where_tokens_take_from_it():
+    members = block(workload="generate", new_tokens=6)
+    grown, slides = (sequence(one, tokens=6, token=1024) for one in members[:2])
+    twice = replace(grown, parts={**grown.parts, "cache": 11 * 1024})
+    slides = replace(slides, parts={**slides.parts, "cache": 3})
+    cut = replace(slides, timeline={**slides.timeline, "cache": (0, 9, 9, 8, 9, 3, 0, 0)})
+    shown = lines(run([twice, cut]), width=80)
+    assert max(map(len, shown)) <= 80
+    said = "global_on: at the peak the old cache and the new one, 11 KiB together"
+    assert [line.strip() for line in shown if "old cache" in line] == [said]
+    assert any("lets go of more than it adds" in line for line in shown)
 
 
 def test_where_no_tokens_are_made_there_is_no_table_of_them():
