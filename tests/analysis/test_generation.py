@@ -49,7 +49,7 @@ def test_a_cache_that_is_made_anew_with_each_token_lies_beside_the_old_one_at_th
         ((90, 91, 92, 16, 0), -37.5),  # what follows the fall is not known
     ],
 )
-def test_what_a_token_adds_to_a_sliding_cache_is_told_after_it_let_go_of_the_prompt(cache, adds):
+def test_what_a_token_adds_to_a_sliding_cache_is_read_after_it_let_go_of_the_prompt(cache, adds):
     whole = sequence(ONE, tokens=len(cache))
     timeline = {**whole.timeline, "cache": (0, *cache, 0)}
     assert growth(replace(whole, timeline=timeline)).cache_bytes == pytest.approx(adds, abs=0.5)
