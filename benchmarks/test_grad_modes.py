@@ -46,3 +46,23 @@ def test_decode(gradbench_cell: object, gradbench: Callable[[], None]) -> None:
 @pytest.mark.gradbench("generate")
 def test_generate(gradbench_cell: object, gradbench: Callable[[], None]) -> None:
     gradbench()
+
+
+@pytest.mark.gradbench("inference_ddp")
+def test_inference_ddp(gradbench_cell: object, gradbench: Callable[[], None]) -> None:
+    gradbench()
+
+
+@pytest.mark.gradbench("training_ddp")
+def test_training_ddp(gradbench_cell: object, gradbench: Callable[[], None]) -> None:
+    gradbench()
+
+
+@pytest.mark.gradbench("inference_fsdp2")
+def test_inference_fsdp2(gradbench_cell: object, gradbench: Callable[[], None]) -> None:
+    gradbench()
+
+
+@pytest.mark.gradbench("training_fsdp2")
+def test_training_fsdp2(gradbench_cell: object, gradbench: Callable[[], None]) -> None:
+    gradbench()

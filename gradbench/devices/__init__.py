@@ -291,6 +291,13 @@ class Device(Protocol):
     def check_compiler(self) -> None:
         """Raise `DeviceUnavailable` without what `torch.compile` needs to make code for it."""
 
+    def of_rank(self, number: int) -> str:
+        """Return the name of the device that a rank has, where the first has this one."""
+
+    @property
+    def collectives(self) -> str:
+        """The backend of torch.distributed by which ranks on such devices talk."""
+
     def prepare(self) -> None:
         """Fix the backend's settings that change figures; called first in every process."""
 

@@ -54,6 +54,7 @@ class Accelerator:
     tensors_from_malloc: ClassVar[bool] = False
     foreach: ClassVar[bool] = True
     operator_threads: ClassVar[bool] = False
+    collectives: ClassVar[str] = "gloo"
     context_bytes: ClassVar[int] = CONTEXT_BYTES
 
     @property
@@ -121,6 +122,10 @@ class Accelerator:
 
     def check_compiler(self) -> None:
         """Do nothing: what its compiler needs is not known; the step says so."""
+
+    def of_rank(self, number: int) -> str:
+        """Return the device that comes so many after this one."""
+        return f"{self.family}:{(torch.device(self.name).index or 0) + number}"
 
     def prepare(self) -> None:
         """Pick the device."""

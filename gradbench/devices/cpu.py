@@ -71,6 +71,7 @@ class CPU:
     tensors_from_malloc = True
     foreach = False
     operator_threads = True
+    collectives = "gloo"
 
     context_bytes = 0
     probe_bytes = 64 * 2**20
@@ -102,6 +103,10 @@ class CPU:
                 f"torch.compile makes C++ of a model, and there is no compiler {name} here: "
                 "install one, or name yours in the variable CXX"
             )
+
+    def of_rank(self, number: int) -> str:  # noqa: ARG002 # whichever it is
+        """Return the one name: ranks share the processor, and each has cores of its own."""
+        return self.name
 
     def prepare(self) -> None:
         """Do nothing: threads and cores are set by whoever starts the process."""

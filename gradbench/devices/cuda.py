@@ -172,6 +172,15 @@ class CUDA(Accelerator):
             raise Unreadable(f"{str(path)!r} names no cores: {error}") from error
         return frozenset(cores)
 
+    def of_rank(self, number: int) -> str:
+        """Return the device that comes so many after this one."""
+        return f"cuda:{(torch.device(self.name).index or 0) + number}"
+
+    @property
+    def collectives(self) -> str:
+        """NVIDIA's library; ROCm's has the same name in torch."""
+        return "nccl"
+
     def prepare(self) -> None:
         """Pick the device; switch cuDNN's autotuner off, whose choices vary from run to run."""
         torch.cuda.set_device(self._device())

@@ -16,6 +16,7 @@ from torch.autograd.profiler import profile, record_function
 
 from ..records.allocations import Change, Mark
 from . import Trace
+from .collective_frees import collective_frees
 from .thread_profile import PLACE, Moment, ThreadProfiles
 
 T = TypeVar("T")
@@ -60,9 +61,11 @@ def trace(function: Callable[[Callable[[Mark], None]], T]) -> tuple[T, Trace]:
         profile(profile_memory=True) as profiler,
         record_function(WHOLE),
         ThreadProfiles(read_mark) as others,
+        collective_frees() as unseen,
     ):
         result = function(mark)
-    moments = others.merged(_moments(profiler, read_mark))
+    freed = [] if unseen is None else unseen.taken()
+    moments = others.merged([*_moments(profiler, read_mark), *freed])
     return result, Trace(tuple((device, entry) for _, device, entry in moments))
 
 
@@ -71,9 +74,14 @@ def cpu_changes(function: Callable[[], T]) -> tuple[T, list[int]]:
 
     As `trace` does, for less: the tree of operators is not built.
     """
-    with profile(profile_memory=True) as profiler, ThreadProfiles() as others:
+    with (
+        profile(profile_memory=True) as profiler,
+        ThreadProfiles() as others,
+        collective_frees() as unseen,
+    ):
         result = function()
-    moments = others.merged(_cpu_memory_events(profiler))
+    freed = [] if unseen is None else unseen.taken()
+    moments = others.merged([*_cpu_memory_events(profiler), *freed])
     return result, [entry.nbytes for _, _, entry in moments if isinstance(entry, Change)]
 
 

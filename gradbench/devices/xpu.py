@@ -15,6 +15,7 @@ class XPU(Accelerator):
 
     __slots__ = ()
     family: ClassVar[str] = "xpu"
+    collectives: ClassVar[str] = "xccl"
     variables: ClassVar[tuple[str, ...]] = (
         "ONEAPI_DEVICE_SELECTOR",
         "PYTORCH_ALLOC_CONF",

@@ -23,7 +23,16 @@ OF_BATCHES: Final = (
 OF_TOKENS: Final = ("prefill", "decode", "generate")
 """Workloads whose step takes prompts and makes tokens: of models that have a `Generation`."""
 
-WORKLOADS: Final = (*OF_BATCHES, *OF_TOKENS)
+OF_ONE_PROCESS: Final = (*OF_BATCHES, *OF_TOKENS)
+"""Workloads whose step is all there is: no other process takes part."""
+
+OF_RANKS: Final = (
+    *("inference_ddp", "training_ddp"),
+    *("inference_fsdp2", "training_fsdp2"),
+)
+"""Workloads of `world_size` processes that step together, each on a batch of its own."""
+
+WORKLOADS: Final = (*OF_ONE_PROCESS, *OF_RANKS)
 ENTER_THEMSELVES: Final = ("frozen_backbone", "evaluate_then_train")
 """Workloads whose step enters the grad mode, and leaves it again before it trains."""
 
@@ -192,6 +201,14 @@ class Cell:
             label="n{}",
         ),
     ] = 8
+    world_size: Annotated[
+        int,
+        Axis(
+            plural="world_sizes",
+            help=f"Ranks: processes that step together, started for you. Of {', '.join(OF_RANKS)}.",
+            label="w{}",
+        ),
+    ] = 1
 
     def __post_init__(self) -> None:
         for name, axis in AXES.items():
@@ -216,9 +233,18 @@ class Cell:
         return self.entry == "held" and self.workload not in ENTER_THEMSELVES
 
     @property
+    def in_ranks(self) -> bool:
+        """Whether processes step together, of which there may be one."""
+        return self.workload in OF_RANKS
+
+    @property
     def samples(self) -> int:
-        """What throughput counts of a step: samples, and of those that generate new tokens."""
-        return self.batch_size * (self.new_tokens if self.workload == "generate" else 1)
+        """What throughput counts of a step: samples, and of those that generate new tokens.
+
+        Of ranks that step together, those of all.
+        """
+        tokens = self.new_tokens if self.workload == "generate" else 1
+        return self.batch_size * tokens * self.world_size
 
     @property
     def id(self) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from .matrix import OF_BATCHES, OF_TOKENS, Cell, Matrix, unique
+from .matrix import OF_BATCHES, OF_RANKS, OF_TOKENS, Cell, Matrix, unique
 from .model_source import ModelSource
 from .plan import Plan
 
@@ -35,7 +35,7 @@ PRESETS: Final[Mapping[str, Experiment]] = {
         plan=Plan(budget_s=1.0, warmup_s=0.1, limit_s=60),
     ),
     "quick": Experiment(
-        about="every model and workload at sizes a laptop can bear: under five minutes",
+        about="every model, every workload of one process, at a laptop's sizes: under five minutes",
         matrices=(
             Matrix(models=["mlp_tiny"], workloads=ONE_PASS, batch_sizes=[1]),
             Matrix(models=["mlp_deep"], workloads=ONE_PASS, batch_sizes=[32]),
@@ -50,7 +50,7 @@ PRESETS: Final[Mapping[str, Experiment]] = {
         plan=Plan(budget_s=4.0),
     ),
     "full": Experiment(
-        about="every axis, dtypes, formats, threads and torch.compile too: hours on a CPU",
+        about="every axis, dtypes, formats, threads, ranks and torch.compile too: hours on a CPU",
         matrices=(
             Matrix(
                 models=["mlp_tiny", "mlp_deep", "mlp_wide", "cnn_small", "resnet18_32"],
@@ -104,6 +104,12 @@ PRESETS: Final[Mapping[str, Experiment]] = {
                 new_tokens=[32, 128],
             ),
             Matrix(models=["decoder_d12_w768"], workloads=OF_TOKENS, batch_sizes=[1]),
+            Matrix(
+                models=["mlp_deep", "resnet18_32", "decoder_tiny"],
+                workloads=OF_RANKS,
+                batch_sizes=[8],
+                world_sizes=[2],
+            ),
         ),
         plan=Plan(budget_s=10.0, min_rounds=20, limit_s=1800),
     ),

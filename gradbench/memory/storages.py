@@ -75,7 +75,8 @@ def _parts(tensor: Tensor) -> Sequence[Tensor]:  # noqa: PLR0911 # one return a 
         return (torch._C._functorch.get_unwrapped(tensor),)
     if is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
-        return [getattr(tensor, name) for name in names]
+        parts = (getattr(tensor, name) for name in names)
+        return [part for part in parts if isinstance(part, Tensor)]  # beside them: a mesh of ranks
     if tensor.layout is torch.sparse_coo:
         return (tensor._indices(), tensor._values())
     if tensor.layout in _COMPRESSED:

@@ -29,7 +29,7 @@ from ..workloads.arms import CellArm, build, make_arm, steps
 from ..workloads.models import Model
 from ..workloads.steps import Subject, says_the_mode
 from ..workloads.trees import tensors
-from . import environment, host_system
+from . import environment, host_system, ranks
 from .fork_server import WorkerDied
 from .memory_guard import GrowingMemory
 from .process_settings import ProcessSettings
@@ -155,12 +155,14 @@ def attempt(
         device.synchronize()
     except BaseException as error:  # noqa: BLE001 # a step may raise anything: it is the outcome
         why = refusal(error, device)
+        ranks.agree(f"first steps of {arm.cell.grad_mode}", refused=why.reason)
         if not says_the_mode(arm.workload.name, arm.mode.name, speaking(error)):
             return _with_call(why, error, arm.subject)
         with_graph = guarded(partial(_step_with_graph, arm, device, put_back), device)
         if with_graph is None:
             return Refusal("cannot_train", message_line(error))
         return Refusal("failed", f"{why.reason}; under {RECORDING}, too: {with_graph.reason}")
+    ranks.agree(f"first steps of {arm.cell.grad_mode}")
     return None
 
 
@@ -200,10 +202,16 @@ def _of_indices(subject: Subject) -> Iterator[str]:
             yield f"{name} has {count:,} rows"
 
 
-def _step_with_graph(arm: CellArm, device: Device, put_back: Callable[[], object]) -> None:
-    put_back()
-    steps(make_arm(replace(arm.cell, grad_mode=RECORDING), arm.subject), 1)
+def _step_with_graph(
+    arm: CellArm, device: Device, put_back: Callable[[], object]
+) -> Refusal | None:
+    other = put_back()
+    if isinstance(other, Refusal):
+        return other
+    subject = other if isinstance(other, Subject) else arm.subject
+    steps(make_arm(replace(arm.cell, grad_mode=RECORDING), subject), 1)
     device.synchronize()
+    return None
 
 
 def refusal(error: BaseException, device: Device) -> Refusal:
@@ -260,6 +268,10 @@ def settle(cell: Cell) -> Device:
     torch.set_num_threads(cell.threads)
     device.prepare()
     near = near_cores(device, host_system.usable_cores())
+    rank = ranks.here()
+    if rank is not None:  # all of its share: what waits for other ranks has threads of its own
+        host_system.bind(rank.own_share(near))
+        return device
     last = near[-(cell.threads + device.spare_cores) :]  # the first serve most interrupts
     host_system.bind(last)
     return device

@@ -24,6 +24,7 @@ from ..records.measurements import (
     Skipped,
 )
 from ..workloads.models import MODELS, Model
+from ..workloads.steps import WORKLOADS
 from . import environment, host_system, processes, twins
 from .attempts import (
     DeviceSite,
@@ -212,7 +213,7 @@ class Bench:
         self._seconds[phase] = self._seconds.get(phase, 0.0) + max(0.0, seconds)
 
     def _read(self, cells: list[Cell], doing: Pass, names: Sequence[str]) -> list[Reading]:
-        crowded = _crowded(cells[0].threads) if doing.needs_idle_cores else None
+        crowded = _crowded(cells[0]) if doing.needs_idle_cores else None
         if crowded is not None:
             return _skip_all(cells, names, "unavailable", crowded)
         processes = [[cell] for cell in cells] if doing.one_process_per_cell else [cells]
@@ -259,7 +260,8 @@ class Bench:
         task = Task(list(cells), model, self._plan, tuple(names))
         asked = time.perf_counter()
         started = False
-        server = partial(self._loaded_server, self._models[cells[0].model].imports)
+        imports = *self._models[cells[0].model].imports, *WORKLOADS[cells[0].workload].imports
+        server = partial(self._loaded_server, imports)
         for message in doing.start(task, server):
             if not started and isinstance(message, Spent):
                 started = True
@@ -286,15 +288,18 @@ class Bench:
         return server
 
 
-def _crowded(threads: int) -> str | None:
+def _crowded(cell: Cell) -> str | None:
+    threads = cell.threads * cell.world_size
     if threads == 1:
         return None
     cores = len(host_system.usable_cores())
     busy = environment.busy_cores(WATCH_S)
     if busy + threads <= cores + SPARE_CORES:
         return None
+    each = counted(cell.threads, "thread")
+    who = each if cell.world_size == 1 else f"{cell.world_size} ranks of {each} each"
     return (
-        f"{counted(threads, 'thread')} on {counted(cores, 'core')} of which others keep "
+        f"{who} on {counted(cores, 'core')} of which others keep "
         f"{busy:.1f} busy: times would measure the scheduler; free the machine or lower threads"
     )
 

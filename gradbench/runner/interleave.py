@@ -79,7 +79,7 @@ def warm_up(
 ) -> Warmth:
     """Step every arm until its times are steady, or five times ``warmup_s`` are over."""
     step_ns: dict[int, list[int]] = {index: [] for index in range(len(arms))}
-    start_ns = clock.clock_ns()
+    start_ns = clock.now_ns()
     rounds, steady = 0, False
     while step_ns:
         for index in rng.sample(list(step_ns), len(step_ns)):
@@ -90,7 +90,7 @@ def warm_up(
                 del step_ns[index]
                 lost(index, error)
         rounds += 1
-        elapsed_s = (clock.clock_ns() - start_ns) / 1e9
+        elapsed_s = (clock.now_ns() - start_ns) / 1e9
         steady = rounds >= 6 and all(map(_steady, step_ns.values()))
         if (steady and elapsed_s >= plan.warmup_s) or elapsed_s >= 5 * plan.warmup_s:
             break
@@ -183,13 +183,13 @@ class Interleaving:
 
     def __iter__(self) -> Iterator[None]:
         with collector_resting():
-            start_ns = self._clock.clock_ns()
+            start_ns = self._clock.now_ns()
             longest_ns = 0
             while True:
-                before_ns = self._clock.clock_ns()
+                before_ns = self._clock.now_ns()
                 self._visit_all()
                 yield
-                now_ns = self._clock.clock_ns()
+                now_ns = self._clock.now_ns()
                 longest_ns = max(longest_ns, now_ns - before_ns)
                 stopped = self._why_stop(now_ns - start_ns, longest_ns, now_ns)
                 if stopped is not None:

@@ -37,7 +37,7 @@ from ..workloads.arms import CellArm, steps
 from ..workloads.models import Model
 from ..workloads.state import RandomNumbers, Snapshot
 from ..workloads.steps import WORKLOADS, Subject, may_fail
-from . import host_system, meters
+from . import host_system, meters, ranks
 from .attempts import (
     TRIAL_STEPS,
     Message,
@@ -148,6 +148,7 @@ def _measured(
     build = partial(try_to_build, cell, model, device, seed=plan.seed, settings=settings)
     reader = _Reader(cell, ledger, device, build)
     unbuilt = reader.build()
+    ranks.agree("the model is built", refused=unbuilt.reason if unbuilt else "")
     yield watch.lap("build")
     if unbuilt is not None:
         yield from (skip(cell, name, unbuilt) for name in wanted)
@@ -251,7 +252,7 @@ class _Reader:
         window = self._with_elsewhere(plain)
         leaked = self._leaked(live_bytes)
         grown = self._without_garbage(grown, leaked)
-        alike = live_bytes[-1] == live_bytes[-2]
+        alike = not ranks.any_of("steps differ", live_bytes[-1] != live_bytes[-2])
         parts: PeakBreakdown | Unreadable = Unreadable(NO_HOOKS)
         if first_parts is not None:
             parts, alike = self._alike_or_rebuilt(plain, alike=alike)
@@ -288,7 +289,7 @@ class _Reader:
         if alike:
             parts, alike = self._parts(plain)
             self._at_rest()
-            if alike:
+            if not ranks.any_of("hooks change the step", not alike):
                 return parts, True
         rebuilt = self._third_step_rebuilt(partial(self._parts, plain))
         return (rebuilt if isinstance(rebuilt, Unreadable) else rebuilt[0]), False
@@ -349,8 +350,8 @@ class _Reader:
     def _try_first(
         self, *, hooked: bool, keeps: bool
     ) -> tuple[Window, PeakBreakdown | Unreadable | None] | Refusal:
-        parts = self._subject.parts()
-        put_back = Snapshot(parts, on_host=True).put_back if keeps else nothing
+        other = partial(_put_back, self._subject, self._cell, self._try_to_build, on_host=True)
+        put_back = other() if keeps else nothing
         refused = self._make_arm()
         if refused is not None:
             return refused
@@ -456,7 +457,10 @@ class _Reader:
     def _kept_figure(self, nbytes: int, *, hooked: bool) -> MeterResult:
         if not hooked and WORKLOADS[self._cell.workload].optimizes:
             return Unreadable(NO_HOOKS)
-        return Figure(nbytes, self._names_of_kept(nbytes)) if nbytes > 0 else Figure(0)
+        if not ranks.any_of("something is kept", nbytes > 0):
+            return Figure(0)
+        names = self._names_of_kept(nbytes)
+        return Figure(nbytes, names) if nbytes > 0 else Figure(0)
 
     def _names_of_kept(self, nbytes: int) -> dict[str, Fact]:
         """Watch two steps of another subject; return as a note who keeps so many bytes."""
@@ -523,7 +527,8 @@ class _Reader:
         try:
             with recorder, FusedCalls() as fused:
                 self._looked_at(look)
-            if look.unseen:  # was that there before? Then a further step has it, too
+            if ranks.any_of("a node is unseen", bool(look.unseen)):
+                # was that there before? Then a further step has it, too
                 self._looked_at(again := _GraphLook(recorder))
                 look.unseen -= again.nodes
         except BaseException as error:  # noqa: BLE001 # hooks meet any code, compiled graphs included
@@ -588,7 +593,7 @@ class _Reader:
         return {"fused_attention": f"{counted(here, 'call')} here, {later} in later steps"}
 
     def _leaked(self, live: list[int]) -> MeterResult:
-        if not leaks.growth(live):
+        if not ranks.any_of("memory grew", bool(leaks.growth(live))):
             return Figure(0)
         for _ in range(leaks.STEPS):  # what only waits for the collector is no leak
             refused, _ = self._observe(self._attempt)
@@ -598,14 +603,14 @@ class _Reader:
             _, window = self._ledger.observe(gc.collect)
             live.append(window.after_bytes)
         leaked = leaks.growth(live[-leaks.STEPS :])
-        if not leaked:
+        if not ranks.any_of("memory leaks", bool(leaked)):
             return Figure(0)
         with self._arm.held():
             modules = paths(*self._subject.parts())
             look = partial(leaks.kept, self._arm.step, self._subject.clear_gradients, modules)
             births, _ = self._ledger.observe(partial(guarded, look, self._device))
         self._made += leaks.STEPS
-        if isinstance(births, Refusal):
+        if isinstance(births, Refusal) or not leaked:
             return Figure(leaked)
         return Figure(leaked, {"kept": leaks.named(births)})
 
@@ -622,15 +627,16 @@ def process_cells(
         return
     for cell in cells:
         yield Trying(cell)
-        built = Snapshot(subject.parts()) if may_fail(cell.workload, cell.grad_mode) else None
+        rebuild = partial(try_to_build, cell, model, device, seed=plan.seed)
+        may = may_fail(cell.workload, cell.grad_mode)
+        put_back = _put_back(subject, cell, rebuild) if may else nothing
         arm = try_to_arm(cell, subject, device)
-        put_back = built.put_back if built is not None else nothing
         refused = (
             arm
             if isinstance(arm, Refusal)
             else attempt(arm, device, TRIAL_STEPS, put_back=put_back)
         )
-        del built, put_back  # what is kept would be resident, too
+        del put_back  # what is kept would be resident, too
         if isinstance(arm, Refusal) or refused is not None:
             why = arm if isinstance(arm, Refusal) else refused
             yield from (skip(cell, name, why) for name in wanted if why is not None)
@@ -643,6 +649,19 @@ def process_cells(
         for name in wanted:
             yield _outcome(cell, name, figures[name])
     yield watch.lap("memory passes")
+
+
+def _put_back(
+    subject: Subject,
+    cell: Cell,
+    rebuild: Callable[[], Subject | Refusal],
+    *,
+    on_host: bool = False,
+) -> Callable[[], object]:
+    """Return what brings a subject back to what it is now, or what builds another like it."""
+    if not WORKLOADS[cell.workload].one_subject:
+        return rebuild
+    return Snapshot(subject.parts(), on_host=on_host).put_back
 
 
 def _notes(window: Window, workspaces: int) -> dict[str, Fact]:

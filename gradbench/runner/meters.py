@@ -12,7 +12,7 @@ from ..devices import Device, Unreadable, Window, nothing
 from ..records.measurements import Unit
 from ..workloads.generation import provide
 from ..workloads.steps import Step
-from . import host_system
+from . import host_system, ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,18 +200,25 @@ class StepTime:
     def read(self, step: Step, iterations: int) -> int:
         """Return the nanoseconds that ``iterations`` steps took, their device work included.
 
-        What the loop itself costs a step and a batch, ``gradbench selfcheck`` prints.
+        Ranks begin together, and each returns what the slowest took. What the loop itself costs a
+        step and a batch, ``gradbench selfcheck`` prints.
         """
         repeats = itertools.repeat(None, iterations)
         synchronize, clock_ns = self.synchronize, self.clock_ns
         provide(step, iterations)
         self.flush()
         synchronize()
+        ranks.agree("a batch begins")
         start_ns = clock_ns()
         for _ in repeats:
             step()
         synchronize()
-        return clock_ns() - start_ns
+        elapsed_ns = clock_ns() - start_ns
+        return ranks.largest("a batch ends", elapsed_ns)
+
+    def now_ns(self) -> int:
+        """Return what the clock shows; of ranks, the latest: they decide by it to go on or stop."""
+        return ranks.largest("what time it is", self.clock_ns())
 
 
 def allocator_figures(window: Window, *, workspaces: int = 0) -> dict[str, int | Unreadable]:

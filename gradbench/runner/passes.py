@@ -14,6 +14,7 @@ from .fork_server import AS_TIMED, FOR_MEMORY, MallocProfile
 from .instructions_pass import count_block
 from .memory_pass import memory_block, predict_block, process_cells
 from .processes import Processes
+from .rank_processes import in_ranks
 from .time_pass import time_block
 
 
@@ -40,6 +41,7 @@ class Pass:
     one_process_per_cell: bool = False  # or one for the block
     needs_idle_cores: bool = False  # is a block of several threads refused on a busy machine?
     forked: bool = True  # or does the job start its process itself, and take the model pickled?
+    in_ranks: bool = True  # of a distributed workload, is it the job of each rank?
 
     def start(
         self, task: Task, server_of: Callable[[MallocProfile], Processes]
@@ -48,6 +50,9 @@ class Pass:
         if not self.forked:
             return self.job(task.cells, task.model, task.plan, task.meters)
         server = server_of(self.malloc[task.cells[0].malloc])
+        if task.cells[0].in_ranks and self.in_ranks:
+            what = (self.job, task.cells, task.model, task.plan, task.meters)
+            return server.run(in_ranks, *what, limit_s=task.plan.limit_s)
         return server.run(_unpickled, self.job, task, limit_s=task.plan.limit_s)
 
 
@@ -70,7 +75,7 @@ PASSES: Final[Mapping[str, Pass]] = {
     for one in (
         Pass(name="time", job=time_block, malloc=AS_TIMED, needs_idle_cores=True),
         Pass(name="memory", job=memory_block, malloc=FOR_MEMORY, one_process_per_cell=True),
-        Pass(name="prediction", job=predict_block, malloc=FOR_MEMORY),
+        Pass(name="prediction", job=predict_block, malloc=FOR_MEMORY, in_ranks=False),
         Pass(name="evaluation", job=evaluation_block, malloc=FOR_MEMORY),
         Pass(name="process", job=process_cells, malloc=FOR_MEMORY, one_process_per_cell=True),
         # valgrind wants a process from its first instruction on

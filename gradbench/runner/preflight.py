@@ -1,5 +1,6 @@
 """What is checked before the first round: names, models, and cells that cannot run here."""
 
+import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from ..workloads.steps import WORKLOADS
 from ..workloads.trees import Batch, tensors
 from .host_system import here, usable_cores
 from .meters import METERS
+from .ranks import hold_that_nobody_started_ranks
 
 MOST_HEADS: Final = 4
 """Parts of a model that are named where it needs a head."""
@@ -33,7 +35,11 @@ def check(
     models: Mapping[str, Model] = MODELS,
     meters: Sequence[str] = DEFAULT_METERS,
 ) -> None:
-    """Raise for the first name that no catalogue knows, or a model that cannot be sent on."""
+    """Raise for the first name that no catalogue knows, or a model that cannot be sent on.
+
+    Nothing is measured in several copies of a command, as launchers of ranks start them.
+    """
+    hold_that_nobody_started_ranks(os.environ)
     for name in meters:
         if name not in METERS:
             raise UnknownName("meter", name, METERS)
@@ -62,6 +68,7 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
     device, cores = devices.find(cell.device), len(usable_cores())
     try:
         device.check()
+        devices.find(device.of_rank(cell.world_size - 1)).check()
         if cell.compile != "off":
             device.check_compiler()
     except DeviceUnavailable as reason:
@@ -136,6 +143,14 @@ def _of_the_workload(cell: Cell, model: Model) -> Iterable[tuple[bool, str]]:
             cell.checkpointing != "off" and not workload.optimizes,
             f"{cell.workload} makes no backward pass that could compute blocks again: "
             "checkpointing=off",
+        ),
+        (
+            cell.world_size > 1 and not cell.in_ranks,
+            f"{cell.workload} is a step of one process: world_size=1",
+        ),
+        (
+            cell.in_ranks and cell.compile != "off",
+            f"{cell.workload} is measured as torch runs it operator by operator: compile=off",
         ),
         (
             bool(unlike_images),

@@ -13,7 +13,7 @@ from ..records.measurements import Fact, Measurement, Outcome
 from ..workloads.generation import provide
 from ..workloads.models import Model
 from ..workloads.state import RandomNumbers
-from . import host_system
+from . import host_system, ranks
 from .attempts import (
     Message,
     Refusal,
@@ -36,6 +36,7 @@ from .visits import VisitedArm, losing, share_numbers, start
 
 COMPILE_TIME = "compile_time"
 CLOCKS = ("host_time", "device_time", "energy")
+OF_ONE_ALONE = Refusal("unreadable", "it is read of a process that waits for no others")
 STREAM_S = 2.0  # between two sendings of what there is
 FAULT_STEPS = 10
 LATENCY_SHARE = 0.2  # of a block's budget
@@ -54,7 +55,7 @@ def _time_block(
     cells: Sequence[Cell], model: Model, plan: Plan, wanted: Collection[str]
 ) -> Iterator[Message]:
     watch, device = Stopwatch(), settle(cells[0])
-    ends_ns = time.perf_counter_ns() + plan.limit_s * 1e9
+    ends_ns = ranks.largest("begins", time.perf_counter_ns()) + plan.limit_s * 1e9
     flush = device.l2_flusher(cells[0].l2)  # its buffer first: it's the model that may not fit
     begun = start(cells[0], model, device, plan)
     yield watch.lap("build")
@@ -168,7 +169,8 @@ class _Timing:
             plan=self.plan,
             rng=self.rng,
         )
-        splits = guarded(read, self.device)
+        alone = ranks.here() is None
+        splits = guarded(read, self.device) if alone else OF_ONE_ALONE
         if isinstance(splits, Refusal):
             for arm in self.arms:
                 yield from (skip(arm.cell, name, splits) for name in CLOCKS if name in wanted)

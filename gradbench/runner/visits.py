@@ -19,8 +19,9 @@ from ..workloads.arms import CellArm
 from ..workloads.models import Model
 from ..workloads.scripted import with_own_executors
 from ..workloads.state import RandomNumbers, Snapshot
-from ..workloads.steps import Step, Subject
+from ..workloads.steps import WORKLOADS, Step, Subject
 from ..workloads.trees import tensors
+from . import ranks
 from .attempts import Refusal, attempt, guarded, refusal, try_to_arm, try_to_build
 from .compilation import NOTHING, Compilations
 
@@ -71,19 +72,36 @@ class VisitedArm:
 class Start:
     """The state of a subject that was just built: each of its arms takes its first step there."""
 
-    def __init__(self, subject: Subject, device: Device, *, limit_s: float) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        cell: Cell,
+        device: Device,
+        *,
+        limit_s: float,
+        rebuild: Callable[[], Subject | Refusal] | None = None,
+    ) -> None:
         self._subject, self._device, self._limit_s = subject, device, limit_s
-        self._built = _snapshot(subject)
+        self._rebuild = rebuild  # for modes that are each given a subject of their own
+        self._built = _snapshot(subject, cell)
         self.numbers = RandomNumbers(subject.resident())
 
     def subject(self) -> Subject | Refusal:
         """Return the subject as it was built, for one mode to step it."""
+        if self._rebuild is not None:
+            return self._rebuild()
         self.numbers.put_back()
         self._built.put_back()
         return guarded(partial(_in_its_own_mode, self._subject), self._device)
 
     def first_steps(self, cell: Cell, *, count: int = 1) -> VisitedArm | Refusal:
         """Return the cell's arm after its first steps, or why they cannot be made."""
+        first = self._first_steps(cell, count=count)
+        why = first.reason if isinstance(first, Refusal) else ""
+        ranks.agree(f"{cell.grad_mode} is ready", refused=why)
+        return first
+
+    def _first_steps(self, cell: Cell, *, count: int) -> VisitedArm | Refusal:
         subject = self.subject()
         if isinstance(subject, Refusal):
             return subject
@@ -91,11 +109,11 @@ class Start:
         if isinstance(arm, Refusal):
             return arm
         compiled, began = Compilations.so_far(), time.monotonic()
-        refused = attempt(arm, self._device, count, put_back=self._built.put_back)
+        refused = attempt(arm, self._device, count, put_back=self._rebuild or self._built.put_back)
         if refused is not None:
             return refused
-        took_s = (time.monotonic() - began) / count
-        visited = VisitedArm(arm, _snapshot(subject), self.numbers, dict(subject.notes))
+        took_s = ranks.largest("first steps took", (time.monotonic() - began) / count)
+        visited = VisitedArm(arm, _snapshot(subject, cell), self.numbers, dict(subject.notes))
         if took_s <= LONG_TRIAL * self._limit_s:
             notes = guarded(partial(watched_step, arm, self._device), self._device)
             if isinstance(notes, Refusal):
@@ -111,9 +129,15 @@ class Start:
         return visited
 
 
-def _snapshot(subject: Subject) -> Snapshot:
+def _snapshot(subject: Subject, cell: Cell) -> Snapshot:
+    """Keep the state of a cell's subject and batch.
+
+    Of a subject that other modes do not step the batch alone: torch replaces the parameters of what
+    it shards within a step, and knows where it is with them.
+    """
     given = [tensor for _, tensor in tensors(subject.given)]
-    return Snapshot(subject.parts(), given=given)
+    parts = subject.parts() if WORKLOADS[cell.workload].one_subject else []
+    return Snapshot(parts, given=given)
 
 
 def _in_its_own_mode(subject: Subject) -> Subject:
@@ -126,10 +150,18 @@ def _in_its_own_mode(subject: Subject) -> Subject:
 
 def start(cell: Cell, model: Model, device: Device, plan: Plan) -> Start | Refusal:
     """Build a block's subject; return it with its state, or why that is impossible."""
-    subject = try_to_build(cell, model, device, seed=plan.seed)
-    if isinstance(subject, Refusal):
-        return subject
-    return guarded(partial(Start, subject, device, limit_s=plan.limit_s), device)
+    rebuild = partial(try_to_build, cell, model, device, seed=plan.seed)
+    subject = rebuild()
+    own = None if WORKLOADS[cell.workload].one_subject else rebuild
+    begun = (
+        subject
+        if isinstance(subject, Refusal)
+        else guarded(
+            partial(Start, subject, cell, device, limit_s=plan.limit_s, rebuild=own), device
+        )
+    )
+    ranks.agree("the model is built", refused=begun.reason if isinstance(begun, Refusal) else "")
+    return begun
 
 
 def share_numbers(arms: Sequence[VisitedArm], start: Start) -> RandomNumbers:
@@ -153,6 +185,7 @@ def losing(
 
     def lost(index: int, error: BaseException) -> None:
         why = refusal(error, device)
+        ranks.agree(f"{arms[index].cell.grad_mode} is lost", refused=why.reason)
         arms[index].failed = why._replace(reason=f"{why.reason} ({when})")
 
     return lost

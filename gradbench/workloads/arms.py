@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from ..errors import BadModel
 from ..experiment.matrix import AS_IS, Cell
-from .checkpointing import compute_again, keep_everything
+from .checkpointing import blocks, compute_again, keep_everything
 from .generation import Decoding, Generation, held_to_contract
 from .grad_modes import MODES, GradMode
 from .models import Loadable, Model
@@ -124,8 +124,11 @@ def assemble(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -
     if cell.checkpointing == "blocks":
         notes["checkpointed"] = compute_again(module)
     forward: Callable[..., Any] = module
+    spread = WORKLOADS[cell.workload].spread
+    if spread is not None:
+        forward = spread(module, blocks(module).values(), cell.device)
     if cell.compile != "off":
-        forward = torch.compile(module, mode=cell.compile)
+        forward = torch.compile(forward, mode=cell.compile)
     loss = model.loss.load() if isinstance(model.loss, Loadable) else model.loss
     return Subject(
         module,

@@ -63,11 +63,10 @@ def compute_again(module: nn.Module) -> str:
     Raise `Impossible` where there are none. Each block has a forward of its own from then on, which
     `keep_everything` takes away.
 
-    Blocks are the modules made of others in the outermost ``Sequential`` and ``ModuleList``s, or
-    else at the top level. A ``Sequential`` of plain layers is cut into about as many segments as
+    A ``Sequential`` of plain layers is cut into about as many segments as
     each has layers (Chen et al. 2016, arXiv:1604.06174).
     """
-    found = dict(_blocks(module)) or dict(_made_of_others(module))
+    found = blocks(module)
     for block in found.values():
         block.forward = Recomputed(block.forward)
     if found:
@@ -81,6 +80,15 @@ def compute_again(module: nn.Module) -> str:
     layers.forward = RecomputedSegments(layers, segments)  # type: ignore[method-assign] # a module's own comes first
     each = counted(len(layers) // segments, "layer")
     return f"{counted(segments - 1, 'segment')} of {each}, of {len(layers)} layers"
+
+
+def blocks(module: nn.Module) -> dict[str, nn.Module]:
+    """Return a module's blocks by path.
+
+    They are the modules made of others in the outermost ``Sequential`` and ``ModuleList``s, or
+    else at the top level.
+    """
+    return dict(_in_containers(module)) or dict(_made_of_others(module))
 
 
 def _is_plain(module: nn.Sequential) -> bool:
@@ -97,7 +105,7 @@ def keep_everything(module: nn.Module) -> None:
                 del part.forward
 
 
-def _blocks(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _in_containers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the blocks in the outermost containers, each with its path."""
     todo = [("", module)]
     while todo:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Impossible
+from .distributed import SHARDING, Spread, replicated, sharded
 from .generation import Decoding, Generation, lengthened, likeliest
 from .grad_modes import MODES, GradMode
 from .trees import Batch, mapped, tensors
@@ -130,6 +131,9 @@ class Workload:
     reenables: bool = False  # the step turns grad on again inside the mode
     evaluates: bool = False  # the step trains outside the mode after an evaluation inside it
     generates: bool = False  # the step makes tokens: the model has a `Generation`
+    spread: Spread | None = None  # the model is spread over ranks, which step together
+    one_subject: bool = True  # modes step the same module; or is each given one of its own?
+    imports: tuple[str, ...] = ()  # modules that may be imported before processes are forked
 
     def held(self, mode: GradMode) -> AbstractContextManager[object]:
         """Return the context that the caller holds around steps."""
@@ -343,6 +347,24 @@ WORKLOADS: Final[Mapping[str, Workload]] = {
         Workload("prefill", prefill, optimizes=False, generates=True),
         Workload("decode", decode, optimizes=False, generates=True),
         Workload("generate", generate, optimizes=False, generates=True),
+        Workload("inference_ddp", inference, optimizes=False, spread=replicated),
+        Workload("training_ddp", training, needs_graph=True, spread=replicated),
+        Workload(
+            "inference_fsdp2",
+            inference,
+            optimizes=False,
+            spread=sharded,
+            one_subject=False,
+            imports=SHARDING,
+        ),
+        Workload(
+            "training_fsdp2",
+            training,
+            needs_graph=True,
+            spread=sharded,
+            one_subject=False,
+            imports=SHARDING,
+        ),
     )
 }
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from gradbench.errors import BadConfig, Impossible, UnknownName
-from gradbench.experiment.matrix import GRAD_MODES, WORKLOADS, Matrix
+from gradbench.experiment.matrix import GRAD_MODES, OF_ONE_PROCESS, WORKLOADS, Matrix
 from gradbench.experiment.model_source import ModelSource
 from gradbench.experiment.plan import Plan
 from gradbench.experiment.presets import ONE_PASS, PRESETS
@@ -48,7 +48,8 @@ def test_a_preset_has_cells_in_every_mode_and_says_what_it_is(name):
     assert choice.file is None
     assert choice.plan == PRESETS[name].plan
     assert {c.grad_mode for c in choice.cells} == set(GRAD_MODES)
-    assert {c.workload for c in choice.cells} == set(ONE_PASS if name == "tiny" else WORKLOADS)
+    has = {"tiny": ONE_PASS, "quick": OF_ONE_PROCESS, "full": WORKLOADS}[name]
+    assert {c.workload for c in choice.cells} == set(has)
     assert len(choice.cells) == len(set(choice.cells))
     assert PRESETS[name].about
 

@@ -1,0 +1,103 @@
+"""What threads of torch.distributed free: the last holder of a tensor that ranks exchange.
+
+A collective on the CPU runs in a thread of its backend, which lets go of its tensors when it has
+told the caller that it is done. Whoever is last frees them, and torch's profiler does not see that
+thread. So the storages that are given to collectives are followed until they die, wherever.
+"""
+
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, UntypedStorage
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..records.allocations import Change
+from .thread_profile import PLACE, Moment
+
+SETTLING_S: Final = 0.005
+"""How long a backend's threads are given, when a function has ended, to let go of its tensors."""
+
+
+class CollectiveFrees(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it untyped
+    """Follows the storages that collectives are given while it is entered, and after that."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        self._followed: dict[int, weakref.ref[UntypedStorage]] = {}
+        self._moments: list[Moment] = []
+        self._collectives = 0  # that run: one inside another, where a backend has it so
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],  # torch's signature
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the operator; follow what a collective is given, and what it makes for itself."""
+        kwargs = kwargs or {}
+        if func.namespace == "c10d" and _on_the_cpu(func, args, kwargs):
+            self._follow((args, kwargs))
+            self._collectives += 1
+            try:
+                with self:
+                    return func._op_dk(torch._C.DispatchKey.CPU, *args, **kwargs)
+            finally:
+                self._collectives -= 1
+        result = func(*args, **kwargs)
+        if self._collectives:
+            self._follow(result)
+        return result
+
+    def taken(self) -> list[Moment]:
+        """Return what was freed in threads that nobody profiles, each free once."""
+        taken, self._moments = self._moments, []
+        return taken
+
+    def _follow(self, tree: object) -> None:
+        for leaf in tree_leaves(tree):
+            if not isinstance(leaf, Tensor) or leaf.device.type != PLACE:
+                continue
+            storage = leaf.untyped_storage()
+            name = storage._cdata
+            if name not in self._followed and storage.nbytes():
+                free = Change(storage.data_ptr(), -storage.nbytes())
+                self._followed[name] = weakref.ref(storage, partial(self._died, name, free))
+
+    def _died(self, name: int, free: Change, _: object) -> None:
+        self._followed.pop(name, None)
+        own = threading.current_thread() is threading.main_thread()
+        if not own and not torch._C._autograd._profiler_enabled():
+            self._moments.append((time.time_ns(), PLACE, free))
+
+
+def _on_the_cpu(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether the tensors of a collective lie on the CPU, for which it has a kernel."""
+    places = {leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+    key = torch._C.DispatchKey.CPU
+    return places == {PLACE} and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
+
+
+@cache
+def _of_this_process() -> CollectiveFrees:
+    return CollectiveFrees()
+
+
+@contextmanager
+def collective_frees() -> Iterator[CollectiveFrees | None]:
+    """Follow what collectives are given, in a process that is a rank; yield None in others."""
+    if not (dist.is_available() and dist.is_initialized()):
+        yield None
+        return
+    following = _of_this_process()
+    with following:
+        yield following
+    time.sleep(SETTLING_S)

@@ -1,0 +1,237 @@
+"""Distributed workloads: ranks that start, meet and end together, and what they read as one."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+
+import psutil
+import pytest
+import torch
+from builders import cell
+from torch import nn
+
+from gradbench import Matrix, Measurement, Plan, Skipped
+from gradbench.errors import GradbenchError
+from gradbench.experiment.matrix import GRAD_MODES, OF_RANKS
+from gradbench.records.measurements import Breakdown, Reading
+from gradbench.runner import bench, run
+from gradbench.runner.preflight import check, obstacle
+from gradbench.runner.rank_outcomes import combined
+from gradbench.runner.ranks import Rank, hold_that_nobody_started_ranks
+from gradbench.workloads.models import MODELS, Model
+
+pytestmark = pytest.mark.usefixtures("shared_fork_servers")
+
+PLAN = Plan(budget_s=0.05, warmup_s=0.01, limit_s=60)
+PARAMETERS_BYTES = sum(one.nbytes for one in MODELS["mlp_tiny"].build().parameters())
+
+
+def outcomes(cells, *, meters, plan=PLAN, models=MODELS):
+    found = [
+        r for r in run(cells, plan=plan, models=models, meters=meters) if isinstance(r, Reading)
+    ]
+    return {(o.cell.workload, o.cell.grad_mode, o.meter): o for o in found}
+
+
+@pytest.fixture(scope="module")
+def memory():
+    cells = [
+        *Matrix(
+            models=["mlp_tiny"],
+            workloads=OF_RANKS,
+            grad_modes=["global_on", "inference_mode"],
+            batch_sizes=[8],
+            world_sizes=[2],
+        ),
+        cell("global_on", workload="training"),
+        cell("inference_mode"),
+    ]
+    return outcomes(cells, meters=["peak_allocated", "breakdown", "leaked"])
+
+
+@pytest.mark.parametrize("workload", OF_RANKS)
+def test_every_rank_has_a_peak_and_their_sum_is_noted(memory, workload):
+    peak = memory[workload, "global_on", "peak_allocated"]
+    each = [
+        int(one.removesuffix(" B").replace(",", "")) for one in peak.notes["by_rank"].split("; ")
+    ]
+    assert len(each) == 2
+    assert peak.values == (max(each),)
+    assert peak.notes["of_all_ranks"] == sum(each)
+    assert peak.exact
+
+
+def test_replicas_need_what_one_process_does_and_buckets_as_large_as_the_gradients(memory):
+    for workload, mode in (("training", "global_on"), ("inference", "inference_mode")):
+        (alone,) = memory[workload, mode, "peak_allocated"].values
+        (replica,) = memory[f"{workload}_ddp", mode, "peak_allocated"].values
+        assert replica == alone + PARAMETERS_BYTES
+
+
+def test_a_rank_holds_its_share_of_sharded_parameters_alone(memory):
+    sharded = memory["training_fsdp2", "global_on", "breakdown"]
+    assert isinstance(sharded, Breakdown)
+    share = -(-PARAMETERS_BYTES // 2)
+    assert share <= sharded.parts["parameters"] <= share + 512  # rows are not cut: some are padded
+    assert memory["training_ddp", "global_on", "breakdown"].parts["parameters"] == PARAMETERS_BYTES
+
+
+@pytest.mark.parametrize("workload", OF_RANKS)
+def test_what_a_peak_is_made_of_adds_up_to_it(memory, workload):
+    parts = memory[workload, "global_on", "breakdown"].parts
+    assert (sum(parts.values()),) == memory[workload, "global_on", "peak_allocated"].values
+
+
+@pytest.mark.parametrize("workload", OF_RANKS)
+def test_what_other_threads_free_is_not_taken_for_a_leak(memory, workload):
+    assert memory[workload, "global_on", "leaked"].values == (0,)
+
+
+@pytest.mark.parametrize("workload", ["training_ddp", "training_fsdp2"])
+def test_training_where_nothing_is_recorded_fails_in_every_rank_in_torchs_words(memory, workload):
+    refused = memory[workload, "inference_mode", "peak_allocated"]
+    assert isinstance(refused, Skipped)
+    assert refused.cause == "cannot_train"
+    assert refused.reason.startswith("element 0 of tensors does not require grad")
+
+
+def test_all_modes_are_timed_in_the_same_rounds_by_the_slowest_rank(monkeypatch):
+    monkeypatch.setattr(bench, "_crowded", lambda _: None)
+    cells = [cell(mode, workload="inference_ddp", world_size=2) for mode in GRAD_MODES]
+    found = outcomes(cells, meters=["step_time", "host_time"])
+    times = [found["inference_ddp", mode, "step_time"] for mode in GRAD_MODES]
+    assert all(isinstance(one, Measurement) for one in times)
+    assert len({len(one.values) for one in times}) == 1
+    assert len({one.iterations for one in times}) == 1
+    assert found["inference_ddp", "no_grad", "host_time"].cause == "unreadable"
+
+
+class Misbehaving(nn.Module):
+    """Does something in one rank alone, in inference mode."""
+
+    def __init__(self, what, folder):
+        super().__init__()
+        self.layer, self.what, self.folder = nn.Linear(4, 3), what, folder
+
+    def forward(self, x):
+        (self.folder / str(os.getpid())).touch()
+        if torch.is_inference_mode_enabled() and os.environ.get("RANK") == "1":
+            match self.what:
+                case "is killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "raises":
+                    raise ValueError("not in this rank")
+                case "hangs":
+                    time.sleep(600)
+        return self.layer(x)
+
+
+class Factory:
+    def __init__(self, what, folder):
+        self.what, self.folder = what, folder
+
+    def __call__(self):
+        return Misbehaving(self.what, self.folder)
+
+
+def misbehave(what, folder, *, limit_s=60):
+    models = {"mlp_tiny": Model(Factory(what, folder), lambda size: torch.randn(size, 4))}
+    cells = [cell(mode, workload="inference_ddp", world_size=2) for mode in GRAD_MODES[2:]]
+    plan = replace(PLAN, limit_s=limit_s)
+    found = outcomes(cells, meters=["peak_allocated"], plan=plan, models=models)
+    return [found["inference_ddp", mode, "peak_allocated"] for mode in GRAD_MODES[2:]]
+
+
+def hold_that_all_ended(folder, *, ranks):
+    pids = [int(one.name) for one in folder.iterdir()]
+    assert len(pids) == ranks
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+@pytest.mark.parametrize(
+    ("what", "cause", "words"),
+    [
+        ("is killed", "out_of_memory", "ended, for rank 1 was killed by SIGKILL"),
+        ("raises", "crashed", "rank 1 could not go on where others did: ValueError: not in this"),
+    ],
+)
+def test_a_rank_that_fails_alone_is_a_reason_and_other_modes_go_on(what, cause, words, tmp_path):
+    fine, refused = misbehave(what, tmp_path)
+    assert isinstance(fine, Measurement)
+    assert (refused.cause, words in refused.reason) == (cause, True), refused
+    hold_that_all_ended(tmp_path, ranks=4)
+
+
+def test_ranks_that_wait_for_one_that_hangs_end_at_the_time_limit(tmp_path):
+    fine, refused = misbehave("hangs", tmp_path, limit_s=6)
+    assert isinstance(fine, Measurement)
+    assert refused.cause == "timed_out"
+    hold_that_all_ended(tmp_path, ranks=4)
+
+
+def test_cores_are_divided_among_ranks_where_there_are_enough():
+    shares = [Rank(number, 2, None).own_share([0, 1, 2, 3, 4]) for number in range(2)]
+    assert shares == [[0, 1], [2, 3]]
+    assert Rank(1, 4, None).own_share([0, 1]) == [0, 1]
+
+
+def test_more_threads_than_cores_are_not_timed():
+    crowded = bench._crowded(cell(workload="training_ddp", world_size=1000, threads=2))
+    assert crowded.startswith("1000 ranks of 2 threads each on ")
+
+
+def measured(*values, notes=None, meter="peak_allocated", unit="bytes"):
+    return Measurement(
+        cell=cell(),
+        meter=meter,
+        unit=unit,
+        values=values,
+        iterations=1,
+        exact=unit == "bytes",
+        notes=notes or {},
+    )
+
+
+def test_bytes_of_ranks_are_the_largest_with_each_and_their_sum():
+    one = combined([measured(10, notes={"kept": 1}), measured(30, notes={"kept": 2})])
+    assert one.values == (30,)
+    assert one.notes == {"kept": 2, "by_rank": "10 B; 30 B", "of_all_ranks": 40}
+
+
+def test_times_of_ranks_are_those_of_the_slowest_in_each_round():
+    times = [
+        measured(5, 9, 7, meter="latency", unit="ns"),
+        measured(6, 8, meter="latency", unit="ns"),
+    ]
+    assert combined(times).values == (6, 9)
+
+
+def test_words_that_differ_are_each_ranks():
+    notes = [{"kept": "a", "same": "x"}, {"kept": "b", "same": "x"}]
+    one = combined([measured(1, notes=notes[0]), measured(1, notes=notes[1])])
+    assert one.notes["kept"] == "rank 0: a; rank 1: b"
+    assert one.notes["same"] == "x"
+
+
+def test_a_figure_that_one_rank_lacks_nobody_has():
+    lacking = Skipped(cell=cell(), meter="peak_allocated", cause="failed", reason="no room")
+    assert combined([measured(1), lacking]).reason == "rank 1: no room"
+    assert combined([lacking, lacking]).reason == "no room"
+
+
+def test_a_workload_of_one_process_has_no_ranks():
+    assert obstacle(cell(world_size=2)) == (
+        "impossible",
+        "inference is a step of one process: world_size=1",
+    )
+    compiled = cell(workload="training_ddp", world_size=2, compile="default")
+    assert obstacle(compiled)[0] in ("impossible", "unavailable")
+
+
+def test_under_torchrun_nothing_is_measured(monkeypatch):
+    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(GradbenchError, match="without torchrun; --world-size 4 starts the ranks"):
+        check([cell()])
+    hold_that_nobody_started_ranks({"WORLD_SIZE": "4"})  # of something else
