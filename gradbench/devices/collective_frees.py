@@ -1,7 +1,7 @@
 """What threads of torch.distributed free: the last holder of a tensor that ranks exchange.
 
-A collective on the CPU runs in a thread of its backend, which lets go of its tensors when it has
-told the caller that it is done. Whoever is last frees them, and torch's profiler does not see that
+A collective on the CPU runs in a thread of its backend, which lets go of its tensors after the
+caller knows that it is done. Whoever is last frees them, and torch's profiler does not see that
 thread. So the storages that are given to collectives are followed until they die, wherever.
 """
 

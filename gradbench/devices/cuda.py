@@ -82,6 +82,7 @@ class CUDA(Accelerator):
 
     __slots__ = ()
     family: ClassVar[str] = "cuda"
+    collectives: ClassVar[str] = "nccl"
     variables: ClassVar[tuple[str, ...]] = SETTINGS
     compile_modes: ClassVar[tuple[str, ...]] = ("default", "reduce-overhead", "max-autotune")
     l2: ClassVar[tuple[str, ...]] = ("hot", "cold")
@@ -171,15 +172,6 @@ class CUDA(Accelerator):
         except (OSError, ValueError) as error:
             raise Unreadable(f"{str(path)!r} names no cores: {error}") from error
         return frozenset(cores)
-
-    def of_rank(self, number: int) -> str:
-        """Return the device that comes so many after this one."""
-        return f"cuda:{(torch.device(self.name).index or 0) + number}"
-
-    @property
-    def collectives(self) -> str:
-        """NVIDIA's library; ROCm's has the same name in torch."""
-        return "nccl"
 
     def prepare(self) -> None:
         """Pick the device; switch cuDNN's autotuner off, whose choices vary from run to run."""

@@ -28,7 +28,7 @@ from . import host_system, ranks
 from .attempts import Message, Spent, Trying, Unfinished, survived
 from .job_process import JobError, Message as Sent, WorkerDied, answers, cause_of_death, content
 from .rank_outcomes import combined
-from .ranks import Meeting, Rank, Told
+from .ranks import FromRank, Meeting, Rank
 
 PATIENCE_S: Final = 20.0
 """How long ranks that raised wait for one that did not: what it waits for will never come."""
@@ -238,8 +238,8 @@ def _be_rank(
         other.close()
     ranks.join(Rank(number, task.world_size, leader))
     for said in answers(pickle.dumps((_as_rank, (number, task, place)))):
-        told: Told = ("message", said)
-        leader.send(told)
+        sent: FromRank = ("message", said)
+        leader.send(sent)
     leader.close()
 
 

@@ -29,7 +29,7 @@ class Meeting:
     refused: str = ""  # why it cannot go on, in words; the others may hang in the step by now
 
 
-Told = tuple[Literal["meeting", "message"], Any]
+FromRank = tuple[Literal["meeting", "message"], Any]
 """What a rank sends to its leader: a `Meeting`, or a message of its job."""
 
 

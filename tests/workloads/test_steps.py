@@ -8,7 +8,13 @@ import torch
 from torch import nn
 
 from gradbench.errors import BadModel, Impossible
-from gradbench.experiment.matrix import GRAD_MODES, OF_TOKENS, WORKLOADS as NAMES, Cell
+from gradbench.experiment.matrix import (
+    GRAD_MODES,
+    OF_ONE_PROCESS,
+    OF_TOKENS,
+    WORKLOADS as NAMES,
+    Cell,
+)
 from gradbench.workloads.arms import build
 from gradbench.workloads.grad_modes import MODES
 from gradbench.workloads.models import MODELS, Model
@@ -59,8 +65,9 @@ def test_training_where_nothing_is_recorded_fails_in_torchs_words(mode):
 
 
 def test_nothing_else_is_expected_to_fail():
+    training = ("training", "training_ddp", "training_fsdp2")
     assert [(w, m) for w in NAMES for m in GRAD_MODES if must_fail(w, m)] == [
-        ("training", mode) for mode in GRAD_MODES[1:]
+        (workload, mode) for workload in training for mode in GRAD_MODES[1:]
     ]
 
 
@@ -113,7 +120,7 @@ def test_batch_norm_learns_in_training_only(workload, moves):
 
 
 def test_a_step_leaves_no_mode_behind():
-    for workload in NAMES:
+    for workload in OF_ONE_PROCESS:
         model = "decoder_d1_w16" if workload in OF_TOKENS else "mlp_tiny"
         for mode in GRAD_MODES:
             if not must_fail(workload, mode):
