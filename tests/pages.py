@@ -2,6 +2,7 @@
 
 import json
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 from builders import (
@@ -20,6 +21,11 @@ from builders import (
     timed,
 )
 
+from gradbench.analysis.bisection import Findings
+from gradbench.analysis.commit_graph import Graph
+from gradbench.records.bisection import Bisection, CellCounts, Commit, CountedCommit, TimedCell
+from gradbench.report import bisection
+
 ON, OFF, NO_GRAD, INFERENCE = block()
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'-->]]>"
 LONG = "shop.networks." + "very_deep_" * 18 + "net:build"
@@ -34,6 +40,52 @@ CUT = run_of(
     sealed=False,
     dropped="20260102T030405Z-abcd.jsonl.part: dropped 13 bytes from line 9 on: cut or damaged",
 )
+
+
+def bisected():
+    """Return the page of a bisection whose every text of others wants to be markup."""
+    ids = [f"{number:040x}" for number in range(1, 6)]
+    commits = [
+        Commit(
+            id=one,
+            parents=(before,),
+            author=HOSTILE,
+            authored_at="2026-01-02T03:04:05+00:00",
+            subject=f"{HOSTILE} {number}",
+        )
+        for number, (before, one) in enumerate(pairwise(["0" * 40, *ids]))
+    ]
+    known = {
+        ids[0]: CellCounts(cell=ON, operators={"aten.mm": 2}, saved_bytes=100),
+        ids[3]: CellCounts(cell=ON, operators={"aten.mm": 3}, saved_bytes=900),
+        ids[4]: CellCounts(cell=ON, operators={"aten.mm": 3, HOSTILE: 1}, saved_bytes=900),
+    }
+    record = Bisection(
+        started_at="2026-01-02T03:04:05+00:00",
+        asked=HOSTILE,
+        good=ids[0],
+        bad=ids[-1],
+        first_parent=False,
+        paths=(HOSTILE,),
+        cells=(ON, NO_GRAD),
+        sources={},
+        times="all",
+        threshold=0.03,
+        processes=3,
+        seed=0,
+        commits=tuple(commits[1:]),
+        border=(commits[0],),
+        counted=(
+            *(CountedCommit(commit=one, cells=(counts,)) for one, counts in known.items()),
+            CountedCommit(commit=ids[0], cells=(known[ids[0]],)),
+            *(CountedCommit(commit=one, skipped=HOSTILE) for one in ids[1:3]),
+        ),
+        timed=(TimedCell(base=ids[0], commit=ids[4], cell=ON, logs=(0.2,) * 6),),
+    )
+    found = Findings(record, Graph(record.commits, record.border))
+    files = {ids[3]: [(HOSTILE, "+1 -1")]}
+    link = "https://example.invalid/commit/{}".format
+    return bisection.render(found, files, name="20260102T030405Z-abcd", link=link)
 
 
 def with_breakdowns(*, device="cpu", model="mlp_tiny"):

@@ -346,6 +346,22 @@ def test_a_range_holds_parents_before_children_and_begins_at_the_good_commit(pro
     assert all(len(one.parents) == 1 for one in line.commits)
 
 
+def test_the_files_of_a_commit_are_those_of_its_first_parent_or_all(project, tmp_path):
+    made = Repository(tmp_path / "files")
+    made.commit("first", a_txt="1\n2\n")
+    (made.root / "b").write_bytes(bytes(range(256)))
+    made.commit("second", a_txt="1\n", **{"odd\tname": "x\n"})
+    span = commits.between(made.root, "main~1..main", first_parent=False)
+    files = {one.path: one.words for one in commits.changed_files(made.root, span.commits[0])}
+    assert files == {"a.txt": "+0 -1", "b": "binary", "odd\tname": "+1 -0"}
+    first = commits.changed_files(made.root, span.border[0])
+    assert [(one.path, one.words) for one in first] == [("a.txt", "+2 -0")]
+    merge = project.by_subject["merge the branch"]
+    span = commits.between(project.root, f"{merge}~1..{merge}", first_parent=True)
+    merged = {one.path for one in commits.changed_files(project.root, span.commits[-1])}
+    assert merged == {"branch.md", "nets.py", "saved.json"}
+
+
 CELL = Cell(model="nets.make", workload="training", grad_mode="global_on", batch_size=4)
 SOURCE = {"nets.make": ModelSource(build="nets:make", input=("B,8",))}
 
@@ -371,12 +387,9 @@ def test_real_commits_are_counted_timed_and_found(tmp_path, monkeypatch):
     nap = "import time; time.sleep(0.003)"
     plain = {"before": "pass", "activation": "torch.tanh"}
     made.commit("first", nets_py=NETS.format(**plain))
-    made.commit("notes", notes_md="a")
     made.commit("broken", nets_py="raise ImportError('half done')")
     made.commit("a nap", nets_py=NETS.format(**plain | {"before": nap}))
-    made.commit("notes again", notes_md="b")
     made.commit("a sine", nets_py=NETS.format(before=nap, activation="torch.sin"))
-    made.commit("last", notes_md="c")
     monkeypatch.chdir(made.root)
     monkeypatch.setattr(sys, "path", list(sys.path))
     quick = Replication(turns=4, least_turns=3, slice_s=0.001, warm_up_s=0.0, cell_s=0.01,
@@ -384,7 +397,7 @@ def test_real_commits_are_counted_timed_and_found(tmp_path, monkeypatch):
     monkeypatch.setattr(
         versions, "Effort", lambda **given: Effort(**{"replication": quick, **given})
     )
-    asked = ("--bisect", "main~6..main", "--grad-mode", "global_on", "--processes", "3",
+    asked = ("--bisect", "main~3..main", "--grad-mode", "global_on", "--processes", "3",
              "--times", "all")  # fmt: skip
     answer = CliRunner().invoke(app, ["compare", *MODEL, *asked, "--json"])
     sys.modules.pop("nets", None)

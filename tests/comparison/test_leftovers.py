@@ -22,7 +22,8 @@ from gradbench.comparison import leftovers, worktree
 root = Path(sys.argv[1])
 with scratch.folder(**{leftovers.REPOSITORY: str(root)}) as folder:
     with worktree.checked_out(root, "HEAD", folder / leftovers.BASE):
-        os.kill(os.getpid(), signal.SIGKILL)
+        with worktree.checked_out(root, "HEAD", folder / "of a bisection"):
+            os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -51,10 +52,10 @@ def worktrees(root: Path) -> list[str]:
     return listing.stdout.splitlines()
 
 
-def test_the_worktree_and_the_folder_of_a_killed_comparison_are_removed(temporary, repository):
+def test_the_worktrees_and_the_folder_of_a_killed_comparison_are_removed(temporary, repository):
     ended = subprocess.run([sys.executable, "-c", KILLED, str(repository)], check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert len(worktrees(repository)) == 2
+    assert len(worktrees(repository)) == 3
     (left,) = temporary.glob("gradbench-*")
     (said,) = remove_leftovers()
     assert str(left) in said

@@ -26,9 +26,9 @@ from builders import (
     started,
     timed,
 )
-from pages import HOSTILE, with_breakdowns
+from pages import HOSTILE, bisected, with_breakdowns
 
-from gradbench.report import write
+from gradbench.report import template, write
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install -e .[dev]"
@@ -102,7 +102,9 @@ def pages(tmp_path_factory):
         "hostile": [hostile(), run(measured_block(), name="other")],
         "formulas": run([*measured_block(model=FORMULA), *refused_block("+1\t=2")], name="@SUM(1)"),
     }
-    return {name: write(of, folder / f"{name}.html").as_uri() for name, of in runs.items()}
+    written = {name: write(of, folder / f"{name}.html") for name, of in runs.items()}
+    written["bisection"] = template.save(bisected(), folder / "bisection.html")
+    return {name: path.as_uri() for name, path in written.items()}
 
 
 @pytest.fixture(scope="module")
@@ -446,7 +448,19 @@ def test_axe_finds_nothing_where_two_runs_are_compared(visit, keep):
     assert found.violations_count == 0, found.generate_report()
 
 
-@pytest.mark.parametrize("name", ["everything", "hostile"])
+@pytest.mark.slow
+@pytest.mark.parametrize("view", VIEWS)
+def test_axe_finds_nothing_on_the_page_of_a_bisection(visit, keep, view):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe here")
+    page = visit("bisection", **VIEWS[view])
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    page.screenshot(path=keep(f"bisection-{view}"), full_page=True)
+    found = axe.Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.get_by_text(f"{HOSTILE} 3").first.is_visible()
+
+
+@pytest.mark.parametrize("name", ["everything", "hostile", "bisection"])
 def test_a_phone_scrolls_tables_and_figures_not_the_page(visit, name):
     page = visit(name, **VIEWS["phone"])
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
