@@ -99,9 +99,13 @@ class Recording:
             self.path = self._writer.seal()
         return load(self.path)
 
-    def write_page(self, run: Run, reports: Path, *, semantics: Behaviour | None) -> Path:
-        """Write the run's page, with what a self-check found on this machine; return its path."""
-        from .report import write  # draws and judges: what measures goes without
 
-        checks = selfcheck.load_all(self.path.parent)
-        return write([run], reports / f"{run.name}.html", checks=checks, semantics=semantics)
+def write_page(run: Run, results: Path, reports: Path, *, semantics: Behaviour | None) -> Path:
+    """Write a run's page, with what a self-check found on this machine; return its path.
+
+    What self-checks found is in the folder of ``results``.
+    """
+    from .report import write  # draws and judges: what measures goes without
+
+    checks = selfcheck.load_all(results)
+    return write([run], reports / f"{run.name}.html", checks=checks, semantics=semantics)

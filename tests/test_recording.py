@@ -8,7 +8,7 @@ from scripted_bench import scripted_bench
 
 from gradbench.errors import StoreError, UnknownName
 from gradbench.experiment.plan import Plan
-from gradbench.recording import Recording
+from gradbench.recording import Recording, write_page
 from gradbench.records.measurements import Environment
 from gradbench.runner import started
 from gradbench.runner.block_runner import OneAfterAnother
@@ -50,7 +50,7 @@ def test_a_run_with_every_outcome_is_sealed_and_has_its_page(store, tmp_path):
     with Recording(store.create(), header()) as recording:
         list(recording.measure())
         run = recording.finish()
-    page = recording.write_page(run, tmp_path / "reports", semantics=None)
+    page = write_page(run, recording.path.parent, tmp_path / "reports", semantics=None)
     assert run.sealed and run.ended is not None and run.unfinished() == []
     assert recording.path.name.endswith(SEALED)
     assert page == tmp_path / "reports" / f"{run.name}.html"

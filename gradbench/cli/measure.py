@@ -4,12 +4,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from ..comparison.leftovers import remove_leftovers
-from ..errors import BadModel, Impossible
+from ..errors import BadModel, Impossible, UnknownName
 from ..exit_status import ExitStatus
 from ..experiment import shards, toml_config
 from ..experiment.matrix import GRAD_MODES, by_block
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from ..runner import Progress
     from ..runner.block_runner import BlockRunner
     from ..workloads.models import Model
+
+
+CLUSTERS: Final = ("slurm",)
+"""What ``--on`` knows."""
 
 
 @app.command("list")
@@ -112,6 +116,36 @@ def run(
             help="Of several GPUs: blocks of each at once, or one after the other.",
         ),
     ] = True,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel="Clusters",
+            metavar="slurm",
+            help="Measure on a cluster: slurm submits an array job, a shard a task.",
+        ),
+    ] = None,
+    tasks: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel="Clusters",
+            min=1,
+            help="Tasks of the array job. Without it: one a block, 8 at most.",
+        ),
+    ] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel="Clusters",
+            metavar="KEY=VALUE",
+            help="An option of sbatch, such as partition=gpu, gres=gpu:1 or time=2:00:00.",
+        ),
+    ] = None,
+    wait: Annotated[
+        bool,
+        typer.Option(
+            rich_help_panel="Clusters", help="Wait for the tasks and join their runs, or leave."
+        ),
+    ] = True,
     reference: Reference = GRAD_MODES[0],
     semantics: Annotated[
         bool, typer.Option(help="What the modes do on this torch, for the page: once a version.")
@@ -128,35 +162,87 @@ def run(
         err.print(f"[dim]{shown(words)}[/dim]")
     plan = {"budget_s": budget, "limit_s": limit, "seed": seed}
     given = {name: value for name, value in plan.items() if value is not None}
-    if resume is None:
-        recording = _begin(
-            request, given, meter, shard, results=results, reports=reports, at_once=side_by_side
+    if on is not None:
+        finished, path = _measure_on(
+            on,
+            request,
+            plan=given,
+            meter=meter,
+            resume=resume,
+            fixed=_fixed_options(given, meter, shard),
+            tasks=tasks,
+            sbatch=sbatch or (),
+            wait=wait,
+            results=results,
+            reports=reports,
+        )
+    elif resume is None:
+        finished, path = _measure(
+            _begin(
+                request, given, meter, shard, results=results, reports=reports, at_once=side_by_side
+            )
         )
     else:
-        options = [f"--{name.removesuffix('_s')}" for name in given]
-        options += [
-            f"--{name}" for name, value in (("meter", meter), ("shard", shard)) if value is not None
-        ]
-        recording = _go_on(resume, request, options, results=results, at_once=side_by_side)
-    try:
-        with progress(len(recording.header.cells)) as listener, recording:
-            for _ in recording.measure(progress=listener):
-                pass
-            finished = recording.finish()
-    except KeyboardInterrupt:
-        _say_what_is_kept(recording.path)
-        raise typer.Exit(ExitStatus.INTERRUPTED) from None
+        options = _fixed_options(given, meter, shard)
+        finished, path = _measure(
+            _go_on(resume, request, options, results=results, at_once=side_by_side)
+        )
+    from ..recording import write_page
+
     print_run(finished, reference, verbose=verbose)
     torch = finished.environment.facts.get("torch")
-    folder = recording.path.parent
-    behaviour = load_or_examine(folder, torch=str(torch)) if semantics and torch else None
-    page = recording.write_page(finished, reports, semantics=behaviour)
-    where = f"records  {shown(str(recording.path))}\npage     {shown(str(page))}"
+    behaviour = load_or_examine(path.parent, torch=str(torch)) if semantics and torch else None
+    page = write_page(finished, path.parent, reports, semantics=behaviour)
+    where = f"records  {shown(str(path))}\npage     {shown(str(page))}"
     out.print(where)
     if standard_streams.lost() is not None:  # whoever reads errors is to know that they are there
         err.print(where)
     if not finished.measured:
         raise typer.Exit(ExitStatus.NOTHING_MEASURED)
+
+
+def _measure(recording: "Recording") -> "tuple[Run, Path]":
+    """Measure all of a recording, here; return the run and its file."""
+    try:
+        with progress(len(recording.header.cells)) as listener, recording:
+            for _ in recording.measure(progress=listener):
+                pass
+            return recording.finish(), recording.path
+    except KeyboardInterrupt:
+        _say_what_is_kept(recording.path)
+        raise typer.Exit(ExitStatus.INTERRUPTED) from None
+
+
+def _measure_on(
+    cluster: str,
+    request: Request,
+    *,
+    plan: Mapping[str, float],
+    meter: Sequence[str] | None,
+    resume: str | None,
+    fixed: Sequence[str],
+    tasks: int | None,
+    sbatch: Sequence[str],
+    wait: bool,
+    results: Path,
+    reports: Path,
+) -> "tuple[Run, Path]":
+    """Measure on a cluster; return the joined run and its file. ``fixed`` were given, too."""
+    from ..cluster import slurm
+    from . import on_slurm
+
+    if cluster not in CLUSTERS:
+        raise UnknownName("cluster", cluster, CLUSTERS)
+    options = slurm.options(sbatch)
+    if "--shard" in fixed:
+        raise Impossible("--on deals out the shards itself: leave out --shard, or give --tasks")
+    if resume is not None:
+        _leave_out([*request.given, *fixed, *(["--tasks"] if tasks is not None else [])])
+        folder = on_slurm.find(resume, results=results)
+    else:
+        header, _ = _header(request, plan, meter, None, reports=reports)
+        folder = on_slurm.begin(header, tasks, results=results)
+    return on_slurm.measure(folder, options, wait=wait, results=results)
 
 
 def _begin(
@@ -171,8 +257,23 @@ def _begin(
 ) -> "Recording":
     """Return the recording of a new run, when all that was asked for is checked."""
     from ..recording import Recording
-    from ..runner import preflight, started
     from ..store.jsonl import Store
+
+    header, models = _header(request, plan, meter, shard, reports=reports)
+    who = _measured_by(header, models, at_once=at_once)
+    return Recording(Store(results).create(), header, models=models, measured_by=who)
+
+
+def _header(
+    request: Request,
+    plan: Mapping[str, float],
+    meter: Sequence[str] | None,
+    shard: str | None,
+    *,
+    reports: Path,
+) -> "tuple[Started, Mapping[str, Model]]":
+    """Return the header of a new run and its models, when all that was asked for is checked."""
+    from ..runner import preflight, started
 
     cells, chosen, models = request.cells(plan)
     meters = split(meter, "--meter") or list(preflight.DEFAULT_METERS)
@@ -187,8 +288,16 @@ def _begin(
         shard=shard or "",
         places=toml_config.places(request.config, cells) if request.config else None,
     )
-    who = _measured_by(header, models, at_once=at_once)
-    return Recording(Store(results).create(), header, models=models, measured_by=who)
+    return header, models
+
+
+def _fixed_options(
+    plan: Mapping[str, float], meter: Sequence[str] | None, shard: str | None
+) -> list[str]:
+    """Return the options that were given and that a resumed run cannot heed."""
+    options = [f"--{name.removesuffix('_s')}" for name in plan]
+    others = (("meter", meter), ("shard", shard))
+    return options + [f"--{name}" for name, value in others if value is not None]
 
 
 def _leave_out(options: Sequence[str]) -> None:

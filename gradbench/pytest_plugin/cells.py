@@ -337,12 +337,13 @@ class Session:
             if self._recording is None:
                 return None
             run = self._recording.finish()
+        from ..recording import write_page
         from ..records import semantics
 
         torch = run.environment.facts.get("torch")
         behaviour = semantics.load_of(self.results / semantics.FILE, torch=torch)
         self.path = self._recording.path
-        self.page = self._recording.write_page(run, self.reports, semantics=behaviour)
+        self.page = write_page(run, self.path.parent, self.reports, semantics=behaviour)
         return run
 
     def _recorded(self) -> "Recording":

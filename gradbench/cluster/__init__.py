@@ -1,0 +1,1 @@
+"""Blocks of one run on several machines: who runs which, and what follows where one is lost."""

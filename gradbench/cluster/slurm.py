@@ -1,0 +1,181 @@
+"""The shards of a matrix as one array job of Slurm, by submitit: a task a shard."""
+
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from ..errors import Impossible
+from ..process_end import how_it_ended
+from ..process_tree import ProcessTree
+from . import shard_runs
+
+MISSING: Final = "submitit is not here: pip install 'torch-gradbench[cluster]'"
+DEFAULT_MINUTES: Final = 240
+"""How long a task may take where ``time`` is not given; Slurm then ends it, and it is requeued."""
+OURS: Final = (
+    *("array", "output", "error", "open-mode", "signal"),
+    *("nodes", "ntasks", "ntasks-per-node", "job-name"),
+)
+"""Options of sbatch that make the job what it is."""
+
+
+class Job(Protocol):
+    """A task of the array, as submitit sees it."""
+
+    @property
+    def job_id(self) -> str:
+        """What Slurm calls it."""
+
+    @property
+    def state(self) -> str:
+        """What Slurm says of it, in capitals."""
+
+    @property
+    def paths(self) -> Any:
+        """Where its output is."""
+
+    def done(self, force_check: bool = False) -> bool:
+        """Whether it has ended, in whatever way."""
+
+
+class TaskFailed(Exception):
+    """The run of a shard did not come to its end; the message says how its process ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardTask:
+    """What a task does: it goes on with the run in its folder, from wherever that is."""
+
+    folder: Path
+    models: tuple[str, ...]  # of the user's own: who goes on with their code names them
+
+    def __call__(self) -> None:
+        """Measure what is left of the shard, in a fresh process; raise `TaskFailed`."""
+        shard_runs.leave_host(self.folder, platform.node())
+        for part in shard_runs.parts(self.folder):
+            with ProcessTree(self._command(part), own_session=False) as process:
+                status = process.wait()
+            if part.exists():
+                raise TaskFailed(f"gradbench run {how_it_ended(status)}")
+
+    def checkpoint(self) -> object:
+        """Return what submitit is to run when the task was requeued: the same again."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def _command(self, part: Path) -> list[str]:
+        folder = str(self.folder)
+        command = [sys.executable, "-m", "gradbench", "run", "--resume", str(part)]
+        command += ["--results", folder, "--reports", folder, "--no-semantics"]
+        return command + [part for model in self.models for part in ("--model", model)]
+
+
+def submit(
+    tasks: Sequence[ShardTask],
+    folder: Path,
+    sbatch: Mapping[str, str | bool],
+    *,
+    cluster: str = "slurm",
+) -> Sequence[Job]:
+    """Submit one array job; its script and logs are in the folder, which all nodes must see.
+
+    Raise `Impossible` where there is no submitit, no Slurm, or an option that sbatch refuses.
+    """
+    try:
+        import submitit
+        from submitit.core.utils import FailedJobError
+    except ImportError:
+        raise Impossible(MISSING) from None
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+    except RuntimeError:
+        raise Impossible("there is no Slurm here: srun is not on the path") from None
+    executor.update_parameters(
+        name="gradbench",
+        timeout_min=minutes(sbatch.get("time", str(DEFAULT_MINUTES))),
+        slurm_additional_parameters={"requeue": True, **sbatch},
+    )
+    try:
+        with executor.batch():
+            jobs = [executor.submit(task) for task in tasks]
+    except (FailedJobError, subprocess.CalledProcessError, OSError) as error:
+        raise Impossible(f"sbatch refused the job: {_last_line(error)}") from error
+    return jobs
+
+
+def options(texts: Sequence[str]) -> dict[str, str | bool]:
+    """Return ``key=value`` and ``key`` as options of sbatch; raise `Impossible` for others."""
+    found: dict[str, str | bool] = {}
+    for text in texts:
+        key, separator, value = text.removeprefix("--").partition("=")
+        key = key.replace("_", "-")
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", key) or (separator and not value):
+            raise Impossible(f"--sbatch {text!r} is not like partition=gpu or exclusive")
+        if "\n" in value or "\r" in value:
+            raise Impossible(f"--sbatch {key} has a value of two lines")
+        if key in OURS:
+            raise Impossible(f"--sbatch {key} is for gradbench to say: leave it out")
+        found[key] = value if separator else True
+    return found
+
+
+def minutes(text: str | bool) -> int:
+    """Return a time as Slurm writes it, ``90``, ``1:30:00`` or ``1-12``, in minutes."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(text))
+    if match is None:
+        raise Impossible(f"--sbatch time={text} is not like 90, 1:30:00 or 1-12:00")
+    days, first, second, third = (int(part) if part else 0 for part in match.groups())
+    if match[1]:
+        seconds = (days * 24 + first) * 3600 + second * 60 + third
+    elif match[4]:
+        seconds = first * 3600 + second * 60 + third
+    else:
+        seconds = first * 60 + second
+    return max(1, -(-seconds // 60))
+
+
+def _last_line(error: BaseException) -> str:
+    text = getattr(error, "stderr", None) or str(error)
+    lines = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+    return (lines.strip().splitlines() or [type(error).__name__])[-1]
+
+
+def wait(
+    jobs: Sequence[Job],
+    folders: Sequence[Path],
+    *,
+    say: Callable[[int, int, Mapping[str, int]], object],
+    pause: Callable[[], object],
+) -> list[str]:
+    """Wait until every task has ended; return, a line a task, which shards are not complete.
+
+    ``say`` hears how many blocks are measured, of how many, and how many tasks are in which state.
+    """
+    while True:
+        over = [job.done() for job in jobs]
+        states: dict[str, int] = {}
+        for job in jobs:
+            states[job.state.lower()] = states.get(job.state.lower(), 0) + 1
+        counts = [shard_runs.blocks_done(folder) for folder in folders]
+        say(sum(done for done, _ in counts), sum(total for _, total in counts), states)
+        if all(over):
+            break
+        pause()
+    return [
+        _incomplete(folder, job, *count)
+        for folder, job, count in zip(folders, jobs, counts, strict=True)
+        if shard_runs.parts(folder)
+    ]
+
+
+def _incomplete(folder: Path, job: Job, done: int, total: int) -> str:
+    return (
+        f"{folder.name} is not complete ({done} of {total} blocks): task {job.job_id} is "
+        f"{job.state.lower()}; its log: {job.paths.stderr}"
+    )
