@@ -109,8 +109,8 @@ def _say_what_to_do(folder: Path, results: Path) -> None:
     out.print(
         "measure what is missing, and join all:\n  gradbench run --on slurm --resume "
         f"{folder.name} --results {where}   # with the same --sbatch\n"
-        "join the shards that are complete:\n  gradbench merge --allow-different-machines --results "
-        f"{where} {shlex.quote(str(folder))}/shard-*/*.jsonl"
+        "join the shards that are complete:\n  gradbench merge --allow-different-machines "
+        f"--results {where} {shlex.quote(str(folder))}/shard-*/*.jsonl"
     )
 
 

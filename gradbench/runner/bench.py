@@ -152,7 +152,7 @@ class Bench:
             if about:
                 say(doing)
             if about and possible:
-                with self._alone(possible[0].device, say):
+                with self._alone(possible[0], say):
                     outcomes += twins.compared(self._read(possible, PASSES[doing], about))
             for name in (name for name in names if name not in about):
                 only = f"it is a figure of {' and '.join(METERS[name].workloads)} alone"
@@ -175,12 +175,14 @@ class Bench:
                 (self._sites[device_name],) = server.run(find_site, device_name, limit_s=FACTS_S)
         return self._sites[device_name]
 
-    def _alone(self, device_name: str, say: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Return what keeps other processes of this host from measuring on the device."""
-        if not devices.find(device_name).exclusive:
+    def _alone(self, cell: Cell, say: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Return what keeps other processes of this host from measuring on the cell's devices."""
+        device = devices.find(cell.device)
+        if not device.exclusive:
             return nullcontext()
-        name = f"device-{self.site(device_name).lock_name}"
-        return host_locks.holding([name], waiting=partial(say, "waiting for another run"))
+        names = [device.of_rank(rank) for rank in range(cell.world_size)]
+        locks = [f"device-{self.site(name).lock_name}" for name in names]
+        return host_locks.holding(locks, waiting=partial(say, "waiting for another run"))
 
     def ask(self, job: Job, cell: Cell) -> Iterator[object]:
         """Yield what a job says of a cell's model that is no reading, in a process of its own.

@@ -1,7 +1,8 @@
 """Measures blocks of several accelerators at once, one at a time on each, on cores of its own.
 
-A thread for each device has a bench of its own; what measures are its processes, which inherit the
-thread's cores. Blocks of the CPU are measured before, with nothing beside them.
+A thread for each device has a bench of its own; what measures are its processes, which inherit
+the thread's cores. Blocks of the CPU, and of ranks on several devices, are measured before, with
+nothing beside them.
 """
 
 import queue
@@ -35,14 +36,16 @@ def here(
     cells: Iterable[Cell], *, plan: Plan, models: Mapping[str, Model], meters: Sequence[str]
 ) -> BlockRunner:
     """Return who measures these cells on this machine: several accelerators are used at once."""
-    names = [name for name in dict.fromkeys(cell.device for cell in cells) if _is_exclusive(name)]
+    at_once = (cell for cell in cells if _takes_one(cell))
+    names = [*dict.fromkeys(cell.device for cell in at_once)]
     if len(names) > 1:
         return SideBySide(names, plan=plan, models=models, meters=meters)
     return OneAfterAnother(plan=plan, models=models, meters=meters)
 
 
-def _is_exclusive(device_name: str) -> bool:
-    return devices.find(device_name).exclusive
+def _takes_one(cell: Cell) -> bool:
+    """Whether a cell needs a device alone, and only one: ranks are on as many as they are."""
+    return cell.world_size == 1 and devices.find(cell.device).exclusive
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +185,11 @@ class SideBySide:
         passes: Collection[str] = PASSES,
         progress: Listener | None = None,
     ) -> Iterator[Reading]:
-        """Yield outcomes of the CPU's blocks, then of all devices' as they come."""
+        """Yield outcomes of blocks that are measured alone, then of all devices' as they come."""
         counts = _Counts(len(blocks), progress)
-        at_once = {b: m for b, m in blocks.items() if b.cell.device in self._shares}
+        at_once = {
+            b: m for b, m in blocks.items() if b.cell.device in self._shares and _takes_one(b.cell)
+        }
         for block, members in blocks.items():
             if block not in at_once:
                 say = partial(counts.say, block)

@@ -118,6 +118,14 @@ def test_blocks_of_the_cpu_are_measured_before_with_nothing_beside_them(meeting)
     assert all("measured_beside" not in o.notes for o in found[: 2 * len(ON_CPU)])
 
 
+def test_a_block_of_two_ranks_takes_two_devices_and_has_nothing_beside_it(meeting):
+    ranks = block(device="cuda", workload="inference_ddp", world_size=2)
+    meeting.meeting = threading.Barrier(1)
+    _, found = measured([*FIRST, *ranks, *SECOND])
+    assert [outcome.cell.world_size for outcome in found[: 2 * len(ranks)]] == [2] * 2 * len(ranks)
+    assert all("measured_beside" not in outcome.notes for outcome in found[: 2 * len(ranks)])
+
+
 def test_progress_counts_blocks_that_began_and_that_ended(meeting):
     said = []
     measured([*FIRST, *ON_CPU, *SECOND], progress=said.append)
