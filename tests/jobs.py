@@ -2,6 +2,7 @@
 
 import atexit
 import ctypes
+import io
 import os
 import signal
 import sys
@@ -232,6 +233,14 @@ class FakeRequests:
             Path(f"dump.{self._written}").write_text(text, "utf-8")
 
         return write
+
+
+def count_in(folder: str, job: bytes) -> Iterator[None]:
+    """Count as a process does that is started in a folder, and given its job by standard input."""
+    os.chdir(folder)
+    sys.stdin = io.TextIOWrapper(io.BytesIO(job))
+    count_with_fake_requests()
+    yield from ()
 
 
 def count_with_fake_requests() -> None:

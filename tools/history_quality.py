@@ -133,11 +133,11 @@ def bound(rng: np.random.Generator, *, sd: float, step: float, most: float = 0.0
     size, series = math.log1p(step) / sd, 20_000
 
     def statistic(values: Floats) -> Floats:
-        values = np.zeros_like(values)
+        sums = np.zeros_like(values)
         for at in range(values.shape[1]):
-            before = values[:, at - 1] if at else 0.0
-            values[:, at] = np.maximum(0, before + size * (values[:, at] - size / 2))
-        return values
+            before = sums[:, at - 1] if at else 0.0
+            sums[:, at] = np.maximum(0, before + size * (values[:, at] - size / 2))
+        return sums
 
     threshold = np.quantile(statistic(rng.normal(size=(series, POINTS))).max(axis=1), 1 - most)
     risen = rng.normal(size=(series, 60 + NEAR))

@@ -588,6 +588,7 @@ def test_env_in_words_has_a_line_for_each_fact(gradbench):
     assert words == list(json.loads(gradbench("env", "--json").stdout))
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own_is_measured_from_where_the_user_stands(tmp_path):
     (tmp_path / "mynet.py").write_text(NETS["nets.py"], "utf-8")
     done = call(

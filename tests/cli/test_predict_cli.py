@@ -118,7 +118,11 @@ def test_the_tables_ratios_are_taken_to_the_reference(gradbench):
     assert any(line.startswith(f"global_on 4.85 KiB {ratio:.3f} ") for line in shown)
 
 
-@pytest.mark.parametrize("options", [[], ["--fit", "64KiB"]], ids=["predict", "fit"])
+@pytest.mark.parametrize(
+    "options",
+    [[], pytest.param(["--fit", "64KiB"], marks=pytest.mark.slow)],
+    ids=["predict", "fit"],
+)
 def test_a_cell_that_cannot_train_has_torchs_reason_for_a_number(options, gradbench):
     chosen = ("--preset", "tiny", "--model", NET, "--workload", "training", "--batch-size", "2")
     words = "cannot train here: element 0 of tensors does not require grad"
@@ -133,7 +137,7 @@ def test_a_cell_that_cannot_train_has_torchs_reason_for_a_number(options, gradbe
     assert any(line.endswith("no_grad none") for line in shown)
 
 
-@pytest.mark.parametrize("options", [(), ("--fit", "1MiB")])
+@pytest.mark.parametrize("options", [(), pytest.param(("--fit", "1MiB"), marks=pytest.mark.slow)])
 def test_a_cell_whose_training_is_impossible_leaves_the_others_their_numbers(
     options, gradbench, tmp_path
 ):

@@ -375,6 +375,7 @@ def test_where_no_cell_can_run_no_process_is_started_and_nothing_was_measured(tr
     assert (decision.status(), said) == (ExitStatus.NOTHING_MEASURED, [])
 
 
+@pytest.mark.slow
 def test_a_model_from_elsewhere_is_refused_for_it_would_be_the_same_code(trees):
     base, candidate = trees
     cell = Cell(model="Identity", workload="inference", grad_mode="no_grad")

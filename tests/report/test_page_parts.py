@@ -195,6 +195,7 @@ def test_pytest_s_command_names_a_test_of_the_preset_that_holds_the_cell(preset)
     assert commands.through_pytest(cell(model="mine")) is None
 
 
+@pytest.mark.slow
 def test_pytest_s_command_is_collected(pytester_root, request):
     command = commands.through_pytest(next(iter(PRESETS["tiny"])))
     found = pytester_root(*shlex.split(command)[1:])

@@ -170,8 +170,20 @@ def test_outside_of_callgrind_there_are_no_counts(instead):
 COUNT_WITH_FAKE_REQUESTS = "import jobs; jobs.count_with_fake_requests()"
 
 
-def test_a_step_s_count_is_less_what_counting_costs(instead):
-    instead(COUNT_WITH_FAKE_REQUESTS)
+@pytest.fixture
+def counting(servers, monkeypatch):
+    """Count with fake requests where valgrind would count, in a fork of a loaded process."""
+
+    def counted_in(_command, folder, job, *, limit_s, **_):
+        list(servers("time").run(jobs.count_in, str(folder), job, limit_s=limit_s))
+        return "ended early with exit status 0"
+
+    monkeypatch.setattr(callgrind, "command", lambda _: ["valgrind"])
+    monkeypatch.setattr(instructions_pass, "_run", counted_in)
+
+
+@pytest.mark.usefixtures("counting")
+def test_a_step_s_count_is_less_what_counting_costs():
     for index, found in enumerate(counted(block())):
         assert (found.values, found.iterations, found.unit) == (
             (1000 * (index + 1),),
@@ -183,8 +195,8 @@ def test_a_step_s_count_is_less_what_counting_costs(instead):
         assert found.notes["cpu_capability"]
 
 
-def test_training_where_nothing_is_recorded_is_refused_in_torchs_words(instead):
-    instead(COUNT_WITH_FAKE_REQUESTS)
+@pytest.mark.usefixtures("counting")
+def test_training_where_nothing_is_recorded_is_refused_in_torchs_words():
     first, *others = counted(block(workloads=["training"]))
     assert isinstance(first, Measurement)
     assert {o.cause for o in others} == {"cannot_train"}
@@ -193,16 +205,16 @@ def test_training_where_nothing_is_recorded_is_refused_in_torchs_words(instead):
     }
 
 
-def test_an_exception_is_reported_in_its_own_words_and_the_others_are_counted(instead):
-    instead(COUNT_WITH_FAKE_REQUESTS)
+@pytest.mark.usefixtures("counting")
+def test_an_exception_is_reported_in_its_own_words_and_the_others_are_counted():
     model = Model(jobs.raises_under_no_grad, jobs.batch)
     first, *others = counted(block(), model)
     assert isinstance(first, Measurement)
     assert {(o.cause, o.reason) for o in others} == {("failed", "ValueError: not like this")}
 
 
-def test_a_factory_that_fails_is_a_reason(instead):
-    instead(COUNT_WITH_FAKE_REQUESTS)
+@pytest.mark.usefixtures("counting")
+def test_a_factory_that_fails_is_a_reason():
     found = counted(block(), Model(jobs.refuse_to_build, jobs.batch))
     assert {(o.cause, o.reason) for o in found} == {("failed", "RuntimeError: no weights here")}
 

@@ -228,6 +228,7 @@ def test_a_small_self_check_runs_end_to_end_and_memory_matches_arithmetic(tmp_pa
     assert len(said) >= 7
 
 
+@pytest.mark.slow
 def test_the_benchmarks_given_to_pytest_benchmark_run_and_are_read_back():
     (trial,) = _pytest_trials(1, 0.02, [0.5])
     injected, base, variant = trial
