@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, Final
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from .. import devices
@@ -14,6 +13,7 @@ from ..errors import BadModel
 from ..experiment.matrix import Cell
 from ..store.jsonl import Store
 from ..terminal.advice_screen import COLUMNS, advice_screen, at_length
+from ..terminal.screen import Screen
 from ..workloads.models import Model
 from ..workloads.trees import Batch, mapped, tensors
 from .study import Question, study
@@ -32,7 +32,7 @@ class Advised:
         self.advice = advice
 
     def __repr__(self) -> str:
-        console = Console(width=COLUMNS, color_system=None, highlight=False)
+        console = Screen(width=COLUMNS, color_system=None)
         with console.capture() as capture:
             console.print(advice_screen(self.advice))
         lines = [line.rstrip() for line in capture.get().splitlines()]

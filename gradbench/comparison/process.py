@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -16,6 +17,8 @@ from . import worker
 from .checkouts import Version
 
 BOTH: Final = "both sides in one process"
+ENDING_S: Final = 2.0
+"""How long a process that has closed its socket may take to end, to be known by how it did."""
 
 
 class Failed(Exception):
@@ -81,7 +84,7 @@ class LiveProcess:
         try:
             self._line.send(**message)
         except OSError as error:
-            raise self._lost(self._last_words()) from error
+            raise self._lost(self._end_in_words()) from error
         return self.hear()
 
     def hear(self) -> dict[str, Any]:
@@ -91,9 +94,9 @@ class LiveProcess:
         except TimeoutError as error:
             raise self._lost("gave no answer within its time limit") from error
         except (OSError, ValueError, RecursionError) as error:
-            raise self._lost(self._last_words()) from error
+            raise self._lost(self._end_in_words()) from error
         if answer is None:
-            raise self._lost(self._last_words())
+            raise self._lost(self._end_in_words())
         if "ended" in answer:  # the fork that took the cell
             raise Failed(self.name, how_it_ended(answer["ended"], self._output()))
         if "failed" in answer:
@@ -116,8 +119,13 @@ class LiveProcess:
     def _lost(self, why: str) -> Lost:
         return Lost(self.name, why)
 
-    def _last_words(self) -> str:
-        return last_words(self._output()) or "its process ended without a word"
+    def _end_in_words(self) -> str:
+        """Return how the process ended whose socket is closed; it may live on without that."""
+        try:
+            code = self._tree.wait(ENDING_S)
+        except subprocess.TimeoutExpired:
+            return last_words(self._output()) or "it closed the socket that it answers by"
+        return how_it_ended(code, self._output())
 
     def _output(self) -> str:
         return tail(self._log.fileno(), since=self._asked_at)

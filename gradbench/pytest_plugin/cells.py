@@ -420,16 +420,15 @@ def pytest_terminal_summary(
     """Print each mode's ratio with its interval, and where records and page are."""
     if _RUN not in config.stash:
         return
-    from rich.console import Console
-
     from ..analysis import run_sentences
     from ..terminal import run_tables
+    from ..terminal.screen import Screen
 
     run, session = config.stash[_RUN], config.stash[_SESSION]
     terminalreporter.section("gradbench")
     buffer = StringIO()
     colour = terminalreporter.hasmarkup
-    console = Console(file=buffer, width=run_tables.WIDE, force_terminal=colour, highlight=False)
+    console = Screen(file=buffer, width=run_tables.WIDE, force_terminal=colour)
     console.print(run_tables.run_tables(run, reference=GRAD_MODES[0]))
     for line in [
         *buffer.getvalue().splitlines(),

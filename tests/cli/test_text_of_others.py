@@ -148,3 +148,14 @@ def test_a_mistake_in_a_command_line_is_one_line(arguments, line):
 def test_json_has_no_number_that_json_has_not(here):
     answer = CliRunner().invoke(app, ["history", ".", "--json"])
     json.loads(answer.stdout, parse_constant=pytest.fail)
+
+
+def test_no_module_has_a_console_of_its_own_beside_the_screen():
+    """In pytest and in Python's own prompt, too, text of others is shown by way of it."""
+    package = Path(gradbench.__file__).parent
+    with_console = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if re.search(r"rich\.console import .*\bConsole\b", path.read_text("utf-8"))
+    }
+    assert with_console == {"terminal/screen.py"}

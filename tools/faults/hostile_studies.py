@@ -12,14 +12,14 @@ from gradbench.advisor import Advised
 from gradbench.analysis.advice import Advice, as_plain
 from gradbench.analysis.explanation import MODES
 from gradbench.ci_job import Ended, Part, perform
-from gradbench.cli.screen import Screen, print_json
+from gradbench.cli.screen import Screen, print_json, shown
 from gradbench.exports.source_locations import locator
 from gradbench.records.advice import Finding, LargestBatch, Study, Trial
 from gradbench.records.explanation import Explanation, ModuleCounts, OperatorCounts
 from gradbench.records.run import Run
 from gradbench.report import Report, write
 from gradbench.store.jsonl import Store
-from gradbench.terminal.advice_screen import COLUMNS, advice_screen
+from gradbench.terminal.advice_screen import COLUMNS, advice_screen, at_length
 from gradbench.terminal.explanation_tables import explanation_tables
 
 ROUNDS = (100.0, 110.0, 105.0, 103.0, 101.0, 104.0, 102.0)
@@ -65,6 +65,8 @@ def printed(run: Run, text: str) -> Iterator[tuple[str, str]]:
     screen = io.StringIO()
     with contextlib.redirect_stdout(screen):
         Screen(width=COLUMNS).print(advice_screen(advice))
+        for line in at_length(advice):
+            Screen(soft_wrap=True).print(shown(line))
         print_json(as_plain(advice))
     yield "advise", screen.getvalue()
     yield "repr of advise", repr(Advised(advice))

@@ -173,10 +173,10 @@ def judge_studies(names: list[str], text: str, folder: Path) -> Iterator[tuple[s
         runs = [load(Path(name)) for name in names]
     except StoreError:  # such a run has been refused by every command
         return
-    for name, shown in hostile_studies.printed(runs[0], text):
-        if controls := raw_controls(shown):
+    for name, words in hostile_studies.printed(runs[0], text):
+        if controls := raw_controls(words):
             yield "raw control character", f"{name}: {controls!r}"
-        if not name.startswith("repr") and (commands_ := workflow_commands(shown)):
+        if not name.startswith("repr") and (commands_ := workflow_commands(words)):
             yield "workflow command", f"{name}: {commands_[:1]}"
     hostile_studies.write_pages(runs, text, folder / "out")
     verdicts = (folder / "out/gate.json").read_text("utf-8")

@@ -1,0 +1,59 @@
+"""A console on which text of others can be read, and cannot act."""
+
+import os
+from collections.abc import Iterable
+from typing import IO, Any, cast
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from ..printable import printable_lines, without_commands
+
+
+class Screen(Console):
+    """A console on which nothing acts but what is ours: no control character, no CI's command.
+
+    What is put together for it says `shown` of text of others, so that it stays on its line; this
+    class is for what forgot to.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, emoji=False, **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Return what is to be printed: colours and cursor movements of ours, and no others'."""
+        for segment in super().render(renderable, options):
+            if segment.control is None and not segment.text.isprintable():
+                yield Segment(printable_lines(segment.text), segment.style)
+            else:
+                yield segment
+
+    def columns(self, *, piped: int) -> int:
+        """Return the columns that there are: the terminal's, or as COLUMNS says, else ``piped``."""
+        said = os.environ.get("COLUMNS", "")
+        return self.width if self.is_terminal or said.strip("0") else piped
+
+    @property
+    def file(self) -> IO[str]:
+        """The stream that is printed to, by way of `_Lines`."""
+        return cast("IO[str]", _Lines(super().file))
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
+
+class _Lines:
+    """A stream that takes whole lines, and writes them without commands."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the text."""
+        return self._stream.write(without_commands(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
