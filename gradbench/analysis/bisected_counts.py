@@ -142,8 +142,10 @@ class CountFindings:
         return dict.fromkeys(self.commits, Side.UNKNOWN) | known
 
     def _change(self, key: Key, found: Search, before: Sequence[str]) -> Change:
-        start = before[0] if before else self.record.good
-        old, new = self.values[key][start], self.values[key][found.bad]
+        values = self.values[key]
+        new = values[found.bad]
+        start = next((one for one in before if values[one] != new), self.record.good)
+        old = values[start]
         return Change(
             key=key,
             suspects=found.suspects,

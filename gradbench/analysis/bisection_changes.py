@@ -51,7 +51,7 @@ class Change:
     new: float
     words: str
     estimate: Estimate | None = None
-    inherited: bool = False  # a merge brings it in, from a line that was so before the range
+    inherited: bool = False  # a merge brings it in, from a line that was so already
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,7 @@ def title(culprit: Culprit, found: Findings) -> str:
     if len(culprit.suspects) > 1:
         return f"one of {len(culprit.suspects)} commits, of which the others cannot be measured"
     if any(one.inherited for one in culprit.changes):
-        return f"{last.id[:SHORT]}, a merge with a line that was so before the range"
+        return f"{last.id[:SHORT]}, a merge with a line that was so already"
     merge = " (a merge)" if len(last.parents) > 1 else ""
     return f"{last.id[:SHORT]}{merge}"
 

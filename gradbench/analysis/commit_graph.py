@@ -31,7 +31,7 @@ class Search:
     suspects: tuple[str, ...]
     next: str | None
     untested: int  # suspects that nobody has looked at
-    inherited: bool = False  # a parent of it is as bad, on a line that was so before the range
+    inherited: bool = False  # a parent of it is as bad, on a line that was so already
 
     @property
     def steps(self) -> int:
@@ -46,6 +46,7 @@ class Graph:
         self.ids = tuple(commit.id for commit in commits)
         self.by_id = {commit.id: commit for commit in (*border, *commits)}
         self._place = {one: place for place, one in enumerate(self.ids)}
+        self._found: dict[tuple[str, frozenset[tuple[str, Side]]], Search] = {}
         self._held: list[int] = []  # by place: the places of what a commit holds, as bits
         for place, commit in enumerate(commits):
             held = 1 << place
@@ -82,6 +83,12 @@ class Graph:
         then what is found on it has bad parents alone, and the search goes on without it, up to
         the merge. ``sides`` are of commits just before the range, too.
         """
+        asked = (bad, frozenset(sides.items()))  # most cells are alike
+        if asked not in self._found:
+            self._found[asked] = self._first_bad(bad, sides)
+        return self._found[asked]
+
+    def _first_bad(self, bad: str, sides: Mapping[str, Side]) -> Search:
         without = dict(sides)
         while True:
             found = self.search(bad, without)

@@ -233,14 +233,14 @@ class Bisector:
         results = pair.replicator.results
         apart, before = results.apart.get(cell, ""), pair.before.get(cell)
         earlier = before.logs if before is not None and before.apart == apart else ()
-        failure = "; ".join(
-            f"{side}: {words}" for side, words in results.failures.get(cell, {}).items()
-        )
+        made = pair.replicator.logs(cell)
+        failures = results.failures.get(cell, {} if made else {"both": "no replicate was made"})
+        failure = "; ".join(f"{side}: {words}" for side, words in failures.items())
         return TimedCell(
             base=pair.base,
             commit=pair.commit,
             cell=cell,
-            logs=(*earlier, *pair.replicator.logs(cell)),
+            logs=(*earlier, *made),
             apart=apart,
             failure=failure,
         )

@@ -7,13 +7,11 @@ from typing import Final
 
 from ..errors import Impossible
 from ..git import GitError, git
-from ..records.bisection import Commit
+from ..records.bisection import MOST_COMMITS, Commit
 from .worktree import commit as resolved
 
 LIMIT_S: Final = 120.0
 """For what looks at a whole history."""
-MOST: Final = 20_000
-"""Commits of a range: what each of them holds is kept."""
 _FIELDS: Final = ("%H", "%P", "%an", "%aI", "%s")
 _FORMAT: Final = (
     *("--no-show-signature", "--no-notes", "--encoding=UTF-8", "-z"),
@@ -77,8 +75,11 @@ def between(root: Path, asked: str, *, first_parent: bool, paths: Sequence[str] 
     ]
     if not commits:
         raise Impossible(f"no commit of {asked} touches {', '.join(paths)}: bisect without paths")
-    if len(commits) > MOST:
-        raise Impossible(f"{asked} has {len(commits):,} commits, {MOST:,} at most: begin later")
+    if len(commits) > MOST_COMMITS:
+        raise Impossible(
+            f"{asked} has {len(commits):,} commits, and {MOST_COMMITS:,} are the most: "
+            "begin later, or take --first-parent"
+        )
     known = {commit.id for commit in commits}
     if bad not in known:  # it touches none of the paths: it stands for the newest that do
         (last,) = _log(root, "--no-walk", bad)

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
 
 Times = Literal["silent", "all", "none"]
 """Of which cells times are bisected: of those whose counts are equal at both ends, all, or none."""
+
+MOST_COMMITS: Final = 20_000
+"""Commits of a range: what each of them holds is kept in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

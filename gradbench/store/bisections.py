@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO, Any, Final, Self
 
 from ..errors import GradbenchError, StoreError
-from ..records.bisection import Bisection, CellCounts
+from ..records.bisection import MOST_COMMITS, Bisection, CellCounts
 from ..records.validation import Misfit, fill, misfit, read_json
 from . import file_lock
 
@@ -27,15 +27,16 @@ SCHEMA: Final = 1
 
 LARGEST_LOG: Final = 50.0
 """Of a ratio of times: beyond it there is none."""
+MOST_REPLICATES: Final = 4
+"""Replicates of a cell, as a multiple of those that are made at first."""
 _ID: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class BisectionFile:
     """The file of one bisection, which this process alone writes; use it as a context manager."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._held: IO[str] | None = None
+    def __init__(self, path: Path, held: IO[Any] | None = None) -> None:
+        self.path, self._held = path, held
 
     def save(self, record: Bisection) -> None:
         """Write the record in place of what was there; raise `StoreError` where it cannot be."""
@@ -94,10 +95,13 @@ def resume(results: Path, name: str) -> tuple[BisectionFile, Bisection]:
     """Return the file of a bisection to go on with, and what it holds."""
     path = find(results, name)
     record = load(path)
-    with path.open("rb") as file:
-        if file_lock.held(file):
-            raise StoreError(f"{path.name} is being written by another process")
-    return BisectionFile(path), record
+    file = path.open("rb")
+    try:
+        file_lock.hold(file, wait=False)
+    except OSError as error:
+        file.close()
+        raise StoreError(f"{path.name} is being written by another process") from error
+    return BisectionFile(path, file), record
 
 
 def find(results: Path, name: str) -> Path:
@@ -157,6 +161,8 @@ def _check_time(text: str, where: str) -> None:
 def _check_commits(record: Bisection) -> None:
     """Raise `Misfit` unless the commits are a history: git is asked for each by its name."""
     known: set[str] = set()
+    if len(record.commits) > MOST_COMMITS:
+        raise misfit("commits", f"{MOST_COMMITS:,} at most", list(record.commits))
     for where, rows in (("border", record.border), ("commits", record.commits)):
         for number, commit in enumerate(rows):
             place = f"{where}[{number}]"
@@ -215,6 +221,8 @@ def _check_measured(record: Bisection) -> None:
             raise Misfit(f"{where} is of a commit that is not in the range")
         if timed.cell not in cells:
             raise Misfit(f"{where} is of a cell that was not asked for")
+        if len(timed.logs) > MOST_REPLICATES * record.processes:
+            raise Misfit(f"{where} has more replicates than are ever made")
         if any(abs(log) > LARGEST_LOG for log in timed.logs):
             raise Misfit(f"{where} has a ratio that no times have")
 

@@ -6,27 +6,18 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from histories import commit, grown
 
 from gradbench.analysis.bisection import Count, Findings, Time
 from gradbench.analysis.bisection_changes import TIME
-from gradbench.analysis.bisection_text import answer, columns, notes, rows
+from gradbench.analysis.bisection_text import answer, columns, notes, rows, title
 from gradbench.analysis.commit_graph import Graph
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
-from gradbench.records.bisection import Bisection, CellCounts, Commit, CountedCommit, TimedCell
+from gradbench.records.bisection import Bisection, CellCounts, CountedCommit, TimedCell
 
 CELL = Cell(model="net", workload="inference", grad_mode="global_on", batch_size=4)
 OTHER = replace(CELL, grad_mode="no_grad")
-
-
-def commit(name: str, *parents: str) -> Commit:
-    return Commit(
-        id=name,
-        parents=parents,
-        author="Ann",
-        authored_at="2026-01-02T03:04:05+00:00",
-        subject=f"the commit {name}",
-    )
 
 
 def record(*names: str, cells=(CELL,), times="none") -> Bisection:
@@ -252,6 +243,45 @@ def test_a_bisection_that_is_cut_short_at_any_point_ends_as_one_that_is_not():
         if cut > 3:
             assert "not finished" in answer(Findings(start, graph))
             assert Findings(start, graph).status() is ExitStatus.REGRESSION
+
+
+def test_of_any_history_with_any_values_every_change_is_one_and_the_search_ends():
+    """Values that come and go, branches that were as they are before the range, broken commits."""
+    rng = random.Random(0)
+    for _ in range(150):
+        graph = grown(rng, rng.randrange(2, 25))
+        sizes = {one: rng.choice((1, 2, 3, None)) for one in graph.ids[:-1]}
+        sizes |= {"good": 1, graph.ids[-1]: 2}
+        start = replace(
+            record("good", "c0"),
+            bad=graph.ids[-1],
+            commits=tuple(graph.by_id[one] for one in graph.ids),
+        )
+        found, jobs = followed(
+            start,
+            lambda one, sizes=sizes: "no" if sizes[one] is None else [counts(saved=sizes[one])],
+        )
+        assert len(jobs) <= len(graph.ids) + 2
+        assert found.status() is ExitStatus.REGRESSION
+        assert found.culprits
+        for change in found.changes:
+            *others, last = change.suspects
+            assert change.new == sizes[last] != sizes[change.before] == change.old
+            assert all(sizes[one] is None for one in others)
+
+
+def test_a_merge_that_brings_in_a_line_that_was_always_so_is_the_commit():
+    start = replace(
+        record("good", "m"),
+        border=(commit("good", "old"), commit("old")),
+        commits=(commit("s", "old"), commit("a", "good"), commit("m", "a", "s")),
+    )
+    sizes = {"good": 1, "old": 2, "s": 2, "a": 1, "m": 2}
+    found, _ = followed(start, lambda one: [counts(saved=sizes[one])])
+    (culprit,) = found.culprits
+    assert culprit.suspects == ("m",)
+    assert title(culprit, found) == "m, a merge with a line that was so already"
+    assert not found.graph.is_linear
 
 
 # Times

@@ -121,6 +121,21 @@ HOSTILE = {
         "timed": [TimedCell(base=GOOD, commit=BAD, cell=replace(CELL, batch_size=5))]
     },
     "a ratio beyond all": {"timed": [TimedCell(base=GOOD, commit=BAD, cell=CELL, logs=(1e3,))]},
+    "more replicates than are made": {
+        "timed": [TimedCell(base=GOOD, commit=BAD, cell=CELL, logs=(0.1,) * 21)]
+    },
+    "more commits than are taken": {
+        "commits": [
+            {
+                "id": f"{number:040x}",
+                "parents": [],
+                "author": "",
+                "subject": "",
+                "authored_at": "2026-01-02T03:04:05+01:00",
+            }
+            for number in range(20_001)
+        ]
+    },
     "a threshold": {"threshold": 7.0},
     "too few processes": {"processes": 1},
     "too many processes": {"processes": 10**9},
