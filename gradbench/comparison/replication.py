@@ -20,6 +20,7 @@ from ..experiment.model_source import ModelSource
 from ..runner.interleave import calibrate
 from ..stats.replicate import Replicate
 from ..workloads.steps import WORKLOADS
+from . import side_imports
 from .budget import Budget
 from .checkouts import SIDES, Version
 from .process import Failed, LiveProcess, Lost
@@ -142,6 +143,7 @@ class Replicator:
             one.ask(stop=True)
         self.results.operations[cell] = (found[0]["operations"], found[1]["operations"])
         if look:
+            check_modules(*self.versions, found[0]["outside"])
             looked_at[kind] = obstacle(*found)
         if looked_at[kind]:
             self.results.apart[cell] = looked_at[kind]
@@ -403,6 +405,24 @@ def check_origin(version: Version, path: str, file: str) -> None:
         )
 
 
+def check_modules(base: Version, candidate: Version, files: Mapping[str, str]) -> None:
+    """Raise where the base runs modules of the candidate's: they would be the same on both sides.
+
+    So it is with a package of the same repository that is installed in place and that the folder
+    in which the user stands does not lead to.
+    """
+    if base.tree == candidate.tree:  # and only the interpreter differs
+        return
+    tree = side_imports.tree(candidate.tree.resolve(), [])
+    for name, file in sorted(files.items()):
+        if tree.holds(str(Path(file).resolve())):
+            raise BadModel(
+                f"the base imports {name} from {file!r}, which is the candidate's: both sides "
+                "would run the same code of it, and no change in it would be seen; run in the "
+                "folder that holds it, or put its folder on no path but the tree's own"
+            )
+
+
 def obstacle(base: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
     """Return why two examined sides cannot share a process, or ``""``."""
     for found in (base, candidate):
@@ -411,5 +431,6 @@ def obstacle(base: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
     before, now = base["settings"], candidate["settings"]
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
-            return f"{name} is {before.get(name)} on the base and {now.get(name)} on the candidate"
+            here, there = (one.get(name, "as it was") for one in (before, now))
+            return f"{name} is {here} on the base and {there} on the candidate"
     return ""

@@ -1,22 +1,43 @@
 """What a tree's code leaves in what two trees in one process would share; then they cannot.
 
 A process that holds one tree looks at itself after the first steps: at compiled modules and
-operators that the tree has registered, at its functions in others' modules, and at settings. A
-worker loads this by its file, so it uses torch and the standard library alone.
+operators that the tree has registered, at its functions in others' modules, at what others' modules
+and classes have under other names than before, and at settings. A worker loads this by its file,
+so it uses torch and the standard library alone.
 """
 
 import functools
 import gc
+import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from types import FrameType, FunctionType, ModuleType
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FrameType,
+    FunctionType,
+    GetSetDescriptorType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodDescriptorType,
+    MethodType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 from typing import Any, Final, Protocol, cast
 
 import torch
 
 OWN_ENVIRONMENT: Final = frozenset(("PYTHONPATH", "PYTHONHASHSEED", "GRADBENCH_PADDING"))
 """Variables that differ between the sides because the comparison sets them."""
+DEPTH: Final = 2
+"""How deep the tree's code is looked for: what is in the dictionary of a registry's object."""
+_SHALLOW: Final = frozenset((*sys.stdlib_module_names, "torch", "numpy", "gradbench"))
+"""Large packages that have no such registries: there it is looked for in dictionaries and lists."""
 _TORCH: Final = os.path.dirname(torch.__file__) + os.sep  # noqa: PTH120 # compared as text
 
 
@@ -92,24 +113,159 @@ def called(frame: FrameType, named: str) -> tuple[str, str]:
     return f"{module}.{function}", given[0] if given else named
 
 
-def obstacles(code: Code, registrations: Registrations) -> Iterator[str]:
-    """Yield in words what of the tree's two versions could not both be in one process."""
+class Bindings:
+    """What others' modules and their classes have under each name, from now on compared."""
+
+    def __init__(self) -> None:
+        self._before = [
+            (place, owner, dict(vars(owner)))
+            for name, module in list(sys.modules.items())
+            if _is_others(name, module)
+            for place, owner in [(name, module), *_classes(name, module)]
+        ]
+
+    def known(self) -> frozenset[int]:
+        """Return the identities of all that had a name: none of it is code that came later."""
+        return frozenset(id(value) for _, _, before in self._before for value in before.values())
+
+    def changes(self) -> Iterator[tuple[str, str]]:
+        """Yield each name that stands for something else by now, with that in words."""
+        for place, owner, before in self._before:
+            now = vars(owner)
+            for name, old in before.items():
+                new = now.get(name, _GONE)
+                if new is not old:
+                    yield f"{place}.{name}", "gone" if new is _GONE else _described(new)
+
+
+_GONE: Final = object()
+_PLAIN: Final = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
+
+
+def _is_others(name: str, module: object) -> bool:
+    """Return whether it is a module that both sides would find, and that is not gradbench's."""
+    mine = name.partition(".")[0] in ("gradbench", "__main__", "__mp_main__")
+    return issubclass(type(module), ModuleType) and not mine and not name.startswith("beside_")
+
+
+def _classes(name: str, module: ModuleType) -> Iterator[tuple[str, type]]:
+    for attribute, value in list(vars(module).items()):
+        if issubclass(type(value), type) and value.__module__ == name:
+            yield f"{name}.{attribute}", value
+
+
+def _described(value: object) -> str:
+    """Return a plain value as it is, a function or class by its name, all else by its class.
+
+    What a container prints depends on the order in which modules were imported.
+    """
+    if isinstance(value, functools.partial):
+        bound = {name: _described(one) for name, one in value.keywords.items()}
+        return f"{_described(value.func)} with {[*map(_described, value.args)]} and {bound}"
+    if type(value) in _PLAIN:
+        return repr(value)
+    name = getattr(value, "__qualname__", None)
+    if isinstance(name, str):
+        return f"{getattr(value, '__module__', '')}.{name}"
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def obstacles(
+    code: Code, registrations: Registrations, bindings: Bindings | None = None
+) -> Iterator[str]:
+    """Yield in words what of the tree's two versions could not both be in one process.
+
+    ``bindings`` are those before the tree was imported: with them it takes less time.
+    """
     code.modules.update(
         (name, module) for name, module in list(sys.modules.items()) if code.owns(name, module)
     )
     for name in code.extensions():
         yield f"{name} is a compiled extension"
+    for name in _libraries(code):
+        yield f"it loads {name}, a compiled library"
     for what in dict.fromkeys(registrations.found):
         yield f"it calls {what}, which registers for the whole process"
-    for place in strangers(code):
+    for mode in _modes():
+        yield f"it enters {mode} for the whole process"
+    for name in _logged(code):
+        yield f"it adds a handler or a filter to the logger {name}, which both sides would use"
+    for place in strangers(code, bindings.known() if bindings is not None else frozenset()):
         yield f"it puts its own code into {place}"
 
 
-def strangers(code: Code) -> Iterator[str]:
+def outside(code: Code) -> Mapping[str, str]:
+    """Return the modules that are not the tree's, with their files, by name."""
+    files = {
+        name: getattr(module, "__file__", None)
+        for name, module in list(sys.modules.items())
+        if name not in code.modules and _is_others(name, module)
+    }
+    return {name: file for name, file in files.items() if isinstance(file, str)}
+
+
+def _libraries(code: Code) -> list[str]:
+    """Return the compiled files of the tree's that are loaded and are no modules."""
+    try:
+        lines = Path("/proc/self/maps").read_text("utf-8", "replace").splitlines()
+    except OSError:  # not Linux
+        return []
+    mapped = dict.fromkeys(line.partition("/")[2] for line in lines if " r-xp " in line)
+    modules = {getattr(module, "__file__", None) for module in code.modules.values()}
+    return [
+        Path(file).name
+        for file in (f"/{rest}" for rest in mapped if rest)
+        if file not in modules and code.holds(file)
+    ]
+
+
+def _modes() -> list[str]:
+    """Return the names of modes that stand around everything, but for the default device's."""
+    functions: Any = torch.overrides
+    dispatch: Any = torch.utils._python_dispatch
+    found = [
+        *_called(functions, "_get_current_function_mode_stack"),
+        *_called(dispatch, "_get_current_dispatch_mode_stack"),
+    ]
+    return [type(one).__name__ for one in found if type(one).__name__ != "DeviceContext"]
+
+
+def _called(module: Any, name: str) -> list[object]:
+    return list(getattr(module, name, list)())  # of torch's own, which may be elsewhere one day
+
+
+def _logged(code: Code) -> list[str]:
+    """Return the tree's loggers, and the root, with handlers or filters that do something."""
+    own = {name.partition(".")[0] for name in code.modules}
+    return [
+        name
+        for name, logger in _loggers().items()
+        if (logger.parent is None or name.partition(".")[0] in own)
+        and (
+            logger.filters
+            or any(type(handler) is not logging.NullHandler for handler in logger.handlers)
+        )
+    ]
+
+
+def _loggers() -> dict[str, logging.Logger]:
+    named = {
+        name: logger
+        for name, logger in list(logging.Logger.manager.loggerDict.items())
+        if isinstance(logger, logging.Logger)
+    }
+    return {"root": logging.getLogger(), **named}
+
+
+def strangers(code: Code, known: Collection[int] = ()) -> Iterator[str]:
     """Yield the places in others' modules, classes, lists and dictionaries that hold its code."""
     own = code.modules
 
     def is_own(value: object) -> bool:
+        if id(value) in known:
+            return False
+        value = _unwrapped(value)
         kind = type(value)  # isinstance would ask objects that answer for others
         if issubclass(kind, FunctionType):
             file = cast("FunctionType", value).__code__.co_filename
@@ -122,30 +278,82 @@ def strangers(code: Code) -> Iterator[str]:
     for name, module in list(sys.modules.items()):
         if name in own or name == "__main__" or not issubclass(type(module), ModuleType):
             continue
+        depth = 1 if name.partition(".")[0] in _SHALLOW else DEPTH
         for attribute, value in list(vars(module).items()):
             place = f"{name}.{attribute}"
             if place in own:  # a package's attribute for a module in it
                 continue
-            if is_own(value):
+            if is_own(value) or _holds_own(value, is_own, seen, depth):
                 yield place
-            elif id(value) not in seen and issubclass(type(value), dict | list | type):
-                seen.add(id(value))
-                yield from (place for part in _parts(value, is_own) if is_own(part))
 
 
-def _parts(value: dict[Any, Any] | list[Any] | type, is_own: Callable[[object], bool]) -> list[Any]:
+def _holds_own(value: object, is_own: Callable[[object], bool], seen: set[int], depth: int) -> bool:
+    """Return whether something of the tree's own is in a value that nobody has looked into yet."""
+    if id(value) in seen:
+        return False
+    parts = _parts(value, is_own)
+    if not parts:
+        return False
+    seen.add(id(value))
+    return any(
+        is_own(part) or (depth > 1 and _holds_own(part, is_own, seen, depth - 1)) for part in parts
+    )
+
+
+def _parts(value: object, is_own: Callable[[object], bool]) -> list[Any]:
     """Return what may be exchanged in it; what its own class or function is the key of is apart."""
-    if isinstance(value, list):
-        return list(value)
-    if isinstance(value, type):
-        return list(vars(value).values())
-    return [part for key, part in list(value.items()) if not is_own(key)]
+    kind = type(value)
+    if kind in _WITHOUT_PARTS or issubclass(kind, ModuleType):  # a module is looked into by itself
+        return []
+    if issubclass(kind, list | tuple | set | frozenset):
+        return list(cast("list[Any]", value))
+    if issubclass(kind, dict | MappingProxyType):
+        pairs = list(cast("dict[Any, Any]", value).items())
+        return [part for key, part in pairs if not is_own(key)]
+    if issubclass(kind, type):
+        return list(vars(cast("type", value)).values())
+    try:  # past objects that answer for others
+        return list(object.__getattribute__(value, "__dict__").values())
+    except AttributeError:
+        return []
 
 
-def settings() -> Mapping[str, str]:
-    """Return the process's settings that a package may change and that change what torch does."""
+_WITHOUT_PARTS: Final = frozenset(
+    (
+        *(str, bytes, int, float, bool, type(None), torch.dtype),
+        *(BuiltinFunctionType, WrapperDescriptorType, MethodDescriptorType),
+        *(GetSetDescriptorType, MemberDescriptorType, CodeType),
+    )
+)
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return the function within what binds, wraps or describes one."""
+    for _ in range(10):  # as they may be in one another
+        name = _WRAPPERS.get(type(value))
+        if name is None:
+            break
+        value = getattr(value, name)
+    return value
+
+
+_WRAPPERS: Final[Mapping[type, str]] = {
+    functools.partial: "func",
+    functools.partialmethod: "func",
+    functools.cached_property: "func",
+    type(functools.lru_cache(len)): "__wrapped__",
+    MethodType: "__func__",
+    staticmethod: "__func__",
+    classmethod: "__func__",
+    property: "fget",
+}
+
+
+def settings(bindings: Bindings | None = None) -> Mapping[str, str]:
+    """Return the process's settings that a package may change and that change what a step does."""
     return {
         **{name: _read(read) for name, read in _SETTINGS.items()},
+        **(dict(bindings.changes()) if bindings is not None else {}),
         **{
             f"environment variable {name}": value
             for name, value in os.environ.items()
@@ -156,7 +364,7 @@ def settings() -> Mapping[str, str]:
 
 def _read(read: Callable[[], object]) -> str:
     try:
-        return str(read())
+        return _ADDRESS.sub("", str(read()))
     except Exception as error:  # noqa: BLE001 # a backend that is not there
         return type(error).__name__
 
@@ -170,10 +378,31 @@ def _global_hooks() -> dict[str, int]:
     }
 
 
+def _flushes_denormals() -> bool:
+    return bool(torch.tensor(5e-324, dtype=torch.float64).mul(1).eq(0))
+
+
+def _numpy_errors() -> object:
+    numpy: Any = sys.modules.get("numpy")
+    return numpy.geterr() if numpy is not None else None
+
+
+def _logging() -> dict[str, object]:
+    """Return the loggers whose level, or whether they pass on, somebody has set."""
+    return {
+        name: (logger.level, logger.disabled, logger.propagate)
+        for name, logger in sorted(_loggers().items())
+        if logger.level not in (logging.NOTSET, logging.WARNING)
+        or logger.disabled
+        or not logger.propagate
+    } | {"disabled": logging.root.manager.disable}
+
+
 _BACKENDS: Final = (
     *("mkldnn.enabled", "mkldnn.deterministic", "cudnn.enabled", "cudnn.benchmark"),
     *("cudnn.deterministic", "cudnn.allow_tf32", "cuda.matmul.allow_tf32", "opt_einsum.enabled"),
-    "cuda.matmul.allow_fp16_reduced_precision_reduction",
+    *("cuda.matmul.allow_fp16_reduced_precision_reduction", "fp32_precision"),
+    *("mkldnn.matmul.fp32_precision", "mkldnn.conv.fp32_precision"),
 )
 _ENABLED: Final = ("flash_sdp_enabled", "mem_efficient_sdp_enabled", "math_sdp_enabled")
 
@@ -189,6 +418,13 @@ _SETTINGS: Final[Mapping[str, Callable[[], object]]] = {
     "deterministic algorithms": torch.are_deterministic_algorithms_enabled,
     "grad mode": torch.is_grad_enabled,
     "anomaly detection": torch.is_anomaly_enabled,
+    "autocast": lambda: (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
+    "flushing of denormal numbers": _flushes_denormals,
+    "warning filters": lambda: warnings.filters,
+    "loggers": _logging,
+    "numpy's handling of errors": _numpy_errors,
+    "working folder": Path.cwd,
+    "import hooks": lambda: [_described(hook) for hook in sys.path_hooks],
     "fast path of attention": torch.backends.mha.get_fastpath_enabled,
     "hooks of all modules": _global_hooks,
     "garbage collector": lambda: (gc.get_threshold(), len(gc.callbacks)),

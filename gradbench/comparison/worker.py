@@ -109,6 +109,7 @@ class Sides:
         self._paths = [side["paths"] for side in sides]
         self.entries: list[Any] = [None for _ in sides]
         self.registrations = shared_state.Registrations(self.trees[0]) if self.alone else None
+        self.bindings: Any = None
 
     def load(self, *, training: bool) -> None:
         """Import each side's gradbench, once for all forks."""
@@ -131,6 +132,8 @@ class Sides:
             if self.alone:
                 others = os.environ.get("PYTHONPATH", "")
                 os.environ["PYTHONPATH"] = os.pathsep.join([*paths, others])
+        if self.alone:
+            self.bindings = self.shared_state.Bindings()
 
     def origins(self, path: str) -> dict[str, Any]:
         """Import a user's factory on each side; return the modules' files, or why it cannot be."""
@@ -322,8 +325,11 @@ def examined(sides: Sides, arm: Any, subject: Any, *, look: bool) -> dict[str, A
     entry, shared = sides.entries[0], sides.shared_state
     found: dict[str, Any] = {"operations": operations(entry, arm, subject)}
     if look:
-        found["obstacles"] = list(shared.obstacles(sides.trees[0], sides.registrations))
-        found["settings"] = dict(shared.settings())
+        found["obstacles"] = list(
+            shared.obstacles(sides.trees[0], sides.registrations, sides.bindings)
+        )
+        found["settings"] = dict(shared.settings(sides.bindings))
+        found["outside"] = dict(shared.outside(sides.trees[0]))
     return found
 
 

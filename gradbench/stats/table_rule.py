@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from .estimates import Estimate, hodges_lehmann
-from .log_t_test import t_below
+from .log_t_test import t_below, t_quantile
 from .verdicts import Verdict
 
 FIRST: Final = 5
@@ -103,7 +103,7 @@ class TableRule:
         if len(logs) >= self.first and self._is_within(logs) and not self._may_yet(logs):
             return CellVerdict(verdict=Verdict.SAME, change=found, reason=self._why_same(logs))
         return CellVerdict(
-            verdict=Verdict.INCONCLUSIVE, change=found, reason=self._why_open(logs, found)
+            verdict=Verdict.INCONCLUSIVE, change=found, reason=self._why_open(logs, found, suspects)
         )
 
     def _sure(self, logs: Sequence[float], suspects: int) -> float | None:
@@ -169,20 +169,30 @@ class TableRule:
             return f"{words}; the first {self.first} differed, the fresh ones do not"
         return words
 
-    def _why_open(self, logs: Sequence[float], found: Estimate) -> str:
+    def _why_open(self, logs: Sequence[float], found: Estimate, suspects: int) -> str:
         if len(logs) < self.first:
-            return f"{len(logs)} of the {self.first} first replicates were made"
+            made = f"{len(logs)} of the {self.first} first replicates were made"
+            return f"{made}: a larger budget would settle it"
         spread = (math.log(found.high) - math.log(found.low)) / 2
         words = f"{len(logs)} replicates leave ±{math.expm1(spread):.1%}"
         if self._differs(logs):
             fresh = len(logs) - self.first
             words += f", and {fresh} fresh ones do not confirm it" if fresh else ", to be confirmed"
-        return f"{words}; {self._what_settles(logs, spread, found)}"
+        return f"{words}; {self._what_settles(logs, spread, found, suspects)}"
 
-    def _what_settles(self, logs: Sequence[float], spread: float, found: Estimate) -> str:
-        """Return in words what would settle an open cell."""
-        room = abs(math.log1p(self.threshold) - abs(math.log(found.point)))
-        needed = len(logs) * (spread / max(room, 1e-4)) ** 2
+    def _what_settles(
+        self, logs: Sequence[float], spread: float, found: Estimate, suspects: int
+    ) -> str:
+        """Return in words what would settle an open cell.
+
+        Either an interval that lies within the threshold, or one so far from no change that fresh
+        replicates confirm it at a suspect's level, whichever takes fewer replicates.
+        """
+        moved = max(abs(math.log(found.point)), 1e-4)
+        room = max(math.log1p(self.threshold) - moved, 1e-4)
+        stricter = t_quantile(self.level(suspects) / 2, math.inf) / t_quantile(0.025, math.inf)
+        fresh = MOST / (1 + MOST)
+        needed = len(logs) * spread**2 * min(room**-2, (stricter / moved) ** 2 / fresh)
         if needed <= MANY:
             first = max(self.first + 1, math.ceil(needed / (1 + MOST)))
             return f"more replicates would settle it: --processes {first}"

@@ -191,6 +191,7 @@ CALM = logs(0, 0.2, -0.3, 0.1, 0.4)
 SLOW = logs(5, 5.2, 4.8, 5.1, 4.9)
 FAST = [-log for log in SLOW]
 SLIGHT = logs(1, 1.1, 0.9, 1.05, 0.95)
+NEAR = logs(3, 7, -1, 5, 1)  # about the threshold, where being slower can be confirmed
 WILD = logs(40, -20, 3, 11, -8)
 RULE = TableRule()
 
@@ -208,7 +209,8 @@ RULE = TableRule()
         (SLIGHT + CALM, Verdict.SAME, "a smaller one is not confirmed by fresh replicates"),
         (SLIGHT + logs(-1, -0.9, 0.4, -0.5, 0), Verdict.SAME, "the fresh ones do not"),
         (WILD, Verdict.INCONCLUSIVE, "a quieter machine or a longer step"),
-        (SLOW[:2], Verdict.INCONCLUSIVE, "2 of the 5 first replicates were made"),
+        (SLOW[:2], Verdict.INCONCLUSIVE, "made: a larger budget would settle it"),
+        (NEAR, Verdict.INCONCLUSIVE, "more replicates would settle it: --processes"),
     ],
 )
 def test_a_verdict_takes_replicates_that_agree_and_fresh_ones_that_confirm(

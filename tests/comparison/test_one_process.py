@@ -1,8 +1,13 @@
 """Both versions in one process: what keeps them apart is found and said, what does not is timed."""
 
 import importlib
+import logging
+import os
 import random
+import shutil
+import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +16,8 @@ from torch import nn
 
 from gradbench.analysis.operation_changes import in_words
 from gradbench.comparison import checkouts, interleaved_sides, shared_state, side_imports
-from gradbench.comparison.replication import Replication, Replicator, obstacle
+from gradbench.comparison.replication import Replication, Replicator, check_modules, obstacle
+from gradbench.errors import BadModel
 from gradbench.experiment.matrix import AXES, Cell
 from gradbench.experiment.model_source import ModelSource
 from gradbench.runner.interleave import precision
@@ -37,6 +43,8 @@ class Net(nn.Module):
     def forward(self, x):
         from .late import NAME as late  # not before the first call
         import shop
+        from shop.ways import names
+        assert names() == {NAME}, (names(), NAME)
         assert (late, shop.NAME) == (NAME, NAME), (late, shop.NAME, NAME)
         return self.last(torch.{activation}(self.first(x)))
 
@@ -44,6 +52,42 @@ class Net(nn.Module):
 def make():
     return Net()
 """,
+    "shop/ways.py": """
+import dataclasses
+import functools
+import importlib
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import spaces.inner
+from shop import NAME
+from . import lazily
+
+
+@dataclasses.dataclass
+class Config:
+    name: str = NAME
+
+
+@functools.lru_cache
+def cached():
+    return NAME
+
+
+def names():
+    again = pickle.loads(pickle.dumps(Config()))
+    assert type(again) is Config
+    with ThreadPoolExecutor(1) as pool:
+        in_a_thread = pool.submit(lambda: importlib.import_module("shop.late").NAME).result()
+    return {again.name, cached(), spaces.inner.NAME, lazily.late.NAME, in_a_thread}
+""",
+    "shop/lazily.py": """
+import importlib
+
+def __getattr__(name):
+    return importlib.import_module("shop." + name)
+""",
+    "spaces/inner.py": "NAME = {name!r}\n",  # of a package without a file of its own
     "registers.py": """
 import torch
 from shop.nets import make
@@ -151,6 +195,12 @@ def test_sides_that_would_share_more_than_they_may_take_turns_in_pairs(versions,
 @pytest.fixture
 def one_tree(tmp_path, monkeypatch):
     """A tree that this process imports from, watched; afterwards all is as it was."""
+    loggers = shared_state._loggers  # but the root, whose handlers are the test runner's
+    monkeypatch.setattr(
+        shared_state,
+        "_loggers",
+        lambda: {name: one for name, one in loggers().items() if name != "root"},
+    )
     monkeypatch.setattr(torch.library.Library, "__init__", torch.library.Library.__init__)
     for registry in (torch.ops, torch.classes):
         monkeypatch.setattr(registry, "load_library", registry.load_library, raising=False)
@@ -236,6 +286,162 @@ def test_it_is_named_by_what_the_tree_called(one_tree):
     assert obstacles(one_tree, "custom") == [
         f"it calls {called}, which registers for the whole process"
     ]
+
+
+PATCH = """
+import functools
+import torch
+from torch import nn
+
+def mine(x, *args, **kwargs):
+    return x
+
+class Mine:
+    def method(self, x):
+        return x
+"""
+
+
+@pytest.mark.parametrize(
+    ("patch", "place"),
+    [
+        ("torch.nn.functional.gelu = functools.partial(mine, 1)", "torch.nn.functional.gelu"),
+        ("torch.nn.functional.gelu = Mine().method", "torch.nn.functional.gelu"),
+        ("torch.nn.functional.gelu = functools.lru_cache(mine)", "torch.nn.functional.gelu"),
+        ("nn.Linear.wide = property(mine)", "torch.nn.modules.linear.Linear"),
+        ("nn.Linear.forward = functools.partialmethod(mine)", "torch.nn.modules.linear.Linear"),
+        ("nn.Linear.made = staticmethod(mine)", "torch.nn.modules.linear.Linear"),
+        ("registry_of_a_test.REGISTRY.register('net', Mine)", "registry_of_a_test.REGISTRY"),
+        ("registry_of_a_test.Base.kinds['net'] = Mine", "registry_of_a_test.Base"),
+    ],
+)
+def test_whatever_wraps_a_tree_s_code_in_another_s_module_it_is_found(
+    one_tree, tmp_path, monkeypatch, patch, place
+):
+    monkeypatch.setattr(torch.nn.functional, "gelu", torch.nn.functional.gelu)
+    monkeypatch.setattr(nn.Linear, "forward", nn.Linear.forward)
+    for name in ("wide", "made"):
+        monkeypatch.setattr(nn.Linear, name, None, raising=False)
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "registry_of_a_test.py").write_text(
+        "class Registry:\n"
+        "    def __init__(self):\n        self._by_name = {}\n"
+        "    def register(self, name, kind):\n        self._by_name[name] = kind\n"
+        "class Base:\n    kinds = {}\n"
+        "REGISTRY = Registry()\n"
+    )
+    monkeypatch.syspath_prepend(str(others))
+    (tmp_path / "base" / "wraps.py").write_text(
+        f"{PATCH}\nimport registry_of_a_test\n{patch}\n", "utf-8"
+    )
+    found = obstacles(one_tree, "wraps")
+    assert f"it puts its own code into {place}" in found, found
+
+
+def test_another_s_function_in_another_s_place_is_a_setting_that_sides_must_share(
+    one_tree, tmp_path, monkeypatch
+):
+    gelu, forward = torch.nn.functional.gelu, nn.Linear.forward
+    monkeypatch.setattr(torch.nn.functional, "gelu", gelu)
+    monkeypatch.setattr(nn.Linear, "forward", forward)
+    bindings = shared_state.Bindings()
+    assert dict(bindings.changes()) == {}
+    (tmp_path / "base" / "exchanges.py").write_text(
+        "from torch import nn\n"
+        "nn.functional.gelu = nn.functional.silu\n"
+        "nn.Linear.forward = nn.Identity.forward\n",
+        "utf-8",
+    )
+    assert obstacles(one_tree, "exchanges") == []
+    changed = {"obstacles": [], "settings": shared_state.settings(bindings)}
+    monkeypatch.setattr(torch.nn.functional, "gelu", gelu)
+    monkeypatch.setattr(nn.Linear, "forward", forward)
+    unchanged = {"obstacles": [], "settings": shared_state.settings(bindings)}
+    assert obstacle(unchanged, changed) == (
+        "torch.nn.functional.gelu is as it was on the base and torch.nn.functional.silu on the "
+        "candidate"
+    )
+    assert obstacle(changed, changed) == ""
+
+
+def test_a_mode_that_a_tree_enters_for_good_is_an_obstacle(one_tree, tmp_path):
+    (tmp_path / "base" / "enters.py").write_text(
+        "from torch.overrides import TorchFunctionMode\n"
+        "class Watching(TorchFunctionMode):\n    pass\n"
+        "MODE = Watching()\nMODE.__enter__()\n",
+        "utf-8",
+    )
+    try:
+        assert obstacles(one_tree, "enters") == ["it enters Watching for the whole process"]
+    finally:
+        sys.modules["enters"].MODE.__exit__(None, None, None)
+    assert list(shared_state.obstacles(*one_tree)) == []
+
+
+def test_loggers_that_a_tree_sets_up_are_the_process_s(one_tree, monkeypatch):
+    logger = logging.getLogger("shop.of a test")
+    monkeypatch.setattr(logger, "handlers", [logging.NullHandler()])
+    before = shared_state.settings()["loggers"]
+    assert obstacles(one_tree, "plain") == []
+    logger.handlers.append(logging.StreamHandler())
+    assert obstacles(one_tree) == [
+        "it adds a handler or a filter to the logger shop.of a test, which both sides would use"
+    ]
+    monkeypatch.setattr(logger, "level", logging.DEBUG)
+    assert shared_state.settings()["loggers"] != before
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("flushing of denormal numbers", lambda: torch.set_flush_denormal(True)),
+        ("working folder", lambda: os.chdir("/")),
+        ("warning filters", lambda: warnings.simplefilter("error", ImportWarning)),
+        ("autocast", lambda: torch.set_autocast_enabled("cpu", True)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_tree_switches_for_the_process_is_read(name, change, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    before = shared_state.settings()[name]
+    try:
+        with warnings.catch_warnings():
+            change()
+            assert shared_state.settings()[name] != before
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_autocast_enabled("cpu", False)
+    monkeypatch.undo()
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_a_library_that_a_tree_loads_by_ctypes_is_an_obstacle(one_tree, tmp_path):
+    source = tmp_path / "base" / "fast.c"
+    source.write_text("int twice(int x) { return 2 * x; }\n")
+    library = tmp_path / "base" / "fast.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    (tmp_path / "base" / "calls_c.py").write_text(
+        "import ctypes\nfrom pathlib import Path\n"
+        "twice = ctypes.CDLL(str(Path(__file__).with_name('fast.so'))).twice\n",
+        "utf-8",
+    )
+    assert obstacles(one_tree, "calls_c") == ["it loads fast.so, a compiled library"]
+
+
+def test_a_package_of_the_candidate_s_tree_that_the_base_imports_is_refused(tmp_path):
+    base, candidate = (
+        checkouts.Version(
+            name=name, python=sys.executable, paths=(tmp_path / name,), tree=tmp_path / name
+        )
+        for name in checkouts.SIDES
+    )
+    installed = str(tmp_path / "candidate" / ".venv/lib/python3.11/site-packages/numpy.py")
+    check_modules(base, candidate, {"numpy": installed, "shop": str(tmp_path / "base/shop.py")})
+    elsewhere = str(tmp_path / "candidate" / "libs/other/__init__.py")
+    with pytest.raises(BadModel, match=r"the base imports other from '.*libs/other/__init__.py'"):
+        check_modules(base, candidate, {"other": elsewhere})
+    check_modules(candidate, candidate, {"other": elsewhere})
 
 
 def test_settings_are_read_whatever_the_build_lacks():
@@ -353,6 +559,7 @@ def test_rounds_end_when_the_ratio_is_precise_whatever_it_shows(spread, monkeypa
     monkeypatch.setattr("time.perf_counter_ns", lambda: clock.ns)
     monkeypatch.setattr("time.process_time", lambda: clock.ns / 1e9)
     monkeypatch.setattr("time.perf_counter", lambda: clock.ns / 1e9)
+    monkeypatch.setattr(interleaved_sides, "_switches", lambda: 0)
 
     def arm(index):
         def step():
