@@ -4,18 +4,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..comparison.leftovers import remove_leftovers
-from ..errors import BadModel, Impossible, UnknownName
+from ..errors import BadModel, Impossible
 from ..exit_status import ExitStatus
 from ..experiment import shards, toml_config
 from ..experiment.matrix import GRAD_MODES, by_block
 from ..plurals import counted
 from ..store.jsonl import check_writable
-from . import standard_streams
+from . import cluster, standard_streams
 from .app import (
     Reference,
     Reports,
@@ -34,16 +34,13 @@ from .screen import shown
 from .semantics import load_or_examine
 
 if TYPE_CHECKING:
+    from ..experiment.model_source import ModelSource
     from ..recording import Recording
-    from ..records.measurements import Started
+    from ..records.measurements import Environment, Started
     from ..records.run import Run
     from ..runner import Progress
     from ..runner.block_runner import BlockRunner
     from ..workloads.models import Model
-
-
-CLUSTERS: Final = ("slurm",)
-"""What ``--on`` knows."""
 
 
 @app.command("list")
@@ -69,6 +66,7 @@ def list_cells(request: Request) -> None:
         "gradbench run --preset tiny --model mlp_deep --batch-size 1,32",
         "gradbench run --model mypkg.nets:make --input 8,3,224,224",
         "gradbench run --resume latest",
+        "gradbench run --on ray --address 10.0.0.7:6379",
     )
 )
 @takes_request
@@ -120,8 +118,9 @@ def run(
         str | None,
         typer.Option(
             rich_help_panel="Clusters",
-            metavar="slurm",
-            help="Measure on a cluster: slurm submits an array job, a shard a task.",
+            metavar="ray|slurm",
+            help="Measure on a cluster: ray on all of its machines at once; slurm submits an array "
+            "job, a shard a task.",
         ),
     ] = None,
     tasks: Annotated[
@@ -146,6 +145,9 @@ def run(
             rich_help_panel="Clusters", help="Wait for the tasks and join their runs, or leave."
         ),
     ] = True,
+    address: cluster.Address = None,
+    deadline: cluster.Deadline = None,
+    allow_different_versions: cluster.DifferentVersions = False,
     reference: Reference = GRAD_MODES[0],
     semantics: Annotated[
         bool, typer.Option(help="What the modes do on this torch, for the page: once a version.")
@@ -162,9 +164,39 @@ def run(
         err.print(f"[dim]{shown(words)}[/dim]")
     plan = {"budget_s": budget, "limit_s": limit, "seed": seed}
     given = {name: value for name, value in plan.items() if value is not None}
-    if on is not None:
-        finished, path = _measure_on(
-            on,
+    cluster.check_options(
+        on,
+        ray={
+            "--address": address is not None,
+            "--deadline": deadline is not None,
+            "--allow-different-versions": allow_different_versions,
+        },
+        slurm={"--tasks": tasks is not None, "--sbatch": bool(sbatch), "--no-wait": not wait},
+    )
+    if on == cluster.RAY:
+        sources = _sources(request, resume, results)
+        with cluster.connected(
+            address, deadline_s=deadline, versions=allow_different_versions, sources=sources
+        ) as elsewhere:
+            if resume is None:
+                recording = _begin(
+                    request,
+                    given,
+                    meter,
+                    shard,
+                    results=results,
+                    reports=reports,
+                    at_once=False,
+                    elsewhere=elsewhere,
+                )
+            else:
+                options = _fixed_options(given, meter, shard)
+                recording = _go_on(
+                    resume, request, options, results=results, at_once=False, elsewhere=elsewhere
+                )
+            finished, path = _measure(recording)
+    elif on is not None:
+        finished, path = _measure_on_slurm(
             request,
             plan=given,
             meter=meter,
@@ -213,8 +245,7 @@ def _measure(recording: "Recording") -> "tuple[Run, Path]":
         raise typer.Exit(ExitStatus.INTERRUPTED) from None
 
 
-def _measure_on(
-    cluster: str,
+def _measure_on_slurm(
     request: Request,
     *,
     plan: Mapping[str, float],
@@ -227,12 +258,10 @@ def _measure_on(
     results: Path,
     reports: Path,
 ) -> "tuple[Run, Path]":
-    """Measure on a cluster; return the joined run and its file. ``fixed`` were given, too."""
+    """Measure by a job of Slurm; return the joined run and its file. ``fixed`` were given, too."""
     from ..cluster import slurm
     from . import on_slurm
 
-    if cluster not in CLUSTERS:
-        raise UnknownName("cluster", cluster, CLUSTERS)
     options = slurm.options(sbatch)
     if "--shard" in fixed:
         raise Impossible("--on deals out the shards itself: leave out --shard, or give --tasks")
@@ -254,13 +283,15 @@ def _begin(
     results: Path,
     reports: Path,
     at_once: bool,
+    elsewhere: cluster.Cluster | None = None,
 ) -> "Recording":
     """Return the recording of a new run, when all that was asked for is checked."""
     from ..recording import Recording
     from ..store.jsonl import Store
 
-    header, models = _header(request, plan, meter, shard, reports=reports)
-    who = _measured_by(header, models, at_once=at_once)
+    there = elsewhere.devices() if elsewhere is not None else None
+    header, models = _header(request, plan, meter, shard, reports=reports, there=there)
+    who = _measured_by(header, models, at_once=at_once, elsewhere=elsewhere)
     return Recording(Store(results).create(), header, models=models, measured_by=who)
 
 
@@ -271,11 +302,12 @@ def _header(
     shard: str | None,
     *,
     reports: Path,
+    there: Sequence[str] | None = None,
 ) -> "tuple[Started, Mapping[str, Model]]":
     """Return the header of a new run and its models, when all that was asked for is checked."""
     from ..runner import preflight, started
 
-    cells, chosen, models = request.cells(plan)
+    cells, chosen, models = request.cells(plan, there=there)
     meters = split(meter, "--meter") or list(preflight.DEFAULT_METERS)
     preflight.check(cells, models, meters)
     cells = shards.parse(shard).take(cells) if shard is not None else cells
@@ -300,18 +332,32 @@ def _fixed_options(
     return options + [f"--{name}" for name, value in others if value is not None]
 
 
+def _sources(request: Request, resume: str | None, results: Path) -> "Mapping[str, ModelSource]":
+    """Return the models that are not built in: of the request, or of the run that goes on."""
+    from ..store.jsonl import Store, load
+
+    return request.sources() if resume is None else load(Store(results).find(resume)).header.sources
+
+
 def _leave_out(options: Sequence[str]) -> None:
     if options:
         raise Impossible(f"a resumed run goes on as it began: leave out {', '.join(options)}")
 
 
 def _measured_by(
-    header: "Started", models: Mapping[str, "Model"], *, at_once: bool
+    header: "Started",
+    models: Mapping[str, "Model"],
+    *,
+    at_once: bool,
+    elsewhere: cluster.Cluster | None,
+    known: "Mapping[str, Environment] | None" = None,
 ) -> "BlockRunner | None":
     """Return who measures the blocks, None for whoever measures them where nobody is named."""
     from ..experiment.plan import Plan
     from ..runner import side_by_side
 
+    if elsewhere is not None:
+        return elsewhere.measures(header, models, known)
     if not at_once:
         return None
     plan = Plan.of(header.plan)
@@ -319,7 +365,13 @@ def _measured_by(
 
 
 def _go_on(
-    name: str, request: Request, options: Sequence[str], *, results: Path, at_once: bool
+    name: str,
+    request: Request,
+    options: Sequence[str],
+    *,
+    results: Path,
+    at_once: bool,
+    elsewhere: cluster.Cluster | None = None,
 ) -> "Recording":
     """Return the recording of a run that was cut short; ``options`` are others it cannot heed.
 
@@ -339,7 +391,9 @@ def _go_on(
     if cut.dropped:
         err.print(f"[yellow]{shown(cut.dropped)}[/yellow]")
     models = _models_of(cut)
-    who = _measured_by(cut.header, models, at_once=at_once)
+    who = _measured_by(
+        cut.header, models, at_once=at_once, elsewhere=elsewhere, known=cut.environments
+    )
     return Recording(writer, cut.header, models=models, resumed=cut, measured_by=who)
 
 

@@ -90,7 +90,16 @@ def resume_command(run: "Run", results: Path | None = None) -> str:
     own = ",".join(run.header.sources)
     models = f" --model {shlex.quote(own)}" if own else ""
     where = f" --results {shlex.quote(str(results))}" if results is not None else ""
-    return f"gradbench run --resume {run.name}{models}{where}"
+    return f"gradbench run --resume {run.name}{models}{where}{_cluster_options(run)}"
+
+
+def _cluster_options(run: "Run") -> str:
+    """Return the options by which a run on a cluster goes on there, as it was begun."""
+    if not any(run.environments):
+        return ""
+    words = shlex.join(run.header.command)
+    address = re.search(r"--address[ =](\S+)", words)
+    return " --on ray" + (f" --address {address[1]}" if address else "")
 
 
 def print_scaling(run: "Run", reference: str) -> None:

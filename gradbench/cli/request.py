@@ -124,8 +124,20 @@ class Request:
         ]
         return [one for one in parameters if one.name not in without]
 
-    def cells(self, plan: Mapping[str, float]) -> tuple[list[Cell], Plan, Mapping[str, "Model"]]:
-        """Return cells, plan and models, the user's own among these."""
+    def sources(self) -> Mapping[str, ModelSource]:
+        """Return the models that are not built in, by name."""
+        from ..workloads.models import MODELS
+
+        described = choose(file=self.config).sources if self.config is not None else {}
+        return {**described, **self._sources(MODELS)[0]}
+
+    def cells(
+        self, plan: Mapping[str, float], *, there: Sequence[str] | None = None
+    ) -> tuple[list[Cell], Plan, Mapping[str, "Model"]]:
+        """Return cells, plan and models, the user's own among these.
+
+        Without a word on devices they are on those ``there``, or else here.
+        """
         from .. import devices
         from ..runner import preflight
         from ..workloads.models import MODELS
@@ -145,7 +157,7 @@ class Request:
         if sources and self.config is None:
             cells = _resized(cells, set(sources), sizes)
         if self.config is None and not selections["device"]:
-            cells = select(cells, "device", devices.available())
+            cells = select(cells, "device", there or devices.available())
         return (
             preflight.on_each_device(cells),
             choice.plan,

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Final
 
 from ..errors import StoreError
 from ..experiment.matrix import Cell, by_block, unique
@@ -54,6 +55,12 @@ def run(
         yield runner.ended()
 
 
+_ELSEWHERE: Final = {
+    True: "it was measured on one machine, so leave out --on",
+    False: "it was measured on a cluster, so add --on ray, and the address",
+}
+
+
 def opening(
     runner: BlockRunner, header: Started, *, resumed: Run | None = None
 ) -> Iterator[Record]:
@@ -63,12 +70,15 @@ def opening(
     """
     if resumed is None:
         yield header
-    here = runner.environment(cell.device for cell in header.cells)
-    if resumed is not None and resumed.environment.facts:
+    here = runner.environment([cell.device for cell in header.cells])
+    if resumed is not None and resumed.environments:
+        if ("" in resumed.environments) is (here is None):
+            raise StoreError(f"run {resumed.name!r} cannot go on here: {_ELSEWHERE[here is None]}")
         names = agreeing("timed", (cell.device for cell in header.cells))
-        if moved := mismatch(resumed.environment.facts, here.facts, names):
+        if here and (moved := mismatch(resumed.environment.facts, here.facts, names)):
             raise StoreError(f"run {resumed.name!r} cannot go on here: {moved}")
-    yield here
+    if here is not None:
+        yield here
 
 
 def started(

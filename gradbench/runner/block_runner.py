@@ -44,8 +44,11 @@ class BlockRunner(Protocol):
         trace: TracebackType | None,
     ) -> None: ...
 
-    def environment(self, device_names: Iterable[str]) -> Environment:
-        """Return the facts of where blocks are measured; raise `GradbenchError` without them."""
+    def environment(self, device_names: Iterable[str]) -> Environment | None:
+        """Return the facts of where blocks are measured; raise `GradbenchError` without them.
+
+        None where each machine has its own.
+        """
 
     def measure(
         self,

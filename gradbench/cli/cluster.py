@@ -1,0 +1,125 @@
+"""The options by which a command measures on a cluster, and what they stand for."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from ..errors import BadModel, Impossible, UnknownName
+from ..experiment.model_source import ModelSource
+from ..experiment.plan import Plan
+
+if TYPE_CHECKING:
+    from ..cluster.ray_fleet import RayFleet
+    from ..records.measurements import Environment, Started
+    from ..runner.block_runner import BlockRunner
+    from ..workloads.models import Model
+
+PANEL: Final = "Clusters"
+RAY: Final = "ray"
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="HOST:PORT",
+        help="Of the Ray cluster, or ray://HOST:PORT. Without it: a Ray on this machine.",
+    ),
+]
+Deadline = Annotated[
+    float | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        metavar="SECONDS",
+        help="How long a block may wait for a machine of Ray. Without it: 300.",
+    ),
+]
+DifferentVersions = Annotated[
+    bool,
+    typer.Option(
+        "--allow-different-versions",
+        rich_help_panel=PANEL,
+        help="Of torch, Python or gradbench on the machines of Ray.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster that a run was asked to be measured on, connected."""
+
+    fleet: "RayFleet"
+    deadline_s: float | None
+
+    def devices(self) -> list[str]:
+        """Return the devices that any of its machines has: of GPUs, those of CUDA."""
+        return ["cpu", *(["cuda"] if "GPU" in self.fleet.resources() else [])]
+
+    def measures(
+        self,
+        header: "Started",
+        models: Mapping[str, "Model"],
+        known: "Mapping[str, Environment] | None" = None,
+    ) -> "BlockRunner":
+        """Return who measures a header's cells there; ``known`` are a resumed run's machines."""
+        from ..cluster.on_ray import WAIT_S, OnRay
+
+        return OnRay(
+            self.fleet,
+            plan=Plan.of(header.plan),
+            models={name: models[name] for name in dict.fromkeys(c.model for c in header.cells)},
+            meters=header.meters,
+            wait_s=WAIT_S if self.deadline_s is None else self.deadline_s,
+            known=known,
+        )
+
+
+def check_options(on: str | None, **given: Mapping[str, bool]) -> None:
+    """Raise for a cluster that is none, or for options of another one than that asked for."""
+    if on is not None and on not in given:
+        raise UnknownName("cluster", on, given)
+    for cluster, options in given.items():
+        for option in (name for name, was_given in options.items() if was_given):
+            if cluster != on:
+                raise Impossible(f"{option} goes with --on {cluster}")
+
+
+@contextmanager
+def connected(
+    address: str | None,
+    *,
+    deadline_s: float | None,
+    versions: bool,
+    sources: Mapping[str, ModelSource],
+) -> Iterator[Cluster]:
+    """Connect to a Ray cluster, to which the code of the sources goes; check its machines.
+
+    With ``versions`` they may have others than this one.
+    """
+    from ..cluster.ray_fleet import RayFleet
+
+    own = [source for source in sources.values() if names_code(source)]
+    for source in own:
+        check_travels(source)
+    with RayFleet(address, code=Path.cwd() if own else None) as fleet:
+        fleet.refuse_unlike(allowed=versions)
+        yield Cluster(fleet, deadline_s)
+
+
+def names_code(source: ModelSource) -> bool:
+    """Say whether a source names code of the user's, and not a library's model alone."""
+    return not source.library or bool(source.batch or source.loss)
+
+
+def check_travels(source: ModelSource) -> None:
+    """Raise `BadModel` for a file that the machines would not find by its name."""
+    for text in (source.build, source.batch, source.loss):
+        where = PurePath(text.rpartition(":")[0])
+        if where.suffix == ".py" and (where.is_absolute() or ".." in where.parts):
+            raise BadModel(
+                f"{text!r} is not below this folder, which is what goes to the machines: run from "
+                "a folder above it, and name it from there"
+            )

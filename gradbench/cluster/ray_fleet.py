@@ -1,0 +1,288 @@
+"""The machines of a Ray cluster: found, checked, and asked for places to measure on."""
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from .. import scratch
+from ..errors import GradbenchError, in_one_line
+from ..runner.host_system import usable_cores
+from . import node_facts
+from .dispatch import Slot, SlotLost
+from .jobs import BlockJob, BlockResult, Setup
+from .limits import longest_s
+from .ray_worker import BlockWorker
+
+LOCAL: Final = "local"
+GPU: Final = "GPU"
+PAUSE_S: Final = 0.2
+"""Between two looks at what Ray has to say."""
+LONGEST_FOLDER: Final = 40
+"""Characters of a folder's name in which the names of Ray's sockets still fit."""
+CONNECT_S: Final = 10.0
+NOTICED_S: Final = 30.0
+"""How long Ray may take to notice that a machine is gone."""
+PROBE_S: Final = 120.0
+"""How long a machine may take to say what is installed there."""
+
+_ENVIRONMENT: Final = {"RAY_worker_niceness": "0"}
+"""Without it Ray's workers, and what they start, run at niceness 15."""
+_ALONE: Final = {"RAY_USAGE_STATS_ENABLED": "0"}
+"""A Ray that is started here for one run reports to nobody."""
+
+
+class RayFleet:
+    """A connection to a Ray cluster, or to one that is started on this machine; a context manager.
+
+    ``code`` is a folder that is to be on all machines, for models of the user's.
+    """
+
+    def __init__(self, address: str | None, *, code: Path | None = None) -> None:
+        self._address, self._code = address or LOCAL, code
+        self._stack = ExitStack()
+        self._ray: Any = None
+        self._nodes: dict[str, Mapping[str, Any]] = {}
+        self._setup: tuple[Any, Setup] | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            with _signals_kept():
+                self._ray = _imported()
+                folder = stack.enter_context(scratch.folder()) if self._address == LOCAL else None
+                stack.callback(self._ray.shutdown)
+                self._connect(folder)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def _connect(self, folder: Path | None) -> None:
+        runtime: dict[str, Any] = {"env_vars": _ENVIRONMENT}
+        if self._code is not None:
+            runtime |= {"working_dir": str(self._code), "excludes": EXCLUDED}
+        options: dict[str, Any] = {
+            "address": self._address,
+            "runtime_env": runtime,
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+        }
+        if folder is not None:
+            os.environ.update(_ENVIRONMENT | _ALONE)
+            options |= {"num_cpus": len(usable_cores()), "include_dashboard": False}
+            if len(str(folder)) <= LONGEST_FOLDER:
+                options["_temp_dir"] = str(folder)
+        try:
+            self._knock()
+            self._ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise GradbenchError(
+                f"cannot use the Ray cluster {self._address!r}: {in_one_line(error)}"
+            ) from error
+
+    def _knock(self) -> None:
+        """Raise `OSError` where nobody listens at the address: Ray would try for minutes."""
+        host, _, port = self._address.rpartition("/")[2].rpartition(":")
+        if host and port.isdecimal():
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+
+    def refuse_unlike(self, *, allowed: bool = False) -> None:
+        """Raise `GradbenchError` for a machine whose software is not this one's, unless allowed."""
+        own = node_facts.versions()
+        for node in self._alive().values():
+            there = self._ask(node)
+            if there is None:
+                continue
+            differ = [name for name in own if own[name] != there[name]]
+            if there["gradbench"].startswith(node_facts.MISSING) or (differ and not allowed):
+                words = ", ".join(f"{name} {there[name]}, here {own[name]}" for name in differ)
+                raise GradbenchError(
+                    f"{there['host']} has {words}: install the same there, or measure all the "
+                    "same with --allow-different-versions"
+                )
+
+    def resources(self) -> frozenset[str]:
+        """Return what blocks can need and any machine has."""
+        return frozenset().union(*self.machines().values())
+
+    def machines(self) -> dict[str, frozenset[str]]:
+        """Return the machines that are alive, each with the resources that it has."""
+        self._nodes = self._alive()
+        return {
+            name: frozenset(
+                resource
+                for resource, counted in (("", "CPU"), (GPU, GPU))
+                if node["Resources"].get(counted, 0) >= 1
+            )
+            for name, node in self._nodes.items()
+        }
+
+    def measure_with(self, setup: Setup) -> None:
+        """Have all slots measure by this setup."""
+        self._setup = self._ray.put(setup), setup
+
+    def slots(self, machine: str, resource: str) -> list[Slot]:
+        """Ask for the machine as a whole, or for each of its GPUs with a share of its cores."""
+        assert self._setup is not None
+        there = self._nodes[machine]["Resources"]
+        count = int(there[GPU]) if resource else 1
+        return [
+            _RaySlot(
+                self._ray,
+                self._nodes[machine],
+                self._setup,
+                cpus=int(there.get("CPU", 0)) // count,
+                gpus=1 if resource else 0,
+                place=(number, count),
+            )
+            for number in range(count)
+        ]
+
+    def pause(self, slots: Sequence[Slot]) -> None:
+        """Wait until a slot has something to say, for a moment at most."""
+        awaited = [slot.awaited for slot in slots if isinstance(slot, _RaySlot) and slot.awaited]
+        if awaited:
+            self._ray.wait(awaited, num_returns=1, timeout=PAUSE_S)
+        else:
+            time.sleep(PAUSE_S)
+
+    def _alive(self) -> dict[str, Mapping[str, Any]]:
+        return {node["NodeID"]: node for node in self._ray.nodes() if node["Alive"]}
+
+    def _ask(self, node: Mapping[str, Any]) -> Mapping[str, str] | None:
+        """Return what a machine has installed; None of one that leaves meanwhile."""
+        self._ray.cloudpickle.register_pickle_by_value(node_facts)
+        asked = self._ray.remote(node_facts.node_facts).options(
+            num_cpus=0, max_retries=0, scheduling_strategy=_on(node)
+        )
+        try:
+            answer: Mapping[str, str] = self._ray.get(asked.remote(), timeout=PROBE_S)
+        except self._ray.exceptions.RayError as error:
+            if self._leaves(node):
+                return None
+            raise GradbenchError(
+                f"{node['NodeManagerHostname']} does not say what is installed there: "
+                f"{in_words(error)}"
+            ) from error
+        return answer
+
+    def _leaves(self, node: Mapping[str, Any]) -> bool:
+        """Say whether a machine is gone: Ray takes a while to notice."""
+        until_s = time.monotonic() + NOTICED_S
+        while node["NodeID"] in self._alive():
+            if time.monotonic() > until_s:
+                return False
+            time.sleep(PAUSE_S)
+        return True
+
+
+class _RaySlot:
+    """An actor of Ray's on one machine."""
+
+    def __init__(
+        self,
+        ray: Any,
+        node: Mapping[str, Any],
+        setup: tuple[Any, Setup],
+        *,
+        cpus: int,
+        gpus: int,
+        place: tuple[int, int],
+    ) -> None:
+        self._ray, self._setup = ray, setup[1]
+        self.machine: str = node["NodeID"]
+        self.host: str = node["NodeManagerHostname"]
+        worker = ray.remote(BlockWorker).options(
+            num_cpus=cpus,
+            num_gpus=gpus,
+            max_restarts=0,  # what is lost is begun again by us, elsewhere
+            max_task_retries=0,
+            scheduling_strategy=_on(node),
+        )
+        self._actor = worker.remote(setup[0], slot=place[0], slots=place[1])
+        self.awaited: Any = self._actor.ready.remote()
+
+    def taken(self) -> bool:
+        """Whether blocks can come; raise `SlotLost` where none ever can."""
+        answer = self._answer()
+        if isinstance(answer, str) and answer.startswith(":"):
+            raise SlotLost(answer[1:])
+        return answer is not None
+
+    def submit(self, job: BlockJob) -> None:
+        """Have a block measured."""
+        self.awaited = self._actor.measure.remote(job, longest_s(self._setup, job))
+
+    def result(self) -> BlockResult | None:
+        """Return what came of the block, None while it is measured; raise `SlotLost`."""
+        answer = self._answer()
+        assert answer is None or isinstance(answer, BlockResult)
+        return answer
+
+    def leave(self) -> None:
+        """Give the place back: what its worker has started ends with it."""
+        self.awaited = None
+        self._ray.kill(self._actor)
+
+    def _answer(self) -> object:
+        done, _ = self._ray.wait([self.awaited], timeout=0)
+        if not done:
+            return None
+        try:
+            answer: object = self._ray.get(self.awaited)
+        except self._ray.exceptions.RayError as error:
+            raise SlotLost(in_words(error)) from error
+        self.awaited = None
+        return answer
+
+
+EXCLUDED: Final = [".git", ".venv", ".tox", "results", "reports", "__pycache__", "*.jsonl"]
+"""What of the folder of the user's code does not go to the machines."""
+
+
+def _imported() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise GradbenchError(
+            "--on ray needs the package ray: pip install 'torch-gradbench[cluster]'"
+        ) from None
+    return ray
+
+
+def _on(node: Mapping[str, Any]) -> Any:
+    """Return how Ray is to choose a machine: this one, or none."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+
+
+def in_words(error: BaseException) -> str:
+    """Return what an error of Ray's says, without its pages on where to read more."""
+    text = str(error)
+    because = [line for line in text.splitlines() if "dead because" in line or "died" in line]
+    return (because or text.splitlines() or [type(error).__name__])[-1].strip()[:300]
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep what signals do to this process: Ray takes SIGTERM over when it is imported."""
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in map(signal.Signals.__getitem__, names)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

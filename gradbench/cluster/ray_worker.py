@@ -1,0 +1,67 @@
+"""What runs in a worker of Ray: it starts the process that measures, and measures nothing."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from ..devices.cpu import HIDDEN
+from ..errors import GradbenchError
+from ..runner.host_system import usable_cores
+from .block_process import BlockProcess
+from .jobs import BlockJob, BlockResult, Setup
+
+SET_BY_RAY: Final = ("OMP_NUM_THREADS", "MALLOC_ARENA_MAX")
+"""Variables, beside those that begin with RAY_, that Ray sets in its workers."""
+
+
+class BlockWorker:
+    """An actor that holds a machine, or one of its GPUs with a share of the cores, for blocks."""
+
+    def __init__(self, setup: Setup, *, slot: int, slots: int) -> None:
+        import ray
+
+        found: Mapping[str, Sequence[str]] = ray.get_runtime_context().get_accelerator_ids()
+        devices = list(found.get("GPU", ()))
+        first = devices[0] if devices else ""
+        share = int(first) % slots if first.isdecimal() else slot
+        self._process = BlockProcess(
+            setup,
+            cores=part(usable_cores(), share, slots),
+            environment=explicit(os.environ, setup.variables, accelerated=bool(devices)),
+        )
+
+    def ready(self) -> str:
+        """Return the host's name when blocks can come, or why none can, after a colon."""
+        try:
+            self._process.start()
+        except GradbenchError as error:
+            return f":{error}"
+        return platform.node()
+
+    def measure(self, job: BlockJob, limit_s: float) -> BlockResult:
+        """Return what came of a block."""
+        return self._process.measure(job, limit_s=limit_s)
+
+
+def part(cores: Sequence[int], index: int, count: int) -> list[int]:
+    """Return one of ``count`` parts of the cores, of one size and without a core in common."""
+    size = max(1, len(cores) // count)
+    start = index * size % max(1, len(cores))
+    return list(cores[start : start + size])
+
+
+def explicit(
+    inherited: Mapping[str, str], variables: Mapping[str, str], *, accelerated: bool
+) -> dict[str, str]:
+    """Return the environment of a measuring process: the machine's, without what Ray has set.
+
+    Which accelerators are visible stays as Ray says, which gives a variable of each maker; without
+    one none is.
+    """
+    kept = {
+        name: value
+        for name, value in inherited.items()
+        if not name.startswith("RAY_") and name not in SET_BY_RAY
+    }
+    return {**kept, **variables, **({} if accelerated else HIDDEN)}

@@ -1,0 +1,293 @@
+"""Blocks on a Ray cluster of two nodes that are started here, and are killed here."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from builders import block
+
+from gradbench.cluster import node_facts
+from gradbench.cluster.on_ray import OnRay
+from gradbench.cluster.ray_fleet import RayFleet
+from gradbench.errors import GradbenchError
+from gradbench.experiment.matrix import by_block
+from gradbench.experiment.model_source import ModelSource
+from gradbench.experiment.plan import Plan
+from gradbench.recording import Recording
+from gradbench.records.measurements import Environment, Measurement, Skipped
+from gradbench.runner import started
+from gradbench.store.jsonl import Store, load
+from gradbench.workloads.own_models import models_of
+
+pytest.importorskip("ray", reason="no ray is installed: tox -e cluster")
+
+pytestmark = pytest.mark.slow
+
+NODES = Path(__file__).parent / "nodes"
+PLAN = Plan(budget_s=0.2, warmup_s=0.02, max_rounds=40, limit_s=60.0)
+METERS = ("step_time", "peak_transient")
+MODES = ("global_on", "no_grad")
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def variables(**values):
+    """Set variables that what is started meanwhile inherits."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _models_of_the_nodes(monkeypatch):
+    """Find here what the nodes have on their path."""
+    monkeypatch.syspath_prepend(str(NODES))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of so short a name that the names of Ray's sockets fit behind it."""
+    import shutil
+    import tempfile
+
+    name = tempfile.mkdtemp(prefix="gbr", dir="/tmp")
+    yield Path(name)
+    shutil.rmtree(name, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(folder):
+    """Return a head that measures nothing; tests add nodes, and take away those they added."""
+    from ray.cluster_utils import Cluster
+
+    path = os.pathsep.join([str(NODES), str(ROOT)])
+    with variables(
+        PYTHONPATH=path,
+        GRADBENCH_LOCKS=str(folder / "locks"),
+        TEST_MARK=str(folder / "mark"),
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_TMPDIR=str(folder),
+        RAY_health_check_period_ms="500",
+        RAY_health_check_timeout_ms="1000",
+    ):
+        (folder / "ray").mkdir()
+        head = {"num_cpus": 0, "include_dashboard": False}
+        started = Cluster(initialize_head=True, head_node_args=head)
+        yield started
+        started.shutdown()
+
+
+@pytest.fixture
+def nodes(cluster):
+    """Start nodes by name, and end them."""
+    there = {}
+
+    def start(name, **options):
+        with variables(TEST_HOST=name):
+            there[name] = cluster.add_node(**{"num_cpus": 1} | options)
+        return there[name]
+
+    yield start
+    for node in there.values():
+        if node in cluster.worker_nodes:
+            cluster.remove_node(node, allow_graceful=False)
+
+
+def recorded(tmp_path, cluster, cells, *, models=None, code=None, wait_s=30.0, progress=None):
+    """Return the run of these cells on the cluster."""
+    models = models_of(models or {})
+    header = started(cells, plan=PLAN, meters=METERS, models=models)
+    with RayFleet(cluster.address, code=code) as fleet:
+        fleet.refuse_unlike()
+        runner = OnRay(fleet, plan=PLAN, models=models, meters=METERS, wait_s=wait_s)
+        writer = Store(tmp_path / "results").create()
+        with Recording(writer, header, models=models, measured_by=runner) as recording:
+            for _ in recording.measure(progress=progress):
+                pass
+            return recording.finish()
+
+
+def blocks(count, **axes):
+    return [c for size in range(count) for c in block(MODES, batch_size=2**size, **axes)]
+
+
+def stays(run):
+    """Return when each block was measured, and on which machine."""
+    return {
+        (
+            datetime.fromisoformat(str(one.notes["began_at"])),
+            datetime.fromisoformat(str(one.notes["ended_at"])),
+            one.machine,
+        )
+        for one in run.outcomes
+        if isinstance(one, Measurement)
+    }
+
+
+def test_two_nodes_of_one_host_measure_in_turns_on_the_cores_that_both_have(
+    tmp_path, cluster, nodes
+):
+    nodes("left")
+    nodes("right")
+    run = recorded(tmp_path, cluster, blocks(6))
+    assert run.sealed
+    assert {machine for _, _, machine in stays(run)} == {"left", "right"}
+    ordered = sorted(stays(run))
+    assert len(ordered) == 6
+    for (_, ended, _), (began, _, _) in pairwise(ordered):
+        assert ended <= began
+    # each record leads to its own machine's facts
+    assert {run.facts_of(one)["host"] == one.machine for one in run.outcomes} == {True}
+    assert run.environment.facts["host"] == "mixed: left, right" or set(
+        run.environment.facts["host"].removeprefix("mixed: ").split(", ")
+    ) == {"left", "right"}
+    # Ray's own workers run at niceness 15: these did not
+    assert {one.facts["nice"] for one in run.environments.values()} == {0}
+
+
+def test_workers_of_ray_are_nice_where_nobody_asks_otherwise(cluster, nodes):
+    nodes("left")
+    code = f"import ray, os; ray.init({cluster.address!r}, log_to_driver=False); print('nice', "
+    code += "ray.get(ray.remote(lambda: os.nice(0)).remote()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120
+    )
+    assert "nice 15" in done.stdout, done.stderr
+
+
+def test_blocks_of_a_gpu_go_where_one_is(tmp_path, cluster, nodes):
+    nodes("left")
+    nodes("right", num_gpus=1)
+    run = recorded(tmp_path, cluster, [*blocks(1), *blocks(2, device="cuda")])
+    of_gpu = [one for one in run.outcomes if one.cell.device == "cuda"]
+    assert {one.machine for one in of_gpu} == {"right"}
+    assert {one.cause for one in of_gpu} == {"unavailable"}  # its torch finds no GPU there
+    assert all(isinstance(one, Measurement) for one in run.outcomes if one.cell.device == "cpu")
+
+
+def test_a_killed_workers_block_is_measured_all_the_same(tmp_path, cluster, nodes, folder):
+    nodes("left")
+    (folder / "mark").unlink(missing_ok=True)
+    own = {"net": ModelSource(build="lethal:once", input=("B,4",))}
+    cells = blocks(2, model="net")
+    run = recorded(tmp_path, cluster, cells, models=own)
+    assert (folder / "mark").exists()  # it was killed once
+    assert run.sealed
+    assert all(isinstance(one, Measurement) for one in run.outcomes)
+
+
+def test_a_block_whose_worker_dies_each_time_is_a_reason_and_the_others_are_measured(
+    tmp_path, cluster, nodes
+):
+    nodes("left")
+    own = {"net": ModelSource(build="lethal:always", input=("B,4",))}
+    run = recorded(tmp_path, cluster, [*blocks(1, model="net"), *blocks(1)], models=own)
+    lost = [one for one in run.outcomes if one.cell.model == "net"]
+    assert {one.cause for one in lost} == {"crashed"}
+    assert all(one.reason.startswith("begun 3 times, the last on") for one in lost)
+    assert all(isinstance(one, Measurement) for one in run.outcomes if one.cell.model != "net")
+
+
+def test_a_killed_nodes_block_is_measured_on_another(tmp_path, cluster, nodes):
+    nodes("left")
+    right = nodes("right")
+    killed = []
+
+    def progress(event):
+        if event.doing.startswith("on ") and len(killed) == 0 and event.begun == 2:
+            killed.append(event.block)
+            threading.Timer(0.3, lambda: cluster.remove_node(right, allow_graceful=False)).start()
+
+    run = recorded(tmp_path, cluster, blocks(4), progress=progress, wait_s=90.0)
+    assert killed and run.sealed
+    assert all(isinstance(one, Measurement) for one in run.outcomes)
+    assert len(by_block(run.header.cells)) == 4
+
+
+def test_a_resource_that_vanished_meets_our_deadline(tmp_path, cluster, nodes):
+    nodes("left")
+    right = nodes("right", num_gpus=1)
+    cluster.remove_node(right, allow_graceful=False)
+    began_s = time.monotonic()
+    run = recorded(tmp_path, cluster, blocks(1, device="cuda"), wait_s=4.0)
+    assert time.monotonic() - began_s < 60
+    assert {one.cause for one in run.outcomes} == {"unavailable"}
+    assert "no machine of the cluster with a GPU could be had for 4 s" in run.outcomes[0].reason
+
+
+def test_a_machine_with_other_versions_is_refused_in_one_line(cluster, nodes, monkeypatch):
+    nodes("left")
+    own = {**node_facts.versions(), "torch": "1.0"}
+    with RayFleet(cluster.address) as fleet:
+        monkeypatch.setattr(node_facts, "versions", lambda: own)
+        with pytest.raises(GradbenchError, match=r"left has torch .*, here 1\.0: install") as why:
+            fleet.refuse_unlike()
+        assert "\n" not in str(why.value)
+        fleet.refuse_unlike(allowed=True)
+
+
+def test_no_cluster_is_one_line():
+    with (
+        pytest.raises(GradbenchError, match="cannot use the Ray cluster") as why,
+        RayFleet("127.0.0.1:1"),
+    ):
+        pytest.fail("it was reached")
+    assert "\n" not in str(why.value)
+
+
+@pytest.fixture
+def command(tmp_path, cluster):
+    """Start the command line on the cluster, with a model from the folder it stands in."""
+    (tmp_path / "nets.py").write_text(
+        "import torch\n\ndef make():\n    return torch.nn.Linear(4, 3)\n", "utf-8"
+    )
+    arguments = [sys.executable, "-m", "gradbench", "run", "--on", "ray"]
+    arguments += ["--address", cluster.address, "--no-semantics"]
+
+    def start(*more):
+        return subprocess.Popen(
+            [*arguments, *more],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(tmp_path, cluster, nodes, command):
+    nodes("left")
+    nodes("right")
+    model = ["--model", "nets.py:make", "--input", "8,4", "--batch-size", "1,2,4,8"]
+    first = command(*model, "--budget", "0.3", "--meter", "step_time", "--grad-mode", "no_grad")
+    part = None
+    until = time.monotonic() + 120
+    while time.monotonic() < until and first.poll() is None:
+        part = next(iter((tmp_path / "results").glob("*.part")), None)
+        if part is not None and '"kind":"measurement"' in part.read_text("utf-8"):
+            break
+        time.sleep(0.05)
+    first.send_signal(signal.SIGINT)
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 130, err
+    assert "stopped: " in err and "--resume" in err and "--on ray" in err
+    kept = len(load(part).outcomes)
+    again = command("--resume", "latest", "--model", "nets.make")
+    _, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    (sealed,) = (tmp_path / "results").glob("*.jsonl")
+    run = load(sealed)
+    assert run.sealed and len(run.outcomes) == 8 > kept >= 1
+    assert not any(isinstance(one, Skipped) for one in run.outcomes)
+    assert all(isinstance(one, Environment) for one in run.environments.values())
