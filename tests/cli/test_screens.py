@@ -119,7 +119,9 @@ def test_who_saves_most_is_named_by_path_and_class():
 def test_help_lists_the_commonest_options_first_and_groups_the_others():
     lines = said("run", "--help").splitlines()
     panels = [line.split("─")[1].strip() for line in lines if line.startswith("╭─")]
-    assert panels == ["Options", "Your own model", "Further axes", "Measuring", "Records"]
+    assert panels == [
+        *("Options", "Your own model", "Further axes", "Measuring", "Records", "Clusters")
+    ]
     options = [line.split()[1] for line in lines if line.startswith("│ --")]
     assert options[:5] == ["--model", "--batch-size", "--workload", "--grad-mode", "--device"]
 
