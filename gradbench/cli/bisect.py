@@ -179,6 +179,9 @@ def _go_on(
             f"{str(project.root)!r} has other commits between {record.good[:10]} and "
             f"{record.bad[:10]} than {file.path.name}: begin anew"
         )
+    kept = counted(len(record.counted), "count")
+    replicates = counted(sum(len(one.logs) for one in record.timed), "replicate")
+    err.print(f"[dim]going on with {shown(file.path.stem)}: {kept} and {replicates} are kept[/dim]")
     return file, replace(record, commits=span.commits, border=span.border)
 
 

@@ -1,6 +1,7 @@
 """The command ``compare``: base and candidate side by side, in one job on one machine."""
 
 import math
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ..errors import Impossible
+from ..errors import GradbenchError, Impossible
+from ..exit_status import ExitStatus
 from ..experiment.matrix import Cell
+from ..plurals import counted
 from . import bisect as bisecting
 from .app import app, err, examples, out, say
 from .gate import STATUSES, as_plain, conclusion, show
@@ -253,6 +256,8 @@ def _compare(
         show(decision, everything=everything)
         seconds = time.monotonic() - began
         out.print(f"{conclusion(decision, result)}  [dim]{seconds:.0f} s[/dim]")
+        if result is ExitStatus.REGRESSION and base is not None and base_python is None:
+            _say_how_to_bisect(request, base, here)
     raise typer.Exit(result)
 
 
@@ -266,6 +271,21 @@ def _left_out(cells: Sequence[Cell], models: "Mapping[str, Model]") -> "tuple[No
         NotCompared(cell=cell, meter="step_time", why="no number", reason=reason)
         for cell, reason in obstacles(cells, models).items()
     )
+
+
+def _say_how_to_bisect(request: Request, base: str, here: Path) -> None:
+    """Print the command that finds the commit, where there are several between base and HEAD."""
+    from ..comparison import commits, worktree
+
+    span = f"{base}..HEAD"
+    try:
+        found = commits.between(worktree.repository(here), span, first_parent=False)
+    except GradbenchError:  # they part, or are one commit: what is worse is not committed
+        return
+    if len(found.commits) > 1:
+        which = counted(len(found.commits), "commit")
+        command = shlex.join(["gradbench", "compare", "--bisect", span, *request.arguments()])
+        err.print(f"[dim]which of {which} it was: {shown(command)}[/dim]")
 
 
 def _say_what_is_compared(base: str, old: Path, new: Path) -> None:

@@ -18,7 +18,10 @@ from gradbench.errors import GradbenchError
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.model_source import ModelSource
+from gradbench.gate.figure_verdicts import FigureVerdict
+from gradbench.gate.result import GateResult
 from gradbench.records.bisection import CellCounts, TimedCell
+from gradbench.stats.verdicts import Verdict
 from gradbench.store import bisections
 
 NETS = """
@@ -317,6 +320,33 @@ def test_a_range_that_is_none_costs_one_line_and_status_2(compare, counting, ask
     assert complaint in answer.stderr.splitlines()[-1]
     assert "Traceback" not in answer.output
     assert counting.trees == []
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("main~3", "which of 5 commits it was: gradbench compare --bisect 'main~3..HEAD'"),
+        ("main~1", ""),  # the one commit
+        ("main", ""),  # what is worse is not committed
+        ("elsewhere", ""),
+    ],
+)
+def test_a_comparison_that_fails_names_the_command_that_finds_the_commit(
+    project, monkeypatch, base, words
+):
+    cell = Cell(model="nets.make", workload="inference", grad_mode="no_grad", batch_size=4)
+    worse = FigureVerdict(cell=cell, meter="saved_for_backward", verdict=Verdict.WORSE, change=None,
+                          baseline=1.0, candidate=2.0, unit="bytes", reason="+1 B")  # fmt: skip
+    result = GateResult(figure_verdicts=(worse,), not_compared=(), measured=1)
+    monkeypatch.setattr(versions, "compare", lambda *_, **__: result)
+    answer = CliRunner().invoke(app, ["compare", "--base", base, *MODEL])
+    assert answer.exit_code == ExitStatus.REGRESSION, answer.output
+    said = [line for line in answer.stderr.splitlines() if "it was:" in line]
+    assert len(said) == bool(words)
+    for line in said:
+        assert words in line
+        assert "--model nets:make" in line
+        assert "--input 4,8" in line
 
 
 def test_ends_in_the_wrong_order_and_ends_that_part_have_a_remedy_each(project):
