@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent
 LONGEST = (
-    *("zoo/test_promises.py", "cli/test_cli.py", "pytest_plugin/test_cells.py"),
-    *("memory/test_predict.py", "memory/test_predicted_modules.py", "cli/test_predict_cli.py"),
-    *("selfcheck/test_selfcheck.py", "semantics/test_semantics.py", "runner/test_runner.py"),
-    *("report/test_page.py", "devices/test_cuda.py", "comparison/test_compare.py"),
-    *("runner/test_spawn_server.py", "report/test_browser.py", "advisor/test_explain.py"),
-    "memory/test_breakdown.py",
+    *("cli/test_cli.py", "pytest_plugin/test_cells.py", "zoo/test_promises.py"),
+    *("memory/test_predict.py", "report/test_page.py", "semantics/test_semantics.py"),
+    *("cli/test_predict_cli.py", "memory/test_predicted_modules.py", "report/test_browser.py"),
+    *("runner/test_fork_server.py", "runner/test_ranks.py", "runner/test_spawn_server.py"),
+    *("memory/test_replaced_tensors.py", "memory/test_breakdown.py", "cli/test_report_command.py"),
 )
-"""Files that take 15 seconds of CPU time or more; the last ones to be run should be short."""
+"""Files that take ten seconds of CPU time or more; the last ones to be run should be short."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
