@@ -15,7 +15,6 @@ from ..exit_status import ExitStatus
 from ..git import GitError
 from ..plurals import counted
 from ..printable import printable
-from ..records.bisection import Bisection, Times
 from ..store.jsonl import check_writable
 from .app import err, out, say
 from .history import commit_address
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from ..analysis.bisection_changes import Change
     from ..comparison.checkouts import Project
     from ..comparison.versions import Effort
+    from ..records.bisection import Bisection
     from ..store.bisections import BisectionFile
 
 STATUSES: Final = (
@@ -97,6 +97,7 @@ def _begin(
 ) -> "tuple[BisectionFile, Bisection]":
     """Return the file and the record of a new bisection, when all that was asked for is checked."""
     from ..comparison import checkouts, commits, worktree
+    from ..records.bisection import Bisection, Times
     from ..runner import preflight
     from ..store import bisections
 

@@ -63,7 +63,7 @@ def scaling(run: Run | View, *, theme: Theme = LIGHT, most: int = FAMILIES) -> F
         for number, (name, variable, members) in enumerate(shown):
             for axes, meter in zip(stacks[number], read[number], strict=True):
                 _curves(axes, view, theme, members, meter=meter, variable=variable)
-                if number % columns == 0:
+                if number % columns == 0 or meter not in read[number - 1]:
                     axes.set_ylabel(WORDS[meter])
             stacks[number][0].set_title(short(name, 42), fontsize=9.5)
             stacks[number][-1].set_xlabel(variable.replace("_", " "))
