@@ -224,6 +224,8 @@ def _check(module: nn.Module) -> None:
             raise Unfaithful(SCRIPTED)
         if isinstance(part, torch.fx.GraphModule):
             raise Unfaithful("its graph was traced, and keeps the tensors that it was traced with")
+        if isinstance(part, nn.parallel.DistributedDataParallel):
+            raise Unfaithful("it keeps buckets of gradients, which fake tensors do not show")
 
 
 @contextmanager

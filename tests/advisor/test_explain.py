@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from matplotlib.text import Text
 from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
@@ -20,6 +21,7 @@ from gradbench.memory.call_counts import counted
 from gradbench.memory.saved_tensors import paths
 from gradbench.records.explanation import Explanation, ModuleCounts, OperatorCounts
 from gradbench.report import render
+from gradbench.report.figures.difference import difference
 from gradbench.runner.module_times import ModuleClock
 from gradbench.terminal.explanation_tables import explanation_tables
 from gradbench.workloads.models import unlabelled
@@ -253,3 +255,46 @@ def test_the_command_says_where_nothing_was_computed(tmp_path, monkeypatch):
     ended = CliRunner().invoke(app, ["explain", *chosen])
     assert ended.exit_code == 0, ended.output
     assert "forward returned None: nothing was computed" in " ".join(ended.output.split())
+
+
+def texts(figure):
+    drawn = [text for axes in figure.axes for text in axes.findobj(Text)]
+    return [text.get_text() for text in drawn if text.get_text()]
+
+
+def test_a_bar_is_hollow_where_its_interval_holds_0_and_the_rest_has_one_of_its_own():
+    """Of 3 modules one is sure, one is not, and one is too short to be seen."""
+    found = chosen({mode: {"0": 0, "1": 0, "2": 0} for mode in TIMES})
+    sure, unsure, faint = (50.0,) * 12, (90.0, -30.0) * 6, (0.1,) * 12
+    found.host_ns["global_on"].update({"0": sure, "1": unsure, "2": faint})
+    first, _ = differences(found)
+    figure = difference([first])
+    (axes,) = figure.axes
+    filled = {bar.get_y() + bar.get_height() / 2: bar.get_facecolor()[3] for bar in axes.patches}
+    named = dict(enumerate(label.get_text() for label in axes.get_yticklabels()))
+    assert {named[round(row)]: opaque for row, opaque in filled.items()} == {
+        "0 Linear": 1.0,
+        "1 ReLU": 0.0,
+        "1 more, and unexplained": 1.0,
+    }
+    assert "+50 ns, +2 nodes" in texts(figure)
+
+
+def test_times_of_the_figure_have_a_minus_and_no_hyphen_and_0_no_unit():
+    swapped = {**TIMES, "global_on": TIMES["no_grad"], "no_grad": TIMES["global_on"]}
+    figure = difference(differences(chosen(swapped)))
+    figure.canvas.draw()
+    said = texts(figure)
+    assert "0" in said
+    assert any("−30 ns" in text for text in said)
+    assert not any("-" in text and "ns" in text for text in said)
+
+
+def test_one_disturbed_part_leaves_the_others_to_be_seen():
+    found = chosen({mode: {"0": 0, "1": 0} for mode in TIMES})
+    found.host_ns["global_on"].update({"0": (50.0,) * 12, "1": (9e6, -9e6, 30.0) * 4})
+    first, _ = differences(found)
+    (axes,) = difference([first]).axes
+    low, high = axes.get_xlim()
+    assert -100 <= low <= 0
+    assert 50 < high <= 100

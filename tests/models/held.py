@@ -46,10 +46,10 @@ def outcomes(family: Family, workload: str) -> dict[tuple[str, str], object]:
     threads = torch.get_num_threads()
     torch.set_num_threads(asked[0].threads)  # as a measuring process: kernels need other memory
     try:
-        messages = [
-            *memory_block(asked, family.model, Plan(), EXACT),
-            *predict_block(asked, family.model, Plan(), ["predicted_peak"]),
-        ]
+        messages = list(memory_block(asked, family.model, Plan(), EXACT))
+        if torch.distributed.is_initialized():  # predictions are made in forks of another process
+            torch.distributed.destroy_process_group()
+        messages += predict_block(asked, family.model, Plan(), ["predicted_peak"])
     finally:
         torch.set_num_threads(threads)
     found = [m for m in messages if isinstance(m, Measurement | Breakdown | Skipped)]

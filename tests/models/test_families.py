@@ -248,6 +248,10 @@ def cached(size: int) -> dict[str, object]:
 
 
 def parallel() -> nn.Module:
+    """Data-parallel in a group of one, which each process makes that builds it."""
+    if not torch.distributed.is_initialized():
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     return nn.parallel.DistributedDataParallel(Body())
 
 
@@ -283,15 +287,6 @@ FAMILIES = {
     "cache": Family(Model(Cached, cached, head="head")),
     "ddp": Family(Model(parallel, rows, head="module.head")),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_process(tmp_path_factory):
-    """A process group of one, which data-parallel modules want."""
-    store = tmp_path_factory.mktemp("group") / "store"
-    torch.distributed.init_process_group("gloo", f"file://{store}", rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("workload", OF_BATCHES)

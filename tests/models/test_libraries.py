@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
+WITHOUT_HEAD = [workload for workload in OF_BATCHES if workload != "frozen_backbone"]
 IMAGES = ("B,3,64,64",)
 VISION = {
     "torchvision:resnet50": IMAGES,
@@ -118,7 +119,7 @@ def test_a_model_of_images_has_figures_that_hold(name, workload):
 
 
 @pytest.mark.usefixtures("torchvision")
-@pytest.mark.parametrize("workload", ["inference", "training"])
+@pytest.mark.parametrize("workload", WITHOUT_HEAD)
 def test_a_detector_takes_images_in_a_list_and_returns_boxes_or_losses(workload):
     if not has_operators():
         pytest.skip(WITHOUT_OPERATORS)
@@ -189,7 +190,7 @@ def noise(size: int) -> dict[str, object]:
     return {"sample": torch.randn(size, 3, 8, 8), "timestep": 10}
 
 
-@pytest.mark.parametrize("workload", ["inference", "training", "training_reenabled"])
+@pytest.mark.parametrize("workload", WITHOUT_HEAD)
 def test_a_unet_of_diffusers_has_figures_that_hold(workload, request):
     assert pytest.importorskip("diffusers").UNet2DModel  # imported here: no step's tensors
     if importlib.util.find_spec("torchvision") is not None:
