@@ -155,10 +155,13 @@ def verdicts_around(lines: Sequence[Line], trials: int) -> dict[float, dict[str,
         return {}
     equal = quality.pool(lines)[0.0]
     slower: Pool = {
-        slowdown: {cell: [one.slowed(slowdown) for one in own] for cell, own in equal.items()}
+        slowdown: {
+            cell: [either.slowed(slowdown) for one in own for either in (one, one.swapped)]
+            for cell, own in equal.items()
+        }
         for slowdown in AROUND
     }
-    tables = quality.asked(quality.compare_rule(table_rule.THRESHOLD), slower, trials // 3)
+    tables = quality.asked(quality.compare_rule(table_rule.THRESHOLD), slower, max(trials // 3, 1))
     return {
         slowdown: {
             str(verdict): quality.share(some, lambda one, verdict=verdict: one.verdict is verdict)
