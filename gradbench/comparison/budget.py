@@ -14,7 +14,7 @@ class Budget:
     """Seconds from now on, and the longest that each kind of work has taken so far."""
 
     def __init__(self, seconds: float = math.inf) -> None:
-        self.seconds, self._end = seconds, time.monotonic() + seconds
+        self._end = time.monotonic() + seconds
         self._longest_s: dict[str, float] = {}
         self.ended = False
         """Whether something was not begun for want of time."""

@@ -196,13 +196,20 @@ def obstacles(
 
 
 def outside(code: Code) -> Mapping[str, str]:
-    """Return the modules that are not the tree's, with their files, by name."""
+    """Return the modules that are not the tree's, with their files, by name.
+
+    What stands in a module's place may have a name of its own choice for a file: torch.classes has.
+    """
     files = {
         name: getattr(module, "__file__", None)
         for name, module in list(sys.modules.items())
         if name not in code.modules and _is_others(name, module)
     }
-    return {name: file for name, file in files.items() if isinstance(file, str)}
+    return {
+        name: file
+        for name, file in files.items()
+        if isinstance(file, str) and Path(file).is_absolute()
+    }
 
 
 def _libraries(code: Code) -> list[str]:

@@ -124,7 +124,7 @@ class Comparison:
             if cell in results.replicates:
                 judged.append(self._time(cell, suspects))
             else:
-                why = f"the budget of {self._budget.seconds:.3g} s ended before it was measured"
+                why = "the budget ended before it was measured: loading torch is part of it"
                 not_compared.append(
                     NotCompared(cell=cell, meter="step_time", why="no number", reason=why)
                 )

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -442,6 +443,13 @@ def test_a_package_of_the_candidate_s_tree_that_the_base_imports_is_refused(tmp_
     with pytest.raises(BadModel, match=r"the base imports other from '.*libs/other/__init__.py'"):
         check_modules(base, candidate, {"other": elsewhere})
     check_modules(candidate, candidate, {"other": elsewhere})
+
+
+def test_a_file_that_is_none_is_not_taken_for_one_of_the_folder_one_stands_in(one_tree):
+    assert not Path(torch.classes.__file__).is_absolute()
+    outside = shared_state.outside(one_tree[0])
+    assert "torch.classes" not in outside
+    assert outside["torch"] == torch.__file__
 
 
 def test_settings_are_read_whatever_the_build_lacks():
