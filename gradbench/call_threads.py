@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from multiprocessing.pool import ThreadPool
-from types import TracebackType
 from typing import Any, Final, Self
 
 IDLE_S: Final = 1e-3
@@ -40,12 +39,7 @@ class CallThreads:
         _CALLS.append(self)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         ends = time.monotonic() + END_S
         for thread in list(self._running):
             thread.join(max(0.0, ends - time.monotonic()))

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
-from types import TracebackType
 from typing import Final, Self
 
 from .. import devices
@@ -57,12 +56,7 @@ class OnRay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Do nothing: places are given back where `measure` ends."""
 
     def environment(self, device_names: Iterable[str]) -> None:

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Final, Self
 
 from ..analysis.bisection import Count, Findings, Time
@@ -43,15 +42,10 @@ class Trees:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with contextlib.ExitStack() as stack:
-            for one, _ in self._open.values():
-                stack.push(one)
+            for opened, _version in self._open.values():
+                stack.push(opened)
             self._open.clear()
 
     def at(self, commit: str, name: str) -> Version:

@@ -5,7 +5,6 @@ nothing is recorded and no hook is set on a module, and allocate otherwise than 
 """
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Final, Self
 
 import torch
@@ -38,12 +37,7 @@ class FusedCalls:
                 setattr(torch, name, self._counting(name, self._before[name]))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for name, operator in self._before.items():
             setattr(torch, name, operator)
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
-from types import TracebackType
 from typing import Final, Self
 
 import psutil
@@ -84,12 +83,7 @@ class Bench:
                 self._server(PASSES[reading].malloc["pinned"])
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over = True  # another thread may measure, and must start nothing more
         for server in self._servers.values():
             server.close()

@@ -2,7 +2,6 @@
 
 import os
 import time
-from types import TracebackType
 from typing import Self
 
 import psutil
@@ -17,12 +16,7 @@ class HostNoise:
         self._before = _Reading()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._after = _Reading()
 
     def notes(self, batches: int) -> dict[str, Fact]:
