@@ -1,9 +1,11 @@
 """Shards as an array job: the script that Slurm gets, and what its tasks do."""
 
 import re
+import signal
 import stat
 import time
 
+import psutil
 import pytest
 from builders import block, counted, environment, timed
 from typer.testing import CliRunner
@@ -275,20 +277,27 @@ def test_what_cannot_be_is_said_in_one_line(options, words, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_two_tasks_run_at_once_and_their_runs_are_joined(tmp_path, monkeypatch):
+def test_two_tasks_run_at_once_and_one_that_is_preempted_goes_on_with_its_shard(tmp_path):
     cells = Matrix(
-        models=["mlp_tiny"], batch_sizes=[1, 2], grad_modes=["global_on", "inference_mode"]
+        models=["mlp_tiny"], batch_sizes=[1, 2, 4], grad_modes=["global_on", "inference_mode"]
     )
-    header_ = started(list(cells), plan=Plan(), meters=["saved_for_backward"])
-    folders = shard_runs.begin(header_, SHARDS, tmp_path)
+    header = started(list(cells), plan=Plan(), meters=["saved_for_backward"])
+    folders = shard_runs.begin(header, SHARDS, tmp_path)
     jobs = slurm.submit(tasks(folders), tmp_path / "logs", {}, cluster="local")
-    states = []
+    states, preempted = [], []
 
     def look(_done, _total, found):
         states.append(found)
+        if not preempted and shard_runs.blocks_done(folders[0])[0] == 1:
+            preempted.extend(psutil.Process(int(jobs[0].job_id)).children())
+            for task in preempted:  # as Slurm does before it takes a node away
+                task.send_signal(signal.SIGUSR2)
 
-    missing = slurm.wait(jobs, folders, say=look, pause=lambda: time.sleep(0.2))
-    assert missing == []
+    missing = slurm.wait(jobs, folders, say=look, pause=lambda: time.sleep(0.02))
+    log = (tmp_path / "logs" / f"{jobs[0].job_id}_0_log.err").read_text("utf-8")
+    assert missing == [] and preempted, log
     assert {"running": 2} in states
+    assert log.count("[1/2]") == 1, "the block that was finished is not measured again"
+    assert 0 < log.find("is preempted") < log.rfind("[2/2]")
     merged = Store(tmp_path / "joined").save(merge(shard_runs.runs(folders)).records)
     assert merged.unfinished() == [] and merged.measured
