@@ -54,7 +54,7 @@ def test_more_tests_ask_for_more():
 @pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.01, 0.03, 0.1])
 def test_of_whole_bisections_one_in_a_hundred_at_most_puts_a_commit_on_the_wrong_side(spread):
-    rng, bisections, tests = np.random.default_rng(0), 1500, 5
+    rng, bisections, tests = np.random.default_rng(0), 800, 5
     one = rule(tests=tests)
     wrong = 0
     for _ in range(bisections):
