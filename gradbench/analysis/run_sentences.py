@@ -1,5 +1,6 @@
 """A run in sentences: what has no number and why, and where the time went."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -10,14 +11,18 @@ from ..records.predictions import marks
 from ..records.run import Run
 from .prediction_errors import errors, in_words, unchecked
 
+_NUMBERS: Final = re.compile(r"0x[0-9a-f]+|(?<=[^\w.])\d+(?![\w.])", re.I)
 
-def reasons(run: Run, *, causes: Collection[Cause] | None = None) -> Iterator[str]:
+
+def reasons(
+    run: Run, *, causes: Collection[Cause] | None = None, but: Collection[str] = ()
+) -> Iterator[str]:
     """Yield each reason for a missing number once, with the cells it holds for.
 
-    Only those of the ``causes``, where these are given.
+    Only those of the ``causes``, where these are given, and none that is said elsewhere.
     """
     for (cause, reason), cells in _cells_by_reason(run).items():
-        if causes is None or cause in causes:
+        if (causes is None or cause in causes) and reason not in but:
             yield f"{cause.replace('_', ' ')}: {_few(cells)}: {reason}"
 
 
@@ -44,16 +49,36 @@ def _cells_by_reason(run: Run) -> dict[tuple[Cause, str], list[str]]:
 
 
 def tracebacks(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield each of the user's tracebacks once, after a line that says whose step raised it."""
+    """Yield each of the user's tracebacks once, after a line that says whose step raised it.
+
+    Those that differ in numbers alone, an address or how often it was called, are one.
+    """
     cells: dict[str, list[str]] = {}
+    first: dict[str, str] = {}
     for outcome in run.outcomes:
         if isinstance(outcome, Skipped) and outcome.traceback:
-            where = cells.setdefault(outcome.traceback, [])
+            alike = _without_numbers(outcome.traceback)
+            first.setdefault(alike, outcome.traceback)
+            where = cells.setdefault(alike, [])
             if str(outcome.cell) not in where:
                 where.append(str(outcome.cell))
-    for traceback, where in cells.items():
+    for alike, traceback in first.items():
+        where = cells[alike]
         many = f" and {len(where) - 1} more" if len(where) > 1 else ""
         yield f"{where[0]}{many} raised, from the model's own first line on:", traceback
+
+
+def _without_numbers(traceback: str) -> str:
+    """Return a traceback with its frames, and the words of its error without numbers."""
+    return "\n".join(
+        line if line.startswith("  ") else _NUMBERS.sub("#", line)
+        for line in traceback.splitlines()
+    )
+
+
+def shown_as_tracebacks(run: Run) -> set[str]:
+    """Return the reasons that `tracebacks` shows at more length."""
+    return {one.reason for one in run.outcomes if isinstance(one, Skipped) and one.traceback}
 
 
 def predicted(run: Run) -> str:

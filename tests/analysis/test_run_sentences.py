@@ -26,6 +26,7 @@ from gradbench.analysis.run_sentences import (
     prediction_marks,
     reasons,
     spent,
+    tracebacks,
 )
 from gradbench.analysis.run_view import View
 from gradbench.records.measurements import Measurement
@@ -239,3 +240,26 @@ def test_where_nothing_leaks_there_is_nothing_to_say_of_it():
     unread = skipped(NO_GRAD, meter="leaked", cause="unreadable")
     other = counted(INFERENCE, 8, meter="peak_transient")
     assert leaks(run([leaked(ON, 0), unread, other])) == []
+
+
+def test_what_a_model_raised_is_said_once_however_often_it_was_called():
+    def raised(number, line):
+        words = f"ValueError: bad luck in call {number} of <Net at 0x{number:08x}>"
+        frame = f'  File "nets.py", line {line}, in forward\n    raise ValueError(words)'
+        why = skipped(cells[number % 2], cause="failed", reason=words)
+        return replace(why, traceback=f"{frame}\n{words}")
+
+    cells = block()
+    of = run([raised(1, 7), raised(2, 7), raised(3, 9)])
+    found = list(tracebacks(of))
+    assert [traceback.splitlines()[0] for _, traceback in found] == [
+        '  File "nets.py", line 7, in forward',
+        '  File "nets.py", line 9, in forward',
+    ]
+    assert found[0][0].startswith(f"{cells[1]} and 1 more raised")
+    assert not any("bad luck" in note.text for note in closing_notes(of))
+
+
+def test_a_failure_without_a_traceback_stays_among_the_notes():
+    why = skipped(block()[0], cause="failed", reason="RuntimeError: shapes cannot be multiplied")
+    assert any("shapes cannot be" in note.text for note in closing_notes(run([why])))
