@@ -175,8 +175,8 @@ def kill_below(depth: int) -> "Attack":
             victim = found_below(attacked, depth, rng)
             if victim is None:  # the command came to its end
                 break
-            family = [victim, *victim.children(recursive=True)]
             with contextlib.suppress(psutil.NoSuchProcess):
+                family = [victim, *victim.children(recursive=True)]
                 victim.kill()
                 count.add_kill(seconds_until_ended(family))
         if ended(attacked, count):
