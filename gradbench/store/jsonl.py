@@ -397,7 +397,7 @@ def _read_part(content: bytes, path: Path) -> tuple[list[Record], list[_Dropped]
     records: list[Record] = []
     dropped: list[_Dropped] = []
     lines = content.splitlines(keepends=True)
-    checked = bool(lines) and _is_checked(lines[0])
+    checked = any(map(_carries_checksum, lines))  # the first line itself may be damaged
     for number, line in enumerate(lines, 1):
         if _is_seal(line):  # sealed, and then not renamed
             continue
@@ -438,10 +438,19 @@ def _whole_record(line: bytes, *, checked: bool) -> Record:
     return _record(line)
 
 
+def _carries_checksum(line: bytes) -> bool:
+    """Return whether a line was written with a checksum, be it wrong now."""
+    return _checksum(line.rstrip(b"\n")) is not None
+
+
+def _checksum(line: bytes) -> re.Match[bytes] | None:
+    return _CHECKSUM.search(line[-30:])
+
+
 def _is_checked(line: bytes) -> bool:
     """Return whether a line ends in the checksum of what stands before."""
     line = line.rstrip(b"\n")
-    match = _CHECKSUM.search(line[-30:])
+    match = _checksum(line)
     if match is None:
         return False
     body = line[: len(line) - len(match[0])] + b"}"

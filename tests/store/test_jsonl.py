@@ -276,6 +276,17 @@ def test_without_checksums_what_stands_behind_a_damaged_line_is_given_up(store):
     assert "from line 4 on" in load(path).dropped
 
 
+def test_a_part_file_whose_first_line_was_changed_is_refused_and_never_read_as_an_older_one(store):
+    path = part_file(store)
+    content = path.read_bytes()
+    for at in range(1, content.index(b"\n"), 7):
+        changed = bytearray(content)
+        changed[at] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(StoreError, match="first line is cut|no run of gradbench"):
+            load(path)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_changed_byte_of_a_part_file_costs_its_line_and_no_other(data):
