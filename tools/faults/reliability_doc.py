@@ -18,7 +18,7 @@ def main() -> None:
     sections = {
         name: "\n".join(write(json.loads(path.read_text("utf-8"))))
         if (path := FIGURES / f"{name}.json").exists()
-        else f"No figures of `tools/faults/{name}.py` have been saved yet."
+        else "No such figures have been saved yet."
         for name, write in SECTIONS.items()
     }
     sys.stdout.write(TEXT.read_text("utf-8").format(**sections))
@@ -26,15 +26,18 @@ def main() -> None:
 
 def kills(found: Any) -> Iterator[str]:
     low, high = found["loads"]
-    yield f"{found['date']}, {found['cores']} cores, other work on them: load {low} to {high}."
+    yield f"{found['date']}, {found['cores']} cores, load {low} to {high}."
     yield ""
-    yield "| killed | times | lost | doubled | lived on for 2 s | slowest end | left | hangs |"
-    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    yield (
+        "| killed | times | lost | doubled | lived on for 2 s | slowest end | left | hangs "
+        "| ended early |"
+    )
+    yield "| --- |" + " ---: |" * 8
     for row in found["counts"]:
         yield (
             f"| {row['victim']} | {row['kills']} | {row['lost']} | {row['doubled']} "
             f"| {row['left_after_2_s']} | {row['slowest_s']:.2f} s | {row['files_left']} "
-            f"| {row['hangs']} |"
+            f"| {row['hangs']} | {row['ended_early']} |"
         )
 
 
@@ -70,12 +73,18 @@ def misbehaving(found: Any) -> Iterator[str]:
 
 
 def hostile_text(found: Any) -> Iterator[str]:
+    downloads = (
+        f"{found['formulas']} formulas in {found['downloads']} downloads, "
+        if "downloads" in found
+        else ""
+    )
     yield (
         f"{found['date']}: {found['texts']} texts, {found['commands']:,} commands, "
         f"{found['pages opened in Chromium']} pages opened in Chromium: "
         f"{found['raw control character']} raw control characters in what was printed or written, "
         f"{found['workflow command']} workflow commands, {found['executed in a page']} texts "
         f"executed in a page, {found['path escaped']} paths escaped, "
+        f"{downloads}"
         f"{found['traceback']} tracebacks, {found['hang']} hangs."
     )
 
@@ -103,6 +112,7 @@ def command_lines(found: Any) -> Iterator[str]:
 
 SECTIONS: dict[str, Callable[[Any], Iterator[str]]] = {
     "kills": kills,
+    "kills_quiet": kills,
     "interrupts": interrupts,
     "misbehaving": misbehaving,
     "hostile_text": hostile_text,
