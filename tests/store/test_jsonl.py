@@ -283,7 +283,7 @@ def test_a_part_file_whose_first_line_was_changed_is_refused_and_never_read_as_a
         changed = bytearray(content)
         changed[at] ^= 1
         path.write_bytes(changed)
-        with pytest.raises(StoreError, match="first line is cut|no run of gradbench"):
+        with pytest.raises(StoreError, match=r"first line is cut|no run of gradbench"):
             load(path)
 
 
