@@ -77,8 +77,12 @@ def _without_numbers(traceback: str) -> str:
 
 
 def shown_as_tracebacks(run: Run) -> set[str]:
-    """Return the reasons that `tracebacks` shows at more length."""
-    return {one.reason for one in run.outcomes if isinstance(one, Skipped) and one.traceback}
+    """Return the reasons that `tracebacks` shows, word for word: not those that say more."""
+    return {
+        one.reason
+        for one in run.outcomes
+        if isinstance(one, Skipped) and one.traceback and one.reason in one.traceback
+    }
 
 
 def predicted(run: Run) -> str:

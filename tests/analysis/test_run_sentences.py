@@ -263,3 +263,10 @@ def test_what_a_model_raised_is_said_once_however_often_it_was_called():
 def test_a_failure_without_a_traceback_stays_among_the_notes():
     why = skipped(block()[0], cause="failed", reason="RuntimeError: shapes cannot be multiplied")
     assert any("shapes cannot be" in note.text for note in closing_notes(run([why])))
+
+
+def test_what_a_reason_says_beside_its_traceback_stays_among_the_notes():
+    words = "IndexError: index out of range in self"
+    why = skipped(block()[0], cause="failed", reason=f"{words} (called with int64 [3, 2])")
+    of = run([replace(why, traceback=f'  File "nets.py", line 7, in forward\n{words}')])
+    assert any("called with int64 [3, 2]" in note.text for note in closing_notes(of))
