@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from builders import block, counted, ended, environment, timed
 
+from gradbench import host_locks
 from gradbench.experiment.matrix import by_block
 from gradbench.experiment.plan import Plan
 from gradbench.runner import bench, host_system, side_by_side
@@ -124,6 +125,27 @@ def test_a_block_of_two_ranks_takes_two_devices_and_has_nothing_beside_it(meetin
     _, found = measured([*FIRST, *ranks, *SECOND])
     assert [outcome.cell.world_size for outcome in found[: 2 * len(ranks)]] == [2] * 2 * len(ranks)
     assert all("measured_beside" not in outcome.notes for outcome in found[: 2 * len(ranks)])
+
+
+class Waited(Exception):
+    """A block would have to wait."""
+
+
+def test_a_pass_waits_for_every_device_that_its_ranks_use_and_for_no_other():
+    def say(words):
+        raise Waited(words)
+
+    own = bench.Bench(plan=Plan(), meters=METERS)
+    own._sites = {f"cuda:{number}": DeviceSite(f"GPU-{number}", None) for number in range(3)}
+    (ranks, *_) = block(device="cuda", workload="inference_ddp", world_size=2)
+    with host_locks.holding(["device-GPU-1"]):
+        with pytest.raises(Waited, match="waiting for another run"), own._alone(ranks, say):
+            pytest.fail("the second rank's device was had")
+        for free in (FIRST[0], ON_CPU[0]):
+            with own._alone(free, say):
+                pass
+    with own._alone(ranks, say):
+        pass
 
 
 def test_progress_counts_blocks_that_began_and_that_ended(meeting):
