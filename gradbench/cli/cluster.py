@@ -26,7 +26,7 @@ Address = Annotated[
     typer.Option(
         rich_help_panel=PANEL,
         metavar="HOST:PORT",
-        help="Of the Ray cluster, or ray://HOST:PORT. Without it: a Ray on this machine.",
+        help="Of the Ray cluster. Without it: a Ray on this machine.",
     ),
 ]
 Deadline = Annotated[
