@@ -75,9 +75,7 @@ def test_an_index_that_no_embedding_has_is_said_with_the_numbers_and_the_rows():
             return self.tables["words"](ids)
 
     why = refused(Reader, lambda size: {"ids": torch.tensor([[0, 8]] * size)})
-    assert why.reason.endswith(
-        "(called with ids=int64 [3, 2]; whole numbers up to 8; tables.words Embedding has 7 rows)"
-    )
+    assert why.reason.endswith("(called with ids=int64 [3, 2]; tables.words Embedding has 7 rows)")
 
 
 def refused(build_module, batch):

@@ -178,7 +178,10 @@ def _with_call(why: Refusal, error: BaseException, subject: Subject) -> Refusal:
 
 
 def _of_indices(subject: Subject) -> Iterator[str]:
-    """Yield how large a batch's whole numbers are, and which embeddings have no row for them."""
+    """Yield which embeddings have no row for a batch's whole numbers, or for a vocabulary.
+
+    The numbers themselves are random: to say them would make a reason of each pass.
+    """
     batch = subject.batch
     numbers = [
         one
@@ -187,8 +190,6 @@ def _of_indices(subject: Subject) -> Iterator[str]:
         and not (one.is_floating_point() or one.is_complex() or one.dtype == torch.bool)
     ]
     highest = max((int(one.max()) for one in numbers), default=-1)
-    if numbers:
-        yield f"whole numbers up to {highest:,}"
     if subject.generation is not None:
         yield f"the vocabulary of its Generation is {subject.generation.vocabulary:,}"
         highest = max(highest, subject.generation.vocabulary - 1)

@@ -189,7 +189,7 @@ def test_a_growing_cache_is_predicted_to_the_byte(workload):
         (50, None),
         (
             99,
-            "index out of range in self (called with int64 [3, 6]; whole numbers up to 98; the "
+            "index out of range in self (called with int64 [3, 6]; the "
             "vocabulary of its Generation is 99; embedding Embedding has 50 rows)",
         ),
     ],
