@@ -71,7 +71,7 @@ def compare(
         bool,
         typer.Option(
             "--instructions",
-            help="Count instructions under valgrind too: half a minute, and seconds for each cell.",
+            help="Count instructions under valgrind too: half a minute, and 20 s for each cell.",
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of weights, inputs and order.")] = 0,
