@@ -2,7 +2,8 @@
 
 A collective on the CPU runs in a thread of its backend, which lets go of its tensors after the
 caller knows that it is done. Whoever is last frees them, and torch's profiler does not see that
-thread. So the storages that are given to collectives are followed until they die, wherever.
+thread. So each is waited for, and its thread is given the time to let go first; and the storages
+that it is given are followed until they die, wherever.
 """
 
 import threading
@@ -22,8 +23,11 @@ from torch.utils._pytree import tree_leaves
 from ..records.allocations import Change
 from .thread_profile import PLACE, Moment
 
-SETTLING_S: Final = 0.005
-"""How long a backend's threads are given, when a function has ended, to let go of its tensors."""
+LETTING_GO_S: Final = 0.002
+"""How long a thread of a backend is given to let go of tensors: it takes microseconds."""
+
+OF_PAIRS: Final = ("send", "recv_", "recv_any_source_")
+"""Operators that a rank must not wait for: its partner may do something else first."""
 
 
 class CollectiveFrees(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it untyped
@@ -49,9 +53,12 @@ class CollectiveFrees(TorchDispatchMode):  # type: ignore[no-untyped-call] # tor
             self._collectives += 1
             try:
                 with self:
-                    return func._op_dk(torch._C.DispatchKey.CPU, *args, **kwargs)
+                    result = func._op_dk(torch._C.DispatchKey.CPU, *args, **kwargs)
             finally:
                 self._collectives -= 1
+            if func.overloadpacket.__name__ not in OF_PAIRS:
+                _wait_for(result)
+            return result
         result = func(*args, **kwargs)
         if self._collectives:
             self._follow(result)
@@ -86,6 +93,14 @@ def _on_the_cpu(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bo
     return places == {PLACE} and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
 
 
+def _wait_for(result: object) -> None:
+    """Wait until a collective is done, and its thread most likely idle."""
+    for leaf in tree_leaves(result):
+        if isinstance(leaf, torch.ScriptObject):
+            leaf.wait()  # type: ignore[attr-defined] # what torch calls it at run time
+    time.sleep(LETTING_GO_S)
+
+
 @cache
 def _of_this_process() -> CollectiveFrees:
     return CollectiveFrees()
@@ -100,4 +115,4 @@ def collective_frees() -> Iterator[CollectiveFrees | None]:
     following = _of_this_process()
     with following:
         yield following
-    time.sleep(SETTLING_S)
+    time.sleep(LETTING_GO_S)
