@@ -4,25 +4,28 @@ import gc
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._pytree import tree_leaves
 
 from ..call_threads import CallThreads
 from ..devices import Device
 from ..experiment.matrix import Cell
-from ..records.allocations import Change, Entry, Mark, Phase
+from ..records.allocations import Change, Entry, Mark, Phase, Within
 from ..workloads.arms import assemble, fed, make_arm, steps
 from ..workloads.models import Model
 from ..workloads.steps import Subject
 from .autocast_copies import FunctionsCalled
 from .engine import EngineTracker, uses_of_one_holder
 from .fake_model import SharedFakeMode, UnaskingFakeMode, fake_batch, fake_module, remade
+from .fake_ranks import QuietCollectives, fake_ranks
 from .host_numbers import HostNumbers
 from .measured_step import WARM_UP_STEPS
 from .outline import Outline
@@ -32,6 +35,7 @@ from .storage_tracker import Creation
 from .storages import key as storage_key, tensors_among
 
 SCRIPTED: Final = "TorchScript runs it, which fuses and frees by its own plan"
+RESIZED: Final = "resize_"
 COMPILED: Final = "compiled code allocates by its own plan, which nobody can run yet"
 
 
@@ -49,13 +53,12 @@ Loss = Callable[[Any, Any], Tensor]
 class _Recorder:
     """Keeps what a step on fake tensors makes and frees on its device, and what it runs."""
 
-    def __init__(
-        self, place: str, *, numbers_elsewhere: bool, functions: FunctionsCalled | None
-    ) -> None:
+    def __init__(self, device: Device, place: str, *, functions: FunctionsCalled | None) -> None:
         self.entries: list[Entry | Call] = []
         self.live: dict[int, int] = {}
         self.operators: set[str] = set()
-        self._place, self._numbers_elsewhere = place, numbers_elsewhere
+        self._device, self._place = device, place
+        self._numbers_elsewhere = device.place != place  # is the CPU asked in the place of it?
         self._functions, self._casts = functions, False
         self._phase = ""
         self.tracker: EngineTracker | None = None
@@ -80,10 +83,24 @@ class _Recorder:
         if one.key in self.live:
             self.entries.append(Change(one.key, -self.live.pop(one.key), one.op))
 
+    def resized(self, storage: UntypedStorage) -> None:
+        """Keep that a storage has another size now, as sharding frees and fills its own."""
+        name = storage_key(storage)
+        if name in self.live:
+            self.entries.append(Change(name, -self.live.pop(name), RESIZED))
+        if nbytes := storage.nbytes():
+            self.live[name] = nbytes
+            self.entries.append(Change(name, nbytes, RESIZED))
+
     def called(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Keep a call that may allocate inside."""
         _check_call(func, args, kwargs, result)
-        self.operators.add(str(func.overloadpacket).replace(".", "::"))
+        name = str(func.overloadpacket).replace(".", "::")
+        self.operators.add(name)
+        if func.namespace == "c10d":
+            sizes = [one.nbytes for one in tree_leaves(args) if isinstance(one, Tensor)]
+            inside = self._device.inside_collective(name, max(sizes, default=0))
+            self.entries += [Within(inside, name)] if inside else []
         self._casts = self._functions is not None and self._functions.makes_casts(func)
         if needs_probe(func, args):
             self.entries.append(Call.of(func, args, kwargs, result))
@@ -114,7 +131,7 @@ def fake_step(cell: Cell, model: Model, device: Device, *, seed: int, here: bool
     place = device.place if here else "cpu"
     elsewhere = device.place != place  # is the CPU asked in the place of the device?
     functions = FunctionsCalled() if cell.autocast != "off" else None
-    fake = _Recorder(place, numbers_elsewhere=elsewhere, functions=functions)
+    fake = _Recorder(device, place, functions=functions)
     marks = Marks(address=storage_key, unpacking=lambda: functions or nullcontext())
     mode = SharedFakeMode()
     tracker = EngineTracker(mode, on_create=fake.created, on_free=fake.freed, called=fake.called)
@@ -122,7 +139,12 @@ def fake_step(cell: Cell, model: Model, device: Device, *, seed: int, here: bool
     uses_of_one_holder()  # it is asked here, where no step is under way
     threads = CallThreads(partial(_both, mode, tracker))
     past = _seen_past_the_mode(states_elsewhere=elsewhere)
-    with _nothing_compiles(), past, mode, threads, tracker, functions or nullcontext():
+    resizing = _resizing(fake.resized) if cell.in_ranks else nullcontext()
+    quiet = QuietCollectives() if cell.in_ranks else nullcontext()
+    modes = mode, threads, tracker, functions or nullcontext(), quiet
+    with fake_ranks(cell, place), _nothing_compiles(), past, resizing, ExitStack() as entered:
+        for one in modes:
+            entered.enter_context(one)
         subject = _subject(cell, model, device, place, seed=seed, mode=mode, adopt=tracker.adopt)
         gc.collect()  # what building left to the collector: weights that quantization replaced
         numbers = HostNumbers()
@@ -155,6 +177,23 @@ def fake_step(cell: Cell, model: Model, device: Device, *, seed: int, here: bool
             )
     _hold_that_none_is_real(there_before)
     return Outline(list(fake.entries), resident, before, frozenset(fake.operators))
+
+
+@contextmanager
+def _resizing(resized: Callable[[UntypedStorage], None]) -> Iterator[None]:
+    """Say which storages are given another size, which no operator does: FSDP2 does it so."""
+    own = torch.UntypedStorage.resize_
+
+    def resize(storage: UntypedStorage, size: int) -> Any:
+        result = own(storage, size)
+        resized(storage)
+        return result
+
+    torch.UntypedStorage.resize_ = resize  # type: ignore[assignment,method-assign] # on purpose
+    try:
+        yield
+    finally:
+        torch.UntypedStorage.resize_ = own  # type: ignore[method-assign] # as it was
 
 
 @contextmanager
@@ -253,6 +292,7 @@ def _real_tensors() -> list[Tensor]:
         for one in gc.get_objects()
         if issubclass(type(one), Tensor)  # what a proxy says it is nobody asks
         and not isinstance(one, FakeTensor)
+        and not is_traceable_wrapper_subclass(one)  # what it wraps is asked by itself
         and one.layout is torch.strided
         and one.numel() > 1  # fake tensors keep the numbers that they were made of
         and not one.is_meta

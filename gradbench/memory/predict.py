@@ -414,7 +414,7 @@ class Predictor:
     def _run_for_real(
         self, cell: Cell, model: Model, seed: int, why: Unfaithful, *, with_parts: bool = True
     ) -> Outline:
-        if not self._here:
+        if not self._here or cell.in_ranks:  # one process cannot make a step of several
             raise Unpredictable(str(why))
         key = (cell, model, seed, with_parts)
         if key not in self._measurements:

@@ -255,6 +255,7 @@ def _as_rank(number: int, task: _Task, place: str) -> Iterator[Message]:
         rank=number,
         world_size=task.world_size,
         limit_s=task.plan.limit_s,
+        family=cells[0].device.partition(":")[0],
         meeting_place=place,
     ):
         messages = task.job(cells, pickle.loads(task.model), task.plan, task.meters)

@@ -47,7 +47,7 @@ def memory():
         cell("global_on", workload="training"),
         cell("inference_mode"),
     ]
-    return outcomes(cells, meters=["peak_allocated", "breakdown", "leaked"])
+    return outcomes(cells, meters=["peak_allocated", "breakdown", "leaked", "predicted_peak"])
 
 
 @pytest.mark.parametrize("workload", OF_RANKS)
@@ -75,6 +75,17 @@ def test_a_rank_holds_its_share_of_sharded_parameters_alone(memory):
     share = -(-PARAMETERS_BYTES // 2)
     assert share <= sharded.parts["parameters"] <= share + 512  # rows are not cut: some are padded
     assert memory["training_ddp", "global_on", "breakdown"].parts["parameters"] == PARAMETERS_BYTES
+
+
+@pytest.mark.parametrize("workload", OF_RANKS)
+@pytest.mark.parametrize("mode", ["global_on", "inference_mode"])
+def test_a_peak_predicted_without_the_other_ranks_is_the_measured_one(memory, workload, mode):
+    predicted = memory[workload, mode, "predicted_peak"]
+    measured = memory[workload, mode, "peak_allocated"]
+    if isinstance(measured, Skipped):
+        assert (predicted.cause, predicted.reason) == (measured.cause, measured.reason)
+    else:
+        assert predicted.values == measured.values
 
 
 @pytest.mark.parametrize("workload", OF_RANKS)
