@@ -21,7 +21,7 @@ from . import (
     signals,
     standard_streams,
 )
-from .app import app, sort_commands
+from .app import app, sort_commands, unwrap_help
 
 __all__ = [
     "advise",
@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 sort_commands()
+unwrap_help()
 
 
 def main() -> None:

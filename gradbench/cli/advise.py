@@ -9,7 +9,7 @@ import typer
 from ..exit_status import ExitStatus
 from ..store.jsonl import check_writable
 from .app import Reports, Results, app, err, examples, out, say, size_in_bytes
-from .printing import open_study
+from .printing import open_study, print_tracebacks
 from .request import Request, takes_one_model
 from .screen import Screen, print_json, shown
 
@@ -72,6 +72,7 @@ def advise(
     else:
         width = min(out.columns(piped=COLUMNS), COLUMNS)
         Screen(width=width).print(advice_screen(advice))
+        print_tracebacks(advice.study.run)
         for line in at_length(advice):
             out.print(shown(line))
         out.print(f"[dim]records  {shown(str(store.folder / advice.study.run.name))}.jsonl[/dim]")

@@ -1,5 +1,6 @@
 """What every command shares: the application, its consoles, its errors, its common options."""
 
+import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -136,6 +137,13 @@ def sort_commands() -> None:
     }
     rank = {name: place for place, name in enumerate(FIRST)}
     app.registered_commands.sort(key=lambda one: (rank.get(names[one], len(FIRST)), names[one]))
+
+
+def unwrap_help() -> None:
+    """Let the paragraphs of help wrap where the screen ends, not where a docstring's lines do."""
+    for one in app.registered_commands:
+        paragraphs = inspect.cleandoc(one.help or one.callback.__doc__ or "").split("\n\n")
+        one.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def say(status: "Status", words: str) -> None:

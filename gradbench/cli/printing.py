@@ -30,7 +30,7 @@ STYLES: Final = {"lost": "red", "interference": "yellow", "aside": "dim"}
 
 def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
     """Print a run's tables, what they say in a sentence or two, and the notes that matter most."""
-    from ..analysis import evaluations, headline, other_axes, run_sentences
+    from ..analysis import evaluations, headline, other_axes
     from ..analysis.closing_notes import closing_notes
     from ..analysis.run_view import View
     from ..terminal import run_tables
@@ -48,8 +48,7 @@ def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
         out.print(f"[dim]{len(beside) - SENTENCES} more such lines: --verbose[/dim]")
     if run.dropped:
         err.print(f"[yellow]{shown(run.dropped)}[/yellow]")
-    for line, traceback in run_sentences.tracebacks(run):
-        out.print(f"[red]{shown(line)}[/red]\n{shown_lines(traceback)}")
+    print_tracebacks(run)
     notes = closing_notes(run)
     kept = [note for note in notes if note.always]
     others = [note for note in notes if not note.always]
@@ -61,6 +60,14 @@ def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
         out.print(f"[dim]{counted(hidden, 'more note')}: --verbose, and on the page[/dim]")
     for note in kept:
         print_prose(note.text, style=STYLES[note.kind])
+
+
+def print_tracebacks(run: "Run") -> None:
+    """Print what the user's own code raised, each traceback once, from their first frame on."""
+    from ..analysis import run_sentences
+
+    for line, traceback in run_sentences.tracebacks(run):
+        out.print(f"[red]{shown(line)}[/red]\n{shown_lines(traceback)}")
 
 
 def print_prose(text: str, *, style: str) -> None:

@@ -101,7 +101,7 @@ class Request:
                 list[str] | None,
                 None,
                 "A tensor that it takes, the batch first or marked B: 8,3,224,224 or "
-                "'input_ids=8,128:int64<30522'. Once for each.",
+                "'ids=8,128:int64<30522'. Once for each.",
                 metavar="[NAME=]SHAPE[:DTYPE][<HIGH]",
             ),
             option(

@@ -244,7 +244,30 @@ def resolve(path: str) -> object:
     target = imported(path, "model")
     if not callable(target) and not isinstance(target, Model):
         raise BadModel(f"model {path!r} is {type(target).__name__}, not a factory to be called")
+    if not isinstance(target, Model | nn.Module) and (missing := _required(target)):
+        raise BadModel(
+            f"model {path!r} needs {', '.join(missing)}, but it is called without arguments: "
+            "name a function that calls it with them"
+        )
     return target
+
+
+def _required(factory: object) -> list[str]:
+    """Return the arguments that a factory cannot be called without, as far as that is known."""
+    try:
+        signature = inspect.signature(factory)  # type: ignore[arg-type] # it is callable
+    except (TypeError, ValueError):  # written in C
+        return []
+    return _without_default(signature)
+
+
+def _without_default(signature: inspect.Signature) -> list[str]:
+    return [
+        one.name
+        for one in signature.parameters.values()
+        if one.default is inspect.Parameter.empty
+        and one.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    ]
 
 
 def imported(path: str, what: str) -> object:
@@ -351,12 +374,7 @@ def forward_of(target: object) -> inspect.Signature | None:
 
 def needs_input(build: str, signature: inspect.Signature | None) -> NoReturn:
     """Raise `BadModel` that says how the module is called, with an option that would do."""
-    required = [
-        one.name
-        for one in (signature.parameters.values() if signature is not None else ())
-        if one.default is inspect.Parameter.empty
-        and one.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    ]
+    required = _without_default(signature) if signature is not None else []
     words = f": it is called as forward{signature}" if signature is not None else ""
     raise BadModel(f"model {build!r} needs --input{words}; for example {_example(required)}")
 

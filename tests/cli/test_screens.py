@@ -1,5 +1,6 @@
 """What a terminal shows, as somebody new reads it: what to try, few notes, examples a line each."""
 
+import itertools
 import re
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from builders import (
     ended,
     environment,
     measured_block,
+    run,
     run_of,
     skipped,
     started,
@@ -19,6 +21,7 @@ from builders import (
 )
 from typer.testing import CliRunner
 
+from gradbench import advisor
 from gradbench.analysis import format_units
 from gradbench.cli import app
 from gradbench.cli.app import TRY
@@ -26,6 +29,7 @@ from gradbench.cli.gate import conclusion
 from gradbench.cli.printing import NOTES, PROSE
 from gradbench.exit_status import ExitStatus
 from gradbench.gate.result import GateResult, NotCompared
+from gradbench.records.advice import Study
 
 COMMANDS = sorted({one.name or one.callback.__name__ for one in app.registered_commands})
 
@@ -57,6 +61,19 @@ def test_examples_in_help_stand_one_a_line_under_a_heading(command):
         assert any(line.startswith("gradbench ") for line in below)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_paragraph_of_help_breaks_only_where_the_screen_ends(command):
+    about = said(command, "--help", columns="900").partition("╭")[0]
+    lines = [line.strip() for line in about.splitlines()]
+    both = [line for line, below in itertools.pairwise(lines) if line and below]
+    assert both == []
+
+
+@pytest.mark.parametrize("command", ["run", "advise"])
+def test_the_example_of_an_input_is_whole_in_help(command):
+    assert "'ids=8,128:int64<30522'" in said(command, "--help")
+
+
 @pytest.mark.parametrize("command", ["advise", "explain"])
 def test_a_command_about_one_model_lists_no_option_that_it_would_refuse(command):
     listed = said(command, "--help")
@@ -64,6 +81,19 @@ def test_a_command_about_one_model_lists_no_option_that_it_would_refuse(command)
     assert not any(f"{option} " in listed for option in ("--workload", "--grad-mode", "--preset"))
     result = CliRunner().invoke(app, [command, "--model", "mlp_tiny", "--workload", "training"])
     assert result.exit_code == ExitStatus.USAGE
+
+
+def test_advise_shows_what_the_model_raised_as_run_does_once(monkeypatch, tmp_path):
+    theirs = '  File "nets.py", line 3, in forward\n    raise ValueError("no")\nValueError: no'
+    lost = [
+        replace(skipped(one, cause="failed", reason="ValueError: no"), traceback=theirs)
+        for one in block()
+    ]
+    answer = Study(run=run(lost), cells=tuple(block()))
+    monkeypatch.setattr(advisor, "study", lambda *_, **__: answer)
+    result = CliRunner().invoke(app, ["advise", "--model", "mlp_tiny", "--results", str(tmp_path)])
+    assert result.exit_code == ExitStatus.NOTHING_MEASURED
+    assert result.output.count(theirs) == 1
 
 
 def disturbed_run():

@@ -56,6 +56,15 @@ class Image(nn.Conv2d):
         super().__init__(3, 4, 3)
 
 
+class Sized(nn.Linear):
+    def __init__(self, width):
+        super().__init__(width, 2)
+
+
+def sized(width, *rest, depth, scale=1):
+    return nn.Linear(width, depth)
+
+
 def broken():
     raise ValueError("no weights here")
 """
@@ -118,6 +127,8 @@ def test_options_win_over_what_a_model_says_itself(folder):
         ("some/net.py:Net", {}, ["no file 'some/net.py' here"]),
         ("some/nets.py:Nets", {}, ["has no attribute 'Nets'"]),
         ("some/nets.py:WIDTH", {}, ["is int, not a factory"]),
+        ("some/nets.py:sized", {"input": IDS}, ["needs width, depth,", "without arguments"]),
+        ("some/nets.py:Sized", {"input": IDS}, ["needs width,", "without arguments"]),
         ("some/nets.py:make", {"batch": "some/nets.py:WIDTH"}, ["batch", "is int, not a function"]),
         ("some/nets.py:make", {"input": IDS, "loss": "nowhere:loss"}, ["loss 'nowhere:loss'"]),
     ],
