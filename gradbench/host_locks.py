@@ -5,6 +5,7 @@ twice, know nothing of each other. A lock lies in a file of the host and ends wi
 in whatever way that ends.
 """
 
+import errno
 import os
 import stat
 import time
@@ -13,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
+from .errors import GradbenchError
 from .store import file_lock
 
 VARIABLE: Final = "GRADBENCH_LOCKS"
@@ -20,6 +22,8 @@ VARIABLE: Final = "GRADBENCH_LOCKS"
 DEFAULT: Final = "/tmp/gradbench-locks"  # noqa: S108 # TMPDIR may differ between processes of a host
 LOOK_S: Final = 0.05
 """Between two tries to get a lock."""
+NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Errors of a file system that has no locks: waiting would not help."""
 
 
 class Held(Exception):
@@ -42,32 +46,49 @@ def holding(
     with ExitStack() as stack:
         for name in sorted(names):
             file = stack.enter_context(_opened(name))
-            if not _taken(file):
+            taken = _taken(file)  # once: some systems refuse what one holds already
+            if not taken:
                 waiting()
-            while not _taken(file):
+            while not taken:
                 if time.monotonic() > deadline:
                     raise Held(f"{name} was held by another run for {wait_s:g} s")
                 time.sleep(LOOK_S)
+                taken = _taken(file)
         yield
 
 
 def _taken(file: IO[bytes]) -> bool:
     try:
         file_lock.hold(file, wait=False)
-    except OSError:
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            raise _unusable(error) from error
         return False
     return True
 
 
 def _opened(name: str) -> IO[bytes]:
     """Return the open file of a lock, which any user of the host may have made."""
-    folder = Path(os.environ.get(VARIABLE) or DEFAULT)
-    with suppress(FileExistsError):
-        folder.mkdir(parents=True)
-        folder.chmod(0o777 | stat.S_ISVTX)
+    folder = _folder()
     path = folder / f"{name}.lock"
     plain = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)  # what a lock needs, in any user's file
     try:
-        return os.fdopen(os.open(path, plain), "rb")
-    except FileNotFoundError:
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            folder.chmod(0o777 | stat.S_ISVTX)
+        with suppress(FileNotFoundError):
+            return os.fdopen(os.open(path, plain), "rb")
         return os.fdopen(os.open(path, plain | os.O_CREAT, 0o666), "rb")
+    except OSError as error:
+        raise _unusable(error) from error
+
+
+def _folder() -> Path:
+    return Path(os.environ.get(VARIABLE) or DEFAULT)
+
+
+def _unusable(error: OSError) -> GradbenchError:
+    return GradbenchError(
+        f"no lock can be had in {str(_folder())!r} ({error.strerror}), so another run could "
+        f"measure on the same device: set {VARIABLE} to a folder on this host's own disk"
+    )

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from gradbench import host_locks
+from gradbench.errors import GradbenchError
 from gradbench.host_locks import Held, holding
 
 
@@ -39,9 +40,12 @@ def test_what_could_not_all_be_had_is_given_back():
 
 
 def _hold_until_killed(ready):
-    with holding(["core-0"], wait_s=0.1):
-        ready.set()
-        signal.pause()
+    try:
+        with holding(["core-0"], wait_s=0.1):
+            ready.set()
+            signal.pause()
+    finally:
+        os._exit(1)  # in no case does a second process go on with the tests
 
 
 def test_a_lock_ends_with_the_process_that_held_it():
@@ -49,11 +53,13 @@ def test_a_lock_ends_with_the_process_that_held_it():
     child = os.fork()
     if child == 0:
         _hold_until_killed(ready)
-    assert ready.wait(10)
-    with pytest.raises(Held), holding(["core-0"], wait_s=0.0):
-        pass
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    try:
+        assert ready.wait(60)
+        with pytest.raises(Held), holding(["core-0"], wait_s=0.0):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     with holding(["core-0"], wait_s=0.1):
         pass
 
@@ -65,3 +71,34 @@ def test_locks_of_other_users_can_be_held(folder):
     (folder / "core-0.lock").chmod(0o444)
     with holding(["core-0"], wait_s=0.1):
         pass
+
+
+def test_a_system_that_refuses_what_one_holds_already_lets_it_be_held(monkeypatch):
+    asked = []
+
+    def refuse_twice(file, *, wait):
+        if file in asked:
+            raise PermissionError("one holds it already")
+        asked.append(file)
+
+    monkeypatch.setattr(host_locks.file_lock, "hold", refuse_twice)
+    with holding(["core-0", "core-1"], wait_s=0.0):
+        assert len(asked) == 2
+
+
+@pytest.mark.parametrize("number", host_locks.NO_LOCKS)
+def test_a_file_system_without_locks_is_an_error_and_not_waited_for(number, monkeypatch):
+    def refuse(_file, *, wait):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(host_locks.file_lock, "hold", refuse)
+    with pytest.raises(GradbenchError, match=host_locks.VARIABLE), holding(["core-0"]):
+        pytest.fail("it was had")
+
+
+def test_a_folder_that_cannot_be_is_an_error_of_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(host_locks.VARIABLE, str(tmp_path / "file" / "locks"))
+    with pytest.raises(GradbenchError, match="no lock can be had in") as why, holding(["core-0"]):
+        pytest.fail("it was had")
+    assert "\n" not in str(why.value)

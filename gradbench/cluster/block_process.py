@@ -109,7 +109,7 @@ def main(descriptor: int) -> None:
 def serve(connection: Connection, setup: Setup, locks: Sequence[str]) -> None:
     """Say that blocks can come, and measure one after the other."""
     models = {name: pickle.loads(model) for name, model in setup.models.items()}
-    with Bench(plan=setup.plan, models=models, meters=setup.meters) as bench:
+    with Bench(plan=setup.plan, models=models, meters=setup.meters, wait_s=setup.wait_s) as bench:
         connection.send("ready")
         machine = _Machine(setup, bench, locks)
         while True:

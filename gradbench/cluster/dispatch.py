@@ -161,6 +161,8 @@ class Dispatcher:
                 if not place.ready:
                     place.ready = place.slot.taken()
                     self._drop_where_late(place)
+                    if place.ready:
+                        self._not_had.pop((place.slot.machine, place.resource), None)
                 result = place.slot.result() if place.block is not None else None
             except SlotLost as lost:
                 self._lose(place, str(lost))
@@ -246,10 +248,13 @@ class Dispatcher:
                 place.slot.submit(block.job)
 
     def _may_go(self, block: _Waiting, place: _Place) -> bool:
-        """Say whether a block may be begun on a slot: not where it was lost, if others are left."""
+        """Say whether a block may be begun on a slot: not where it was lost, if others are left.
+
+        Others that could not be had are none: they might never be, and nobody would give it up.
+        """
         others = {
             machine
             for machine, has in self._machines.items()
-            if block.resource in has and self._lost_starts[machine, block.resource] < self._tries
+            if block.resource in has and (machine, block.resource) not in self._not_had
         }
         return place.slot.machine not in block.lost_on or others <= set(block.lost_on)

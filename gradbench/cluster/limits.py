@@ -15,4 +15,5 @@ def longest_s(setup: Setup, job: BlockJob) -> float:
     passes = {METERS[name].read_in for name in setup.meters}
     processes = len(passes) * len(job.cells) * MAX_DEATHS
     each_s = setup.plan.limit_s + OVERDUE_S
-    return setup.wait_s + LOAD_S + processes * each_s + SPARE_S
+    waits_s = (1 + len(passes)) * setup.wait_s  # for the cores, and in each pass for the device
+    return waits_s + LOAD_S + processes * each_s + SPARE_S

@@ -5,7 +5,6 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import count
 from typing import Final, Self
 
 from .. import devices
@@ -84,15 +83,14 @@ class OnRay:
             for members in blocks.values()
             if any((cell, meter) not in done for cell in members for meter in wanted)
         ]
-        begun = count(len(blocks) - len(jobs) + 1)
         asked_s: dict[Block, float] = {}
 
         def say(job: BlockJob, host: str, ended: int) -> None:
             asked_s[job.block] = time.perf_counter()
             if progress is not None:
                 before = len(blocks) - len(jobs)
-                at = Progress(job.block, f"on {host}", before + ended, len(blocks), next(begun))
-                progress(at)
+                done, begun = before + ended, before + len(asked_s)  # each once, lost or not
+                progress(Progress(job.block, f"on {host}", done, len(blocks), begun))
 
         self._fleet.measure_with(self._setup({job.device for job in jobs}))
         dispatcher = Dispatcher(

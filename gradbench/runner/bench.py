@@ -57,7 +57,8 @@ class Bench:
 
     The measuring processes' parents start at once, beside whatever the caller does next. Where
     no meter reads the memory of a process, but that of tensors alone, ``memory_profile`` may be
-    another kind's: one parent less starts.
+    another kind's: one parent less starts. A pass waits ``wait_s`` for a device that another run
+    holds, and then raises `host_locks.Held`.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class Bench:
         models: Mapping[str, Model] = MODELS,
         meters: Sequence[str] = DEFAULT_METERS,
         memory_profile: MallocProfile = "memory",
+        wait_s: float = float("inf"),
     ) -> None:
         self._plan, self._models, self._meters = plan, models, tuple(meters)
-        self._memory_profile = memory_profile
+        self._memory_profile, self._wait_s = memory_profile, wait_s
         self._servers: dict[MallocProfile, Processes] = {}
         self._began = time.perf_counter()
         self._seconds: dict[str, float] = {}
@@ -85,7 +87,7 @@ class Bench:
 
     def __exit__(self, *_: object) -> None:
         self._over = True  # another thread may measure, and must start nothing more
-        for server in self._servers.values():
+        for server in list(self._servers.values()):
             server.close()
 
     def environment(self, device_names: Iterable[str]) -> Environment:
@@ -176,7 +178,8 @@ class Bench:
             return nullcontext()
         names = [device.of_rank(rank) for rank in range(cell.world_size)]
         locks = [f"device-{self.site(name).lock_name}" for name in names]
-        return host_locks.holding(locks, waiting=partial(say, "waiting for another run"))
+        waiting = partial(say, "waiting for another run")
+        return host_locks.holding(locks, wait_s=self._wait_s, waiting=waiting)
 
     def ask(self, job: Job, cell: Cell) -> Iterator[object]:
         """Yield what a job says of a cell's model that is no reading, in a process of its own.

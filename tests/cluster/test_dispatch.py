@@ -4,10 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
-from builders import block
+from builders import block, environment
 
 from gradbench.cluster.dispatch import TRIES, Dispatcher, GivenUp, SlotLost
 from gradbench.cluster.jobs import BlockJob, BlockResult
+from gradbench.cluster.on_ray import OnRay
+from gradbench.experiment.matrix import by_block
+from gradbench.experiment.plan import Plan
 
 WAIT_S = 10.0
 Script = Callable[["ScriptedSlot"], BlockResult | None]
@@ -31,6 +34,9 @@ class ScriptedFleet:
     def slots(self, machine, resource):
         count = 2 if resource and machine == "two gpus" else 1
         return [ScriptedSlot(self, machine, resource) for _ in range(count)]
+
+    def measure_with(self, setup):
+        pass
 
     def pause(self, slots):
         self.now_s += 1.0
@@ -149,6 +155,33 @@ def test_a_block_that_is_always_lost_is_begun_three_times_and_is_then_a_reason()
         reason=f"begun {TRIES} times, the last on host of a: killed by its model",
     )
     assert len(begun(fleet)) == TRIES
+
+
+def test_a_block_is_begun_again_where_it_was_lost_if_no_other_machine_can_be_had():
+    def script(slot):
+        lost = len(begun(slot.fleet)) == 1
+        if lost:
+            raise SlotLost("killed")
+        return measured(slot)
+
+    fleet = ScriptedFleet({"a": CPU, "b": CPU}, script, starts={"b": lambda: False})
+    fleet.happens[100.0] = lambda: pytest.fail("it waits for the other for ever")
+    wanted = jobs(1)
+    assert results(fleet, wanted) == {wanted[0]: BlockResult(host="host of a")}
+    assert [machine for machine, _ in begun(fleet)] == ["a", "a"]
+
+
+def test_progress_counts_a_block_once_however_often_it_is_begun():
+    def script(slot):
+        if len(begun(slot.fleet)) == 1:
+            raise SlotLost("killed")
+        return BlockResult(host=slot.host, environment=environment())
+
+    cells = [*block(batch_size=1), *block(batch_size=2)]
+    runner = OnRay(ScriptedFleet({"a": CPU}, script), plan=Plan(), models={}, meters=("step_time",))
+    said = []
+    assert len(list(runner.measure(by_block(cells), progress=said.append))) == 1
+    assert sorted(event.begun for event in said) == [1, 2, 2]
 
 
 def test_a_node_that_leaves_loses_its_block_to_those_that_stay():

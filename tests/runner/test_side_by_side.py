@@ -144,6 +144,9 @@ def test_a_pass_waits_for_every_device_that_its_ranks_use_and_for_no_other():
         for free in (FIRST[0], ON_CPU[0]):
             with own._alone(free, say):
                 pass
+        own._wait_s = 0.0
+        with pytest.raises(host_locks.Held, match="GPU-1"), own._alone(ranks, lambda _: None):
+            pytest.fail("it was had all the same")
     with own._alone(ranks, say):
         pass
 
@@ -189,5 +192,5 @@ def test_what_breaks_off_a_run_ends_every_bench_and_thread(meeting):
 
     with pytest.raises(KeyboardInterrupt):
         measured([*FIRST, *SECOND], progress=interrupt)
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
     assert meeting.closed >= 3
