@@ -64,6 +64,12 @@ class TimeFindings:
         whole = {cell: self.of(self.record.good, self.record.bad, cell) for cell in self.cells}
         return {cell: one.logs for cell, one in whole.items() if not one.failure}
 
+    @property
+    def failures(self) -> Mapping[Cell, str]:
+        """Why the ends could not be timed, of cells that have no time for that reason."""
+        whole = {cell: self.of(self.record.good, self.record.bad, cell) for cell in self.cells}
+        return {cell: one.failure for cell, one in whole.items() if one.failure}
+
     @cached_property
     def open(self) -> tuple[Cell, ...]:
         """The cells of which it is not settled whether the ends differ."""
@@ -135,25 +141,29 @@ class TimeFindings:
         one = self.of(base or self.record.good, found.bad, cell)
         if exact and not one.failure and self.rule.more(one.logs, suspects=suspects):
             return TimeTrace(search=replace(found, next=found.bad, untested=1), base=one.base)
-        own = self.rule.verdict(one.logs, suspects=suspects) if one.logs else whole
+        held = bool(one.logs) and not one.failure
+        own = self.rule.verdict(one.logs, suspects=suspects) if held else whole
+        before = one.base if held else self.record.good
         return TimeTrace(
             change=Change(
                 key=Key(cell=cell, figure=TIME),
                 suspects=found.suspects,
-                before=one.base,
+                before=before,
                 verdict=str(whole.verdict),
                 old=1.0,
                 new=own.change.point,
-                words=self._words(cell, found, one.base, own),
+                words=self._words(cell, found, before, own, one.failure),
                 estimate=own.change,
                 inherited=found.inherited,
             )
         )
 
-    def _words(self, cell: Cell, found: Search, base: str, own: CellVerdict) -> str:
+    def _words(self, cell: Cell, found: Search, base: str, own: CellVerdict, failure: str) -> str:
         words = own.reason
-        if own.verdict in (Verdict.SAME, Verdict.INCONCLUSIVE):
-            words = f"held against its parent it is not confirmed: {words}"
+        if failure:
+            words = f"the whole range's change: it could not be timed by itself: {failure}"
+        elif own.verdict in (Verdict.SAME, Verdict.INCONCLUSIVE):
+            words = f"held against {base[:10]} it is not confirmed: {words}"
         operations = self._counts.in_operations(base, found.bad, cell)
         words += f"; {operations}" if operations else ""
         whole = self.differing[cell].change.point

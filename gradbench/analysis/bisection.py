@@ -125,6 +125,10 @@ class Findings:
                 if found.verdict is Verdict.INCONCLUSIVE
             ),
             *(
+                f"{Key(cell=cell, figure=TIME)}: it could not be timed: {why}"
+                for cell, why in self.times.failures.items()
+            ),
+            *(
                 f"{key}: two counts of the good commit differ, so it is left out"
                 for key in self.counts.unsteady
             ),

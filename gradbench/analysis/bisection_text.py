@@ -19,6 +19,9 @@ SHORT: Final = 10
 NAMED: Final = 3
 """Cells that are named where more are meant."""
 
+Files = Mapping[str, Sequence[tuple[str, str]]]
+"""By commit: each file that it changes, and how much of it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
@@ -203,7 +206,8 @@ def _culprits(found: Findings) -> str:
 def _compared(found: Findings) -> str:
     keys = [key for key in found.counts.values if key not in found.counts.unsteady]
     cells = len({key.cell for key in keys})
-    said = f"{counted(len(keys), 'count')} of {counted(cells, 'cell')} {plural_is(len(keys))} equal"
+    verb = "is" if len(keys) == 1 else "are"
+    said = f"{counted(len(keys), 'count')} of {counted(cells, 'cell')} {verb} equal"
     if found.record.times == "none":
         return f"{said}; times were not compared"
     verdicts = Counter(one.verdict for one in found.times.verdicts.values())
@@ -211,17 +215,12 @@ def _compared(found: Findings) -> str:
     return f"{said}; {plural(len(found.times.verdicts), 'time')}: {times or 'none'}"
 
 
-def plural_is(number: int) -> str:
-    """Return the verb that follows a number."""
-    return "is" if number == 1 else "are"
-
-
 def _missing(found: Findings) -> str:
-    open_keys = len(found.verdicts) or len(found.record.cells)
-    looked_at = len(found.counts.commits)
+    figures, cells = len(found.verdicts), len(found.record.cells)
+    looked_at = sum(one in found.graph for one in found.counts.commits)
     return (
-        f"{counted(looked_at, 'commit')} of {len(found.graph.ids) + 1} looked at, "
-        f"{counted(open_keys, 'figure')} in question"
+        f"{looked_at} of {counted(len(found.graph.ids), 'commit')} looked at, "
+        f"{counted(figures, 'figure') if figures else counted(cells, 'cell')} in question"
     )
 
 

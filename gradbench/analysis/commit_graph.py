@@ -63,10 +63,6 @@ class Graph:
     def __contains__(self, commit: str) -> bool:
         return commit in self._place
 
-    def held_by(self, commit: str) -> Iterator[str]:
-        """Yield the commits of the range that one holds, itself last."""
-        return self._named(self._held[self._place[commit]])
-
     def parents(self, commit: str) -> tuple[str, ...]:
         """Return a commit's parents, in the range or just before it."""
         return self.by_id[commit].parents

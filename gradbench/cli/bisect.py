@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from .screen import Screen, print_json, shown
 if TYPE_CHECKING:
     from ..analysis.bisection import Findings
     from ..analysis.bisection_changes import Change
+    from ..analysis.bisection_text import Files
     from ..comparison.checkouts import Project
     from ..comparison.versions import Effort
     from ..records.bisection import Bisection
@@ -84,7 +85,8 @@ def bisect(request: Request, asked: Asked, effort: "Effort") -> None:
                 found = bisector.run(budget_s=budget_s)
             except KeyboardInterrupt:
                 measured = counted(len(bisector.record.counted), "count")
-                err.print(f"stopped: {measured} and all times so far are kept; {_how(file, asked)}")
+                how = _how(bisector.record, file, asked)
+                err.print(f"stopped: {measured} and all times so far are kept; {how}")
                 raise typer.Exit(ExitStatus.INTERRUPTED) from None
         files = _files(project, found)
     page = _write_page(found, files, file, asked)
@@ -105,9 +107,8 @@ def _begin(
     times = asked.times or "silent"
     if times not in get_args(Times):
         raise Impossible(f"--times is one of {', '.join(get_args(Times))}, not {times!r}")
-    span = commits.between(
-        project.root, asked.span, first_parent=asked.first_parent, paths=asked.paths
-    )
+    paths = commits.from_root(project.inside, asked.paths)
+    span = commits.between(project.root, asked.span, first_parent=asked.first_parent, paths=paths)
     cells, _, models = request.cells({})
     names = dict.fromkeys(cell.model for cell in cells)
     sources = {name: models[name].source for name in names if name in models}
@@ -138,7 +139,7 @@ def _begin(
         good=span.good,
         bad=span.bad,
         first_parent=asked.first_parent,
-        paths=asked.paths,
+        paths=paths,
         cells=tuple(cells),
         sources=own,
         times=cast("Times", times),
@@ -168,29 +169,29 @@ def _go_on(
             f"a resumed bisection goes on as it began: leave out {', '.join(leave_out)}"
         )
     file, record = bisections.resume(asked.results, name)
-    check_named_again(record.sources, request)
-    span = commits.between(
-        project.root,
-        f"{record.good}..{record.bad}",
-        first_parent=record.first_parent,
-        paths=record.paths,
-    )
-    if [one.id for one in span.commits] != [one.id for one in record.commits]:
-        raise GradbenchError(
-            f"{str(project.root)!r} has other commits between {record.good[:10]} and "
-            f"{record.bad[:10]} than {file.path.name}: begin anew"
+    with ExitStack() as stack:
+        stack.enter_context(file)
+        check_named_again(record.sources, request)
+        span = commits.between(
+            project.root,
+            f"{record.good}..{record.bad}",
+            first_parent=record.first_parent,
+            paths=record.paths,
         )
+        if [one.id for one in span.commits] != [one.id for one in record.commits]:
+            raise GradbenchError(
+                f"{str(project.root)!r} has other commits between {record.good[:10]} and "
+                f"{record.bad[:10]} than {file.path.name}: begin anew"
+            )
+        stack.pop_all()  # whoever asked closes it
     kept = counted(len(record.counted), "count")
     replicates = counted(sum(len(one.logs) for one in record.timed), "replicate")
     err.print(f"[dim]going on with {shown(file.path.stem)}: {kept} and {replicates} are kept[/dim]")
     return file, replace(record, commits=span.commits, border=span.border)
 
 
-def _how(file: "BisectionFile", asked: Asked) -> str:
+def _how(record: "Bisection", file: "BisectionFile", asked: Asked) -> str:
     """Return in words how to go on."""
-    from ..store import bisections
-
-    record = bisections.load(file.path)
     own = ",".join(record.sources)
     models = f" --model {shlex.quote(own)}" if own else ""
     where = f" --results {shlex.quote(str(asked.results))}"
@@ -198,7 +199,7 @@ def _how(file: "BisectionFile", asked: Asked) -> str:
     return shown(f"go on with: gradbench compare --resume {name}{models}{where}")
 
 
-def _files(project: "Project", found: "Findings") -> dict[str, list[tuple[str, str]]]:
+def _files(project: "Project", found: "Findings") -> "Files":
     """Return the files that each culprit changes, and how much of each."""
     from ..comparison.commits import changed_files
 
@@ -214,7 +215,7 @@ def _files(project: "Project", found: "Findings") -> dict[str, list[tuple[str, s
 
 def _write_page(
     found: "Findings",
-    files: Mapping[str, Sequence[tuple[str, str]]],
+    files: "Files",
     file: "BisectionFile",
     asked: Asked,
 ) -> Path:
@@ -228,7 +229,7 @@ def _write_page(
 
 def _show(
     found: "Findings",
-    files: Mapping[str, Sequence[tuple[str, str]]],
+    files: "Files",
     file: "BisectionFile",
     asked: Asked,
     *,
@@ -252,12 +253,12 @@ def _show(
         print_prose(note, style="dim")
     print_prose(answer(found), style="bold")
     if not found.is_finished:
-        out.print(_how(file, asked))
+        out.print(_how(found.record, file, asked))
     out.print(f"records  {shown(str(file.path))}\npage     {shown(str(page))}")
     out.print(f"[dim]{seconds:.0f} s[/dim]")
 
 
-def _as_plain(found: "Findings", files: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, Any]:
+def _as_plain(found: "Findings", files: "Files") -> dict[str, Any]:
     """Return what came of it as plain data for JSON."""
     from ..analysis.bisection_changes import UNITS
     from ..analysis.bisection_text import answer, columns, notes, rows

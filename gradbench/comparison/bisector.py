@@ -22,6 +22,7 @@ from ..records.bisection import Bisection, CountedCommit, TimedCell
 from ..runner import host_system
 from ..store.bisections import BisectionFile
 from . import commit_counts
+from .budget import Budget
 from .checkouts import Project, Version
 from .replication import Replication, Replicator
 from .worktree import checked_out
@@ -102,16 +103,16 @@ class Bisector:
         """
         if not host_system.here().forks:
             raise Impossible("versions are compared in forked processes, which only Linux has here")
-        began, longest_s = time.monotonic(), dict.fromkeys((Count, Time), 0.0)
+        budget = Budget(budget_s)
         with Trees(self._project, self.record.good) as trees:
             self._save(self.record)
             while (job := self._findings().next_job) is not None:
-                start = time.monotonic()
-                if start - began + longest_s[type(job)] > budget_s:
+                kind = type(job).__name__
+                if not budget.allows(kind):
                     break
-                self._do(job, trees)
+                with budget.taking(kind):
+                    self._do(job, trees)
                 self._check_ends()
-                longest_s[type(job)] = max(longest_s[type(job)], time.monotonic() - start)
         found = self._findings()
         self._save(replace(self.record, complete=found.is_finished))
         return Findings(self.record, self.graph)

@@ -30,5 +30,8 @@ class Budget:
     def taking(self, kind: str) -> Iterator[None]:
         """Note how long a piece of work of a kind takes."""
         start = time.monotonic()
-        yield
-        self._longest_s[kind] = max(self._longest_s.get(kind, 0.0), time.monotonic() - start)
+        try:
+            yield
+        finally:  # what failed took time, too
+            took_s = time.monotonic() - start
+            self._longest_s[kind] = max(self._longest_s.get(kind, 0.0), took_s)

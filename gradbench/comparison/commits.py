@@ -103,6 +103,14 @@ def between(root: Path, asked: str, *, first_parent: bool, paths: Sequence[str] 
     )
 
 
+def from_root(inside: Path, paths: Sequence[str]) -> tuple[str, ...]:
+    """Return paths as the repository's root has them, of a user who stands ``inside`` it.
+
+    What begins with a colon is a pathspec of git's, and stays as it is.
+    """
+    return tuple(path if path.startswith(":") else str(inside / path) for path in paths)
+
+
 def changed_files(root: Path, commit: Commit) -> list[ChangedFile]:
     """Return the files that a commit changes against its first parent."""
     against = commit.parents[0] if commit.parents else _empty_tree(root)

@@ -73,7 +73,7 @@ class Comparison:
         sources: Mapping[str, ModelSource],
     ) -> None:
         self._rule, self._budget = effort.rule, Budget(effort.budget_s)
-        self._instructions = effort.instructions
+        self._instructions, self._out_of_time = effort.instructions, False
         self.replicator = Replicator(
             base, candidate, replication=effort.replication, sources=sources, seed=effort.seed
         )
@@ -97,6 +97,7 @@ class Comparison:
                     self.replicator.replicate(left)
                 round_number += 1
                 say(self._progress(cells, round_number))
+        self._out_of_time = self._budget.ended  # of times: instructions come after
         if self._instructions:
             InstructionCounter(self.replicator, budget=self._budget, say=say).count(cells)
 
@@ -145,7 +146,7 @@ class Comparison:
         found = self._rule.verdict(self.replicator.logs(cell), suspects=suspects)
         base, candidate = zip(*(one.typical_ns for one in results.replicates[cell]), strict=True)
         reasons = [found.reason]
-        if self._budget.ended and found.verdict is Verdict.INCONCLUSIVE:
+        if self._out_of_time and found.verdict is Verdict.INCONCLUSIVE:
             reasons.append("the budget ended")
         if cell in results.operations:
             reasons.append(operation_changes.in_words(*results.operations[cell]))

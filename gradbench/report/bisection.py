@@ -1,7 +1,6 @@
 """The page of a bisection: which commits changed what, and every commit that was looked at."""
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -11,6 +10,7 @@ from ..analysis.bisection_changes import NAMES, TIME, Culprit
 from ..analysis.bisection_text import (
     SHORT,
     Column,
+    Files,
     after,
     alike,
     answer,
@@ -28,9 +28,6 @@ from . import template
 WIDTH: Final = 260
 HEIGHT: Final = 44
 EDGE: Final = 5
-
-Files = Mapping[str, Sequence[tuple[str, str]]]
-"""By commit: each file that it changes, and how much of it."""
 
 
 def render(found: Findings, files: Files, *, name: str, link: Link) -> str:

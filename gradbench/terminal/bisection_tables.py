@@ -1,6 +1,6 @@
 """A bisection on the terminal: each commit that changed something, then a row a commit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Final
 
@@ -14,6 +14,7 @@ from ..analysis.bisection_changes import NAMES, Change, Culprit
 from ..analysis.bisection_text import (
     SHORT,
     Column,
+    Files,
     after,
     alike,
     columns,
@@ -45,9 +46,6 @@ HEADINGS: Final = {
     "nodes": "nodes",
 }
 """What heads a figure's column, in the order in which there is room for them."""
-
-Files = Mapping[str, Sequence[tuple[str, str]]]
-"""By commit: each file that it changes, and how much of it."""
 
 
 def bisection_tables(

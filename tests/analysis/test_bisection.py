@@ -353,3 +353,27 @@ def test_a_commit_whose_time_is_not_clear_leaves_a_range():
     found, _ = followed(record(*LINE, times="silent"), lambda _: [counts()], log)
     (culprit,) = found.culprits
     assert culprit.suspects == ("c6", "c7", "c8")
+
+
+def failing(found: Findings, base: str, commit: str, words: str) -> Findings:
+    """Return findings as if the time of a commit against another had failed."""
+    failed = TimedCell(base=base, commit=commit, cell=CELL, failure=words)
+    others = (one for one in found.record.timed if (one.base, one.commit) != (base, commit))
+    return Findings(replace(found.record, timed=(*others, failed)), found.graph)
+
+
+def test_a_cell_whose_ends_cannot_be_timed_is_inconclusive_and_says_why():
+    found, _ = followed(record(*LINE, times="silent"), lambda _: [counts()], drawn("c7", 0.0))
+    found = failing(found, "good", "c15", "the candidate hangs")
+    assert found.is_finished
+    assert any("the candidate hangs" in note for note in notes(found))
+    assert found.status(strict=True) is ExitStatus.INCONCLUSIVE
+
+
+def test_a_commit_that_cannot_be_timed_against_its_parent_has_the_range_s_change():
+    start = record(*LINE, times="silent")
+    found, _ = followed(start, lambda _: [counts()], drawn("c7", math.log(1.2)))
+    (change,) = failing(found, "c6", "c7", "the base hangs").changes
+    assert (change.before, change.suspects) == ("good", ("c7",))
+    assert change.estimate == found.times.verdicts[CELL].change
+    assert "the base hangs" in change.words

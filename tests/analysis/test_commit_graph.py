@@ -120,7 +120,7 @@ def test_in_any_history_a_commit_by_which_it_went_bad_is_found():
         graph = grown(rng, rng.randrange(2, 40))
         culprit = rng.choice(graph.ids)
         last = graph.ids[-1]
-        bad = {one for one in graph.ids if culprit in graph.held_by(one)}
+        bad = {one for one in graph.ids if culprit in graph.search(one, {}).suspects}
         assert last in bad
         asked, found = looks(
             graph, last, lambda one, bad=bad: Side.BAD if one in bad else Side.GOOD

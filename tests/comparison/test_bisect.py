@@ -376,6 +376,22 @@ def test_a_range_holds_parents_before_children_and_begins_at_the_good_commit(pro
     assert all(len(one.parents) == 1 for one in line.commits)
 
 
+def test_paths_are_those_of_the_folder_that_the_user_stands_in(tmp_path):
+    made = Repository(tmp_path / "paths")
+    made.commit("first", a_txt="1\n")
+    inner = made.root / "inner"
+    inner.mkdir()
+    (inner / "b.txt").write_text("1\n", "utf-8")
+    made.commit("second")
+    made.commit("third", a_txt="2\n")
+    paths = commits.from_root(Path("inner"), ["b.txt"])
+    span = commits.between(made.root, "main~2..main", first_parent=False, paths=paths)
+    assert [one.subject for one in span.commits] == ["second", "third"]  # and the end
+    assert commits.from_root(Path("inner"), [":/a.txt"]) == (":/a.txt",)
+    with pytest.raises(GradbenchError, match=r"touches b\.txt"):
+        commits.between(made.root, "main~2..main", first_parent=False, paths=["b.txt"])
+
+
 def test_the_files_of_a_commit_are_those_of_its_first_parent_or_all(project, tmp_path):
     made = Repository(tmp_path / "files")
     made.commit("first", a_txt="1\n2\n")

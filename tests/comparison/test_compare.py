@@ -551,6 +551,14 @@ def test_a_budget_takes_for_granted_what_the_longest_of_a_kind_took(clock):
     assert (budget.allows("look"), budget.ended) == (True, True)
 
 
+def test_a_budget_counts_the_time_of_what_failed(clock):
+    budget = Budget(10)
+    with pytest.raises(ValueError, match="no"), budget.taking("count"):
+        clock(6)
+        raise ValueError("no")
+    assert not budget.allows("count")
+
+
 def test_where_no_valgrind_is_one_line_says_so_and_times_are_compared(
     project, compare, monkeypatch
 ):
