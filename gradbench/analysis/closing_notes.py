@@ -15,11 +15,15 @@ EXPECTED: Final[tuple[Cause, ...]] = ("cannot_train", "impossible", "unavailable
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One line; ``kind`` says how it should look, ``always`` that it is no line to be left out."""
+    """One line; ``kind`` says how it should look, ``always`` that it is no line to be left out.
+
+    ``in_full`` is for one that another says in short: it is shown where all are asked for.
+    """
 
     text: str
     kind: Literal["lost", "interference", "aside"]
     always: bool = False
+    in_full: bool = False
 
 
 def closing_notes(run: Run) -> list[Note]:
@@ -36,7 +40,7 @@ def closing_notes(run: Run) -> list[Note]:
     return [
         *(Note(text, "lost") for text in lost),
         *(Note(f"possible interference: {text}", "interference") for text in _by_weight(run)),
-        *(Note(text, "aside", always=not in_short) for text in expected),
+        *(Note(text, "aside", always=not in_short, in_full=bool(in_short)) for text in expected),
         *(Note(text, "aside") for text in filter(None, (run_sentences.predicted(run),))),
         *(Note(text, "aside") for text in run_sentences.prediction_marks(run)),
         *(Note(text, "aside") for text in run_sentences.kept(run)),

@@ -9,7 +9,7 @@ import typer
 from ..exit_status import ExitStatus
 from ..store.jsonl import check_writable
 from .app import Reports, Results, app, err, examples, out, say
-from .printing import marked, open_study
+from .printing import marked, open_study, print_prose, print_tracebacks, wrapped
 from .request import Request, takes_one_model
 from .screen import Screen, print_json, shown
 
@@ -59,9 +59,11 @@ def explain(
         print_json({"run": run.name, "oddities": oddities, **asdict(found)}, indent=2)
     else:
         for sentence in headline.answer(run):
-            out.print(marked(sentence))
+            for line in wrapped(sentence):
+                out.print(marked(line))
         for oddity in run_sentences.oddities(run):
-            out.print(f"[yellow]{shown(oddity)}[/yellow]")
+            print_prose(oddity, style="yellow")
+        print_tracebacks(run)
         width = out.columns(piped=WIDE)
         Screen(width=width).print(explanation_tables(found, str(cell.block)))
         out.print(f"[dim]records  {shown(str(store.folder / run.name))}.jsonl[/dim]")

@@ -52,9 +52,14 @@ def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
     notes = closing_notes(run)
     kept = [note for note in notes if note.always]
     others = [note for note in notes if not note.always]
+    few = [note for note in others if not note.in_full]
     room = NOTES - len(kept)
-    hidden = 0 if verbose or len(others) <= room else len(others) - (room - 1)
-    for note in others[: len(others) - hidden]:
+    if verbose:
+        few = others
+    elif len(few) < len(others) or len(few) > room:
+        few = few[: room - 1]
+    hidden = len(others) - len(few)
+    for note in few:
         print_prose(note.text, style=STYLES[note.kind])
     if hidden:
         out.print(f"[dim]{counted(hidden, 'more note')}: --verbose, and on the page[/dim]")

@@ -180,7 +180,17 @@ def test_reasons_that_nobody_can_mend_are_counted_with_the_commonest_however_man
     )
     everything = notes(said("show", "--verbose", "--results", str(tmp_path)))
     assert few[-2] in everything
+    assert not [line for line in few if line.startswith("impossible: ")]
     assert [line for line in everything if line.startswith("impossible: ")]
+
+
+def test_a_reason_that_is_said_in_short_is_not_said_in_full_beside_it(tmp_path):
+    whys = ("no head", "no graph")
+    refused = [skipped(cell(model=why), cause="impossible", reason=why) for why in whys]
+    write_run(run([*measured_block(), *refused]), tmp_path)
+    for arguments, times in ((), 1), (("--verbose",), 2):
+        shown = " ".join(notes(said("show", *arguments, "--results", str(tmp_path))))
+        assert shown.count(": no head") == times
 
 
 def test_what_goes_into_a_pipe_is_as_wide_as_is_asked_for_and_no_line_is_broken_twice(tmp_path):
