@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BISECTING: Final = "Bisecting"
 """What help calls the options of --bisect."""
+RESULTS, REPORTS = Path("results"), Path("reports")
 
 
 @app.command(
@@ -113,10 +114,10 @@ def compare(
     ] = None,
     results: Annotated[
         Path, typer.Option(rich_help_panel=BISECTING, help="Folder of runs.")
-    ] = Path("results"),
+    ] = RESULTS,
     reports: Annotated[
         Path, typer.Option(rich_help_panel=BISECTING, help="Folder of pages.")
-    ] = Path("reports"),
+    ] = REPORTS,
 ) -> None:
     """Compare the working tree with another revision, or another torch, and exit 1 when slower.
 
@@ -134,10 +135,11 @@ def compare(
         "-- PATH": bool(paths),
     }
     given = [name for name, is_given in of_bisection.items() if is_given]
+    folders = {"--results": results != RESULTS, "--reports": reports != REPORTS}
     _check_what_is_compared(
         sides={"--base": base, "--base-python": base_python},
         commits={"--bisect": bisect, "--resume": resume},
-        given=given,
+        given=[*given, *(name for name, is_given in folders.items() if is_given)],
     )
     from ..comparison import instruction_counts, versions
 

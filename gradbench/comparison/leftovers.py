@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Final
 
 from .. import scratch
-from ..git import GitError
 from .worktree import remove
 
 REPOSITORY: Final = "repository"
@@ -20,9 +19,8 @@ def remove_leftovers() -> list[str]:
     for folder, notes in scratch.abandoned():
         repository = notes.get(REPOSITORY)
         if repository is not None:
-            with suppress(GitError):
-                for tree in {BASE, *_folders_in(folder)}:
-                    remove(Path(repository), folder / tree)
+            for tree in {BASE, *_folders_in(folder)}:
+                remove(Path(repository), folder / tree)
         scratch.remove(folder)
         what = f" and the worktrees of {repository!r} in it" if repository is not None else ""
         removed.append(f"removed {str(folder)!r}{what}: the process that made it was killed")

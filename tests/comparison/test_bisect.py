@@ -310,6 +310,7 @@ def test_a_budget_that_ends_leaves_the_rest_to_another_time(project, compare, co
         (("--resume", "nowhere"), "no bisection 'nowhere'"),
         (("--base", "main", "--first-parent"), "goes with --bisect"),
         (("--base", "main", "--", "nets.py"), "goes with --bisect"),
+        (("--base", "main", "--reports", "elsewhere"), "--reports goes with --bisect"),
     ],
 )
 def test_a_range_that_is_none_costs_one_line_and_status_2(compare, counting, asked, complaint):
