@@ -230,7 +230,7 @@ def test_a_machine_that_others_use_is_said_so_when_the_time_is_over():
     assert "host of a: was in use by others for 10 s" in found.reason
 
 
-def test_where_no_seat_can_start_it_is_tried_three_times_and_the_reason_is_the_last():
+def test_where_no_slot_can_start_it_is_tried_three_times_and_the_reason_is_the_last():
     def fails():
         raise SlotLost("no module named gradbench")
 
@@ -248,7 +248,7 @@ def test_cores_that_others_hold_are_asked_for_again_and_are_then_no_crash():
     assert (found.cause, found.reason.rpartition(": ")[2]) == ("unavailable", "core-0 was held")
 
 
-def test_what_breaks_off_gives_every_seat_back():
+def test_what_breaks_off_gives_every_slot_back():
     def script(slot):
         raise KeyboardInterrupt
 
