@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from gradbench import report, runner
 from gradbench.analysis import run_sentences as words
 from gradbench.cli import app
-from gradbench.experiment.matrix import GRAD_MODES, OF_TOKENS, Cell
+from gradbench.experiment.matrix import GRAD_MODES, WORKLOADS, Cell
 from gradbench.records.measurements import Measurement, Outcome, Reading, Skipped
 from gradbench.records.run import Run
 from gradbench.runner.preflight import DEFAULT_METERS
@@ -49,7 +49,7 @@ warmup_s = 0.02
 """
 LEAN = ("-p", "no:hypothesispytest", "-p", "no:cacheprovider")  # a second a session
 USAGE_ERROR = pytest.ExitCode.USAGE_ERROR
-WITHOUT_CELLS = ("training_reenabled", "frozen_backbone", "evaluate_then_train", *OF_TOKENS)
+WITHOUT_CELLS = tuple(name for name in WORKLOADS if name not in ("inference", "training"))
 """Workloads that have a benchmark, and no cell in the small matrix."""
 
 
