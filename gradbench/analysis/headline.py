@@ -58,6 +58,8 @@ def answer(run: Run | View) -> list[str]:
     ]
     if sentences:
         return sentences
+    if not {TIME, MEMORY} & set(view.run.header.meters):
+        return [f"Neither {TIME} nor {MEMORY} was asked for, which this answer is about."]
     if any(view.change(c, m, REFERENCE) for c in view.cells for m in (TIME, MEMORY)):
         return ["No inference was measured, which this answer is about; see the other workloads."]
     return ["No block of this run has two measured modes to compare."]

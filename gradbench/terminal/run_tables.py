@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..analysis import evaluations, format_units
 from ..analysis.compilations import COMPILE_TIME
-from ..analysis.run_view import MEMORY, TIME, Value, View
+from ..analysis.run_view import MEMORY, TIME, Value, View, spaced
 from ..experiment.matrix import Block, Cell
 from ..printable import printable
 from ..records.run import Run
@@ -22,6 +22,9 @@ BETTER: Final = "green"
 WORSE: Final = "red"
 WIDE: Final = 104
 """Columns of a terminal from which on every column of the table fits."""
+
+HEADINGS: Final[Mapping[str, str]] = {TIME: "step time", MEMORY: "memory"}
+"""What the usual two columns of a table are called."""
 
 STYLES: Final[Mapping[str, str]] = {
     Verdict.BETTER: BETTER,
@@ -36,26 +39,27 @@ def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType
 
     A ratio is coloured when its interval excludes 1 by more than the block's noise floor. Below
     `WIDE` columns, throughput and bytes saved for backward are left out. Where cells are compiled,
-    the time that took stands in the place of throughput.
+    the time that took stands in the place of throughput. A run of other meters shows the first
+    two of them instead.
     """
     view = View(run)
+    meters = _columns(run.header.meters)
     left = {found.block: list(_left(found)) for found in evaluations.evaluations(view)}
     shown: list[RenderableType] = []
     for block, cells in view.blocks.items():
         shown += [
             _title(view, block, cells),
-            _block_table(view, cells, reference=reference, wide=width >= WIDE),
+            _block_table(view, cells, meters, reference=reference, wide=width >= WIDE),
             *left.get(block, ()),
         ]
     shown += generation_tables(view)
     controlled = any(view.control(cells[0]) for cells in view.blocks.values())
-    control = "A/A control: two equal modes differed by this much; 1 should be inside.\n"
+    control = "\nA/A control: two equal modes differed by this much; 1 should be inside."
     legend = Text(
         f"× is the ratio to {reference}, with its 95% interval: below 1 is faster or smaller.\n"
         "× is the median of ratios taken round by round, not the quotient of the two medians; "
-        "where they differ, the machine was disturbed: trust ×.\n"
-        f"{control if controlled else ''}"
-        "memory is what the step adds to what was there before it.",
+        "where they differ, the machine was disturbed: trust ×."
+        f"{control if controlled else ''}{_of_columns(run, meters)}",
         style="dim",
     )
     return Group(Text(printable(f"run {run.name}"), style="bold"), *shown, legend)
@@ -99,11 +103,30 @@ def _title(view: View, block: Block, cells: list[Cell]) -> Text:
     return title
 
 
-def _block_table(view: View, cells: list[Cell], *, reference: str, wide: bool) -> Table:
+def _columns(meters: Sequence[str]) -> tuple[str, ...]:
+    """Return the meters of a table's columns: the usual two, or of a run without them its own."""
+    usual = tuple(HEADINGS)
+    return usual if set(usual) & set(meters) else tuple(meters)[:2]
+
+
+def _of_columns(run: Run, meters: Sequence[str]) -> str:
+    """Return what the legend says of the columns: what memory is, or which meters have none."""
+    if MEMORY in meters:
+        return "\nmemory is what the step adds to what was there before it."
+    others = ", ".join(meter for meter in run.header.meters if meter not in meters)
+    return f"\nOn the page alone: {others}." if others else ""
+
+
+def _block_table(
+    view: View, cells: list[Cell], meters: Sequence[str], *, reference: str, wide: bool
+) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("", min_width=15)
-    for heading, least in (("step time", 12), ("×", 22), ("memory", 12), ("×", 6)):
-        table.add_column(heading, justify="right", no_wrap=True, min_width=least)
+    for meter in meters:
+        ratio = 6 if meter == MEMORY else 22
+        for heading, least in ((HEADINGS.get(meter, spaced(meter)), 12), ("×", ratio)):
+            table.add_column(heading, justify="right", no_wrap=True, min_width=least)
+    wide = wide and MEMORY in meters
     compiled = cells[0].compile != "off"
     if wide:
         last = ("compile time", 12) if compiled else ("throughput", 10)
@@ -111,10 +134,9 @@ def _block_table(view: View, cells: list[Cell], *, reference: str, wide: bool) -
             table.add_column(heading, justify="right", no_wrap=True, min_width=least)
     for cell in cells:
         values = [
-            view.value(cell, TIME),
-            view.ratio(cell, TIME, reference),
-            view.value(cell, MEMORY),
-            view.ratio(cell, MEMORY, reference),
+            value
+            for meter in meters
+            for value in (view.value(cell, meter), view.ratio(cell, meter, reference))
         ]
         if wide:
             took = view.value(cell, COMPILE_TIME) if compiled else view.throughput(cell)

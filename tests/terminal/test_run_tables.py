@@ -21,6 +21,7 @@ from builders import (
 )
 from rich.console import Console
 
+from gradbench.analysis.headline import answer
 from gradbench.records.allocations import PeakBreakdown
 from gradbench.records.measurements import PARTS
 from gradbench.records.predictions import Fit, Prediction
@@ -72,6 +73,22 @@ def test_a_block_is_a_title_and_a_line_a_mode():
 def test_times_are_per_step_with_ratio_memory_and_throughput():
     line = line_of("inference_mode", lines(run(measured_block(rounds=1))))
     assert line == "inference_mode 1 µs 0.500 [0.500, 0.500] 1 KiB 0.250 not measured 8 M/s"
+
+
+def test_a_run_of_other_meters_shows_its_own_not_two_columns_without_a_figure():
+    meters = ("peak_allocated", "saved_for_backward", "leaked")
+    peaks = [counted(ON, 4096, meter=meters[0]), counted(INFERENCE, 1024, meter=meters[0])]
+    saved = [counted(ON, 512, meter=meters[1]), counted(INFERENCE, 0, meter=meters[1])]
+    measured = run_of([started([ON, INFERENCE], meters=meters), environment(), *peaks, *saved])
+    shown = lines(measured)
+    assert line_of("global_on", shown) == "global_on 4 KiB 1 512 B 1"
+    assert line_of("inference_mode", shown) == "inference_mode 1 KiB 0.250 0 B 0.000"
+    assert "peak allocated" in shown[3]
+    assert "saved for backward" in shown[3]
+    assert shown[-1] == "On the page alone: leaked."
+    assert answer(measured) == [
+        "Neither step_time nor peak_transient was asked for, which this answer is about."
+    ]
 
 
 def test_the_reference_s_own_ratio_is_one():
