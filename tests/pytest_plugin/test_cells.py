@@ -373,7 +373,7 @@ def test_a_step_that_breaks_fails_its_test_even_where_training_must_fail(cause, 
 @pytest.mark.parametrize("cause", ["unavailable", "impossible"])
 def test_a_cell_that_cannot_be_here_is_skipped_with_its_reason(cause, scripted, bench):
     bench.script = lambda member: [skipped(member, cause=cause, reason="not on this machine")]
-    result = scripted("-k", "test_inference", "-rs")
+    result = scripted("-k", "test_inference and mlp_tiny", "-rs")
     result.assert_outcomes(skipped=4, deselected=4 + len(WITHOUT_CELLS))
     result.stdout.fnmatch_lines(["SKIPPED*not on this machine*"])
 
