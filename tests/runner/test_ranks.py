@@ -84,7 +84,7 @@ def test_a_peak_is_predicted_without_the_other_ranks(memory, workload, mode):
     measured = memory[workload, mode, "peak_allocated"]
     if isinstance(measured, Skipped):
         assert (predicted.cause, predicted.reason) == (measured.cause, measured.reason)
-    elif workload == "training_fsdp2":  # some bytes of autograd's are freed later than predicted
+    elif workload == "training_fsdp2":  # seen 12 B off; why is not known
         assert predicted.values[0] == pytest.approx(measured.values[0], rel=0.001)
     else:
         assert predicted.values == measured.values
