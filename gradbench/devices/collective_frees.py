@@ -10,8 +10,9 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -24,7 +25,12 @@ from ..records.allocations import Change
 from .thread_profile import PLACE, Moment
 
 LETTING_GO_S: Final = 0.002
-"""How long a thread of a backend is given to let go of tensors: it takes microseconds."""
+"""How long a thread of a backend is given to let go of tensors, each time that it is looked at."""
+
+LONGEST_S: Final = 0.25
+"""How long threads that run are waited for: on a busy machine one may wait for a core."""
+
+THREADS: Final = Path("/proc/self/task")
 
 OF_PAIRS: Final = ("send", "recv_", "recv_any_source_")
 """Operators that a rank must not wait for: its partner may do something else first."""
@@ -98,7 +104,26 @@ def _wait_for(result: object) -> None:
     for leaf in tree_leaves(result):
         if isinstance(leaf, torch.ScriptObject):
             leaf.wait()  # type: ignore[attr-defined] # what torch calls it at run time
+    _let_others_rest()
+
+
+def _let_others_rest() -> None:
+    """Give other threads time to let go of tensors: until none runs, where the system says it."""
+    deadline = time.monotonic() + LONGEST_S
     time.sleep(LETTING_GO_S)
+    while _another_runs() and time.monotonic() < deadline:
+        time.sleep(LETTING_GO_S)
+
+
+def _another_runs() -> bool:
+    """Return whether a thread of this process, not the caller, runs or waits for a core."""
+    own = str(threading.get_native_id())
+    for thread in THREADS.glob("*/stat"):
+        with suppress(OSError):  # it may have ended meanwhile
+            state = thread.read_text("utf-8", "replace").rpartition(")")[2].split()[0]
+            if state == "R" and thread.parent.name != own:
+                return True
+    return False
 
 
 @cache
@@ -115,4 +140,4 @@ def collective_frees() -> Iterator[CollectiveFrees | None]:
     following = _of_this_process()
     with following:
         yield following
-    time.sleep(LETTING_GO_S)
+    _let_others_rest()
