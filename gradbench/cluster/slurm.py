@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ..errors import Impossible
+from ..plurals import counted
 from ..process_end import how_it_ended
 from ..process_tree import ProcessTree
 from . import shard_runs
@@ -176,6 +177,6 @@ def wait(
 
 def _incomplete(folder: Path, job: Job, done: int, total: int) -> str:
     return (
-        f"{folder.name} is not complete ({done} of {total} blocks): task {job.job_id} is "
-        f"{job.state.lower()}; its log: {job.paths.stderr}"
+        f"{folder.name} is not complete ({done} of {counted(total, 'block')}): "
+        f"task {job.job_id} is {job.state.lower()}; its log: {job.paths.stderr}"
     )

@@ -16,6 +16,7 @@ from .. import devices
 from ..devices import Device, Unreadable, nothing
 from ..errors import GradbenchError, in_one_line, message_line, speaking
 from ..experiment.matrix import Cell
+from ..plurals import counted
 from ..records.measurements import (
     Breakdown,
     Cause,
@@ -200,7 +201,7 @@ def _of_indices(subject: Subject) -> Iterator[str]:
     }
     for name, count in rows.items():
         if count <= highest or subject.generation is not None:
-            yield f"{name} has {count:,} rows"
+            yield f"{name} has {counted(count, 'row')}"
 
 
 def _step_with_graph(

@@ -31,9 +31,14 @@ class Screen(Console):
                 yield segment
 
     def columns(self, *, piped: int) -> int:
-        """Return the columns that there are: the terminal's, or as COLUMNS says, else ``piped``."""
+        """Return the columns that there are: as COLUMNS says, or the terminal's, else ``piped``.
+
+        The environment is asked each time: a console knows it as it was when the console was made.
+        """
         said = os.environ.get("COLUMNS", "")
-        return self.width if self.is_terminal or said.strip("0") else piped
+        if said.isdecimal() and int(said):
+            return int(said)
+        return self.width if self.is_terminal else piped
 
     @property
     def file(self) -> IO[str]:

@@ -240,7 +240,7 @@ def test_resume_submits_what_is_missing_and_joins_when_nothing_is(cluster, tmp_p
     monkeypatch.setattr(on_slurm.time, "sleep", lambda _: None)
     ended = run("--resume", "latest")
     assert ended.exit_code == ExitStatus.NOTHING_MEASURED
-    assert "shard-2 is not complete (0 of 1 blocks): task 7 is failed" in ended.output
+    assert "shard-2 is not complete (0 of 1 block): task 7 is failed" in ended.output
     assert [task.folder for task in submitted] == [second.resolve()]
     go_on(second, host="b", blocks=1)
     ended = run("--resume", folder.name, "--no-semantics")

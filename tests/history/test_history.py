@@ -59,7 +59,7 @@ def test_a_key_gives_its_cell_back():
         model="m", workload="training", grad_mode="no_grad", device="cuda:1", batch_size=7,
         dtype="float16", threads=2, memory_format="channels_last", compile="default",
         entry="per_call", malloc="system", l2="cold", optimizer="adamw", precision="tf32",
-        autocast="bfloat16", checkpointing="blocks", prompt=64, new_tokens=16,
+        autocast="bfloat16", checkpointing="blocks", prompt=64, new_tokens=16, world_size=2,
     )  # fmt: skip
     assert points.cell_of(points.key(every)) == every
     assert set(json.loads(points.key(every))) == set(AXES)

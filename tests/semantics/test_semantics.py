@@ -421,7 +421,7 @@ def command(seen, tmp_path, monkeypatch):
 
     def call(*arguments, found=seen):
         monkeypatch.setattr("gradbench.semantics.examine", lambda say: found)
-        return CliRunner().invoke(app, ["semantics", *arguments])
+        return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["semantics", *arguments])
 
     return call
 
