@@ -200,7 +200,8 @@ def _print_unknowns(results: "Collection[Prediction | Fit]") -> None:
         out.print(f"checked by measured steps at batch {batch}: equal to the byte")
     if None in checks:
         some = "some are " if len(checks) > 1 else ""
-        out.print(f"{some}not checked by a measured step: too large for one, or not of the CPU")
+        why = "too large for one, of several ranks, or not of the CPU"
+        out.print(f"{some}not checked by a measured step: {why}")
     if unprobed:
         print_prose(f"not counted, what these need inside: {', '.join(unprobed)}", style="yellow")
     if otherwise:

@@ -1,9 +1,11 @@
 """A run as the terminal shows it."""
 
+import itertools
 import re
 import shlex
 import textwrap
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -106,12 +108,20 @@ def resume_command(run: "Run", results: Path | None = None) -> str:
 
 
 def _cluster_options(run: "Run") -> str:
-    """Return the options by which a run on a cluster goes on there, as it was begun."""
-    if not any(run.environments):
+    """Return the options by which a run on a Ray cluster goes on there, as it was begun."""
+    if _given(run.header.command, "--on") != "ray":
         return ""
-    words = shlex.join(run.header.command)
-    address = re.search(r"--address[ =](\S+)", words)
-    return " --on ray" + (f" --address {address[1]}" if address else "")
+    address = _given(run.header.command, "--address")
+    return " --on ray" + (f" --address {shlex.quote(address)}" if address else "")
+
+
+def _given(command: Sequence[str], option: str) -> str | None:
+    """Return the value that a command line gives an option, as its next word or behind ``=``."""
+    for word, following in itertools.zip_longest(command, command[1:]):
+        name, equals, value = word.partition("=")
+        if name == option:
+            return value if equals else following
+    return None
 
 
 def print_scaling(run: "Run", reference: str) -> None:

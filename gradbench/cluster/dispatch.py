@@ -7,6 +7,7 @@ is decided here, by our own clock: a scheduler lets a task whose resource is gon
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -129,8 +130,9 @@ class Dispatcher:
                 if total > done:
                     self._fleet.pause([place.slot for place in self._places])
         finally:
-            for place in self._places:
-                place.slot.leave()
+            with ExitStack() as stack:  # each is left, whatever leaving another raises
+                for place in self._places:
+                    stack.callback(place.slot.leave)
             self._places = []
 
     def _outcomes(self) -> Iterator[tuple[BlockJob, BlockResult | GivenUp]]:

@@ -62,7 +62,7 @@ def measured_step(
 def _with_parts(plain: Outline, limited: Children, run: Callable[..., Outline]) -> Outline:
     """Return the step once more with hooks, which say what its blocks are for.
 
-    As it was without where it suffers no hooks, or where these change what it allocates.
+    As it was without where it fails with hooks, or where these change what it allocates.
     """
     try:
         hooked = limited.run(partial(run, hooked=True))

@@ -252,7 +252,7 @@ def _same(tensor: Tensor) -> Tensor:
 
 
 def refuses_hooks(words: str) -> bool:
-    """Return whether code that raised this suffers no hooks on what is saved, as torch.func."""
+    """Return whether code that raised this fails with hooks on what is saved, as torch.func."""
     return "saved tensor" in words and "hooks" in words
 
 

@@ -23,7 +23,7 @@ _UNCOUNTED: Final = ("prim",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOperations:
-    """One step's counts; None where hooks or modes meet code that does not suffer them."""
+    """One step's counts; None where code fails with hooks or modes."""
 
     operators: Mapping[str, int] | None = None  # dispatched, by name
     nodes: int | None = None  # of the graph that were made

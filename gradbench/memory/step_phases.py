@@ -88,7 +88,7 @@ class Marks:
     ) -> Iterator[None]:
         """Tell of phases, saved tensors, gradients as they are accumulated, optimizer state.
 
-        This takes hooks, which some code does not suffer.
+        This takes hooks, with which some code fails.
         """
         with ExitStack() as undo:
             for parameter in parameters:

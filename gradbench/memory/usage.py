@@ -133,7 +133,7 @@ def memory_usage(
     """Call a function and return what that did to a device's memory, to the byte.
 
     It is called once as it is, for its peak, and once more with hooks that see what autograd
-    saves, which some code does not suffer; with ``leaks_too`` three times more, or as often as it
+    saves, with which some code fails; with ``leaks_too`` three times more, or as often as it
     takes to name what is left. Memory that torch's allocator does not hand out, NumPy's say, is in
     no figure but ``outside_bytes``, where autograd saves it.
 

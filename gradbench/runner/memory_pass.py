@@ -58,7 +58,7 @@ from .visits import drawn, watched_step
 
 T = TypeVar("T")
 
-NO_HOOKS: Final = "its step does not suffer the hooks that tell what blocks are for"
+NO_HOOKS: Final = "its step fails with the hooks by which blocks of memory are named"
 
 OTHER_PATH: Final = (
     "with hooks its step does not take torch's fused attention as often as it is timed with"
@@ -327,7 +327,7 @@ class _Reader:
         return None
 
     def _first_step(self) -> tuple[Window, PeakBreakdown | Unreadable | None] | Refusal:
-        """Make the very first step; where it suffers no hooks, that of a second subject, without.
+        """Make the very first step; where it fails with hooks, that of a second subject, without.
 
         Where the mode may be why training fails, the state as built is kept, to ask whether it is.
         Should the step work there, it is made again with nothing kept.

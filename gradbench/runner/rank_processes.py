@@ -26,14 +26,14 @@ from ..records.measurements import Breakdown, Measurement, Reading, Skipped
 from ..workloads.distributed import process_group
 from . import host_system, ranks
 from .attempts import Message, Spent, Trying, Unfinished, survived
-from .job_process import JobError, Message as Sent, WorkerDied, answers, cause_of_death, content
+from .job_process import Message as Sent, WorkerDied, answers, cause_of_death, content
 from .rank_outcomes import combined
 from .ranks import FromRank, Meeting, Rank
 
-PATIENCE_S: Final = 20.0
+WAIT_FOR_OTHERS_S: Final = 20.0
 """How long ranks that raised wait for one that did not: what it waits for will never come."""
 
-PATIENCE: Final = 0.25
+WAIT_FOR_OTHERS: Final = 0.25
 """The same as a part of the time limit, where that is less."""
 
 STDERR: Final = 2
@@ -58,7 +58,7 @@ class _Task:
 
 
 @dataclass(slots=True)
-class _Seat:
+class _RankProcess:
     """One rank as its leader sees it."""
 
     process: BaseProcess
@@ -77,33 +77,33 @@ def in_ranks(
     task = _Task(job, cells, model, plan, meters)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         place = (Path(folder) / "ranks").as_uri()
-        with _started(task, place) as seats:
-            yield from _Leader(task, seats).messages()
+        with _started(task, place) as members:
+            yield from _Leader(task, members).messages()
 
 
 @contextmanager
-def _started(task: _Task, place: str) -> Iterator[list[_Seat]]:
+def _started(task: _Task, place: str) -> Iterator[list[_RankProcess]]:
     """Start the ranks; kill those that are left at the end."""
     forks = host_system.here().forks
     processes = get_context("fork") if forks else get_context("spawn")
-    seats: list[_Seat] = []
+    members: list[_RankProcess] = []
     try:
         for number in range(task.world_size):
             ours, theirs = processes.Pipe()
-            kept = [ours, *(one.connection for one in seats)] if forks else []
+            kept = [ours, *(one.connection for one in members)] if forks else []
             process = processes.Process(
                 target=_be_rank,
                 args=(number, theirs, task, place, kept),
             )
             process.start()
             theirs.close()
-            seats.append(_Seat(process, ours))
-        yield seats
+            members.append(_RankProcess(process, ours))
+        yield members
     finally:
-        for seat in seats:
-            seat.process.kill()
-        for seat in seats:
-            seat.process.join(supervisor.END_S)
+        for member in members:
+            member.process.kill()
+        for member in members:
+            member.process.join(supervisor.END_S)
 
 
 @dataclass(slots=True)
@@ -111,23 +111,25 @@ class _Leader:
     """Hears the ranks, lets them meet, and passes their common outcomes on."""
 
     task: _Task
-    seats: list[_Seat]
+    members: list[_RankProcess]
     _readings: dict[tuple[Cell, str], dict[int, Reading]] = field(default_factory=dict)
     _gives_up_at: float | None = None
 
     def messages(self) -> Iterator[Message]:
         """Yield progress of the first rank, and outcomes of all."""
-        while not all(seat.done for seat in self.seats):
+        while not all(member.done for member in self.members):
             for number in self._heard():
                 yield from self._of(number)
             self._hold_together()
             self._let_go_on()
 
     def _heard(self) -> list[int]:
-        """Wait until a rank says something or ends, or patience does; return which have."""
+        """Wait until a rank says something or ends, at most as long as for others; return which."""
         left_s = None if self._gives_up_at is None else self._gives_up_at - time.monotonic()
         listening = {
-            seat.connection: number for number, seat in enumerate(self.seats) if not seat.done
+            member.connection: number
+            for number, member in enumerate(self.members)
+            if not member.done
         }
         ready = wait(list(listening), timeout=None if left_s is None else max(0.0, left_s))
         if not ready:
@@ -136,19 +138,19 @@ class _Leader:
 
     def _of(self, number: int) -> Iterator[Message]:
         """Yield what follows from what one rank says."""
-        seat = self.seats[number]
+        member = self.members[number]
         try:
-            kind, said = seat.connection.recv()
+            kind, said = member.connection.recv()
         except (EOFError, OSError):
             raise WorkerDied(*self._end_of(number)) from None
         if kind == "meeting":
-            seat.meeting = said
+            member.meeting = said
             if said.refused and self._gives_up_at is None:
-                self._gives_up_at = time.monotonic() + self._patience_s()
+                self._gives_up_at = time.monotonic() + self._wait_for_others_s()
             return
         message: Any = _content(said, number)
         if said[0] != "item":
-            seat.done = True
+            member.done = True
         elif isinstance(message, Measurement | Breakdown | Skipped):
             yield from self._common(message, number)
         elif number == 0 and isinstance(message, Trying | Spent | Unfinished):
@@ -159,14 +161,14 @@ class _Leader:
         key = reading.cell, reading.meter
         there = self._readings.setdefault(key, {})
         there[number] = reading
-        if len(there) == len(self.seats):
+        if len(there) == len(self.members):
             del self._readings[key]
-            yield combined([there[rank] for rank in range(len(self.seats))])
+            yield combined([there[rank] for rank in range(len(self.members))])
 
     def _hold_together(self) -> None:
         """Raise `WorkerDied` where ranks wait at different places, or one has ended already."""
-        places = {seat.meeting.at for seat in self.seats if seat.meeting is not None}
-        ended = any(seat.done for seat in self.seats)
+        places = {member.meeting.at for member in self.members if member.meeting is not None}
+        ended = any(member.done for member in self.members)
         if len(places) > 1 or (places and ended):
             refusing = self._refusing()
             where = " and ".join(sorted(places)) + (" and the end" if ended else "")
@@ -179,24 +181,24 @@ class _Leader:
 
     def _let_go_on(self) -> None:
         """Tell what each has said, once all have met; raise `WorkerDied` where they part."""
-        meetings = [seat.meeting for seat in self.seats if seat.meeting is not None]
-        if not meetings or len(meetings) < len(self.seats):
+        meetings = [member.meeting for member in self.members if member.meeting is not None]
+        if not meetings or len(meetings) < len(self.members):
             return
         refusing = self._refusing()
-        if 0 < len(refusing) < len(self.seats):
+        if 0 < len(refusing) < len(self.members):
             raise WorkerDied("crashed", self._without(refusing))
         self._gives_up_at = None
         said = [meeting.value for meeting in meetings]
-        for seat in self.seats:
-            seat.meeting = None
-            seat.connection.send(said)
+        for member in self.members:
+            member.meeting = None
+            member.connection.send(said)
 
     def _refusing(self) -> Mapping[int, str]:
         """Return the ranks that wait since they raised, and why."""
         return {
-            number: seat.meeting.refused
-            for number, seat in enumerate(self.seats)
-            if seat.meeting is not None and seat.meeting.refused
+            number: member.meeting.refused
+            for number, member in enumerate(self.members)
+            if member.meeting is not None and member.meeting.refused
         }
 
     def _without(self, refusing: Mapping[int, str]) -> str:
@@ -205,7 +207,7 @@ class _Leader:
 
     def _end_of(self, number: int) -> tuple[Any, str]:
         """Return how a rank has ended that had more to do, as a cause and in words."""
-        process = self.seats[number].process
+        process = self.members[number].process
         process.join(supervisor.END_S)
         code = process.exitcode
         if code is None:
@@ -213,8 +215,8 @@ class _Leader:
         cause, how = cause_of_death(code, tail(STDERR))
         return cause, f"ended, for rank {number} was {how}"
 
-    def _patience_s(self) -> float:
-        return min(PATIENCE_S, PATIENCE * self.task.plan.limit_s)
+    def _wait_for_others_s(self) -> float:
+        return min(WAIT_FOR_OTHERS_S, WAIT_FOR_OTHERS * self.task.plan.limit_s)
 
 
 def _content(said: Sent, number: int) -> object:
@@ -223,8 +225,6 @@ def _content(said: Sent, number: int) -> object:
         return content(said)
     except WorkerDied as death:
         raise WorkerDied(death.cause, f"ended, for rank {number} was {death}") from death
-    except JobError as bug:
-        raise JobError(f"{bug}") from None
 
 
 def _be_rank(

@@ -1,5 +1,6 @@
 """Both versions in one process: what keeps them apart is found and said, what does not is timed."""
 
+import gc
 import importlib
 import logging
 import os
@@ -340,6 +341,16 @@ def test_whatever_wraps_a_tree_s_code_in_another_s_module_it_is_found(
     assert f"it puts its own code into {place}" in found, found
 
 
+@pytest.fixture
+def unwatched_collector():
+    """No callback of the garbage collector: a library of the tests counts its time in a global."""
+    callbacks = gc.callbacks[:]
+    gc.callbacks.clear()
+    yield
+    gc.callbacks.extend(callbacks)
+
+
+@pytest.mark.usefixtures("unwatched_collector")
 def test_another_s_function_in_another_s_place_is_a_setting_that_sides_must_share(
     one_tree, tmp_path, monkeypatch
 ):
