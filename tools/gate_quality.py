@@ -240,18 +240,35 @@ def mixed() -> Iterator[None]:
 # Recording
 
 
-def executed(given: argparse.Namespace) -> None:
-    """Run whole comparisons, equal and slowed down, and keep their verdicts."""
+@contextmanager
+def slowed_down(
+    given: argparse.Namespace, count: int, *, kind: str
+) -> Iterator[tuple[Any, Any, Sitting, Iterator[tuple[float, int]]]]:
+    """Yield two sides, the sitting, and what it has time for: a slowdown and a number each.
+
+    The candidate executes the slowdown from the moment that it is drawn.
+    """
     slowdowns = given.slowdown or [0.0, *INJECTED]
-    wanted = missing(given, slowdowns, given.executed, kind="comparison")
+    wanted = missing(given, slowdowns, count, kind=kind)
     sitting = Sitting(given.minutes, len(wanted))
     with tempfile.TemporaryDirectory() as folder, neighbour(given):
         base, candidate = sides(Path(folder))
         equal = steps(given, (base, candidate)) if any(slowdowns) and wanted else {}
-        for slowdown, number in wanted:
-            if not sitting.allows():
-                return
-            pad(candidate.tree, turns_for(slowdown, equal))
+
+        def turns() -> Iterator[tuple[float, int]]:
+            for slowdown, number in wanted:
+                if not sitting.allows():
+                    return
+                pad(candidate.tree, turns_for(slowdown, equal))
+                yield slowdown, number
+
+        yield base, candidate, sitting, turns()
+
+
+def executed(given: argparse.Namespace) -> None:
+    """Run whole comparisons, equal and slowed down, and keep their verdicts."""
+    with slowed_down(given, given.executed, kind="comparison") as (base, candidate, sitting, turns):
+        for slowdown, number in turns:
             began = time.monotonic()
             decision = versions.compare(
                 cells(given),
@@ -330,16 +347,8 @@ def whole(turns: Sequence[Sequence[float]]) -> list[list[int]]:
 
 def counted(given: argparse.Namespace) -> None:
     """Count instructions of both sides, each in a process of its own, as two jobs in CI do."""
-    slowdowns = given.slowdown or [0.0, *INJECTED]
-    wanted = missing(given, slowdowns, given.counts, kind="counts")
-    sitting = Sitting(given.minutes, len(wanted))
-    with tempfile.TemporaryDirectory() as folder, neighbour(given):
-        base, candidate = sides(Path(folder))
-        equal = steps(given, (base, candidate)) if any(slowdowns) and wanted else {}
-        for slowdown, number in wanted:
-            if not sitting.allows():
-                return
-            pad(candidate.tree, turns_for(slowdown, equal))
+    with slowed_down(given, given.counts, kind="counts") as (base, candidate, sitting, turns):
+        for slowdown, number in turns:
             began = time.monotonic()
             made = Replicator(
                 base, candidate, replication=Replication(), sources=sources(), seed=number
@@ -565,9 +574,10 @@ def pool(lines: Sequence[Line]) -> Pool:
             of_slowdown.setdefault(cell, []).append(Sample.of(*sides_ns))
     for slowdown in INJECTED:
         simulated = {
-            cell: [one.slowed(slowdown) for one in own] for cell, own in found[0.0].items()
+            cell: [one.slowed(slowdown) for one in own] for cell, own in found.get(0.0, {}).items()
         }
-        found.setdefault(slowdown, simulated)
+        if simulated:
+            found.setdefault(slowdown, simulated)
     return found
 
 

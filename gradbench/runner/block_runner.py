@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol, Self
 
 from ..experiment.matrix import Block, Cell
@@ -37,12 +36,7 @@ class BlockRunner(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
     def environment(self, device_names: Iterable[str]) -> Environment | None:
         """Return the facts of where blocks are measured; raise `GradbenchError` without them.
@@ -88,13 +82,8 @@ class OneAfterAnother:
         self._bench.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bench.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._bench.__exit__(*error)
 
     def environment(self, device_names: Iterable[str]) -> Environment:
         """Return the facts of this machine and of the devices named."""

@@ -235,7 +235,7 @@ class SideBySide:
             error = raised
         put(_ThreadEnded(device, error))
 
-    def _gathered(self, counts: "_Counts") -> Iterator[Reading]:
+    def _gathered(self, counts: _Counts) -> Iterator[Reading]:
         """Yield what the devices' threads read, until all of them have ended."""
         beside = _Beside()
         while self._threads:
