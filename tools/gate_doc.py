@@ -242,29 +242,46 @@ def half_width(lines: Sequence[Line]) -> float:
 
 
 def judged(lines: Sequence[Line]) -> Iterator[str]:
-    """Yield the targets of whole comparisons; what reads inconclusive counts as not found."""
+    """Yield the targets of whole comparisons; what reads inconclusive counts as not found.
+
+    Nothing but the false alarms is asked of a busy machine.
+    """
+    yield from false_alarms(lines, "whatever is beside it")
     for first, some in alike(lines, "beside", "size"):
         where = f"{quality.BESIDE[first['beside']]}, {first['size']} cells"
+        yield from false_alarms(some, where)
+        if first["beside"] == "busy":
+            continue
         quiet = first["beside"] == "nothing"
-        equal = [list(one["verdicts"].values()) for one in some if not one["slowdown"]]
+        equal = verdicts(some, 0)
         if equal:
-            alarms = sum(any(word in CHANGED for word in table) for table in equal)
-            low, high = interval(alarms, len(equal))
-            name = f"tables with a false alarm, {where}"
-            yield target(name, alarms / len(equal), most=0.01, how=f"{alarms} of {len(equal)}")
-            name = f"the same, upper end of the exact 95% interval, from {low:.1%}"
-            yield target(name, high, most=0.03)
             unsure = share(equal, ("inconclusive",))
             yield target(f"inconclusive when equal, {where}", unsure, most=0.02 if quiet else 0.10)
         least = {0.01: 0.80, 0.02: 0.95} if quiet else {0.02: 0.80}
         for slowdown, wanted in least.items():
-            slower = [list(one["verdicts"].values()) for one in some if one["slowdown"] == slowdown]
+            slower = verdicts(some, slowdown)
             if slower:
                 value, how = share(slower, SLOWER), f"of {sum(map(len, slower))} cells"
                 yield target(f"+{slowdown:.0%} found, {where}", value, least=wanted, how=how)
         if quiet:
             name = f"half-width of the change, median, {where}"
             yield target(name, half_width(some), most=0.005)
+
+
+def false_alarms(lines: Sequence[Line], where: str) -> Iterator[str]:
+    equal = verdicts(lines, 0)
+    if equal:
+        alarms = sum(any(word in CHANGED for word in table) for table in equal)
+        low, high = interval(alarms, len(equal))
+        name = f"tables with a false alarm, {where}"
+        yield target(name, alarms / len(equal), most=0.01, how=f"{alarms} of {len(equal)}")
+        name = f"the same, upper end of the exact 95% interval, from {low:.1%}"
+        yield target(name, high, most=0.03)
+
+
+def verdicts(lines: Iterable[Line], slowdown: float) -> list[list[str]]:
+    """Return the verdicts of each table whose candidate is slower by so much."""
+    return [list(one["verdicts"].values()) for one in lines if one["slowdown"] == slowdown]
 
 
 def interval(count: int, of_all: int) -> tuple[float, float]:

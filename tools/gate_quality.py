@@ -62,6 +62,7 @@ BESIDE = {
     "nothing": "nothing beside it",
     "thrashing": "a neighbour thrashing memory",
     "mix": "an ordinary mix of work beside it",
+    "busy": "a busy machine",
 }
 TOGETHER, APART = "one process, weights shared", "pairs of processes"
 MIX = """
@@ -108,7 +109,8 @@ def common(parser: argparse.ArgumentParser) -> None:
     """Add what every recording takes."""
     parser.add_argument("--cells", type=int, default=9, help="take that many, of 13")
     parser.add_argument("--tuned", action="store_true", help="of the models of old instead")
-    parser.add_argument("--beside", choices=BESIDE, default="nothing", help="on the other core")
+    surroundings = "on the other core; busy: with other people's work, on every core"
+    parser.add_argument("--beside", choices=BESIDE, default="nothing", help=surroundings)
     parser.add_argument("--minutes", type=float, help="begin nothing that would end later")
     parser.add_argument("--save", type=Path, help="append to it, and go on from what it holds")
 
@@ -223,7 +225,7 @@ def steps(
 
 def neighbour(given: argparse.Namespace) -> AbstractContextManager[None]:
     """Return what keeps the other work going that was asked for."""
-    return {"nothing": nullcontext, "thrashing": thrashing, "mix": mixed}[given.beside]()
+    return {"thrashing": thrashing, "mix": mixed}.get(given.beside, nullcontext)()
 
 
 @contextmanager
