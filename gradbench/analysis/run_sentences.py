@@ -1,7 +1,7 @@
 """A run in sentences: what has no number and why, and where the time went."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from ..experiment.matrix import Cell
@@ -23,7 +23,7 @@ def reasons(
     """
     for (cause, reason), cells in _cells_by_reason(run).items():
         if (causes is None or cause in causes) and reason not in but:
-            yield f"{cause.replace('_', ' ')}: {_few(cells)}: {reason}"
+            yield f"{cause.replace('_', ' ')}: {few(cells)}: {reason}"
 
 
 def in_short(run: Run, *, causes: Collection[Cause]) -> str:
@@ -49,30 +49,38 @@ def _cells_by_reason(run: Run) -> dict[tuple[Cause, str], list[str]]:
 
 
 def tracebacks(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield each of the user's tracebacks once, after a line that says whose step raised it.
+    """Yield each of the user's tracebacks once, after a line that says whose step raised it."""
+    return raised(
+        (str(outcome.cell), outcome.traceback)
+        for outcome in run.outcomes
+        if isinstance(outcome, Skipped) and outcome.traceback
+    )
 
-    Those that differ in numbers alone, an address or how often it was called, are one.
+
+def raised(found: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield each traceback once, after a line that says whose step raised it.
+
+    ``found`` are names of cells and tracebacks. Those that differ in numbers alone, an address or
+    how often it was called, are one.
     """
     cells: dict[str, list[str]] = {}
     first: dict[str, str] = {}
-    for outcome in run.outcomes:
-        if isinstance(outcome, Skipped) and outcome.traceback:
-            alike = _without_numbers(outcome.traceback)
-            first.setdefault(alike, outcome.traceback)
-            where = cells.setdefault(alike, [])
-            if str(outcome.cell) not in where:
-                where.append(str(outcome.cell))
+    for cell, traceback in found:
+        alike = without_numbers(traceback)
+        first.setdefault(alike, traceback)
+        where = cells.setdefault(alike, [])
+        if cell not in where:
+            where.append(cell)
     for alike, traceback in first.items():
         where = cells[alike]
         many = f" and {len(where) - 1} more" if len(where) > 1 else ""
         yield f"{where[0]}{many} raised, from the model's own first line on:", traceback
 
 
-def _without_numbers(traceback: str) -> str:
-    """Return a traceback with its frames, and the words of its error without numbers."""
+def without_numbers(text: str) -> str:
+    """Return an error's words without their numbers; frames of a traceback stay as they are."""
     return "\n".join(
-        line if line.startswith("  ") else _NUMBERS.sub("#", line)
-        for line in traceback.splitlines()
+        line if line.startswith("  ") else _NUMBERS.sub("#", line) for line in text.splitlines()
     )
 
 
@@ -120,14 +128,16 @@ def prediction_marks(run: Run) -> list[str]:
     found = errors(run)
     off = sorted((cell for cell in found if found[cell]), key=lambda cell: -abs(found[cell]))
     words = [f"{cell} {in_words(found[cell])}" for cell in off]
-    lines = [f"predicted_peak differs from the measured peak: {_few(words)}"] if off else []
-    cells: dict[str, list[str]] = {}
+    lines = [f"predicted_peak differs from the measured peak: {few(words)}"] if off else []
+    cells: dict[tuple[str, str], tuple[str, list[str]]] = {}
     for outcome in _predicted_peaks(run):
         for mark in marks(outcome.notes):
-            cells.setdefault(mark, []).append(str(outcome.cell))
+            how, _, why = mark.partition(": ")
+            _, where = cells.setdefault((how, without_numbers(why)), (mark, []))
+            where.append(str(outcome.cell))
     return [
         *lines,
-        *(f"predicted_peak of {_few(where)}: {mark}" for mark, where in cells.items()),
+        *(f"predicted_peak of {few(where)}: {mark}" for mark, where in cells.values()),
     ]
 
 
@@ -161,7 +171,7 @@ def kept(run: Run) -> list[str]:
             who = outcome.notes.get("kept", "nobody was seen to make them")
             words = f"{outcome.values[0]:,} B stay after the first steps: {who}"
             cells.setdefault(words, []).append(str(outcome.cell))
-    return [f"kept: {_few(where)}: {words}" for words, where in cells.items()]
+    return [f"kept: {few(where)}: {words}" for words, where in cells.items()]
 
 
 def fused_attention(run: Run) -> list[str]:
@@ -173,7 +183,7 @@ def fused_attention(run: Run) -> list[str]:
             where = cells.setdefault(str(words), [])
             if str(outcome.cell) not in where:
                 where.append(str(outcome.cell))
-    return [f"fused attention of {_few(where)}: {words}" for words, where in cells.items()]
+    return [f"fused attention of {few(where)}: {words}" for words, where in cells.items()]
 
 
 def other_paths(run: Run) -> list[str]:
@@ -203,10 +213,10 @@ def oddities(run: Run) -> list[str]:
                 where = cells.setdefault(sentence.format(outcome.notes[note]), [])
                 if f"{meter}{outcome.cell}" not in where:
                     where.append(f"{meter}{outcome.cell}")
-    return [f"{_few(where)}: {said}" for said, where in cells.items()]
+    return [f"{few(where)}: {said}" for said, where in cells.items()]
 
 
-def _few(cells: Sequence[object]) -> str:
+def few(cells: Sequence[object]) -> str:
     """Return the first three, and how many there are besides."""
     many = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
     return f"{', '.join(map(str, cells[:3]))}{many}"

@@ -1,8 +1,9 @@
 """``predict``: what a step will need, without its memory and without its device."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeVar
 
 import typer
 
@@ -10,18 +11,24 @@ from ..analysis import format_units
 from ..errors import GradbenchError, Impossible
 from ..exit_status import ExitStatus
 from ..experiment.matrix import Cell, by_block, unique
+from ..records.predictions import NoPrediction
 from .app import Reference, app, check_reference, err, examples, out, say, size_in_bytes
-from .printing import print_prose
+from .printing import print_frames, print_prose
 from .request import Request, takes_request
 from .screen import Screen, print_json
 
 if TYPE_CHECKING:
+    from ..analysis.prediction_notes import Found
     from ..memory.predict import Predictor
     from ..records.measurements import Outcome
     from ..records.predictions import Fit, Prediction
     from ..workloads.models import Model
 
+T = TypeVar("T")
 Predictors = dict[str, "Predictor"]
+
+STYLES: Final = {"doubt": "yellow", "proof": "default", "none": "dim"}
+"""How notes of each kind look."""
 
 CONFIRMING: Final = ("device_process", "peak_reserved", "peak_allocated")
 """Meters of what a process takes of a device, the most complete first."""
@@ -75,34 +82,33 @@ def predict(
     }
     if budget is not None:
         cells = unique(replace(cell, batch_size=1) for cell in cells)
-        fits = list(_fits(cells, models, predictors, budget, seed=plan.seed))
+        fits = dict(_fits(cells, models, predictors, budget, seed=plan.seed))
         measured = _confirmed(fits, models) if confirm else {}
         _print_fits(fits, measured, as_json=as_json, reference=reference)
-        _end(fit for _, fit in fits)
-    outcomes = list(_predictions(cells, models, predictors, seed=plan.seed))
+        _end(fits.values())
+    outcomes = dict(_predictions(cells, models, predictors, seed=plan.seed))
     if as_json:
-        print_json([_row(cell, outcome) for cell, outcome in outcomes], indent=2)
-        _end(outcome for _, outcome in outcomes)
+        print_json([_row(cell, outcome) for cell, outcome in outcomes.items()], indent=2)
+        _end(outcomes.values())
     from ..terminal import prediction_tables, run_tables
 
     console = Screen(width=out.columns(piped=run_tables.WIDE))
-    predictions = {cell: one for cell, one in outcomes if not isinstance(one, str)}
     console.print(
-        prediction_tables.prediction_tables(
-            dict(outcomes), reference=reference, width=console.width
-        )
+        prediction_tables.prediction_tables(outcomes, reference=reference, width=console.width)
     )
-    peaks = {cell: one.peak_bytes for cell, one in predictions.items()}
+    peaks = {
+        cell: one.peak_bytes for cell, one in outcomes.items() if not isinstance(one, NoPrediction)
+    }
     lines = prediction_tables.scaling_tables(peaks, reference=reference)
     if lines is not None:
         console.print(lines)
-    _print_unknowns(list(predictions.values()))
-    _end(outcome for _, outcome in outcomes)
+    _print_notes(outcomes)
+    _end(outcomes.values())
 
 
-def _end(results: "Iterable[Prediction | Fit | str]") -> NoReturn:
+def _end(results: "Iterable[Prediction | Fit | NoPrediction]") -> NoReturn:
     """End the command: without any number there is no answer."""
-    numbers = any(not isinstance(result, str) for result in results)
+    numbers = any(not isinstance(result, NoPrediction) for result in results)
     raise typer.Exit(ExitStatus.OK if numbers else ExitStatus.NOTHING_MEASURED)
 
 
@@ -112,20 +118,14 @@ def _predictions(
     predictors: Predictors,
     *,
     seed: int,
-) -> "Iterator[tuple[Cell, Prediction | str]]":
+) -> "Iterator[tuple[Cell, Prediction | NoPrediction]]":
     """Yield each cell with its prediction, or the reason why there is none."""
-    from ..memory.predict import CannotTrain
-
     with err.status("loading torch") as status:
         for block, members in by_block(cells).items():
             say(status, f"predicting {block}")
             for cell in members:
-                try:
-                    yield cell, predictors[cell.device].predict(cell, models[cell.model], seed=seed)
-                except CannotTrain as words:
-                    yield cell, f"cannot train here: {words}"
-                except GradbenchError as reason:  # of this cell: others may have a number
-                    yield cell, str(reason)
+                predict = predictors[cell.device].predict
+                yield cell, _or_reason(partial(predict, cell, models[cell.model], seed=seed))
 
 
 def _fits(
@@ -135,23 +135,30 @@ def _fits(
     budget: int,
     *,
     seed: int,
-) -> "Iterator[tuple[Cell, Fit | str]]":
-    from ..memory.predict import CannotTrain
-
+) -> "Iterator[tuple[Cell, Fit | NoPrediction]]":
     with err.status("loading torch") as status:
         for cell in cells:
             say(status, f"fitting {cell.block.family} {cell.grad_mode}")
-            predictor = predictors[cell.device]
-            try:
-                yield cell, predictor.largest(cell, models[cell.model], budget, seed=seed)
-            except CannotTrain as words:
-                yield cell, f"cannot train here: {words}"
-            except GradbenchError as reason:  # of this cell: others may have a number
-                yield cell, str(reason)
+            largest = predictors[cell.device].largest
+            yield cell, _or_reason(partial(largest, cell, models[cell.model], budget, seed=seed))
+
+
+def _or_reason(ask: Callable[[], T]) -> T | NoPrediction:
+    """Return what is asked of one cell, or why it cannot be had: others may have a number."""
+    from ..memory.predict import CannotTrain, Unpredictable
+
+    try:
+        return ask()
+    except CannotTrain as words:
+        return NoPrediction(f"cannot train here: {words}")
+    except Unpredictable as why:
+        return NoPrediction(str(why), why.frames)
+    except GradbenchError as why:
+        return NoPrediction(str(why))
 
 
 def _confirmed(
-    fits: "Sequence[tuple[Cell, Fit | str]]", models: Mapping[str, "Model"]
+    fits: "Mapping[Cell, Fit | NoPrediction]", models: Mapping[str, "Model"]
 ) -> "dict[Cell, Outcome]":
     """Measure every cell at the batch that should fit and at the next one; by cell.
 
@@ -162,8 +169,8 @@ def _confirmed(
 
     cells = [
         replace(cell, batch_size=batch)
-        for cell, fit in fits
-        if not isinstance(fit, str) and fit.batch_size
+        for cell, fit in fits.items()
+        if not isinstance(fit, NoPrediction) and fit.batch_size
         for batch in (fit.batch_size, fit.batch_size + 1)
     ]
     if not cells:
@@ -189,59 +196,43 @@ def _most_telling(cell: Cell, outcomes: "Mapping[tuple[Cell, str], Outcome]") ->
     return next((one for one in found if isinstance(one, Measurement)), found[-1])
 
 
-def _print_unknowns(results: "Collection[Prediction | Fit]") -> None:
-    """Say what may make the real peak another than the predicted one."""
-    unprobed = sorted({op for one in results for op in one.unprobed})
-    otherwise = sorted({op for one in results for op in one.run_otherwise})
-    for sentence in dict.fromkeys(f"{one.how}: {one.why_measured}" for one in results if one.how):
-        print_prose(sentence, style="yellow")
-    checks = {one.checked_at for one in results if not one.how}
-    for batch in sorted(batch for batch in checks if batch is not None):
-        out.print(f"checked by measured steps at batch {batch}: equal to the byte")
-    if None in checks:
-        some = "some are " if len(checks) > 1 else ""
-        why = "too large for one, of several ranks, or not of the CPU"
-        out.print(f"{some}not checked by a measured step: {why}")
-    if unprobed:
-        print_prose(f"not counted, what these need inside: {', '.join(unprobed)}", style="yellow")
-    if otherwise:
-        print_prose(
-            f"the device has other operators for {', '.join(otherwise)}: where it is present, its "
-            "own are predicted",
-            style="yellow",
-        )
+def _print_notes(found: "Found") -> None:
+    """Print what may make real peaks others than predicted, the user's tracebacks, and reasons."""
+    from ..analysis import prediction_notes
+
+    for line, frames in prediction_notes.tracebacks(found):
+        print_frames(line, frames)
+    for note in prediction_notes.notes(found):
+        print_prose(note.text, style=STYLES[note.kind])
 
 
 def _print_fits(
-    fits: "Sequence[tuple[Cell, Fit | str]]",
+    fits: "Mapping[Cell, Fit | NoPrediction]",
     measured: "Mapping[Cell, Outcome]",
     *,
     as_json: bool,
     reference: str,
 ) -> None:
     if as_json:
-        print_json([_fit_row(cell, fit, measured) for cell, fit in fits], indent=2)
+        print_json([_fit_row(cell, fit, measured) for cell, fit in fits.items()], indent=2)
         return
     from ..terminal import prediction_tables, run_tables
 
     console = Screen(width=out.columns(piped=run_tables.WIDE))
     console.print(prediction_tables.fit_tables(fits, measured, reference=reference))
-    known = [fit for _, fit in fits if not isinstance(fit, str)]
+    known = [fit for fit in fits.values() if not isinstance(fit, NoPrediction)]
     reserve = max((fit.reserve_bytes for fit in known), default=0)
     if reserve:
         out.print(
             f"{format_units.size(reserve)} of each peak are kept for the device's context and "
             "kernels"
         )
-    _print_unknowns(known)
-    for cell, fit in fits:
-        if isinstance(fit, str):
-            print_prose(f"{cell}: {fit}", style="dim")
+    _print_notes(fits)
 
 
-def _row(cell: Cell, prediction: "Prediction | str") -> dict[str, object]:
-    if isinstance(prediction, str):
-        return {**cell.axes(), "reason": prediction}
+def _row(cell: Cell, prediction: "Prediction | NoPrediction") -> dict[str, object]:
+    if isinstance(prediction, NoPrediction):
+        return _reason_row(cell, prediction)
     return {
         **cell.axes(),
         "peak_bytes": prediction.peak_bytes,
@@ -260,9 +251,16 @@ def _row(cell: Cell, prediction: "Prediction | str") -> dict[str, object]:
     }
 
 
-def _fit_row(cell: Cell, fit: "Fit | str", measured: "Mapping[Cell, Outcome]") -> dict[str, object]:
-    if isinstance(fit, str):
-        return {**cell.axes(), "reason": fit}
+def _reason_row(cell: Cell, none: NoPrediction) -> dict[str, object]:
+    traceback = {"traceback": none.frames} if none.frames else {}
+    return {**cell.axes(), "reason": none.reason, **traceback}
+
+
+def _fit_row(
+    cell: Cell, fit: "Fit | NoPrediction", measured: "Mapping[Cell, Outcome]"
+) -> dict[str, object]:
+    if isinstance(fit, NoPrediction):
+        return _reason_row(cell, fit)
     row: dict[str, object] = {
         **cell.axes(),
         "batch_size": fit.batch_size,

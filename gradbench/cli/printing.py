@@ -74,7 +74,12 @@ def print_tracebacks(run: "Run") -> None:
     from ..analysis import run_sentences
 
     for line, traceback in run_sentences.tracebacks(run):
-        out.print(f"[red]{shown(line)}[/red]\n{shown_lines(traceback)}")
+        print_frames(line, traceback)
+
+
+def print_frames(line: str, traceback: str) -> None:
+    """Print a traceback of the user's, after a line that says whose step raised it."""
+    out.print(f"[red]{shown(line)}[/red]\n{shown_lines(traceback)}")
 
 
 def print_prose(text: str, *, style: str) -> None:

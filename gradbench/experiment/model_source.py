@@ -156,7 +156,7 @@ class ModelSource:
 
 def is_source(text: str) -> bool:
     """Return whether a model's name says where it comes from, and is not one that is known."""
-    return ":" in text
+    return ":" in text or text.endswith(".py")
 
 
 def parse_model(text: str) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from .. import devices, supervisor
 from ..devices import Device
 from ..process_end import how_it_ended
 from ..process_tree import END_S, Lifeline, ProcessTree, end_below
+from ..users_traceback import users_traceback
 
 T = TypeVar("T")
 _STATUS: Final = Path("/proc/self/status")
@@ -50,6 +51,16 @@ class Died(Exception):
 
 class TimedOut(Died):
     """The child was killed at its time limit."""
+
+
+class UsersFrames(Exception):
+    """The user's part of a traceback in a child, as text: the cause of what is raised here."""
+
+
+def frames_of(error: BaseException) -> str:
+    """Return the user's part of a traceback, of what `Children` raised, "" where none is."""
+    there = error.__cause__
+    return str(there) if isinstance(there, UsersFrames) else users_traceback(error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +134,8 @@ class Children:
             raise Died(how_it_ended(code), reported)
         kind, content = answer
         if kind == "raised":
-            raise content
+            error, frames = content
+            raise error from (UsersFrames(frames) if frames else None)
         return content
 
 
@@ -296,7 +308,7 @@ def _answer(function: Reports[Any], stream: IO[bytes]) -> NoReturn:
     try:
         answer = ("returned", function(say))
     except BaseException as error:  # noqa: BLE001 # it is raised on the other side
-        answer = ("raised", _portable(error))
+        answer = ("raised", (_portable(error), _frames(error)))
     with suppress(BaseException):
         if os.getpid() == own:
             stream.write(pickle.dumps(answer))
@@ -330,6 +342,12 @@ def _data_bytes() -> int:
         if line.startswith("VmData:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def _frames(error: BaseException) -> str:
+    with suppress(Exception):  # a user's error may be anything, and there may be no memory left
+        return users_traceback(error)
+    return ""
 
 
 def _portable(error: BaseException) -> BaseException:

@@ -1,14 +1,14 @@
-"""The largest batch that fits a budget: a line is followed to it, and checked there twice."""
+"""The largest batch that fits a budget: a line is followed to it, and checked there twice.
+
+A prediction is asked for the checks. A run has its measured peaks alone, and its line ends there.
+"""
 
 from collections.abc import Callable
 from typing import Final
 
 from ..errors import GradbenchError
 from ..experiment.matrix import Cell
-from ..records.predictions import Fit, Prediction
-
-LARGEST_BATCH: Final = 2**24
-"""Where the search for a batch that does not fit ends."""
+from ..records.predictions import LARGEST_BATCH, Fit, Prediction
 
 SMALLEST: Final = (2, 1, 3, 4, 8, 16, 32)
 """Where the first batch that works is looked for; BatchNorm cannot be trained with one sample."""
@@ -30,7 +30,7 @@ def largest(
     predict: Predict,
     follow: Follow,
     *,
-    final: type[GradbenchError] | tuple[()] = (),
+    final: type[GradbenchError] | tuple[type[GradbenchError], ...] = (),
 ) -> Fit:
     """Return the largest batch whose process fits; raise what every small batch raises.
 
@@ -50,36 +50,39 @@ def largest(
     for _ in range(CHECKS):
         if estimate is None:
             break
-        guess = _followed_to(estimate, fits, over, budget_bytes - off_bytes)
+        guess = followed_to(estimate, budget_bytes - off_bytes, fits=fits, over=over)
         for batch in (guess, guess + 1):
-            if not fits < batch < (over or LARGEST_BATCH):
+            if not fits < batch < (over or LARGEST_BATCH + 1):
                 continue
             if search.peak(batch) <= budget_bytes:
                 fits = batch
             else:
                 over = batch
                 break
-        if over == fits + 1:
+        if fits in (over - 1, LARGEST_BATCH):
             break
         off_bytes = search.peak(guess) - (estimate(guess) or search.peak(guess))
     return search.between(cell, fits, over)
 
 
-def _followed_to(estimate: Estimate, fits: int, limit: int, budget_bytes: int) -> int:
-    """Return the largest batch that fits by estimates alone, from one that does to a limit."""
-    last = (limit or LARGEST_BATCH) - 1
+def followed_to(estimate: Estimate, budget_bytes: int, *, fits: int = 0, over: int = 0) -> int:
+    """Return the largest batch that fits by estimates alone; `LARGEST_BATCH` where all do.
 
-    def over(batch: int) -> bool:
+    It lies between a batch that ``fits`` and one that is ``over``, 0 where none is known.
+    """
+    last = (over or LARGEST_BATCH + 1) - 1
+
+    def exceeds(batch: int) -> bool:
         nbytes = estimate(batch)
         return nbytes is None or nbytes > budget_bytes
 
     high = fits + 1
-    while high <= last and not over(high):
+    while high <= last and not exceeds(high):
         fits, high = high, high * 2
     high = min(high, last + 1)
     while high - fits > 1:
         middle = (fits + high) // 2
-        fits, high = (fits, middle) if over(middle) else (middle, high)
+        fits, high = (fits, middle) if exceeds(middle) else (middle, high)
     return fits
 
 
@@ -87,7 +90,10 @@ class _Search:
     """Asks each batch once, and narrows down between one that fits and one that does not."""
 
     def __init__(
-        self, budget_bytes: int, predict: Predict, final: type[GradbenchError] | tuple[()]
+        self,
+        budget_bytes: int,
+        predict: Predict,
+        final: type[GradbenchError] | tuple[type[GradbenchError], ...],
     ) -> None:
         self._budget_bytes, self._predict, self._final = budget_bytes, predict, final
         self._tried: dict[int, Prediction] = {}
@@ -145,11 +151,11 @@ class _Search:
         between them, the next guess does.
         """
         if not over:
-            over = fits * 4
+            over = min(fits * 4, LARGEST_BATCH)
             while self.peak(over) <= self._budget_bytes:
-                fits, over = over, over * 4
-                if over > LARGEST_BATCH:
-                    return self.fit(cell, fits, None)
+                if over == LARGEST_BATCH:
+                    return self.fit(cell, over, None)
+                fits, over = over, min(over * 4, LARGEST_BATCH)
         halve = False
         while over - fits > 1:
             between = over - fits

@@ -44,7 +44,14 @@ class Compiled(Exception):
 
 
 class Unfaithful(Exception):
-    """A step that does not do on fake tensors what it does for real; the message says why."""
+    """A step that does not do on fake tensors what it does for real; the message says why.
+
+    ``frames`` is the part of the traceback that is the user's, where their code raised.
+    """
+
+    def __init__(self, why: str, *, frames: str = "") -> None:
+        super().__init__(why)
+        self.frames = frames
 
 
 Loss = Callable[[Any, Any], Tensor]

@@ -1,7 +1,8 @@
 """A step run for real, in a child: where its sizes depend on what it computes."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -15,7 +16,7 @@ from ..records.allocations import Change, Mark
 from ..workloads.arms import build, make_arm, steps
 from ..workloads.models import Model
 from ..workloads.state import RandomNumbers
-from ..workloads.steps import Subject
+from ..workloads.steps import Subject, is_over_the_call
 from .apart import Children
 from .fake_model import SHARE
 from .outline import Outline
@@ -114,10 +115,11 @@ def _run(
         with marks.telling(mark, subject.parameters()):  # the first says where its state is, too
             steps(arm, 1)
 
-    for _ in range(WARM_UP_STEPS):
-        ledger.observe(arm.renew)
-        ledger.observe(partial(step, _unheard))
-        ledger.observe(subject.clear_gradients)
+    with _with_its_call(subject):
+        for _ in range(WARM_UP_STEPS):
+            ledger.observe(arm.renew)
+            ledger.observe(partial(step, _unheard))
+            ledger.observe(subject.clear_gradients)
     ledger.observe(arm.renew)
     there = marks.resident(subject, arm.provided())
     apart = disjoint(there)
@@ -130,6 +132,17 @@ def _run(
     there_bytes = window.before_bytes + elsewhere_bytes
     before[REST] = max(0, there_bytes - sum(before.values()))
     return Outline(entries, resident, before)
+
+
+@contextmanager
+def _with_its_call(subject: Subject) -> Iterator[None]:
+    """Note on an error over what the module was called with what that was."""
+    try:
+        yield
+    except Exception as error:
+        if is_over_the_call(error):
+            error.add_note(f"called with {subject.batch}")
+        raise
 
 
 def _unheard(_mark: Mark) -> None:

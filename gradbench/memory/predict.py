@@ -7,16 +7,20 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+import torch.distributed as dist
+
 from .. import devices
 from ..devices import Allocator, Device, Workspaces
 from ..errors import DeviceUnavailable, GradbenchError, in_one_line, message_line
 from ..experiment.matrix import Cell
 from ..records.allocations import Change, Entry, Phase, Within, attribute_peak
-from ..records.predictions import Fit, Prediction, in_a_line
+from ..records.predictions import STEP_FAILS, Fit, Prediction, in_a_line
+from ..users_traceback import users_traceback
+from ..workloads.arms import same_step
 from ..workloads.models import Model
 from ..workloads.steps import says_the_mode
 from . import batch_fit
-from .apart import FORKS, LIMIT_S, Children, Died, TimedOut
+from .apart import FORKS, LIMIT_S, Children, Died, TimedOut, frames_of
 from .fake_step import COMPILED, Compiled, Unfaithful, fake_step, load
 from .measured_step import TooLargeToRun, measured_step
 from .outline import Line, Outline, carried_on
@@ -43,6 +47,8 @@ RECORDING: Final = "global_on"
 
 FAILS_ON_FAKES: Final = "its step does not run on fake tensors: "
 
+NO_GROUP: Final = "this process is in a process group, which no child of it could use"
+
 KEPT: Final = 16
 """Outlines that are kept: a search asks for some again, and modes for each other's."""
 
@@ -58,7 +64,14 @@ PRODUCTS: Final = frozenset(
 
 
 class Unpredictable(GradbenchError):
-    """A cell whose step does not run on fake tensors, or cannot be taken for what would run."""
+    """A cell whose step does not run on fake tensors, or cannot be taken for what would run.
+
+    ``frames`` is the part of the traceback that is the user's, where their code raised.
+    """
+
+    def __init__(self, why: str, *, frames: str = "") -> None:
+        super().__init__(why)
+        self.frames = frames
 
 
 class CannotTrain(Unpredictable):
@@ -101,7 +114,7 @@ class Predictor:
             self._here = False
         self._prober = Prober(self._device if self._here else None)
         self._workspaces = self._device.workspaces()
-        self._outlines: dict[tuple[Cell, Model, int], Outline] = {}
+        self._outlines: dict[tuple[Cell, Model, int], Outline | Unfaithful] = {}
         self._measurements: dict[tuple[Cell, Model, int, bool], Outline] = {}
 
     def predict(
@@ -123,39 +136,43 @@ class Predictor:
         return self._prediction(cell, outline, began, unprobed=unprobed, checked_at=checked_at)
 
     def largest(self, cell: Cell, model: Model, budget_bytes: int, *, seed: int = 0) -> Fit:
-        """Return the largest batch whose process fits a budget; raise `Unpredictable`."""
+        """Return the largest batch whose process fits a budget; raise `Unpredictable`.
+
+        What a small batch had to be measured for is not asked of larger ones again: their step on
+        fake tensors may take minutes, only to fail.
+        """
+        probing = self._here and self._device.context_bytes > 0
+        why: list[Unfaithful] = []  # of the first batch that works
 
         def predicted(batch: int) -> Prediction:
-            probing = self._here and self._device.context_bytes > 0
             sized = replace(cell, batch_size=batch)
-            return self.predict(sized, model, seed=seed, probing=probing)
+            if why:
+                return self._measured(sized, model, seed, why[0], time.perf_counter())
+            found = self.predict(sized, model, seed=seed, probing=probing)
+            if found.why_measured:
+                why.append(Unfaithful(found.why_measured))
+            return found
 
         def followed(low: int, high: int) -> "batch_fit.Estimate | None":
-            return self._followed(cell, model, seed, (low, high))
+            return self._followed(cell, model, seed, (low, high), *why)
 
-        return batch_fit.largest(cell, budget_bytes, predicted, followed, final=CannotTrain)
+        final = (CannotTrain, TookTooLong)
+        return batch_fit.largest(cell, budget_bytes, predicted, followed, final=final)
 
     def _followed(
-        self, cell: Cell, model: Model, seed: int, bases: tuple[int, int]
+        self,
+        cell: Cell,
+        model: Model,
+        seed: int,
+        bases: tuple[int, int],
+        why: Unfaithful | None = None,
     ) -> "batch_fit.Estimate | None":
         """Return a way to estimate any batch's peak from two, without a step; None for none."""
         low, high = bases
         try:
-            first, second = (
-                self._filled(replace(cell, batch_size=batch), model, seed, probing=True)[0]
-                for batch in bases
-            )
-            self._checked_at(replace(cell, batch_size=low), model, seed, first)
+            first, second = self._outlines_at(cell, model, seed, bases, why)
         except Unpredictable:
             return None
-        except Unfaithful as why:
-            try:
-                first, second = (
-                    self._run_for_real(replace(cell, batch_size=batch), model, seed, why)
-                    for batch in bases
-                )
-            except Unpredictable:
-                return None
         if carried_on(first, second, Line(low, high, high)) is None:
             peaks = [self._prediction(cell, one, 0.0).process_bytes for one in (first, second)]
             return None if peaks[0] >= peaks[1] else lambda batch: Line(low, high, batch).at(*peaks)
@@ -168,6 +185,25 @@ class Predictor:
             return self._prediction(sized, outline, 0.0).process_bytes
 
         return estimate
+
+    def _outlines_at(
+        self,
+        cell: Cell,
+        model: Model,
+        seed: int,
+        batches: tuple[int, int],
+        why: Unfaithful | None,
+    ) -> list[Outline]:
+        """Return a step's outlines at two batch sizes, measured where that has a reason."""
+        cells = [replace(cell, batch_size=batch) for batch in batches]
+        if why is None:
+            try:
+                found = [self._filled(one, model, seed, probing=True)[0] for one in cells]
+                self._checked_at(cells[0], model, seed, found[0])
+                return found
+            except Unfaithful as objection:
+                why = objection
+        return [self._run_for_real(one, model, seed, why) for one in cells]
 
     def _prediction(
         self,
@@ -316,12 +352,18 @@ class Predictor:
 
     def _outline(self, cell: Cell, model: Model, seed: int) -> Outline:
         """Return a step's outline on fake tensors; raise `Unfaithful` where it does not run."""
-        key = (cell, model, seed)
+        key = (same_step(cell), model, seed)
         if key not in self._outlines:
             while len(self._outlines) >= KEPT:
                 del self._outlines[next(iter(self._outlines))]
-            self._outlines[key] = self._run(cell, model, seed)
-        return self._outlines[key]
+            try:
+                self._outlines[key] = self._run(cell, model, seed)
+            except Unfaithful as why:
+                self._outlines[key] = Unfaithful(str(why), frames=why.frames)
+        found = self._outlines[key]
+        if isinstance(found, Unfaithful):
+            raise Unfaithful(str(found), frames=found.frames)
+        return found
 
     def _run(self, cell: Cell, model: Model, seed: int) -> Outline:
         if cell.compile != "off":
@@ -356,7 +398,10 @@ class Predictor:
             try:
                 self._run_for_real(recording, model, seed, why)
             except Unpredictable as error:
-                raise Unpredictable(f"{words}; under {RECORDING}, too: {error}") from error
+                reason = str(error)
+                if words not in reason:
+                    reason = f"{words}; under {RECORDING}, too: {reason}"
+                raise Unpredictable(reason, frames=error.frames) from error
 
     def _measured(
         self, cell: Cell, model: Model, seed: int, why: Unfaithful, began: float
@@ -415,8 +460,10 @@ class Predictor:
         self, cell: Cell, model: Model, seed: int, why: Unfaithful, *, with_parts: bool = True
     ) -> Outline:
         if not self._here or cell.in_ranks:  # one process cannot make a step of several
-            raise Unpredictable(str(why))
-        key = (cell, model, seed, with_parts)
+            raise Unpredictable(str(why), frames=why.frames)
+        if dist.is_available() and dist.is_initialized():
+            raise Unpredictable(f"{why}; nor could it be measured: {NO_GROUP}")
+        key = (same_step(cell), model, seed, with_parts)
         if key not in self._measurements:
             try:
                 self._measurements[key] = measured_step(
@@ -432,10 +479,11 @@ class Predictor:
                 if says_the_mode(cell.workload, cell.grad_mode, error):
                     self._hold_that_it_trains(cell, model, seed, message_line(error))
                     raise CannotTrain(message_line(error)) from error
-                words = in_one_line(error)
+                words, frames = in_one_line(error), frames_of(error)
                 if str(why).startswith(FAILS_ON_FAKES) or words in str(why):  # said in other words
-                    raise Unpredictable(f"its step fails: {words}") from error
-                raise Unpredictable(f"{why}; nor could it be measured: {words}") from error
+                    raise Unpredictable(f"{STEP_FAILS}{words}", frames=frames) from error
+                reason = f"{why}; nor could it be measured: {words}"
+                raise Unpredictable(reason, frames=frames) from error
         return self._measurements[key]
 
 
@@ -460,7 +508,7 @@ def _outlined(
         if says_the_mode(cell.workload, cell.grad_mode, error):
             raise
         words = in_one_line(error)
-        raise Unfaithful(f"{FAILS_ON_FAKES}{words}") from error
+        raise Unfaithful(f"{FAILS_ON_FAKES}{words}", frames=users_traceback(error)) from error
 
 
 def replay(

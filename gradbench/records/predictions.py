@@ -8,6 +8,9 @@ from ..experiment.matrix import Cell
 from .allocations import PeakBreakdown
 from .measurements import PARTS, Fact
 
+LARGEST_BATCH: Final = 2**24
+"""Where a search for the largest batch ends: none above it is asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -114,6 +117,23 @@ def marks(noted: Mapping[str, Fact]) -> list[str]:
     return words
 
 
+STEP_FAILS: Final = "its step fails: "
+"""How a reason begins that a model's own error is."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoPrediction:
+    """Why a cell has none; ``frames`` are the user's own of a traceback, where they raised."""
+
+    reason: str
+    frames: str = ""
+
+
+def batch_in_words(batch: int, *, ended: bool) -> str:
+    """Return the largest batch that fits; ``ended``: the search did so, not the memory."""
+    return f"{batch:,}{' or more' if ended else ''}"
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """The largest batch that fits a budget; 0 if not even the smallest that works does.
@@ -125,7 +145,7 @@ class Fit:
     budget_bytes: int
     batch_size: int
     peak_bytes: int | None  # at that batch; None for none
-    next_bytes: int | None  # of the next batch up; None where no batch was too large
+    next_bytes: int | None  # of the next batch up; None where `LARGEST_BATCH` fits
     reserve_bytes: int = 0
     unprobed: tuple[str, ...] = ()
     run_otherwise: tuple[str, ...] = ()
@@ -135,9 +155,14 @@ class Fit:
 
     @property
     def size(self) -> str:
-        """The batch size in words: ``over`` the one at which the search ended, not the memory."""
-        over = "" if self.next_bytes is not None else "over "
-        return f"{over}{self.batch_size:,}"
+        """The batch size in words."""
+        return batch_in_words(self.batch_size, ended=self.next_bytes is None)
+
+    def times(self, other: "Fit") -> float | None:
+        """Return how many times another's batch it is; None unless the memory ended both."""
+        if not other.batch_size or None in (self.next_bytes, other.next_bytes):
+            return None
+        return self.batch_size / other.batch_size
 
     @property
     def how(self) -> str:

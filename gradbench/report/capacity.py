@@ -6,6 +6,8 @@ from typing import Final
 
 from ..analysis.run_view import View
 from ..experiment.matrix import GRAD_MODES
+from ..memory.batch_fit import followed_to
+from ..records.predictions import LARGEST_BATCH, batch_in_words
 from ..stats import linear_scaling
 from .figures.scaling import PEAK, families, out_of_memory
 
@@ -16,8 +18,8 @@ BUDGETS: Final = tuple(gib * 2**30 for gib in (4, 16, 80))
 class Capacity:
     """One mode of one family: what a batch takes, and how large it may be.
 
-    ``max_error`` is the largest relative distance of a measured peak from the line; ``fits`` maps a
-    budget in bytes to the largest batch, as `Line.largest` has it.
+    ``max_error`` is the largest relative distance of a measured peak from the line; ``fits`` has
+    the largest batch for a budget in bytes, in words: on this line alone, where a fit checks it.
     """
 
     family: str
@@ -27,7 +29,7 @@ class Capacity:
     measured: int  # largest batch that ran
     lost: int  # smallest batch that ran out of memory, 0 for none
     max_error: float
-    fits: Mapping[int, int | None]
+    fits: Mapping[int, str]
 
 
 def capacities(view: View) -> Iterator[Capacity]:
@@ -54,5 +56,9 @@ def capacities(view: View) -> Iterator[Capacity]:
                 measured=max(peaks),
                 lost=min(lost, default=0),
                 max_error=line.distance(peaks),
-                fits={budget: line.largest(budget) for budget in BUDGETS},
+                fits={budget: _in_words(followed_to(line.peak, budget)) for budget in BUDGETS},
             )
+
+
+def _in_words(batch: int) -> str:
+    return batch_in_words(batch, ended=batch == LARGEST_BATCH)

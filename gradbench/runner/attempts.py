@@ -1,7 +1,6 @@
 """What a model is asked inside the guard: to be built, to step; and why it could not."""
 
 import os
-import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
@@ -28,7 +27,7 @@ from ..records.measurements import (
 from ..users_traceback import users_traceback
 from ..workloads.arms import CellArm, build, make_arm, steps
 from ..workloads.models import Model
-from ..workloads.steps import Subject, says_the_mode
+from ..workloads.steps import Subject, is_over_the_call, says_the_mode
 from ..workloads.trees import tensors
 from . import environment, host_system, ranks
 from .fork_server import WorkerDied
@@ -38,9 +37,6 @@ from .process_settings import ProcessSettings
 T = TypeVar("T")
 
 TRIAL_STEPS: Final = 2
-_MISFIT: Final = re.compile(r"argument|shape|size|dim|index|dtype|channels|expected", re.I)
-"""Words of errors over what a module was called with."""
-
 RECORDING: Final = "global_on"
 """The mode in which every step can be made that can be made at all."""
 
@@ -169,9 +165,7 @@ def attempt(
 
 def _with_call(why: Refusal, error: BaseException, subject: Subject) -> Refusal:
     """Return the reason with what the model was called with, where that may not fit it."""
-    if why.cause != "failed" or not isinstance(error, TypeError | RuntimeError | IndexError):
-        return why
-    if not _MISFIT.search(why.reason):
+    if why.cause != "failed" or not is_over_the_call(error):
         return why
     said = [f"called with {subject.batch}"]
     said += _of_indices(subject) if isinstance(error, IndexError) else []

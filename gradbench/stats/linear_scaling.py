@@ -52,15 +52,9 @@ class Line:
         """Whether an exponent says more: parameters grow with the square of a width."""
         return self.max_error > CURVED or self.variable in ("width", "resolution")
 
-    def largest(self, budget_bytes: float) -> int | None:
-        """Return the largest value that fits a budget, by the line.
-
-        0 where none does: what does not grow with the variable alone exceeds the budget. None
-        where any does: the peak does not grow with it.
-        """
-        if self.slope <= 0:
-            return None if max(self.peaks) <= budget_bytes else 0
-        return max(0, int((budget_bytes - self.intercept) // self.slope))
+    def peak(self, value: int) -> int:
+        """Return the bytes that the line says of a value."""
+        return round(self.slope * value + self.intercept)
 
     def distance(self, points: Mapping[int, float]) -> float:
         """Return the largest relative distance of points, variable's value -> bytes, from it."""

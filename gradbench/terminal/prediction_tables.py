@@ -1,6 +1,6 @@
 """Predicted peaks, and the largest batches that fit, as tables for a terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import groupby
 from typing import Final
@@ -12,9 +12,8 @@ from rich.text import Text
 from ..analysis import dataframes, format_units
 from ..analysis.run_view import outcome_value
 from ..experiment.matrix import OF_TOKENS, Cell, by_block
-from ..printable import printable
 from ..records.measurements import Measurement, Outcome
-from ..records.predictions import Fit, Prediction
+from ..records.predictions import Fit, NoPrediction, Prediction
 from ..stats import linear_scaling
 from .run_tables import WIDE, as_text
 
@@ -47,12 +46,12 @@ MEASURED: Final = "*"
 
 
 def prediction_tables(
-    predictions: Mapping[Cell, Prediction | str], *, reference: str, width: int = WIDE
+    predictions: Mapping[Cell, Prediction | NoPrediction], *, reference: str, width: int = WIDE
 ) -> RenderableType:
     """Return a table a block: predicted peaks, their ratio to the reference mode's, their parts.
 
-    Where there is no prediction, the reason stands below. Below `WIDE` columns, what was there
-    before the step and what it adds are left out.
+    Why one is none is said beneath all of them. Below `WIDE` columns, what was there before the
+    step and what it adds are left out.
     """
     sums = ("before", "adds") if width >= WIDE else ()
     shown: list[RenderableType] = []
@@ -71,7 +70,7 @@ def prediction_tables(
         against = predictions.get(dataframes.at(cells[0], reference))
         for cell in cells:
             prediction = predictions[cell]
-            if isinstance(prediction, str):
+            if isinstance(prediction, NoPrediction):
                 table.add_row(f"  {cell.grad_mode}", Text("none", style="dim"))
                 continue
             ratio = (
@@ -88,10 +87,8 @@ def prediction_tables(
             )
         known = [one for cell in cells if isinstance(one := predictions[cell], Prediction)]
         hows = dict.fromkeys(one.how for one in known if one.how)
-        reasons = dict.fromkeys(why for cell in cells if isinstance(why := predictions[cell], str))
         shown += [Text(f"\n{block}", style="bold"), table]
         shown += [Text(f" {MEASURED} {how}, not predicted", style="yellow") for how in hows]
-        shown += [Text(printable(f"  {reason}"), style="dim") for reason in reasons]
     if any(isinstance(one, Prediction) for one in predictions.values()):
         shown.append(Text(AT_THE_PEAK, style="dim"))
     return Group(*shown)
@@ -133,15 +130,14 @@ def _varied(line: linear_scaling.Line) -> str:
 
 
 def fit_tables(
-    fits: Sequence[tuple[Cell, Fit | str]], measured: Mapping[Cell, Outcome], *, reference: str
+    fits: Mapping[Cell, Fit | NoPrediction], measured: Mapping[Cell, Outcome], *, reference: str
 ) -> RenderableType:
     """Return the largest batch that fits, a table a family and a row a mode.
 
     Beside it stands what was measured at it and above.
     """
     shown: list[RenderableType] = []
-    batches = {cell: fit.batch_size for cell, fit in fits if isinstance(fit, Fit)}
-    for family, members in groupby(fits, key=lambda pair: pair[0].block.family):
+    for family, members in groupby(fits, key=lambda cell: cell.block.family):
         table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("", min_width=16, no_wrap=True)
         for heading in ("batch", "×", "its peak", "one sample more"):
@@ -149,29 +145,28 @@ def fit_tables(
         if measured:
             table.add_column("measured", justify="right")
             table.add_column("measured at one more", justify="right")
-        for cell, fit in members:
-            table.add_row(*_fit_row(cell, fit, batches, measured, reference=reference))
+        for cell in members:
+            against = fits.get(dataframes.at(cell, reference))
+            table.add_row(*_fit_row(cell, fits[cell], against, measured))
         shown += [Text(f"\n{family}: the largest batch; × is to {reference}", style="bold"), table]
     return Group(*shown)
 
 
 def _fit_row(
     cell: Cell,
-    fit: Fit | str,
-    batches: Mapping[Cell, int],
+    fit: Fit | NoPrediction,
+    against: Fit | NoPrediction | None,
     measured: Mapping[Cell, Outcome],
-    *,
-    reference: str,
 ) -> list[RenderableType]:
     measured_mark = MEASURED if isinstance(fit, Fit) and fit.how else ""
     name = Text(f" {cell.grad_mode}{measured_mark}")
-    if isinstance(fit, str):
+    if isinstance(fit, NoPrediction):
         return [name, Text("none", style="dim")]
-    against = batches.get(dataframes.at(cell, reference))
+    times = fit.times(against) if isinstance(against, Fit) else None
     row: list[RenderableType] = [
         name,
-        f"{fit.batch_size:,}",
-        format_units.factor(fit.batch_size / against) if against else "",
+        fit.size,
+        format_units.factor(times) if times is not None else "",
         _share(fit.peak_bytes, fit.budget_bytes) if fit.batch_size else "",
         _share(fit.next_bytes, fit.budget_bytes),
     ]

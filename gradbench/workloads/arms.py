@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -189,6 +189,21 @@ def make_arm(cell: Cell, subject: Subject) -> CellArm:
     if cell.entry == "per_call":
         step = step.entering(mode.enter) if isinstance(step, Decoding) else entering(mode, step)
     return CellArm(cell, step, mode, workload, subject)
+
+
+def same_step(cell: Cell) -> Cell:
+    """Return the first cell whose step is the same program on any model: modes that are held alike.
+
+    Held, ``no_grad`` and ``global_off`` are one construct, and nothing of either is in the step. A
+    step that enters its mode, or begins with what was made inside, is its mode's own.
+    """
+    workload, mode = WORKLOADS[cell.workload], MODES[cell.grad_mode]
+    if workload.mode_inside or workload.set_up_inside or cell.entry == "per_call":
+        return cell
+    alike = next(
+        one for one in MODES.values() if (one.hold, one.reenable) == (mode.hold, mode.reenable)
+    )
+    return replace(cell, grad_mode=alike.name)
 
 
 def entering(mode: GradMode, step: Step) -> Step:

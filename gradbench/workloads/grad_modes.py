@@ -41,6 +41,8 @@ class globally:  # noqa: N801 # reads as torch's own contexts do
         torch.set_grad_enabled(self._before)
 
 
+_OFF: Final = partial(globally, False)
+
 # In inference mode, enable_grad() only flips a flag and nothing is recorded: leaving inference
 # mode is what works there.
 MODES: Final[Mapping[str, GradMode]] = {
@@ -56,14 +58,14 @@ MODES: Final[Mapping[str, GradMode]] = {
         GradMode(
             "global_off",
             enter=partial(globally, False),
-            hold=partial(globally, False),
+            hold=_OFF,
             records=False,
             reenable=torch.enable_grad,
         ),
         GradMode(
             "no_grad",
             enter=torch.no_grad,
-            hold=partial(globally, False),
+            hold=_OFF,
             records=False,
             reenable=torch.enable_grad,
         ),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Final, NoReturn
 
 import torch
@@ -20,6 +20,12 @@ from . import losses
 from .generation import Generation
 from .models import MODELS, Catalogue, Model
 from .trees import Batch
+
+ARGUMENTS: Final = {"model": 0, "batch": 1, "loss": 2}
+"""How many arguments a function of the user's is called with, by what it is for."""
+
+MOST_NAMED: Final = 4
+"""Names in a file that are shown where none was given."""
 
 
 def model_of(source: ModelSource) -> Model:
@@ -273,11 +279,15 @@ def _without_default(signature: inspect.Signature) -> list[str]:
 def imported(path: str, what: str) -> object:
     """Return what ``package.module:name`` or ``file.py:name`` names; raise `BadModel`."""
     where, _, attribute = path.rpartition(":")
-    if not where or not attribute:
+    file = path.removesuffix(":")
+    if file.endswith(".py"):
+        where, attribute = file, ""
+    elif not where or not attribute:
         raise BadModel(f"{what} {path!r}: write it as package.module:factory or file.py:factory")
     try:
-        target: object = _module(where)
-        for name in attribute.split("."):
+        module = _module(where)
+        target: object = module
+        for name in attribute.split(".") if attribute else ():
             target = getattr(target, name)
     except BadModel:
         raise
@@ -287,7 +297,31 @@ def imported(path: str, what: str) -> object:
         raise BadModel(
             f"{what} {path!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error
+    if not attribute:
+        raise BadModel(_which_of(module, file, what))
     return target
+
+
+def _which_of(module: ModuleType, file: str, what: str) -> str:
+    """Return that a file alone says too little, and which names in it could be meant."""
+    found = {name: one for name, one in vars(module).items() if _could_be(what, one, module)}
+    needy = {name for name, one in found.items() if isinstance(one, type) and _required(one)}
+    names = sorted(found, key=needy.__contains__)
+    if not names:
+        return f"{what} {file!r} names a file, and nothing in it could be a {what}: {file}:NAME"
+    others = f", or {', '.join(names[1:MOST_NAMED])}" if names[1:] else ""
+    return f"{what} {file!r} lacks the name of what to take from it: {file}:{names[0]}{others}"
+
+
+def _could_be(what: str, one: object, module: ModuleType) -> bool:
+    """Return whether something in a file is a model, or is its own and called as what is meant."""
+    if what == "model" and isinstance(one, Model | nn.Module):
+        return True
+    if not isinstance(one, type | FunctionType) or one.__module__ != module.__name__:
+        return False
+    if isinstance(one, type):
+        return what == "model" and issubclass(one, nn.Module)
+    return len(_required(one)) == ARGUMENTS[what] and not one.__name__.startswith("_")
 
 
 def file_of(path: str) -> str:

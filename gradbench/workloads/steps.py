@@ -1,5 +1,6 @@
 """What one step does with a grad mode: forward, training, one after the other, or tokens."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import Impossible
+from ..errors import Impossible, in_one_line
 from .distributed import SHARDING, Spread, replicated, sharded
 from .generation import Decoding, Generation, lengthened, likeliest
 from .grad_modes import MODES, GradMode
@@ -131,6 +132,7 @@ class Workload:
     reenables: bool = False  # the step turns grad on again inside the mode
     evaluates: bool = False  # the step trains outside the mode after an evaluation inside it
     generates: bool = False  # the step makes tokens: the model has a `Generation`
+    set_up_inside: bool = False  # what a step begins with is made inside the mode, by its construct
     spread: Spread | None = None  # the model is spread over ranks, which step together
     one_subject: bool = True  # modes step the same module; or is each given one of its own?
     imports: tuple[str, ...] = ()  # modules that may be imported before processes are forked
@@ -174,7 +176,7 @@ def inference(subject: Subject, _mode: GradMode) -> Step:
 def training(subject: Subject, _mode: GradMode) -> Step:
     """Forward in ``train()``, loss, backward and an optimizer step, wherever the caller stands."""
     switch(subject.module, training=True)
-    optimizer = subject.optimizer(subject.module.parameters())
+    optimizer = _optimizer(subject, subject.module, "it")
     call_and_loss = subject.call_and_loss()
 
     def step() -> None:
@@ -183,6 +185,16 @@ def training(subject: Subject, _mode: GradMode) -> Step:
         optimizer.step()
 
     return step
+
+
+def _optimizer(subject: Subject, part: nn.Module, whose: str) -> torch.optim.Optimizer:
+    """Return what trains a part; raise `Impossible` where there is nothing in it to train."""
+    parameters = list(part.parameters())
+    if not parameters:
+        raise Impossible(
+            f"{whose} has no parameters to train, as after dynamic quantization: measure inference"
+        )
+    return subject.optimizer(parameters)
 
 
 def _backward(loss: Any) -> None:
@@ -221,7 +233,7 @@ def frozen_backbone(subject: Subject, mode: GradMode) -> Step:
     head = subject.head
     switch(subject.module, training=False)
     switch(head, training=True)
-    optimizer = subject.optimizer(head.parameters())
+    optimizer = _optimizer(subject, head, "its head")
     enter, call, given, loss = mode.enter, subject.bare_call(), subject.given, subject.loss
     clear, cut, region = subject.clear_gradients, subject.cut, subject.region or nullcontext
 
@@ -345,7 +357,7 @@ WORKLOADS: Final[Mapping[str, Workload]] = {
         Workload("frozen_backbone", frozen_backbone, mode_inside=True, splits_head=True),
         Workload("evaluate_then_train", evaluate_then_train, mode_inside=True, evaluates=True),
         Workload("prefill", prefill, optimizes=False, generates=True),
-        Workload("decode", decode, optimizes=False, generates=True),
+        Workload("decode", decode, optimizes=False, generates=True, set_up_inside=True),
         Workload("generate", generate, optimizes=False, generates=True),
         Workload("inference_ddp", inference, optimizes=False, spread=replicated),
         Workload("training_ddp", training, needs_graph=True, spread=replicated),
@@ -380,6 +392,10 @@ MADE_INSIDE: Final = ("nference tensor", "InferenceMode", "inference mode", "no_
 """torch's words for what was made inside a mode and does not go into a graph outside it."""
 
 
+_MISFIT: Final = re.compile(r"argument|shape|size|dim|index|dtype|channels|expected", re.I)
+"""Words of errors over what a module was called with."""
+
+
 def must_fail(workload: str, grad_mode: str) -> bool:
     """Return whether the step runs backward() where nothing is recorded."""
     return WORKLOADS[workload].needs_graph and not MODES[grad_mode].records
@@ -402,3 +418,10 @@ def says_the_mode(workload: str, grad_mode: str, error: BaseException) -> bool:
         return False
     made_inside = MADE_INSIDE if WORKLOADS[workload].evaluates else ()
     return any(words in str(error) for words in (*NOTHING_RECORDED, *made_inside))
+
+
+def is_over_the_call(error: BaseException) -> bool:
+    """Return whether an error may be over what the module was called with: then that is said."""
+    return isinstance(error, TypeError | RuntimeError | IndexError) and bool(
+        _MISFIT.search(in_one_line(error))
+    )

@@ -258,6 +258,7 @@ def nets(here):
         (["--model", "nets:mak", "--input", "4,8"], ["'nets' has no attribute 'mak'"]),
         (["--model", "nets:number", "--input", "4,8"], ["'nets:number' is int, not a factory"]),
         (["--model", "nets:", "--input", "4,8"], ["write it as package.module:factory"]),
+        (["--model", "nets.py", "--input", "4,8"], ["lacks the name", "nets.py:"]),
         (["--model", "nets:make", "--input", "4"], ["'4' needs a batch size and a shape"]),
         (["--model", "nets:make", "--input", "4x8"], ["whole number", "'4x8'"]),
         (["--model", "nets:make", "--input", "4,-8"], ["whole number", "'-8'"]),

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from gradbench.cli import app
 from gradbench.exit_status import ExitStatus
-from gradbench.memory import batch_fit
-from gradbench.memory.batch_fit import LARGEST_BATCH
-from gradbench.memory.predict import CannotTrain, Predictor
+from gradbench.memory.batch_fit import followed_to
+from gradbench.memory.predict import CannotTrain, Predictor, TookTooLong
+from gradbench.records.predictions import LARGEST_BATCH
 from gradbench.store.jsonl import Store
 from gradbench.workloads.models import MODELS
 
@@ -39,6 +39,17 @@ class Net(nn.Linear):
 
     def forward(self, x):
         return super().forward(x).argmax(-1)
+"""
+
+LACKING = """
+from torch import nn
+
+
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 4)
+    def forward(self, x):
+        raise ValueError("the config lacks 'tail'")
 """
 
 
@@ -149,6 +160,24 @@ def test_a_cell_whose_training_is_impossible_leaves_the_others_their_numbers(
     found = {row["workload"]: row for row in json.loads(result.stdout)}
     assert found["inference"]["peak_bytes"] > 0
     assert "its output has no floating-point tensor" in found["training"]["reason"]
+
+
+@pytest.mark.parametrize("options", [(), pytest.param(("--fit", "1MiB"), marks=pytest.mark.slow)])
+def test_a_users_error_is_shown_once_as_theirs_and_says_whose_model_raised_it(
+    options, gradbench, tmp_path
+):
+    (tmp_path / "lacking.py").write_text(LACKING, "utf-8")
+    model = ("--model", "lacking.py:Net", "--input", "2,4")
+    chosen = ("--preset", "tiny", *model, "--workload", "inference", *MODES, *options)
+    result = gradbench("predict", *chosen)
+    assert result.exit_code == ExitStatus.NOTHING_MEASURED, result.output
+    shown = result.stdout.splitlines()
+    (start,) = (place for place, line in enumerate(shown) if "raised, from" in line)
+    assert shown[start].startswith("inference[cpu-lacking.Net")
+    assert shown[start + 1].endswith('lacking.py", line 9, in forward')
+    assert sum("the config lacks 'tail'" in line for line in shown) == 2  # its line, its words
+    (first, *_) = json.loads(gradbench("predict", *chosen, "--json").stdout)
+    assert first["traceback"].endswith("ValueError: the config lacks 'tail'")
 
 
 def test_what_a_fit_finds_is_the_largest_batch_by_prediction_and_arithmetic(gradbench, predictor):
@@ -327,7 +356,7 @@ def test_the_search_is_right_on_any_curve_that_never_falls(curve, budget):
     search = Foreseen(peaks)
     found = search.largest(cell(model=NET), MODELS[NET], budget)
     if found.next_bytes is None:
-        assert found.batch_size > LARGEST_BATCH // 4
+        assert found.batch_size == LARGEST_BATCH
         assert peaks(found.batch_size) <= budget
         return
     assert found.batch_size == 0 or peaks(found.batch_size) <= budget
@@ -362,17 +391,34 @@ def test_a_search_asks_each_batch_once_and_few_of_them(curve, budget):
 def test_peaks_that_never_meet_the_budget_end_the_search():
     found = Foreseen(lambda _: 10).largest(cell(model=NET), MODELS[NET], 10)
     assert found.next_bytes is None
-    assert LARGEST_BATCH // 4 < found.batch_size <= LARGEST_BATCH
+    assert found.batch_size == LARGEST_BATCH
+    assert found.size == "16,777,216 or more"
     assert found.cell == cell(model=NET)
 
 
-def test_what_no_batch_can_mend_is_asked_of_one_batch_alone():
+@pytest.mark.parametrize("error", [CannotTrain, TookTooLong])
+def test_what_no_batch_can_mend_is_asked_of_one_batch_alone(error, monkeypatch):
     asked = []
 
-    def refused(batch):
-        asked.append(batch)
-        raise CannotTrain("element 0 of tensors does not require grad")
+    def refused(_self, member, _model, **_options):
+        asked.append(member.batch_size)
+        raise error("no")
 
-    with pytest.raises(CannotTrain):
-        batch_fit.largest(cell(model=NET), 2**20, refused, lambda *_: None, final=CannotTrain)
+    monkeypatch.setattr(Predictor, "predict", refused)
+    with pytest.raises(error):
+        Predictor("cpu").largest(cell(model=NET), MODELS[NET], 2**20)
     assert len(asked) == 1
+
+
+@given(st.integers(1, 10**6), st.integers(0, 10**9), st.integers(1, 10**12))
+def test_the_largest_batch_on_a_line_fits_and_one_more_does_not(slope, intercept, budget):
+    def line(batch):
+        return intercept + slope * batch
+
+    found = followed_to(line, budget)
+    assert found == 0 or line(found) <= budget
+    assert found == LARGEST_BATCH or line(found + 1) > budget
+
+
+def test_where_the_peak_does_not_grow_any_batch_fits_or_none():
+    assert (followed_to(lambda _: 100, 100), followed_to(lambda _: 100, 99)) == (LARGEST_BATCH, 0)

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache, partial
 from itertools import groupby, pairwise
 
@@ -21,6 +22,7 @@ from gradbench.memory.predict import Predictor, Unpredictable
 from gradbench.memory.probe import Call, Prober, Seen
 from gradbench.records.measurements import PARTS, Breakdown, Measurement, Skipped
 from gradbench.runner import memory_pass
+from gradbench.workloads.arms import same_step
 from gradbench.workloads.models import MODELS, Model, classification, mlp
 
 pytestmark = pytest.mark.usefixtures("measured_here")
@@ -558,7 +560,7 @@ def test_a_model_that_no_mode_can_train_is_not_said_to_want_another_mode(predict
         return nn.Linear(4, 2).requires_grad_(requires_grad=False)
 
     model = Model(build, partial(classification, shape=(4,)), loss=squared)
-    with pytest.raises(Unpredictable, match="under global_on, too") as raised:
+    with pytest.raises(Unpredictable, match="its step fails: RuntimeError: element 0") as raised:
         predictor.predict(cell(workload="training"), model)
     assert type(raised.value) is Unpredictable
 
@@ -590,3 +592,55 @@ def test_what_is_checked_says_so_and_what_is_too_large_for_it_does_not(monkeypat
     assert Predictor("cpu", checks=True).predict(cell(batch_size=1), model).checked_at == 1
     monkeypatch.setattr(predict, "CHECKED_BYTES", 100)
     assert Predictor("cpu", checks=True).predict(cell(), model).checked_at is None
+
+
+HELD = {"model": "decoder_tiny", "workload": "generate", "prompt": 4, "new_tokens": 3}
+
+
+def test_modes_that_are_held_alike_share_one_step_and_each_alone_is_predicted_the_same(monkeypatch):
+    model, asked, real = MODELS["decoder_tiny"], [], Predictor._run
+
+    def counted(self, member, *arguments):
+        asked.append(member.grad_mode)
+        return real(self, member, *arguments)
+
+    monkeypatch.setattr(Predictor, "_run", counted)
+    members = [cell(batch_size=2, **HELD, grad_mode=mode) for mode in ("global_off", "no_grad")]
+    together = Predictor("cpu")
+    shared = [together.predict(one, model) for one in members]
+    assert ([one.cell for one in shared], asked) == (members, ["global_off"])
+    monkeypatch.setattr(predict, "same_step", lambda member: member)
+    alone = Predictor("cpu").predict(members[1], model)
+    assert asked == ["global_off", "no_grad"]
+    assert replace(alone, seconds=0) == replace(shared[1], seconds=0)
+
+
+@pytest.mark.parametrize(
+    ("axes", "alike"),
+    [
+        ({"workload": "inference"}, True),
+        ({"workload": "training_reenabled"}, True),
+        ({"workload": "inference", "entry": "per_call"}, False),
+        ({"workload": "frozen_backbone"}, False),
+        ({"workload": "decode"}, False),
+    ],
+)
+def test_a_step_is_another_modes_only_where_nothing_of_the_mode_is_in_it(axes, alike):
+    assert (same_step(cell(**axes)) == cell(grad_mode="global_off", **axes)) is alike
+    for mode in ("global_on", "global_off", "inference_mode"):
+        assert same_step(cell(grad_mode=mode, **axes)) == cell(grad_mode=mode, **axes)
+
+
+def test_what_a_small_batch_was_measured_for_is_not_asked_of_larger_ones_again(monkeypatch):
+    asked, real = [], Predictor._run
+
+    def counted(self, member, *arguments):
+        asked.append(member.batch_size)
+        return real(self, member, *arguments)
+
+    monkeypatch.setattr(Predictor, "_run", counted)
+    model = Model(LooksAsItRuns, partial(classification, shape=(16,)), loss=squared)
+    fit = Predictor("cpu").largest(cell(), model, 64 * 2**10)
+    assert (fit.measured_at, asked) == ((fit.batch_size,), [2])
+    weights, sample = (16 * 16 + 16) * FLOAT, 3 * 16 * FLOAT + LABEL
+    assert fit.batch_size == (64 * 2**10 - weights) // sample

@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import jobs
 import psutil
@@ -18,7 +19,8 @@ from gradbench.devices.cpu import CPU
 from gradbench.devices.host_memory import free_bytes
 from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.experiment.plan import Plan
-from gradbench.memory.apart import Children, Died, TimedOut
+from gradbench.memory import predict
+from gradbench.memory.apart import Children, Died, TimedOut, frames_of
 from gradbench.memory.predict import EndsItsProcess, Predictor, TookTooLong, Unpredictable
 from gradbench.records.measurements import Measurement, Skipped
 from gradbench.runner.memory_pass import predict_block
@@ -158,6 +160,27 @@ def test_where_no_process_can_be_forked_a_fresh_one_predicts_the_same(monkeypatc
     found = Predictor("cpu", forks=False).predict(one, model)
     assert found.breakdown == expected.breakdown
     assert found.unprobed == expected.unprobed == ()
+
+
+def test_in_a_process_group_no_step_is_measured_by_a_child_that_would_wait_for_it(monkeypatch):
+    there = SimpleNamespace(is_available=lambda: True, is_initialized=lambda: True)
+    monkeypatch.setattr(predict, "dist", there)
+    with pytest.raises(Unpredictable, match=r"draws random numbers.*is in a process group"):
+        Predictor("cpu").predict(ONE, held("Draws"))
+
+
+def complain(_say=None):
+    raise ValueError("no weights")
+
+
+def test_what_a_child_raises_has_its_authors_frames_with_it():
+    for children in (Children(device=CPU()), Children(device=CPU(), forks=False)):
+        with pytest.raises(ValueError, match="no weights") as raised:
+            children.run(complain)
+        first, *_, last = frames_of(raised.value).splitlines()
+        assert first.endswith("in complain")
+        assert last == "ValueError: no weights"
+    assert frames_of(Died("it ended")) == ""
 
 
 def test_a_fresh_process_that_ends_says_how():

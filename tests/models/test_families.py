@@ -276,7 +276,7 @@ FAMILIES = {
     "fft": Family(Model(Spectral, rows)),
     "quantized": Family(
         Model(quantized, rows, head="head"),
-        cannot=dict.fromkeys(TRAINS, "empty parameter list"),
+        cannot=dict.fromkeys(TRAINS, "no parameters to train"),
     ),
     # in one process with a cell that records, the executor keeps that one's plan
     "scripted": Family(

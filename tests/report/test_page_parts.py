@@ -36,6 +36,7 @@ from gradbench.experiment.model_source import ModelSource
 from gradbench.experiment.presets import PRESETS
 from gradbench.experiment.toml_config import choose
 from gradbench.gate.rules import Override, Rules
+from gradbench.memory import batch_fit
 from gradbench.report import (
     answer,
     capacity,
@@ -281,12 +282,32 @@ def peaks(**sizes):
     ]
 
 
+class OnALine(int):
+    """A prediction of which nothing is known but its peak."""
+
+    context_bytes, unprobed, run_otherwise = 0, (), ()
+    measured_at, why_measured, checked_at = (), "", None
+    process_bytes = property(int)
+
+
+def nothing(_low, _high):
+    """Give a search no line to follow."""
+
+
 def test_a_straight_line_says_the_largest_batch_that_fits():
-    (row,) = capacity.capacities(View(run(peaks(b1=1100, b10=2000, b20=3000))))
-    assert (row.fixed_bytes, row.sample_bytes) == pytest.approx((1000, 100))
+    (row,) = capacity.capacities(View(run(peaks(b1=2000, b10=11_000, b20=21_000))))
+    assert (row.fixed_bytes, row.sample_bytes) == pytest.approx((1000, 1000))
     assert (row.measured, row.lost) == (20, 0)
     assert row.max_error == pytest.approx(0)
-    assert row.fits[4 * 2**30] == (4 * 2**30 - 1000) // 100
+    assert row.fits[4 * 2**30] == f"{(4 * 2**30 - 1000) // 1000:,}"
+
+
+def test_a_run_and_a_fit_answer_alike_where_peaks_lie_on_a_line():
+    (row,) = capacity.capacities(View(run(peaks(b1=2000, b10=11_000, b20=21_000))))
+    for budget, words in row.fits.items():
+        fit = batch_fit.largest(cell(), budget, lambda batch: OnALine(1000 + 1000 * batch), nothing)
+        assert fit.size == words
+    assert [words.endswith("or more") for words in row.fits.values()] == [False, True, True]
 
 
 def test_a_peak_off_the_line_and_a_batch_that_ran_out_are_reported():
@@ -298,7 +319,7 @@ def test_a_peak_off_the_line_and_a_batch_that_ran_out_are_reported():
 
 def test_a_batch_that_takes_nothing_fits_in_any_size():
     (row,) = capacity.capacities(View(run(peaks(b1=1000, b10=1000))))
-    assert row.fits == dict.fromkeys(capacity.BUDGETS)
+    assert row.fits == dict.fromkeys(capacity.BUDGETS, "16,777,216 or more")
 
 
 # --- what changed

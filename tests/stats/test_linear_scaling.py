@@ -8,6 +8,7 @@ from builders import block, cell
 from hypothesis import example, given, strategies as st
 
 from gradbench.experiment.matrix import LENGTHS
+from gradbench.memory.batch_fit import followed_to
 from gradbench.stats.linear_scaling import (
     CURVED,
     VARIABLES,
@@ -112,26 +113,11 @@ def test_one_point_makes_no_line(points):
     assert lines(through("batch_size", points)) == []
 
 
-@given(st.integers(1, 10**6), st.integers(0, 10**9), st.integers(1, 10**12))
-def test_the_largest_that_a_line_allows_fits_and_one_more_does_not(slope, intercept, budget):
-    line = fit(cell(), "batch_size", straight(slope, intercept, [1, 10**6]))
-    largest = line.largest(budget)
-    near = 1e-6 * (budget + intercept)
-    assert largest == 0 or intercept + slope * largest <= budget + near
-    assert intercept + slope * (largest + 1) > budget - near
-
-
-@pytest.mark.parametrize("points", [{1: 100, 2: 50}, {1: 100, 2: 100}])
-def test_where_the_peak_does_not_grow_any_size_fits_or_none(points):
-    line = fit(cell(), "batch_size", points)
-    assert (line.largest(100), line.largest(99)) == (None, 0)
-
-
 def test_the_line_through_the_two_largest_leaves_out_what_small_sizes_need():
     points = {1: 5000, 10: 2000, 20: 3000}
     line = largest_two(cell(), "batch_size", points)
     assert (line.slope, line.intercept) == pytest.approx((100, 1000))
-    assert line.largest(4000) == 30
+    assert line.peak(30) == 4000
     assert line.distance(points) == pytest.approx(abs(1100 - 5000) / 5000)
 
 
@@ -140,7 +126,7 @@ def test_a_level_line_has_no_slope_that_a_budget_could_be_divided_by():
     level = through("batch_size", {1: 100, 2: 100}, grad_mode="no_grad")
     rising = through("batch_size", {1: 100, 2: 200})
     (line,) = lines(level)
-    assert line.largest(10**9) is None
+    assert (line.slope, line.peak(10**9)) == (0, 100)
     allowed = break_even(lines(level | rising), reference="global_on")
     assert {c.grad_mode for c in allowed} == {"global_on"}
 
@@ -257,5 +243,6 @@ def test_break_even_is_asked_of_batches_and_where_each_sample_costs_something():
 def test_a_larger_budget_approaches_break_even():
     found = lines(over_batches({"global_on": 300, "no_grad": 100}))
     on, off = found
-    assert off.largest(10**4) / on.largest(10**4) == pytest.approx(3, rel=0.05)
-    assert off.largest(10**9) / on.largest(10**9) == pytest.approx(3, rel=1e-5)
+    for budget, within in ((10**4, 0.05), (10**9, 1e-5)):
+        largest = [followed_to(line.peak, budget) for line in (off, on)]
+        assert largest[0] / largest[1] == pytest.approx(3, rel=within)

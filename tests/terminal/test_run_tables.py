@@ -24,7 +24,7 @@ from rich.console import Console
 from gradbench.analysis.headline import answer
 from gradbench.records.allocations import PeakBreakdown
 from gradbench.records.measurements import PARTS
-from gradbench.records.predictions import Fit, Prediction
+from gradbench.records.predictions import Fit, NoPrediction, Prediction
 from gradbench.terminal.prediction_tables import fit_tables, prediction_tables, scaling_tables
 from gradbench.terminal.run_tables import BETTER, WIDE, WORSE, run_tables
 
@@ -237,23 +237,17 @@ def test_without_the_reference_a_prediction_has_no_ratio():
     assert line_of("no_grad", shown) == "no_grad 3.5 KiB 2.5 KiB 1 KiB 2 KiB 1 KiB"
 
 
-def test_what_cannot_be_predicted_says_why_once_a_block():
-    reason = "compiled [code] allocates by its own plan"
-    shown = printed(
-        prediction_tables(
-            {ON: predicted(ON), OFF: reason, NO_GRAD: reason, INFERENCE: "another"},
-            reference="global_on",
-        )
-    )
-    assert line_of("global_off", shown) == "global_off none"
-    assert [line.strip() for line in shown].count(reason) == 1
-    first = shown.index(f"  {reason}")
-    assert shown[first : first + 2] == [f"  {reason}", "  another"]
+def test_what_cannot_be_predicted_has_none_in_its_row():
+    reason = NoPrediction("compiled [code] allocates by its own plan")
+    tables = prediction_tables({ON: predicted(ON), OFF: reason}, reference="global_on")
+    assert line_of("global_off", printed(tables)) == "global_off none"
 
 
 def test_where_the_reference_has_no_prediction_others_have_no_ratio():
     shown = printed(
-        prediction_tables({ON: "no", NO_GRAD: predicted(NO_GRAD)}, reference="global_on")
+        prediction_tables(
+            {ON: NoPrediction("no"), NO_GRAD: predicted(NO_GRAD)}, reference="global_on"
+        )
     )
     assert line_of("no_grad", shown) == "no_grad 3.5 KiB 2.5 KiB 1 KiB 2 KiB 1 KiB"
 
@@ -326,7 +320,7 @@ ONE, ONE_NO_GRAD = cell(batch_size=1), cell("no_grad", batch_size=1)
 
 
 def fits(*found, measured=None, reference="global_on", width=160):
-    shown = printed(fit_tables(found, measured or {}, reference=reference), width=width)
+    shown = printed(fit_tables(dict(found), measured or {}, reference=reference), width=width)
     _, title, headings, *rows = (" ".join(line.split()) for line in shown)
     assert title == f"inference[cpu-mlp_tiny]: the largest batch; × is to {reference}"
     return headings, rows
@@ -349,7 +343,7 @@ def test_the_largest_batches_fit_eighty_columns_and_no_mode_is_folded(mode):
     gib = 2**30
     member = cell(mode, model="a_model_with_a_name_that_is_long", batch_size=1)
     fit = Fit(member, 80 * gib, 16_777_216, 80 * gib - 1, 80 * gib + 250 * 2**20)
-    shown = printed(fit_tables([(member, fit)], {}, reference=mode), width=80)
+    shown = printed(fit_tables({member: fit}, {}, reference=mode), width=80)
     assert max(map(len, shown)) <= 80
     assert "…" not in "".join(shown)
     (row,) = (line for line in shown if "16,777,216" in line)
@@ -364,12 +358,14 @@ def test_a_batch_of_none_and_one_without_end_are_reported_as_such():
     )
     assert rows == [
         "global_on 0 1.46 KiB (500 B over)",
-        "no_grad 16,777,216 900 B (90.00%) no limit found",
+        "no_grad 16,777,216 or more 900 B (90.00%) no limit found",
     ]
 
 
 def test_a_cell_that_cannot_be_fitted_is_none_and_nobodys_reference():
-    _, rows = fits((ONE, "cannot"), (ONE_NO_GRAD, Fit(ONE_NO_GRAD, BUDGET, 7, 900, 1100)))
+    _, rows = fits(
+        (ONE, NoPrediction("cannot")), (ONE_NO_GRAD, Fit(ONE_NO_GRAD, BUDGET, 7, 900, 1100))
+    )
     assert rows[0] == "global_on none"
     assert rows[1] == "no_grad 7 900 B (90.00%) 1.07 KiB (100 B over)"
 

@@ -86,6 +86,7 @@ def folder(tmp_path, monkeypatch):
 
 
 IDS = ("input_ids=B,3:int64<10",)
+NET = "some/nets.py:make"
 
 
 @pytest.mark.parametrize(
@@ -137,6 +138,23 @@ def test_what_cannot_be_had_is_said_in_a_line(build, options, words, folder):
     with pytest.raises(BadModel) as error:
         model_of(ModelSource(build=build, **options))
     assert [word for word in words if word not in str(error.value)] == []
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"build": "some/nets.py"}, "lacks the name.*some/nets.py:Net, or ready, make, whole$"),
+        ({"build": "some/nets.py:"}, "some/nets.py:Net, or ready"),
+        ({"build": NET, "batch": "some/nets.py"}, "batch .*: some/nets.py:make_batch$"),
+        ({"build": NET, "input": IDS, "loss": "some/nets.py"}, "loss 'some/nets.py'"),
+        ({"build": "some/net.py"}, "no file 'some/net.py' here"),
+        ({"build": "some/beside.py"}, "nothing in it could be a model: some/beside.py:NAME"),
+    ],
+)
+def test_a_file_without_a_name_is_answered_with_the_names_in_it(options, words, folder):
+    with pytest.raises(BadModel, match=words) as error:
+        model_of(ModelSource(**options))
     assert "\n" not in str(error.value)
 
 

@@ -103,6 +103,14 @@ def test_frozen_backbone_spares_the_backbones_gradients_where_nothing_is_recorde
     assert all(p.grad is None for p in of.module.parameters()) is not MODES[mode].records
 
 
+def test_what_has_no_parameters_is_refused_to_be_trained_in_plain_words():
+    bare = Model(nn.Tanh, MODELS["mlp_tiny"].batch)
+    for workload, mode in (("training", "global_on"), ("evaluate_then_train", "no_grad")):
+        cell = Cell(model="bare", workload=workload, grad_mode=mode, batch_size=4)
+        with pytest.raises(Impossible, match="it has no parameters to train"):
+            step(workload, mode, build(cell, bare, seed=0))
+
+
 def test_frozen_backbone_needs_a_head():
     with pytest.raises(Impossible, match="names none"):
         WORKLOADS["frozen_backbone"].prepare(

@@ -95,7 +95,7 @@ ROWS = (
     Row("TrainsItself"),
     Row("TrainsItself", **TRAINED),
     Row("Fixed"),
-    Row("Fixed", workload="training", steps=(), words="empty parameter list"),
+    Row("Fixed", workload="training", steps=(), cause="impossible", words="no parameters to train"),
     Row("frozen", workload="training", steps=(), words="require grad"),
     Row("Complex"),
     Row("Complex", **TRAINED),
