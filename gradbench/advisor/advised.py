@@ -1,5 +1,6 @@
 """``gradbench.advise``: a module and an example batch in, advice out that shows itself."""
 
+import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -20,6 +21,9 @@ from .study import Question, study
 
 MODEL: Final = "model"
 """How the records name a module that was given in Python."""
+
+SHARDED: Final = ("FullyShardedDataParallel", "FSDPModule")
+"""Classes of modules whose parameters are spread over processes."""
 
 
 class Advised:
@@ -55,6 +59,7 @@ def advise(model: nn.Module, *args: Any, **kwargs: Any) -> Advised:
     """
     if not isinstance(model, nn.Module):
         raise BadModel(f"advise takes a module and a batch, not {type(model).__name__}")
+    _hold_that_it_works_alone(model)
     example = Example.of(Batch(args, kwargs))
     cell = Cell(
         model=MODEL,
@@ -65,6 +70,20 @@ def advise(model: nn.Module, *args: Any, **kwargs: Any) -> Advised:
     )
     question = Question(cell=cell, model=Model(partial(_itself, model), example))
     return Advised(Advice(study(question, Store("results").studies, say=lambda _: None)))
+
+
+def _hold_that_it_works_alone(model: nn.Module) -> None:
+    """Raise `BadModel` where a part works with other processes: its copy would wait for them."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # what is sharded has imported it
+    kinds = [nn.parallel.DistributedDataParallel]
+    kinds += [getattr(fsdp, name) for name in SHARDED] if fsdp is not None else []
+    for part in model.modules():
+        if isinstance(part, tuple(kinds)):
+            raise BadModel(
+                f"{type(part).__name__} works with other processes, and a copy of it would wait "
+                "for them: give advise the module that it was made of; gradbench run --workload "
+                "inference_ddp measures several ranks"
+            )
 
 
 def _itself(model: nn.Module) -> nn.Module:

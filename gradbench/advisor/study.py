@@ -137,7 +137,9 @@ def _checkpointing(batches: Batches) -> Iterator[Trial]:
     """Yield what computing blocks again brings to training: memory, which is predicted."""
     training, checkpointed = batches.purposes[-1], batches.checkpointed
     if checkpointed.fit is None:
-        yield Trial(name="checkpointing", not_tried=checkpointed.reason)
+        alike = checkpointed.reason == training.reason
+        why_not = "what keeps training from being predicted keeps it, too" if alike else ""
+        yield Trial(name="checkpointing", not_tried=why_not or checkpointed.reason)
     elif training.fit is not None:
         yield Trial(name="checkpointing", fits=(training.fit, checkpointed.fit))
 

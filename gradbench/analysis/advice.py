@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ FORGOTTEN: Final = GRAD_MODES[0]
 MODES: Final = ("no_grad", "inference_mode")
 """The modes that inference may be advised to use; ``global_off`` is ``no_grad`` by another name."""
 DIFFERENCE: Final = "output_difference"
+ALIKE: Final = "none, for the same reason"
 FEWEST: Final = 6  # rounds: fewer carry no 95% interval
 GROWTH: Final = 1.1  # from one look back at the rounds to the next
 
@@ -135,7 +136,8 @@ class Advice:
         verdict = self.verdict(inference_mode, no_grad)
         undecided = verdict is Verdict.INCONCLUSIVE
         start = "no difference is sure" if undecided else "no measurable difference"
-        return f"{start} between them in time ({_ratio(change)}), none in memory"
+        ratio = f"{_ratio(change)}{self._hidden(change)}"
+        return f"{start} between them in time ({ratio}), none in memory"
 
     def _against_forgetting(self) -> str:
         return f"Against forgetting it (`{FORGOTTEN}`), {self._saving(self.best, FORGOTTEN)}."
@@ -150,7 +152,7 @@ class Advice:
             elif verdict is Verdict.SAME:
                 parts.append(f"the same time ({_ratio(change)})")
             else:
-                parts.append(f"no sure difference in time ({_ratio(change)})")
+                parts.append(f"no sure difference in time ({_ratio(change)}{self._hidden(change)})")
         own, against = self._bytes(mode), self._bytes(other)
         if own is not None and against is not None:
             if own == against:
@@ -169,7 +171,10 @@ class Advice:
         sentence = "There is no measurable difference between the modes here"
         if verdict is Verdict.INCONCLUSIVE:
             sentence = "No difference between the modes is sure here"
-        ratio = f": `{self.best}` takes {_ratio(change)} times the time" if change else ""
+        ratio = ""
+        if change is not None:
+            hidden = self._hidden(change)
+            ratio = f": `{self.best}` takes {_ratio(change)} times the time{hidden}"
         return f"{sentence}{ratio}, and the same memory."
 
     def rows(self) -> list[Row]:
@@ -253,18 +258,17 @@ class Advice:
         return [*self.study.findings, *grown, *from_run]
 
     def batches(self) -> Iterator[tuple[LargestBatch, float | None]]:
-        """Yield the largest batch of each purpose, and its ratio to the one with grad on."""
+        """Yield the largest batch of each purpose, and its ratio to the one with grad on.
+
+        A reason is said once: where it is that of the purpose before, `ALIKE` stands for it.
+        """
         base = next((b.fit for b in self.study.batches if b.cell.grad_mode == FORGOTTEN), None)
+        said = ""
         for batch in self.study.batches:
-            ratio = (
-                batch.fit.batch_size / base.batch_size
-                if batch.fit is not None
-                and base is not None
-                and base.batch_size
-                and None not in (batch.fit.next_bytes, base.next_bytes)  # the memory ended both
-                else None
-            )
-            yield batch, ratio
+            alike = bool(batch.reason) and batch.reason == said
+            said = batch.reason
+            ratio = batch.fit.times(base) if batch.fit and base else None
+            yield replace(batch, reason=ALIKE) if alike else batch, ratio
 
     def gains(self) -> list[Gain]:
         """Return what each trial came to."""
@@ -282,10 +286,18 @@ class Advice:
         )
         against = self._bytes(trial.cell.grad_mode)
         memory = trial.adds_bytes / against if trial.adds_bytes is not None and against else None
-        words = f"{_gain_words(change, floor=self.floor())} ({_ratio(change)})"
+        sure = _beyond(change, floor=self.floor())
+        words = f"{less(change.point)} time" if sure else "no sure difference in time"
+        words += f" ({_ratio(change)}{self._hidden(change)})"
         if memory is not None:
             words += f", {format_units.factor(memory)} of the memory that a step adds"
         return Gain(trial.name, words, change, memory)
+
+    def _hidden(self, change: Estimate) -> str:
+        """Return that the noise floor is why a change is not sure whose interval excludes 1."""
+        floor = self.floor()
+        hidden = (change.high < 1 or change.low > 1) and not _beyond(change, floor=floor)
+        return f", not beyond the noise floor of {format_units.noise(floor)}" if hidden else ""
 
     def _ran(self, mode: str) -> bool:
         cell = self._cells.get(mode)
@@ -316,16 +328,17 @@ def less(ratio: float) -> str:
 
 def _room(name: str, plain: Fit, changed: Fit) -> Gain:
     """Return what a change of memory alone comes to: how many samples of training fit."""
-    words = f"training fits {counted(changed.batch_size, 'sample')} instead of {plain.batch_size:,}"
-    if plain.batch_size:
-        words += f", {format_units.factor(changed.batch_size / plain.batch_size)} times as many"
+    if None in (plain.next_bytes, changed.next_bytes):
+        sizes = f"{changed.size} samples, and {plain.size} without it"
+        return Gain(name, f"training fits {sizes}: memory is no limit here")
+    words = f"training fits {counted(changed.batch_size, 'sample')} instead of {plain.size}"
+    times = changed.times(plain)
+    words += f", {format_units.factor(times)} times as many" if times is not None else ""
     return Gain(name, f"{words}; its time was not tried")
 
 
-def _gain_words(change: Estimate, *, floor: float) -> str:
-    if classify(change, floor=floor) in (Verdict.BETTER, Verdict.WORSE):
-        return f"{less(change.point)} time"
-    return "no sure difference in time"
+def _beyond(change: Estimate, *, floor: float) -> bool:
+    return classify(change, floor=floor) in (Verdict.BETTER, Verdict.WORSE)
 
 
 def _percent(share: float) -> str:
@@ -372,7 +385,7 @@ def as_plain(advice: Advice) -> dict[str, Any]:
         "memory_bytes": advice.study.memory_bytes,
         "largest_batch": {
             batch.purpose: batch.fit.batch_size if batch.fit else batch.reason
-            for batch, _ in advice.batches()
+            for batch in advice.study.batches
         },
         "try": {
             gain.name: {"words": gain.words, "ratio": _interval(gain.time), "memory": gain.memory}

@@ -242,3 +242,15 @@ def test_an_example_without_samples_or_a_module_is_refused_in_one_line():
         gradbench.advise(torch.relu, torch.zeros(1))
     with pytest.raises(BadModel, match="the batch holds no sample"):
         gradbench.advise(nn.Linear(8, 2), torch.zeros(0, 8))
+
+
+class Parallel(nn.parallel.DistributedDataParallel):
+    """Stands for one that was made in a process group."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+
+
+def test_a_module_that_works_with_other_processes_is_refused_before_a_copy_waits_for_them():
+    with pytest.raises(BadModel, match=r"Parallel works with other processes.*inference_ddp"):
+        gradbench.advise(nn.Sequential(Parallel()), torch.zeros(1, 8))

@@ -9,7 +9,7 @@ from builders import block, cell, counted, run, skipped, timed
 from rich.console import Console
 
 from gradbench import Measurement
-from gradbench.analysis.advice import Advice, as_plain, less
+from gradbench.analysis.advice import ALIKE, Advice, as_plain, less
 from gradbench.records.advice import Finding, LargestBatch, Study, Trial, Turns
 from gradbench.records.predictions import Fit
 from gradbench.report.advice import advice_html
@@ -75,6 +75,22 @@ def test_modes_that_nothing_tells_apart_are_both_advised():
 def test_an_undecided_time_is_not_called_the_same():
     advice = Advice(study([2000, 1000, 1000, 960], spread=0.1))
     assert "no difference is sure between them in time" in advice.answer()[0]
+    assert "noise floor" not in advice.answer()[0]  # the interval itself holds 1
+
+
+def test_a_difference_that_the_noise_floor_hides_is_said_to_be_hidden_by_it():
+    """global_off and no_grad are one construct: that they lie 4% apart is noise."""
+    times, ratio = [2000, 1040, 1000, 920], "0.947 [0.920, 0.975]"
+    hidden = ", not beyond the noise floor of ±4%"
+    assert Advice(study(times, spread=0.06)).answer()[0] == (
+        "Use `no_grad` or `inference_mode` for inference here: no difference is sure between them "
+        f"in time ({ratio}{hidden}), none in memory."
+    )
+    (answer,) = Advice(study([1000, *times[1:]], nbytes=(1024,) * 4, spread=0.06)).answer()
+    assert answer == (
+        f"No difference between the modes is sure here: `inference_mode` takes {ratio} times the "
+        f"time{hidden}, and the same memory."
+    )
 
 
 def test_the_same_time_is_decided_by_memory():
@@ -165,7 +181,7 @@ def test_a_trial_within_the_noise_floor_is_no_sure_difference():
     turns = Turns(plain_ns=(1000.0,) * 12, changed_ns=(950.0,) * 12)
     trial = Trial(name="channels_last", cell=BLOCK[-1], turns=turns)
     (gain,) = Advice(replace(noisy, trials=(trial,))).gains()
-    assert gain.words.startswith("no sure difference in time (0.950")
+    assert gain.words.startswith("no sure difference in time (0.950 [0.950, 0.950], not beyond")
 
 
 def test_what_a_run_shows_of_a_model_is_among_the_findings():
@@ -200,13 +216,13 @@ def test_a_batch_at_which_the_search_ended_is_not_called_the_largest_and_has_no_
         LargestBatch(
             purpose="inference",
             cell=replace(one, grad_mode="no_grad"),
-            fit=Fit(one, 100, 9_000, 90, None),
+            fit=Fit(one, 100, 2**24, 90, None),
         ),
         LargestBatch(purpose="grad on", cell=one, fit=Fit(one, 100, 3_000, 90, 110)),
     )
     advice = Advice(study([2000, 1000, 1000, 900], batches=batches, memory_bytes=100))
     found = [(batch.fit.size, ratio) for batch, ratio in advice.batches()]
-    assert found == [("over 9,000", None), ("3,000", 1)]
+    assert found == [("16,777,216 or more", None), ("3,000", 1)]
 
 
 @pytest.mark.parametrize(
@@ -214,3 +230,25 @@ def test_a_batch_at_which_the_search_ended_is_not_called_the_largest_and_has_no_
 )
 def test_no_saving_is_said_in_more_than_a_hundred_percent(ratio, words):
     assert less(ratio) == words
+
+
+def test_a_reason_that_keeps_several_batches_from_being_found_is_said_once():
+    one = replace(BLOCK[0], batch_size=1)
+    reason = "its step fails: ValueError: no"
+    batches = tuple(
+        LargestBatch(purpose=purpose, cell=one, reason=reason) for purpose in ("a", "b", "c")
+    )
+    advice = Advice(study([2000, 1000, 1000, 900], batches=batches, memory_bytes=100))
+    assert [batch.reason for batch, _ in advice.batches()] == [reason, ALIKE, ALIKE]
+    assert as_plain(advice)["largest_batch"] == dict.fromkeys("abc", reason)
+
+
+def test_where_memory_ends_no_search_a_change_of_memory_is_not_praised():
+    trained = replace(BLOCK[0], workload="training", batch_size=1)
+    endless = Fit(trained, 2**40, 2**24, 90, None)
+    trial = Trial(name="checkpointing", fits=(endless, endless))
+    (gain,) = Advice(replace(study([2000, 1000, 1000, 900]), trials=(trial,))).gains()
+    assert gain.words == (
+        "training fits 16,777,216 or more samples, and 16,777,216 or more without it: "
+        "memory is no limit here"
+    )
