@@ -34,7 +34,7 @@ Deadline = Annotated[
     typer.Option(
         rich_help_panel=PANEL,
         metavar="SECONDS",
-        help="How long a block may wait for a machine of Ray. Without it: 300.",
+        help="How long anything may wait for a machine of Ray. Without it: 300.",
     ),
 ]
 DifferentVersions = Annotated[
@@ -54,6 +54,13 @@ class Cluster:
     fleet: "RayFleet"
     deadline_s: float | None
 
+    @property
+    def wait_s(self) -> float:
+        """How long anything waits for a machine before that is its reason."""
+        from ..cluster.on_ray import WAIT_S
+
+        return WAIT_S if self.deadline_s is None else self.deadline_s
+
     def devices(self) -> list[str]:
         """Return the devices that any of its machines has: of GPUs, those of CUDA."""
         return ["cpu", *(["cuda"] if "GPU" in self.fleet.resources() else [])]
@@ -65,14 +72,14 @@ class Cluster:
         known: "Mapping[str, Environment] | None" = None,
     ) -> "BlockRunner":
         """Return who measures a header's cells there; ``known`` are a resumed run's machines."""
-        from ..cluster.on_ray import WAIT_S, OnRay
+        from ..cluster.on_ray import OnRay
 
         return OnRay(
             self.fleet,
             plan=Plan.of(header.plan),
             models={name: models[name] for name in dict.fromkeys(c.model for c in header.cells)},
             meters=header.meters,
-            wait_s=WAIT_S if self.deadline_s is None else self.deadline_s,
+            wait_s=self.wait_s,
             known=known,
         )
 

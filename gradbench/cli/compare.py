@@ -4,6 +4,7 @@ import math
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -14,7 +15,7 @@ from ..errors import GradbenchError, Impossible
 from ..exit_status import ExitStatus
 from ..experiment.matrix import Cell
 from ..plurals import counted
-from . import bisect as bisecting
+from . import bisect as bisecting, cluster, compare_on_ray
 from .app import app, err, examples, out, say
 from .gate import STATUSES, as_plain, conclusion, show
 from .request import Request, obstacles, takes_request
@@ -35,6 +36,7 @@ RESULTS, REPORTS = Path("results"), Path("reports")
         "gradbench compare --base main --model mypkg.nets:make --input 8,3,224,224",
         "gradbench compare --base-python /envs/old/bin/python --preset tiny",
         "gradbench compare --bisect v1.0..main --model mypkg.nets:make --input 8,3,224,224",
+        "gradbench compare --on ray --address 10.0.0.7:6379 --base main --model mypkg.nets:make",
         before=f"{STATUSES} {bisecting.STATUSES}",
     )
 )
@@ -79,6 +81,17 @@ def compare(
     strict: Annotated[bool, typer.Option(help="Exit 3 when anything is inconclusive.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Show what is the same too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=cluster.PANEL,
+            metavar="CLUSTER",
+            help="Make replicates on a cluster: ray on all of its equal machines at once.",
+        ),
+    ] = None,
+    address: cluster.Address = None,
+    deadline: cluster.Deadline = None,
+    allow_different_versions: cluster.DifferentVersions = False,
     bisect: Annotated[
         str | None,
         typer.Option(
@@ -141,6 +154,16 @@ def compare(
         commits={"--bisect": bisect, "--resume": resume},
         given=[*given, *(name for name, is_given in folders.items() if is_given)],
     )
+    given_on_ray = {
+        "--address": address is not None,
+        "--deadline": deadline is not None,
+        "--allow-different-versions": allow_different_versions,
+    }
+    cluster.check_options(on, ray=given_on_ray)
+    if on is not None and not (base or base_python):
+        raise Impossible("--on ray goes with --base or --base-python: a bisection is made here")
+    if on is not None and instructions:
+        raise Impossible("--instructions are counted here: leave out --on ray")
     from ..comparison import instruction_counts, versions
 
     if instructions and not (base or base_python):
@@ -179,6 +202,11 @@ def compare(
             strict=strict,
             everything=everything,
             as_json=as_json,
+            on_ray=compare_on_ray.Asked(
+                address=address, deadline_s=deadline, versions=allow_different_versions
+            )
+            if on == cluster.RAY
+            else None,
         )
 
 
@@ -218,6 +246,7 @@ def _compare(
     strict: bool,
     everything: bool,
     as_json: bool,
+    on_ray: compare_on_ray.Asked | None,
 ) -> None:
     """Compare the working tree with the base; print verdicts and exit with the status."""
     from ..comparison import checkouts, leftovers, versions
@@ -225,29 +254,37 @@ def _compare(
     began, here = time.monotonic(), Path.cwd()
     for words in leftovers.remove_leftovers():
         err.print(f"[dim]{shown(words)}[/dim]")
-    with (
-        err.status("loading torch") as status,
-        checkouts.checked_out_versions(
-            here=here, revision=base, base_python=base_python
-        ) as checked_out,
-    ):
-        old, new, itself = checked_out
-        cells, _, models = request.cells({})
+    with ExitStack() as stack:
+        status = stack.enter_context(err.status("loading torch"))
+        old, new, itself = stack.enter_context(
+            checkouts.checked_out_versions(here=here, revision=base, base_python=base_python)
+        )
+        spread = None
+        if on_ray is not None:
+            say(status, "sending both versions to the machines")
+            sent = compare_on_ray.connected(
+                on_ray, base=old, candidate=new, itself=itself, base_python=base_python
+            )
+            spread = stack.enter_context(sent)
+        there = spread.cluster.devices() if spread is not None else None
+        cells, _, models = request.cells({}, there=there)
         names = dict.fromkeys(cell.model for cell in cells)
         sources = {name: models[name].source for name in names if name in models}
         own = {name: source for name, source in sources.items() if source is not None}
         checkouts.check(cells, own, itself=itself, other_python=base_python is not None)
-        left_out = _left_out(cells, models)
+        left_out = _left_out(cells, models, elsewhere=spread is not None)
         if base is not None:
             _say_what_is_compared(base, old.tree, new.tree)
+        able = [cell for cell in cells if cell not in {one.cell for one in left_out}]
+        left_s = max(effort.budget_s - (time.monotonic() - began), 1e-9)
+        effort = replace(effort, budget_s=left_s)
         decision = versions.compare(
-            [cell for cell in cells if cell not in {one.cell for one in left_out}],
+            able,
             base=old,
             candidate=new,
-            effort=replace(
-                effort, budget_s=max(effort.budget_s - (time.monotonic() - began), 1e-9)
-            ),
+            effort=effort,
             sources=own,
+            replicates=spread.replicates(able, sources=own, effort=effort) if spread else None,
             say=lambda words: say(status, words),
         )
     decision = replace(decision, not_compared=(*left_out, *decision.not_compared))
@@ -263,15 +300,21 @@ def _compare(
     raise typer.Exit(result)
 
 
-def _left_out(cells: Sequence[Cell], models: "Mapping[str, Model]") -> "tuple[NotCompared, ...]":
-    """Return the cells that cannot run on this machine, with their reasons."""
+def _left_out(
+    cells: Sequence[Cell], models: "Mapping[str, Model]", *, elsewhere: bool
+) -> "tuple[NotCompared, ...]":
+    """Return the cells that cannot run, with their reasons.
+
+    Of other machines this one knows only what holds for every CPU.
+    """
     from ..gate.result import NotCompared
     from ..runner import preflight
 
     preflight.check(cells, models)
+    known = [cell for cell in cells if not elsewhere or cell.device == "cpu"]
     return tuple(
         NotCompared(cell=cell, meter="step_time", why="no number", reason=reason)
-        for cell, reason in obstacles(cells, models).items()
+        for cell, reason in obstacles(known, models).items()
     )
 
 

@@ -252,6 +252,10 @@ def show(decision: "GateResult", *, everything: bool) -> None:
     hint = " (--all says why)"
     for line in not_compared_lines(decision.not_compared, everything=everything, hint=hint):
         print_prose(line, style="dim")
+    made = Counter(one.machine for one in decision.replicates)
+    if made:
+        counts = ", ".join(f"{shown(name)} {made[name]}" for name in sorted(made))
+        print_prose(f"replicates of cells by machine: {counts}", style="dim")
 
 
 def conclusion(decision: "GateResult", status: int) -> str:
@@ -289,4 +293,16 @@ def as_plain(decision: "GateResult", status: int) -> dict[str, Any]:
             for figure_verdict in decision.figure_verdicts
         ],
         "not_compared": [{**asdict(each), "id": str(each.cell)} for each in decision.not_compared],
+        **(_on_machines(decision) if decision.machines else {}),
+    }
+
+
+def _on_machines(decision: "GateResult") -> dict[str, Any]:
+    """Return which machines of a cluster made which replicates, as plain data."""
+    return {
+        "machines": {name: dict(facts) for name, facts in decision.machines.items()},
+        "replicates": [
+            {"id": str(one.cell), "machine": one.machine, "change": one.change}
+            for one in decision.replicates
+        ],
     }

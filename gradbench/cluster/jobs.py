@@ -1,15 +1,25 @@
-"""What travels between the command and the machines of a cluster: a setup, blocks, and results."""
+"""What travels between the command and the machines of a cluster: a setup, jobs, and answers."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
+from ..comparison.replication import Replication, Results
 from ..experiment.matrix import Block, Cell
+from ..experiment.model_source import ModelSource
 from ..experiment.plan import Plan
 from ..records.measurements import Environment, Fact, Reading
 
 Trouble = Literal["", "busy", "lost"]
-"""Why a block was not measured: what it needs was held by others, or its process is gone."""
+"""Why nothing was measured: what it needs was held by others, or its process is gone."""
+
+
+class HasVariables(Protocol):
+    """What is equal for all jobs, as far as whoever starts the measuring process asks."""
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """Variables of the user's environment that change what torch does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +33,21 @@ class Setup:
     commit: Mapping[str, Fact]  # the facts of the code's commit: machines have no repository
     variables: Mapping[str, str]  # of the user's environment, that change what torch does
     wait_s: float  # for cores and devices that others hold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicateSetup:
+    """What is equal for all replicates of a comparison, whose trees are on every machine."""
+
+    trees: Mapping[str, str]  # the folder of each side below the one that was sent
+    inside: str  # where in a tree the user stands
+    itself: bool  # whether the trees are gradbench's own
+    base_python: str | None
+    sources: Mapping[str, ModelSource]
+    replication: Replication
+    seed: int
+    variables: Mapping[str, str]
+    wait_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +70,30 @@ class BlockJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockResult:
-    """What came of a block on one machine; with ``trouble`` nothing did, and ``why`` says it."""
+class ReplicateJob:
+    """One replicate to make of each of the cells, on one machine wholly."""
+
+    number: int  # of the comparison: no two have the same layouts
+    cells: tuple[Cell, ...]
+    apart: Mapping[Cell, str]  # the sides of these are known to take two processes
+
+
+Job = BlockJob | ReplicateJob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came of a job on one machine; with ``trouble`` nothing did, and ``why`` says it."""
 
     host: str
+    trouble: Trouble = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockResult(Answer):
+    """What came of a block."""
+
     environment: Environment | None = None
     readings: tuple[Reading, ...] = ()
     began_at_s: float = 0.0  # since the epoch, when all that it needs was held alone
@@ -56,5 +101,13 @@ class BlockResult:
     held: tuple[str, ...] = ()  # the locks
     seconds: Mapping[str, float] = field(default_factory=dict)  # by phase
     load_after: float = 0.0
-    trouble: Trouble = ""
-    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicateResult(Answer):
+    """What came of a replicate: results of this one alone, or why none could ever be made."""
+
+    results: Results = field(default_factory=Results)
+    sides: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # their torch and Python
+    looked: bool = False  # at cells that were new to the machine
+    refused: str = ""

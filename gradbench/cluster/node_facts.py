@@ -20,8 +20,25 @@ def versions() -> dict[str, str]:
 
 
 def node_facts() -> dict[str, str]:
-    """Return the versions, and where this is: the host, and the niceness of its processes."""
-    return {**versions(), "host": platform.node(), "nice": str(os.nice(0))}
+    """Return the versions, where this is, its processes' niceness, and what decides its times."""
+    return {
+        **versions(),
+        "host": platform.node(),
+        "nice": str(os.nice(0)),
+        "processor": _processor(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "torch build": _version("torch"),
+        "python release": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _version(distribution: str) -> str:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, Self
 
 from .. import devices
@@ -20,8 +21,10 @@ from ..runner.passes import PASSES
 from ..runner.preflight import portable
 from ..store.comparability import machine_name
 from ..workloads.models import Model
+from . import block_process
 from .dispatch import Dispatcher, GivenUp
 from .jobs import BlockJob, BlockResult, Setup
+from .limits import longest_block_s
 from .ray_fleet import RayFleet
 
 WAIT_S: Final = 300.0
@@ -92,8 +95,11 @@ class OnRay:
                 done, begun = before + ended, before + len(asked_s)  # each once, lost or not
                 progress(Progress(job.block, f"on {host}", done, len(blocks), begun))
 
-        self._fleet.measure_with(self._setup({job.device for job in jobs}))
-        dispatcher = Dispatcher(
+        setup = self._setup({job.device for job in jobs})
+        self._fleet.measure_with(
+            block_process.serve, setup, longest_s=partial(longest_block_s, setup)
+        )
+        dispatcher = Dispatcher[BlockJob](
             self._fleet,
             resource_of=lambda job: devices.find(job.device).cluster_resource,
             wait_s=self._wait_s,
@@ -103,6 +109,7 @@ class OnRay:
             if isinstance(outcome, GivenUp):
                 yield from _given_up(job, outcome, wanted)
             else:
+                assert isinstance(outcome, BlockResult)
                 self._add(outcome, time.perf_counter() - asked_s[job.block])
                 yield from self._named(outcome)
 
@@ -118,11 +125,7 @@ class OnRay:
             models={name: portable(name, model) for name, model in self._models.items()},
             devices=tuple(sorted(device_names)),
             commit=commit(),
-            variables={
-                name: value
-                for name, value in os.environ.items()
-                if name.startswith(PREFIXES) and not name.endswith(("_DIR", "_PATH", "_HOME"))
-            },
+            variables=travelling_variables(),
             wait_s=self._wait_s,
         )
 
@@ -152,6 +155,15 @@ class OnRay:
                 yield replace(reading, machine=machine, notes={**reading.notes, **notes})
             else:
                 yield replace(reading, machine=machine)
+
+
+def travelling_variables() -> dict[str, str]:
+    """Return this process's variables that are to hold on the machines, but for paths."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(PREFIXES) and not name.endswith(("_DIR", "_PATH", "_HOME"))
+    }
 
 
 def _time_of_day(at_s: float) -> str:

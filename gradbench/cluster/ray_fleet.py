@@ -5,8 +5,9 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -15,12 +16,14 @@ from ..errors import GradbenchError, in_one_line
 from ..runner.host_system import usable_cores
 from . import node_facts
 from .dispatch import Slot, SlotLost
-from .jobs import BlockJob, BlockResult, Setup
-from .limits import longest_s
-from .ray_worker import BlockWorker
+from .jobs import Answer, HasVariables, Job
+from .measuring_process import Serve
+from .ray_worker import MeasuringWorker
 
 LOCAL: Final = "local"
 GPU: Final = "GPU"
+ACCELERATOR: Final = "accelerator_type:"
+"""How resources begin by which Ray says what kind of GPU a machine has."""
 PAUSE_S: Final = 0.2
 """Between two looks at what Ray has to say."""
 LONGEST_FOLDER: Final = 40
@@ -40,15 +43,19 @@ _ALONE: Final = {"RAY_USAGE_STATS_ENABLED": "0"}
 class RayFleet:
     """A connection to a Ray cluster, or to one that is started on this machine; a context manager.
 
-    ``code`` is a folder that is to be on all machines, for models of the user's.
+    ``code`` is a folder that is to be on all machines, but for what is named ``without``.
     """
 
-    def __init__(self, address: str | None, *, code: Path | None = None) -> None:
+    def __init__(
+        self, address: str | None, *, code: Path | None = None, without: Sequence[str] | None = None
+    ) -> None:
         self._address, self._code = address or LOCAL, code
+        self._without = list(EXCLUDED if without is None else without)
         self._stack = ExitStack()
         self._ray: Any = None
         self._nodes: dict[str, Mapping[str, Any]] = {}
-        self._setup: tuple[Any, Setup] | None = None
+        self._facts: dict[str, Mapping[str, str]] = {}
+        self._work: _Work | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -66,7 +73,7 @@ class RayFleet:
     def _connect(self, folder: Path | None) -> None:
         runtime: dict[str, Any] = {"env_vars": _ENVIRONMENT}
         if self._code is not None:
-            runtime |= {"working_dir": str(self._code), "excludes": EXCLUDED}
+            runtime |= {"working_dir": str(self._code), "excludes": self._without}
         options: dict[str, Any] = {
             "address": self._address,
             "runtime_env": runtime,
@@ -95,8 +102,8 @@ class RayFleet:
     def refuse_unlike(self, *, allowed: bool = False) -> None:
         """Raise `GradbenchError` for a machine whose software is not this one's, unless allowed."""
         own = node_facts.versions()
-        for node in self._alive().values():
-            there = self._ask(node)
+        for machine in self._alive():
+            there = self.facts(machine)
             if there is None:
                 continue
             differ = [name for name in own if own[name] != there[name]]
@@ -106,6 +113,18 @@ class RayFleet:
                     f"{there['host']} has {words}: install the same there, or measure all the "
                     "same with --allow-different-versions"
                 )
+
+    def facts(self, machine: str) -> Mapping[str, str] | None:
+        """Return what a machine is, and what it has installed; None of one that leaves meanwhile."""
+        if machine not in self._facts:
+            node = self._alive().get(machine)
+            found = self._ask(node) if node is not None else None
+            if node is None or found is None:
+                return None
+            kinds = [name for name in node["Resources"] if name.startswith(ACCELERATOR)]
+            accelerator = ", ".join(sorted(name.removeprefix(ACCELERATOR) for name in kinds))
+            self._facts[machine] = {**found, "accelerator": accelerator}
+        return self._facts[machine]
 
     def resources(self) -> frozenset[str]:
         """Return what blocks can need and any machine has."""
@@ -123,20 +142,22 @@ class RayFleet:
             for name, node in self._nodes.items()
         }
 
-    def measure_with(self, setup: Setup) -> None:
-        """Have all slots measure by this setup."""
-        self._setup = self._ray.put(setup), setup
+    def measure_with(
+        self, serve: Serve, setup: HasVariables, *, longest_s: Callable[[Any], float]
+    ) -> None:
+        """Have all slots do this with this setup; a job that takes longer than that hangs."""
+        self._work = _Work(serve, self._ray.put(setup), longest_s)
 
     def slots(self, machine: str, resource: str) -> list[Slot]:
         """Ask for the machine as a whole, or for each of its GPUs with a share of its cores."""
-        assert self._setup is not None
+        assert self._work is not None
         there = self._nodes[machine]["Resources"]
         count = int(there[GPU]) if resource else 1
         return [
             _RaySlot(
                 self._ray,
                 self._nodes[machine],
-                self._setup,
+                self._work,
                 cpus=int(there.get("CPU", 0)) // count,
                 gpus=1 if resource else 0,
                 place=(number, count),
@@ -182,6 +203,15 @@ class RayFleet:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What slots do: the function that serves jobs, its setup as Ray holds it, a job's limit."""
+
+    serve: Serve
+    setup: Any
+    longest_s: Callable[[Any], float]
+
+
 class _RaySlot:
     """An actor of Ray's on one machine."""
 
@@ -189,40 +219,40 @@ class _RaySlot:
         self,
         ray: Any,
         node: Mapping[str, Any],
-        setup: tuple[Any, Setup],
+        work: _Work,
         *,
         cpus: int,
         gpus: int,
         place: tuple[int, int],
     ) -> None:
-        self._ray, self._setup = ray, setup[1]
+        self._ray, self._longest_s = ray, work.longest_s
         self.machine: str = node["NodeID"]
         self.host: str = node["NodeManagerHostname"]
-        worker = ray.remote(BlockWorker).options(
+        worker = ray.remote(MeasuringWorker).options(
             num_cpus=cpus,
             num_gpus=gpus,
             max_restarts=0,  # what is lost is begun again by us, elsewhere
             max_task_retries=0,
             scheduling_strategy=_on(node),
         )
-        self._actor = worker.remote(setup[0], slot=place[0], slots=place[1])
+        self._actor = worker.remote(work.serve, work.setup, slot=place[0], slots=place[1])
         self.awaited: Any = self._actor.ready.remote()
 
     def taken(self) -> bool:
-        """Whether blocks can come; raise `SlotLost` where none ever can."""
+        """Whether jobs can come; raise `SlotLost` where none ever can."""
         answer = self._answer()
         if isinstance(answer, str) and answer.startswith(":"):
             raise SlotLost(answer[1:])
         return answer is not None
 
-    def submit(self, job: BlockJob) -> None:
-        """Have a block measured."""
-        self.awaited = self._actor.measure.remote(job, longest_s(self._setup, job))
+    def submit(self, job: Job) -> None:
+        """Have a job done."""
+        self.awaited = self._actor.measure.remote(job, self._longest_s(job))
 
-    def result(self) -> BlockResult | None:
-        """Return what came of the block, None while it is measured; raise `SlotLost`."""
+    def result(self) -> Answer | None:
+        """Return what came of the job, None while it is done; raise `SlotLost`."""
         answer = self._answer()
-        assert answer is None or isinstance(answer, BlockResult)
+        assert answer is None or isinstance(answer, Answer)
         return answer
 
     def leave(self) -> None:

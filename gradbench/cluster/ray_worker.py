@@ -8,39 +8,40 @@ from typing import Final
 from ..devices.cpu import HIDDEN
 from ..errors import GradbenchError
 from ..runner.host_system import usable_cores
-from .block_process import BlockProcess
-from .jobs import BlockJob, BlockResult, Setup
+from .jobs import Answer, HasVariables, Job
+from .measuring_process import MeasuringProcess, Serve
 
 SET_BY_RAY: Final = ("OMP_NUM_THREADS", "MALLOC_ARENA_MAX")
 """Variables, beside those that begin with RAY_, that Ray sets in its workers."""
 
 
-class BlockWorker:
-    """An actor that holds a machine, or one of its GPUs with a share of the cores, for blocks."""
+class MeasuringWorker:
+    """An actor that holds a machine, or one of its GPUs with a share of the cores, for jobs."""
 
-    def __init__(self, setup: Setup, *, slot: int, slots: int) -> None:
+    def __init__(self, serve: Serve, setup: HasVariables, *, slot: int, slots: int) -> None:
         import ray
 
         found: Mapping[str, Sequence[str]] = ray.get_runtime_context().get_accelerator_ids()
         devices = list(found.get("GPU", ()))
         first = devices[0] if devices else ""
         share = int(first) % slots if first.isdecimal() else slot
-        self._process = BlockProcess(
+        self._process = MeasuringProcess(
+            serve,
             setup,
             cores=part(usable_cores(), share, slots),
             environment=explicit(os.environ, setup.variables, accelerated=bool(devices)),
         )
 
     def ready(self) -> str:
-        """Return the host's name when blocks can come, or why none can, after a colon."""
+        """Return the host's name when jobs can come, or why none can, after a colon."""
         try:
             self._process.start()
         except GradbenchError as error:
             return f":{error}"
         return platform.node()
 
-    def measure(self, job: BlockJob, limit_s: float) -> BlockResult:
-        """Return what came of a block."""
+    def measure(self, job: Job, limit_s: float) -> Answer:
+        """Return what came of a job."""
         return self._process.measure(job, limit_s=limit_s)
 
 

@@ -19,6 +19,13 @@ class Budget:
         self.ended = False
         """Whether something was not begun for want of time."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all of the time has passed."""
+        over = time.monotonic() > self._end
+        self.ended = self.ended or over
+        return over
+
     def allows(self, kind: str) -> bool:
         """Return whether another piece of work of a kind would end in time, as far as is known."""
         takes_s = self._longest_s.get(kind, LEAST_S.get(kind, 0.0))
@@ -33,5 +40,8 @@ class Budget:
         try:
             yield
         finally:  # what failed took time, too
-            took_s = time.monotonic() - start
-            self._longest_s[kind] = max(self._longest_s.get(kind, 0.0), took_s)
+            self.took(kind, time.monotonic() - start)
+
+    def took(self, kind: str, seconds: float) -> None:
+        """Note how long a piece of work of a kind took."""
+        self._longest_s[kind] = max(self._longest_s.get(kind, 0.0), seconds)

@@ -53,6 +53,14 @@ class Project:
         )
 
 
+def link_measuring(folder: Path) -> None:
+    """Make the folder in a folder that versions without a gradbench of their own import it from."""
+    measuring = folder / MEASURING
+    measuring.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # as of another process of this machine
+        (measuring / "gradbench").symlink_to(PACKAGE, target_is_directory=True)
+
+
 @contextlib.contextmanager
 def opened_project(here: Path, *, at_commits: bool) -> Iterator[Project]:
     """Find the project that a folder lies in, and make a temporary folder for it.
@@ -62,9 +70,7 @@ def opened_project(here: Path, *, at_commits: bool) -> Iterator[Project]:
     root = repository(here) if at_commits else _root_or(here)
     notes = {REPOSITORY: str(root)} if at_commits else {}
     with scratch.folder(**notes) as folder:
-        measuring = folder / MEASURING
-        measuring.mkdir()
-        (measuring / "gradbench").symlink_to(PACKAGE, target_is_directory=True)
+        link_measuring(folder)
         yield Project(
             root=root,
             inside=here.resolve().relative_to(root.resolve()),

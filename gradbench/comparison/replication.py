@@ -7,7 +7,7 @@ as much as a regression does, and it stays so for a process's life.
 import contextlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -54,6 +54,26 @@ class Results:
     apart: dict[Cell, str] = field(default_factory=dict)  # why the sides take two processes
     failures: dict[Cell, dict[str, str]] = field(default_factory=dict)
     uncounted: dict[Cell, str] = field(default_factory=dict)  # why no instructions were counted
+    given_up: dict[Cell, str] = field(default_factory=dict)  # why no machine makes replicates
+
+    def add(self, others: "Results", *, machine: str) -> None:
+        """Add what one replicate on a machine came to.
+
+        Replicates of one process and of pairs do not mix: once a cell's sides are apart, so they
+        are for all.
+        """
+        for cell in others.apart.keys() - self.apart.keys():
+            self.replicates.pop(cell, None)
+        self.apart.update(others.apart)
+        self.operations.update(
+            {cell: two for cell, two in others.operations.items() if cell not in self.operations}
+        )
+        for cell, sides in others.failures.items():
+            self.failures.setdefault(cell, {}).update(sides)
+        for cell, made in others.replicates.items():
+            if cell in others.apart or cell not in self.apart:
+                own = [replace(one, machine=machine) for one in made]
+                self.replicates.setdefault(cell, []).extend(own)
 
 
 class Replicator:
@@ -73,6 +93,7 @@ class Replicator:
         self._seed, self._rng = seed, random.Random(seed if layout_seed is None else layout_seed)
         self.results = Results()
         self.facts: dict[str, dict[str, str]] = {}
+        self.machines, self.made_on = 0, dict[str, Mapping[str, str]]()  # of a cluster: this is none
 
     def examine(self, cells: Sequence[Cell], budget: Budget | None = None) -> None:
         """Learn which cells' sides can share a process, and what their steps make torch do.
@@ -94,6 +115,17 @@ class Replicator:
         if within.allows("look"):
             self._in_pairs([cell for cell in cells if cell not in self.results.apart], look)
 
+    def rounds(self, wanted: Callable[[], Sequence[Cell]], budget: Budget) -> Iterator[str]:
+        """Make one replicate after the other of what is wanted, while the budget holds another.
+
+        Yield after each what there is to say of it beside its number.
+        """
+        while not budget.ended and (cells := wanted()):
+            if budget.allows("replicate"):
+                with budget.taking("replicate"):
+                    self.replicate(cells)
+                yield ""
+
     def replicate(self, cells: Sequence[Cell]) -> None:
         """Measure another replicate of each of the cells that both sides can step."""
         left = [cell for cell in cells if cell not in self.results.failures]
@@ -103,13 +135,7 @@ class Replicator:
 
     def unlike(self) -> str:
         """Return in words where the sides' torch or Python differ, or ``""``."""
-        if not self.facts:
-            return ""
-        base, candidate = (
-            f"torch {facts['torch']}, Python {facts['python']}"
-            for facts in map(self.facts.__getitem__, SIDES)
-        )
-        return f"base: {base}; candidate: {candidate}" if base != candidate else ""
+        return unlike(self.facts)
 
     def logs(self, cell: Cell) -> list[float]:
         """Return the log ratios of a cell's replicates."""
@@ -351,6 +377,17 @@ class Replicator:
 
     def _shuffled(self) -> list[int]:
         return self._rng.sample(range(len(SIDES)), len(SIDES))
+
+
+def unlike(sides: Mapping[str, Mapping[str, str]]) -> str:
+    """Return in words where the sides' torch or Python differ, or ``""``."""
+    if not sides:
+        return ""
+    base, candidate = (
+        f"torch {facts['torch']}, Python {facts['python']}"
+        for facts in map(sides.__getitem__, SIDES)
+    )
+    return f"base: {base}; candidate: {candidate}" if base != candidate else ""
 
 
 def in_turns(rounds: Sequence[float], length: int = ROUNDS_A_TURN) -> list[list[float]]:

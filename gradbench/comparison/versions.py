@@ -5,8 +5,9 @@ user's code from (and, if asked for, the interpreter with its torch).
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,17 +16,19 @@ from ..errors import Impossible
 from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
 from ..gate.figure_verdicts import FigureVerdict
-from ..gate.result import GateResult, NotCompared
+from ..gate.result import GateResult, NotCompared, PlacedReplicate
 from ..plurals import counted
 from ..runner import host_system
 from ..stats import estimates, table_rule
 from ..stats.estimates import MIN_DETECTABLE_EFFECT
-from ..stats.table_rule import TableRule
+from ..stats.machine_rule import MachineRule
+from ..stats.replicate import Replicate
+from ..stats.table_rule import CellVerdict, TableRule
 from ..stats.verdicts import Verdict
 from .budget import Budget
 from .checkouts import Version
 from .instruction_counts import InstructionCounter
-from .replication import Replication, Replicator
+from .replication import Replication, Replicator, Results
 
 Say = Callable[[str], None]
 
@@ -55,57 +58,108 @@ class Effort:
         if not self.budget_s > 0:
             raise Impossible(f"the budget is a number of seconds above 0, not {self.budget_s!r}")
 
-    @property
-    def rule(self) -> TableRule:
-        """The rule by which the table is judged."""
+    def rule(self, *, machines: int = 0) -> "Rule":
+        """Return the rule by which the table is judged; ``machines`` are blocks, if there are any."""
+        if machines:
+            first, threshold = self.processes, self.threshold
+            return MachineRule(machines=machines, threshold=threshold, first=first)
         return TableRule(threshold=self.threshold, first=self.processes)
+
+
+class Rule(Protocol):
+    """How replicates come to verdicts: what it takes for a sample is its own matter."""
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of replicates at which a cell is tested."""
+
+    def sample(self, replicates: Sequence[Replicate]) -> Any:
+        """Return what is judged of a cell's replicates."""
+
+    def suspects(self, table: Iterable[Any]) -> int:
+        """Return how many cells of a table are tested."""
+
+    def more(self, logs: Any, /, *, suspects: int) -> bool:
+        """Return whether a cell needs more replicates."""
+
+    def verdict(self, logs: Any, /, *, suspects: int) -> CellVerdict:
+        """Return the verdict on a cell."""
+
+
+class Replicates(Protocol):
+    """Who makes replicates: this machine, or several."""
+
+    @property
+    def results(self) -> Results:
+        """What all replicates came to."""
+
+    @property
+    def machines(self) -> int:
+        """How many machines are blocks of the statistics; 0 where it is over replicates."""
+
+    @property
+    def made_on(self) -> Mapping[str, Mapping[str, str]]:
+        """The machines of a cluster that have made replicates, and what they are."""
+
+    def examine(self, cells: Sequence[Cell], budget: Budget) -> None:
+        """Learn what comes before any replicate."""
+
+    def rounds(self, wanted: Callable[[], Sequence[Cell]], budget: Budget) -> Iterator[str]:
+        """Make replicates of what is wanted; yield after each what to say beside its number."""
+
+    def unlike(self) -> str:
+        """Return in words where the sides' torch or Python differ, or ``""``."""
 
 
 class Comparison:
     """Compares a table of cells between two versions."""
 
-    def __init__(
-        self,
-        base: Version,
-        candidate: Version,
-        *,
-        effort: Effort,
-        sources: Mapping[str, ModelSource],
-    ) -> None:
-        self._rule, self._budget = effort.rule, Budget(effort.budget_s)
-        self._instructions, self._out_of_time = effort.instructions, False
-        self.replicator = Replicator(
-            base, candidate, replication=effort.replication, sources=sources, seed=effort.seed
-        )
+    def __init__(self, replicates: Replicates, *, effort: Effort) -> None:
+        self._rule = effort.rule(machines=replicates.machines)
+        self._replicates, self._budget = replicates, Budget(effort.budget_s)
+        self._out_of_time = False
 
     def open(self, cells: Sequence[Cell]) -> list[Cell]:
         """Return the cells that need another replicate."""
-        failed = self.replicator.results.failures
-        logs = {cell: self.replicator.logs(cell) for cell in cells if cell not in failed}
-        suspects = self._suspects(cells)
-        return [cell for cell, own in logs.items() if self._rule.more(own, suspects=suspects)]
+        samples = self._samples(cells)
+        suspects = self._rule.suspects(samples.values())
+        given_up = self._replicates.results.given_up
+        return [
+            cell
+            for cell, sample in samples.items()
+            if cell not in given_up and self._rule.more(sample, suspects=suspects)
+        ]
+
+    def _samples(self, cells: Sequence[Cell]) -> dict[Cell, Any]:
+        """Return what is judged of the cells that both sides can step."""
+        results = self._replicates.results
+        return {
+            cell: self._rule.sample(results.replicates.get(cell, ()))
+            for cell in cells
+            if cell not in results.failures
+        }
 
     def run(self, cells: Sequence[Cell], say: Say) -> None:
         """Measure until no cell is open, or the next replicate would not end within the budget."""
-        self.replicator.examine(cells, self._budget)
-        if words := self.replicator.unlike():
-            say(words)
-        round_number = 0
-        while not self._budget.ended and (left := self.open(cells)):
-            if self._budget.allows("replicate"):
-                with self._budget.taking("replicate"):
-                    self.replicator.replicate(left)
-                round_number += 1
-                say(self._progress(cells, round_number))
+        self._replicates.examine(cells, self._budget)
+        if unlike := self._replicates.unlike():
+            say(unlike)
+        made = self._replicates.rounds(lambda: self.open(cells), self._budget)
+        for number, where in enumerate(made, start=1):
+            if not unlike and (unlike := self._replicates.unlike()):  # known from machines only now
+                say(unlike)
+            say(self._progress(cells, number, where))
         self._out_of_time = self._budget.ended  # of times: instructions come after
-        if self._instructions:
-            InstructionCounter(self.replicator, budget=self._budget, say=say).count(cells)
 
-    def _progress(self, cells: Sequence[Cell], round_number: int) -> str:
+    def count_instructions(self, replicator: Replicator, cells: Sequence[Cell], say: Say) -> None:
+        """Count what the budget holds, by the replicator that made the replicates here."""
+        InstructionCounter(replicator, budget=self._budget, say=say).count(cells)
+
+    def _progress(self, cells: Sequence[Cell], round_number: int, where: str) -> str:
         left = self.open(cells)
         settled = len(cells) - len(left)
-        words = f"replicate {round_number}: {settled} of {counted(len(cells), 'cell')} settled"
-        if left and round_number >= self._rule.first:
+        words = f"replicate {round_number}{where}: {settled} of {counted(len(cells), 'cell')} settled"
+        if left and round_number >= self._rule.looks[0]:
             named = ", ".join(map(str, left[:3]))
             more = f" and {len(left) - 3} more" if len(left) > 3 else ""
             words += f"; open: {named}{more}"
@@ -115,7 +169,8 @@ class Comparison:
         """Return the verdicts that the replicates so far allow."""
         judged: list[FigureVerdict] = []
         not_compared: list[NotCompared] = []
-        results, suspects = self.replicator.results, self._suspects(cells)
+        results, samples = self._replicates.results, self._samples(cells)
+        suspects = self._rule.suspects(samples.values())
         for cell in cells:
             failed = results.failures.get(cell)
             if failed is not None:
@@ -123,9 +178,10 @@ class Comparison:
                 (judged if isinstance(outcome, FigureVerdict) else not_compared).append(outcome)  # type: ignore[arg-type] # each list takes its own kind
                 continue
             if cell in results.replicates:
-                judged.append(self._time(cell, suspects))
+                judged.append(self._time(cell, samples[cell], suspects))
             else:
                 why = "the budget ended before it was measured: loading torch is part of it"
+                why = results.given_up.get(cell, why)
                 not_compared.append(
                     NotCompared(cell=cell, meter="step_time", why="no number", reason=why)
                 )
@@ -134,20 +190,26 @@ class Comparison:
             figure_verdicts=tuple(judged),
             not_compared=tuple(not_compared),
             measured=len(results.replicates),
+            machines=dict(self._replicates.made_on),
+            replicates=tuple(self._placed(cells)),
         )
 
-    def _suspects(self, cells: Sequence[Cell]) -> int:
-        """Return how many cells the first replicates leave open, or may yet leave so."""
-        failed = self.replicator.results.failures
-        return self._rule.suspects(self.replicator.logs(c) for c in cells if c not in failed)
+    def _placed(self, cells: Sequence[Cell]) -> Iterator[PlacedReplicate]:
+        """Yield which machine of a cluster each replicate was made on."""
+        for cell in cells if self._replicates.made_on else ():
+            for one in self._replicates.results.replicates.get(cell, ()):
+                ratio = math.exp(one.log_ratio)
+                yield PlacedReplicate(cell=cell, machine=one.machine, change=ratio)
 
-    def _time(self, cell: Cell, suspects: int) -> FigureVerdict:
-        results = self.replicator.results
-        found = self._rule.verdict(self.replicator.logs(cell), suspects=suspects)
+    def _time(self, cell: Cell, sample: Any, suspects: int) -> FigureVerdict:
+        results = self._replicates.results
+        found = self._rule.verdict(sample, suspects=suspects)
         base, candidate = zip(*(one.typical_ns for one in results.replicates[cell]), strict=True)
         reasons = [found.reason]
         if self._out_of_time and found.verdict is Verdict.INCONCLUSIVE:
             reasons.append("the budget ended")
+        if cell in results.given_up:
+            reasons.append(results.given_up[cell])
         if cell in results.operations:
             reasons.append(operation_changes.in_words(*results.operations[cell]))
         if cell in results.uncounted:
@@ -166,7 +228,7 @@ class Comparison:
         )
 
     def _saved(self, cell: Cell) -> Iterator[FigureVerdict]:
-        sides = self.replicator.results.operations.get(cell, ({}, {}))
+        sides = self._replicates.results.operations.get(cell, ({}, {}))
         before, now = (one.get("saved_bytes") for one in sides)
         if before is None or now is None:
             return
@@ -192,17 +254,33 @@ def compare(
     candidate: Version,
     effort: Effort | None = None,
     sources: Mapping[str, ModelSource] | None = None,
+    replicates: Replicates | None = None,
     say: Say = lambda _: None,
 ) -> GateResult:
     """Return the verdicts on the cells' step time and bytes saved for backward.
 
-    ``sources`` says where models of the user's come from, by name. Cells that the first replicates
+    ``sources`` says where models of the user's come from, by name; ``replicates`` are made by
+    whoever is given, or else on this machine. Cells that the first replicates
     leave open get fresh ones, by which alone they are confirmed; those that are settled get none.
     """
+    effort = effort or Effort()
+    if replicates is not None:
+        comparison = Comparison(replicates, effort=effort)
+        comparison.run(cells, say)
+        return comparison.decision(cells)
     if not host_system.here().forks:
         raise Impossible("versions are compared in forked processes, which only Linux has here")
-    comparison = Comparison(base, candidate, effort=effort or Effort(), sources=sources or {})
+    replicator = Replicator(
+        base,
+        candidate,
+        replication=effort.replication,
+        sources=sources or {},
+        seed=effort.seed,
+    )
+    comparison = Comparison(replicator, effort=effort)
     comparison.run(cells, say)
+    if effort.instructions:
+        comparison.count_instructions(replicator, cells, say)
     return comparison.decision(cells)
 
 

@@ -1,7 +1,7 @@
 """What a gate comes to: the verdicts, the figures without one, the exit status."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -24,6 +24,15 @@ class NotCompared:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedReplicate:
+    """Which machine of a cluster a replicate was made on, and its ratio candidate / base."""
+
+    cell: Cell
+    machine: str
+    change: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class GateResult:
     """What a gate came to: verdicts, what is without one, how many figures had a number."""
@@ -31,6 +40,8 @@ class GateResult:
     figure_verdicts: tuple[FigureVerdict, ...]
     not_compared: tuple[NotCompared, ...]
     measured: int  # cells times meters that the candidate has a number for
+    machines: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of a cluster
+    replicates: tuple[PlacedReplicate, ...] = ()  # made there
 
     @cached_property
     def counts(self) -> Mapping[Verdict, int]:

@@ -16,6 +16,7 @@ class Replicate:
 
     base_ns: Sequence[Sequence[float]]  # (turns, batches)
     candidate_ns: Sequence[Sequence[float]]
+    machine: str = ""  # of a cluster
 
     @property
     def log_ratio(self) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 
 from .estimates import Estimate, hodges_lehmann
 from .log_t_test import t_below, t_quantile
+from .replicate import Replicate
 from .verdicts import Verdict
 
 FIRST: Final = 5
@@ -79,6 +80,10 @@ class TableRule:
         first = logs[: self.first]
         return len(first) < self.first or self._differs(first) or not self._is_within(first)
 
+    def sample(self, replicates: Sequence[Replicate]) -> list[float]:
+        """Return what is judged of replicates: those of the machine that the last one is from."""
+        return [one.log_ratio for one in replicates if one.machine == replicates[-1].machine]
+
     def suspects(self, table: Iterable[Sequence[float]]) -> int:
         """Return how many cells of a table the first replicates leave open."""
         return sum(map(self.is_open, table))
@@ -122,26 +127,11 @@ class TableRule:
         return ALPHA / (LOOKS * max(suspects, 1))
 
     def _changed(self, found: Estimate, p: float, count: int, suspects: int) -> CellVerdict:
-        slower = found.point > 1
-        word = "slower" if slower else "faster"
-        beyond = abs(math.log(found.point)) >= math.log1p(self.threshold)
-        verdict = Verdict.WITHIN
-        if beyond:
-            verdict = Verdict.WORSE if slower else Verdict.BETTER
-        end = found.low if slower else found.high
-        how = (
-            f"{self._percent(found.point)} is beyond the threshold of {self.threshold:.1%}"
-            if beyond
-            else f"{self._percent(found.point)}, threshold {self.threshold:.1%}"
-        )
-        sure = (
-            f"at least {self._percent(end)}, and the {count - self.first} fresh of {count} "
-            f"replicates confirm it (p {p:.1g}, {self.level(suspects):.1g} asked)"
-        )
-        return CellVerdict(
-            verdict=verdict,
-            change=found,
-            reason=f"{word}{'' if beyond else ', within tolerance'}: {how}; {sure}",
+        return changed(
+            found,
+            threshold=self.threshold,
+            sure=f"and the {count - self.first} fresh of {count} replicates confirm it "
+            f"(p {p:.1g}, {self.level(suspects):.1g} asked)",
         )
 
     def _differs(self, logs: Sequence[float]) -> bool:
@@ -198,8 +188,31 @@ class TableRule:
             return f"more replicates would settle it: --processes {first}"
         return "a quieter machine or a longer step (a larger batch) would settle it"
 
-    def _percent(self, ratio: float) -> str:
-        return f"×{ratio:.3g}" if ratio >= 2 else f"{ratio - 1:+.1%}"
+
+def changed(found: Estimate, *, threshold: float, sure: str) -> CellVerdict:
+    """Return the verdict on a change that is sure; ``sure`` says how."""
+    slower = found.point > 1
+    word = "slower" if slower else "faster"
+    beyond = abs(math.log(found.point)) >= math.log1p(threshold)
+    verdict = Verdict.WITHIN
+    if beyond:
+        verdict = Verdict.WORSE if slower else Verdict.BETTER
+    how = (
+        f"{percent(found.point)} is beyond the threshold of {threshold:.1%}"
+        if beyond
+        else f"{percent(found.point)}, threshold {threshold:.1%}"
+    )
+    end = percent(found.low if slower else found.high)
+    return CellVerdict(
+        verdict=verdict,
+        change=found,
+        reason=f"{word}{'' if beyond else ', within tolerance'}: {how}; at least {end}, {sure}",
+    )
+
+
+def percent(ratio: float) -> str:
+    """Return a ratio as the change that it is, in words."""
+    return f"×{ratio:.3g}" if ratio >= 2 else f"{ratio - 1:+.1%}"
 
 
 def change(logs: Sequence[float]) -> Estimate:

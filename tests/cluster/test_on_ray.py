@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -28,77 +27,12 @@ from gradbench.workloads.own_models import models_of
 
 pytest.importorskip("ray", reason="no ray is installed: tox -e cluster")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("models_of_the_nodes")]
 
-NODES = Path(__file__).parent / "nodes"
 PLAN = Plan(budget_s=0.2, warmup_s=0.02, max_rounds=40, limit_s=60.0)
 METERS = ("step_time", "peak_transient")
 MODES = ("global_on", "no_grad")
 ROOT = Path(__file__).parents[2]
-
-
-@contextmanager
-def variables(**values):
-    """Set variables that what is started meanwhile inherits."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(name, value)
-        yield
-
-
-@pytest.fixture(autouse=True)
-def _models_of_the_nodes(monkeypatch):
-    """Find here what the nodes have on their path."""
-    monkeypatch.syspath_prepend(str(NODES))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder of so short a name that the names of Ray's sockets fit behind it."""
-    import shutil
-    import tempfile
-
-    name = tempfile.mkdtemp(prefix="gbr", dir="/tmp")
-    yield Path(name)
-    shutil.rmtree(name, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def cluster(folder):
-    """Return a head that measures nothing; tests add nodes, and take away those they added."""
-    from ray.cluster_utils import Cluster
-
-    path = os.pathsep.join([str(NODES), str(ROOT)])
-    with variables(
-        PYTHONPATH=path,
-        GRADBENCH_LOCKS=str(folder / "locks"),
-        TEST_MARK=str(folder / "mark"),
-        RAY_USAGE_STATS_ENABLED="0",
-        RAY_TMPDIR=str(folder),
-        RAY_health_check_period_ms="500",
-        RAY_health_check_timeout_ms="1000",
-    ):
-        (folder / "ray").mkdir()
-        head = {"num_cpus": 0, "include_dashboard": False}
-        started = Cluster(initialize_head=True, head_node_args=head)
-        yield started
-        started.shutdown()
-
-
-@pytest.fixture
-def nodes(cluster):
-    """Start nodes by name, and end them."""
-    there = {}
-
-    def start(name, torch="", **options):
-        with variables(TEST_HOST=name, TEST_TORCH=torch, CUDA_VISIBLE_DEVICES="0"):
-            there[name] = cluster.add_node(**{"num_cpus": 1} | options)
-        return there[name]
-
-    yield start
-    for node in there.values():
-        if node in cluster.worker_nodes:
-            cluster.remove_node(node, allow_graceful=False)
 
 
 def recorded(tmp_path, cluster, cells, *, models=None, code=None, wait_s=30.0, progress=None):
