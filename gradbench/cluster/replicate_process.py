@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,7 +26,10 @@ def serve(connection: Connection, setup: ReplicateSetup, place: Place) -> None:
         os.environ.pop("PYTHONPATH", None)
     else:
         os.environ["PYTHONPATH"] = place.import_path
-    machine = _Machine(setup, place, versions_in(Path.cwd(), setup))
+    versions = versions_in(Path.cwd(), setup)
+    with suppress(FileNotFoundError):  # nothing of the folder that the user stands in was sent
+        os.chdir(versions[-1].tree / setup.inside)
+    machine = _Machine(setup, place, versions)
     connection.send("ready")
     while True:
         connection.send(machine.measure(connection.recv()))

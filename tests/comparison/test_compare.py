@@ -24,7 +24,7 @@ import gradbench
 from gradbench.cli import app
 from gradbench.comparison import checkouts, instruction_counts, versions, worktree
 from gradbench.comparison.budget import Budget
-from gradbench.comparison.replication import Replication, in_turns
+from gradbench.comparison.replication import Replication, Replicator, in_turns
 from gradbench.comparison.versions import Effort
 from gradbench.errors import BadModel, GradbenchError, Impossible
 from gradbench.exit_status import ExitStatus
@@ -360,7 +360,7 @@ def trees(project, tmp_path):
 
 
 def test_sides_of_another_torch_are_named_apart(trees):
-    replicator = versions.Comparison(*trees, effort=QUICK, sources={}).replicator
+    replicator = Replicator(*trees, replication=QUICK.replication, sources={})
     replicator.facts = {key: {"torch": "2.13.0", "python": "3.11.7"} for key in checkouts.SIDES}
     assert replicator.unlike() == ""
     replicator.facts["base"] = {"torch": "2.11.0", "python": "3.11.7"}
@@ -500,6 +500,10 @@ def test_a_slower_step_is_confirmed_by_new_pairs_beside_one_that_fails_late(proj
         (["--base", "main", "--processes", "2"], "3 at least"),
         (["--base", "main", "--budget", "0"], "a number of seconds above 0"),
         (["--base", "main", "--threshold", "3"], "the threshold is a share"),
+        (["--base", "main", "--address", "a:1"], "--address goes with --on ray"),
+        (["--base", "main", "--on", "slurm"], "unknown cluster 'slurm'"),
+        (["--bisect", "main..HEAD", "--on", "ray"], "--on ray goes with --base"),
+        (["--base", "main", "--on", "ray", "--instructions"], "leave out --on ray"),
     ],
 )
 def test_a_mistake_costs_one_line_and_status_2(project, compare, arguments, complaint):
