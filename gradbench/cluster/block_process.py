@@ -1,4 +1,4 @@
-"""What the measuring process does on a machine for a run: it measures blocks, one by one."""
+"""What the measuring process does on a machine for a run: it measures blocks."""
 
 import os
 import pickle

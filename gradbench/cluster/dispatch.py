@@ -6,16 +6,16 @@ is decided here, by our own clock: a scheduler lets a task whose resource is gon
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
 from ..plurals import counted
 from ..records.measurements import Cause
-from .jobs import Answer, BlockJob, Job, ReplicateJob
+from .jobs import Answer, Job
 
-J = TypeVar("J", BlockJob, ReplicateJob)
+J = TypeVar("J", bound=Job)
 
 TRIES: Final = 3
 """How often a job is begun before what became of it is its reason."""
@@ -129,7 +129,7 @@ class Dispatcher(Generic[J]):
 
     def results(
         self, jobs: Sequence[J], *, over: Callable[[], bool] = lambda: False
-    ) -> Iterator[tuple[J, Answer | GivenUp]]:
+    ) -> Generator[tuple[J, Answer | GivenUp], None, None]:
         """Yield what came of each job, in the order in which they come back.
 
         Once it is ``over``, what is not back is given up without a word.

@@ -103,9 +103,7 @@ class EqualMachines:
     def _of_kind(self) -> dict[str, frozenset[str]]:
         has = frozenset({self.resource})
         return {
-            machine: has
-            for machine, facts in self._having().items()
-            if _kind(facts) == self._kind
+            machine: has for machine, facts in self._having().items() if _kind(facts) == self._kind
         }
 
     def in_words(self) -> str:

@@ -115,7 +115,7 @@ class RayFleet:
                 )
 
     def facts(self, machine: str) -> Mapping[str, str] | None:
-        """Return what a machine is, and what it has installed; None of one that leaves meanwhile."""
+        """Return what a machine is and has installed; None of one that leaves meanwhile."""
         if machine not in self._facts:
             node = self._alive().get(machine)
             found = self._ask(node) if node is not None else None

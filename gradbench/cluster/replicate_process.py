@@ -1,4 +1,4 @@
-"""What the measuring process does on a machine for a comparison: it makes replicates, one by one."""
+"""What the measuring process does on a machine for a comparison: it makes replicates."""
 
 import hashlib
 import os

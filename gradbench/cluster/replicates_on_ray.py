@@ -87,9 +87,7 @@ class ReplicatesOnRay:
 
     def _job(self, cells: Sequence[Cell]) -> ReplicateJob:
         self._number += 1
-        return ReplicateJob(
-            number=self._number, cells=tuple(cells), apart=dict(self.results.apart)
-        )
+        return ReplicateJob(number=self._number, cells=tuple(cells), apart=dict(self.results.apart))
 
     def _note_begin(self, job: ReplicateJob, _host: str, _ended: int) -> None:
         self._begun_s[job.number] = time.monotonic()

@@ -35,9 +35,7 @@ def gather(trees: Mapping[str, Path], folder: Path) -> None:
 def _files(tree: Path) -> Iterator[Path]:
     """Yield the files of a tree that are to go, by their paths in it."""
     try:
-        listed = git(
-            *("ls-files", "-z", "--cached", "--others", "--exclude-standard"), folder=tree
-        )
+        listed = git(*("ls-files", "-z", "--cached", "--others", "--exclude-standard"), folder=tree)
     except GitError:
         yield from _all_files(tree, tree)
         return

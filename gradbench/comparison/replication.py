@@ -93,7 +93,8 @@ class Replicator:
         self._seed, self._rng = seed, random.Random(seed if layout_seed is None else layout_seed)
         self.results = Results()
         self.facts: dict[str, dict[str, str]] = {}
-        self.machines, self.made_on = 0, dict[str, Mapping[str, str]]()  # of a cluster: this is none
+        self.machines = 0  # of a cluster
+        self.made_on: dict[str, Mapping[str, str]] = {}
 
     def examine(self, cells: Sequence[Cell], budget: Budget | None = None) -> None:
         """Learn which cells' sides can share a process, and what their steps make torch do.

@@ -59,7 +59,7 @@ class Effort:
             raise Impossible(f"the budget is a number of seconds above 0, not {self.budget_s!r}")
 
     def rule(self, *, machines: int = 0) -> "Rule":
-        """Return the rule by which the table is judged; ``machines`` are blocks, if there are any."""
+        """Return the rule by which the table is judged, of ``machines`` as blocks if there are."""
         if machines:
             first, threshold = self.processes, self.threshold
             return MachineRule(machines=machines, threshold=threshold, first=first)
@@ -158,7 +158,8 @@ class Comparison:
     def _progress(self, cells: Sequence[Cell], round_number: int, where: str) -> str:
         left = self.open(cells)
         settled = len(cells) - len(left)
-        words = f"replicate {round_number}{where}: {settled} of {counted(len(cells), 'cell')} settled"
+        of_cells = f"{settled} of {counted(len(cells), 'cell')} settled"
+        words = f"replicate {round_number}{where}: {of_cells}"
         if left and round_number >= self._rule.looks[0]:
             named = ", ".join(map(str, left[:3]))
             more = f" and {len(left) - 3} more" if len(left) > 3 else ""

@@ -1,4 +1,4 @@
-"""The rule by which replicates from several machines come to verdicts: each machine is a block. Pure.
+"""The rule by which replicates from several machines come to verdicts: machines are blocks. Pure.
 
 A machine may have a shift of its own that all its replicates share, and then they are no
 independent samples: pooled, more of them would make the interval narrow about that shift. So the
@@ -8,6 +8,7 @@ change is estimated within each machine, and the machines' changes are the sampl
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -99,7 +100,7 @@ class MachineRule:
         for look in (each for each in self.looks if each <= len(sample)):
             seen = sample[:look]
             found = change(seen)
-            centres = machine_changes(seen)
+            centres = machine_changes(tuple(seen))
             if len(centres) > 1 and (p := p_value(centres)) <= self.level(suspects):
                 return changed(
                     found,
@@ -144,12 +145,16 @@ class MachineRule:
         return "quieter machines or a longer step (a larger batch) would settle it"
 
 
-def machine_changes(sample: Sample) -> list[float]:
-    """Return each machine's log change: the Hodges-Lehmann centre of its replicates."""
+@lru_cache(maxsize=4096)
+def machine_changes(sample: tuple[tuple[str, float], ...]) -> tuple[float, ...]:
+    """Return each machine's log change: the Hodges-Lehmann centre of its replicates.
+
+    Kept: a table is asked about again after each replicate.
+    """
     logs: dict[str, list[float]] = {}
     for machine, log in sample:
         logs.setdefault(machine, []).append(log)
-    return [hodges_lehmann(np.asarray(own, dtype=np.float64)).point for own in logs.values()]
+    return tuple(hodges_lehmann(np.asarray(own, dtype=np.float64)).point for own in logs.values())
 
 
 def change(sample: Sample) -> Estimate:
@@ -158,7 +163,7 @@ def change(sample: Sample) -> Estimate:
     Of one machine alone nothing is known of its shift: then the interval spans its replicates, and
     ``confidence`` is 0.
     """
-    centres = np.asarray(machine_changes(sample), dtype=np.float64)
+    centres = np.asarray(machine_changes(tuple(sample)), dtype=np.float64)
     count, mean = len(centres), float(centres.mean())
     if count < 2:
         logs = [log for _machine, log in sample]

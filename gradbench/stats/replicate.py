@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,7 +16,7 @@ class Replicate:
 
     base_ns: Sequence[Sequence[float]]  # (turns, batches)
     candidate_ns: Sequence[Sequence[float]]
-    machine: str = ""  # of a cluster
+    machine: str = field(default="", kw_only=True)  # of a cluster
 
     @property
     def log_ratio(self) -> float:

@@ -31,7 +31,13 @@ ROOT = Path(__file__).parents[2]
 QUICK = Effort(
     processes=3,
     replication=Replication(
-        turns=4, least_turns=3, slice_s=0.001, warm_up_s=0.0, limit_s=60, cell_s=0.01, least_rounds=4
+        turns=4,
+        least_turns=3,
+        slice_s=0.001,
+        warm_up_s=0.0,
+        limit_s=60,
+        cell_s=0.01,
+        least_rounds=4,
     ),
 )
 NETS = """
@@ -94,9 +100,11 @@ def compared(cluster, cell, *, say=lambda _: None, locally=False):
         "effort": QUICK,
         "sources": {cell.model: ModelSource(build=cell.model.replace(".", ":"), input=("B,8",))},
     }
-    with checkouts.checked_out_versions(
-        here=Path.cwd(), revision="HEAD", base_python=None
-    ) as (base, candidate, itself):
+    with checkouts.checked_out_versions(here=Path.cwd(), revision="HEAD", base_python=None) as (
+        base,
+        candidate,
+        itself,
+    ):
         sides = {"base": base, "candidate": candidate}
         if locally:
             return versions.compare([cell], **sides, **how)
@@ -115,6 +123,7 @@ def made_on(decision):
 
 def test_two_nodes_make_the_replicates_of_one_table(project, cluster, nodes, monkeypatch):
     monkeypatch.setattr(machine_rule, "FEWEST", 2)
+    monkeypatch.setattr(machine_rule, "MOST", 0.3)  # one fresh replicate: two blocks settle nothing
     nodes("left")
     nodes("right")
     there, here = compared(cluster, own()), compared(cluster, own(), locally=True)

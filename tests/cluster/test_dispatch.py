@@ -35,7 +35,7 @@ class ScriptedFleet:
         count = 2 if resource and machine == "two gpus" else 1
         return [ScriptedSlot(self, machine, resource) for _ in range(count)]
 
-    def measure_with(self, setup):
+    def measure_with(self, serve, setup, *, longest_s):
         pass
 
     def pause(self, slots):

@@ -22,7 +22,7 @@ def facts(host, **changes):
 
 class KnownMachines:
     def __init__(self, known, has=None):
-        self.known, self.has = known, has or {}
+        self.known, self.has = known, {} if has is None else has
 
     def machines(self):
         return {name: self.has.get(name, CPU) for name in self.known}

@@ -1,4 +1,4 @@
-"""Replicates from several machines: who makes which, what is lost, when it ends: scripted machines."""
+"""Who makes which replicates, what is lost, when it ends: on scripted machines."""
 
 import itertools
 import math
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 from builders import cell
 
+from gradbench.cli.gate import as_plain
 from gradbench.cluster.dispatch import SlotLost
 from gradbench.cluster.equal_machines import EqualMachines
 from gradbench.cluster.jobs import Answer, ReplicateJob, ReplicateResult, ReplicateSetup
@@ -17,7 +18,6 @@ from gradbench.comparison import versions
 from gradbench.comparison.budget import Budget
 from gradbench.comparison.replication import Replication, Results
 from gradbench.comparison.versions import Comparison, Effort
-from gradbench.cli.gate import as_plain
 from gradbench.errors import BadModel
 from gradbench.exit_status import ExitStatus
 from gradbench.stats.replicate import Replicate
@@ -37,11 +37,10 @@ def replicate(change=1.0):
     return Replicate([[100.0, 110.0]], [[100.0 * change, 120.0 * change]])
 
 
-def made(slot, *, change=1.0, apart=(), cells=None, **fields):
+def made(slot, *, change=1.0, apart=(), **fields):
     """Return what a machine answers that makes a replicate of each cell."""
-    wanted = [one for one in (cells or slot.job.cells)]
     results = Results(
-        replicates={one: [replicate(change)] for one in wanted},
+        replicates={one: [replicate(change)] for one in slot.job.cells},
         apart={**slot.job.apart, **dict.fromkeys(apart, "a compiled extension")},
     )
     return ReplicateResult(host=slot.host, results=results, **fields)
@@ -218,7 +217,7 @@ def test_one_machine_s_reason_for_pairs_holds_for_all_and_its_cell_begins_anew()
     fleet = Machines(FIVE, script)
     decision, _, replicates = compared(fleet)
     assert set(replicates.results.apart) == {CELLS[0]}
-    (first, second) = of_times(decision)
+    first = of_times(decision)[0]
     assert "in pairs of processes: a compiled extension" in first.reason
     known = [job.apart for _, job in fleet.ran]
     assert known[0] == {} and known[-1] == {CELLS[0]: "a compiled extension"}
