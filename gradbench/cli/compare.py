@@ -70,6 +70,14 @@ def compare(
             help="Begin nothing that would end later; what is open is inconclusive.",
         ),
     ] = None,
+    limit: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="For one answer of a side about a cell; then it is killed, and other cells of "
+            "that model and workload are not tried.",
+        ),
+    ] = 120.0,
     instructions: Annotated[
         bool,
         typer.Option(
@@ -178,6 +186,7 @@ def compare(
         instructions=instructions and not no_counts,
         seed=seed,
     )
+    effort = replace(effort, replication=replace(effort.replication, limit_s=limit))
     if bisect is not None or resume is not None:
         asked = bisecting.Asked(
             span=bisect,

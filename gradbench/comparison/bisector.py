@@ -153,7 +153,11 @@ class Bisector:
         try:
             version = trees.at(commit, "candidate")
             cells, seen = commit_counts.count(
-                version, self.record.cells, self.record.sources, seed=self.record.seed
+                version,
+                self.record.cells,
+                self.record.sources,
+                seed=self.record.seed,
+                limit_s=self._how.limit_s,
             )
         except (commit_counts.CannotStart, BadModel, GitError) as error:
             counts = CountedCommit(commit=commit, skipped=str(error))

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
@@ -10,10 +10,7 @@ from ..records.bisection import CellCounts
 from ..workloads.steps import WORKLOADS
 from .checkouts import Version
 from .process import Failed, LiveProcess, Lost
-from .replication import cell_request, check_origin, own_sources
-
-LIMIT_S: Final = 120.0
-"""For any one answer; then the process is killed."""
+from .replication import cell_request, check_origin, like, own_sources
 
 Sources = Mapping[str, ModelSource]
 
@@ -23,30 +20,34 @@ class CannotStart(Exception):
 
 
 def count(
-    version: Version, cells: Sequence[Cell], sources: Sources, *, seed: int
+    version: Version, cells: Sequence[Cell], sources: Sources, *, seed: int, limit_s: float
 ) -> tuple[tuple[CellCounts, ...], Mapping[str, str]]:
     """Return every cell's counts, and the versions of torch and Python; raise `CannotStart`.
 
     Each process has a hash seed of its own, so that counts which depend on it do not agree twice.
+    One that gives no answer within the limit is killed.
     """
     found: dict[Cell, CellCounts] = {}
+    killed_once: set[Cell] = set()
     facts: Mapping[str, str] = {}
     while left := [cell for cell in cells if cell not in found]:
-        with _process(version, left) as process:
+        with _process(version, left, limit_s) as process:
             try:
                 facts = process.hear()
             except Failed as failure:
                 raise CannotStart(str(failure)) from failure
             if _imported(process, left, sources, found):
-                _count(process, [cell for cell in left if cell not in found], sources, seed, found)
+                able = [cell for cell in left if cell not in found]
+                requests = {c: cell_request(c, sources.get(c.model), seed=seed) for c in able}
+                _count(process, requests, found, killed_once)
     return tuple(found[cell] for cell in cells), facts
 
 
-def _process(version: Version, cells: Sequence[Cell]) -> LiveProcess:
+def _process(version: Version, cells: Sequence[Cell], limit_s: float) -> LiveProcess:
     return LiveProcess(
         [version],
         training=any(WORKLOADS[cell.workload].optimizes for cell in cells),
-        limit_s=LIMIT_S,
+        limit_s=limit_s,
         randomized_layout={"PYTHONHASHSEED": str(random.randrange(1, 2**32))},
     )
 
@@ -57,7 +58,7 @@ def _imported(
     """Import the models, and note the cells of those that cannot be; return whether it lives."""
     for name, source in own_sources(cells, sources).items():
         try:
-            (file,) = process.ask(**{"import": source.build})["files"]
+            (file,) = process.imported(source.build)
         except Failed as failure:
             skipped = f"{source.build} cannot be imported: {failure.why}"
             for cell in cells:
@@ -72,21 +73,25 @@ def _imported(
 
 def _count(
     process: LiveProcess,
-    cells: Sequence[Cell],
-    sources: Sources,
-    seed: int,
+    requests: Mapping[Cell, Mapping[str, Any]],
     found: dict[Cell, CellCounts],
+    killed_once: set[Cell],
 ) -> None:
-    """Count cells until the process is lost."""
-    for cell in cells:
-        asked = cell_request(cell, sources.get(cell.model), seed=seed)
+    """Count cells until the process is lost, or one is killed that is to be tried again."""
+    for cell, asked in requests.items():
         try:
             process.ask(**asked, warm_up_s=0.0)
             counts = process.ask(examine="counts")["operations"]
             process.ask(stop=True)
         except Failed as failure:
+            if failure.killed and cell not in killed_once:  # once may be anybody's doing
+                killed_once.add(cell)
+                return
             found[cell] = CellCounts(cell=cell, failure=failure.why)
             if isinstance(failure, Lost):
+                left = [one for one in requests if one not in found]
+                for one in like(cell, left) if failure.late else ():
+                    found[one] = CellCounts(cell=one, skipped=f"not tried: {failure.why} in {cell}")
                 return
         else:
             found[cell] = _counts(cell, counts)

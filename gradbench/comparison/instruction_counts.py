@@ -20,7 +20,7 @@ from ..runner.instructions_pass import StepInstructions
 from .budget import Budget
 from .checkouts import Version
 from .process import Failed, LiveProcess, Lost
-from .replication import Replicator
+from .replication import Replicator, like
 
 LIMIT_S: Final = 600.0
 """For any one answer under valgrind, which makes a process some fifty times slower."""
@@ -112,7 +112,10 @@ class InstructionCounter:
             except Failed as failure:
                 self._note([cell], failure.why)
                 if isinstance(failure, Lost):
-                    return list(cells[number + 1 :])
+                    left = list(cells[number + 1 :])
+                    gone = like(cell, left) if failure.late else []
+                    self._note(gone, f"not tried: {failure.why} in {cell}")
+                    return [one for one in left if one not in gone]
                 continue
             operations = self._replicator.results.operations
             base, candidate = (

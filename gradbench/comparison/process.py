@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Self
 
 from ..errors import Impossible
@@ -18,18 +21,29 @@ from .checkouts import Version
 BOTH: Final = "both sides in one process"
 ENDING_S: Final = 2.0
 """How long a process that has closed its socket may take to end, to be known by how it did."""
+LOAD_S: Final = 120.0
+"""How long it may take to start, and to import a model, at least; torch alone takes seconds."""
 
 
 class Failed(Exception):
-    """A process that cannot go on with a cell: whose, and its own words."""
+    """A process that cannot go on with a cell: whose, and its own words.
 
-    def __init__(self, side_name: str, why: str) -> None:
-        self.side, self.why = side_name, why
+    ``killed`` is whether SIGKILL ended it, which others send, as the kernel where memory runs out.
+    """
+
+    def __init__(self, side_name: str, why: str, *, killed: bool = False) -> None:
+        self.side, self.why, self.killed = side_name, why, killed
         super().__init__(why)
 
 
 class Lost(Failed):
-    """A process that is gone or does not answer."""
+    """A process that is gone or does not answer; ``late`` is whether its time was over."""
+
+    def __init__(
+        self, side_name: str, why: str, *, killed: bool = False, late: bool = False
+    ) -> None:
+        super().__init__(side_name, why, killed=killed)
+        self.late = late
 
 
 class LiveProcess:
@@ -48,7 +62,7 @@ class LiveProcess:
         randomized_layout: Mapping[str, str],
         under: Callable[[Sequence[str]], Sequence[str]] = list,
     ) -> None:
-        self.versions = versions
+        self.versions, self._limit_s = versions, limit_s
         self.name = versions[0].name if len(versions) == 1 else BOTH
         python = versions[-1].python
         asked = {
@@ -75,29 +89,44 @@ class LiveProcess:
             raise Impossible(f"cannot run {python!r}: {error.strerror}") from error
         finally:
             child_end.close()
-        self._line = worker.JsonLineSocket(parent_end.detach(), timeout_s=limit_s)
+        self._line = worker.JsonLineSocket(parent_end.detach())
+        self._allow(max(limit_s, LOAD_S))
 
     def ask(self, **message: Any) -> dict[str, Any]:
         """Send a message and return the answer; raise `Failed` or `Lost`."""
-        self._asked_at = os.fstat(self._log.fileno()).st_size
-        try:
-            self._line.send(**message)
-        except OSError as error:
-            raise self._lost(self._end_in_words()) from error
+        self.put(**message)
         return self.hear()
 
+    def imported(self, path: str) -> list[str]:
+        """Have it import a user's factory; return the files of that, raise `Failed` or `Lost`."""
+        self.put(limit_s=max(self._limit_s, LOAD_S), **{"import": path})
+        files: list[str] = self.hear()["files"]
+        return files
+
+    def put(self, *, limit_s: float | None = None, **message: Any) -> None:
+        """Send a message, to which there is to be an answer within the time limit from now on."""
+        self._asked_at = os.fstat(self._log.fileno()).st_size
+        self._allow(self._limit_s if limit_s is None else limit_s)
+        with suppress(OSError):  # it is gone, which is heard instead of an answer
+            self._line.send(**message)
+
     def hear(self) -> dict[str, Any]:
-        """Return the next answer; raise `Failed` or `Lost`."""
+        """Return the answer to what was sent; raise `Failed` or `Lost`."""
         try:
             answer = self._line.receive()
         except TimeoutError as error:
-            raise self._lost("gave no answer within its time limit") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise self._lost(self._end_in_words()) from error
+            why = f"gave no answer within its time limit of {self._allowed_s:g} s"
+            raise Lost(self.name, why, late=True) from error
+        except (ValueError, RecursionError) as error:
+            raise Lost(self.name, "wrote over the socket that it answers by") from error
+        except OSError as error:
+            raise self._lost() from error
         if answer is None:
-            raise self._lost(self._end_in_words())
+            raise self._lost()
         if "ended" in answer:  # the fork that took the cell
-            raise Failed(self.name, how_it_ended(answer["ended"], self._output()))
+            code = answer["ended"]
+            words = how_it_ended(code, self._output())
+            raise Failed(self.name, words, killed=code == -signal.SIGKILL)
         if "failed" in answer:
             raise Failed(self.name, answer["failed"])
         return answer
@@ -110,16 +139,19 @@ class LiveProcess:
         self._line.close()
         self._log.close()
 
-    def _lost(self, why: str) -> Lost:
-        return Lost(self.name, why)
+    def _allow(self, seconds: float) -> None:
+        """Give it so long from now on to answer."""
+        self._allowed_s, self._line.deadline = seconds, time.monotonic() + seconds
 
-    def _end_in_words(self) -> str:
+    def _lost(self) -> Lost:
         """Return how the process ended whose socket is closed; it may live on without that."""
         try:
             code = self._tree.wait(ENDING_S)
         except subprocess.TimeoutExpired:
-            return last_words(self._output()) or "it closed the socket that it answers by"
-        return how_it_ended(code, self._output())
+            why = last_words(self._output()) or "it closed the socket that it answers by"
+            return Lost(self.name, why)
+        words = how_it_ended(code, self._output())
+        return Lost(self.name, words, killed=code == -signal.SIGKILL)
 
     def _output(self) -> str:
         return tail(self._log.fileno(), since=self._asked_at)

@@ -17,6 +17,7 @@ from ..analysis.operation_changes import Operations
 from ..errors import BadModel, Impossible
 from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
+from ..experiment.plan import MOST_S
 from ..runner.interleave import calibrate
 from ..stats.replicate import Replicate
 from ..workloads.steps import WORKLOADS
@@ -34,7 +35,7 @@ class Replication:
     """What a replicate spends on a cell, and how."""
 
     warm_up_s: float = 0.05
-    limit_s: float = 120.0  # for any one answer; then the process is killed
+    limit_s: float = 120.0  # for any one answer about a cell; then the process is killed
     one_process: bool = True  # where that can be
     share: bool = True  # weights and batch, where they are equal
     cell_s: float = 0.4  # of CPU time, of both sides' rounds in one process
@@ -43,6 +44,13 @@ class Replication:
     slice_s: float = 0.003  # of one side's turn in a pair
     turns: int = 24  # of each side in a pair, at most
     least_turns: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.limit_s <= MOST_S:
+            raise Impossible(
+                f"the limit is a number of seconds above 0, {MOST_S:g} at most, "
+                f"not {self.limit_s!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +84,10 @@ class Results:
                 self.replicates.setdefault(cell, []).extend(own)
 
 
+class KilledOnce(Exception):
+    """SIGKILL has ended a side, perhaps of somebody else's will: it is tried again."""
+
+
 class Replicator:
     """Measures cells of two versions, one replicate after the other."""
 
@@ -95,6 +107,7 @@ class Replicator:
         self.facts: dict[str, dict[str, str]] = {}
         self.machines = 0  # of a cluster
         self.made_on: dict[str, Mapping[str, str]] = {}
+        self._killed_once: set[Cell | None] = set()
 
     def examine(self, cells: Sequence[Cell], budget: Budget | None = None) -> None:
         """Learn which cells' sides can share a process, and what their steps make torch do.
@@ -157,17 +170,16 @@ class Replicator:
         self, sides: Sequence[LiveProcess], cell: Cell, looked_at: dict[tuple[str, str], str]
     ) -> None:
         """Ask both sides for a cell's counts and, once for each model's workload, for obstacles."""
-        if self._prepared(sides, cell) is None:
+        if self._prepared(sides, cell, at_once=True) is None:
             return
         kind = cell.model, cell.workload
         look = kind not in looked_at
         try:
             found = [one.ask(examine="all" if look else "counts") for one in sides]
+            for one in sides:
+                one.ask(stop=True)
         except Failed as failure:
-            self._note(cell, failure)
-            raise Lost(failure.side, failure.why) from failure
-        for one in sides:
-            one.ask(stop=True)
+            raise self._lost(cell, failure) from failure
         self.results.operations[cell] = (found[0]["operations"], found[1]["operations"])
         if look:
             check_modules(*self.versions, found[0]["outside"])
@@ -186,6 +198,8 @@ class Replicator:
                     both.hear()
                     left = self._imported_twice(both, left)
                 except Failed as failure:
+                    if self._first_kill(failure, None):
+                        continue
                     self._keep_apart(left, failure.why)
                     return
                 left = self._cells_of(both, left)
@@ -195,7 +209,7 @@ class Replicator:
         could = list(cells)
         for name, source in own_sources(cells, self._sources).items():
             try:
-                files = both.ask(**{"import": source.build})["files"]
+                files = both.imported(source.build)
             except Lost:
                 raise
             except Failed as failure:
@@ -214,9 +228,13 @@ class Replicator:
                 answer = both.ask(**self.asked(cell))
                 times = [in_turns(side) for side in answer["ns"]]
             except Failed as failure:
-                self._keep_apart([cell], failure.why)
+                if self._first_kill(failure, cell):
+                    return list(cells[number:])
+                hung = isinstance(failure, Lost) and failure.late
+                gone = [cell, *(self._not_tried(cell, cells[number + 1 :]) if hung else ())]
+                self._keep_apart(gone, failure.why)
                 if isinstance(failure, Lost):
-                    return list(cells[number + 1 :])
+                    return [one for one in cells[number + 1 :] if one not in gone]
                 continue
             self.results.replicates.setdefault(cell, []).append(Replicate(*times))
         return []
@@ -235,8 +253,32 @@ class Replicator:
         """Measure cells in a live pair, and in a new one when that is lost."""
         left = list(cells)
         while left:
-            with self._live_pair(left) as sides:
-                left = _until_lost(sides, left, measure)
+            with contextlib.suppress(KilledOnce), self._live_pair(left) as sides:
+                left = self._until_lost(sides, left, measure)
+
+    def _until_lost(
+        self,
+        sides: Sequence[LiveProcess],
+        cells: Sequence[Cell],
+        measure: Callable[[Sequence[LiveProcess], Cell], None],
+    ) -> list[Cell]:
+        """Measure cells until a side is lost; return those that are left for another pair."""
+        for number, cell in enumerate(cells):
+            try:
+                measure(sides, cell)
+            except KilledOnce:
+                return list(cells[number:])
+            except Lost as lost:
+                left = cells[number + 1 :]
+                gone = self._not_tried(cell, left) if lost.late else []
+                why = f"not tried, for the {lost.side} side {lost.why} in {cell}"
+                self.results.failures.update((one, dict.fromkeys(SIDES, why)) for one in gone)
+                return [one for one in left if one not in gone]
+        return []
+
+    def _not_tried(self, cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
+        """Return the cells that likely hang as one does, and of which no replicate was made."""
+        return [one for one in like(cell, cells) if one not in self.results.replicates]
 
     @contextlib.contextmanager
     def _live_pair(self, cells: Sequence[Cell]) -> Iterator[Sequence[LiveProcess]]:
@@ -250,9 +292,11 @@ class Replicator:
                 try:
                     self.facts[one.name] = one.hear()
                     for source in own_sources(cells, self._sources).values():
-                        (file,) = one.ask(**{"import": source.build})["files"]
+                        (file,) = one.imported(source.build)
                         check_origin(one.versions[0], source.build, file)
                 except Failed as failure:
+                    if self._first_kill(failure, None):
+                        raise KilledOnce from failure
                     raise BadModel(f"the {failure.side} side cannot start: {failure}") from None
             yield sides
 
@@ -266,23 +310,30 @@ class Replicator:
             if cell not in self.results.operations:
                 found = [one.ask(examine="counts")["operations"] for one in sides]
                 self.results.operations[cell] = (found[0], found[1])
+            for one in sides:
+                one.ask(stop=True)
         except Failed as failure:  # in its turns: whether the other can go on is not known
-            self._note(cell, failure)
-            raise Lost(failure.side, failure.why) from failure
-        for one in sides:
-            one.ask(stop=True)
+            raise self._lost(cell, failure) from failure
         self.results.replicates.setdefault(cell, []).append(Replicate(*times))
 
-    def _prepared(self, sides: Sequence[LiveProcess], cell: Cell) -> float | None:
+    def _prepared(
+        self, sides: Sequence[LiveProcess], cell: Cell, *, at_once: bool = False
+    ) -> float | None:
         """Let both sides build a cell; return the quicker one's typical ns, or None for a failure.
 
-        Raise `Lost` where a side is.
+        ``at_once`` has them do it beside each other, for nothing that is timed. Raise `Lost` where
+        a side is.
         """
         prepared: list[tuple[int, float]] = []
         lost: Lost | None = None
-        for index in self._shuffled():
+        order = self._shuffled()
+        for index in order if at_once else ():
+            sides[index].put(**self.asked(cell))
+        for index in order:
             try:
-                answer = sides[index].ask(**self.asked(cell))
+                if not at_once:
+                    sides[index].put(**self.asked(cell))
+                answer = sides[index].hear()
                 prepared.append((index, float(answer["typical_ns"])))
             except Failed as failure:
                 self._note(cell, failure)
@@ -292,7 +343,10 @@ class Replicator:
         if len(prepared) == len(sides):
             return min(ns for _, ns in prepared)
         for index, _ in prepared:
-            sides[index].ask(stop=True)
+            try:
+                sides[index].ask(stop=True)
+            except Failed as failure:
+                raise Lost(failure.side, failure.why) from failure
         return None
 
     def _turns(
@@ -311,7 +365,14 @@ class Replicator:
                 times[index].append([ns / iterations for ns in measured])
         return times
 
+    def _lost(self, cell: Cell, failure: Failed) -> Lost:
+        """Note a failure from which the pair does not go on; return it as that."""
+        self._note(cell, failure)
+        return failure if isinstance(failure, Lost) else Lost(failure.side, failure.why)
+
     def _note(self, cell: Cell, failure: Failed) -> None:
+        if self._first_kill(failure, cell):
+            raise KilledOnce
         if devices.find(cell.device).occupied(failure.why):
             raise Impossible(
                 f"{cell.device} takes one process at a time, and a comparison needs one for each "
@@ -319,6 +380,12 @@ class Replicator:
                 "(--device cpu)"
             )
         self.results.failures.setdefault(cell, {})[failure.side] = failure.why
+
+    def _first_kill(self, failure: Failed, cell: Cell | None) -> bool:
+        """Return whether SIGKILL has ended this for the first time: once may be anybody's doing."""
+        first = failure.killed and cell not in self._killed_once
+        self._killed_once |= {cell} if first else set()
+        return first
 
     # What both ways have in common
 
@@ -330,7 +397,7 @@ class Replicator:
         with self._process(versions, cells, **how) as process:
             process.hear()
             for source in own_sources(cells, self._sources).values():
-                process.ask(**{"import": source.build})
+                process.imported(source.build)
             yield process
 
     def _process(
@@ -398,18 +465,10 @@ def in_turns(rounds: Sequence[float], length: int = ROUNDS_A_TURN) -> list[list[
     return [list(rounds[start:end]) for start, end in pairwise([0, *ends])]
 
 
-def _until_lost(
-    sides: Sequence[LiveProcess],
-    cells: Sequence[Cell],
-    measure: Callable[[Sequence[LiveProcess], Cell], None],
-) -> list[Cell]:
-    """Measure cells until a side is lost; return those that are left for another pair."""
-    for number, cell in enumerate(cells):
-        try:
-            measure(sides, cell)
-        except Lost:
-            return list(cells[number + 1 :])
-    return []
+def like(cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells that hang where one does, most likely: those of its model and workload."""
+    kind = cell.model, cell.workload
+    return [one for one in cells if (one.model, one.workload) == kind]
 
 
 def cell_request(cell: Cell, source: ModelSource | None, *, seed: int) -> dict[str, Any]:

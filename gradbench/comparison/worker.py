@@ -19,9 +19,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 WARM_STEPS: Final = 3
+LEAST_S: Final = 0.001
+"""How long is waited past a deadline: what has come by then is read."""
 CHUNK_BYTES: Final = 2**16
 MOST_BYTES: Final = 2**25
 """Of one message: more than that, a model wrote over the socket."""
@@ -34,16 +36,17 @@ class JsonLineSocket:
     the copy when it comes to use the socket.
     """
 
-    def __init__(self, descriptor: int, *, timeout_s: float | None = None) -> None:
+    def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
-        self._socket.settimeout(timeout_s)
-        self._timeout_s = timeout_s
         self._rest = b""
         self.user = os.getpid()
+        self.deadline: float | None = None
+        """Until when to wait for a message, by the monotonic clock; None is for ever."""
 
     def send(self, **message: Any) -> None:
         """Send one message."""
-        self._end_copies()
+        self.end_copies()
+        self._socket.settimeout(self._left_s())
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> dict[str, Any] | None:
@@ -52,20 +55,17 @@ class JsonLineSocket:
         Raise `TimeoutError` when there is no whole message in time, and `ValueError` for what is
         none.
         """
-        self._end_copies()
-        deadline = time.monotonic() + (self._timeout_s or 0)
+        self.end_copies()
         while b"\n" not in self._rest:
-            if self._timeout_s is not None:  # what comes drop by drop makes it no longer
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
-                    raise TimeoutError
-                self._socket.settimeout(left_s)
+            self._socket.settimeout(self._left_s())
             more = self._socket.recv(CHUNK_BYTES)
             if not more:
                 return None
             self._rest += more
             if len(self._rest) > MOST_BYTES:
                 raise ValueError("no message: it has no end")
+            if b"\n" not in more and self._left_s() == LEAST_S:  # what comes drop by drop
+                raise TimeoutError
         line, _, self._rest = self._rest.partition(b"\n")
         message = json.loads(line)
         if not isinstance(message, dict):
@@ -76,9 +76,13 @@ class JsonLineSocket:
         """Close it, by which the other side knows that nothing more will be asked."""
         self._socket.close()
 
-    def _end_copies(self) -> None:
+    def end_copies(self) -> None:
+        """End this process where it is a copy of the one that uses the socket."""
         if os.getpid() != self.user:
             os._exit(0)
+
+    def _left_s(self) -> float | None:
+        return None if self.deadline is None else max(self.deadline - time.monotonic(), LEAST_S)
 
 
 def beside(name: str) -> ModuleType:
@@ -218,37 +222,58 @@ def from_a_fork(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def in_a_fork(line: JsonLineSocket, sides: Sides, asked: dict[str, Any]) -> None:
-    """Answer from a child; if it dies, say so in its stead."""
+    """Answer from a child; if it dies before its last answer, say so in its stead."""
     gc.collect()
     gc.freeze()
     parent = os.getpid()
-    child = os.fork()
-    if child == 0:
-        supervisor.end_with_parent(parent)
-        line.user = os.getpid()
-        os.environ.update(asked["environment"])  # before anything starts what it hides
-        answer(line, sides, asked)
+    with tempfile.TemporaryFile() as mark:  # has a byte from the child's last answer on
+        child = os.fork()
+        if child == 0:
+            supervisor.end_with_parent(parent)
+            line.user = os.getpid()
+            os.environ.update(asked["environment"])  # before anything starts what it hides
+            answer(line, sides, asked, mark.fileno())
+        _, status = os.waitpid(child, 0)
+        supervisor.end_descendants()
+        answered = bool(os.fstat(mark.fileno()).st_size)
+    if not answered:  # a second answer would be taken for that to the next question
+        line.send(ended=os.waitstatus_to_exitcode(status))
+
+
+def answer(line: JsonLineSocket, sides: Sides, asked: dict[str, Any], mark: int) -> NoReturn:
+    """Answer what is asked about a cell, mark the last answer, and end."""
+    status = 1
+    try:
+        last = last_answer(line, sides, asked)
+        line.end_copies()
         sys.stderr.flush()
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    supervisor.end_descendants()
-    code = os.waitstatus_to_exitcode(status)
-    if code:
-        line.send(ended=code)
+        os.pwrite(mark, b".", 0)
+        line.send(**last)
+        status = 0
+    except OSError as error:  # the model has closed the socket, perhaps all that was open
+        os.ftruncate(mark, 0)
+        os.write(2, f"{words(error)}\n".encode())
+    finally:
+        os._exit(status)
 
 
-def answer(line: JsonLineSocket, sides: Sides, asked: dict[str, Any]) -> None:
+def last_answer(line: JsonLineSocket, sides: Sides, asked: dict[str, Any]) -> dict[str, Any]:
     """Take a cell's turns; whatever the model raises is the answer to what was asked last."""
     try:
         if asked.get("instructions"):
             share = beside("comparison/interleaved_sides").share
-            line.send(**beside("comparison/counted_steps").counted(sides, asked, built, share))
-        elif sides.alone:
-            time_slices(line, sides, asked)
-        else:
-            line.send(**beside("comparison/interleaved_sides").timed(sides, asked, built))
+            count = beside("comparison/counted_steps").counted
+            counts: dict[str, Any] = count(sides, asked, built, share)
+            return counts
+        if not sides.alone:
+            times: dict[str, Any] = beside("comparison/interleaved_sides").timed(
+                sides, asked, built
+            )
+            return times
+        time_slices(line, sides, asked)
     except BaseException as error:  # noqa: BLE001 # a model may even exit: it is the outcome
-        line.send(failed=words(error))
+        return {"failed": words(error)}
+    return {"stopped": True}
 
 
 def time_slices(line: JsonLineSocket, sides: Sides, asked: dict[str, Any]) -> None:
@@ -262,7 +287,6 @@ def time_slices(line: JsonLineSocket, sides: Sides, asked: dict[str, Any]) -> No
         else:
             line.send(ns=slice_ns(arm, device, request["iterations"], request["batches"]))
     gc.enable()
-    line.send(stopped=True)
 
 
 def built(sides: Sides, index: int, asked: dict[str, Any]) -> tuple[Any, Any, Any]:

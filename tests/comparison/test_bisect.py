@@ -118,7 +118,7 @@ class Counting:
         self.trees: list[Path] = []
         self.stop_at: int | None = None
 
-    def __call__(self, version, cells, sources, *, seed):
+    def __call__(self, version, cells, sources, *, seed, limit_s):
         if len(self.trees) == self.stop_at:
             self.stop_at = None
             raise KeyboardInterrupt
@@ -419,7 +419,9 @@ def test_a_commit_is_counted_from_its_own_tree(project):
     sources = {**SOURCE, "nets.gone": ModelSource(build="nets:gone", input=("B,8",))}
     with checkouts.opened_project(project.root, at_commits=True) as opened:
         version = opened.version("candidate", project.root)
-        (one, other), facts = commit_counts.count(version, (CELL, gone), sources, seed=0)
+        (one, other), facts = commit_counts.count(
+            version, (CELL, gone), sources, seed=0, limit_s=120
+        )
     assert one.operators is not None
     assert one.operators["aten.mul.Tensor"] >= 1
     assert one.operators["aten.sin.default"] == 1

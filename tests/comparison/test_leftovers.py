@@ -1,6 +1,7 @@
 """What a killed command leaves in temporary folders: found by the next one, and nothing else is."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -99,3 +100,11 @@ def test_the_check_of_the_machine_removes_leftovers_and_says_so(monkeypatch, cap
         machine.env(check=True)
     assert end.value.exit_code == 0
     assert "removed it" in capsys.readouterr().out
+
+
+def test_every_temporary_folder_says_whose_it_is():
+    """Python's own, of which nobody knows whose they are, would stay for ever after SIGKILL."""
+    package = Path(scratch.__file__).parent
+    makers = re.compile(r"\b(TemporaryDirectory|mkdtemp)\(")
+    found = [path.name for path in package.rglob("*.py") if makers.search(path.read_text("utf-8"))]
+    assert found == ["scratch.py"]

@@ -1,0 +1,310 @@
+"""Processes of a comparison that hang, are killed or write over their socket, and what follows."""
+
+import json
+import os
+import socket
+import time
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gradbench.comparison import checkouts, commit_counts, replication, versions, worker
+from gradbench.comparison.process import Failed, Lost
+from gradbench.comparison.replication import Replication
+from gradbench.comparison.versions import Effort
+from gradbench.errors import BadModel, Impossible
+from gradbench.exit_status import ExitStatus
+from gradbench.experiment.matrix import GRAD_MODES, Cell
+from gradbench.stats.verdicts import Verdict
+
+QUICK = Replication(turns=3, least_turns=3, slice_s=0.001)
+HUNG = "gave no answer within its time limit of 120 s"
+
+
+def cells(model: str) -> list[Cell]:
+    return [Cell(model=model, workload="inference", grad_mode=mode) for mode in GRAD_MODES]
+
+
+class Script:
+    """Answers of processes: what a side's process meets when it is asked about a cell, if any."""
+
+    def __init__(self) -> None:
+        self.meets = lambda side, cell, times: None
+        self.asked: list[tuple[str, str]] = []
+        self.heard: list[tuple[str, str]] = []
+        self.started = 0
+
+    def process(self, versions_, **_):
+        self.started += 1
+        return Process(self, versions_)
+
+
+class Process:
+    """A process that does nothing but what the script says."""
+
+    def __init__(self, script, versions_) -> None:
+        self.versions, self.name = versions_, "both" if len(versions_) == 2 else versions_[0].name
+        self._script, self._answer = script, {"torch": "2.13.0", "python": "3.11"}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def ask(self, **message):
+        self.put(**message)
+        return self.hear()
+
+    def put(self, **message):
+        if "cell" in message:
+            mode = message["cell"]["grad_mode"]
+            cell = f"{message['cell']['model']} {mode}"
+            self._script.asked.append((self.name, cell))
+            times = self._script.asked.count((self.name, cell))
+            self._answer = self._script.meets(self.name, cell, times) or {
+                "typical_ns": 1e6,
+                "ns": [[1e6] * 4] * 2,
+            }
+        elif "examine" in message:
+            self._answer = {"operations": {}, "obstacles": [], "settings": {}, "outside": {}}
+        elif "batches" in message:
+            self._answer = {"ns": [1e6]}
+
+    def hear(self):
+        self._script.heard.append((self.name, str(self._answer)[:20]))
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+@pytest.fixture
+def script(monkeypatch):
+    script = Script()
+    monkeypatch.setattr(replication, "LiveProcess", script.process)
+    monkeypatch.setattr(commit_counts, "LiveProcess", script.process)
+    return script
+
+
+@pytest.fixture
+def sides(tmp_path):
+    return [
+        checkouts.Version(name=name, python="python", paths=(tmp_path,), tree=tmp_path)
+        for name in checkouts.SIDES
+    ]
+
+
+def late(side):
+    return Lost(side, HUNG, late=True)
+
+
+def killed(side):
+    return Failed(side, "killed by SIGKILL", killed=True)
+
+
+def compared(sides, asked):
+    effort = Effort(processes=3, replication=QUICK)
+    return versions.compare(asked, base=sides[0], candidate=sides[1], effort=effort)
+
+
+def test_where_a_candidate_hung_its_other_modes_are_not_tried_and_other_models_are(script, sides):
+    script.meets = lambda side, cell, _: (
+        late(side) if side == "candidate" and cell.startswith("hangs") else None
+    )
+    found = compared(sides, [*cells("hangs"), *cells("good")])
+    (worse,) = (one for one in found.figure_verdicts if one.cell.model == "hangs")
+    assert worse.verdict is Verdict.WORSE
+    assert worse.reason == f"the candidate cannot step it: {HUNG}"
+    assert [one.cell for one in found.not_compared] == cells("hangs")[1:]
+    why = f"not tried, for the candidate side {HUNG} in {worse.cell}"
+    assert {one.reason for one in found.not_compared} == {why}
+    assert {one.cell for one in found.figure_verdicts if one.change is not None} == set(
+        cells("good")
+    )
+    hung = [cell for side, cell in script.asked if side == "candidate" and "hangs" in cell]
+    assert hung == ["hangs global_on"]
+
+
+def test_where_nothing_is_timed_both_sides_have_their_time_at_once(script, sides):
+    script.meets = lambda side, cell, _: late(side)
+    found = compared(sides, cells("hangs"))
+    assert found.status() is ExitStatus.NOTHING_MEASURED
+    assert {side for side, _ in script.asked[:2]} == {"base", "candidate"}
+    assert {side for side, what in script.heard if HUNG.startswith(what)} == {"base", "candidate"}
+    assert len(script.asked) == 2
+
+
+def test_cells_of_which_there_are_replicates_outlive_a_hang(script, sides):
+    first = cells("later")[0]
+    script.meets = lambda side, cell, times: (
+        late(side) if side == "both" and cell.endswith(first.grad_mode) and times == 3 else None
+    )
+    found = compared(sides, cells("later"))
+    assert not found.not_compared
+    assert {one.cell for one in found.figure_verdicts} == set(cells("later"))
+    apart = [one.cell for one in found.figure_verdicts if "in pairs of processes" in one.reason]
+    assert apart == [first]
+
+
+@pytest.mark.parametrize("side", ["base", "candidate", "both"])
+def test_what_sigkill_ended_once_is_tried_again(script, sides, side):
+    script.meets = lambda name, cell, times: (
+        killed(name) if (name, times) == (side, 1) and cell.endswith("no_grad") else None
+    )
+    found = compared(sides, cells("good"))
+    assert {one.cell for one in found.figure_verdicts if one.change is not None} == set(
+        cells("good")
+    )
+    assert not any("in pairs" in one.reason for one in found.figure_verdicts)
+
+
+def test_what_sigkill_ends_each_time_is_worse(script, sides):
+    script.meets = lambda side, cell, _: killed(side) if side == "candidate" else None
+    found = compared(sides, cells("big")[:1])
+    (worse,) = found.figure_verdicts
+    assert worse.verdict is Verdict.WORSE
+    assert worse.reason == "the candidate cannot step it: killed by SIGKILL"
+    assert script.asked.count(("candidate", "big global_on")) == 2
+
+
+@pytest.mark.parametrize(("times", "starts"), [(1, True), (2, False)])
+def test_a_side_that_is_killed_as_it_starts_is_started_once_more(
+    script, sides, monkeypatch, times, starts
+):
+    hear, left = Process.hear, [times]
+
+    def killed_at_first(self):
+        if self.name == "base" and left[0] and "torch" in str(self._answer):
+            left[0] -= 1
+            raise Lost("base", "killed by SIGKILL", killed=True)
+        return hear(self)
+
+    monkeypatch.setattr(Process, "hear", killed_at_first)
+    refused = pytest.raises(BadModel, match="the base side cannot start: killed by SIGKILL")
+    with nullcontext() if starts else refused:
+        assert compared(sides, cells("good")[:1]).measured == 1
+
+
+@pytest.mark.parametrize("one_process", [True, False])
+def test_a_side_that_ends_when_its_cell_is_over_cannot_step_it(
+    script, sides, monkeypatch, one_process
+):
+    put = Process.put
+
+    def ends_at_last(self, **message):
+        put(self, **message)
+        if "stop" in message and self.name == "candidate":
+            self._answer = Failed("candidate", "killed by SIGTERM")
+
+    monkeypatch.setattr(Process, "put", ends_at_last)
+    effort = Effort(processes=3, replication=replace(QUICK, one_process=one_process))
+    asked = cells("ends")[:2]
+    found = versions.compare(asked, base=sides[0], candidate=sides[1], effort=effort)
+    assert [one.cell for one in found.figure_verdicts] == asked
+    why = "the candidate cannot step it: killed by SIGTERM"
+    assert {one.reason for one in found.figure_verdicts} == {why}
+
+
+def counted(sides, asked):
+    found, _ = commit_counts.count(sides[1], asked, {}, seed=0, limit_s=120.0)
+    return {one.cell.grad_mode: one for one in found}
+
+
+def test_a_commit_that_hangs_in_one_mode_is_not_tried_in_the_others(script, sides):
+    script.meets = lambda side, cell, _: late(side)
+    first, *others = counted(sides, cells("hangs")).values()
+    assert (first.failure, first.skipped) == (HUNG, "")
+    assert {one.skipped for one in others} == {f"not tried: {HUNG} in {first.cell}"}
+    assert len(script.asked) == 1
+
+
+def test_a_count_that_sigkill_ended_once_is_made_again(script, sides):
+    script.meets = lambda side, _, times: killed(side) if times == 1 else None
+    assert {one.failure for one in counted(sides, cells("good")).values()} == {""}
+    script.meets = lambda side, *_: killed(side)
+    assert {one.failure for one in counted(sides, cells("big")).values()} == {"killed by SIGKILL"}
+
+
+@pytest.mark.parametrize("limit_s", [0, -1.0, float("nan"), float("inf")])
+def test_a_limit_that_is_no_time_is_refused(limit_s):
+    with pytest.raises(Impossible, match="the limit is a number of seconds above 0"):
+        replace(QUICK, limit_s=limit_s)
+
+
+# The socket
+
+
+@pytest.fixture
+def line():
+    """A line, and the other end of its socket."""
+    here, there = socket.socketpair()
+    line = worker.JsonLineSocket(here.detach())
+    yield line, there
+    line.close()
+    there.close()
+
+
+def test_what_has_come_by_the_deadline_is_read_after_it(line):
+    own, other = line
+    other.sendall(b'{"a": 1}\n')
+    own.deadline = time.monotonic() - 1
+    assert own.receive() == {"a": 1}
+    with pytest.raises(TimeoutError):
+        own.receive()
+
+
+def test_drops_do_not_make_a_deadline_later(line):
+    own, other = line
+    own.deadline = time.monotonic() - 1
+    for _ in range(2):
+        other.sendall(b'{"a": ')
+        with pytest.raises(TimeoutError):
+            own.receive()
+
+
+@pytest.mark.parametrize("text", [b"\x00garbage\n", b"[1]\n", b"[" * 9999 + b"\n"])
+def test_what_is_no_message_is_no_answer(line, text):
+    own, other = line
+    own.deadline = time.monotonic() + 60
+    other.sendall(text)
+    with pytest.raises((ValueError, RecursionError)):
+        own.receive()
+
+
+class Ended(Exception):
+    pass
+
+
+@pytest.fixture
+def answered(monkeypatch, tmp_path):
+    """Answer a question in this process as a fork does; return its mark and exit status."""
+
+    def ends(status):
+        raise Ended(status)
+
+    def answer(line):
+        monkeypatch.setattr(os, "_exit", ends)
+        monkeypatch.setattr(worker, "last_answer", lambda *_: {"stopped": True})
+        with Path(tmp_path / "mark").open("w+b") as mark:
+            with pytest.raises(Ended) as caught:
+                worker.answer(line, None, {}, mark.fileno())
+            return os.fstat(mark.fileno()).st_size, caught.value.args[0]
+
+    return answer
+
+
+def test_a_fork_marks_its_last_answer_so_that_its_end_is_no_second_one(line, answered):
+    own, other = line
+    assert answered(own) == (1, 0)
+    assert json.loads(other.recv(100)) == {"stopped": True}
+
+
+def test_a_fork_whose_socket_is_closed_leaves_no_mark_so_that_its_end_is_the_answer(
+    line, answered, capfd
+):
+    own, other = line
+    other.close()
+    assert answered(own) == (0, 1)
+    assert "BrokenPipeError" in capfd.readouterr().err
