@@ -7,7 +7,6 @@ where ranks meet (see `ranks`), and makes one outcome of what they read.
 
 import os
 import pickle
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,10 +14,9 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, Final
 
-from .. import devices, supervisor
+from .. import devices, scratch, supervisor
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..process_end import tail
@@ -75,8 +73,8 @@ def in_ranks(
     Raise `WorkerDied` where one ends early, or raises where others go on.
     """
     task = _Task(job, cells, model, plan, meters)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        place = (Path(folder) / "ranks").as_uri()
+    with scratch.folder() as folder:
+        place = (folder / "ranks").as_uri()
         with _started(task, place) as members:
             yield from _Leader(task, members).messages()
 

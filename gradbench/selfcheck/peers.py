@@ -3,14 +3,13 @@
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import files
-from pathlib import Path
 
 from scipy import stats
 
+from .. import scratch
 from ..experiment.plan import Plan
 from ..process_end import how_it_ended
 from ..process_tree import ProcessTree
@@ -81,10 +80,10 @@ def _pytest_trials(
     count: int, seconds: float, injections: Sequence[float]
 ) -> Iterator[tuple[float, list[float], list[float]]]:
     """Run pytest-benchmark as its users do, in a session of its own, and yield its raw rounds."""
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch.folder() as folder:
         peer_tests = files(__package__).joinpath("peer_benchmarks.py")
-        (Path(folder) / "test_peer.py").write_text(peer_tests.read_text("utf-8"), "utf-8")
-        answer = Path(folder) / "answer.json"
+        (folder / "test_peer.py").write_text(peer_tests.read_text("utf-8"), "utf-8")
+        answer = folder / "answer.json"
         asked = json.dumps({"count": count, "injections": list(injections)})
         command = [
             *[sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_peer.py"],
@@ -94,13 +93,11 @@ def _pytest_trials(
             f"--benchmark-max-time={seconds}",
             f"--benchmark-storage={folder}",
         ]
-        log = Path(folder) / "log"
+        log = folder / "log"
         environment = {**os.environ, "GRADBENCH_PEER": asked}
         with (
             log.open("wb") as file,
-            ProcessTree(
-                command, cwd=Path(folder), env=environment, stdout=file, stderr=file
-            ) as process,
+            ProcessTree(command, cwd=folder, env=environment, stdout=file, stderr=file) as process,
         ):
             code = process.wait()
         if code:

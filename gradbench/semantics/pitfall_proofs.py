@@ -4,7 +4,6 @@ import asyncio
 import copy
 import multiprocessing
 import sys
-import tempfile
 import threading
 import warnings
 import weakref
@@ -12,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cache
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
+from .. import scratch
 from ..plurals import counted
 from ..workloads.decoder import Decoder
 from .proof import Absent, ProofResult, bits, error_of, leaf, yes
@@ -836,8 +835,8 @@ def mark_stays_on() -> ProofResult:
 
 def mark_comes_off() -> ProofResult:
     marked = _features()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tensor.pt"
+    with scratch.folder() as folder:
+        path = folder / "tensor.pt"
         torch.save(marked, path)
         loaded = torch.load(path, weights_only=True)
     kept = {
@@ -890,7 +889,7 @@ def _sharded() -> Iterator[nn.Module]:
         from torch.distributed.fsdp import fully_shard
     except ImportError as why:
         raise Absent(f"this torch has no fully_shard: {why}") from why
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch.folder() as folder:
         distributed.init_process_group(
             "gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1
         )
