@@ -28,6 +28,7 @@ import psutil
 from in_process import today
 from processes import QUIET_S, Attacked
 
+from gradbench.exit_status import ExitStatus
 from gradbench.scratch import PREFIX
 from gradbench.store.jsonl import Store
 
@@ -44,16 +45,29 @@ MEASURED = (
     ),
     *("--meter", "step_time,peak_allocated", "--no-semantics"),
 )
-RUN = ("run", "--preset", "tiny", "--model", "mlp_d1_w8,mlp_d2_w8,mlp_d3_w8", *MEASURED)
+MODELS = tuple(f"mlp_d{depth}_w8" for depth in range(1, 11))
+RUN = ("run", "--preset", "tiny", "--model", ",".join(MODELS[:3]), *MEASURED)
 """Two passes over three blocks: as many measuring processes, below two fork servers."""
+LONG_RUN = ("run", "--preset", "tiny", "--model", ",".join(MODELS), *MEASURED)
+"""Of which more measuring processes can be killed."""
 RESUME = ("run", "--resume", "latest", "--no-semantics")
 COMPARE = (
     *("compare", "--base", "HEAD", "--model", "nets:make", "--input", "4,8"),
     *("--workload", "inference", "--grad-mode", "no_grad", "--processes", "3"),
 )
 NETS = "from torch import nn\n\ndef make():\n    return nn.Linear(8, 8)\n"
-KILLS = 4
+KILLS = 8
 """Of one kind, one after the other, before a command is left to come to its end."""
+MEASURING = "a measuring process"
+KILLS_OF_MEASURING = 15
+"""Which a long run has enough of."""
+DEPTHS_OF_COMPARE = (1, 2, 3)
+"""Steps below the command: supervisors and git, processes of the sides, their forks."""
+ANSWERS = (
+    *(ExitStatus.OK, ExitStatus.REGRESSION, ExitStatus.INCONCLUSIVE),
+    ExitStatus.NOTHING_MEASURED,
+)
+"""Of a comparison that came to its end."""
 LIMIT_S = 600.0
 """For one command; longer is a hang."""
 
@@ -164,26 +178,35 @@ def is_sealed(folder: Path) -> bool:
     ]
 
 
-def kill_below(depth: int) -> "Attack":
-    """Return the attack on processes so many steps below the command, which is to go on."""
+def kill_below(depth: int, command: tuple[str, ...] = RUN) -> "Attack":
+    """Return the attack on processes so many steps below a run, which is to go on."""
 
     def attack(folder: Path, count: Count, rng: random.Random, kills: int) -> None:
-        moments = sorted(moment_s(RUN, rng) for _ in range(kills))
-        attacked = Attacked(RUN, folder)
+        moments = sorted(moment_s(command, rng) for _ in range(kills))
+        attacked = Attacked(command, folder)
         for moment in moments:
-            time.sleep(max(0.0, attacked.began + moment - time.monotonic()))
-            victim = found_below(attacked, depth, rng)
-            if victim is None:  # the command came to its end
+            if not kill_one(attacked, moment, depth, count, rng):
                 break
-            with contextlib.suppress(psutil.NoSuchProcess):
-                family = [victim, *victim.children(recursive=True)]
-                victim.kill()
-                count.add_kill(seconds_until_ended(family))
         if ended(attacked, count):
             resume_unless_complete(folder, count)
             check_end(folder, count, {})
 
     return attack
+
+
+def kill_one(
+    attacked: Attacked, moment: float, depth: int, count: Count, rng: random.Random
+) -> bool:
+    """Kill one process below a command at a moment; return whether the command still ran."""
+    time.sleep(max(0.0, attacked.began + moment - time.monotonic()))
+    victim = found_below(attacked, depth, rng)
+    if victim is None:  # the command came to its end
+        return False
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [victim, *victim.children(recursive=True)]
+        victim.kill()
+        count.add_kill(seconds_until_ended(family))
+    return True
 
 
 def resume_unless_complete(folder: Path, count: Count) -> None:
@@ -227,17 +250,44 @@ def kill_compare(folder: Path, count: Count, rng: random.Random, kills: int) -> 
         if not killed(COMPARE, folder, count, rng):
             break
     if ended(Attacked(("env", "--check"), folder), count):
-        listed = subprocess.run(
-            ["git", "worktree", "list"], cwd=folder, capture_output=True, text=True, check=True
-        )
-        count.add_left([*listed.stdout.splitlines()[1:], *temporary(folder)])
+        count.add_left([*worktrees(folder), *temporary(folder)])
+
+
+def kill_below_compare(folder: Path, count: Count, rng: random.Random, kills: int) -> None:
+    """Kill processes of one comparison, which is to go on, or to say in a line why it does not."""
+    make_project(folder)
+    moments = sorted(moment_s(COMPARE, rng) for _ in range(kills))
+    attacked = Attacked(COMPARE, folder)
+    for moment in moments:
+        if not kill_one(attacked, moment, rng.choice(DEPTHS_OF_COMPARE), count, rng):
+            break
+    if ended(attacked, count):
+        status, said = attacked.process.returncode, (folder / "said").read_text("utf-8")
+        if status not in ANSWERS:
+            count.ended_early += 1
+        if status not in (*ANSWERS, ExitStatus.USAGE) or "Traceback" in said:
+            count.notes.append(f"status {status}: {said[-300:]}")
+        count.add_left([*worktrees(folder), *temporary(folder)])
+
+
+def worktrees(folder: Path) -> list[str]:
+    """Return the worktrees of a repository but its own."""
+    listed = subprocess.run(
+        ["git", "worktree", "list"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return listed.stdout.splitlines()[1:]
 
 
 def make_project(folder: Path) -> None:
     """Make a repository with a model, to be compared with itself."""
     (folder / "nets.py").write_text(NETS, "utf-8")
+    commit_all(folder)
+
+
+def commit_all(folder: Path) -> None:
+    """Make a repository of what Python there is in a folder."""
     who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-    for arguments in (("init", "-q"), ("add", "nets.py"), ("commit", "-q", "-m", "first")):
+    for arguments in (("init", "-q"), ("add", "*.py"), ("commit", "-q", "-m", "first")):
         subprocess.run(["git", *who, *arguments], cwd=folder, check=True)
 
 
@@ -270,8 +320,9 @@ ATTACKS: Mapping[str, Attack] = {
     "the command": kill_run,
     "a supervisor": kill_below(1),
     "a fork server": kill_below(2),
-    "a measuring process": kill_below(3),
+    MEASURING: kill_below(3, LONG_RUN),
     "compare": kill_compare,
+    "a process of compare": kill_below_compare,
 }
 
 
@@ -295,8 +346,9 @@ def main() -> None:
         if time.monotonic() - began > given.seconds:
             break
         with tempfile.TemporaryDirectory(prefix="attacked-") as name:
+            most = KILLS_OF_MEASURING if count.victim == MEASURING else KILLS
             attack = ATTACKS[count.victim]
-            attack(Path(name), count, rng, min(KILLS, given.count - count.kills))
+            attack(Path(name), count, rng, min(most, given.count - count.kills))
         found["loads"].append(round(psutil.getloadavg()[0], 1))
         print(asdict(count), file=sys.stderr, flush=True)
         save(given.output, found, counts)

@@ -1,4 +1,4 @@
-"""Change runs at random under a seal that fits, and TOML files; ask every reader; count surprises.
+"""Change runs at random under a seal that fits, bisections and TOML files; ask every reader.
 
 python tools/faults/mutated_files.py -o tools/faults/figures/mutated_files.json
 
@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import made_up_bisections
 import made_up_runs
 from in_process import call, raw_controls, standing_in
 from tally import Tally, save
 
 from gradbench.errors import StoreError
+from gradbench.store import bisections
 from gradbench.store.jsonl import load
 
 EVIL: tuple[Any, ...] = (
@@ -30,6 +32,8 @@ EVIL: tuple[Any, ...] = (
 )
 RAW = (b"9" * 5000, b"1e400", b"-1e400", b"[" * 5000 + b"]" * 5000, b"NaN", b"0x1", b"'x'", b"")
 """Text in place of a number, as a file may have it."""
+TEXTS = ("\x1b]0;x\x07", "::error::x", "</script><script>alert(1)</script>", "\u202ex", "a\nb\x00")
+"""Words that most fields of a bisection may hold, and that are to be shown as words."""
 
 READERS: tuple[tuple[str, ...], ...] = (
     ("show", "run.jsonl"),
@@ -52,6 +56,17 @@ MORE: tuple[tuple[str, ...], ...] = (
     ),
 )
 PAGE = ("report", "run.jsonl", "good.jsonl", "-o", "page.html")
+
+BISECTION = Path("results/bisections/changed.json")
+GO_ON = ("compare", "--resume", "changed", "--model", made_up_bisections.MODEL, "--budget", "1e-9")
+"""Nothing is begun within that budget: what is there is read and shown."""
+OF_BISECTIONS: tuple[tuple[str, ...], ...] = (
+    (*GO_ON, "--all"),
+    (*GO_ON, "--json"),
+    ("show", str(BISECTION)),
+    ("history", str(BISECTION), "good.jsonl"),
+    ("gate", "--baseline", str(BISECTION), "good.jsonl"),
+)
 
 TOML = """\
 about = "a matrix"
@@ -156,6 +171,44 @@ def attack_run(draw: random.Random, *, page: bool) -> Iterator[tuple[str, str]]:
             yield "raw control character", words
 
 
+def attack_bisection(row: dict[str, Any], draw: random.Random) -> Iterator[tuple[str, str]]:
+    """Yield what went wrong with one changed bisection."""
+    BISECTION.write_bytes(changed_object(row, draw))
+    refused = ""
+    try:
+        bisections.load(BISECTION)
+    except StoreError as error:
+        refused = str(error)
+    if "\n" in refused:
+        yield "refused in several lines", refused[:200]
+    yield "refused" if refused else "taken", ""
+    for arguments in [draw.choice(OF_BISECTIONS)] if refused else OF_BISECTIONS:
+        answer = call(arguments)
+        words = f"{' '.join(arguments)}: {answer.wrong} {refused[:120]}"
+        if answer.wrong:
+            yield answer.wrong.partition(":")[0], words
+        elif refused and answer.status == 0:
+            yield "wrong exit 0", words
+        elif raw_controls(answer.out + answer.err):
+            yield "raw control character", words
+    for page in Path("reports").glob("*.html"):
+        if found := raw_controls(page.read_text("utf-8", errors="replace")):
+            yield "raw control character", f"{page}: {found}"
+        page.unlink()
+
+
+def changed_object(row: dict[str, Any], draw: random.Random) -> bytes:
+    """Return a JSON file of which one to three places are other than they were."""
+    changed = copy.deepcopy(row)
+    for _ in range(draw.choice((1, 1, 1, 2, 3))):
+        holder, key = place_in(changed, draw)
+        if draw.random() < 0.15:
+            del holder[key]
+        else:
+            holder[key] = copy.deepcopy(draw.choice((*EVIL, *TEXTS)))
+    return in_raw(changed, draw) if draw.random() < 0.05 else encoded(changed)
+
+
 def attack_toml(draw: random.Random) -> Iterator[tuple[str, str]]:
     """Yield what went wrong with one changed TOML file."""
     text = TOML
@@ -196,6 +249,7 @@ def repeated(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--bisections", type=int, default=1000)
     parser.add_argument("--toml", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=3600, help="for each kind, at most")
@@ -203,10 +257,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="goes on from there")
     given = parser.parse_args()
     output = given.output.resolve()
-    runs, toml = (Tally.saved(output, name) for name in ("runs", "TOML files"))
+    names = ("runs", "bisections", "TOML files")
+    runs, of_bisections, toml = (Tally.saved(output, name) for name in names)
 
     def keep() -> None:
-        save(output, [runs, toml])
+        save(output, [runs, of_bisections, toml])
 
     def draw(kind: str, number: int) -> random.Random:
         return random.Random(f"{given.seed} {kind} {number}")
@@ -217,6 +272,16 @@ def main() -> None:
             runs,
             lambda number: attack_run(draw("run", number), page=number % given.pages == 0),
             given.runs,
+            seconds=given.seconds,
+            keep=keep,
+        )
+        BISECTION.parent.mkdir(parents=True)
+        made_up_bisections.make_repository(Path())
+        row = made_up_bisections.row_of(Path())
+        repeated(
+            of_bisections,
+            lambda number: attack_bisection(row, draw("bisection", number)),
+            given.bisections,
             seconds=given.seconds,
             keep=keep,
         )

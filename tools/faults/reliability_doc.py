@@ -72,19 +72,34 @@ def misbehaving(found: Any) -> Iterator[str]:
         yield f"| {model} | {shown} |"
 
 
-def hostile_text(found: Any) -> Iterator[str]:
-    downloads = (
-        f"{found['formulas']} formulas in {found['downloads']} downloads, "
-        if "downloads" in found
-        else ""
+def misbehaving_versions(found: Any) -> Iterator[str]:
+    good = "has its numbers" if found["good_has_numbers"] else "has NO numbers"
+    status = "an answer" if found["answered"] else "NO answer"
+    yield (
+        f"{found['date']}, load {found['load']}: {found['models']} models in one comparison "
+        f"with a limit of {found['limit_s']:g} s. It took {found['took_s']:.0f} s and ended with "
+        f"{status}, status {found['status']}; {found['traceback']:d} tracebacks. "
+        f"{len(found['missing'])} models are without an outcome, "
+        f"{len(found['reasons_of_several_lines'])} reasons have several lines, "
+        f"{len(found['files_left'])} files were left, every process was gone "
+        f"{found['gone_after_s']:.2f} s after the end; the good model {good}."
     )
+    yield ""
+    yield "| model | verdict | its reason |"
+    yield "| --- | --- | --- |"
+    for model, reason in sorted(found["reasons"].items()):
+        shown = reason.removeprefix("the candidate cannot step it: ").replace("|", "\\|")
+        yield f"| {model} | {found['verdicts'][model]} | {shown} |"
+
+
+def hostile_text(found: Any) -> Iterator[str]:
     yield (
         f"{found['date']}: {found['texts']} texts, {found['commands']:,} commands, "
         f"{found['pages opened in Chromium']} pages opened in Chromium: "
         f"{found['raw control character']} raw control characters in what was printed or written, "
         f"{found['workflow command']} workflow commands, {found['executed in a page']} texts "
         f"executed in a page, {found['path escaped']} paths escaped, "
-        f"{downloads}"
+        f"{found['formulas']} formulas in {found['downloads']} downloads, "
         f"{found['traceback']} tracebacks, {found['hang']} hangs."
     )
 
@@ -95,7 +110,7 @@ def mutated_files(found: Any) -> Iterator[str]:
     yield ""
     yield f"| changed | {' | '.join(keys)} | raw control character |"
     yield f"| --- |{' ---: |' * (len(keys) + 1)}"
-    for name in ("runs", "TOML files"):
+    for name in ("runs", "bisections", "TOML files"):
         row = found[name]
         cells = (*keys, "raw control character")
         yield f"| {name} | " + " | ".join(f"{row[key]:,}" for key in cells) + " |"
@@ -112,11 +127,10 @@ def command_lines(found: Any) -> Iterator[str]:
 
 SECTIONS: dict[str, Callable[[Any], Iterator[str]]] = {
     "kills": kills,
-    "kills_quiet": kills,
     "interrupts": interrupts,
     "misbehaving": misbehaving,
+    "misbehaving_versions": misbehaving_versions,
     "hostile_text": hostile_text,
-    "hostile_text_again": hostile_text,
     "mutated_files": mutated_files,
     "command_lines": command_lines,
 }
