@@ -342,6 +342,7 @@ def test_the_command_asks_for_what_the_library_does_by_default():
     command = typer.main.get_command(app).commands["compare"]
     said = {option.name: option.default for option in command.params}
     assert (said["processes"], said["threshold"]) == (Effort().processes, Effort().threshold)
+    assert said["limit"] == Replication().limit_s
 
 
 # Live pairs
