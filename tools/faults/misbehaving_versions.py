@@ -25,7 +25,7 @@ CANDIDATE = "def {name}():\n    return misbehaving_models.MISBEHAVING[{name!r}](
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit", type=float, default=4.0, help="seconds for one answer")
+    parser.add_argument("--limit", type=float, default=15.0, help="seconds for one answer")
     parser.add_argument("--only", action="append", choices=NAMES)
     given = parser.parse_args()
     names = [*(given.only or NAMES[:-1]), GOOD]
