@@ -14,7 +14,7 @@ from .analysis import format_units
 from .call_threads import CallThreads
 from .lazy_results import check_done
 from .memory.called_modules import called_modules
-from .memory.leaves import nodes
+from .memory.leaves import nodes, tensors_within
 from .memory.saved_tensors import ModuleFrames, SavedTensors, meeting, users_line
 from .memory.storages import shape
 from .plurals import counted
@@ -212,7 +212,7 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
     returned = list(tensors(outputs))
     given = {tensor.grad_fn for _, tensor in tensors((inputs, options))}
     built = any(tensor.grad_fn not in given for _, tensor in returned if tensor.grad_fn is not None)
-    reached = _reached([tensor for _, tensor in returned])
+    reached = _reached([tensor for tensor in tensors_within(outputs) if tensor is not None])
     blind = "a graph leads to what a thread made that was there before the call"
     unseen = saved.hooks.unseen(outputs) - set(nodes((inputs, options)))
     return Observation(

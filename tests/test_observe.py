@@ -44,6 +44,19 @@ def mlp(*widths):
     return nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())])
 
 
+class Result:
+    """What a library returns in a class of its own."""
+
+    def __init__(self, logits):
+        self.parts = {"logits": [logits]}
+
+
+def test_what_is_returned_inside_an_object_leads_to_its_parameters(batch):
+    model = mlp(4, 8, 2)
+    assert gradbench.observe(lambda: Result(model(batch))).without_gradient == {}
+    assert gradbench.observe(lambda: Result(model(batch).detach())).without_gradient
+
+
 def test_a_healthy_training_forward_has_nothing_to_complain_of(batch):
     seen = gradbench.observe(mlp(4, 8, 2), batch)
     assert seen == Observation(

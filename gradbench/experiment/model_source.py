@@ -29,6 +29,7 @@ _INPUT: Final = re.compile(
     r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>[^:<=]+)(?::(?P<dtype>\w+))?(?:<(?P<below>\d{1,18}))?"
 )
 _NAME: Final = re.compile(r"[\w.-]+")
+_NO_NAME: Final = re.compile(r"[^\w.-]+")
 _EXAMPLES: Final = "8,3,224,224 or input_ids=8,128:int64<30522"
 
 
@@ -177,4 +178,4 @@ def short_name(build: str) -> str:
     if where in LIBRARIES:
         return PurePath(what.removesuffix("config.json").rstrip("/")).name or what
     last = PurePath(where).stem if where.endswith(".py") else where.rpartition(".")[2]
-    return f"{last}.{what}" if what else last
+    return _NO_NAME.sub("_", f"{last}.{what}" if what else last)

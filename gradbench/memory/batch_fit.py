@@ -6,7 +6,7 @@ A prediction is asked for the checks. A run has its measured peaks alone, and it
 from collections.abc import Callable
 from typing import Final
 
-from ..errors import GradbenchError
+from ..errors import GradbenchError, Impossible
 from ..experiment.matrix import Cell
 from ..records.predictions import LARGEST_BATCH, Fit, Prediction
 
@@ -154,6 +154,7 @@ class _Search:
             over = min(fits * 4, LARGEST_BATCH)
             while self.peak(over) <= self._budget_bytes:
                 if over == LARGEST_BATCH:
+                    self._hold_that_it_grows(over)
                     return self.fit(cell, over, None)
                 fits, over = over, min(over * 4, LARGEST_BATCH)
         halve = False
@@ -171,3 +172,12 @@ class _Search:
                 over = middle
             halve = not halve and (over - fits) * 2 > between
         return self.fit(cell, fits, over)
+
+    def _hold_that_it_grows(self, most: int) -> None:
+        """Raise `Impossible` where millions of samples take as much as the first batch did."""
+        least = min(self._tried)
+        if self.peak(most) == self.peak(least):
+            raise Impossible(
+                f"its peak is the same at batch {least:,} as at {most:,}: what it is called with "
+                "does not have the batch size that is asked for"
+            )

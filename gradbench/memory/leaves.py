@@ -58,7 +58,7 @@ def kept_unsaved(value: object) -> bool:
     ``ctx.f = lambda: tensor``. What a tensor's hook closes over is `GivenHooks`'s.
     """
     return any(
-        True for node in nodes(value) for _ in _tensors_in(dict(getattr(node, "__dict__", {})))
+        True for node in nodes(value) for _ in tensors_within(dict(getattr(node, "__dict__", {})))
     )
 
 
@@ -93,10 +93,10 @@ class GivenHooks:
     def kept(self) -> Iterator[Tensor | None]:
         """Yield the tensors that hooks which are still there lead to, None for too much to see."""
         for given in self._given:
-            yield from _tensors_in(given())
+            yield from tensors_within(given())
 
 
-def _tensors_in(value: object) -> Iterator[Tensor | None]:
+def tensors_within(value: object) -> Iterator[Tensor | None]:
     """Yield tensors in containers, objects' attributes and closures; None where that is too much.
 
     Then nobody has looked at all of it.

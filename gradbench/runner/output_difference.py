@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..devices import Device
 from ..records.measurements import Measurement, Reading
-from ..workloads.trees import tensors
+from ..workloads.trees import outlined, tensors
 from .attempts import Message, Refusal, Trying, guarded, skip
 from .meters import METERS
 from .visits import VisitedArm
@@ -25,6 +25,7 @@ REFERENCE: Final = "global_on"
 PPT: Final = 10**12
 """Parts in the unit of the meter: a relative difference is written down as a whole number."""
 CHUNK: Final = 2**22  # elements that are converted at once
+NO_TENSOR: Final = "the output has no tensor in tuples, lists, dicts or dataclasses ({})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,6 @@ def _reading(
             return skip(arm.cell, NAME, side)
     assert not isinstance(expected, Refusal)
     assert not isinstance(found, Refusal)
-    if not expected:
-        return skip(arm.cell, NAME, Refusal("unreadable", "there is no tensor in the output"))
     difference = guarded(partial(compared, expected, found), device)
     if isinstance(difference, str):
         difference = Refusal("failed", difference)
@@ -83,12 +82,16 @@ def _reading(
     )
 
 
-def _output(arm: VisitedArm, device: Device) -> dict[str, Tensor]:
-    """Return the tensors of one call's output by path, on the host: calls may share memory."""
+def _output(arm: VisitedArm, device: Device) -> dict[str, Tensor] | Refusal:
+    """Return the tensors of one call's output by path, on the host: calls may share memory.
+
+    Or why there are none.
+    """
     with arm.held():
         output = arm.arm.workload.output(arm.arm.subject, arm.arm.mode)
         device.synchronize()
-    return {path: _on_host(tensor) for path, tensor in tensors(output)}
+    found = {path: _on_host(tensor) for path, tensor in tensors(output)}
+    return found or Refusal("unreadable", NO_TENSOR.format(outlined(output)))
 
 
 def _on_host(tensor: Tensor) -> Tensor:

@@ -135,9 +135,11 @@ def _snapshot(subject: Subject, cell: Cell) -> Snapshot:
     Of a subject that other modes do not step the batch alone: torch replaces the parameters of what
     it shards within a step, and knows where it is with them.
     """
-    given = [tensor for _, tensor in tensors(subject.given)]
+    batch = subject.batch
+    # Those in Python's own containers, too, into which a snapshot does not look.
+    found = (tensor for _, tensor in tensors(subject.given))
     parts = subject.parts() if WORKLOADS[cell.workload].one_subject else []
-    return Snapshot(parts, given=given)
+    return Snapshot(parts, given=[*found, batch.args, batch.kwargs, batch.target])
 
 
 def _in_its_own_mode(subject: Subject) -> Subject:

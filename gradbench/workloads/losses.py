@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import Impossible
-from .trees import Batch, tensors
+from .trees import Batch, outlined, tensors
 
 
 def automatic(output: object, batch: object) -> Tensor:
@@ -32,8 +32,8 @@ def mean_square(output: object, _batch: object) -> Tensor:
     ]
     if not squares:
         raise Impossible(
-            "its output has no floating-point tensor, so there is nothing to train it by: "
-            "give a loss"
+            "its output has no floating-point tensor in tuples, lists, dicts or dataclasses to "
+            f"train it by ({outlined(output)}): give a loss"
         )
     total = squares[0]
     for square in squares[1:]:

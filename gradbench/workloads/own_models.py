@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -52,12 +52,16 @@ def model_of(source: ModelSource) -> Model:
         given = _given(target)
     if batch is None and given is None:
         needs_input(source.build, forward_of(target))
-    return Model(
-        ImportedFactory(source.build),
-        batch or ImportedBatch(source.build),
+    build = ImportedFactory(source.build, of_module=given is None)
+    fed = batch or ImportedBatch(source.build)
+    says = given or Model(build, fed)
+    return replace(
+        says,
+        build=build,
+        batch=fed,
         loss=loss or (ImportedLoss(source.build) if given else losses.automatic),
-        head=source.head or (given.head if given else None),
-        batch_follows=isinstance(batch, RandomBatch) and batch.follows,
+        head=source.head or says.head,
+        batch_follows=batch.follows if isinstance(batch, RandomBatch) else False,
         about=f"{source.build} on {' '.join(source.input) or source.batch or 'its own batch'}",
         generation=_imported_generation(source.build, given),
         source=source,
@@ -117,9 +121,13 @@ def _random(one: InputTensor, size: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ImportedFactory:
-    """A factory by its path, or a module or `Model` that stands there ready made."""
+    """A factory by its path, or a module or `Model` that stands there ready made.
+
+    One that is `of_module` may not return a `Model`: what that says of itself was not asked for.
+    """
 
     path: str
+    of_module: bool = False
 
     def load(self) -> object:
         """Import it."""
@@ -130,6 +138,11 @@ class ImportedFactory:
         target: Any = resolve(self.path)
         made = target if isinstance(target, nn.Module | Model) else target()
         if isinstance(made, Model):
+            if self.of_module:
+                raise BadModel(
+                    f"model {self.path!r} returns a gradbench.Model, which has a batch of its own: "
+                    "give no other, or name a function that returns the module"
+                )
             made = made.build()
         if not isinstance(made, nn.Module):
             raise BadModel(
@@ -264,13 +277,13 @@ def _required(factory: object) -> list[str]:
         signature = inspect.signature(factory)  # type: ignore[arg-type] # it is callable
     except (TypeError, ValueError):  # written in C
         return []
-    return _without_default(signature)
+    return _required_of(signature.parameters.values())
 
 
-def _without_default(signature: inspect.Signature) -> list[str]:
+def _required_of(parameters: Iterable[inspect.Parameter]) -> list[str]:
     return [
         one.name
-        for one in signature.parameters.values()
+        for one in parameters
         if one.default is inspect.Parameter.empty
         and one.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     ]
@@ -283,7 +296,8 @@ def imported(path: str, what: str) -> object:
     if file.endswith(".py"):
         where, attribute = file, ""
     elif not where or not attribute:
-        raise BadModel(f"{what} {path!r}: write it as package.module:factory or file.py:factory")
+        kind = "factory" if what == "model" else "function"
+        raise BadModel(f"{what} {path!r}: write it as package.module:{kind} or file.py:{kind}")
     try:
         module = _module(where)
         target: object = module
@@ -293,7 +307,12 @@ def imported(path: str, what: str) -> object:
         raise
     except (ImportError, AttributeError) as error:
         raise BadModel(f"{what} {path!r} cannot be imported: {error}") from error
-    except (Exception, SystemExit) as error:  # a user's module may raise anything, or exit
+    except SystemExit as error:
+        raise BadModel(
+            f"{what} {path!r} cannot be imported: SystemExit: {error}: put what is to run behind "
+            "if __name__ == '__main__'"
+        ) from error
+    except Exception as error:  # a user's module may raise anything
         raise BadModel(
             f"{what} {path!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error
@@ -400,20 +419,27 @@ def forward_of(target: object) -> inspect.Signature | None:
     except (TypeError, ValueError):  # written in C
         return None
     parameters = list(signature.parameters.values())
-    if isinstance(target, type):
-        parameters = parameters[1:]  # self
-    plain = [one.replace(annotation=inspect.Parameter.empty) for one in parameters]
-    return inspect.Signature(plain)
+    return inspect.Signature(parameters[1:] if isinstance(target, type) else parameters)
 
 
 def needs_input(build: str, signature: inspect.Signature | None) -> NoReturn:
     """Raise `BadModel` that says how the module is called, with an option that would do."""
-    required = _without_default(signature) if signature is not None else []
-    words = f": it is called as forward{signature}" if signature is not None else ""
-    raise BadModel(f"model {build!r} needs --input{words}; for example {_example(required)}")
+    parameters = list(signature.parameters.values()) if signature is not None else []
+    plain = inspect.Signature([one.replace(annotation=one.empty) for one in parameters])
+    words = f": it is called as forward{plain}" if signature is not None else ""
+    raise BadModel(f"model {build!r} needs --input{words}; for example {_example(parameters)}")
 
 
-def _example(names: Sequence[str]) -> str:
+def _example(parameters: Sequence[inspect.Parameter]) -> str:
+    """Return options that would do for a forward, as far as its parameters say what it takes."""
+    names = _required_of(parameters)
+    if any(_is_container(one.annotation) for one in parameters if one.name in names):
+        return "--batch file.py:function"
+    kinds = {one.kind for one in parameters} if not names else set()
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return "--input 8,64"
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return "--input NAME=8,64"
     if len(names) == 1 and not any(part in names[0] for part, _ in _EXAMPLES):
         return "--input 8,3,224,224"
     options = []
@@ -421,3 +447,9 @@ def _example(names: Sequence[str]) -> str:
         text = next((form for part, form in _EXAMPLES if part in name), "{}=8,64")
         options.append(f"--input '{text.format(name)}'")
     return " ".join(options)
+
+
+def _is_container(annotation: object) -> bool:
+    """Return whether a parameter takes a dict, a list or a tuple, which no option says."""
+    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    return name.lower().startswith(("dict", "list", "tuple", "mapping", "sequence"))

@@ -142,8 +142,8 @@ class Snapshot:
     """The state of modules at one moment, to be put back as often as one likes.
 
     Kept are buffers, plain attributes, those of the user's own classes, what these lead to through
-    containers and objects of such classes, generators of random numbers among them, and the
-    tensors that the modules are ``given``, which some change. With ``on_host`` contents lie on the
+    containers and objects of such classes, generators of random numbers among them, and what the
+    modules are ``given``, which some change: a cache, say. With ``on_host`` contents lie on the
     host, so that a device's memory stays as it is.
     """
 
@@ -151,7 +151,7 @@ class Snapshot:
         self,
         roots: Iterable[nn.Module],
         *,
-        given: Iterable[Tensor] = (),
+        given: Iterable[object] = (),
         on_host: bool = False,
     ) -> None:
         roots = list(roots)
@@ -169,8 +169,8 @@ class Snapshot:
             self._keep(root)
             for buffer in root.buffers():  # TorchScript's are in no dictionary
                 self._keep(buffer)
-        for tensor in given:
-            self._keep(tensor)
+        for one in given:
+            self._keep(one)
         self._lengths, self._entries = self._fingerprint()
 
     def look(self) -> None:

@@ -84,16 +84,27 @@ def _mapped(tree: Any, leaf: Callable[[Tensor], Tensor]) -> Any:  # one return a
             order = (tree.sorted_indices, tree.unsorted_indices)
             moved = (None if one is None else leaf(one) for one in order)
             return PackedSequence(leaf(tree.data), tree.batch_sizes, *moved)
-        case tuple() if hasattr(tree, "_make"):
-            return tree._make(_mapped(one, leaf) for one in tree)
-        case tuple() | list():
-            return type(tree)(_mapped(one, leaf) for one in tree)
+        case tuple():
+            return _tuple_like(tree, [_mapped(one, leaf) for one in tree])
+        case list():  # a kind of its own may be made of other arguments, and hold more
+            copied = copy.copy(tree)
+            copied[:] = [_mapped(one, leaf) for one in tree]
+            return copied
         case MutableMapping():
             new = copy.copy(tree)
             for key, one in tree.items():
                 new[key] = _mapped(one, leaf)
             return new
     return _mapped_fields(tree, leaf) if _is_dataclass(tree) else tree
+
+
+def _tuple_like(tree: tuple[Any, ...], items: Sequence[Any]) -> tuple[Any, ...]:
+    try:
+        new = tuple.__new__(type(tree), items)
+    except TypeError:  # kinds that are written in C, such as torch.Size, make themselves
+        return type(tree)(items)
+    getattr(new, "__dict__", {}).update(getattr(tree, "__dict__", {}))
+    return new
 
 
 def _mapped_fields(tree: Any, leaf: Callable[[Tensor], Tensor]) -> Any:

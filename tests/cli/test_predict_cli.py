@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 from typer.testing import CliRunner
 
 from gradbench.cli import app
+from gradbench.errors import Impossible
 from gradbench.exit_status import ExitStatus
 from gradbench.memory.batch_fit import followed_to
 from gradbench.memory.predict import CannotTrain, Predictor, TookTooLong
@@ -389,11 +390,16 @@ def test_a_search_asks_each_batch_once_and_few_of_them(curve, budget):
 
 
 def test_peaks_that_never_meet_the_budget_end_the_search():
-    found = Foreseen(lambda _: 10).largest(cell(model=NET), MODELS[NET], 10)
+    found = Foreseen(lambda batch: 10 + (batch > 1000)).largest(cell(model=NET), MODELS[NET], 11)
     assert found.next_bytes is None
     assert found.batch_size == LARGEST_BATCH
     assert found.size == "16,777,216 or more"
     assert found.cell == cell(model=NET)
+
+
+def test_a_peak_that_is_the_same_at_every_batch_is_of_a_batch_that_does_not_heed_its_size():
+    with pytest.raises(Impossible, match="does not have the batch size that is asked for"):
+        Foreseen(lambda _: 10).largest(cell(model=NET), MODELS[NET], 10)
 
 
 @pytest.mark.parametrize("error", [CannotTrain, TookTooLong])

@@ -11,7 +11,7 @@ from torch.nn import functional
 from gradbench import Measurement, Model, Skipped
 from gradbench.experiment.plan import Plan
 from gradbench.runner import run
-from gradbench.runner.output_difference import NAME, PPT, Difference, compared
+from gradbench.runner.output_difference import NAME, NO_TENSOR, PPT, Difference, compared
 from gradbench.workloads.models import unlabelled
 
 pytestmark = pytest.mark.usefixtures("shared_fork_servers")
@@ -74,7 +74,7 @@ def test_numbers_that_are_lost_in_a_mode_are_a_failure_and_not_a_difference():
 
 
 def test_without_a_tensor_or_a_reference_there_is_a_reason():
-    assert read(ReturnsNothing)["no_grad"].reason == "there is no tensor in the output"
+    assert read(ReturnsNothing)["no_grad"].reason == NO_TENSOR.format("None")
     (alone,) = read(DrawsInEveryCall, modes=["no_grad"]).values()
     assert alone.reason == "global_on, which outputs are held against, was not run"
 

@@ -67,6 +67,27 @@ def sized(width, *rest, depth, scale=1):
 
 def broken():
     raise ValueError("no weights here")
+
+
+halved = gradbench.Model(Net, make_batch, dtype="bfloat16")
+
+
+class Many(nn.Linear):
+    def forward(self, *inputs):
+        return sum(map(super().forward, inputs))
+
+
+class Named(nn.Linear):
+    def forward(self, **inputs):
+        return super().forward(inputs["x"])
+
+
+class Collated(nn.Linear):
+    def forward(self, batch: dict[str, torch.Tensor]):
+        return super().forward(batch["x"])
+
+
+many, named, collated = Many(3, 2), Named(3, 2), Collated(3, 2)
 """
 
 
@@ -98,7 +119,7 @@ NET = "some/nets.py:make"
         ("make", {"batch": "some/nets.py:make_batch", "loss": "some/nets.py:loss"}),
         ("whole", {}),
         ("make_whole", {}),
-        ("make_whole", {"input": IDS, "loss": "some/nets.py:loss"}),
+        ("whole", {"input": IDS}),
     ],
 )
 def test_a_model_is_found_by_file_and_fed(name, options, folder):
@@ -108,7 +129,7 @@ def test_a_model_is_found_by_file_and_fed(name, options, folder):
     make_arm(cell, subject).step()
     assert subject.batch.kwargs["input_ids"].shape == (4, 3)
     assert all(p.grad is not None for p in subject.module.parameters())
-    assert (model.head == "head") is ("whole" in name and not options)
+    assert (model.head == "head") is ("whole" in name)
     assert file_of(f"some/nets.py:{name}") == str(folder / "some" / "nets.py")
 
 
@@ -125,6 +146,9 @@ def test_options_win_over_what_a_model_says_itself(folder):
         ("some/nets.py:ready", {}, ["forward(input_ids, attention_mask=None)"]),
         ("some/nets.py:Image", {}, ["forward(input)", "--input 8,3,224,224"]),
         ("some/nets.py:broken", {}, ["needs --input"]),
+        ("some/nets.py:many", {}, ["forward(*inputs)", "example --input 8,64"]),
+        ("some/nets.py:named", {}, ["forward(**inputs)", "example --input NAME=8,64"]),
+        ("some/nets.py:collated", {}, ["forward(batch)", "example --batch file.py:function"]),
         ("some/net.py:Net", {}, ["no file 'some/net.py' here"]),
         ("some/nets.py:Nets", {}, ["has no attribute 'Nets'"]),
         ("some/nets.py:WIDTH", {}, ["is int, not a factory"]),
@@ -158,11 +182,23 @@ def test_a_file_without_a_name_is_answered_with_the_names_in_it(options, words, 
     assert "\n" not in str(error.value)
 
 
+def test_a_model_at_a_path_keeps_all_that_it_says_of_itself(folder):
+    model = model_of(ModelSource(build="some/nets.py:halved"))
+    cell = Cell(model="it", workload="inference", grad_mode="no_grad", batch_size=2)
+    assert build(cell, model, seed=0).module.head.weight.dtype == torch.bfloat16
+
+
+def test_a_function_that_says_what_its_model_takes_is_given_no_other_batch(folder):
+    model = model_of(ModelSource(build="some/nets.py:make_whole", input=IDS))
+    with pytest.raises(BadModel, match=r"returns a gradbench.Model, which has a batch .*: give no"):
+        model.build()
+
+
 def test_a_file_that_exits_when_it_is_imported_ends_no_command(folder):
     (folder / "some" / "script.py").write_text("import sys\nsys.exit(0)\n", "utf-8")
     script = "some/script.py:make"
     for options in ({"build": script}, {"build": "some/nets.py:make", "batch": script}):
-        with pytest.raises(BadModel, match=r"script.py:make' cannot be imported: SystemExit: 0$"):
+        with pytest.raises(BadModel, match=r"script.py:make' cannot be imported: SystemExit: 0: "):
             model_of(ModelSource(**options))
 
 

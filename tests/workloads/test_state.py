@@ -134,6 +134,24 @@ def test_what_a_mode_made_is_that_modes_own():
     net(x).sum().backward()
 
 
+class Cache:
+    """Keys that every call adds to, in an object that is given with the batch."""
+
+    def __init__(self):
+        self.keys = torch.zeros(3, 1)
+
+
+def test_an_object_of_the_batch_is_as_it_was():
+    cache, batch = Cache(), {"labels": torch.ones(3)}
+    snapshot = Snapshot([], given=[(cache, batch)])
+    for _ in range(2):
+        cache.keys = torch.cat([cache.keys, torch.ones(3, 1)], 1)
+        del batch["labels"]
+        snapshot.put_back()
+        assert cache.keys.tolist() == [[0], [0], [0]]
+        assert list(batch) == ["labels"]
+
+
 def test_parameters_are_left_alone():
     net, x = Stateful(), torch.randn(3, 4)
     snapshot = Snapshot([net])

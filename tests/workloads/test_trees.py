@@ -3,6 +3,7 @@
 from collections import OrderedDict, UserDict
 from dataclasses import dataclass, replace
 from functools import partial
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -21,6 +22,23 @@ from gradbench.workloads.trees import Batch, mapped, outlined, tensors
 class Pair(NamedTuple):
     left: torch.Tensor
     right: dict
+
+
+class Boxed(list):
+    """A list that is made of other arguments than its entries."""
+
+    def __init__(self, images, *, sizes):
+        super().__init__(images)
+        self.sizes = sizes
+
+
+class Span(tuple):
+    """A tuple that is made of its two ends."""
+
+    def __new__(cls, low, high):
+        span = super().__new__(cls, (low, high))
+        span.middle = 3
+        return span
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,10 @@ def test_a_dict_that_names_no_arguments_is_refused():
         Held(torch.ones(3)),
         Batch((torch.ones(1),), {"a": torch.ones(2)}, torch.ones(3)),
         pack_sequence([torch.ones(2)]),
+        Boxed([torch.ones(1), torch.ones(2)], sizes=[1, 2]),
+        Span(torch.ones(1), torch.ones(2)),
+        torch.return_types.max((torch.ones(2), torch.ones(2))),
+        (torch.Size([2, 3]), torch.ones(1)),
     ],
     ids=lambda tree: type(tree).__name__,
 )
@@ -72,6 +94,11 @@ def test_a_tree_keeps_its_kind_and_its_structure_when_its_tensors_change(tree):
     for path, tensor in before.items():
         assert torch.equal(tensor, torch.ones_like(tensor))
         assert torch.equal(after[path], tensor if path in on_host else tensor * 2)
+
+
+def test_a_container_of_the_users_own_keeps_what_else_it_holds():
+    boxed, span = mapped([Boxed([torch.ones(1)], sizes=[1]), Span(torch.ones(1), 2)], torch.clone)
+    assert (boxed.sizes, span.middle) == ([1], 3)
 
 
 def test_a_tensor_that_is_there_twice_stays_one():
@@ -179,5 +206,10 @@ def test_the_loss_is_the_outputs_own_or_of_labels_or_the_mean_square():
 
 
 def test_an_output_without_a_floating_tensor_has_nothing_to_train_by():
-    with pytest.raises(Impossible, match="no floating-point tensor"):
+    with pytest.raises(Impossible, match=r"no floating-point tensor .* \(\{ids: int64 \[3\]\}\)"):
         automatic({"ids": torch.arange(3)}, None)
+
+
+def test_an_output_into_which_nobody_looks_is_named_with_what_is_looked_into():
+    with pytest.raises(Impossible, match=r"in tuples, lists, dicts or dataclasses .*Namespace"):
+        automatic(SimpleNamespace(logits=torch.ones(2)), None)
