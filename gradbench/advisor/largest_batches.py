@@ -10,7 +10,7 @@ from .. import devices
 from ..errors import GradbenchError
 from ..experiment.matrix import GRAD_MODES, Cell
 from ..experiment.plan import Plan
-from ..memory.apart import Children, Died
+from ..memory.child_process import Children, Died
 from ..memory.predict import Predictor
 from ..records.advice import LargestBatch
 from ..runner import host_system

@@ -125,9 +125,11 @@ def prediction_marks(run: Run) -> list[str]:
     Then each reason why peaks were measured instead, or may be too low, once, with the cells it
     holds for.
     """
-    found = errors(run)
-    off = sorted((cell for cell in found if found[cell]), key=lambda cell: -abs(found[cell]))
-    words = [f"{cell} {in_words(found[cell])}" for cell in off]
+    deviations = errors(run)
+    off = sorted(
+        (cell for cell in deviations if deviations[cell]), key=lambda cell: -abs(deviations[cell])
+    )
+    words = [f"{cell} {in_words(deviations[cell])}" for cell in off]
     lines = [f"predicted_peak differs from the measured peak: {few(words)}"] if off else []
     cells: dict[tuple[str, str], tuple[str, list[str]]] = {}
     for outcome in _predicted_peaks(run):
@@ -195,9 +197,9 @@ def other_paths(run: Run) -> list[str]:
             paths.setdefault(str(outcome.cell), {}).setdefault(path, outcome.meter)
     return [
         f"other path: in {cell}, "
-        + "; but ".join(f"{meter}: fused attention {path}" for path, meter in found.items())
-        for cell, found in paths.items()
-        if len(found) > 1
+        + "; but ".join(f"{meter}: fused attention {path}" for path, meter in meters.items())
+        for cell, meters in paths.items()
+        if len(meters) > 1
     ]
 
 
@@ -209,7 +211,7 @@ def oddities(run: Run) -> list[str]:
             continue
         for note, sentence in _ODDITIES.items():
             if note in outcome.notes:
-                meter = f"{outcome.meter} of " if note == "unlike_its_twin" else ""
+                meter = f"{outcome.meter} of " if note == "unlike_equal_mode" else ""
                 where = cells.setdefault(sentence.format(outcome.notes[note]), [])
                 if f"{meter}{outcome.cell}" not in where:
                     where.append(f"{meter}{outcome.cell}")
@@ -233,7 +235,7 @@ _ODDITIES: Final[Mapping[str, str]] = {
     "steps_set": "while it was timed, the model set {}: these times are not the experiment's",
     "outside_bytes": "{:,} B that its step saves for backward lie in memory that torch's allocator "
     "did not hand out, NumPy's say: no peak counts them",
-    "unlike_its_twin": "it should be as in {}: the figure depends on more than the mode",
+    "unlike_equal_mode": "it should be as in {}: the figure depends on more than the mode",
     "allocation_retries": "memory ran out {} times, and the allocator emptied its cache to go on",
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, TypeVar
 
-from ..experiment.matrix import Block, Cell, by_block
+from ..experiment.matrix import EQUAL_MODES, Block, Cell, by_block
 from ..plurals import counted
 from ..records.measurements import NOTHING_TO_READ, Measurement, Outcome, Skipped
 from ..records.predictions import marks
@@ -24,8 +24,6 @@ MEMORY: Final = "peak_transient"
 TIME: Final = "step_time"
 LEFT: Final = "left_by_evaluation"
 """The meter that reads an evaluation alone: it has a number where the training after it fails."""
-CONTROL: Final = ("global_off", "no_grad")
-"""Two modes that set the same flag: a block's A/A control is the ratio of their times."""
 
 NAMES: Final = ("kept", "made", "changed")
 """Notes that name who is behind a figure's bytes."""
@@ -149,7 +147,7 @@ class View:
     def _control(self, cell: Cell) -> Estimate | None:
         if not cell.holds_mode:
             return None
-        return self.change(dataframes.at(cell, CONTROL[0]), TIME, CONTROL[1])
+        return self.change(dataframes.at(cell, EQUAL_MODES[0]), TIME, EQUAL_MODES[1])
 
     def floor(self, cell: Cell, meter: str = TIME) -> float:
         """Return the relative effect that equal arms may show here: 0 of an exact figure."""

@@ -21,7 +21,7 @@ from ..gate.decide import percent
 from ..lazy_results import check_done
 from ..plurals import counted
 from ..records.measurements import Fact
-from ..runner.interleave import FEWEST, Interleaving, Stop, Warmth, warm_up
+from ..runner.interleave import FEWEST, Rounds, Stop, Warmth, timed_rounds, warm_up
 from ..runner.meters import StepTime
 from ..runner.process_settings import ProcessSettings
 from ..stats import estimates
@@ -120,35 +120,36 @@ def compare(
     _check_tolerance(tolerance)
     torch_device = devices.find(device)
     torch_device.check()
-    began, settings = time.perf_counter(), ProcessSettings.now()
+    ends_s, settings = time.perf_counter() + budget_s, ProcessSettings.now()
     arms = [
         _Arm(name, _without_arguments(name, function), settings, settings)
         for name, function in (("base", base), ("candidate", candidate))
     ]
-    clock, rng = StepTime.of(torch_device), random.Random(seed)
+    rounds = _timed(arms, StepTime.of(torch_device), plan=plan, ends_s=ends_s)
+    notes = {key: fact for arm in arms for key, fact in _notes(arm).items()}
+    return _judged(rounds, tolerance=tolerance, notes=notes)
+
+
+def _timed(arms: Sequence[_Arm], clock: StepTime, *, plan: Plan, ends_s: float) -> Rounds:
+    """Return the rounds that fit what first calls and warm-up leave of the budget."""
+    rng = random.Random(plan.seed)
     warmth = _warm(arms, clock, plan=plan, rng=rng)
-    left_s = max(budget_s - (time.perf_counter() - began), 1e-9)
-    interleaving = Interleaving(
-        arms,
-        clock,
-        plan=replace(plan, budget_s=left_s),
-        rng=rng,
-        warmth=warmth,
-        keeps_budget=True,
-    )
-    for _ in interleaving:
-        pass
-    rounds = interleaving.so_far()
+    left = replace(plan, budget_s=max(ends_s - time.perf_counter(), 1e-9))
+    return timed_rounds(arms, clock, plan=left, rng=rng, warmth=warmth, keeps_budget=True)
+
+
+def _judged(rounds: Rounds, *, tolerance: float, notes: Mapping[str, Fact]) -> Comparison:
+    """Return what the rounds of base and candidate show."""
     sides = [
         np.asarray(batch_ns, dtype=np.float64) / np.asarray(rounds.iterations)
         for batch_ns in rounds.batch_ns
     ]
     change = estimates.paired_ratio(sides[1], sides[0])
-    notes = {key: fact for arm in arms for key, fact in _notes(arm).items()}
     verdict = classify(change, floor=MIN_DETECTABLE_EFFECT, tolerance=tolerance)
     if change.rounds < FEWEST:
         verdict = Verdict.INCONCLUSIVE
-        notes["rounds"] = f"a verdict takes {FEWEST} rounds or more: {_needed(sides)}"
+        too_few = f"a verdict takes {FEWEST} rounds or more: {_needed(sides)}"
+        notes = {**notes, "rounds": too_few}
     return Comparison(
         change=change,
         verdict=verdict,

@@ -16,7 +16,7 @@ from ..runner.instructions_pass import (
     WARM_UP_STEPS as WARM_UP_STEPS,
     Counter as Counter,
 )
-from ..runner.interleave import calibrate as calibrate, precision as precision
+from ..runner.timing_rules import calibrate as calibrate, precision as precision
 from ..workloads.arms import build as build, make_arm as make_arm
 from ..workloads.models import MODELS as MODELS
 from ..workloads.own_models import (

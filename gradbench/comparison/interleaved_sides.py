@@ -1,24 +1,22 @@
 """Both sides' steps in one process, in turns of a batch each, on the same weights and batch.
 
 A worker loads this by its file, as gradbench itself may be what the sides hold: it uses torch and
-the standard library alone, and of gradbench what ``comparison.entry`` names.
+the standard library alone, and is given what else it heeds, ``runner.timing_rules``. Rounds are its
+own, unlike those of a block's modes: they are counted out by CPU time, the sides change places, and
+rounds in which the kernel gave the core to others are left out.
 """
 
-import gc
 import itertools
 import random
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-LONG_STEP_NS: Final = 100_000_000
-"""From here on, what the other side has left in the caches is nothing to a step."""
 PRECISE: Final = 0.0015
 """Half-width of a process's ratio at which it stops: processes differ by more."""
 FIRST_LOOK: Final = 64
@@ -43,8 +41,11 @@ class Arm:
     leaves_gradients: bool = False
 
 
-def timed(sides: Any, asked: Mapping[str, Any], build: Build) -> dict[str, Any]:
-    """Build both sides, warm them up, and return the ns of a step in each round."""
+def timed(sides: Any, asked: Mapping[str, Any], build: Build, rules: Any) -> dict[str, Any]:
+    """Build both sides, warm them up, and return the ns of a step in each round.
+
+    ``rules`` is the module of what all interleaved timing heeds.
+    """
     rng = random.Random(asked["layout"])
     ballast = moved_heap(rng)
     arms: list[Any] = [None, None]
@@ -53,17 +54,16 @@ def timed(sides: Any, asked: Mapping[str, Any], build: Build) -> dict[str, Any]:
         arms[index] = Arm(index, arm, subject)
     shared = asked["share"] and share(*(one.subject for one in arms))
     visits = Visits(sides.turns, device.synchronize, rng)
-    with collector_resting():
+    with rules.collector_resting():
         typical_ns = visits.warm_up(arms, seconds=asked["warm_up_s"])
-        entry = sides.entries[-1]  # the candidate's, which has the name
-        iterations = entry.calibrate(typical_ns, device.batch_ns)
+        iterations = rules.calibrate(typical_ns, device.batch_ns)
         times = visits.rounds(
             arms,
             iterations=iterations,
             seconds=asked["cell_s"],
             least=asked["least_rounds"],
-            untimed=typical_ns < LONG_STEP_NS,
-            precision=entry.precision,
+            untimed=typical_ns < rules.LONG_STEP_NS,
+            precision=rules.precision,
         )
     del ballast
     return {"ns": times, "shared": shared}
@@ -200,14 +200,3 @@ class Visits:
 def _switches() -> int:
     """Return how often the kernel has taken the core from this thread."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
-
-
-@contextmanager
-def collector_resting() -> Iterator[None]:
-    """Collect garbage, then keep the collector from running inside."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

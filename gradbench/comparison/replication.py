@@ -18,7 +18,7 @@ from ..errors import BadModel, Impossible
 from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
 from ..experiment.plan import MOST_S
-from ..runner.interleave import calibrate
+from ..runner.timing_rules import calibrate
 from ..stats.replicate import Replicate
 from ..workloads.steps import WORKLOADS
 from . import side_imports
@@ -175,15 +175,15 @@ class Replicator:
         kind = cell.model, cell.workload
         look = kind not in looked_at
         try:
-            found = [one.ask(examine="all" if look else "counts") for one in sides]
+            answers = [one.ask(examine="all" if look else "counts") for one in sides]
             for one in sides:
                 one.ask(stop=True)
         except Failed as failure:
             raise self._lost(cell, failure) from failure
-        self.results.operations[cell] = (found[0]["operations"], found[1]["operations"])
+        self.results.operations[cell] = (answers[0]["operations"], answers[1]["operations"])
         if look:
-            check_modules(*self.versions, found[0]["outside"])
-            looked_at[kind] = obstacle(*found)
+            check_modules(*self.versions, answers[0]["outside"])
+            looked_at[kind] = obstacle(*answers)
         if looked_at[kind]:
             self.results.apart[cell] = looked_at[kind]
 
@@ -308,8 +308,8 @@ class Replicator:
         try:
             times = self._turns(sides, cell, typical_ns)
             if cell not in self.results.operations:
-                found = [one.ask(examine="counts")["operations"] for one in sides]
-                self.results.operations[cell] = (found[0], found[1])
+                operations = [one.ask(examine="counts")["operations"] for one in sides]
+                self.results.operations[cell] = (operations[0], operations[1])
             for one in sides:
                 one.ask(stop=True)
         except Failed as failure:  # in its turns: whether the other can go on is not known
@@ -522,9 +522,9 @@ def check_modules(base: Version, candidate: Version, files: Mapping[str, str]) -
 
 def obstacle(base: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
     """Return why two examined sides cannot share a process, or ``""``."""
-    for found in (base, candidate):
-        if found["obstacles"]:
-            return str(found["obstacles"][0])
+    for side in (base, candidate):
+        if side["obstacles"]:
+            return str(side["obstacles"][0])
     before, now = base["settings"], candidate["settings"]
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):

@@ -266,9 +266,8 @@ def last_answer(line: JsonLineSocket, sides: Sides, asked: dict[str, Any]) -> di
             counts: dict[str, Any] = count(sides, asked, built, share)
             return counts
         if not sides.alone:
-            times: dict[str, Any] = beside("comparison/interleaved_sides").timed(
-                sides, asked, built
-            )
+            time_both = beside("comparison/interleaved_sides").timed
+            times: dict[str, Any] = time_both(sides, asked, built, beside("runner/timing_rules"))
             return times
         time_slices(line, sides, asked)
     except BaseException as error:  # noqa: BLE001 # a model may even exit: it is the outcome
@@ -347,14 +346,14 @@ def slice_ns(arm: Any, device: Any, iterations: int, batches: int) -> list[int]:
 def examined(sides: Sides, arm: Any, subject: Any, *, look: bool) -> dict[str, Any]:
     """Return what a step makes torch do and, with ``look``, what the tree would share."""
     entry, shared = sides.entries[0], sides.shared_state
-    found: dict[str, Any] = {"operations": operations(entry, arm, subject)}
+    report: dict[str, Any] = {"operations": operations(entry, arm, subject)}
     if look:
-        found["obstacles"] = list(
+        report["obstacles"] = list(
             shared.obstacles(sides.trees[0], sides.registrations, sides.bindings)
         )
-        found["settings"] = dict(shared.settings(sides.bindings))
-        found["outside"] = dict(shared.outside(sides.trees[0]))
-    return found
+        report["settings"] = dict(shared.settings(sides.bindings))
+        report["outside"] = dict(shared.outside(sides.trees[0]))
+    return report
 
 
 def operations(entry: Any, arm: Any, subject: Any) -> dict[str, Any]:

@@ -11,6 +11,10 @@ from ..printable import printable
 from .axis import Axis, Value, axes_of
 
 GRAD_MODES: Final = ("global_on", "global_off", "no_grad", "inference_mode")
+RECORDING: Final = "global_on"
+"""The mode in which every step can be made that can be made at all."""
+EQUAL_MODES: Final = ("global_off", "no_grad")
+"""Modes that set the same flag, so that one takes what the other does: an A/A control."""
 AS_IS: Final = "as_is"
 """The dtype of a model that is not converted."""
 

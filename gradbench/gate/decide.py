@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 
 from ..analysis import format_units
-from ..analysis.run_view import CONTROL, View
-from ..experiment.matrix import Cell
+from ..analysis.run_view import View
+from ..experiment.matrix import EQUAL_MODES, Cell
 from ..plurals import counted
 from ..records.measurements import Cause, Fact, Measurement, Outcome, Skipped
 from ..records.run import Run
@@ -223,7 +223,7 @@ class _Gate:
         reference = self._by.reference
         name = f"{meter}/{reference}"
         rule = self._by.rule(cell, name, self._by.ratio)
-        control = cell.holds_mode and {cell.grad_mode, reference} == set(CONTROL)
+        control = cell.holds_mode and {cell.grad_mode, reference} == set(EQUAL_MODES)
         if cell.grad_mode == reference or control or not rule.judge:
             return
         baseline, candidate = (

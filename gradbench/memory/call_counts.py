@@ -61,13 +61,13 @@ def _made(output: object, *, since: int) -> list[tuple[Node, int]]:
 
     A parameter's has no number: it is made when the first node that leads to it is.
     """
-    found = list(nodes(output))
-    numbers = {node: node._sequence_nr() for node in found if not _accumulates(node)}
+    graph = list(nodes(output))
+    numbers = {node: node._sequence_nr() for node in graph if not _accumulates(node)}
     for node in sorted(numbers, key=numbers.__getitem__):
         for following, _ in node.next_functions:
             if following is not None and _accumulates(following):
                 numbers.setdefault(following, numbers[node])
-    made = [(node, numbers[node]) for node in found if numbers.get(node, since) >= since]
+    made = [(node, numbers[node]) for node in graph if numbers.get(node, since) >= since]
     return sorted(made, key=lambda one: one[1])
 
 
@@ -82,20 +82,20 @@ def _by_module(
     saved_bytes: Mapping[str, int],
 ) -> dict[str, ModuleCounts]:
     owners = {id(p): path for path, module in modules.items() for p in module.parameters(False)}
-    found: dict[str, Counter[str]] = defaultdict(Counter)
+    by_path: dict[str, Counter[str]] = defaultdict(Counter)
     for node, number in made:
         variable = getattr(node, "variable", None)
         path = watch.at(number).module if variable is None else owners.get(id(variable), OUTSIDE)
-        found[path][node.name()] += 1
+        by_path[path][node.name()] += 1
     return {
         path: ModuleCounts(
             operators=dict(watch.operators.get(path, {})),
-            nodes=dict(found.get(path, {})),
+            nodes=dict(by_path.get(path, {})),
             saved_bytes=saved_bytes.get(path, 0),
             tracked_views=watch.views[path],
             version_counters=watch.versions[path],
         )
-        for path in dict.fromkeys([*watch.operators, *found, *saved_bytes])
+        for path in dict.fromkeys([*watch.operators, *by_path, *saved_bytes])
     }
 
 

@@ -137,12 +137,12 @@ def _made(births: Mapping[int, Creation], named: Mapping[Place, Tensor]) -> Iter
 
 def _merged(lefts: Iterable[Left]) -> list[Left]:
     """Return one for each place, most bytes first."""
-    found: dict[Place, Left] = {}
+    by_place: dict[Place, Left] = {}
     for left in lefts:
         place = left.owner, left.attribute
-        before = found.get(place, replace(left, nbytes=0))
-        found[place] = replace(before, nbytes=before.nbytes + left.nbytes)
-    return sorted(found.values(), key=lambda left: -left.nbytes)
+        before = by_place.get(place, replace(left, nbytes=0))
+        by_place[place] = replace(before, nbytes=before.nbytes + left.nbytes)
+    return sorted(by_place.values(), key=lambda left: -left.nbytes)
 
 
 def _kind(tensor: Tensor) -> str:

@@ -17,7 +17,7 @@ from ..workloads.arms import build, make_arm, steps
 from ..workloads.models import Model
 from ..workloads.state import RandomNumbers
 from ..workloads.steps import Subject, is_over_the_call
-from .apart import Children
+from .child_process import Children
 from .fake_model import SHARE
 from .outline import Outline
 from .resident_blocks import disjoint, live, outside

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from .. import devices
 from ..devices import Allocator, Device, Workspaces
 from ..errors import DeviceUnavailable, GradbenchError, in_one_line, message_line
-from ..experiment.matrix import Cell
+from ..experiment.matrix import RECORDING, Cell
 from ..records.allocations import Change, Entry, Phase, Within, attribute_peak
 from ..records.predictions import STEP_FAILS, Fit, Prediction, in_a_line
 from ..users_traceback import users_traceback
@@ -20,7 +20,7 @@ from ..workloads.arms import same_step
 from ..workloads.models import Model
 from ..workloads.steps import says_the_mode
 from . import batch_fit
-from .apart import FORKS, LIMIT_S, Children, Died, TimedOut, frames_of
+from .child_process import FORKS, LIMIT_S, Children, Died, TimedOut, frames_of
 from .fake_step import COMPILED, Compiled, Unfaithful, fake_step, load
 from .measured_step import TooLargeToRun, measured_step
 from .outline import Line, Outline, carried_on
@@ -41,9 +41,6 @@ CHECKED_BYTES: Final = 2 * 2**30
 MOST_ENTRIES: Final = 4_000
 """Allocations and frees that a step measured instead may make more than a small one: where each
 sample has its own, as in nested tensors, a step takes as long as they are many."""
-
-RECORDING: Final = "global_on"
-"""The mode in which every step can be made that can be made at all."""
 
 FAILS_ON_FAKES: Final = "its step does not run on fake tensors: "
 
@@ -412,7 +409,7 @@ class Predictor:
         the peaks have one.
         """
         batches = self._batches(cell, model, seed, why)
-        found = [
+        outlines = [
             self._run_for_real(replace(cell, batch_size=batch), model, seed, why)
             for batch in batches
         ]
@@ -423,12 +420,12 @@ class Predictor:
             )
 
         if len(batches) == 1:
-            return measured(found[0])
+            return measured(outlines[0])
         line = Line(batches[0], batches[1], cell.batch_size)
-        outline = carried_on(found[0], found[1], line)
+        outline = carried_on(outlines[0], outlines[1], line)
         if outline is not None:
             return measured(outline)
-        peaks = in_a_line(measured(found[0]), measured(found[1]), line.at)
+        peaks = in_a_line(measured(outlines[0]), measured(outlines[1]), line.at)
         if peaks is None:
             raise Unpredictable(
                 f"{why}; and measured at batches {batches[0]} and {batches[1]} its peak falls, so "

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..devices import Device
-from .apart import Children, Died
+from .child_process import Children, Died
 from .storage_tracker import Operator
 from .storages import storages
 

@@ -31,14 +31,14 @@ def outside(resident: Mapping[int, Resident], allocated: Mapping[int, int]) -> i
 def disjoint(resident: Mapping[int, Resident]) -> dict[int, Resident]:
     """Return the blocks with what two of them share counted once, on the first one's account."""
     end = 0
-    found: dict[int, Resident] = {}
+    by_address: dict[int, Resident] = {}
     for address in sorted(resident):
         block = resident[address]
         start, stop = max(address, end), address + block.nbytes
         if stop > start:
-            found[address] = replace(block, nbytes=stop - start)
+            by_address[address] = replace(block, nbytes=stop - start)
         end = max(end, stop)
-    return found
+    return by_address
 
 
 def _covered(blocks: Sequence[tuple[int, int]]) -> int:

@@ -21,7 +21,7 @@ def storages(tensor: Tensor) -> list[UntypedStorage]:
     A dense tensor has one. Sparse and nested tensors, and subclasses that wrap others, have those
     of their parts; an uninitialized parameter has none yet, and oneDNN's own layouts show none.
     """
-    found: dict[int, UntypedStorage] = {}
+    by_key: dict[int, UntypedStorage] = {}
     todo = [tensor]
     while todo:
         one = todo.pop()
@@ -30,8 +30,8 @@ def storages(tensor: Tensor) -> list[UntypedStorage]:
         nested = one.is_nested and one.layout is torch.strided  # its sizes are tensors beside it
         if not parts or nested or one.is_quantized:
             for storage in _own(one):
-                found.setdefault(key(storage), storage)
-    return list(found.values())
+                by_key.setdefault(key(storage), storage)
+    return list(by_key.values())
 
 
 def tensors_among(values: Iterable[object]) -> Iterator[Tensor]:

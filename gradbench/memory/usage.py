@@ -241,13 +241,13 @@ class CallMeter:
 
     def _in_sight(self) -> "tuple[PeakBreakdown | None, SavedByCall | Unreadable]":
         """Do as `hooked`; raise `OutOfSight` where modules ran in a thread that nobody watches."""
-        found = self.hooked()
+        hooked = self.hooked()
         if self._elsewhere:
             raise OutOfSight(
                 f"{self._elsewhere} ran in a thread that was there before the call, and what that "
                 "allocates is not seen: start the thread in the call, or use a ThreadPoolExecutor"
             )
-        return found
+        return hooked
 
     def hooked(self) -> "tuple[PeakBreakdown | None, SavedByCall | Unreadable]":
         """Call it with hooks on what is saved; return the peak and what was seen."""
@@ -424,8 +424,8 @@ def _unmarked(_module: nn.Module) -> None:
 
 def _blocks(value: object) -> list[UntypedStorage]:
     """Return the storages of what a call returned that have bytes."""
-    found = {key(block): block for _, one in tensors(value) for block in storages(one)}
-    return [block for block in found.values() if block.nbytes()]
+    by_key = {key(block): block for _, one in tensors(value) for block in storages(one)}
+    return [block for block in by_key.values() if block.nbytes()]
 
 
 def _worked_on(traced: Trace, looked_at: Device, *, named: bool) -> Device:

@@ -12,7 +12,7 @@ from ..experiment.plan import PROTOCOL, Plan
 from ..records.measurements import Record, Started
 from ..records.run import Run
 from ..store.comparability import agreeing, mismatch
-from ..workloads.models import MODELS, Model
+from ..workloads.models import MODELS, Model, sources_of
 from .block_runner import (
     BlockRunner,
     Listener as Listener,
@@ -91,8 +91,6 @@ def started(
     places: Mapping[str, str] | None = None,
 ) -> Started:
     """Return the record that opens a run; see `Started` for its fields."""
-    names = dict.fromkeys(cell.model for cell in cells)
-    sources = {name: models[name].source for name in names if name in models}
     return Started(
         protocol=PROTOCOL,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -100,7 +98,7 @@ def started(
         cells=tuple(cells),
         meters=tuple(meters),
         plan=asdict(plan),
-        sources={name: source for name, source in sources.items() if source is not None},
+        sources=sources_of(cells, models),
         shard=shard,
         places=dict(places or {}),
     )

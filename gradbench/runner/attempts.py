@@ -14,7 +14,7 @@ from torch import nn
 from .. import devices
 from ..devices import Device, Unreadable, nothing
 from ..errors import GradbenchError, in_one_line, message_line, speaking
-from ..experiment.matrix import Cell
+from ..experiment.matrix import RECORDING, Cell
 from ..plurals import counted
 from ..records.measurements import (
     Breakdown,
@@ -37,8 +37,6 @@ from .process_settings import ProcessSettings
 T = TypeVar("T")
 
 TRIAL_STEPS: Final = 2
-RECORDING: Final = "global_on"
-"""The mode in which every step can be made that can be made at all."""
 
 
 class Refusal(NamedTuple):

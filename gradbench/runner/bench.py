@@ -24,7 +24,7 @@ from ..records.measurements import (
 )
 from ..workloads.models import MODELS, Model
 from ..workloads.steps import WORKLOADS
-from . import environment, host_system, processes, twins
+from . import environment, equal_modes, host_system, processes
 from .attempts import (
     DeviceSite,
     Spent,
@@ -149,7 +149,7 @@ class Bench:
                 say(doing)
             if about and possible:
                 with self._alone(possible[0], say):
-                    outcomes += twins.compared(self._read(possible, PASSES[doing], about))
+                    outcomes += equal_modes.compared(self._read(possible, PASSES[doing], about))
             for name in (name for name in names if name not in about):
                 only = f"it is a figure of {' and '.join(METERS[name].workloads)} alone"
                 outcomes += _skip_all(possible, [name], "not_applicable", only)

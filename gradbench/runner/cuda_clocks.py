@@ -13,7 +13,8 @@ from ..devices import Device, DeviceClock, HostClock, Unreadable, nothing
 from ..experiment.plan import Plan
 from ..records.measurements import Fact
 from ..workloads.generation import provide
-from .interleave import Arm, collector_resting
+from .interleave import Arm
+from .timing_rules import collector_resting
 
 ROUNDS: Final = 50
 BUDGET_S: Final = 1.0  # of host and device rounds together

@@ -7,13 +7,12 @@ from typing import Final
 from ..devices import Unreadable
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
-from ..memory.left_behind import LeftBehind, in_words, left_by
-from ..records.measurements import Measurement, Reading
+from ..memory.left_behind import in_words, left_by
 from ..workloads.grad_modes import MODES
 from ..workloads.models import Model
 from ..workloads.steps import Subject, evaluation
-from .attempts import Message, Refusal, Stopwatch, Trying, guarded, settle, skip
-from .meters import METERS
+from .attempts import Message, Refusal, Stopwatch, Trying, guarded, settle
+from .outcomes import Figure, outcome
 from .visits import start
 
 NAME: Final = "left_by_evaluation"
@@ -31,34 +30,18 @@ def evaluation_block(
     for cell in cells:
         yield Trying(cell)
         subject = begun if isinstance(begun, Refusal) else begun.subject()
-        found = (
+        figure = (
             subject
             if isinstance(subject, Refusal)
             else guarded(partial(_left, cell, subject), device)
         )
-        yield from (_reading(cell, name, found) for name in wanted)
+        yield from (outcome(cell, name, figure) for name in wanted)
     yield watch.lap("evaluations")
 
 
-def _left(cell: Cell, subject: Subject) -> LeftBehind | Unreadable:
+def _left(cell: Cell, subject: Subject) -> Figure | Unreadable:
     if cell.compile != "off":
         return Unreadable(COMPILED)
-    return left_by(evaluation(subject, MODES[cell.grad_mode]), subject.parts())
-
-
-def _reading(cell: Cell, name: str, found: LeftBehind | Unreadable | Refusal) -> Reading:
-    if isinstance(found, Unreadable):
-        found = Refusal("unreadable", str(found))
-    if isinstance(found, Refusal):
-        return skip(cell, name, found)
-    meter = METERS[name]
-    notes = {"made": in_words(found.made), "changed": in_words(found.changed)}
-    return Measurement(
-        cell=cell,
-        meter=name,
-        unit=meter.unit,
-        values=(found.nbytes,),
-        iterations=1,
-        exact=meter.exact,
-        notes={what: words for what, words in notes.items() if words},
-    )
+    left = left_by(evaluation(subject, MODES[cell.grad_mode]), subject.parts())
+    notes = {"made": in_words(left.made), "changed": in_words(left.changed)}
+    return Figure(left.nbytes, {what: words for what, words in notes.items() if words})

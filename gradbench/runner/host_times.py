@@ -8,7 +8,7 @@ from typing import Protocol
 from ..devices import Device
 from ..experiment.plan import Plan
 from ..workloads.steps import Step
-from .interleave import Interleaving, warm_up
+from .interleave import timed_rounds, warm_up
 from .meters import StepTime
 from .visits import VisitedArm
 
@@ -62,8 +62,7 @@ def host_times(
     warmth = warm_up(split, steps, plan=plan, rng=rng)
     for one in split:
         one.visits.clear()
-    for _ in Interleaving(split, steps, plan=plan, rng=rng, warmth=warmth):
-        pass
+    timed_rounds(split, steps, plan=plan, rng=rng, warmth=warmth)
     return {
         arm.cell.grad_mode: {
             part: tuple(visit.get(part, 0.0) for visit in one.visits)

@@ -21,13 +21,13 @@ from ..experiment.plan import Plan
 from ..plurals import counted
 from ..process_end import how_it_ended
 from ..process_tree import ProcessTree
-from ..records.measurements import Measurement, Outcome, Skipped
 from ..workloads.generation import provide
 from ..workloads.models import Model
 from . import callgrind
-from .attempts import Message, Refusal, Stopwatch, guarded, settle, skip
+from .attempts import Message, Refusal, Stopwatch, guarded, settle
 from .fork_server import AS_TIMED, MallocProfile, settings
 from .meters import METERS
+from .outcomes import Figure, outcome
 from .visits import Start, VisitedArm, share_numbers, start
 
 METER: Final = METERS["instructions"]
@@ -93,7 +93,7 @@ def count_block(
     try:
         command = _command(cells[0])
     except Unreadable as reason:
-        yield from (_skip(cell, Refusal("unreadable", str(reason))) for cell in cells)
+        yield from (outcome(cell, METER.name, reason) for cell in cells)
         return
     with scratch.folder() as folder:
         job = pickle.dumps((list(cells), model, plan))
@@ -101,33 +101,21 @@ def count_block(
         end = _run(command, folder, job, environment=environment, limit_s=plan.limit_s)
         counts, report = callgrind.read_dumps(folder), _read_report(folder)
     for index, cell in enumerate(cells):
-        yield outcome(cell, index, counts, report, end)
+        yield outcome(cell, METER.name, figure_of(index, counts, report, end))
     yield watch.lap("counting")
 
 
-def outcome(
-    cell: Cell, index: int, counts: Mapping[str, Sequence[int]], report: ChildReport, end: str
-) -> Outcome:
-    """Return what was found for the cell at a place in its block."""
+def figure_of(
+    index: int, counts: Mapping[str, Sequence[int]], report: ChildReport, end: str
+) -> Figure | Refusal:
+    """Return what was counted of the cell at a place in its block."""
     if index in report.refused:
-        return _skip(cell, report.refused[index])
-    found = StepInstructions.read(counts, index)
-    if found is None:
-        return _skip(cell, Refusal("unreadable", f"the process under valgrind: {end}"))
-    return Measurement(
-        cell=cell,
-        meter=METER.name,
-        unit=METER.unit,
-        values=(found.typical,),
-        iterations=1,
-        exact=METER.exact,
-        notes={
-            **report.notes,
-            "steps": COUNTED_ROUNDS,
-            "least": found.least,
-            "most": found.most,
-        },
-    )
+        return report.refused[index]
+    step = StepInstructions.read(counts, index)
+    if step is None:
+        return Refusal("unreadable", f"the process under valgrind: {end}")
+    notes = {"steps": COUNTED_ROUNDS, "least": step.least, "most": step.most}
+    return Figure(step.typical, {**report.notes, **notes})
 
 
 def main() -> None:
@@ -273,7 +261,3 @@ def _read_report(folder: Path) -> ChildReport:
 
 def _named(index: int, what: str) -> str:
     return f"{index} {what}"
-
-
-def _skip(cell: Cell, why: Refusal) -> Skipped:
-    return skip(cell, METER.name, why)

@@ -1,11 +1,10 @@
 """The timed rounds: warm up, calibrate, visit every arm once a round in a fresh order, stop."""
 
-import gc
 import math
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Literal, NoReturn, Protocol
 
@@ -13,15 +12,19 @@ from ..devices import nothing
 from ..experiment.plan import Plan
 from ..workloads.steps import Step
 from .meters import StepTime
+from .timing_rules import (
+    LONG_STEP_NS,
+    SHORT_STEP_NS,
+    calibrate,
+    collector_resting,
+    precision,
+)
 
-SHORT_STEP_NS: Final = 1_000_000  # below it the finer precision is asked for
-LONG_STEP_NS: Final = 100_000_000  # from it on, what a switch leaves in the caches is nothing
 FEWEST: Final = 6  # rounds: fewer cannot carry a 95% interval (see `estimates.median`)
 GRACE: Final = 4  # times the budget that a block of long steps may take for its rounds
 STEADY: Final = 0.05  # warm-up ends when each arm's times change by less
 CHECK_EVERY: Final = 1.25  # precision is looked at when rounds have grown by this factor
 LOOK_BACK: Final = 50  # rounds between two looks at how long batches last
-Z: Final = statistics.NormalDist().inv_cdf(0.975)
 
 
 class Arm(Protocol):
@@ -107,18 +110,6 @@ def _steady(times: Sequence[int]) -> bool:
     return abs(now - before) <= STEADY * before
 
 
-def calibrate(step_ns: float, batch_ns: int) -> int:
-    """Return the steps in a batch of about ``batch_ns``: three at least, but one of a long step.
-
-    What a switch of modes leaves in the caches may outlast the one untimed step: three timed steps
-    dilute it. A step of 1 ms and more needs none of that, and three would near the scheduler's
-    slice.
-    """
-    if batch_ns == 0 or step_ns >= SHORT_STEP_NS:
-        return 1
-    return max(3, math.ceil(batch_ns / max(step_ns, 1.0)))
-
-
 def timed_rounds(
     arms: Sequence[Arm],
     clock: StepTime,
@@ -126,13 +117,14 @@ def timed_rounds(
     plan: Plan,
     rng: random.Random,
     warmth: Warmth | None = None,
+    keeps_budget: bool = False,
 ) -> Rounds:
     """Return the rounds of an `Interleaving` that has come to its end.
 
     Arms are warmed up first, unless ``warmth`` says what came of that before.
     """
     warmth = warmth or warm_up(arms, clock, plan=plan, rng=rng)
-    rounds = Interleaving(arms, clock, plan=plan, rng=rng, warmth=warmth)
+    rounds = Interleaving(arms, clock, plan=plan, rng=rng, warmth=warmth, keeps_budget=keeps_budget)
     for _ in rounds:
         pass
     return rounds.so_far()
@@ -263,39 +255,3 @@ def recalibrate(batch_ns: Sequence[Sequence[int]], steps: Sequence[int], target_
     if target_ns / 2 <= fastest <= target_ns * 2:
         return now
     return calibrate(fastest / now, target_ns)
-
-
-def precision(batch_ns: Sequence[Sequence[int]], steps: Sequence[int]) -> float:
-    """Return the widest relative half-width of any arm's ratio to the first arm.
-
-    It is half the distance between the order statistics n/2 -+ z*sqrt(n)/2 of the paired log
-    ratios (the normal approximation of the binomial interval, David & Nagaraja 2003, section
-    7.1); with one arm, of the logs themselves. It only decides when to stop: what is reported
-    is computed from the rounds, exactly.
-    """
-    logs = [
-        [math.log(max(value, 1) / count) for value, count in zip(values, steps, strict=True)]
-        for values in batch_ns
-    ]
-    if len(logs) == 1:
-        return _half_width(logs[0])
-    return max(_half_width([a - b for a, b in zip(arm, logs[0], strict=True)]) for arm in logs[1:])
-
-
-def _half_width(values: Sequence[float]) -> float:
-    ordered, n = sorted(values), len(values)
-    low = max(0, math.floor(n / 2 - Z * math.sqrt(n) / 2) - 1)
-    return math.expm1((ordered[n - 1 - low] - ordered[low]) / 2)
-
-
-@contextmanager
-def collector_resting() -> Iterator[None]:
-    """Collect garbage, then keep the collector from running inside."""
-    gc.collect()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

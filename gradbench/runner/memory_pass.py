@@ -3,7 +3,7 @@
 import gc
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar
 
@@ -32,7 +32,7 @@ from ..memory.storages import key, storages
 from ..plurals import counted
 from ..records import predictions
 from ..records.allocations import Mark, PeakBreakdown, attribute_peak
-from ..records.measurements import Breakdown, Fact, Measurement, Reading
+from ..records.measurements import Breakdown, Fact, Reading
 from ..workloads.arms import CellArm, steps
 from ..workloads.models import Model
 from ..workloads.state import RandomNumbers, Snapshot
@@ -52,7 +52,7 @@ from .attempts import (
     try_to_arm,
     try_to_build,
 )
-from .meters import METERS
+from .outcomes import Figure, outcome
 from .process_settings import ProcessSettings
 from .visits import drawn, watched_step
 
@@ -75,14 +75,6 @@ SHORTEST_S: Final = 1.0
 
 MODULES: Final = 10
 """Modules that a breakdown names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A figure in its meter's unit, and what is to be noted with it."""
-
-    value: int
-    notes: Mapping[str, Fact] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -715,19 +707,4 @@ def _or_reason(read: Callable[[], Figure], device: Device) -> MeterResult | Refu
 
 
 def _outcome(cell: Cell, name: str, result: MeterResult | Refusal) -> Reading:
-    if isinstance(result, Refusal):
-        return skip(cell, name, result)
-    if isinstance(result, Breakdown):
-        return result
-    if isinstance(result, Unreadable):
-        return skip(cell, name, Refusal("unreadable", str(result)))
-    meter = METERS[name]
-    return Measurement(
-        cell=cell,
-        meter=name,
-        unit=meter.unit,
-        values=(result.value,),
-        iterations=1,
-        exact=meter.exact,
-        notes=result.notes,
-    )
+    return result if isinstance(result, Breakdown) else outcome(cell, name, result)

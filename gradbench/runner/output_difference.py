@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from ..devices import Device
-from ..records.measurements import Measurement, Reading
+from ..experiment.matrix import RECORDING
 from ..workloads.trees import outlined, tensors
 from .attempts import Message, Refusal, Trying, guarded, skip
-from .meters import METERS
+from .outcomes import Figure, outcome
 from .visits import VisitedArm
 
 NAME: Final = "output_difference"
-REFERENCE: Final = "global_on"
 PPT: Final = 10**12
 """Parts in the unit of the meter: a relative difference is written down as a whole number."""
 CHUNK: Final = 2**22  # elements that are converted at once
@@ -42,44 +41,32 @@ class Difference:
 
 def output_differences(arms: Sequence[VisitedArm], device: Device) -> Iterator[Message]:
     """Yield the figure of each arm, or why it has none."""
-    reference = next((arm for arm in arms if arm.cell.grad_mode == REFERENCE), None)
+    reference = next((arm for arm in arms if arm.cell.grad_mode == RECORDING), None)
     if reference is None:
-        why = Refusal("unreadable", f"{REFERENCE}, which outputs are held against, was not run")
+        why = Refusal("unreadable", f"{RECORDING}, which outputs are held against, was not run")
         yield from (skip(arm.cell, NAME, why) for arm in arms)
         return
     expected = guarded(partial(_output, reference, device), device)
     for arm in arms:
         yield Trying(arm.cell)
-        found = expected if arm is reference else guarded(partial(_output, arm, device), device)
-        yield _reading(arm, device, expected, found)
+        output = expected if arm is reference else guarded(partial(_output, arm, device), device)
+        yield outcome(arm.cell, NAME, _figure(device, expected, output))
 
 
-def _reading(
-    arm: VisitedArm,
-    device: Device,
-    expected: dict[str, Tensor] | Refusal,
-    found: dict[str, Tensor] | Refusal,
-) -> Reading:
-    for side in (expected, found):
-        if isinstance(side, Refusal):
-            return skip(arm.cell, NAME, side)
-    assert not isinstance(expected, Refusal)
-    assert not isinstance(found, Refusal)
-    difference = guarded(partial(compared, expected, found), device)
-    if isinstance(difference, str):
-        difference = Refusal("failed", difference)
+def _figure(
+    device: Device, expected: dict[str, Tensor] | Refusal, output: dict[str, Tensor] | Refusal
+) -> Figure | Refusal:
+    if isinstance(expected, Refusal):
+        return expected
+    if isinstance(output, Refusal):
+        return output
+    difference = guarded(partial(compared, expected, output), device)
     if isinstance(difference, Refusal):
-        return skip(arm.cell, NAME, difference)
+        return difference
+    if isinstance(difference, str):
+        return Refusal("failed", difference)
     notes = {"absolute": difference.absolute, "relative": difference.relative}
-    return Measurement(
-        cell=arm.cell,
-        meter=NAME,
-        unit=METERS[NAME].unit,
-        values=(difference.ppt(),),
-        iterations=1,
-        exact=METERS[NAME].exact,
-        notes=notes if difference.absolute else {},
-    )
+    return Figure(difference.ppt(), notes if difference.absolute else {})
 
 
 def _output(arm: VisitedArm, device: Device) -> dict[str, Tensor] | Refusal:
@@ -103,21 +90,21 @@ def _on_host(tensor: Tensor) -> Tensor:
     return tensor.to("cpu", copy=True).resolve_conj().resolve_neg()
 
 
-def compared(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Difference | str:
+def compared(expected: dict[str, Tensor], output: dict[str, Tensor]) -> Difference | str:
     """Return the largest differences, or in words why two outputs are not of one kind."""
     shapes = [
-        {path: tuple(tensor.shape) for path, tensor in side.items()} for side in (expected, found)
+        {path: tuple(tensor.shape) for path, tensor in side.items()} for side in (expected, output)
     ]
     if shapes[0] != shapes[1]:
-        return f"its output is {_shapes(shapes[1])}, and {REFERENCE}'s is {_shapes(shapes[0])}"
+        return f"its output is {_shapes(shapes[1])}, and {RECORDING}'s is {_shapes(shapes[0])}"
     absolute = relative = 0.0
     for path, one in expected.items():
-        other = found[path]
+        other = output[path]
         if one.dtype == other.dtype and torch.equal(one, other):
             continue
         apart, largest = _apart(one.reshape(-1), other.reshape(-1))
         if math.isnan(apart):
-            return f"{path} is not finite where {REFERENCE}'s is, or the other way round"
+            return f"{path} is not finite where {RECORDING}'s is, or the other way round"
         absolute = max(absolute, apart)
         relative = max(relative, apart / largest if largest else 0.0)
     return Difference(absolute, relative)

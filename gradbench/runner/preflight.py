@@ -14,7 +14,7 @@ from .. import devices
 from ..devices import Device
 from ..errors import BadModel, DeviceUnavailable, UnknownName
 from ..experiment.matrix import AS_IS, AXES, LENGTHS, Cell, unique
-from ..memory.apart import Children
+from ..memory.child_process import Children
 from ..plurals import counted
 from ..records.measurements import Cause
 from ..workloads.models import MODELS, Model
@@ -55,12 +55,12 @@ def on_each_device(cells: Iterable[Cell]) -> list[Cell]:
 
     Raise `DeviceUnavailable` where there is none.
     """
-    found: list[Cell] = []
+    placed: list[Cell] = []
     for cell in cells:
         family, _, index = cell.device.partition(":")
         names = devices.all_of(family) if index == devices.ALL else [cell.device]
-        found += [replace(cell, device=name) for name in names]
-    return unique(found)
+        placed += [replace(cell, device=name) for name in names]
+    return unique(placed)
 
 
 def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, str] | None:

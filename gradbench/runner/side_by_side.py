@@ -103,9 +103,9 @@ class _Beside:
 
     def take(self, device: str) -> list[str]:
         """Return them in order; from here on those count that run now."""
-        found = sorted(self._since.get(device, ()))
+        others = sorted(self._since.get(device, ()))
         self._since[device] = self._running - {device}
-        return found
+        return others
 
 
 class _Counts:
@@ -269,10 +269,10 @@ def by_device(
     blocks: Mapping[Block, Sequence[Cell]],
 ) -> dict[str, dict[Block, Sequence[Cell]]]:
     """Return the blocks of each device, in their order."""
-    found: dict[str, dict[Block, Sequence[Cell]]] = {}
+    by_device: dict[str, dict[Block, Sequence[Cell]]] = {}
     for block, members in blocks.items():
-        found.setdefault(block.cell.device, {})[block] = members
-    return found
+        by_device.setdefault(block.cell.device, {})[block] = members
+    return by_device
 
 
 def _put_doing(put: Callable[[_Event], None], device: str, block: Block, doing: str) -> None:

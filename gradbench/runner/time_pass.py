@@ -27,11 +27,12 @@ from .attempts import (
 from .compilation import NOTHING_COMPILED, nothing_cached
 from .cuda_clocks import Figure, read_clocks
 from .host_noise import HostNoise
-from .interleave import LONG_STEP_NS, Interleaving, Rounds, Warmth, calibrate, warm_up
+from .interleave import Interleaving, Rounds, Warmth, warm_up
 from .memory_guard import MemoryGuard
 from .meters import METERS, StepTime
 from .output_difference import NAME as OUTPUT_DIFFERENCE, output_differences
 from .process_settings import ProcessSettings
+from .timing_rules import LONG_STEP_NS, calibrate
 from .visits import VisitedArm, losing, share_numbers, start
 
 COMPILE_TIME = "compile_time"

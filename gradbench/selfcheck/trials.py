@@ -17,8 +17,9 @@ from torch.utils.benchmark import Timer
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..runner.attempts import settle
-from ..runner.interleave import Rounds, Warmth, calibrate, timed_rounds, warm_up
+from ..runner.interleave import Rounds, Warmth, timed_rounds, warm_up
 from ..runner.meters import StepTime
+from ..runner.timing_rules import calibrate
 from ..workloads.arms import CellArm, build, make_arm
 from ..workloads.models import Model
 from ..workloads.steps import Step

@@ -1,7 +1,7 @@
 """The models, and the batches they eat."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Protocol, runtime_checkable
@@ -70,6 +70,12 @@ class Model:
             batch=partial(prompts, tokens=cell.prompt, vocabulary=how.vocabulary),
             batch_follows=False,
         )
+
+
+def sources_of(cells: Iterable[Cell], models: Mapping[str, Model]) -> dict[str, ModelSource]:
+    """Return where the cells' models come from, of those that are not built in."""
+    sources = {cell.model: models[cell.model].source for cell in cells if cell.model in models}
+    return {name: source for name, source in sources.items() if source is not None}
 
 
 def classification(size: int, *, shape: Sequence[int], classes: int = 10) -> Batch:

@@ -22,7 +22,7 @@ from gradbench.comparison.replication import Replication, Replicator, check_modu
 from gradbench.errors import BadModel
 from gradbench.experiment.matrix import AXES, Cell
 from gradbench.experiment.model_source import ModelSource
-from gradbench.runner.interleave import precision
+from gradbench.runner.timing_rules import precision
 
 QUICK = Replication(
     warm_up_s=0.0, limit_s=60, cell_s=0.0, least_rounds=4, turns=3, least_turns=3, slice_s=0.001

@@ -17,7 +17,7 @@ from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.experiment.plan import Plan
 from gradbench.experiment.presets import PRESETS
 from gradbench.memory import predict, probe
-from gradbench.memory.apart import Children
+from gradbench.memory.child_process import Children
 from gradbench.memory.predict import Predictor, Unpredictable
 from gradbench.memory.probe import Call, Prober, Seen
 from gradbench.records.measurements import PARTS, Breakdown, Measurement, Skipped

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from gradbench.devices.cpu import CPU
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.plan import Plan
-from gradbench.memory.apart import Children
+from gradbench.memory.child_process import Children
 from gradbench.memory.predict import Predictor, Unpredictable
 from gradbench.records.measurements import Measurement, Skipped
 from gradbench.runner import memory_pass

@@ -20,7 +20,7 @@ from gradbench.devices.host_memory import free_bytes
 from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.experiment.plan import Plan
 from gradbench.memory import predict
-from gradbench.memory.apart import Children, Died, TimedOut, frames_of
+from gradbench.memory.child_process import Children, Died, TimedOut, frames_of
 from gradbench.memory.predict import EndsItsProcess, Predictor, TookTooLong, Unpredictable
 from gradbench.records.measurements import Measurement, Skipped
 from gradbench.runner.memory_pass import predict_block
@@ -247,14 +247,14 @@ def in_parallel(_say=None):
 
 def test_a_child_computes_with_several_threads_also_after_its_parent_did():
     """Its parent's are not there, and waiting for them would take for ever."""
-    found = []
+    before, answers = torch.get_num_threads(), []
 
     def parent():
         in_parallel()
-        found.append(Children(device=CPU(), limit_s=30).run(in_parallel))
+        answers.append(Children(device=CPU(), limit_s=30).run(in_parallel))
 
     thread = threading.Thread(target=parent)  # so that no pool stays behind in this process
     thread.start()
     thread.join()
-    torch.set_num_threads(1)
-    assert found == [(2, 2**20)]
+    torch.set_num_threads(before)
+    assert answers == [(2, 2**20)]

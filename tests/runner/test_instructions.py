@@ -17,7 +17,7 @@ from gradbench.devices.cuda import CUDA
 from gradbench.runner import callgrind, instructions_pass, run
 from gradbench.runner.attempts import Refusal
 from gradbench.runner.callgrind import Requests, read_dumps
-from gradbench.runner.instructions_pass import ChildReport, count_block, outcome
+from gradbench.runner.instructions_pass import ChildReport, count_block, figure_of
 from gradbench.runner.meters import METERS
 from gradbench.runner.preflight import DEFAULT_METERS, portable
 from gradbench.runner.visits import Start, VisitedArm
@@ -231,10 +231,9 @@ def test_a_run_that_is_asked_for_them_has_one_outcome_each(instead):
 
 def test_what_was_counted_before_the_end_is_kept():
     counts = {"0 step": [2000] * 14, "0 empty": [100] * 14, "1 step": [2000], "1 empty": [100]}
-    first, second = block(grad_modes=["no_grad", "inference_mode"])
     sent = ChildReport({}, {})
-    assert outcome(first, 0, counts, sent, "was killed").values == (1900,)
-    assert outcome(second, 1, counts, sent, "was killed").reason == (
+    assert figure_of(0, counts, sent, "was killed").value == 1900
+    assert figure_of(1, counts, sent, "was killed").reason == (
         "the process under valgrind: was killed"
     )
 
@@ -242,10 +241,9 @@ def test_what_was_counted_before_the_end_is_kept():
 def test_rounds_before_steps_settle_and_single_costly_steps_do_not_count():
     steps = [9000, 5000, 3000, *[2000, 2002, 2001] * 3, 90_000, 2001]
     counts = {"0 step": steps, "0 empty": [150, 140, 130, *[100] * 11]}
-    (cell,) = block(grad_modes=["no_grad"])
-    found = outcome(cell, 0, counts, ChildReport({}, {}), "")
-    assert found.values == (1901,)
-    assert (found.notes["least"], found.notes["most"]) == (1900, 89_900)
+    figure = figure_of(0, counts, ChildReport({}, {}), "")
+    assert figure.value == 1901
+    assert (figure.notes["least"], figure.notes["most"]) == (1900, 89_900)
 
 
 # Inside the process

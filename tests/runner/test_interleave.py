@@ -14,13 +14,11 @@ from gradbench.experiment.plan import Plan
 from gradbench.runner.interleave import (
     Interleaving,
     Warmth,
-    calibrate,
-    collector_resting,
-    precision,
     timed_rounds,
     warm_up,
 )
 from gradbench.runner.meters import StepTime
+from gradbench.runner.timing_rules import calibrate, collector_resting, precision
 
 PLAN = Plan(budget_s=1.0, min_rounds=12, max_rounds=500, warmup_s=0.001)
 

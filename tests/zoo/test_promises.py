@@ -275,7 +275,7 @@ def test_modes_that_set_the_same_flag_read_the_same(row, whole):
     for meter in EXACT:
         assert found.get(("global_off", meter)) == found.get(("no_grad", meter))
     assert not any(
-        "unlike_its_twin" in o.notes for o in whole.outcomes if isinstance(o, Measurement)
+        "unlike_equal_mode" in o.notes for o in whole.outcomes if isinstance(o, Measurement)
     )
 
 

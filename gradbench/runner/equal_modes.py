@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
 
+from ..experiment.matrix import EQUAL_MODES
 from ..records.measurements import Measurement, Reading
-
-TWINS: Final = ("global_off", "no_grad")
-"""Modes that set the same flag: what one allocates, the other does, to the byte."""
 
 
 def compared(readings: Sequence[Reading]) -> list[Reading]:
-    """Return the readings of one block, with a note on exact bytes in which the twins differ."""
+    """Return the readings of one block, with a note on bytes that differ between equal modes."""
     bytes_of = {
         (reading.cell.grad_mode, reading.meter): reading.values[0]
         for reading in readings
@@ -22,10 +19,10 @@ def compared(readings: Sequence[Reading]) -> list[Reading]:
 
 def _noted(reading: Reading, bytes_of: dict[tuple[str, str], int]) -> Reading:
     mode, meter = reading.cell.grad_mode, reading.meter
-    if mode not in TWINS or not isinstance(reading, Measurement):
+    if mode not in EQUAL_MODES or not isinstance(reading, Measurement):
         return reading
-    (twin,) = set(TWINS) - {mode}
-    own, other = bytes_of.get((mode, meter)), bytes_of.get((twin, meter))
+    (equal,) = set(EQUAL_MODES) - {mode}
+    own, other = bytes_of.get((mode, meter)), bytes_of.get((equal, meter))
     if own is None or other is None or own == other:
         return reading
-    return replace(reading, notes={**reading.notes, "unlike_its_twin": f"{twin}: {other:,} B"})
+    return replace(reading, notes={**reading.notes, "unlike_equal_mode": f"{equal}: {other:,} B"})
