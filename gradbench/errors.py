@@ -33,6 +33,14 @@ class Impossible(GradbenchError):
     """Axis values that contradict one another, or an axis value no axis can have."""
 
 
+class BadSetting(Impossible):
+    """A setting with a value that it cannot have; an option may spell its ``name`` otherwise."""
+
+    def __init__(self, name: str, words: str) -> None:
+        self.name, self.words = name, words
+        super().__init__(f"{name} {words}")
+
+
 class WrongDevice(GradbenchError):
     """A call that works on another device than the one that was to be looked at."""
 

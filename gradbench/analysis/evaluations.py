@@ -54,9 +54,9 @@ def evaluations(view: View) -> list[Evaluation]:
 
 def sentences(view: View) -> list[str]:
     """Return which modes evaluations can use, a sentence for all blocks without trouble."""
-    found = evaluations(view)
-    fine = [one for one in found if one.usable and not one.harmful]
-    lines = [_trouble(one) for one in found if one.harmful]
+    measured = evaluations(view)
+    fine = [one for one in measured if one.usable and not one.harmful]
+    lines = [_trouble(one) for one in measured if one.harmful]
     if fine:
         many = f" and {len(fine) - 3} more" if len(fine) > 3 else ""
         where = ", ".join(str(one.block) for one in fine[:3])
@@ -67,16 +67,18 @@ def sentences(view: View) -> list[str]:
     return lines
 
 
-def _trouble(found: Evaluation) -> str:
-    not_these = [one.mode for one in found.harmful]
+def _trouble(evaluation: Evaluation) -> str:
+    usable, harmful = evaluation.usable, [one.mode for one in evaluation.harmful]
     can = (
-        f"can use {_listed(found.usable, 'or')} before training, not {_listed(not_these, 'or')}"
-        if found.usable
-        else f"leaves a model that cannot be trained, in {_listed(not_these, 'and')}"
+        f"can use {_listed(usable, 'or')} before training, not {_listed(harmful, 'or')}"
+        if usable
+        else f"leaves a model that cannot be trained, in {_listed(harmful, 'and')}"
     )
-    left = next((one for one in found.harmful if one.made), None)
-    what = f", which leaves {left.made}" if left is not None and len(found.harmful) == 1 else ""
-    return f"An evaluation in {found.block} {can}{what}: {_first(found.harmful[0].reason)}"
+    left = next((one for one in evaluation.harmful if one.made), None)
+    what = f", which leaves {left.made}" if left is not None and len(harmful) == 1 else ""
+    return (
+        f"An evaluation in {evaluation.block} {can}{what}: {_first(evaluation.harmful[0].reason)}"
+    )
 
 
 def _first(reason: str) -> str:
@@ -112,10 +114,10 @@ def _listed(modes: Sequence[str], word: str) -> str:
     return f" {word} ".join(filter(None, (", ".join(named[:-1]), named[-1])))
 
 
-def left_in_words(found: Evaluation) -> Iterator[tuple[list[str], str]]:
+def left_in_words(evaluation: Evaluation) -> Iterator[tuple[list[str], str]]:
     """Yield what the evaluations left, once, with the modes that left it so."""
     grouped: dict[str, list[str]] = {}
-    for one in found.modes:
+    for one in evaluation.modes:
         words = "; ".join(
             filter(None, (one.made, one.changed and f"other contents in {one.changed}"))
         )

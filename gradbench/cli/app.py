@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..analysis import format_units
-from ..errors import BadModel, GradbenchError, Impossible, UnknownName
+from ..errors import BadModel, BadSetting, GradbenchError, Impossible, UnknownName
 from ..exit_status import ExitStatus
 from ..experiment.matrix import GRAD_MODES
 from ..experiment.toml_config import locate
@@ -113,7 +113,7 @@ def one_line_errors(config: Path | None = None) -> Iterator[None]:
             raised = users_traceback(error.__cause__)  # what their module raised, as they know it
             if raised:
                 err.print(shown_lines(raised))
-        err.print(f"[red]gradbench:[/red] {shown_briefly(where + str(error))}")
+        err.print(f"[red]gradbench:[/red] {shown_briefly(where + _as_typed(error))}")
         raise typer.Exit(ExitStatus.USAGE) from None
     except OSError as error:
         if error.filename is None:  # of a stream, not of a file that somebody named
@@ -121,6 +121,11 @@ def one_line_errors(config: Path | None = None) -> Iterator[None]:
         words = f"{str(error.filename)!r}: {error.strerror}: choose another name or place"
         err.print(f"[red]gradbench:[/red] {shown_briefly(words)}")
         raise typer.Exit(ExitStatus.USAGE) from None
+
+
+def _as_typed(error: GradbenchError) -> str:
+    """Return what is wrong by the name that the user typed: what a file sets has its line."""
+    return f"{option_of(error.name)} {error.words}" if isinstance(error, BadSetting) else str(error)
 
 
 def examples(*lines: str, before: str = "") -> str:
@@ -158,6 +163,11 @@ def check_reference(name: str) -> None:
     """Raise `UnknownName` unless it is a grad mode."""
     if name not in GRAD_MODES:
         raise UnknownName("grad_mode", name, GRAD_MODES)
+
+
+def option_of(setting: str) -> str:
+    """Return the option that sets a field of `Plan`, the name by which a user knows it."""
+    return f"--{setting.removesuffix('_s').replace('_', '-')}"
 
 
 def split(values: Sequence[str] | None, option: str) -> list[str]:

@@ -18,6 +18,7 @@ from ..printable import printable
 from ..store.jsonl import check_writable
 from .app import err, out, say
 from .history import commit_address
+from .leftovers import clean_up
 from .printing import print_prose
 from .request import Request, check_named_again, obstacles
 from .screen import Screen, print_json, shown
@@ -56,14 +57,13 @@ class Asked:
 
 def bisect(request: Request, asked: Asked, effort: "Effort") -> None:
     """Find the commits that changed a figure; print them, write a page, exit with the status."""
-    from ..comparison import checkouts, leftovers
+    from ..comparison import checkouts
     from ..comparison.bisector import Bisector
 
     for folder, option in ((asked.results, "--results"), (asked.reports, "--reports")):
         check_writable(folder, option)
     began = time.monotonic()
-    for words in leftovers.remove_leftovers():
-        err.print(f"[dim]{shown(words)}[/dim]")
+    clean_up()
     with (
         err.status("loading torch") as status,
         checkouts.opened_project(Path.cwd(), at_commits=True) as project,
@@ -102,6 +102,7 @@ def _begin(
     from ..records.bisection import Bisection, Times
     from ..runner import preflight
     from ..store import bisections
+    from ..workloads.models import sources_of
 
     assert asked.span is not None
     times = asked.times or "silent"
@@ -110,9 +111,7 @@ def _begin(
     paths = commits.from_root(project.inside, asked.paths)
     span = commits.between(project.root, asked.span, first_parent=asked.first_parent, paths=paths)
     cells, _, models = request.cells({})
-    names = dict.fromkeys(cell.model for cell in cells)
-    sources = {name: models[name].source for name in names if name in models}
-    own = {name: source for name, source in sources.items() if source is not None}
+    own = sources_of(cells, models)
     checkouts.check(cells, own, itself=project.itself, other_python=False)
     preflight.check(cells, models)
     left_out = obstacles(cells, models)

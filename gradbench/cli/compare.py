@@ -18,6 +18,7 @@ from ..plurals import counted
 from . import bisect as bisecting, cluster, compare_on_ray
 from .app import app, err, examples, out, say
 from .gate import STATUSES, as_plain, conclusion, show
+from .leftovers import clean_up
 from .request import Request, obstacles, takes_request
 from .screen import print_json, shown
 
@@ -155,12 +156,13 @@ def compare(
         "--times": times is not None,
         "-- PATH": bool(paths),
     }
-    given = [name for name, is_given in of_bisection.items() if is_given]
     folders = {"--results": results != RESULTS, "--reports": reports != REPORTS}
+    given = [name for name, is_given in of_bisection.items() if is_given]
     _check_what_is_compared(
         sides={"--base": base, "--base-python": base_python},
         commits={"--bisect": bisect, "--resume": resume},
         given=[*given, *(name for name, is_given in folders.items() if is_given)],
+        instructions=instructions,
     )
     given_on_ray = {
         "--address": address is not None,
@@ -168,41 +170,16 @@ def compare(
         "--allow-different-versions": allow_different_versions,
     }
     cluster.check_options(on, ray=given_on_ray)
-    if on is not None and not (base or base_python):
-        raise Impossible("--on ray goes with --base or --base-python: a bisection is made here")
-    if on is not None and instructions:
-        raise Impossible("--instructions are counted here: leave out --on ray")
-    from ..comparison import instruction_counts, versions
-
-    if instructions and not (base or base_python):
-        raise Impossible("--instructions goes with --base or --base-python")
-    no_counts = instruction_counts.obstacle() if instructions else ""
-    if no_counts:
-        err.print(f"instructions are not counted: {shown(no_counts)}")
-    effort = versions.Effort(
+    _check_spreads(on, bisects=not (base or base_python), instructions=instructions)
+    effort = _effort(
         threshold=threshold,
         processes=processes,
-        budget_s=math.inf if budget is None else budget,
-        instructions=instructions and not no_counts,
+        budget=budget,
+        limit_s=limit,
+        instructions=instructions,
         seed=seed,
     )
-    effort = replace(effort, replication=replace(effort.replication, limit_s=limit))
-    if bisect is not None or resume is not None:
-        asked = bisecting.Asked(
-            span=bisect,
-            resume=resume,
-            first_parent=first_parent,
-            paths=tuple(paths or ()),
-            times=times,
-            strict=strict,
-            everything=everything,
-            as_json=as_json,
-            results=results,
-            reports=reports,
-            given=(*given, *_differing(effort)),
-        )
-        bisecting.bisect(request, asked, effort)
-    else:
+    if bisect is None and resume is None:
         _compare(
             request,
             effort,
@@ -217,10 +194,29 @@ def compare(
             if on == cluster.RAY
             else None,
         )
+        return
+    asked = bisecting.Asked(
+        span=bisect,
+        resume=resume,
+        first_parent=first_parent,
+        paths=tuple(paths or ()),
+        times=times,
+        strict=strict,
+        everything=everything,
+        as_json=as_json,
+        results=results,
+        reports=reports,
+        given=(*given, *_differing(effort)),
+    )
+    bisecting.bisect(request, asked, effort)
 
 
 def _check_what_is_compared(
-    *, sides: Mapping[str, str | None], commits: Mapping[str, str | None], given: Sequence[str]
+    *,
+    sides: Mapping[str, str | None],
+    commits: Mapping[str, str | None],
+    given: Sequence[str],
+    instructions: bool,
 ) -> None:
     """Raise `Impossible` unless it is one of: a base, a range of commits, a bisection cut short."""
     of_sides = [name for name, value in sides.items() if value is not None]
@@ -236,6 +232,42 @@ def _check_what_is_compared(
             "nothing to compare with: give --base REV, --base-python PATH, or both; "
             "or --bisect GOOD..BAD"
         )
+    if instructions and not of_sides:
+        raise Impossible("--instructions goes with --base or --base-python")
+
+
+def _check_spreads(on: str | None, *, bisects: bool, instructions: bool) -> None:
+    """Raise `Impossible` for what a cluster does not do."""
+    if on is not None and bisects:
+        raise Impossible("--on ray goes with --base or --base-python: a bisection is made here")
+    if on is not None and instructions:
+        raise Impossible("--instructions are counted here: leave out --on ray")
+
+
+def _effort(
+    *,
+    threshold: float,
+    processes: int,
+    budget: float | None,
+    limit_s: float,
+    instructions: bool,
+    seed: int,
+) -> "Effort":
+    """Return how hard to compare; say why where instructions cannot be counted."""
+    from ..comparison import instruction_counts, versions
+    from ..comparison.replication import Replication
+
+    no_counts = instruction_counts.obstacle() if instructions else ""
+    if no_counts:
+        err.print(f"instructions are not counted: {shown(no_counts)}")
+    return versions.Effort(
+        threshold=threshold,
+        processes=processes,
+        budget_s=math.inf if budget is None else budget,
+        instructions=instructions and not no_counts,
+        seed=seed,
+        replication=Replication(limit_s=limit_s),
+    )
 
 
 def _differing(effort: "Effort") -> list[str]:
@@ -258,11 +290,11 @@ def _compare(
     on_ray: compare_on_ray.Asked | None,
 ) -> None:
     """Compare the working tree with the base; print verdicts and exit with the status."""
-    from ..comparison import checkouts, leftovers, versions
+    from ..comparison import checkouts, versions
+    from ..workloads.models import sources_of
 
     began, here = time.monotonic(), Path.cwd()
-    for words in leftovers.remove_leftovers():
-        err.print(f"[dim]{shown(words)}[/dim]")
+    clean_up()
     with ExitStack() as stack:
         status = stack.enter_context(err.status("loading torch"))
         old, new, itself = stack.enter_context(
@@ -277,9 +309,7 @@ def _compare(
             spread = stack.enter_context(sent)
         there = spread.cluster.devices() if spread is not None else None
         cells, _, models = request.cells({}, there=there)
-        names = dict.fromkeys(cell.model for cell in cells)
-        sources = {name: models[name].source for name in names if name in models}
-        own = {name: source for name, source in sources.items() if source is not None}
+        own = sources_of(cells, models)
         checkouts.check(cells, own, itself=itself, other_python=base_python is not None)
         left_out = _left_out(cells, models, elsewhere=spread is not None)
         if base is not None:
@@ -333,11 +363,11 @@ def _say_how_to_bisect(request: Request, base: str, here: Path) -> None:
 
     span = f"{base}..HEAD"
     try:
-        found = commits.between(worktree.repository(here), span, first_parent=False)
+        between = commits.between(worktree.repository(here), span, first_parent=False)
     except GradbenchError:  # they part, or are one commit: what is worse is not committed
         return
-    if len(found.commits) > 1:
-        which = counted(len(found.commits), "commit")
+    if len(between.commits) > 1:
+        which = counted(len(between.commits), "commit")
         command = shlex.join(["gradbench", "compare", "--bisect", span, *request.arguments()])
         err.print(f"[dim]which of {which} it was: {shown(command)}[/dim]")
 

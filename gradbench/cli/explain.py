@@ -53,10 +53,10 @@ def explain(
     question = Question(cell=cell, model=model, plan=plan)
     store = Store(results).studies
     with err.status("loading torch") as status:
-        run, found = look(question, store, say=lambda words: say(status, words))
+        run, explanation = look(question, store, say=lambda words: say(status, words))
     if as_json:
         oddities = run_sentences.oddities(run)
-        print_json({"run": run.name, "oddities": oddities, **asdict(found)}, indent=2)
+        print_json({"run": run.name, "oddities": oddities, **asdict(explanation)}, indent=2)
     else:
         for sentence in headline.answer(run):
             for line in wrapped(sentence):
@@ -65,9 +65,9 @@ def explain(
             print_prose(oddity, style="yellow")
         print_tracebacks(run)
         width = out.columns(piped=WIDE)
-        Screen(width=width).print(explanation_tables(found, str(cell.block)))
+        Screen(width=width).print(explanation_tables(explanation, str(cell.block)))
         out.print(f"[dim]records  {shown(str(store.folder / run.name))}.jsonl[/dim]")
     if open_:
-        open_study(run, results, reports, explanation=found)
+        open_study(run, results, reports, explanation=explanation)
     if not run.measured:
         raise typer.Exit(ExitStatus.NOTHING_MEASURED)

@@ -80,7 +80,7 @@ def history(
     difference.
     """
     with one_line_errors():
-        from ..history import commit_links, series as past
+        from ..history import series as past
         from ..history.series_text import protocols
 
         chosen = past.Chosen(
@@ -91,17 +91,13 @@ def history(
             renamed=past.parse_renamed(renamed or ()),
         )
         url = commit_address(commit_url)
-        link = commit_links.linker(url)
         figures = past.read(sources or ["results"])
         series, left_out = past.history(figures, chosen=chosen)
         warnings = [*figures.warnings, *left_out, *protocols(series)]
         for words in warnings:
             err.print(f"[yellow]{shown(words)}[/yellow]")
         if output is not None:
-            from ..report.history import render
-            from ..report.template import save
-
-            save(render(series, link=link, warnings=warnings), output)
+            _write_page(series, output, warnings=warnings, commit_url=url)
     if as_json:
         _print_json(series, warnings=warnings, commit_url=url)
     else:
@@ -195,6 +191,16 @@ def _known(axis: str, given: Sequence[str] | None) -> tuple[str, ...]:
     for value in values:
         AXES[axis].check(value)
     return values
+
+
+def _write_page(
+    series: Sequence["Series"], path: Path, *, warnings: Sequence[str], commit_url: str
+) -> None:
+    from ..history.commit_links import linker
+    from ..report.history import render
+    from ..report.template import save
+
+    save(render(series, link=linker(commit_url), warnings=warnings), path)
 
 
 def _print_json(series: Sequence["Series"], *, warnings: Sequence[str], commit_url: str) -> None:

@@ -1,20 +1,17 @@
 """Commands that measure: ``list`` says what, ``run`` does it."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..comparison.leftovers import remove_leftovers
-from ..errors import BadModel, Impossible
+from ..errors import Impossible
 from ..exit_status import ExitStatus
-from ..experiment import shards, toml_config
 from ..experiment.matrix import GRAD_MODES, by_block
 from ..plurals import counted
-from ..store.jsonl import check_writable
 from . import cluster, standard_streams
 from .app import (
     Reference,
@@ -26,21 +23,18 @@ from .app import (
     err,
     examples,
     out,
-    split,
 )
+from .asked_run import AskedRun, refuse_given
+from .leftovers import clean_up
 from .printing import print_run, resume_command
-from .request import Request, check_named_again, takes_request
+from .request import Request, takes_request
 from .screen import shown
 from .semantics import load_or_examine
 
 if TYPE_CHECKING:
-    from ..experiment.model_source import ModelSource
     from ..recording import Recording
-    from ..records.measurements import Environment, Started
     from ..records.run import Run
     from ..runner import Progress
-    from ..runner.block_runner import BlockRunner
-    from ..workloads.models import Model
 
 
 @app.command("list")
@@ -160,10 +154,8 @@ def run(
     times, or values with commas. Ctrl-C keeps what is finished.
     """
     check_reference(reference)
-    for words in remove_leftovers():
-        err.print(f"[dim]{shown(words)}[/dim]")
+    clean_up()
     plan = {"budget_s": budget, "limit_s": limit, "seed": seed}
-    given = {name: value for name, value in plan.items() if value is not None}
     cluster.check_options(
         on,
         ray={
@@ -173,68 +165,35 @@ def run(
         },
         slurm={"--tasks": tasks is not None, "--sbatch": bool(sbatch), "--no-wait": not wait},
     )
+    asked = AskedRun(
+        request=request,
+        plan={name: value for name, value in plan.items() if value is not None},
+        meter=meter,
+        shard=shard,
+        resume=resume,
+        results=results,
+        reports=reports,
+    )
     if on == cluster.RAY:
-        sources = _sources(request, resume, results)
         with cluster.connected(
-            address, deadline_s=deadline, versions=allow_different_versions, sources=sources
+            address,
+            deadline_s=deadline,
+            versions=allow_different_versions,
+            sources=asked.sources(),
         ) as elsewhere:
-            if resume is None:
-                recording = _begin(
-                    request,
-                    given,
-                    meter,
-                    shard,
-                    results=results,
-                    reports=reports,
-                    at_once=False,
-                    elsewhere=elsewhere,
-                )
-            else:
-                options = _fixed_options(given, meter, shard)
-                recording = _go_on(
-                    resume, request, options, results=results, at_once=False, elsewhere=elsewhere
-                )
-            finished, path = _measure(recording)
+            finished, path = _measure(asked.recording(at_once=False, elsewhere=elsewhere))
     elif on is not None:
-        finished, path = _measure_on_slurm(
-            request,
-            plan=given,
-            meter=meter,
-            resume=resume,
-            fixed=_fixed_options(given, meter, shard),
-            tasks=tasks,
-            sbatch=sbatch or (),
-            wait=wait,
-            results=results,
-            reports=reports,
-        )
-    elif resume is None:
-        finished, path = _measure(
-            _begin(
-                request, given, meter, shard, results=results, reports=reports, at_once=side_by_side
-            )
-        )
+        finished, path = _measure_on_slurm(asked, tasks=tasks, sbatch=sbatch or (), wait=wait)
     else:
-        options = _fixed_options(given, meter, shard)
-        finished, path = _measure(
-            _go_on(resume, request, options, results=results, at_once=side_by_side)
-        )
-    from ..recording import write_page
-
+        finished, path = _measure(asked.recording(at_once=side_by_side))
     print_run(finished, reference, verbose=verbose)
-    torch = finished.environment.facts.get("torch")
-    behaviour = load_or_examine(path.parent, torch=str(torch)) if semantics and torch else None
-    page = write_page(finished, path.parent, reports, semantics=behaviour)
-    where = f"records  {shown(str(path))}\npage     {shown(str(page))}"
-    out.print(where)
-    if standard_streams.lost() is not None:  # whoever reads errors is to know that they are there
-        err.print(where)
+    _write_page(finished, path, reports, semantics=semantics)
     if not finished.measured:
         raise typer.Exit(ExitStatus.NOTHING_MEASURED)
 
 
 def _measure(recording: "Recording") -> "tuple[Run, Path]":
-    """Measure all of a recording, here; return the run and its file."""
+    """Measure all of a recording; return the run and its file."""
     try:
         with progress(len(recording.header.cells)) as listener, recording:
             for _ in recording.measure(progress=listener):
@@ -246,155 +205,36 @@ def _measure(recording: "Recording") -> "tuple[Run, Path]":
 
 
 def _measure_on_slurm(
-    request: Request,
-    *,
-    plan: Mapping[str, float],
-    meter: Sequence[str] | None,
-    resume: str | None,
-    fixed: Sequence[str],
-    tasks: int | None,
-    sbatch: Sequence[str],
-    wait: bool,
-    results: Path,
-    reports: Path,
+    asked: AskedRun, *, tasks: int | None, sbatch: Sequence[str], wait: bool
 ) -> "tuple[Run, Path]":
-    """Measure by a job of Slurm; return the joined run and its file. ``fixed`` were given, too."""
+    """Measure by a job of Slurm; return the joined run and its file."""
     from ..cluster import slurm
     from . import on_slurm
 
     options = slurm.options(sbatch)
-    if "--shard" in fixed:
+    if asked.shard is not None:
         raise Impossible("--on deals out the shards itself: leave out --shard, or give --tasks")
-    if resume is not None:
-        _leave_out([*request.given, *fixed, *(["--tasks"] if tasks is not None else [])])
-        folder = on_slurm.find(resume, results=results)
+    if asked.resume is not None:
+        given = ["--tasks"] if tasks is not None else []
+        refuse_given([*asked.request.given, *asked.fixed, *given])
+        folder = on_slurm.find(asked.resume, results=asked.results)
     else:
-        header, _ = _header(request, plan, meter, None, reports=reports)
-        folder = on_slurm.begin(header, tasks, results=results)
-    return on_slurm.measure(folder, options, wait=wait, results=results)
+        header, _ = asked.header()
+        folder = on_slurm.begin(header, tasks, results=asked.results)
+    return on_slurm.measure(folder, options, wait=wait, results=asked.results)
 
 
-def _begin(
-    request: Request,
-    plan: Mapping[str, float],
-    meter: Sequence[str] | None,
-    shard: str | None,
-    *,
-    results: Path,
-    reports: Path,
-    at_once: bool,
-    elsewhere: cluster.Cluster | None = None,
-) -> "Recording":
-    """Return the recording of a new run, when all that was asked for is checked."""
-    from ..recording import Recording
-    from ..store.jsonl import Store
+def _write_page(run: "Run", path: Path, reports: Path, *, semantics: bool) -> None:
+    """Write a run's page, with what the modes do on its torch; print where records and page are."""
+    from ..recording import write_page
 
-    there = elsewhere.devices() if elsewhere is not None else None
-    header, models = _header(request, plan, meter, shard, reports=reports, there=there)
-    who = _measured_by(header, models, at_once=at_once, elsewhere=elsewhere)
-    return Recording(Store(results).create(), header, models=models, measured_by=who)
-
-
-def _header(
-    request: Request,
-    plan: Mapping[str, float],
-    meter: Sequence[str] | None,
-    shard: str | None,
-    *,
-    reports: Path,
-    there: Sequence[str] | None = None,
-) -> "tuple[Started, Mapping[str, Model]]":
-    """Return the header of a new run and its models, when all that was asked for is checked."""
-    from ..runner import preflight, started
-
-    cells, chosen, models = request.cells(plan, there=there)
-    meters = split(meter, "--meter") or list(preflight.DEFAULT_METERS)
-    preflight.check(cells, models, meters)
-    cells = shards.parse(shard).take(cells) if shard is not None else cells
-    check_writable(reports, "--reports")
-    header = started(
-        cells,
-        plan=chosen,
-        meters=meters,
-        models=models,
-        shard=shard or "",
-        places=toml_config.places(request.config, cells) if request.config else None,
-    )
-    return header, models
-
-
-def _fixed_options(
-    plan: Mapping[str, float], meter: Sequence[str] | None, shard: str | None
-) -> list[str]:
-    """Return the options that were given and that a resumed run cannot heed."""
-    options = [f"--{name.removesuffix('_s')}" for name in plan]
-    others = (("meter", meter), ("shard", shard))
-    return options + [f"--{name}" for name, value in others if value is not None]
-
-
-def _sources(request: Request, resume: str | None, results: Path) -> "Mapping[str, ModelSource]":
-    """Return the models that are not built in: of the request, or of the run that goes on."""
-    from ..store.jsonl import Store, load
-
-    return request.sources() if resume is None else load(Store(results).find(resume)).header.sources
-
-
-def _leave_out(options: Sequence[str]) -> None:
-    if options:
-        raise Impossible(f"a resumed run goes on as it began: leave out {', '.join(options)}")
-
-
-def _measured_by(
-    header: "Started",
-    models: Mapping[str, "Model"],
-    *,
-    at_once: bool,
-    elsewhere: cluster.Cluster | None,
-    known: "Mapping[str, Environment] | None" = None,
-) -> "BlockRunner | None":
-    """Return who measures the blocks, None for whoever measures them where nobody is named."""
-    from ..experiment.plan import Plan
-    from ..runner import side_by_side
-
-    if elsewhere is not None:
-        return elsewhere.measures(header, models, known)
-    if not at_once:
-        return None
-    plan = Plan.of(header.plan)
-    return side_by_side.here(header.cells, plan=plan, models=models, meters=header.meters)
-
-
-def _go_on(
-    name: str,
-    request: Request,
-    options: Sequence[str],
-    *,
-    results: Path,
-    at_once: bool,
-    elsewhere: cluster.Cluster | None = None,
-) -> "Recording":
-    """Return the recording of a run that was cut short; ``options`` are others it cannot heed.
-
-    A file says which code its models are, and somebody else may have written it: whoever goes on
-    with models that are not built in names them again.
-    """
-    from ..recording import Recording
-    from ..store.jsonl import Store, load
-
-    _leave_out([*(option for option in request.given if option != "--model"), *options])
-    store = Store(results)
-    own = load(store.find(name)).header.sources
-    if not own and "--model" in request.given:
-        _leave_out(["--model"])
-    check_named_again(own, request)
-    writer, cut = store.resume(name)
-    if cut.dropped:
-        err.print(f"[yellow]{shown(cut.dropped)}[/yellow]")
-    models = _models_of(cut)
-    who = _measured_by(
-        cut.header, models, at_once=at_once, elsewhere=elsewhere, known=cut.environments
-    )
-    return Recording(writer, cut.header, models=models, resumed=cut, measured_by=who)
+    torch = run.environment.facts.get("torch")
+    behaviour = load_or_examine(path.parent, torch=str(torch)) if semantics and torch else None
+    page = write_page(run, path.parent, reports, semantics=behaviour)
+    where = f"records  {shown(str(path))}\npage     {shown(str(page))}"
+    out.print(where)
+    if standard_streams.lost() is not None:  # whoever reads errors is to know that they are there
+        err.print(where)
 
 
 @contextmanager
@@ -431,18 +271,6 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
 
     with bar:
         yield listen
-
-
-def _models_of(cut: "Run") -> Mapping[str, "Model"]:
-    from ..workloads.own_models import models_of
-
-    models = models_of(cut.header.sources)
-    for cell in cut.header.cells:
-        if cell.model not in models:
-            raise BadModel(
-                f"model {cell.model!r} was given in Python: resume there, run(..., resumed=run)"
-            )
-    return models
 
 
 def _say_what_is_kept(path: Path) -> None:

@@ -48,11 +48,11 @@ def find(name: str, *, results: Path) -> Path:
     """Return the folder of an earlier submission by its path, its name, or ``latest``."""
     known = sorted(one for one in (results / FOLDER).glob("*") if any(one.glob("shard-*")))
     named = [one for one in (Path(name), results / FOLDER / name) if any(one.glob("shard-*"))]
-    found = named or (known if name == "latest" else [])
-    if not found:
+    matches = named or (known if name == "latest" else [])
+    if not matches:
         there = ", ".join(one.name for one in known[-5:]) or "none"
         raise StoreError(f"no submission {name!r} in {str(results / FOLDER)!r}: {there}")
-    return found[-1] if name == "latest" else found[0]
+    return matches[-1] if name == "latest" else matches[0]
 
 
 def measure(

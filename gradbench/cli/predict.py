@@ -10,7 +10,7 @@ import typer
 from ..analysis import format_units
 from ..errors import GradbenchError, Impossible
 from ..exit_status import ExitStatus
-from ..experiment.matrix import Cell, by_block, unique
+from ..experiment.matrix import GRAD_MODES, Cell, by_block, unique
 from ..records.predictions import NoPrediction
 from .app import Reference, app, check_reference, err, examples, out, say, size_in_bytes
 from .printing import print_frames, print_prose
@@ -54,7 +54,7 @@ def predict(
         typer.Option("--confirm", help="With --fit: measure that batch, and the next one up."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
-    reference: Reference = "global_on",
+    reference: Reference = GRAD_MODES[0],
     limit: Annotated[
         float, typer.Option(help="Seconds after which the process of one step is killed.")
     ] = 300.0,
@@ -89,20 +89,8 @@ def predict(
     outcomes = dict(_predictions(cells, models, predictors, seed=plan.seed))
     if as_json:
         print_json([_row(cell, outcome) for cell, outcome in outcomes.items()], indent=2)
-        _end(outcomes.values())
-    from ..terminal import prediction_tables, run_tables
-
-    console = Screen(width=out.columns(piped=run_tables.WIDE))
-    console.print(
-        prediction_tables.prediction_tables(outcomes, reference=reference, width=console.width)
-    )
-    peaks = {
-        cell: one.peak_bytes for cell, one in outcomes.items() if not isinstance(one, NoPrediction)
-    }
-    lines = prediction_tables.scaling_tables(peaks, reference=reference)
-    if lines is not None:
-        console.print(lines)
-    _print_notes(outcomes)
+    else:
+        _print_predictions(outcomes, reference=reference)
     _end(outcomes.values())
 
 
@@ -192,8 +180,8 @@ def _most_telling(cell: Cell, outcomes: "Mapping[tuple[Cell, str], Outcome]") ->
     """Return the first figure of a cell that is a number, or the reason of the last."""
     from ..records.measurements import Measurement
 
-    found = [outcomes[cell, meter] for meter in CONFIRMING]
-    return next((one for one in found if isinstance(one, Measurement)), found[-1])
+    of_cell = [outcomes[cell, meter] for meter in CONFIRMING]
+    return next((one for one in of_cell if isinstance(one, Measurement)), of_cell[-1])
 
 
 def _print_notes(found: "Found") -> None:
@@ -228,6 +216,24 @@ def _print_fits(
             "kernels"
         )
     _print_notes(fits)
+
+
+def _print_predictions(
+    outcomes: "Mapping[Cell, Prediction | NoPrediction]", *, reference: str
+) -> None:
+    from ..terminal import prediction_tables, run_tables
+
+    console = Screen(width=out.columns(piped=run_tables.WIDE))
+    console.print(
+        prediction_tables.prediction_tables(outcomes, reference=reference, width=console.width)
+    )
+    peaks = {
+        cell: one.peak_bytes for cell, one in outcomes.items() if not isinstance(one, NoPrediction)
+    }
+    lines = prediction_tables.scaling_tables(peaks, reference=reference)
+    if lines is not None:
+        console.print(lines)
+    _print_notes(outcomes)
 
 
 def _row(cell: Cell, prediction: "Prediction | NoPrediction") -> dict[str, object]:

@@ -247,8 +247,8 @@ def obstacles(cells: Iterable[Cell], models: "Mapping[str, Model]") -> dict[Cell
     """Return the cells that cannot run on this machine, with their reasons."""
     from ..runner import preflight
 
-    found = ((cell, preflight.obstacle(cell, models)) for cell in cells)
-    return {cell: why[1] for cell, why in found if why is not None}
+    reasons = ((cell, preflight.obstacle(cell, models)) for cell in cells)
+    return {cell: why[1] for cell, why in reasons if why is not None}
 
 
 def check_named_again(own: Mapping[str, ModelSource], request: Request) -> None:

@@ -85,7 +85,7 @@ def _row(one: Field[Any]) -> Axis:
 
 def whole_number(name: str, text: str) -> int:
     """Return a whole number given as text; raise `Impossible` otherwise."""
-    option = name.replace("_", "-")
+    option = f"--{name.replace('_', '-')}"
     if len(text) > len(str(MOST)) and text.isdecimal():  # Python refuses thousands of digits
         raise Impossible(f"{option} has {len(text):,} digits: the largest is {MOST}")
     if not text.isdecimal() or int(text) < 1:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final, Self
 
-from ..errors import Impossible
+from ..errors import BadSetting, Impossible
 from .axis import MOST
 
 PROTOCOL: Final = 2
@@ -45,21 +45,24 @@ class Plan:
             raise Impossible(
                 f"the run's plan has {unknown[0]!r}, unknown to this gradbench: upgrade"
             )
-        return cls(**values)  # type: ignore[arg-type] # numbers by name, checked below
+        try:
+            return cls(**values)  # type: ignore[arg-type] # numbers by name, checked below
+        except BadSetting as error:  # which no option has said
+            raise Impossible(f"the run's plan is damaged: {error}") from None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise Impossible(f"{field.name} must be a number, not {value!r}")
+                raise BadSetting(field.name, f"must be a number, not {value!r}")
             if isinstance(value, int) and abs(value) > MOST:
-                raise Impossible(f"{field.name} must be a number of 64 bits")
+                raise BadSetting(field.name, "must be a number of 64 bits")
             if field.name != "seed" and not value > 0:
-                raise Impossible(f"{field.name} must be above 0, not {value!r}")
+                raise BadSetting(field.name, f"must be above 0, not {value!r}")
             if field.name.endswith("_s") and value > MOST_S:
-                raise Impossible(f"{field.name} must be at most {MOST_S:g} s, not {value!r}")
+                raise BadSetting(field.name, f"must be at most {MOST_S:g} s, not {value!r}")
             if field.type is int and not isinstance(value, int):
-                raise Impossible(f"{field.name} must be a whole number, not {value!r}")
+                raise BadSetting(field.name, f"must be a whole number, not {value!r}")
         if self.min_rounds > self.max_rounds:
             raise Impossible(
                 f"min_rounds {self.min_rounds} exceeds max_rounds {self.max_rounds}: lower one"

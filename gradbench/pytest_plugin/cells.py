@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from _pytest.unittest import TestCaseFunction  # pytest has no public name for it
 
-from ..errors import GradbenchError, UnknownName
+from ..errors import BadSetting, GradbenchError, UnknownName
 from ..experiment import shards
 from ..experiment.matrix import GRAD_MODES, WORKLOADS, Block, Cell, by_block, select
 from ..experiment.plan import Plan
@@ -392,6 +392,8 @@ def _session(config: pytest.Config) -> Session:
             cells = preflight.on_each_device(cells)
             models = models_of(choice.sources)
             preflight.check(cells, models)
+        except BadSetting as error:  # of the option: what a file sets has its line
+            raise pytest.UsageError(f"gradbench: --gradbench-budget {error.words}") from None
         except GradbenchError as error:
             where = locate(file, error) if file and isinstance(error, UnknownName) else ""
             raise pytest.UsageError(f"gradbench: {where}{error}") from None

@@ -77,8 +77,8 @@ def _output(arm: VisitedArm, device: Device) -> dict[str, Tensor] | Refusal:
     with arm.held():
         output = arm.arm.workload.output(arm.arm.subject, arm.arm.mode)
         device.synchronize()
-    found = {path: _on_host(tensor) for path, tensor in tensors(output)}
-    return found or Refusal("unreadable", NO_TENSOR.format(outlined(output)))
+    by_path = {path: _on_host(tensor) for path, tensor in tensors(output)}
+    return by_path or Refusal("unreadable", NO_TENSOR.format(outlined(output)))
 
 
 def _on_host(tensor: Tensor) -> Tensor:

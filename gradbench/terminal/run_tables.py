@@ -1,6 +1,7 @@
 """A run as tables for the terminal; the CLI and pytest print them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -23,6 +24,7 @@ WORSE: Final = "red"
 WIDE: Final = 104
 """Columns of a terminal from which on every column of the table fits."""
 
+SAVED: Final = "saved_for_backward"
 HEADINGS: Final[Mapping[str, str]] = {TIME: "step time", MEMORY: "memory"}
 """What the usual two columns of a table are called."""
 
@@ -44,7 +46,9 @@ def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType
     """
     view = View(run)
     meters = _columns(run.header.meters)
-    left = {found.block: list(_left(found)) for found in evaluations.evaluations(view)}
+    left = {
+        evaluation.block: list(_left(evaluation)) for evaluation in evaluations.evaluations(view)
+    }
     shown: list[RenderableType] = []
     for block, cells in view.blocks.items():
         shown += [
@@ -105,8 +109,8 @@ def _title(view: View, block: Block, cells: list[Cell]) -> Text:
 
 def _columns(meters: Sequence[str]) -> tuple[str, ...]:
     """Return the meters of a table's columns: the usual two, or of a run without them its own."""
-    usual = tuple(HEADINGS)
-    return usual if set(usual) & set(meters) else tuple(meters)[:2]
+    usual = tuple(meter for meter in HEADINGS if meter in meters)
+    return usual or tuple(meters)[:2]
 
 
 def _of_columns(run: Run, meters: Sequence[str]) -> str:
@@ -126,28 +130,36 @@ def _block_table(
         ratio = 6 if meter == MEMORY else 22
         for heading, least in ((HEADINGS.get(meter, spaced(meter)), 12), ("×", ratio)):
             table.add_column(heading, justify="right", no_wrap=True, min_width=least)
-    wide = wide and MEMORY in meters
-    compiled = cells[0].compile != "off"
-    if wide:
-        last = ("compile time", 12) if compiled else ("throughput", 10)
-        for heading, least in (("saved in step", 13), last):
-            table.add_column(heading, justify="right", no_wrap=True, min_width=least)
+    beside = _columns_beside(view, cells) if wide and set(meters) & set(HEADINGS) else {}
+    for heading in beside:
+        table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
     for cell in cells:
         values = [
             value
             for meter in meters
             for value in (view.value(cell, meter), view.ratio(cell, meter, reference))
         ]
-        if wide:
-            took = view.value(cell, COMPILE_TIME) if compiled else view.throughput(cell)
-            values += [view.value(cell, "saved_for_backward"), took]
+        values += [value(cell) for value in beside.values()]
         table.add_row(Text(f"  {cell.grad_mode}"), *map(as_text, values))
     return table
 
 
-def _left(found: evaluations.Evaluation) -> Iterator[Padding]:
+def _columns_beside(view: View, cells: Sequence[Cell]) -> dict[str, Callable[[Cell], Value]]:
+    """Return the columns beside time and memory that wide screens have, of meters asked for."""
+    asked = view.run.header.meters
+    columns: dict[str, Callable[[Cell], Value]] = {}
+    if SAVED in asked:
+        columns["saved in step"] = partial(view.value, meter=SAVED)
+    if cells[0].compile != "off" and COMPILE_TIME in asked:
+        columns["compile time"] = partial(view.value, meter=COMPILE_TIME)
+    elif TIME in asked:
+        columns["throughput"] = view.throughput
+    return columns
+
+
+def _left(evaluation: evaluations.Evaluation) -> Iterator[Padding]:
     """Yield a line for what evaluations left in the model, and in which modes."""
-    for modes, words in evaluations.left_in_words(found):
+    for modes, words in evaluations.left_in_words(evaluation):
         line = f"left by the evaluation in {', '.join(modes)}: {words}"
         yield Padding(Text(printable(line), "dim"), (0, 0, 0, 2))
 

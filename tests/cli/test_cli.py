@@ -219,11 +219,11 @@ def test_a_name_that_resembles_none_is_answered_with_all_there_are(gradbench):
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--budget", "0", "budget_s must be above 0"),
-        ("--limit", "0", "limit_s must be above 0"),
-        ("--limit", "nan", "limit_s must be above 0"),
-        ("--limit", "inf", "limit_s must be at most 1e+07 s, not inf"),
-        ("--budget", "1e300", "budget_s must be at most 1e+07 s, not 1e+300"),
+        ("--budget", "0", "--budget must be above 0"),
+        ("--limit", "0", "--limit must be above 0"),
+        ("--limit", "nan", "--limit must be above 0"),
+        ("--limit", "inf", "--limit must be at most 1e+07 s, not inf"),
+        ("--budget", "1e300", "--budget must be at most 1e+07 s, not 1e+300"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused_before_measuring(

@@ -72,7 +72,7 @@ def test_a_block_is_a_title_and_a_line_a_mode():
 
 def test_times_are_per_step_with_ratio_memory_and_throughput():
     line = line_of("inference_mode", lines(run(measured_block(rounds=1))))
-    assert line == "inference_mode 1 µs 0.500 [0.500, 0.500] 1 KiB 0.250 not measured 8 M/s"
+    assert line == "inference_mode 1 µs 0.500 [0.500, 0.500] 1 KiB 0.250 8 M/s"
 
 
 def test_a_run_of_other_meters_shows_its_own_not_two_columns_without_a_figure():
@@ -93,7 +93,7 @@ def test_a_run_of_other_meters_shows_its_own_not_two_columns_without_a_figure():
 
 def test_the_reference_s_own_ratio_is_one():
     line = line_of("no_grad", lines(run(measured_block(rounds=1)), reference="no_grad"))
-    assert line == "no_grad 1.5 µs 1 1 KiB 1 not measured 5.33 M/s"
+    assert line == "no_grad 1.5 µs 1 1 KiB 1 5.33 M/s"
 
 
 def test_the_title_has_the_control_where_there_is_one():
@@ -105,17 +105,27 @@ def test_the_title_has_the_control_where_there_is_one():
 def test_a_mode_that_could_not_shows_its_cause_instead_of_numbers():
     shown = lines(run(refused_block()))
     for mode in ("global_off", "inference_mode"):
-        assert line_of(mode, shown) == f"{mode} cannot train cannot train not measured"
+        assert line_of(mode, shown) == f"{mode} cannot train cannot train"
 
 
 def test_what_a_cut_run_did_not_come_to_is_not_measured():
-    cut = run_of([started([ON, NO_GRAD]), environment(), timed(ON, [5])], sealed=False)
+    meters = ("step_time", "peak_transient", "saved_for_backward")
+    first = started([ON, NO_GRAD], meters=meters)
+    cut = run_of([first, environment(), timed(ON, [5])], sealed=False)
     assert line_of("no_grad", lines(cut)).count("not measured") == 3
+
+
+def test_a_meter_that_was_not_asked_for_has_no_column():
+    shown = lines(run([timed(ON, [5]), timed(NO_GRAD, [5])]))
+    assert "not measured" not in "".join(shown)
+    assert not any(heading in shown[3] for heading in ("memory", "saved in step"))
+    asked = run_of([started([ON], meters=("step_time", "saved_for_backward")), timed(ON, [5])])
+    assert "saved in step" in lines(asked)[3]
 
 
 def test_a_ratio_to_0_bytes_or_to_nothing_is_left_blank():
     shown = lines(run([counted(ON, 0), counted(NO_GRAD, 64), skipped(ON), timed(NO_GRAD, [100])]))
-    assert line_of("no_grad", shown) == "no_grad 100 ns 64 B not measured 80 M/s"
+    assert line_of("no_grad", shown) == "no_grad 100 ns 64 B 80 M/s"
 
 
 def control(ratio):
@@ -159,7 +169,9 @@ SAVED = ("saved", "in", "step")
 
 
 def test_in_a_wide_terminal_every_column_is_there():
-    shown = lines(run(measured_block(step_ns={"no_grad": 123_456_789})), width=WIDE)
+    saved = [counted(one, 123_456_789, meter="saved_for_backward") for one in block()]
+    measured = run([*measured_block(step_ns={"no_grad": 123_456_789}), *saved])
+    shown = lines(measured, width=WIDE)
     headings = next(line for line in shown if "step time" in line)
     assert headings.split() == ["step", "time", "×", "memory", "×", *SAVED, "throughput"]
     assert max(map(len, shown)) <= WIDE
