@@ -34,6 +34,25 @@ def block(modes: Sequence[str] = GRAD_MODES, **axes) -> list[Cell]:
     return [cell(mode, **axes) for mode in modes]
 
 
+def net_source(*, activation: str = "torch.tanh", before: str = "pass") -> str:
+    """Return a module of a small model and its factory; each forward does ``before`` first."""
+    return f"""
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+    def forward(self, x):
+        {before}
+        return self.last({activation}(self.first(x)))
+
+def make():
+    return Net()
+"""
+
+
 def started(cells: Iterable[Cell], *, meters: Sequence[str] = ("step_time",), **fields) -> Started:
     return Started(
         **{

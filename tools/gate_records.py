@@ -6,19 +6,23 @@ measuring, what is started again goes on, and `cat` merges files.
 
 import gzip
 import json
+import math
 import shlex
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
 
+from gradbench.comparison.budget import Budget
 from gradbench.runner import environment
 
 Line = Mapping[str, Any]
+
+THING: Final = "thing"
+"""What a sitting is made of, all of one kind."""
 
 
 def append(path: Path | None, **line: Any) -> Line:
@@ -65,22 +69,19 @@ class Sitting:
 
     minutes: float | None
     left: int  # things to be measured
-    began: float = 0.0
-    longest_s: float = 0.0
+    budget: Budget = field(init=False)
 
     def __post_init__(self) -> None:
-        self.began = time.monotonic()
+        self.budget = Budget(math.inf if self.minutes is None else 60 * self.minutes)
 
     def allows(self) -> bool:
         """Return whether another thing would end in time, as far as is known."""
-        if self.minutes is None:
-            return True
-        return time.monotonic() - self.began + self.longest_s <= 60 * self.minutes
+        return self.budget.allows(THING)
 
     def done(self, what: str, *, seconds: float) -> None:
         """Say what was measured, and how long the rest will take."""
         self.left -= 1
-        self.longest_s = max(self.longest_s, seconds)
+        self.budget.took(THING, seconds)
         print(
             f"{what}: {seconds:.0f} s; {self.left} to go, {self.left * seconds / 60:.0f} min at "
             "this pace",

@@ -13,9 +13,9 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass, fields
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -34,11 +34,13 @@ POINTS: Final = 200
 LONG: Final = 500
 NEAR: Final = 8
 STEPS: Final = (0.05, 0.10)
+MOST_FALSE: Final = {"white 2%": 0.05, "white 5%": 0.05, "spikes 3%": 0.10}
+"""The share of series without a change that may have an alarm; other kinds have no target."""
 OTAVA: Final = """
 import json, sys
 from otava.analysis import compute_change_points
-found = [compute_change_points(series)[0] for series in json.load(sys.stdin)]
-print(json.dumps([[int(change.index) for change in changes] for changes in found]))
+changes = [compute_change_points(series)[0] for series in json.load(sys.stdin)]
+print(json.dumps([[int(change.index) for change in own] for own in changes]))
 """
 
 
@@ -176,126 +178,163 @@ def verdict(value: float, *, least: float | None = None, most: float | None = No
     return "met" if met else "**missed**"
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Series of one kind: without a change, with a step of each size, and with several."""
+
+    kind: str
+    calm: list[Made]
+    steps: dict[float, list[Made]]
+    long: list[Made]
+
+    @classmethod
+    def drawn(cls, kind: str, *, seed: int, size: int) -> "Sample":
+        def make(draw: Callable[[np.random.Generator], Made], *name: int) -> list[Made]:
+            number = list(KINDS).index(kind)
+            seeds = ([seed, number, *name, trial] for trial in range(size))
+            return [draw(np.random.default_rng(one)) for one in seeds]
+
+        return cls(
+            kind,
+            make(partial(quiet, kind), 0),
+            {step: make(partial(stepped, kind, step=step), 1, int(step * 100)) for step in STEPS},
+            make(partial(batch, kind), 2),
+        )
+
+
+Detector = Callable[[list[Made]], list[list[int]]]
+
+
+@dataclass(frozen=True)
+class Detected:
+    """How often a detector that sees whole series is right about a sample."""
+
+    false: int
+    steps: dict[float, int]
+    precision: float
+    recall: float
+
+    @classmethod
+    def by(cls, detect: Detector, sample: Sample) -> "Detected":
+        def right(made: list[Made], detected: list[list[int]]) -> int:
+            pairs = zip(made, detected, strict=True)
+            return sum(hits(cuts, true) for (_, true), cuts in pairs)
+
+        cuts = detect(sample.long)
+        claimed, there = sum(map(len, cuts)), sum(len(true) for _, true in sample.long)
+        return cls(
+            false=sum(map(bool, detect(sample.calm))),
+            steps={step: right(made, detect(made)) for step, made in sample.steps.items()},
+            precision=right(sample.long, cuts) / max(claimed, 1),
+            recall=right(sample.long, cuts) / there,
+        )
+
+    def row(self, sample: Sample, name: str) -> str:
+        size = len(sample.calm)
+        return (
+            f"| {sample.kind} | {name} | {share(self.false, size)} | "
+            + " | ".join(share(self.steps[step], size) for step in STEPS)
+            + f" | {self.precision:.2f} | {self.recall:.2f} |"
+        )
+
+
+@dataclass(frozen=True)
+class Growing:
+    """How often gradbench is right that is asked again at every point, as it is in use."""
+
+    alarms: int
+    soon: dict[float, int]
+    medians: dict[float, str]
+
+    @classmethod
+    def by(cls, rule: Rule, sample: Sample, pool: Executor) -> "Growing":
+        delays = {
+            step: list(pool.map(partial(in_time, rule=rule), made, chunksize=5))
+            for step, made in sample.steps.items()
+        }
+        calm = [values for values, _ in sample.calm]
+        return cls(
+            alarms=sum(pool.map(partial(ever, rule=rule), calm, chunksize=5)),
+            soon={step: sum(0 < delay <= NEAR for delay in of) for step, of in delays.items()},
+            medians={
+                step: f"{np.median([delay for delay in of if delay]):.0f}" if any(of) else "-"
+                for step, of in delays.items()
+            },
+        )
+
+    def row(self, sample: Sample) -> str:
+        size = len(sample.calm)
+        seen = (f"{share(self.soon[step], size)} | {self.medians[step]}" for step in STEPS)
+        return f"| {sample.kind} | {share(self.alarms, size)} | {' | '.join(seen)} |"
+
+
+def targets(sample: Sample, whole: Detected, growing: Growing) -> Iterator[str]:
+    """Yield a row for each target that holds for a kind of series."""
+    kind, size = sample.kind, len(sample.calm)
+    most = MOST_FALSE.get(kind)
+    if most is None:
+        return
+    for how, alarms in (("whole", whole.false), ("as it grew", growing.alarms)):
+        rate = alarms / size
+        about = f"{kind}: series with any false alarm, {how}"
+        yield f"| {about} | {rate:.1%} | ≤ {most:.0%} | {verdict(rate, most=most)} |"
+    seen = (
+        ("of its place, whole", whole.steps[0.10]),
+        ("after it", growing.soon[0.10]),
+    )
+    for how, count in seen:
+        rate = count / size
+        about = f"{kind}: +10% found within {NEAR} points {how}"
+        yield f"| {about} | {rate:.1%} | ≥ 98% | {verdict(rate, least=0.98)} |"
+    for what, value in (("precision", whole.precision), ("recall", whole.recall)):
+        about = f"{kind}: {what}, n = {LONG}"
+        yield f"| {about} | {value:.2f} | ≥ 0.90 | {verdict(value, least=0.90)} |"
+
+
 def table(given: argparse.Namespace, rule: Rule) -> list[str]:
     """Return the report's lines: the table of detectors, then the targets."""
-    say: list[str] = []
-    targets: list[tuple[str, str, str, str]] = []
-    trials = range(given.series)
+    rows: list[str] = []
+    grown: list[str] = []
+    met: list[str] = []
+    with ProcessPoolExecutor(given.jobs) as pool:
 
-    def make(draw: Callable[[np.random.Generator], Made], *name: int) -> list[Made]:
-        return [draw(np.random.default_rng([given.seed, *name, trial])) for trial in trials]
+        def own(made: list[Made]) -> list[list[int]]:
+            detect = partial(gradbench_shifts, rule=rule)
+            return list(pool.map(detect, [values for values, _ in made], chunksize=10))
 
-    say += [
+        others: dict[str, Detector] = {
+            "ruptures": lambda made: [plain_ruptures(values) for values, _ in made]
+        }
+        if given.otava:
+            others["otava"] = partial(otava, given.otava)
+        for kind in KINDS:
+            sample = Sample.drawn(kind, seed=given.seed, size=given.series)
+            whole, growing = Detected.by(own, sample), Growing.by(rule, sample, pool)
+            rows.append(whole.row(sample, "gradbench"))
+            rows += [Detected.by(one, sample).row(sample, name) for name, one in others.items()]
+            grown.append(growing.row(sample))
+            met += targets(sample, whole, growing)
+    oracle = bound(np.random.default_rng([given.seed, 99]), sd=0.05, step=0.10)
+    return [
         "| series | detector | false alarm in 200 points | +5% found | +10% found "
         "| precision, n = 500 | recall |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    growing: list[str] = []
-    with ProcessPoolExecutor(given.jobs) as pool:
-        for number, kind in enumerate(KINDS):
-            calm = make(partial(quiet, kind), number, 0)
-            steps = {
-                step: make(partial(stepped, kind, step=step), number, 1, int(step * 100))
-                for step in STEPS
-            }
-            long = make(partial(batch, kind), number, 2)
-            detectors: dict[str, Callable[[list[Made]], list[list[int]]]] = {
-                "gradbench": lambda made: list(
-                    pool.map(
-                        partial(gradbench_shifts, rule=rule), [v for v, _ in made], chunksize=10
-                    )
-                ),
-                "ruptures": lambda made: [plain_ruptures(values) for values, _ in made],
-            }
-            if given.otava:
-                detectors["otava"] = partial(otava, given.otava)
-            for name, detect in detectors.items():
-                false = sum(map(bool, detect(calm)))
-                detected = {
-                    step: sum(
-                        hits(cuts, true) for cuts, (_, true) in zip(detect(made), made, strict=True)
-                    )
-                    for step, made in steps.items()
-                }
-                cuts = detect(long)
-                right = sum(hits(c, true) for c, (_, true) in zip(cuts, long, strict=True))
-                claimed, there = sum(map(len, cuts)), sum(len(true) for _, true in long)
-                precision, recall = right / max(claimed, 1), right / there
-                say.append(
-                    f"| {kind} | {name} | {share(false, given.series)} | "
-                    + " | ".join(share(detected[step], given.series) for step in STEPS)
-                    + f" | {precision:.2f} | {recall:.2f} |"
-                )
-                if name != "gradbench":
-                    continue
-                most = {"white 2%": 0.05, "white 5%": 0.05, "spikes 3%": 0.10}.get(kind)
-                alarms = sum(pool.map(partial(ever, rule=rule), [v for v, _ in calm], chunksize=5))
-                delays = {
-                    step: list(pool.map(partial(in_time, rule=rule), made, chunksize=5))
-                    for step, made in steps.items()
-                }
-                soon = {step: sum(0 < delay <= NEAR for delay in of) for step, of in delays.items()}
-                medians = {
-                    step: f"{np.median([delay for delay in of if delay]):.0f}" if any(of) else "-"
-                    for step, of in delays.items()
-                }
-                growing.append(
-                    f"| {kind} | {share(alarms, given.series)} | "
-                    + " | ".join(
-                        f"{share(soon[step], given.series)} | {medians[step]}" for step in STEPS
-                    )
-                    + " |"
-                )
-                if most is None:
-                    continue
-                for what, value in (("whole", false), ("as it grew", alarms)):
-                    rate = value / given.series
-                    targets.append(
-                        (
-                            f"{kind}: series with any false alarm, {what}",
-                            f"{rate:.1%}",
-                            f"≤ {most:.0%}",
-                            verdict(rate, most=most),
-                        )
-                    )
-                for what, value in (("whole", detected[0.10]), ("as it grew", soon[0.10])):
-                    rate = value / given.series
-                    targets.append(
-                        (
-                            f"{kind}: +10% found within {NEAR} points "
-                            + ("of its place, whole" if what == "whole" else "after it"),
-                            f"{rate:.1%}",
-                            "≥ 98%",
-                            verdict(rate, least=0.98),
-                        )
-                    )
-                for what, value in (("precision", precision), ("recall", recall)):
-                    targets.append(
-                        (
-                            f"{kind}: {what}, n = 500",
-                            f"{value:.2f}",
-                            "≥ 0.90",
-                            verdict(value, least=0.90),
-                        )
-                    )
-    oracle = bound(np.random.default_rng([given.seed, 99]), sd=0.05, step=0.10)
-    say += [
+        *rows,
         "",
         "Asked again at every commit, as it is in use (gradbench only):",
         "",
         f"| series | any false alarm in 200 commits | +5% seen within {NEAR} points "
         f"| median delay | +10% seen within {NEAR} points | median delay |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
-        *growing,
+        *grown,
         "",
         f"For scale: a CUSUM that knows level, noise (5%) and step (+10%), but not the moment, "
         f"sees {share(oracle, 1)} within {NEAR} points, with alarms in 5% of series without one.",
         "",
         "| target | value | asked | |",
         "| --- | ---: | ---: | --- |",
-        *(f"| {' | '.join(row)} |" for row in targets),
+        *met,
     ]
-    return say
 
 
 TEXT: Final = Path(__file__).with_name("history_doc.md")

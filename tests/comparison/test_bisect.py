@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from builders import net_source
 from typer.testing import CliRunner
 
 from gradbench.cli import app
@@ -24,21 +25,6 @@ from gradbench.records.bisection import CellCounts, TimedCell
 from gradbench.stats.verdicts import Verdict
 from gradbench.store import bisections
 
-NETS = """
-import torch
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
-    def forward(self, x):
-        {before}
-        return self.last({activation}(self.first(x)))
-
-def make():
-    return Net()
-"""
 HOSTILE = "[bold]x[/bold] \x1b[31mred\x1b[0m \u202edrow ::error::no <b>&amp;</b>"
 
 
@@ -79,14 +65,14 @@ class Repository:
 def history(tmp_path_factory):
     """Nine commits: one adds an operator, one cannot be imported, a branch saves more bytes."""
     made = Repository(tmp_path_factory.mktemp("bisect") / "my project")
-    plain = NETS.format(before="pass", activation="torch.tanh")
-    more = NETS.format(before="x = x * 1", activation="torch.tanh")
+    plain = net_source()
+    more = net_source(before="x = x * 1")
     made.commit("first", nets_py=plain, counts_json={"muls": 0}, saved_json=256)
     made.commit("notes", notes_md="a")
     made.commit("one more operator", nets_py=more, counts_json={"muls": 1})
     made.git("checkout", "-q", "-b", "branch")
     made.commit("branch: notes", branch_md="b")
-    both = NETS.format(before="x = x * 1", activation="torch.sin")
+    both = net_source(before="x = x * 1", activation="torch.sin")
     made.commit("branch: keep the input", nets_py=both, saved_json=512)
     made.git("checkout", "-q", "main")
     made.commit("in the midst of it", broken_py="raise ImportError('half done')")
@@ -434,11 +420,10 @@ def test_a_commit_is_counted_from_its_own_tree(project):
 def test_real_commits_are_counted_timed_and_found(tmp_path, monkeypatch):
     made = Repository(tmp_path / "project")
     nap = "import time; time.sleep(0.003)"
-    plain = {"before": "pass", "activation": "torch.tanh"}
-    made.commit("first", nets_py=NETS.format(**plain))
+    made.commit("first", nets_py=net_source())
     made.commit("broken", nets_py="raise ImportError('half done')")
-    made.commit("a nap", nets_py=NETS.format(**plain | {"before": nap}))
-    made.commit("a sine", nets_py=NETS.format(before=nap, activation="torch.sin"))
+    made.commit("a nap", nets_py=net_source(before=nap))
+    made.commit("a sine", nets_py=net_source(before=nap, activation="torch.sin"))
     monkeypatch.chdir(made.root)
     monkeypatch.setattr(sys, "path", list(sys.path))
     quick = Replication(turns=4, least_turns=3, slice_s=0.001, warm_up_s=0.0, cell_s=0.01,
@@ -502,8 +487,7 @@ class Drawn:
 def line(tmp_path, monkeypatch):
     """Nine commits in a line; the sixth is slower, the fourth fails in its turns."""
     made = Repository(tmp_path / "line")
-    plain = {"counts_json": {"muls": 0}, "saved_json": 1, "nets_py": NETS.format(
-        before="pass", activation="torch.tanh")}  # fmt: skip
+    plain = {"counts_json": {"muls": 0}, "saved_json": 1, "nets_py": net_source()}
     made.commit("c0", slow_json=0.0, **plain)
     for number in range(1, 9):
         slow = "null" if number == 4 else 0.2 if number >= 6 else 0.0

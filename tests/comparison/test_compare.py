@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from builders import net_source
 from scipy import stats
 from torch import nn
 from typer.testing import CliRunner
@@ -53,18 +54,6 @@ QUICK = Effort(
 NETS = """
 import os
 import time
-import torch
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
-    def forward(self, x):
-        return self.last({activation}(self.first(x)))
-
-def make():
-    return Net()
 
 class Slow(Net):
     def forward(self, x):
@@ -108,7 +97,6 @@ def crashes():
 
 
 PLAIN = {
-    "activation": "torch.tanh",
     "nap": 0.002,
     "patience": 10**9,
     "forks": False,
@@ -117,8 +105,8 @@ PLAIN = {
 }
 
 
-def nets(**changes: object) -> str:
-    return NETS.format(**PLAIN | changes)
+def nets(*, activation: str = "torch.tanh", **changes: object) -> str:
+    return net_source(activation=activation) + NETS.format(**PLAIN | changes)
 
 
 def git(folder: Path, *arguments: str) -> str:
