@@ -84,10 +84,10 @@ def descendants(pid: int) -> list[int]:
     below: dict[int, list[int]] = {}
     for child, parent in _parents():
         below.setdefault(parent, []).append(child)
-    found = [pid]
-    for one in found:  # which grows meanwhile
-        found += below.get(one, [])
-    return found[1:]
+    pids = [pid]
+    for one in pids:  # which grows meanwhile
+        pids += below.get(one, [])
+    return pids[1:]
 
 
 def _parents() -> Iterator[tuple[int, int]]:

@@ -15,8 +15,8 @@ COMPILE_TIME: Final = "compile_time"
 
 def value(view: View, cell: Cell) -> Value:
     """Return a cell's compile time, what was compiled in the detail."""
-    found, measured = view.value(cell, COMPILE_TIME), view.measurement(cell, COMPILE_TIME)
-    return found if measured is None else replace(found, detail=made(measured.notes))
+    took, measured = view.value(cell, COMPILE_TIME), view.measurement(cell, COMPILE_TIME)
+    return took if measured is None else replace(took, detail=made(measured.notes))
 
 
 def made(notes: Mapping[str, Fact]) -> str:

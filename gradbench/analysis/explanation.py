@@ -121,13 +121,13 @@ def operators(explanation: Explanation) -> list[Operator]:
     """Return the operators and nodes that some mode has more of than another."""
     by_mode = []
     for mode in MODES:
-        found: Counter[str] = Counter()
+        calls: Counter[str] = Counter()
         for counts in explanation.counts[mode].values():
-            found.update(counts.operators)
-            found.update(counts.nodes)
-        by_mode.append(found)
-    names = dict.fromkeys(name for found in by_mode for name in found)
-    rows = [Operator(name, [found[name] for found in by_mode]) for name in names]
+            calls.update(counts.operators)
+            calls.update(counts.nodes)
+        by_mode.append(calls)
+    names = dict.fromkeys(name for calls in by_mode for name in calls)
+    rows = [Operator(name, [calls[name] for calls in by_mode]) for name in names]
     differing = [row for row in rows if len(set(row.calls)) > 1]
     return sorted(differing, key=lambda row: min(row.calls) - max(row.calls))
 

@@ -39,13 +39,13 @@ class Making:
 
 def settings(view: View) -> Iterator[tuple[str, list[Making]]]:
     """Yield the settings that make tokens, by name, each with its modes."""
-    found: dict[str, dict[str, dict[str, Cell]]] = {}
+    by_setting: dict[str, dict[str, dict[str, Cell]]] = {}
     for block, cells in view.blocks.items():
         if block.cell.workload in OF_TOKENS:
-            modes = found.setdefault(block.setting, {})
+            modes = by_setting.setdefault(block.setting, {})
             for cell in cells:
                 modes.setdefault(cell.grad_mode, {})[cell.workload] = cell
-    for name, modes in found.items():
+    for name, modes in by_setting.items():
         yield name, [_making(view, mode, modes[mode]) for mode in GRAD_MODES if mode in modes]
 
 
@@ -56,17 +56,17 @@ def _making(view: View, mode: str, cells: Mapping[str, Cell]) -> Making:
         if cell in view.run.breakdowns
     }
     sequence = breakdowns.get("generate")
-    found = _found_by_decode(breakdowns)
+    cache_bytes = _found_by_decode(breakdowns)
     most = max((one.parts.get("cache", 0) for one in breakdowns.values()), default=0)
     grows = growth(sequence) if sequence is not None else None
     some = next(iter(cells.values()))
-    token = (found or 0) / (some.prompt + some.new_tokens - 1)
+    token = (cache_bytes or 0) / (some.prompt + some.new_tokens - 1)
     token = max(token, grows.cache_bytes) if grows is not None else token
     return Making(
         mode=mode,
         cells=cells,
-        cache_bytes=found,
-        cache_at_peak_bytes=most if found and most > found + BESIDE * token else None,
+        cache_bytes=cache_bytes,
+        cache_at_peak_bytes=most if cache_bytes and most > cache_bytes + BESIDE * token else None,
         growth=grows,
     )
 

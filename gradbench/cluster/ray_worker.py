@@ -21,8 +21,8 @@ class MeasuringWorker:
     def __init__(self, serve: Serve, setup: HasVariables, *, slot: int, slots: int) -> None:
         import ray
 
-        found: Mapping[str, Sequence[str]] = ray.get_runtime_context().get_accelerator_ids()
-        devices = list(found.get("GPU", ()))
+        accelerators: Mapping[str, Sequence[str]] = ray.get_runtime_context().get_accelerator_ids()
+        devices = list(accelerators.get("GPU", ()))
         first = devices[0] if devices else ""
         share = int(first) % slots if first.isdecimal() else slot
         self._process = MeasuringProcess(

@@ -112,7 +112,7 @@ def submit(
 
 def options(texts: Sequence[str]) -> dict[str, str | bool]:
     """Return ``key=value`` and ``key`` as options of sbatch; raise `Impossible` for others."""
-    found: dict[str, str | bool] = {}
+    given: dict[str, str | bool] = {}
     for text in texts:
         key, separator, value = text.removeprefix("--").partition("=")
         key = key.replace("_", "-")
@@ -122,8 +122,8 @@ def options(texts: Sequence[str]) -> dict[str, str | bool]:
             raise Impossible(f"--sbatch {key} has a value of two lines")
         if key in OURS:
             raise Impossible(f"--sbatch {key} is for gradbench to say: leave it out")
-        found[key] = value if separator else True
-    return found
+        given[key] = value if separator else True
+    return given
 
 
 def minutes(text: str | bool) -> int:

@@ -27,20 +27,20 @@ def count(
     Each process has a hash seed of its own, so that counts which depend on it do not agree twice.
     One that gives no answer within the limit is killed.
     """
-    found: dict[Cell, CellCounts] = {}
+    by_cell: dict[Cell, CellCounts] = {}
     killed_once: set[Cell] = set()
     facts: Mapping[str, str] = {}
-    while left := [cell for cell in cells if cell not in found]:
+    while left := [cell for cell in cells if cell not in by_cell]:
         with _process(version, left, limit_s) as process:
             try:
                 facts = process.hear()
             except Failed as failure:
                 raise CannotStart(str(failure)) from failure
-            if _imported(process, left, sources, found):
-                able = [cell for cell in left if cell not in found]
+            if _imported(process, left, sources, by_cell):
+                able = [cell for cell in left if cell not in by_cell]
                 requests = {c: cell_request(c, sources.get(c.model), seed=seed) for c in able}
-                _count(process, requests, found, killed_once)
-    return tuple(found[cell] for cell in cells), facts
+                _count(process, requests, by_cell, killed_once)
+    return tuple(by_cell[cell] for cell in cells), facts
 
 
 def _process(version: Version, cells: Sequence[Cell], limit_s: float) -> LiveProcess:
@@ -53,7 +53,7 @@ def _process(version: Version, cells: Sequence[Cell], limit_s: float) -> LivePro
 
 
 def _imported(
-    process: LiveProcess, cells: Sequence[Cell], sources: Sources, found: dict[Cell, CellCounts]
+    process: LiveProcess, cells: Sequence[Cell], sources: Sources, by_cell: dict[Cell, CellCounts]
 ) -> bool:
     """Import the models, and note the cells of those that cannot be; return whether it lives."""
     for name, source in own_sources(cells, sources).items():
@@ -63,7 +63,7 @@ def _imported(
             skipped = f"{source.build} cannot be imported: {failure.why}"
             for cell in cells:
                 if cell.model == name:
-                    found[cell] = CellCounts(cell=cell, skipped=skipped)
+                    by_cell[cell] = CellCounts(cell=cell, skipped=skipped)
             if isinstance(failure, Lost):
                 return False
         else:
@@ -74,7 +74,7 @@ def _imported(
 def _count(
     process: LiveProcess,
     requests: Mapping[Cell, Mapping[str, Any]],
-    found: dict[Cell, CellCounts],
+    by_cell: dict[Cell, CellCounts],
     killed_once: set[Cell],
 ) -> None:
     """Count cells until the process is lost, or one is killed that is to be tried again."""
@@ -87,14 +87,14 @@ def _count(
             if failure.killed and cell not in killed_once:  # once may be anybody's doing
                 killed_once.add(cell)
                 return
-            found[cell] = CellCounts(cell=cell, failure=failure.why)
+            by_cell[cell] = CellCounts(cell=cell, failure=failure.why)
             if isinstance(failure, Lost):
-                left = [one for one in requests if one not in found]
+                left = [one for one in requests if one not in by_cell]
                 for one in like(cell, left) if failure.late else ():
-                    found[one] = CellCounts(cell=one, skipped=f"not tried: {failure.why} in {cell}")
+                    by_cell[one] = CellCounts(cell=one, skipped=f"not tried: {failure.why} in {cell}")
                 return
         else:
-            found[cell] = _counts(cell, counts)
+            by_cell[cell] = _counts(cell, counts)
 
 
 def _counts(cell: Cell, counts: Mapping[str, Any]) -> CellCounts:

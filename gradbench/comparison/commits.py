@@ -94,12 +94,12 @@ def between(root: Path, asked: str, *, first_parent: bool, paths: Sequence[str] 
             f"history at {next(iter(outside), bad)[:10]}: bisect without --first-parent"
         )
     border = [good, *(one for one in outside if one != good)]
-    found = {commit.id: commit for commit in _log(root, "--no-walk=unsorted", *border)}
+    by_id = {commit.id: commit for commit in _log(root, "--no-walk=unsorted", *border)}
     return Range(
         good=good,
         bad=bad,
         commits=tuple(commits),
-        border=tuple(found[one] for one in border),
+        border=tuple(by_id[one] for one in border),
     )
 
 

@@ -108,7 +108,7 @@ class InstructionCounter:
                 return []
             try:
                 with self._budget.taking("count"):
-                    found = [n for one in processes for n in self._counted(one, cell, folder)]
+                    counts = [n for one in processes for n in self._counted(one, cell, folder)]
             except Failed as failure:
                 self._note([cell], failure.why)
                 if isinstance(failure, Lost):
@@ -120,7 +120,7 @@ class InstructionCounter:
             operations = self._replicator.results.operations
             base, candidate = (
                 {**side, "instructions": count}
-                for side, count in zip(operations.get(cell, ({}, {})), found, strict=True)
+                for side, count in zip(operations.get(cell, ({}, {})), counts, strict=True)
             )
             operations[cell] = base, candidate
             self._say(f"instructions: {number + 1} of {counted(len(cells), 'cell')}")
@@ -130,10 +130,10 @@ class InstructionCounter:
         """Return what a process's sides execute for a step, by its dumps."""
         answer = process.ask(**self._replicator.asked(cell), instructions=True)
         counts = callgrind.read_dumps(folder, dumps=f"{callgrind.DUMPS}-{answer['dumps_of']}")
-        found = [StepInstructions.read(counts, index) for index in range(len(process.versions))]
-        if None in found:
+        steps = [StepInstructions.read(counts, index) for index in range(len(process.versions))]
+        if None in steps:
             raise Failed(process.name, "valgrind wrote no counts")
-        return [one.typical for one in found if one is not None]
+        return [one.typical for one in steps if one is not None]
 
     def _note(self, cells: Sequence[Cell], why: str) -> None:
         self._replicator.results.uncounted.update(dict.fromkeys(cells, why))

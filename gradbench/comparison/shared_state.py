@@ -231,11 +231,11 @@ def _modes() -> list[str]:
     """Return the names of modes that stand around everything, but for the default device's."""
     functions: Any = torch.overrides
     dispatch: Any = torch.utils._python_dispatch
-    found = [
+    entered = [
         *_called(functions, "_get_current_function_mode_stack"),
         *_called(dispatch, "_get_current_dispatch_mode_stack"),
     ]
-    return [type(one).__name__ for one in found if type(one).__name__ != "DeviceContext"]
+    return [type(one).__name__ for one in entered if type(one).__name__ != "DeviceContext"]
 
 
 def _called(module: Any, name: str) -> list[object]:

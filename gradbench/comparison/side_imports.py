@@ -55,8 +55,8 @@ class Tree:
         parent = name.rpartition(".")[0]
         if parent:
             return parent in self.modules
-        found = PathFinder.find_spec(name)
-        return found is not None and found.origin is not None and self.holds(found.origin)
+        spec = PathFinder.find_spec(name)
+        return spec is not None and spec.origin is not None and self.holds(spec.origin)
 
     def extensions(self) -> list[str]:
         """Return the names of its compiled modules, while they are put away."""
@@ -130,12 +130,12 @@ class Turns:
         if len(sys.modules) != self._length:
             self._look(tree)
         for name in list(tree.modules):
-            found = sys.modules.pop(name, _MISSING)
-            if found is _MISSING:  # the tree has removed it
+            module = sys.modules.pop(name, _MISSING)
+            if module is _MISSING:  # the tree has removed it
                 del tree.modules[name]
                 tree.inside_shared.pop(name, None)
             else:
-                tree.modules[name] = found
+                tree.modules[name] = module
         for parent, attribute in tree.inside_shared.values():
             vars(parent).pop(attribute, None)
 

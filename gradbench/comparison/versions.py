@@ -204,10 +204,10 @@ class Comparison:
 
     def _time(self, cell: Cell, sample: Any, suspects: int) -> FigureVerdict:
         results = self._replicates.results
-        found = self._rule.verdict(sample, suspects=suspects)
+        verdict = self._rule.verdict(sample, suspects=suspects)
         base, candidate = zip(*(one.typical_ns for one in results.replicates[cell]), strict=True)
-        reasons = [found.reason]
-        if self._out_of_time and found.verdict is Verdict.INCONCLUSIVE:
+        reasons = [verdict.reason]
+        if self._out_of_time and verdict.verdict is Verdict.INCONCLUSIVE:
             reasons.append("the budget ended")
         if cell in results.given_up:
             reasons.append(results.given_up[cell])
@@ -220,8 +220,8 @@ class Comparison:
         return FigureVerdict(
             cell=cell,
             meter="step_time",
-            verdict=found.verdict,
-            change=found.change,
+            verdict=verdict.verdict,
+            change=verdict.change,
             baseline=float(np.median(base)),
             candidate=float(np.median(candidate)),
             unit="ns",

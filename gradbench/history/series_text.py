@@ -50,11 +50,11 @@ def short(label: str) -> str:
 
 def protocols(series: Sequence[Series]) -> list[str]:
     """Return why series of one figure do not go on in one another, where several protocols are."""
-    found = sorted({one.protocol for one in series})
-    if found in ([], [str(PROTOCOL)]):
+    measured_by = sorted({one.protocol for one in series})
+    if measured_by in ([], [str(PROTOCOL)]):
         return []
     reasons = [
-        f"protocol {one or 'unknown'}: {PROTOCOLS.get(one, 'not on record')}" for one in found
+        f"protocol {one or 'unknown'}: {PROTOCOLS.get(one, 'not on record')}" for one in measured_by
     ]
     return [f"protocols never mix; {'; '.join(reasons)}"]
 

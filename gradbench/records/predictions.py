@@ -96,13 +96,13 @@ NOT_COUNTED: Final = "not_counted_inside"
 
 def notes(prediction: Prediction) -> dict[str, Fact]:
     """Return what is to be noted of a predicted peak, for `marks` to say."""
-    found: dict[str, Fact] = {}
+    facts: dict[str, Fact] = {}
     if prediction.unprobed:
-        found[NOT_COUNTED] = ", ".join(prediction.unprobed)
+        facts[NOT_COUNTED] = ", ".join(prediction.unprobed)
     if prediction.measured_at:
-        found[MEASURED_AT] = ", ".join(map(str, prediction.measured_at))
-        found[WHY_MEASURED] = prediction.why_measured
-    return found
+        facts[MEASURED_AT] = ", ".join(map(str, prediction.measured_at))
+        facts[WHY_MEASURED] = prediction.why_measured
+    return facts
 
 
 def marks(noted: Mapping[str, Fact]) -> list[str]:

@@ -37,11 +37,11 @@ class Run:
     @cached_property
     def environments(self) -> Mapping[str, Environment]:
         """Where it was measured, by machine: one without a name unless there are several."""
-        found: dict[str, Environment] = {}
+        by_machine: dict[str, Environment] = {}
         for record in self.records:
             if isinstance(record, Environment):  # a resumed run has a second one
-                found.setdefault(record.machine, record)
-        return found
+                by_machine.setdefault(record.machine, record)
+        return by_machine
 
     @cached_property
     def environment(self) -> Environment:

@@ -93,5 +93,5 @@ class _Saved:
 
 def load_all(folder: Path) -> dict[str, SelfCheck]:
     """Return what the last self-check of each device found, by the device's name."""
-    found = (load(file) for file in sorted(folder.glob("selfcheck*.json")))
-    return {str(one[1].get("device", CPU)): one for one in found if one is not None}
+    records = (load(file) for file in sorted(folder.glob("selfcheck*.json")))
+    return {str(one[1].get("device", CPU)): one for one in records if one is not None}

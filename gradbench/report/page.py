@@ -148,13 +148,13 @@ def _selfchecks(views: Sequence[View], checks: Mapping[str, SelfCheck]) -> list[
     """Return what the self-check of each device found on which the runs have cells, if it ran."""
     sections = []
     for device in dict.fromkeys(cell.device for view in views for cell in view.cells):
-        found, facts = checks.get(device, ((), {}))
+        figures, facts = checks.get(device, ((), {}))
         sections.append(
             {
                 "device": device,
                 "option": "" if device == CPU else f" --device {device}",
                 "targets": device == CPU,  # of others, each line must hold
-                "checks": found,
+                "checks": figures,
                 "facts": facts,
                 "processor": processor(facts, device),
             }

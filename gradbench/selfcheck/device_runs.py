@@ -67,10 +67,10 @@ def in_turns(
     with Bench(plan=PLAN, meters=meters) as bench:
         for block in by_block(cells).values():
             for name in names:
-                for found in bench.measure(block):
-                    outcomes[name] += found
+                for readings in bench.measure(block):
+                    outcomes[name] += readings
     first = runner.started(cells, plan=PLAN, meters=meters)
-    return [Run(name, (first, here, *found), sealed=True) for name, found in outcomes.items()]
+    return [Run(name, (first, here, *readings), sealed=True) for name, readings in outcomes.items()]
 
 
 def of_one(run: Run) -> Iterator[Check]:

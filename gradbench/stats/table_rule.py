@@ -101,14 +101,14 @@ class TableRule:
 
     def verdict(self, logs: Sequence[float], *, suspects: int) -> CellVerdict:
         """Return the verdict on a cell's replicates, the first ones first."""
-        found = change(logs)
+        ratio = change(logs)
         p_value = self._sure(logs, suspects)
         if p_value is not None:
-            return self._changed(found, p_value, len(logs), suspects)
+            return self._changed(ratio, p_value, len(logs), suspects)
         if len(logs) >= self.first and self._is_within(logs) and not self._may_yet(logs):
-            return CellVerdict(verdict=Verdict.SAME, change=found, reason=self._why_same(logs))
+            return CellVerdict(verdict=Verdict.SAME, change=ratio, reason=self._why_same(logs))
         return CellVerdict(
-            verdict=Verdict.INCONCLUSIVE, change=found, reason=self._why_open(logs, found, suspects)
+            verdict=Verdict.INCONCLUSIVE, change=ratio, reason=self._why_open(logs, ratio, suspects)
         )
 
     def _sure(self, logs: Sequence[float], suspects: int) -> float | None:
@@ -126,21 +126,21 @@ class TableRule:
         """Return the level at which a suspect is tested at one look."""
         return ALPHA / (LOOKS * max(suspects, 1))
 
-    def _changed(self, found: Estimate, p: float, count: int, suspects: int) -> CellVerdict:
+    def _changed(self, ratio: Estimate, p: float, count: int, suspects: int) -> CellVerdict:
         return changed(
-            found,
+            ratio,
             threshold=self.threshold,
             sure=f"and the {count - self.first} fresh of {count} replicates confirm it "
             f"(p {p:.1g}, {self.level(suspects):.1g} asked)",
         )
 
     def _differs(self, logs: Sequence[float]) -> bool:
-        found = change(logs)
-        return not found.low <= 1 <= found.high
+        ratio = change(logs)
+        return not ratio.low <= 1 <= ratio.high
 
     def _is_within(self, logs: Sequence[float]) -> bool:
-        found = change(logs)
-        return 1 / (1 + self.threshold) < found.low and found.high < 1 + self.threshold
+        ratio = change(logs)
+        return 1 / (1 + self.threshold) < ratio.low and ratio.high < 1 + self.threshold
 
     def _is_same(self, logs: Sequence[float]) -> bool:
         return self._is_within(logs) and not self._differs(logs)
@@ -150,8 +150,8 @@ class TableRule:
         return self._differs(logs[: self.first]) and len(logs) < self.first + self.looks[0]
 
     def _why_same(self, logs: Sequence[float]) -> str:
-        found = change(logs)
-        largest = max(found.high - 1, 1 / found.low - 1)
+        ratio = change(logs)
+        largest = max(ratio.high - 1, 1 / ratio.low - 1)
         words = f"a change of more than {largest:.1%} is ruled out, threshold {self.threshold:.1%}"
         if self._differs(logs):
             return f"{words}; a smaller one is not confirmed by fresh replicates"
@@ -159,26 +159,26 @@ class TableRule:
             return f"{words}; the first {self.first} differed, the fresh ones do not"
         return words
 
-    def _why_open(self, logs: Sequence[float], found: Estimate, suspects: int) -> str:
+    def _why_open(self, logs: Sequence[float], ratio: Estimate, suspects: int) -> str:
         if len(logs) < self.first:
             made = f"{len(logs)} of the {self.first} first replicates were made"
             return f"{made}: a larger budget would settle it"
-        spread = (math.log(found.high) - math.log(found.low)) / 2
+        spread = (math.log(ratio.high) - math.log(ratio.low)) / 2
         words = f"{len(logs)} replicates leave ±{math.expm1(spread):.1%}"
         if self._differs(logs):
             fresh = len(logs) - self.first
             words += f", and {fresh} fresh ones do not confirm it" if fresh else ", to be confirmed"
-        return f"{words}; {self._what_settles(logs, spread, found, suspects)}"
+        return f"{words}; {self._what_settles(logs, spread, ratio, suspects)}"
 
     def _what_settles(
-        self, logs: Sequence[float], spread: float, found: Estimate, suspects: int
+        self, logs: Sequence[float], spread: float, ratio: Estimate, suspects: int
     ) -> str:
         """Return in words what would settle an open cell.
 
         Either an interval that lies within the threshold, or one so far from no change that fresh
         replicates confirm it at a suspect's level, whichever takes fewer replicates.
         """
-        moved = max(abs(math.log(found.point)), 1e-4)
+        moved = max(abs(math.log(ratio.point)), 1e-4)
         room = max(math.log1p(self.threshold) - moved, 1e-4)
         stricter = t_quantile(self.level(suspects) / 2, math.inf) / t_quantile(0.025, math.inf)
         fresh = MOST / (1 + MOST)
@@ -189,23 +189,23 @@ class TableRule:
         return "a quieter machine or a longer step (a larger batch) would settle it"
 
 
-def changed(found: Estimate, *, threshold: float, sure: str) -> CellVerdict:
+def changed(ratio: Estimate, *, threshold: float, sure: str) -> CellVerdict:
     """Return the verdict on a change that is sure; ``sure`` says how."""
-    slower = found.point > 1
+    slower = ratio.point > 1
     word = "slower" if slower else "faster"
-    beyond = abs(math.log(found.point)) >= math.log1p(threshold)
+    beyond = abs(math.log(ratio.point)) >= math.log1p(threshold)
     verdict = Verdict.WITHIN
     if beyond:
         verdict = Verdict.WORSE if slower else Verdict.BETTER
     how = (
-        f"{percent(found.point)} is beyond the threshold of {threshold:.1%}"
+        f"{percent(ratio.point)} is beyond the threshold of {threshold:.1%}"
         if beyond
-        else f"{percent(found.point)}, threshold {threshold:.1%}"
+        else f"{percent(ratio.point)}, threshold {threshold:.1%}"
     )
-    end = percent(found.low if slower else found.high)
+    end = percent(ratio.low if slower else ratio.high)
     return CellVerdict(
         verdict=verdict,
-        change=found,
+        change=ratio,
         reason=f"{word}{'' if beyond else ', within tolerance'}: {how}; at least {end}, {sure}",
     )
 

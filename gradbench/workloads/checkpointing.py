@@ -66,11 +66,11 @@ def compute_again(module: nn.Module) -> str:
     A ``Sequential`` of plain layers is cut into about as many segments as
     each has layers (Chen et al. 2016, arXiv:1604.06174).
     """
-    found = blocks(module)
-    for block in found.values():
+    by_path = blocks(module)
+    for block in by_path.values():
         block.forward = Recomputed(block.forward)
-    if found:
-        names = list(found)
+    if by_path:
+        names = list(by_path)
         last = f" to {names[-1]}" if names[1:] else ""
         return f"{counted(len(names), 'block')}, {names[0]}{last}"
     layers = module if isinstance(module, nn.Sequential) and _is_plain(module) else ()

@@ -222,10 +222,12 @@ class ImportedFunction:
 
     def load(self) -> Callable[..., Any]:
         """Import it; raise `BadModel` when it is not there."""
-        found = imported(self.path, self.what)
-        if not callable(found):
-            raise BadModel(f"{self.what} {self.path!r} is {type(found).__name__}, not a function")
-        return found
+        function = imported(self.path, self.what)
+        if not callable(function):
+            raise BadModel(
+                f"{self.what} {self.path!r} is {type(function).__name__}, not a function"
+            )
+        return function
 
     def __call__(self, *args: Any) -> Any:
         """Call it."""

@@ -40,7 +40,11 @@ def tokens(run: Run | View, *, theme: Theme = LIGHT, most: int = MOST) -> Figure
     None without a sequence of three tokens.
     """
     view = View.of(run)
-    every = [(block, found) for block, cells in view.blocks.items() if (found := _of(view, cells))]
+    every = [
+        (block, breakdowns)
+        for block, cells in view.blocks.items()
+        if (breakdowns := _of(view, cells))
+    ]
     if not every:
         return None
     shown = every[:most]
@@ -56,10 +60,10 @@ def tokens(run: Run | View, *, theme: Theme = LIGHT, most: int = MOST) -> Figure
             top=0.75,
             bottom=0.5,
         )
-        for (axes,), (block, found) in zip(stacks, shown, strict=True):
-            _panel(axes, theme, block, found)
+        for (axes,), (block, breakdowns) in zip(stacks, shown, strict=True):
+            _panel(axes, theme, block, breakdowns)
         say_cut(figure, len(shown), len(every), "sequences")
-        modes = [mode for mode in GRAD_MODES if any(mode in found for _, found in shown)]
+        modes = [mode for mode in GRAD_MODES if any(mode in breakdowns for _, breakdowns in shown)]
         handles: list[object] = [
             Line2D([], [], color=theme.modes[mode], marker=MARKERS[mode], label=mode)
             for mode in modes
@@ -79,10 +83,10 @@ def _of(view: View, cells: Sequence[Cell]) -> Mapping[str, Breakdown]:
     return {mode: known[mode] for mode in GRAD_MODES if mode in known}
 
 
-def _panel(axes: Axes, theme: Theme, block: Block, found: Mapping[str, Breakdown]) -> None:
+def _panel(axes: Axes, theme: Theme, block: Block, breakdowns: Mapping[str, Breakdown]) -> None:
     """Draw a line a mode: what is alive beyond what was there before the sequence."""
     caches: list[float] = []
-    for mode, breakdown in found.items():
+    for mode, breakdown in breakdowns.items():
         at_tokens = by_token(breakdown)
         totals = [sum(sizes) for sizes in zip(*breakdown.timeline.values(), strict=True)]
         alive = [totals[0], *(sum(parts.values()) for parts in at_tokens), totals[-1]]
