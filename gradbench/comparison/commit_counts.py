@@ -91,7 +91,9 @@ def _count(
             if isinstance(failure, Lost):
                 left = [one for one in requests if one not in by_cell]
                 for one in like(cell, left) if failure.late else ():
-                    by_cell[one] = CellCounts(cell=one, skipped=f"not tried: {failure.why} in {cell}")
+                    by_cell[one] = CellCounts(
+                        cell=one, skipped=f"not tried: {failure.why} in {cell}"
+                    )
                 return
         else:
             by_cell[cell] = _counts(cell, counts)
