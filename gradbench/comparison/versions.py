@@ -207,10 +207,9 @@ class Comparison:
         verdict = self._rule.verdict(sample, suspects=suspects)
         base, candidate = zip(*(one.typical_ns for one in results.replicates[cell]), strict=True)
         reasons = [verdict.reason]
-        if self._out_of_time and verdict.verdict is Verdict.INCONCLUSIVE:
-            reasons.append("the budget ended")
-        if cell in results.given_up:
-            reasons.append(results.given_up[cell])
+        if verdict.verdict is Verdict.INCONCLUSIVE:
+            reasons += ["the budget ended"] if self._out_of_time else []
+            reasons += [results.given_up[cell]] if cell in results.given_up else []
         if cell in results.operations:
             reasons.append(operation_changes.in_words(*results.operations[cell]))
         if cell in results.uncounted:

@@ -290,3 +290,16 @@ def test_a_budget_is_over_when_its_time_has_passed(clock):
     assert (budget.is_over, budget.ended) == (False, False)
     clock.advance(11.0)
     assert (budget.is_over, budget.ended) == (True, True)
+
+
+def test_an_open_cell_whose_machines_are_gone_says_so_and_a_settled_one_does_not():
+    def script(slot):
+        if len(fleet.ran) <= 15:
+            return made(slot, change=1.1 if slot.machine == "a" else 1.0)
+        raise SlotLost("the node is gone")
+
+    fleet = Machines(FIVE, script)
+    decision, _, _ = compared(fleet, cells=CELLS[:1])
+    (one,) = of_times(decision)
+    assert one.verdict is Verdict.INCONCLUSIVE
+    assert one.reason.count("the node is gone") == 1
