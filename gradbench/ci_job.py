@@ -12,7 +12,7 @@ from typing import Final
 
 from .errors import StoreError, UnknownName
 from .exit_status import ExitStatus
-from .exports import annotations, junit, markdown
+from .exports import annotations, formats, junit, markdown
 from .exports.annotations import Annotation
 from .exports.source_locations import Locate
 from .exports.verdict_file import Verdicts, read_verdicts
@@ -32,6 +32,8 @@ GRAVITY: Final = (
 """Statuses of ``gate`` and ``compare``, lightest first; any other is graver than all."""
 RESULTS: Final = "results"
 """Where, in a job's folder, its run is: away from runs of other jobs."""
+VERDICTS: Final[Mapping[str, str]] = {"gate": "gate.json", "compare": "compare.json"}
+"""The file that keeps what a part prints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +132,10 @@ def parts(
     if baselines:
         against = [argument for baseline in baselines for argument in ("--baseline", baseline)]
         arguments = ("gate", *against, "latest", *results, "--json", *strict)
-        wanted.append(Part("gate", arguments, "gate.json"))
+        wanted.append(Part("gate", arguments, VERDICTS["gate"]))
     if base is not None:
         arguments = ("compare", "--base", base, *what, "--json", *strict)
-        wanted.append(Part("compare", arguments, "compare.json"))
+        wanted.append(Part("compare", arguments, VERDICTS["compare"]))
     return wanted
 
 
@@ -207,11 +209,13 @@ def _status(part: Part, ended: Ended, *, has_verdicts: bool) -> int:
 
 
 def _fresh(folder: Path) -> None:
-    """Refuse a folder that holds a run: nobody could say afterwards whose it is."""
+    """Refuse a folder that holds a run, or files of others where a job's are to be."""
     if any((folder / RESULTS).glob("*")):
         raise StoreError(
             f"{str(folder)!r} holds the run of another job: choose another with -o, or remove it"
         )
+    for name in (markdown.FILE, annotations.FILE, junit.FILE, *VERDICTS.values()):
+        formats.check_place(folder / name)
 
 
 def _is_json(text: str) -> bool:
@@ -223,10 +227,4 @@ def _is_json(text: str) -> bool:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {str(path)!r}: {error.strerror}; choose another folder with -o"
-        ) from error
+    formats.write_file(text, path, name=path.name)

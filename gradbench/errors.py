@@ -69,21 +69,20 @@ def message_line(error: BaseException) -> str:
     error = speaking(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if any(line.startswith("Traceback") for line in lines):
-        return lines[-1].removeprefix(f"{type(error).__name__}: ")
+        return cut(lines[-1].removeprefix(f"{kind_of(error)}: "))
     announces = (
         lines
         and lines[0].endswith(":")
         and not any(line.startswith("File ") for line in lines[1:2])
     )
-    return " ".join(lines[: 2 if announces else 1])
+    return cut(" ".join(lines[: 2 if announces else 1]))
 
 
 def in_one_line(error: BaseException) -> str:
     """Return an error's kind and what it says, in one line."""
     error = speaking(error)
     message = message_line(error)
-    words = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return words if len(words) <= MOST_WORDS else f"{words[:MOST_WORDS]}..."
+    return cut(f"{kind_of(error)}: {message}" if message else kind_of(error))
 
 
 def speaking(error: BaseException) -> BaseException:
@@ -91,7 +90,16 @@ def speaking(error: BaseException) -> BaseException:
     try:
         str(error)
     except BaseException as mute:  # noqa: BLE001 # a model may raise anything
-        return RuntimeError(
-            f"{type(error).__name__}, whose words cannot be had: {type(mute).__name__}"
-        )
+        return RuntimeError(f"{kind_of(error)}, whose words cannot be had: {kind_of(mute)}")
     return error
+
+
+def kind_of(error: BaseException) -> str:
+    """Return the name of an error's class, in one line, whatever its metaclass would answer."""
+    name = type.__dict__["__name__"].__get__(type(error))
+    return cut(" ".join(name.split()) or "an error without a name")
+
+
+def cut(words: str) -> str:
+    """Return words, cut where they are longer than a reason may be."""
+    return words if len(words) <= MOST_WORDS else f"{words[:MOST_WORDS]}..."

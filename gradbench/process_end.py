@@ -38,7 +38,8 @@ def tail(log: int, *, since: int = 0) -> str:
     """Return the end of what was written to a file's descriptor, from a position on."""
     size = os.fstat(log).st_size
     start = max(since, size - TAIL_BYTES)
-    return os.pread(log, max(0, size - start), start).decode(errors="replace")
+    end = os.pread(log, max(0, size - start), start)
+    return end.replace(b"\0", b"").decode(errors="replace")  # a hole: see `job_process.keep_small`
 
 
 def last_words(output: str) -> str:

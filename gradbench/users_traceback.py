@@ -12,6 +12,8 @@ from .plurals import counted
 OURS: Final = str(Path(__file__).parent)
 MOST_FRAMES: Final = 12
 """Frames that are shown; of a longer traceback the last."""
+LONGEST: Final = 10_000
+"""Characters of one frame, or of what was raised: an error may say a hundred megabytes."""
 
 
 def users_traceback(error: BaseException) -> str:
@@ -29,8 +31,15 @@ def users_traceback(error: BaseException) -> str:
         return ""
     left_out = len(frames) - MOST_FRAMES
     cut = [f"  ({counted(left_out, 'call')} before)\n"] if left_out > 0 else []
-    lines = [*cut, *traceback.format_list(frames[-MOST_FRAMES:])]
-    return "".join([*lines, *traceback.format_exception_only(error)]).rstrip("\n")
+    lines = [*cut, *map(_brief, traceback.format_list(frames[-MOST_FRAMES:]))]
+    return "".join([*lines, _brief("".join(traceback.format_exception_only(error)))]).rstrip("\n")
+
+
+def _brief(text: str) -> str:
+    """Return a part of a traceback, cut where it is longer than anybody reads."""
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[:LONGEST]}... ({counted(len(text) - LONGEST, 'more character')})\n"
 
 
 def _users_part(trace: TracebackType | None) -> TracebackType | None:

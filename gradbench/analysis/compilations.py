@@ -21,12 +21,19 @@ def value(view: View, cell: Cell) -> Value:
 
 def made(notes: Mapping[str, Fact]) -> str:
     """Return in words what was compiled: ``1 graph, 0 graph breaks, compiled again``."""
-    graphs, breaks = (int(notes.get(name, 0)) for name in ("graphs", "graph_breaks"))
+    graphs, breaks, again = (
+        _count(notes, name) for name in ("graphs", "graph_breaks", "recompilations")
+    )
     words = f"{counted(graphs, 'graph')}, {counted(breaks, 'graph break')}"
-    again = int(notes.get("recompilations", 0))
     if not again:
         return words if graphs else "nothing compiled again"
     return f"{words}, {counted(again, 'recompilation')}"
+
+
+def _count(notes: Mapping[str, Fact], name: str) -> int:
+    """Return a count that is noted; of what a file of others says instead, none."""
+    count = notes.get(name, 0)
+    return int(count) if isinstance(count, int | float) else 0
 
 
 def sentences(view: View) -> list[str]:

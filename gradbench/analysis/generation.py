@@ -73,7 +73,7 @@ def _making(view: View, mode: str, cells: Mapping[str, Cell]) -> Making:
 
 def _found_by_decode(breakdowns: Mapping[str, Breakdown]) -> int | None:
     """Return the bytes of the cache that the last decode finds, by what was set out of it."""
-    caches = {workload: one.timeline.get("cache", (0,)) for workload, one in breakdowns.items()}
+    caches = {workload: one.timeline.get("cache") or (0,) for workload, one in breakdowns.items()}
     if "decode" in caches:
         return caches["decode"][0]
     if "generate" in caches:

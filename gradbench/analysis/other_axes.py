@@ -16,7 +16,7 @@ def casts(view: View) -> list[str]:
     by_block: dict[Block, list[str]] = {}
     for cell, breakdown in view.run.breakdowns.items():
         if cell.autocast != "off":
-            most = format_units.size(max(breakdown.timeline.get("casts", (0,))))
+            most = format_units.size(max(breakdown.timeline.get("casts") or (0,)))
             at_peak = format_units.size(breakdown.parts.get("casts", 0))
             figures = f"{cell.grad_mode} {counted(breakdown.casts, 'cast')}, {most} ({at_peak})"
             by_block.setdefault(cell.block, []).append(figures)

@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+from pathlib import Path
 
 from ..exit_status import ExitStatus
 from ..printable import printable_lines, without_commands
@@ -59,6 +60,12 @@ def main() -> None:
 
 
 def _status_of_command(heard: signals.Heard) -> int | str | None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        words = f"the current folder cannot be had: {error.strerror}: change to another"
+        print(f"gradbench: {words}", file=sys.stderr)
+        return ExitStatus.USAGE
     try:
         app(prog_name="gradbench")
     except SystemExit as end:

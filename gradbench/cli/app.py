@@ -1,5 +1,6 @@
 """What every command shares: the application, its consoles, its errors, its common options."""
 
+import errno
 import inspect
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,24 +10,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from ..analysis import format_units
 from ..errors import BadModel, BadSetting, GradbenchError, Impossible, UnknownName
 from ..exit_status import ExitStatus
+from ..experiment.axis import MOST
 from ..experiment.matrix import GRAD_MODES
 from ..experiment.toml_config import locate
-from ..printable import printable, without_commands
+from ..printable import one_line, printable, without_commands
 from ..users_traceback import users_traceback
 from .screen import Screen, shown, shown_briefly, shown_lines
 
 if TYPE_CHECKING:
     from rich.status import Status
 
+NO_MEANS: Final = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM),
+    errno.ENOENT,  # where it is no file: of a folder for temporary ones
+)
+"""Errors of a machine that has too little: of room, of descriptors, of processes."""
 FIRST: Final = ("advise", "run", "show", "report", "explain", "predict", "list")
 """Commands that a newcomer needs; help lists them first."""
 
 _UsageError: Final[type[Exception]] = typer.BadParameter.__mro__[1]  # typer names it nowhere else
+
+
+class Command(TyperCommand):
+    """A command whose options and arguments say something, where they are given.
+
+    A shell's unset variable leaves an empty one: as a path it would be the current folder.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; raise a usage error for a value that is empty."""
+        given, _, _ = self.make_parser(ctx).parse_args(args=[*args])  # before they become paths
+        parameter: Any  # typer has names for their kinds, but not in public
+        for parameter in self.params:
+            values = given.get(parameter.name or "")
+            for value in values if isinstance(values, list | tuple) else [values]:
+                if isinstance(value, str) and not value.strip():
+                    is_option = parameter.param_type_name == "option"
+                    name = max(parameter.opts, key=len) if is_option else parameter.metavar
+                    words = f"{name or parameter.name} {value!r} has an empty value"
+                    raise _UsageError(f"{words}: name one, or leave it out", ctx)
+        return super().parse_args(ctx, args)
 
 
 class Commands(TyperGroup):
@@ -116,9 +144,12 @@ def one_line_errors(config: Path | None = None) -> Iterator[None]:
         err.print(f"[red]gradbench:[/red] {shown_briefly(where + _as_typed(error))}")
         raise typer.Exit(ExitStatus.USAGE) from None
     except OSError as error:
-        if error.filename is None:  # of a stream, not of a file that somebody named
+        if error.filename is not None:
+            words = f"{str(error.filename)!r}: {error.strerror}: choose another name or place"
+        elif error.errno in NO_MEANS:
+            words = f"{error.strerror}: the system has no more of what this needs"
+        else:  # of a stream, not of a file that somebody named
             raise
-        words = f"{str(error.filename)!r}: {error.strerror}: choose another name or place"
         err.print(f"[red]gradbench:[/red] {shown_briefly(words)}")
         raise typer.Exit(ExitStatus.USAGE) from None
 
@@ -142,6 +173,8 @@ def sort_commands() -> None:
     }
     rank = {name: place for place, name in enumerate(FIRST)}
     app.registered_commands.sort(key=lambda one: (rank.get(names[one], len(FIRST)), names[one]))
+    for one in app.registered_commands:
+        one.cls = Command
 
 
 def unwrap_help() -> None:
@@ -191,6 +224,9 @@ def size_in_bytes(text: str | None, option: str) -> int | None:
     if number.replace(".", "", 1).isdecimal():
         raise Impossible(f"{option}: {number} has no unit: {number}MiB, {number}GiB?")
     try:
-        return format_units.parse_size(text)
+        nbytes = format_units.parse_size(text)
     except ValueError as error:
         raise Impossible(f"{option}: {error}") from None
+    if nbytes > MOST:
+        raise Impossible(f"{option}: {one_line(number, longest=40)} is more than any machine has")
+    return nbytes

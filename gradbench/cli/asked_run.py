@@ -65,7 +65,7 @@ class AskedRun:
         from ..runner import preflight, started
 
         cells, chosen, models = self.request.cells(self.plan, there=there)
-        meters = split(self.meter, "--meter") or list(preflight.DEFAULT_METERS)
+        meters = [*dict.fromkeys(split(self.meter, "--meter"))] or list(preflight.DEFAULT_METERS)
         preflight.check(cells, models, meters)
         cells = shards.parse(self.shard).take(cells) if self.shard is not None else cells
         check_writable(self.reports, "--reports")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ..errors import Impossible
 from ..printable import printable
 from ..process_tree import ProcessTree
 from .app import app, err, examples, out
@@ -58,8 +57,6 @@ def ci(
     """
     from ..ci_job import parts, perform
 
-    if base is not None and not base.strip():
-        raise Impossible("--base is empty: give a revision, such as origin/main")
     wanted = parts(
         request.arguments(),
         folder=output,

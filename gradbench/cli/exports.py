@@ -132,8 +132,8 @@ def load_runs(names: list[str] | None, results: Path) -> "list[Run]":
     from ..store.jsonl import Store, load
 
     store = Store(results)
-    paths = dict.fromkeys(store.find(name).resolve() for name in names or ["latest"])
-    runs = [load(path) for path in paths]
+    paths = {path.resolve(): path for path in map(store.find, names or ["latest"])}
+    runs = [load(path) for path in paths.values()]
     for dropped in filter(None, (run.dropped for run in runs)):
         err.print(f"[yellow]{shown(dropped)}[/yellow]")
     return runs

@@ -83,6 +83,20 @@ def gate(
             if baseline is None and not candidates:
                 return
         if save_baseline is not None:
+            of_verdicts = {
+                "--baseline": baseline,
+                "--rules": rules_file,
+                "--correction": correction,
+                "--alpha": alpha is not None,
+                "--strict": strict,
+                "--all": everything,
+                "--json": as_json,
+            }
+            given = [name for name, value in of_verdicts.items() if value]
+            if given:
+                raise Impossible(
+                    f"--save-baseline judges nothing: leave out {', '.join(given)}, or judge apart"
+                )
             _save(candidates or ["latest"], save_baseline, results)
             return
         if baseline is None:

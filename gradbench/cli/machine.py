@@ -33,6 +33,8 @@ def env(
 ) -> None:
     """Print the facts that decide whether two runs may be compared."""
     with one_line_errors():
+        if check and as_json:
+            raise Impossible("--json is of the facts, and --check of what it names: give one")
         from .. import devices
         from ..runner.environment import capture, watch
 
@@ -84,9 +86,11 @@ def selfcheck(
     """
     with one_line_errors():
         check_writable(results, "--results")
+        records.check_place(records.path(results, device))
         if device != CPU:
-            if thorough:
-                raise Impossible("--thorough is of the CPU's self-check: leave it out")
+            if thorough or strict:
+                option = "--thorough" if thorough else "--strict"
+                raise Impossible(f"{option} is of the CPU's self-check: leave it out")
             _of_an_accelerator(device, results, as_json=as_json)
             return
         from ..selfcheck import checks as checking

@@ -12,6 +12,7 @@ from ..errors import Impossible
 from ..exit_status import ExitStatus
 from ..experiment.matrix import GRAD_MODES, by_block
 from ..plurals import counted
+from ..printable import without_commands
 from . import cluster, standard_streams
 from .app import (
     Reference,
@@ -267,7 +268,8 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
                 bar.update(line, completed=event.done, total=event.total)
         elif block not in printed:
             printed.append(block)
-            print(f"[{event.begun}/{event.total}] {block}", file=sys.stderr, flush=True)
+            words = without_commands(f"[{event.begun}/{event.total}] {block}")
+            print(words, file=sys.stderr, flush=True)
 
     with bar:
         yield listen

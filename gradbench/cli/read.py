@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
-from ..errors import UnknownName
+from ..errors import Impossible, UnknownName
 from ..experiment.matrix import GRAD_MODES, by_block
 from ..plurals import counted
 from ..records import selfcheck, semantics
@@ -21,7 +21,7 @@ from .app import (
     one_line_errors,
     out,
 )
-from .exports import tell_markdown
+from .exports import load_runs, tell_markdown
 from .history import CommitUrl, commit_address
 from .printing import open_page, print_run, print_scaling, resume_command
 from .screen import shown
@@ -82,16 +82,16 @@ def report(
         if format_name not in FORMATS:
             raise UnknownName("format", format_name, FORMATS)
         if format_name == "md":
+            of_a_page = {"--figures": figures, "--open": open_, "--commit-url": commit_url}
+            given = [name for name, value in of_a_page.items() if value]
+            if given:
+                raise Impossible(f"{', '.join(given)} goes with a page: leave out --format md")
             tell_markdown(run_names, output, results=results)
             return
         from ..gate import rules
         from ..report import save_figures, write
-        from ..store.jsonl import Store, load
 
-        store = Store(results)
-        loaded = [load(store.find(name)) for name in run_names or ["latest"]]
-        for dropped in filter(None, (one.dropped for one in loaded)):
-            err.print(f"[yellow]{shown(dropped)}[/yellow]")
+        loaded = load_runs(run_names, results)
         checks = selfcheck.load_all(results)
         torch = loaded[-1].environment.facts.get("torch")
         behaviour = semantics.load_of(results / semantics.FILE, torch=torch)

@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from ..errors import StoreError
 from ..exit_status import ExitStatus
 from ..records.semantics import (
     FILE,
     NOT_RUN,
     Behaviour,
+    check_place,
     counted,
     load_of,
     save,
@@ -48,7 +50,9 @@ def semantics(
     """
     with one_line_errors():
         check_writable(results, "--results")
-        behaviour = examine_and_save(results)
+        check_place(results / FILE)
+        behaviour = _examine()
+        save(behaviour, results / FILE)
         if as_json:
             print(to_json(behaviour))
         else:
@@ -62,14 +66,12 @@ def semantics(
     raise typer.Exit(ExitStatus.CHECK_FAILED if behaviour.differences else ExitStatus.OK)
 
 
-def examine_and_save(results: Path) -> Behaviour:
-    """Run everything, save it in a results folder, return it."""
+def _examine() -> Behaviour:
+    """Run everything."""
     with err.status("loading torch") as status:
         from ..semantics import examine
 
-        behaviour = examine(say=(lambda words: say(status, words)) if err.is_terminal else _silent)
-    save(behaviour, results / FILE)
-    return behaviour
+        return examine(say=(lambda words: say(status, words)) if err.is_terminal else _silent)
 
 
 def load_or_examine(results: Path, *, torch: str) -> Behaviour:
@@ -80,7 +82,12 @@ def load_or_examine(results: Path, *, torch: str) -> Behaviour:
     err.print(
         "[dim]checking what the modes do on this torch: once per version, under a minute[/dim]"
     )
-    return examine_and_save(results)
+    behaviour = _examine()
+    try:
+        save(behaviour, results / FILE)
+    except StoreError as error:  # the run is measured: its page is to have it all the same
+        err.print(f"[yellow]not kept for the next run: {shown(str(error))}[/yellow]")
+    return behaviour
 
 
 def _silent(_: str) -> None:

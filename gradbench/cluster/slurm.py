@@ -128,7 +128,7 @@ def options(texts: Sequence[str]) -> dict[str, str | bool]:
 
 def minutes(text: str | bool) -> int:
     """Return a time as Slurm writes it, ``90``, ``1:30:00`` or ``1-12``, in minutes."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(text))
+    match = re.fullmatch(r"(?:(\d{1,9})-)?(\d{1,9})(?::(\d{1,9}))?(?::(\d{1,9}))?", str(text))
     if match is None:
         raise Impossible(f"--sbatch time={text} is not like 90, 1:30:00 or 1-12:00")
     days, first, second, third = (int(part) if part else 0 for part in match.groups())

@@ -57,11 +57,13 @@ def checked_out(root: Path, revision: str, folder: Path) -> Iterator[Path]:
 
 
 def remove(root: Path, folder: Path) -> None:
-    """Remove a worktree, in whatever state it is, and let its repository forget it."""
-    # what is half made, "remove" may not know; "prune" forgets what is gone and not locked
-    for command in (("remove", "--force", "--force", str(folder)), ("unlock", str(folder))):
-        with suppress(GitError):
-            git("worktree", *command, folder=root, limit_s=None)
+    """Remove a worktree, in whatever state it is, and let its repository forget it.
+
+    It alone: to "prune" would forget those of the user, too, whose drive is just not there.
+    """
+    asked = ("worktree", "remove", "--force", "--force", str(folder))
+    with suppress(GitError):  # what is half made it may not know
+        git(*asked, folder=root, limit_s=None)
     rmtree(folder, ignore_errors=True)
-    with suppress(GitError):
-        git("worktree", "prune", folder=root)
+    with suppress(GitError):  # of one whose folder is gone it removes what the repository has
+        git(*asked, folder=root, limit_s=None)

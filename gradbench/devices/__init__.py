@@ -3,6 +3,7 @@
 Each backend is one file, imported only when its name is asked for.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -406,6 +407,8 @@ DEVICES: Final[Mapping[str, Callable[[str], Device]]] = {
 }
 
 
+_INDEX: Final = re.compile(r"[0-9]{1,2}|1[01][0-9]|12[0-7]")
+"""An index that torch can have: of 8 bits."""
 ALL: Final = "all"
 """In place of an index: every device of the family."""
 
@@ -421,7 +424,7 @@ MEANT: Final[Mapping[str, str]] = {
 def find(name: str) -> Device:
     """Return the device called ``cpu``, ``cuda`` or ``cuda:N``, and so on; raise `UnknownName`."""
     family, separator, index = name.partition(":")
-    if family not in DEVICES or (separator and not (index.isdecimal() and family != "cpu")):
+    if family not in DEVICES or (separator and (family == "cpu" or not _INDEX.fullmatch(index))):
         lower = family.lower()
         meant = MEANT.get(lower, lower if lower in DEVICES else "")
         meant = f"{meant}{separator}{index}" if meant and separator else meant

@@ -47,7 +47,7 @@ LENGTHS: Final = ("prompt", "new_tokens")
 def device_name(value: Value) -> Value:
     """Return a device's name as cells bear it: ``cuda:0`` is ``cuda``, its family's first."""
     family, _, index = str(value).partition(":")
-    if family != "cpu" and index.isdecimal() and int(index) == 0:
+    if family != "cpu" and index and not index.strip("0"):
         return family
     return value
 

@@ -38,7 +38,7 @@ class Shard:
 
 def parse(text: str) -> Shard:
     """Return ``2/3`` as a shard; raise `Impossible` for anything else."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise Impossible(f"shard {text!r} is not like 2/3: the second of three")
     return Shard(int(match[1]), int(match[2]))

@@ -1,6 +1,7 @@
 """A TOML file, and where in it a key or a value stands, which the parser does not tell."""
 
 import re
+import stat
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any, Final, Self
 
 from ..errors import BadConfig
 
+LARGEST_BYTES: Final = 16 * 2**20
 _HEADER: Final = re.compile(r"""\s*(\[\[?)\s*([\w.'"/-]+)\s*(\]\]?)\s*(#.*)?$""")
 _KEY: Final = re.compile(r"""\s*(["']?)([^\s"'=#\[]+)\1\s*=""")
 
@@ -39,6 +41,11 @@ class TomlFile:
     def read(cls, path: Path) -> Self:
         """Read a file; raise `BadConfig` where it cannot be read or is no TOML."""
         try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device be endless
+                raise BadConfig(f"{path}: it is no regular file: write it to one")
+            if status.st_size > LARGEST_BYTES:
+                raise BadConfig(f"{path}: it has {status.st_size:,} bytes: no configuration has")
             text = path.read_text("utf-8")
             return cls(path, text, tomllib.loads(text))
         except OSError as error:

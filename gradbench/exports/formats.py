@@ -1,16 +1,28 @@
 """The formats that can be exported, by name."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
-from ..errors import Impossible, StoreError, UnknownName
+from .. import output_files
+from ..errors import Impossible, UnknownName
 from ..records.run import Run
 from . import annotations, asv, bencher, github_action_benchmark, junit, markdown, otava, pyperf
 from .numbers import Exported
 from .source_locations import Locate, nowhere
 from .verdict_file import Verdicts
+
+OPENINGS: Final[Mapping[str, re.Pattern[bytes]]] = {
+    ".json": output_files.JSON,
+    ".md": re.compile(rb"(?:run|gate|compare): |## (?:gradbench: |Run )"),
+    ".xml": re.compile(rb"<\?xml.*?<testsuites[^>]* name=.gradbench", re.DOTALL),
+    ".txt": re.compile(rb"::(?:error|warning|notice) "),
+    ".csv": re.compile(rb"time,commit,run,"),
+    ".yaml": re.compile(rb"tests:"),
+}
+"""How a file of ours opens, by the ending of its name in its format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +122,23 @@ def write(exported: Exported, path: Path, *, folder: bool) -> list[Path]:
 
     Raise `StoreError` where that cannot be.
     """
-    written = []
-    for name, text in exported.files.items():
-        target = path / name if folder else path
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text, "utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise StoreError(
-                f"cannot write {str(target)!r}: {error.strerror}; choose another place with -o"
-            ) from error
-        written.append(target)
-    return written
+    return [
+        write_file(text, path / name if folder else path, name=name)
+        for name, text in exported.files.items()
+    ]
+
+
+def write_file(text: str, path: Path, *, name: str) -> Path:
+    """Write what a format calls by that name; raise `StoreError` where that cannot be."""
+    content = text.encode("utf-8", "backslashreplace")
+    remedy = "choose another place with -o"
+    return output_files.write(path, content, like=_opening(name), what="export", remedy=remedy)
+
+
+def check_place(path: Path) -> None:
+    """Raise `StoreError` where something else is than a file of that name of ours."""
+    output_files.check(path, like=_opening(path.name), what="export")
+
+
+def _opening(name: str) -> re.Pattern[bytes]:
+    return OPENINGS.get(PurePath(name).suffix, output_files.JSON)

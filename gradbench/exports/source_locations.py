@@ -1,6 +1,7 @@
 """Where in the user's files a cell comes from: what an annotation points at."""
 
 import ast
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -35,8 +36,10 @@ def nowhere(_cell: Cell) -> None:
 
 def parse(text: str) -> SourceLocation | None:
     """Return ``file:line`` as a place, or None for anything else."""
-    file, _, line = text.rpartition(":")
-    return SourceLocation(file, int(line)) if file and line.isdecimal() and int(line) > 0 else None
+    match = re.fullmatch(r"(.+):([0-9]{1,9})", text, re.DOTALL)
+    if match is None or int(match[2]) == 0:
+        return None
+    return SourceLocation(match[1], int(match[2]))
 
 
 def locator(runs: Iterable[Run], root: Path, *, repository: Path | None = None) -> Locate:
@@ -100,7 +103,7 @@ def _parsed(path: Path) -> ast.Module:
     """Return a file's syntax; of one that is not there or not Python, none."""
     try:
         return ast.parse(path.read_text("utf-8"))
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
         return ast.Module(body=[], type_ignores=[])  # not ours to complain about: pytest will
 
 

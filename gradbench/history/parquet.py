@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -184,9 +185,9 @@ class _Dataset:
                 return
             path = self._local / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(path.name + ".part")
+            draft = path.with_name(f".{secrets.token_hex(8)}.part")
             try:
-                with draft.open("wb") as file:
+                with draft.open("xb") as file:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())

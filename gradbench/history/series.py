@@ -380,11 +380,13 @@ def _also(before: Mapping[str, Fact], after: Mapping[str, Fact], device: str) ->
 
 def parse_renamed(pairs: Sequence[str]) -> dict[str, str]:
     """Return old name -> new name of ``OLD=NEW`` each; raise `GradbenchError` for anything else."""
-    renamed = {}
+    renamed: dict[str, str] = {}
     for pair in pairs:
         old, sign, new = pair.partition("=")
         if not (sign and old and new):
             raise GradbenchError(f"{pair!r} is no renaming: write OLD=NEW")
+        if renamed.get(old, new) != new:
+            raise GradbenchError(f"{old!r} is renamed twice, to {renamed[old]!r} and {new!r}")
         renamed[old] = new
     return renamed
 

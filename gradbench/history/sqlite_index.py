@@ -244,9 +244,17 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 def run_files(folder: Path) -> Iterator[Path]:
     """Yield the files of runs in a folder and below it, as artifacts are unpacked, by name."""
-    paths = (path for path in folder.rglob("*.jsonl*") if path.name.endswith((SEALED, PART)))
-    inside = (path for path in paths if QUARANTINE not in path.relative_to(folder).parts[:-1])
-    return iter(sorted(path for path in inside if path.is_file()))
+    found: list[Path] = []
+    folders = [folder]
+    for here in folders:  # which grows meanwhile: a folder may lie a thousand deep
+        with suppress(OSError):  # one that cannot be read, as any is that is too deep to be named
+            for entry in os.scandir(here):
+                path = here / entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    folders += [path] if path.name != QUARANTINE else []
+                elif path.name.endswith((SEALED, PART)) and path.is_file():
+                    found.append(path)
+    return iter(sorted(found))
 
 
 def _same(stamp: tuple[int, ...], was: tuple[int, ...]) -> bool:

@@ -1,16 +1,20 @@
 """What a self-check found: plain figures against their targets."""
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
+from .. import output_files
 from ..errors import StoreError
 from .measurements import Fact
 from .validation import Misfit, fill, read_json
 
 CPU: Final = "cpu"
+OPENING: Final = re.compile(rb'\s*\{\s*"facts"')
+"""How a file of it opens."""
 SelfCheck = tuple[Sequence["Check"], Mapping[str, Any]]
 """What a self-check found, and the facts of where; ``device`` names it, unless it is the CPU."""
 
@@ -73,6 +77,11 @@ def path(folder: Path, device: str = CPU) -> Path:
     """Return where a results folder keeps what the last self-check of a device found."""
     suffix = "" if device == CPU else f"-{device.replace(':', '-')}"
     return folder / f"selfcheck{suffix}.json"
+
+
+def check_place(file: Path) -> None:
+    """Raise `StoreError` where something else is than a self-check of ours."""
+    output_files.check(file, like=OPENING, what="self-check")
 
 
 def load(file: Path) -> SelfCheck | None:

@@ -1,17 +1,21 @@
 """What the modes were seen to do: truth table, claims, pitfalls and listings as plain data."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from .. import output_files
 from ..errors import StoreError
 from .validation import Misfit, fill, parse, read_json
 
 FILE: Final = "semantics.json"
 """Where a results folder keeps what `gradbench semantics` last saw."""
+WHAT: Final = "record of what the modes do"
+_OPENING: Final = re.compile(rb'\s*\{\s*"torch"')
 
 VERDICTS: Final = ("holds", "holds with a qualification", "fails", "not testable")
 NOT_RUN: Final = "not run"
@@ -132,13 +136,15 @@ class Behaviour:
     listings: tuple[ListingResult, ...]
 
 
+def check_place(path: Path) -> None:
+    """Raise `StoreError` where something else is than what was saved so."""
+    output_files.check(path, like=_OPENING, what=WHAT)
+
+
 def save(behaviour: Behaviour, path: Path) -> None:
     """Write as JSON; raise `StoreError` where that cannot be."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(to_json(behaviour), "utf-8")
-    except OSError as error:
-        raise StoreError(f"cannot write {str(path)!r}: {error.strerror}") from error
+    content = to_json(behaviour).encode("utf-8")
+    output_files.write(path, content, like=_OPENING, what=WHAT)
 
 
 def load(path: Path) -> Behaviour | None:

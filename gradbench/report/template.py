@@ -6,18 +6,21 @@ import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from .. import output_files
 from .._version import __version__
 from ..analysis import format_units
-from ..errors import StoreError
 from ..plurals import counted
 from ..printable import printable, printable_lines
 from ..records.measurements import Fact
 from .figures import DARK, LIGHT
+
+PAGE: Final = re.compile(rb"<!doctype html>.*?<title>gradbench: ", re.DOTALL)
+"""How a page of ours opens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +55,8 @@ def render(template: str, *, script: Script | None = None, **context: Any) -> st
 
 def save(html: str, path: Path) -> Path:
     """Write a page and return its path; raise `StoreError` where that cannot be."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(html, "utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise StoreError(f"cannot write the page {str(path)!r}: {error.strerror}") from error
-    return path
+    content = html.encode("utf-8", "backslashreplace")
+    return output_files.write(path, content, like=PAGE, what="page")
 
 
 def fragment(template: str, **context: Any) -> str:

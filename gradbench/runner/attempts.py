@@ -13,7 +13,7 @@ from torch import nn
 
 from .. import devices
 from ..devices import Device, Unreadable, nothing
-from ..errors import GradbenchError, in_one_line, message_line, speaking
+from ..errors import GradbenchError, in_one_line, kind_of, message_line, speaking
 from ..experiment.matrix import RECORDING, Cell
 from ..plurals import counted
 from ..records.measurements import (
@@ -213,6 +213,15 @@ def refusal(error: BaseException, device: Device) -> Refusal:
 
     Raise `WorkerDied` where the device is lost with it: what comes after would fail in its words.
     """
+    try:
+        return _described(error, device)
+    except WorkerDied:
+        raise
+    except BaseException as another:  # noqa: BLE001 # its class may answer anything, or raise
+        return Refusal("failed", f"{kind_of(error)}, which raises {kind_of(another)} when asked")
+
+
+def _described(error: BaseException, device: Device) -> Refusal:
     error = speaking(error)
     words = in_one_line(error)
     if isinstance(error, GrowingMemory):

@@ -152,7 +152,12 @@ class ForkServer:
 def serve(control: Connection) -> None:
     """Say that jobs can come, and take them until the other side closes."""
     supervisor.adopt_orphans()
-    control.send(("done", b""))
+    with tempfile.TemporaryFile() as log:  # before any model could remove the folder it is in
+        control.send(("done", b""))
+        _take_jobs(control, log.fileno())
+
+
+def _take_jobs(control: Connection, log: int) -> None:
     while True:
         try:
             job, limit_s = control.recv()
@@ -167,28 +172,29 @@ def serve(control: Connection) -> None:
             continue
         gc.collect()
         gc.freeze()  # the child's collector must not touch, and so copy, the parent's pages
-        if not _relay(control, job, limit_s):
+        os.ftruncate(log, 0)
+        os.lseek(log, 0, os.SEEK_SET)
+        if not _relay(control, job, limit_s, log):
             return
 
 
-def _relay(control: Connection, job: bytes, limit_s: float) -> bool:
+def _relay(control: Connection, job: bytes, limit_s: float, log: int) -> bool:
     """Fork for one job and pass on what it sends; return whether another may come."""
     last: Message | None = None
-    with tempfile.TemporaryFile() as log:
-        try:
-            process = JobProcess(job, log=log.fileno(), closing=[control.fileno()])
-        except OSError as error:
-            why = f"no process could be forked for it: {error.strerror}"
-            control.send(("ended", pickle.dumps(("crashed", why))))
-            return True
-        try:
-            for message in process.messages(limit_s=limit_s, listener=control):
-                if message[0] == "item":
-                    control.send(message)
-                else:
-                    last = message
-        finally:
-            all_ended = process.end()
+    try:
+        process = JobProcess(job, log=log, closing=[control.fileno()])
+    except OSError as error:
+        why = f"no process could be forked for it: {error.strerror}"
+        control.send(("ended", pickle.dumps(("crashed", why))))
+        return True
+    try:
+        for message in process.messages(limit_s=limit_s, listener=control):
+            if message[0] == "item":
+                control.send(message)
+            else:
+                last = message
+    finally:
+        all_ended = process.end()
     if last is None:  # nobody listens any more
         return False
     control.send(last)  # only now may the next job come

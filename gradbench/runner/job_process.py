@@ -17,11 +17,16 @@ from multiprocessing.connection import Connection, wait
 from typing import Final, Literal, NoReturn
 
 from .. import supervisor
+from ..errors import in_one_line
 from ..process_end import how_it_ended, tail
 
 SIGKILL: Final = 9  # which Python's `signal` does not know on Windows
 CLOSED_S: Final = 5.0
 """How long a process may live on after it closed the pipe that its messages come through."""
+MOST_LOG_BYTES: Final = 2**28
+"""Of the disk that what a job prints may take: one in a loop would fill it."""
+LOG_LOOK_S: Final = 1.0
+"""Between two looks at that."""
 NO_PIPE: Final = 199
 """The exit status of a process that cannot send any more."""
 CHUNK_BYTES: Final = 2**16
@@ -130,6 +135,7 @@ class JobProcess:
         while True:
             if listener in wait(self._watched(listener), timeout=self._wait_s(deadline)):
                 return
+            keep_small(self._log)
             ended, was_open = self._has_ended(), self._open
             try:
                 for message in self._received():
@@ -176,7 +182,7 @@ class JobProcess:
         return watched
 
     def _wait_s(self, deadline: float) -> float:
-        left_s = max(0.0, deadline - time.monotonic())
+        left_s = min(max(0.0, deadline - time.monotonic()), LOG_LOOK_S)
         return left_s if self._notice is not None else min(left_s, supervisor.LOOK_S)
 
     def _has_ended(self) -> int | None:
@@ -196,6 +202,12 @@ class JobProcess:
                 return
             self._open = bool(more)
             yield from self._frames.split(more)
+
+
+def keep_small(log: int) -> None:
+    """Free the disk of a log that is too large; what is written then stands behind a hole."""
+    if os.fstat(log).st_blocks * 512 > MOST_LOG_BYTES:
+        os.ftruncate(log, 0)
 
 
 def answers(job: bytes) -> Iterator[Message]:
@@ -231,7 +243,7 @@ def content(message: Message) -> object:
     try:
         value = pickle.loads(pickled)
     except Exception as error:  # the other process may send anything
-        why = f"it sent what cannot be read: {type(error).__name__}: {error}"
+        why = f"it sent what cannot be read: {in_one_line(error)}"
         raise WorkerDied("crashed", why) from error
     if kind == "raised":
         raise JobError(value)

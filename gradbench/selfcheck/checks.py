@@ -15,12 +15,13 @@ from typing import Any, Final
 import psutil
 from scipy import stats
 
+from .. import output_files
 from ..experiment.matrix import GRAD_MODES, Matrix
 from ..experiment.plan import Plan
 from ..plurals import counted
 from ..process_tree import ProcessTree
 from ..records.measurements import Measurement
-from ..records.selfcheck import Check
+from ..records.selfcheck import OPENING, Check
 from ..runner import host_system, processes
 from ..runner.bench import Bench
 from ..runner.environment import capture
@@ -88,9 +89,9 @@ def run(
 
 def save(checks: Sequence[Check], facts: dict[str, Any], path: Path) -> None:
     """Write checks and environment as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"facts": facts, "checks": [asdict(check) for check in checks]}
-    path.write_text(json.dumps(content, indent=1), "utf-8")
+    text = json.dumps(content, indent=1)
+    output_files.write(path, text.encode("utf-8"), like=OPENING, what="self-check")
 
 
 def summarise(injected: float, ratios: Sequence[Estimate]) -> Outcome:

@@ -40,6 +40,7 @@ from .record_rows import record_of, row_of
 
 SEALED: Final = ".jsonl"
 PART: Final = ".jsonl.part"
+DRAFT: Final = ".new"
 QUARANTINE: Final = "quarantine"
 STUDIES: Final = "studies"
 
@@ -165,8 +166,9 @@ class Store:
             run, damaged = _load_part(path)
             if damaged:
                 run = replace(run, dropped=f"{run.dropped}; {_copied(path)}")
-            draft = path.with_name(path.name + ".new")
-            file = draft.open("w", encoding="utf-8", newline="\n")
+            draft = path.with_name(path.name + DRAFT)
+            _remove_draft(draft)
+            file = draft.open("x", encoding="utf-8", newline="\n")
             _lock(file, path)
             writer = Writer(path, file)
             for record in run.records:
@@ -510,6 +512,17 @@ def _lock(file: IO[str], path: Path) -> None:
     except OSError as error:
         file.close()
         raise StoreError(f"{path.name} is being written by another process") from error
+
+
+def _remove_draft(draft: Path) -> None:
+    """Remove what a resume that was killed has left; raise `StoreError` for anything else there."""
+    try:
+        status = draft.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode) or (status.st_size and not opens_like_a_run(draft)):
+        raise StoreError(f"{str(draft)!r} is in the way, and no file of gradbench: remove it")
+    draft.unlink()
 
 
 def _copied(path: Path) -> str:

@@ -20,7 +20,7 @@ from ..records.measurements import (
     Skipped,
     Started,
 )
-from ..records.validation import Misfit, fill, misfit, parse, reader
+from ..records.validation import LONGEST_TEXT, Misfit, fill, misfit, parse, reader
 
 SCHEMA: Final = 1
 
@@ -46,7 +46,20 @@ def row_of(record: Record) -> dict[str, Any]:
     for name in ("facts", "notes"):
         if name in row:
             row[name] = {key: _finite(fact) for key, fact in row[name].items()}
-    return row
+    return {name: _held(value) for name, value in row.items()}
+
+
+def _held(value: Any) -> Any:
+    """Return a value of which every text is one that is read back: not longer than any may be."""
+    match value:
+        case str():
+            return value if len(value) <= LONGEST_TEXT else value[:LONGEST_TEXT]
+        case dict():
+            return {_held(name): _held(one) for name, one in value.items()}
+        case list() | tuple() if value and not isinstance(value[0], int):  # rounds are many
+            return [_held(one) for one in value]
+        case _:
+            return value
 
 
 def record_of(line: bytes) -> Record:

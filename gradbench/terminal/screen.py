@@ -1,13 +1,38 @@
 """A console on which text of others can be read, and cannot act."""
 
 import os
-from collections.abc import Iterable
-from typing import IO, Any, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO, Any, Final, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from ..printable import printable_lines, without_commands
+
+MOST_DIGITS: Final = 4
+"""Of a number of columns or rows: no screen has more."""
+
+
+class _Environment(Mapping[str, str]):
+    """The environment as it is at any time, without sizes of a screen that none has."""
+
+    def __getitem__(self, name: str) -> str:
+        value = os.environ[name]
+        if name in ("COLUMNS", "LINES") and not _said_size(value):
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in os.environ if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _said_size(text: str) -> int:
+    """Return the number that a variable says, 0 for what is none of a screen."""
+    is_number = text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS
+    return int(text) if is_number else 0
 
 
 class Screen(Console):
@@ -18,7 +43,7 @@ class Screen(Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(highlight=False, emoji=False, **options)
+        super().__init__(highlight=False, emoji=False, _environ=_Environment(), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
@@ -35,10 +60,8 @@ class Screen(Console):
 
         The environment is asked each time: a console knows it as it was when the console was made.
         """
-        said = os.environ.get("COLUMNS", "")
-        if said.isdecimal() and int(said):
-            return int(said)
-        return self.width if self.is_terminal else piped
+        said = _said_size(os.environ.get("COLUMNS", ""))
+        return said or (self.width if self.is_terminal else piped)
 
     @property
     def file(self) -> IO[str]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from ..errors import BadModel, Impossible
+from ..errors import BadModel, Impossible, in_one_line
 from ..experiment.model_source import BATCH, InputTensor, ModelSource
 from ..plurals import counted
 from . import losses
@@ -91,7 +91,7 @@ def _library(source: ModelSource) -> Any:
     try:
         return importlib.import_module(library)
     except (Exception, SystemExit) as error:  # its binary part may be of another torch
-        raise BadModel(f"{library} cannot be imported: {type(error).__name__}: {error}") from error
+        raise BadModel(f"{library} cannot be imported: {in_one_line(error)}") from error
 
 
 def _name(source: ModelSource, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ..errors import BadModel
+from ..errors import BadModel, in_one_line
 from ..experiment.model_source import BATCH, InputTensor, ModelSource
 from . import losses
 from .generation import Generation
@@ -315,9 +315,7 @@ def imported(path: str, what: str) -> object:
             "if __name__ == '__main__'"
         ) from error
     except Exception as error:  # a user's module may raise anything
-        raise BadModel(
-            f"{what} {path!r} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+        raise BadModel(f"{what} {path!r} cannot be imported: {in_one_line(error)}") from error
     if not attribute:
         raise BadModel(_which_of(module, file, what))
     return target

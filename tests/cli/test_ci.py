@@ -286,7 +286,7 @@ def test_elsewhere_the_console_prints_the_result_and_where_it_is_written(command
     ("arguments", "words"),
     [
         (["--fail-on", "nevr"], "did you mean 'never'?"),
-        (["--base", ""], "--base is empty"),
+        (["--base", ""], "--base '' has an empty value"),
     ],
 )
 def test_a_mistake_costs_a_line_before_anything_is_measured(arguments, words, command, tmp_path):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import typer
 from builders import block, cell, ended, measured_block, started
 from typer.testing import CliRunner
 
@@ -89,6 +90,9 @@ def is_gone(process: psutil.Process) -> bool:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+COMMANDS = typer.main.get_command(app).commands
 
 
 @pytest.fixture
@@ -311,6 +315,18 @@ def test_an_empty_value_does_not_stand_for_all_values(command, option, text, gra
 @pytest.mark.usefixtures("nothing_is_measured", "stored")
 def test_an_empty_argument_is_refused(arguments, gradbench):
     assert repr(arguments[-1]) in complaint(gradbench(*arguments))
+
+
+@pytest.mark.parametrize("value", ["", " "])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_option_or_argument_of_any_command_takes_an_empty_value(name, value):
+    for parameter in COMMANDS[name].params:
+        is_option = parameter.param_type_name == "option"
+        if is_option and parameter.is_flag:
+            continue
+        words = [parameter.opts[-1], value] if is_option else [value]
+        with pytest.raises(typer.BadParameter.__mro__[1], match=f"{value!r} has an empty value"):
+            COMMANDS[name].make_context(name, words)
 
 
 @pytest.mark.parametrize(

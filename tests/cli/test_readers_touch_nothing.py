@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from gradbench.cli import app
 from gradbench.exit_status import ExitStatus
-from gradbench.store.jsonl import PART, SEALED, Store
+from gradbench.store.jsonl import DRAFT, PART, SEALED, Store
 
 NO_RUN = "is no run of gradbench"
 PATIENCE_S = 120
@@ -36,6 +36,9 @@ def users_files(folder: Path) -> None:
     (folder / "link.jsonl").symlink_to("train.jsonl")
     (folder / "dangling.jsonl").symlink_to("nowhere")
     (folder / "loop.jsonl").symlink_to("loop.jsonl")
+    (folder / "photos").mkdir()
+    (folder / "photos" / "forest.png").write_bytes(b"\x89PNG of trees")
+    (folder / "photos" / "summary.md").write_text("# Holidays\n")
     (folder / "quarantine").mkdir()
     (folder / "quarantine" / "train.jsonl").write_text("of another day\n")
     os.mkfifo(folder / "pipe.jsonl")
@@ -52,6 +55,9 @@ def own_files(folder: Path) -> None:
     (folder / "quarantine" / damaged.name).write_text("of another day\n")
     with Store(folder).create() as writer:
         writer.write(started(block()))
+    cut = folder / "0cut.jsonl.part"
+    cut.write_bytes(writer.path.read_bytes())
+    cut.with_name(cut.name + DRAFT).symlink_to("model.py")
 
 
 FOLDERS: dict[str, Callable[[Path], None]] = {
@@ -98,6 +104,18 @@ COMMANDS: dict[str, list[str]] = {
         *("ci", "--model", "nowhere:make", "--input", "1,1"),
         *("--baseline", "theirs/train.jsonl", "-o", "out/ci"),
     ],
+    "a page over a script": ["report", SEALED_RUN, "-o", "theirs/model.py"],
+    "a page through a link": ["report", SEALED_RUN, "-o", "theirs/link.jsonl"],
+    "a page through a link to nothing": ["report", SEALED_RUN, "-o", "theirs/dangling.jsonl"],
+    "a page over a folder": ["report", SEALED_RUN, "-o", "theirs/data"],
+    "a history over data": ["history", "theirs", "-o", "theirs/train.jsonl"],
+    "an export over a script": ["export", "markdown", SEALED_RUN, "-o", "theirs/model.py"],
+    "figures over a photograph": [
+        *("report", SEALED_RUN, "-o", "out/page.html", "--figures", "theirs/photos"),
+    ],
+    "a self-check over data": ["selfcheck", "--results", "theirs"],
+    "a job over a summary": ["ci", "--preset", "tiny", "-o", "theirs/photos"],
+    "resume where a link lies": ["run", "--resume", "theirs/0cut.jsonl.part"],
     "a job in the folder": ["ci", "--preset", "tiny", "-o", "."],
 }
 
@@ -190,7 +208,7 @@ def test_runs_among_other_files_are_read(theirs):
     listed = [line.split()[0] for line in answer.stdout.splitlines()]
     whole, with_crlf, damaged = (run_at(number).name for number in range(3))
     (cut,) = (path.name.removesuffix(PART) for path in theirs.glob(f"2*{PART}"))
-    assert listed == sorted([whole, with_crlf, cut])
+    assert listed == sorted([whole, with_crlf, cut, "0cut"])
     (quarantined,) = (line for line in answer.stderr.splitlines() if "quarantined" in line)
     assert damaged in quarantined
     assert call(["show", CRLF_RUN]).exit_code == ExitStatus.OK

@@ -57,7 +57,7 @@ def test_a_folder_for_figures_that_is_a_file_is_one_line(stored, tmp_path):
         "--results", stored[0], "-o", tmp_path / "page.html", "--figures", tmp_path / "file"
     )
     assert done.exit_code == 2
-    assert "cannot write figures" in done.output
+    assert "cannot write the figure" in done.output
 
 
 def test_it_needs_no_torch_and_writes_the_same_page_in_another_process(stored, tmp_path):

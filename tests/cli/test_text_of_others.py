@@ -125,6 +125,17 @@ def test_colours_of_ours_reach_a_terminal():
     assert stream.getvalue() == "\x1b[31ma\x1b[0m\\x1b[31m\n"
 
 
+@pytest.mark.parametrize("size", ["", "0", "-1", "\xb2", "1.5", "99999", "9" * 5000, " 8 "])
+def test_a_size_of_the_screen_that_none_has_is_as_none(size, monkeypatch):
+    for name in ("COLUMNS", "LINES"):
+        monkeypatch.setenv(name, size)
+    screen = Screen()
+    assert screen.columns(piped=77) == 77
+    assert 0 < screen.width < 10_000
+    monkeypatch.setenv("COLUMNS", "33")
+    assert (screen.columns(piped=77), Screen().width) == (33, 33)
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

@@ -66,6 +66,15 @@ def test_the_worktrees_and_the_folder_of_a_killed_comparison_are_removed(tempora
     assert remove_leftovers() == []
 
 
+def test_a_worktree_of_the_user_s_whose_drive_is_away_is_not_forgotten(temporary, repository):
+    theirs = repository.parent / "theirs"
+    subprocess.run(["git", "worktree", "add", "-q", str(theirs)], cwd=repository, check=True)
+    theirs.rename(repository.parent / "away")
+    subprocess.run([sys.executable, "-c", KILLED, str(repository)], check=False)
+    assert len(remove_leftovers()) == 1
+    assert [str(theirs) in line for line in worktrees(repository)] == [False, True]
+
+
 def test_a_folder_that_somebody_owns_is_left_and_removed_by_its_owner(temporary):
     with scratch.folder() as folder:
         assert remove_leftovers() == []

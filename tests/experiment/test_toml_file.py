@@ -1,5 +1,7 @@
 """Where in a TOML file a key or a value stands."""
 
+import os
+
 import pytest
 
 from gradbench.errors import BadConfig
@@ -82,3 +84,12 @@ def test_what_is_no_toml_is_refused_with_the_file_s_name(tmp_path, content, word
     with pytest.raises(BadConfig, match=words) as refused:
         TomlFile.read(path)
     assert str(refused.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("place", [os.devnull, "a pipe"])
+def test_what_is_no_regular_file_is_not_read(place, tmp_path):
+    path = tmp_path / place
+    if not path.exists():
+        os.mkfifo(path)
+    with pytest.raises(BadConfig, match="it is no regular file: write it to one"):
+        TomlFile.read(path)

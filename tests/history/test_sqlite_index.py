@@ -26,7 +26,7 @@ from builders import (
 
 from gradbench.errors import StoreError
 from gradbench.history import series, sqlite_index
-from gradbench.history.sqlite_index import Index
+from gradbench.history.sqlite_index import Index, run_files
 from gradbench.store.jsonl import Store
 
 
@@ -269,6 +269,21 @@ def test_runs_below_the_folder_are_found_as_artifacts_lie(tmp_path, runs):
     for number, run in enumerate(runs):
         write_run(run, tmp_path / f"benchmark-{number}" / "results")
     assert as_rows(Index(tmp_path).read()) == as_rows(series.of(runs))
+
+
+def test_folders_may_lie_deeper_than_any_path_can_say(tmp_path, runs):
+    write_run(runs[0], tmp_path)
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(2500):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    try:
+        assert [path.name for path in run_files(tmp_path)] == [f"{runs[0].name}.jsonl"]
+    finally:  # what pytest clears folders with is not made for it
+        subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)
 
 
 def test_a_run_that_lies_there_twice_counts_once_and_still_when_one_goes(tmp_path, runs):

@@ -298,7 +298,7 @@ def test_every_figure_is_saved_as_png_and_svg(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match="cannot write figures"):
+    with pytest.raises(StoreError, match="cannot write the figure"):
         list(save_figures(with_breakdowns(), tmp_path / "file"))
 
 

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 from servers import LentServer
 
 from gradbench import supervisor
-from gradbench.runner import fork_server
+from gradbench.process_end import last_words, tail
+from gradbench.runner import fork_server, job_process
 from gradbench.runner.fork_server import ForkServer, JobError, WorkerDied
 from gradbench.runner.job_process import content
 
@@ -62,6 +64,29 @@ def test_a_hang_ends_at_the_time_limit_and_its_process_is_gone(server):
     assert death.value.cause == "timed_out"
     assert gone(pid)
     assert run(server, jobs.count, 1) == [0]
+
+
+def test_a_job_that_takes_the_folder_for_temporary_files_away_takes_none_from_the_next(server):
+    here = Path(tempfile.gettempdir())
+    away = here.with_name(f"{here.name}-away")
+    here.rename(away)
+    try:
+        with pytest.raises(WorkerDied, match="the last words"):
+            run(server, jobs.exit_early)
+        assert run(server, jobs.count, 2) == [0, 1]
+    finally:
+        away.rename(here)
+
+
+def test_what_a_job_prints_takes_no_more_of_the_disk_than_its_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(job_process, "MOST_LOG_BYTES", 2**16)
+    with (tmp_path / "log").open("w+b", buffering=0) as log:
+        for _ in range(20):
+            log.write(b"a line of many\n" * 1000)
+            job_process.keep_small(log.fileno())
+        log.write(b"the last words\n")
+        assert os.fstat(log.fileno()).st_blocks * 512 <= 2**17
+        assert last_words(tail(log.fileno())) == "the last words"
 
 
 def test_an_exception_arrives_with_its_traceback(server):

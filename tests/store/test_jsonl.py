@@ -28,6 +28,7 @@ from hypothesis import given, settings, strategies as st
 from gradbench.errors import StoreError
 from gradbench.experiment.matrix import by_block
 from gradbench.experiment.model_source import ModelSource
+from gradbench.records.validation import LONGEST_TEXT
 from gradbench.store import jsonl as store_module, record_rows
 from gradbench.store.jsonl import (
     PART,
@@ -561,6 +562,7 @@ WRONG = [
     ({"started_at": "../../../x"}, "started_at must be a time in UTC"),
     ({"started_at": "2026-01-01"}, "started_at must be a time in UTC"),
     ({"shard": "3/2"}, "shard: shard '3/2' is not like 2/3"),
+    ({"shard": "1/" + "9" * 5000}, "shard: shard '1/999"),
     ({"protocol": "2"}, "protocol must be a whole number, not '2'"),
     ({"plan": {"seed": "x"}}, "plan['seed'] must be a number, not 'x'"),
     ({"meters": [1]}, "meters[0] must be text, not 1"),
@@ -583,6 +585,16 @@ def test_a_value_that_no_record_can_have_refuses_the_run_by_file_line_and_field(
         load(sealed)
     assert f"{str(sealed)!r}, line {number}, {words}" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_text_longer_than_any_is_cut_when_it_is_written_so_that_the_run_can_be_read(store):
+    long = "x" * (LONGEST_TEXT + 1)
+    refused = skipped(cell(), cause="failed", reason=long)
+    reason = dataclasses.replace(refused, traceback=long)
+    noted = timed(cell(), [1], by=long, **{long: 1})
+    run = store.save([*RECORDS, reason, noted])
+    assert run.records[-2].reason == run.records[-2].traceback == long[:-1]
+    assert run.records[-1].notes == {"by": long[:-1], long[:-1]: 1}
 
 
 @pytest.mark.parametrize("name", ["sources", "cells", "cell"])

@@ -1,5 +1,7 @@
 """The plots: a run in, a matplotlib figure out, or None where there is nothing to draw."""
 
+import io
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -7,8 +9,8 @@ from typing import Final
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from ... import output_files
 from ...analysis.run_view import View
-from ...errors import StoreError
 from ...records.run import Run
 from .forest import forest as forest
 from .generation import tokens as tokens
@@ -27,6 +29,11 @@ FIGURES: Final[Mapping[str, Callable[..., Figure | None]]] = {
     "tokens": tokens,
 }
 """Every figure by name. Each takes a run, and ``theme``."""
+_OPENINGS: Final[Mapping[str, re.Pattern[bytes]]] = {
+    "png": re.compile(rb"\x89PNG.*?Matplotlib", re.DOTALL),
+    "svg": re.compile(rb"<\?xml.*?Matplotlib", re.DOTALL),
+}
+"""How a figure opens, by its ending."""
 
 
 def save_figures(run: Run | View, folder: Path) -> Iterator[Path]:
@@ -35,18 +42,18 @@ def save_figures(run: Run | View, folder: Path) -> Iterator[Path]:
     Raise `StoreError` where that cannot be.
     """
     view = View.of(run)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, draw in FIGURES.items():
-            figure = draw(view)
-            if figure is None:
-                continue
-            for ending in ("png", "svg"):
-                path = folder / f"{name}.{ending}"
-                with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-                    figure.savefig(
-                        path, dpi=160, metadata={"Date": None} if ending == "svg" else {}
-                    )
-                yield path
-    except OSError as error:
-        raise StoreError(f"cannot write figures in {str(folder)!r}: {error.strerror}") from error
+    for name, draw in FIGURES.items():
+        figure = draw(view)
+        if figure is None:
+            continue
+        for ending, opening in _OPENINGS.items():
+            drawn = io.BytesIO()
+            with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+                figure.savefig(
+                    drawn,
+                    format=ending,
+                    dpi=160,
+                    metadata={"Date": None} if ending == "svg" else {},
+                )
+            path = folder / f"{name}.{ending}"
+            yield output_files.write(path, drawn.getvalue(), like=opening, what="figure")
