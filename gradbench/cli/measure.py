@@ -122,6 +122,7 @@ def run(
         int | None,
         typer.Option(
             rich_help_panel="Clusters",
+            metavar="N",
             min=1,
             help="Tasks of the array job. Without it: one a block, 8 at most.",
         ),
@@ -134,12 +135,14 @@ def run(
             help="An option of sbatch, such as partition=gpu, gres=gpu:1 or time=2:00:00.",
         ),
     ] = None,
-    wait: Annotated[
+    no_wait: Annotated[
         bool,
         typer.Option(
-            rich_help_panel="Clusters", help="Wait for the tasks and join their runs, or leave."
+            "--no-wait",
+            rich_help_panel="Clusters",
+            help="Leave once the tasks are submitted, whose runs are then not joined.",
         ),
-    ] = True,
+    ] = False,
     address: cluster.Address = None,
     deadline: cluster.Deadline = None,
     allow_different_versions: cluster.DifferentVersions = False,
@@ -164,7 +167,7 @@ def run(
             "--deadline": deadline is not None,
             "--allow-different-versions": allow_different_versions,
         },
-        slurm={"--tasks": tasks is not None, "--sbatch": bool(sbatch), "--no-wait": not wait},
+        slurm={"--tasks": tasks is not None, "--sbatch": bool(sbatch), "--no-wait": no_wait},
     )
     asked = AskedRun(
         request=request,
@@ -184,7 +187,9 @@ def run(
         ) as elsewhere:
             finished, path = _measure(asked.recording(at_once=False, elsewhere=elsewhere))
     elif on is not None:
-        finished, path = _measure_on_slurm(asked, tasks=tasks, sbatch=sbatch or (), wait=wait)
+        finished, path = _measure_on_slurm(
+            asked, tasks=tasks, sbatch=sbatch or (), wait=not no_wait
+        )
     else:
         finished, path = _measure(asked.recording(at_once=side_by_side))
     print_run(finished, reference, verbose=verbose)

@@ -69,6 +69,11 @@ def test_a_paragraph_of_help_breaks_only_where_the_screen_ends(command):
     assert both == []
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_name_of_an_option_is_cut_in_help(command):
+    assert "…" not in said(command, "--help")
+
+
 @pytest.mark.parametrize("command", ["run", "advise"])
 def test_the_example_of_an_input_is_whole_in_help(command):
     assert "'ids=8,128:int64<30522'" in said(command, "--help")
