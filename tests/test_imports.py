@@ -36,7 +36,7 @@ PROMISES = (
             "torch matplotlib",
         ),
         (
-            "import gradbench.history.series, gradbench.history.parquet, gradbench.cli.history",
+            "import gradbench.history.parquet_write, gradbench.cli.history",
             "torch matplotlib",
         ),
         ("import gradbench; gradbench.summary, gradbench.render", "torch"),

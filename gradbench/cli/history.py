@@ -12,12 +12,12 @@ from ..experiment.matrix import AXES
 from ..git import GitError, git
 from ..plurals import counted
 from .app import app, err, examples, one_line_errors, out, split
-from .screen import Screen, print_json, shown
+from .screen import Screen, print_json_list, shown
 
 if TYPE_CHECKING:
     from ..history.figures import Origin
+    from ..history.parquet_write import Packer
     from ..history.series import Series
-    from ..records.run import Run
 
 ROWS: Final = 30
 """Series without a change that are listed where none has one, unless all are asked for."""
@@ -52,7 +52,18 @@ def history(
     model: Annotated[list[str] | None, typer.Option(help="Only these models.")] = None,
     workload: Annotated[list[str] | None, typer.Option(help="Only these workloads.")] = None,
     grad_mode: Annotated[list[str] | None, typer.Option(help="Only these grad modes.")] = None,
+    device: Annotated[list[str] | None, typer.Option(help="Only these devices.")] = None,
     meter: Annotated[list[str] | None, typer.Option(help="Only these meters.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Only runs of this day (UTC) and after it.")
+    ] = None,
+    branch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REF",
+            help="Only runs of commits that are on this branch, as the checkout here knows it.",
+        ),
+    ] = None,
     renamed: Annotated[
         list[str] | None, typer.Option(metavar="OLD=NEW", help="A model that has a new name.")
     ] = None,
@@ -80,30 +91,34 @@ def history(
     difference.
     """
     with one_line_errors():
-        from ..history import series as past
+        from ..history import chosen as chosen_by, series as past
         from ..history.series_text import protocols
 
-        chosen = past.Chosen(
+        chosen = chosen_by.Chosen(
             models=tuple(split(model, "--model")),
             workloads=_known("workload", workload),
             grad_modes=_known("grad_mode", grad_mode),
+            devices=chosen_by.canonical_devices(split(device, "--device")),
             meters=tuple(split(meter, "--meter")),
-            renamed=past.parse_renamed(renamed or ()),
+            since=chosen_by.parse_since(since) if since is not None else "",
+            commits=_commits_of(branch) if branch is not None else None,
+            renamed=chosen_by.parse_renamed(renamed or ()),
         )
         url = commit_address(commit_url)
-        figures = past.read(sources or ["results"])
+        figures = past.read(sources or ["results"], chosen)
         series, left_out = past.history(figures, chosen=chosen)
         warnings = [*figures.warnings, *left_out, *protocols(series)]
         for words in warnings:
             err.print(f"[yellow]{shown(words)}[/yellow]")
         if output is not None:
-            _write_page(series, output, warnings=warnings, commit_url=url)
+            pages = _write_page(series, output, warnings=warnings, commit_url=url)
     if as_json:
         _print_json(series, warnings=warnings, commit_url=url)
     else:
         _print(series, origins=figures.origins.values(), every=every)
         if output is not None:
-            out.print(f"page     {shown(str(output))}")
+            more = f" and {counted(pages - 1, 'page')} behind it" if pages > 1 else ""
+            out.print(f"page     {shown(str(output))}{more}")
     if not series:
         if not as_json:
             err.print(
@@ -136,10 +151,13 @@ def pack(
     may run after every measurement.
     """
     with one_line_errors():
-        from ..history import parquet as packing
+        from ..history.parquet_write import Packer
 
         warnings: list[str] = []
-        packed = packing.pack(_runs(sources or [Path("results")], warnings), output, rounds=rounds)
+        with Packer(output, rounds=rounds) as packer:
+            for path in _run_files(sources or [Path("results")], warnings):
+                _pack_one(packer, path, warnings)
+        packed = packer.packed
     for words in warnings:
         err.print(f"[yellow]{shown(words)}[/yellow]")
     for name in packed.files:
@@ -167,10 +185,10 @@ def commit_address(given: str | None) -> str:
         return ""
 
 
-def _runs(sources: Sequence[Path], warnings: list[str]) -> Iterator["Run"]:
-    """Yield the sealed runs of folders and files, one at a time; say of the others why not."""
+def _run_files(sources: Sequence[Path], warnings: list[str]) -> Iterator[Path]:
+    """Yield the files of sealed runs in folders and among files; say of the others why not."""
     from ..history.sqlite_index import run_files
-    from ..store.jsonl import PART, load
+    from ..store.jsonl import PART
 
     for source in sources:
         if not source.exists():
@@ -178,11 +196,30 @@ def _runs(sources: Sequence[Path], warnings: list[str]) -> Iterator["Run"]:
         for path in run_files(source) if source.is_dir() else [source]:
             if path.name.endswith(PART):
                 warnings.append(f"{path} is not complete: it is left out until it is")
-                continue
-            try:
-                yield load(path)
-            except StoreError as error:
-                warnings.append(str(error))
+            else:
+                yield path
+
+
+def _pack_one(packer: "Packer", path: Path, warnings: list[str]) -> None:
+    """Pack a run; one that is there already is not read again."""
+    from ..store.jsonl import load, run_name
+
+    if packer.has(run_name(path)):
+        return
+    try:
+        run = load(path)
+    except StoreError as error:
+        warnings.append(str(error))
+    else:
+        packer.add(run)
+
+
+def _commits_of(branch: str) -> frozenset[str]:
+    """Return the commits that a branch reaches; raise `Impossible` where git knows none."""
+    try:
+        return frozenset(git("rev-list", "--end-of-options", branch, "--").split())
+    except GitError as error:
+        raise Impossible(f"--branch {branch!r}: {error}") from error
 
 
 def _known(axis: str, given: Sequence[str] | None) -> tuple[str, ...]:
@@ -195,23 +232,19 @@ def _known(axis: str, given: Sequence[str] | None) -> tuple[str, ...]:
 
 def _write_page(
     series: Sequence["Series"], path: Path, *, warnings: Sequence[str], commit_url: str
-) -> None:
+) -> int:
+    """Write the page, and those behind it; return how many there are."""
     from ..history.commit_links import linker
-    from ..report.history import render
-    from ..report.template import save
+    from ..report import history_pages
 
-    save(render(series, link=linker(commit_url), warnings=warnings), path)
+    return history_pages.save(series, path, link=linker(commit_url), warnings=warnings)
 
 
 def _print_json(series: Sequence["Series"], *, warnings: Sequence[str], commit_url: str) -> None:
     from ..history.series_text import plain
 
-    content = {
-        "series": [plain(one) for one in series],
-        "warnings": list(warnings),
-        "commit_url": commit_url,
-    }
-    print_json(content)
+    rest = {"warnings": list(warnings), "commit_url": commit_url}
+    print_json_list("series", map(plain, series), rest)
 
 
 def _print(series: Sequence["Series"], *, origins: Collection["Origin"], every: bool) -> None:

@@ -16,20 +16,30 @@ _DEEPEST: Final = 8
 _LONGEST_VARINT: Final = 10
 
 
-def unpacked_bytes(content: bytes, chunk: Any) -> int:
+def unpacked_bytes(content: bytes | memoryview, chunk: Any) -> int:
     """Return what a column chunk's pages unpack to; raise ValueError where they are none.
 
     ``chunk`` is pyarrow's metadata of it, which says where the pages lie, as Arrow reads that.
     """
+    start, end = place_of(chunk, len(content))
+    return sum(_sizes(content[start:end]))
+
+
+def place_of(chunk: Any, nbytes: int) -> tuple[int, int]:
+    """Return where a column chunk begins and ends in a file of so many bytes, as Arrow reads it.
+
+    Raise ValueError where that is beyond the end.
+    """
     start = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
         start = chunk.dictionary_page_offset
-    if not 0 <= start <= start + chunk.total_compressed_size <= len(content):
+    end = start + chunk.total_compressed_size
+    if not 0 <= start <= end <= nbytes:
         raise ValueError("a column lies beyond the file's end")
-    return sum(_sizes(content[start : start + chunk.total_compressed_size]))
+    return start, end
 
 
-def _sizes(pages: bytes) -> Iterator[int]:
+def _sizes(pages: bytes | memoryview) -> Iterator[int]:
     """Yield the unpacked size of each page."""
     header = _Header(pages)
     while header.at < len(pages):
@@ -44,7 +54,7 @@ def _sizes(pages: bytes) -> Iterator[int]:
 class _Header:
     """Reads structs from bytes, of which only whole numbers are kept."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes | memoryview) -> None:
         self._content = content
         self.at = 0
 

@@ -1,14 +1,13 @@
 """Many runs as series keyed by commit, and where each changed its level."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from ..errors import GradbenchError, StoreError
+from ..errors import StoreError
 from ..experiment.matrix import Cell
 from ..experiment.plan import PROTOCOL
 from ..records.measurements import Fact
@@ -18,7 +17,9 @@ from ..stats.estimates import Floats
 from ..stats.verdicts import Verdict
 from ..store.comparability import agreeing, processor
 from ..store.jsonl import load
-from . import figures as run_figures, parquet
+from . import figures as run_figures, parquet_read
+from .chosen import Chosen
+from .points import Line, Points, label
 from .sqlite_index import COLUMNS, Figures, Index
 
 
@@ -88,23 +89,13 @@ class Series:
         return self.changes[-1] if self.changes else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """Which series are wanted; an empty tuple wants all."""
-
-    models: tuple[str, ...] = ()
-    workloads: tuple[str, ...] = ()
-    grad_modes: tuple[str, ...] = ()
-    meters: tuple[str, ...] = ()
-    renamed: Mapping[str, str] | None = None  # a model's old name -> its new one
-
-
-def read(sources: Sequence[str | Path]) -> Figures:
+def read(sources: Sequence[str | Path], chosen: Chosen | None = None) -> Figures:
     """Return the figures of folders of runs, of run files and of packs, together.
 
-    A run that several have counts once. Raise `StoreError` where there is no such thing.
+    Of a pack only what may be chosen is read. A run that several have counts once. Raise
+    `StoreError` where there is no such thing.
     """
-    parts = [_source(str(source)) for source in sources]
+    parts = [_source(str(source), chosen or Chosen()) for source in sources]
     frames: list[pd.DataFrame] = []
     origins: dict[str, run_figures.Origin] = {}
     for one in parts:
@@ -149,153 +140,41 @@ def history(
     change, and of a build that is new against the last one there is. Everything else is a series
     a machine.
     """
-    chosen = chosen or Chosen()
-    frame, warnings = _narrowed(figures, chosen)
-    if frame.empty:
-        return [], warnings
-    frame = _placed(frame, figures.origins)
+    points = Points(figures, chosen or Chosen())
     series = [
-        *_noisy(frame[~frame["exact"]], figures.origins, rule),
-        *_exact(frame[frame["exact"]], figures.origins),
+        *(_series(line, _by_level(line, rule), exact=False) for line in points.noisy()),
+        *(_series(line, _by_build(line), exact=True) for line in points.exact()),
     ]
-    order = {key: number for number, key in enumerate(frame["cell"].unique())}
-    series.sort(key=lambda one: (order[run_figures.key(one.cell)], one.figure, one.where))
-    return series, warnings
+    rank = points.ranks()
+    series.sort(key=lambda one: (rank[one.cell], one.figure, one.where))
+    return series, points.warnings
 
 
-def _source(source: str) -> Figures:
+def _source(source: str, chosen: Chosen) -> Figures:
     if not source.strip():  # as a path it would be the current folder
         raise StoreError(f"{source!r} names no runs: give a folder, a file or a pack")
-    if parquet.is_pack(source):
-        return parquet.read(source)
+    if parquet_read.is_pack(source):
+        return parquet_read.read(source, chosen)
     path = Path(source)
     if path.is_file():
         return of([load(path)])
     return Index(path).read()
 
 
-def _narrowed(figures: Figures, chosen: Chosen) -> tuple[pd.DataFrame, list[str]]:
-    """Return the chosen figures, their cells' keys as this gradbench writes them."""
-    frame = figures.frame
-    renamed, warnings = {}, []
-    for key in frame["cell"].unique():
-        try:
-            cell = run_figures.cell_of(key)
-        except StoreError as error:
-            warnings.append(str(error))
-            continue
-        model = (chosen.renamed or {}).get(cell.model, cell.model)
-        if all(
-            not wanted or value in wanted
-            for value, wanted in (
-                (model, chosen.models),
-                (cell.workload, chosen.workloads),
-                (cell.grad_mode, chosen.grad_modes),
-            )
-        ):
-            renamed[key] = run_figures.key(replace(cell, model=model))
-    wanted = frame["cell"].isin(renamed.keys())
-    if chosen.meters:
-        wanted &= frame["meter"].isin(chosen.meters)
-    frame = frame[wanted].copy()
-    frame["cell"] = frame["cell"].astype(object).map(renamed)
-    frame["exact"] = frame["exact"].astype(bool)
-    frame["ratio"] = frame["ratio"].astype(np.float64)  # None where there is none
-    return frame, warnings
+def _by_level(line: Line, rule: Rule) -> list[tuple[Shift, int]]:
+    """Return where a noisy figure changed its level; beside each the point before it."""
+    return [(shift, shift.index - 1) for shift in shifts(line.values, rule=rule)]
 
 
-def _placed(frame: pd.DataFrame, origins: Mapping[str, run_figures.Origin]) -> pd.DataFrame:
-    """Return figures with their run's place in time, commit, machine and build, in that order."""
-    ordered = sorted(origins.values(), key=lambda origin: (origin.started, origin.run))
-    runs = pd.DataFrame(
-        {
-            "run": [origin.run for origin in ordered],
-            "started": [origin.started for origin in ordered],
-            "label": [_label(origin) for origin in ordered],
-            "torch": [str(origin.facts.get("torch", "")) for origin in ordered],
-            "protocol": [str(origin.facts.get("protocol", "")) for origin in ordered],
-            "place": np.arange(len(ordered)),
-        }
-    )
-    runs["point"] = runs.groupby(["label", "torch"], sort=False).ngroup()
-    devices = {key: run_figures.cell_of(key).device for key in frame["cell"].unique()}
-    frame = frame.assign(run=frame["run"].astype(object), device=frame["cell"].map(devices))
-    frame["unit"] = frame["unit"].astype(object)
-    wheres = frame[["device", "unit"]].drop_duplicates().itertuples(index=False)
-    where = pd.DataFrame(
-        [
-            (origin.run, device, unit, origin.machine(device), origin.build(device, unit))
-            for device, unit in wheres
-            for origin in ordered
-        ],
-        columns=["run", "device", "unit", "machine", "build"],
-    )
-    placed = frame.merge(runs, on="run").merge(where, on=["run", "device", "unit"])
-    for column in ("cell", "meter", "unit", "reference"):
-        placed[column] = placed[column].astype("category")
-    return placed.sort_values("place", kind="stable")
-
-
-def _label(origin: run_figures.Origin) -> str:
-    """Return what a point of this origin stands for: a commit, or one run alone."""
-    if not origin.commit:
-        return origin.run
-    return f"{origin.commit[:12]}+ {origin.run}" if origin.dirty else origin.commit
-
-
-def _noisy(
-    frame: pd.DataFrame, origins: Mapping[str, run_figures.Origin], rule: Rule
-) -> Iterator[Series]:
-    names = dict(zip(frame["place"], frame["run"], strict=True))
-    values = frame.assign(reference="", figure=frame["value"])
-    ratios = frame[frame["ratio"] > 0].assign(machine="")
-    ratios["figure"] = ratios["ratio"]
-    for part in (values[values["figure"] > 0], ratios):
-        if part.empty:
-            continue
-        keys = ["cell", "meter", "unit", "reference", "machine", "protocol"]
-        by_point = (
-            part.groupby([*keys, "point"], sort=False, observed=True)
-            .agg(figure=("figure", "median"), place=("place", "first"))
-            .reset_index()
-        )
-        for key, group in by_point.sort_values("place").groupby(keys, sort=False, observed=True):
-            figures = group["figure"].to_numpy(dtype=np.float64)
-            yield _series(
-                dict(zip(keys, map(str, key), strict=True)),
-                exact=False,
-                values=figures,
-                runs=[names[place] for place in group["place"]],
-                located_shifts=[(shift, shift.index - 1) for shift in shifts(figures, rule=rule)],
-                origins=origins,
-            )
-
-
-def _exact(frame: pd.DataFrame, origins: Mapping[str, run_figures.Origin]) -> Iterator[Series]:
-    distinct = frame.drop_duplicates(
-        ["cell", "meter", "unit", "protocol", "point", "build", "value"]
-    )
-    keys = ["cell", "meter", "unit", "protocol"]
-    for key, group in distinct.groupby(keys, sort=False, observed=True):
-        figures = group["value"].to_numpy(dtype=np.float64)
-        yield _series(
-            dict(zip(keys, map(str, key), strict=True)),
-            exact=True,
-            values=figures,
-            runs=list(group["run"]),
-            located_shifts=_by_build(figures, list(group["build"])),
-            origins=origins,
-        )
-
-
-def _by_build(values: Floats, builds: Sequence[str]) -> list[tuple[Shift, int]]:
+def _by_build(line: Line) -> list[tuple[Shift, int]]:
     """Return where a figure differs from the last of its build, or of a new build from the last.
 
     Beside each, the index of the point that it is held against.
     """
-    last: dict[str, int] = {}
+    values = line.values
+    last: dict[int, int] = {}
     cuts: list[tuple[int, int]] = []
-    for at, (value, build) in enumerate(zip(values.tolist(), builds, strict=True)):
+    for at, (value, build) in enumerate(zip(values.tolist(), line.builds, strict=True)):
         against = last.get(build, max(at - 1, 0))
         if value != values[against]:
             cuts.append((at, against))
@@ -317,27 +196,20 @@ def _by_build(values: Floats, builds: Sequence[str]) -> list[tuple[Shift, int]]:
     ]
 
 
-def _series(
-    key: Mapping[str, str],
-    *,
-    exact: bool,
-    values: Floats,
-    runs: Sequence[str],
-    located_shifts: Sequence[tuple[Shift, int]],  # and the point that each is held against
-    origins: Mapping[str, run_figures.Origin],
-) -> Series:
-    labels = tuple(_label(origins[run]).partition(" ")[0] for run in runs)
-    started = tuple(origins[run].started for run in runs)
-    cell = run_figures.cell_of(key["cell"])
+def _series(line: Line, located_shifts: Sequence[tuple[Shift, int]], *, exact: bool) -> Series:
+    """Return a series, given its shifts and the index of the point that each is held against."""
+    runs, device = line.runs, line.cell.device
+    labels = tuple(label(run).partition(" ")[0] for run in runs)
+    started = tuple(run.started for run in runs)
     return Series(
-        cell=cell,
-        meter=key["meter"],
-        unit=key["unit"],
-        reference=key.get("reference", ""),
-        machine=_machine(origins[runs[0]], cell.device) if key.get("machine") else "",
-        protocol=key["protocol"],
+        cell=line.cell,
+        meter=line.meter,
+        unit=line.unit,
+        reference=line.reference,
+        machine=_machine(runs[0], device) if line.of_machine else "",
+        protocol=line.protocol,
         exact=exact,
-        values=values,
+        values=line.values,
         labels=labels,
         started=started,
         changes=tuple(
@@ -352,9 +224,7 @@ def _series(
                 after_points=shift.after_points,
                 p=shift.p,
                 verdict=Verdict.WORSE if shift.after > shift.before else Verdict.BETTER,
-                also=_also(
-                    origins[runs[against]].facts, origins[runs[shift.index]].facts, cell.device
-                ),
+                also=_also(runs[against].facts, runs[shift.index].facts, device),
             )
             for shift, against in located_shifts
         ),
@@ -376,19 +246,3 @@ def _also(before: Mapping[str, Fact], after: Mapping[str, Fact], device: str) ->
         for name in (*agreeing("timed", [device]), "os")
         if before.get(name) != after.get(name)
     )
-
-
-def parse_renamed(pairs: Sequence[str]) -> dict[str, str]:
-    """Return old name -> new name of ``OLD=NEW`` each; raise `GradbenchError` for anything else."""
-    renamed: dict[str, str] = {}
-    for pair in pairs:
-        old, sign, new = pair.partition("=")
-        if not (sign and old and new):
-            raise GradbenchError(f"{pair!r} is no renaming: write OLD=NEW")
-        if renamed.get(old, new) != new:
-            raise GradbenchError(f"{old!r} is renamed twice, to {renamed[old]!r} and {new!r}")
-        renamed[old] = new
-    return renamed
-
-
-"""A point's label in, the address of its commit's page out, or an empty string."""

@@ -41,6 +41,7 @@ class Line:
     last: str
     drawing: Markup
     changes: tuple[ChangeText, ...]
+    anchor: str = ""  # what a link to it names
 
 
 def of_runs(runs: Sequence[Run], *, commit_url: str = "") -> dict[str, Any] | None:
@@ -54,20 +55,31 @@ def context(series: Sequence[Series], *, link: Link) -> dict[str, Any] | None:
     known = [one for one in series if len(one.values) > 1]
     if not known:
         return None
-    changed = sorted((one for one in known if one.latest), key=_when, reverse=True)
+    changed = latest_first(known)
     shown = [*changed, *(one for one in known if not one.latest)][:MANY]
     return {
-        "lines": [_line(one, link) for one in shown],
+        "title": "History",
+        "lines": [line(one, link) for one in shown],
         "changed": len(changed),
         "total": len(known),
         "left_out": len(known) - len(shown),
+        "steps": (),
     }
+
+
+def latest_first(series: Sequence[Series]) -> list[Series]:
+    """Return the series that changed their level, the latest change first."""
+    return sorted((one for one in series if one.latest), key=_when, reverse=True)
 
 
 def render(series: Sequence[Series], *, link: Link, warnings: Sequence[str] = ()) -> str:
     """Return one self-contained HTML page with nothing but the history."""
     return template.render(
-        "history_page.html.j2", history=context(series, link=link), warnings=warnings
+        "history_page.html.j2",
+        history=context(series, link=link),
+        index=(),
+        back="",
+        warnings=warnings,
     )
 
 
@@ -105,7 +117,8 @@ def drawing(series: Series) -> Markup:
     )
 
 
-def _line(series: Series, link: Link) -> Line:
+def line(series: Series, link: Link, *, anchor: str = "") -> Line:
+    """Return a series as the page shows it."""
     return Line(
         cell=str(series.cell),
         figure=series.figure,
@@ -123,6 +136,7 @@ def _line(series: Series, link: Link) -> Line:
             )
             for change in reversed(series.changes)
         ),
+        anchor=anchor,
     )
 
 

@@ -6,14 +6,14 @@ from typing import Final
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy import stats
+from scipy import special  # scipy.stats takes longer to import than a query may: see `rank_test`
 
 from .estimates import Floats
 
 Cuts = list[int]
 """Where segments begin, the first left out: ``[5, 9]`` of 12 points is 0-4, 5-8, 9-11."""
 
-MAD_TO_SD: Final = float(stats.norm.ppf(0.75))
+MAD_TO_SD: Final = float(special.ndtri(0.75))
 """The median absolute deviation of a normal distribution with standard deviation 1."""
 
 
@@ -182,10 +182,12 @@ def rank_test(first: Floats, second: Floats, *, inflation: float = 1.0) -> float
     Normal scores of the exact or approximate p are divided by the root of ``inflation``, which
     the dependence between points asks for.
     """
+    from scipy import stats  # of no use where nothing may have changed
+
     p = float(stats.mannwhitneyu(first, second).pvalue)
     if inflation <= 1 or p <= 0:
         return p
-    return float(2 * stats.norm.sf(stats.norm.isf(p / 2) / math.sqrt(inflation)))
+    return float(2 * special.ndtr(special.ndtri(p / 2) / math.sqrt(inflation)))
 
 
 def _spread(differences: Floats) -> float:

@@ -194,8 +194,8 @@ class Store:
             raise StoreError(f"no run {name!r}: {error.strerror}") from error
         if path.parent != Path():
             raise StoreError(f"no run in {name!r}: {there}")
-        files = {_name(path): path for path in self._files()}
-        wanted = _name(path)
+        files = {run_name(path): path for path in self._files()}
+        wanted = run_name(path)
         if wanted in files:
             return files[wanted]
         runs = [stem for stem in sorted(files) if _has_a_first_record(files[stem])]
@@ -218,11 +218,11 @@ class Store:
         """
         cells = set(run.header.cells)
         earlier = (path for path in self._files() if path.name.endswith(SEALED))
-        for path in sorted(earlier, key=_name, reverse=True):
-            if _name(path) < run.name:
+        for path in sorted(earlier, key=run_name, reverse=True):
+            if run_name(path) < run.name:
                 with suppress(StoreError):
                     if not cells.isdisjoint(load(path).header.cells):
-                        return _name(path)
+                        return run_name(path)
         return ""
 
     def load_all(self) -> tuple[list[Run], list[str]]:
@@ -282,7 +282,7 @@ def _run(path: Path, records: list[Record], *, sealed: bool, dropped: str = "") 
         raise NoRun(path, "without its suffix its name is none")
     if not records or not isinstance(records[0], Started):
         raise StoreError(f"{str(path)!r} holds no run: its first line is cut or damaged")
-    return Run(_name(path), tuple(records), sealed, dropped)
+    return Run(run_name(path), tuple(records), sealed, dropped)
 
 
 def _load_part(path: Path) -> tuple[Run, bool]:
@@ -337,7 +337,7 @@ def _has_a_first_record(path: Path) -> bool:
         return True
 
 
-def _name(path: Path) -> str:
+def run_name(path: Path) -> str:
     """Return a run's name: its file's, which may hold anything but a slash, as it can be seen."""
     return printable(_stem(path))
 

@@ -15,7 +15,7 @@ from gradbench.errors import GradbenchError
 from gradbench.experiment import toml_config
 from gradbench.experiment.matrix import Cell, Matrix
 from gradbench.exports.formats import FORMATS, export
-from gradbench.history import figures, parquet
+from gradbench.history import figures, parquet_write
 from gradbench.report import render
 from gradbench.store.jsonl import load
 
@@ -37,7 +37,7 @@ def main(folder: Path, reference: Path) -> None:
     first, here, *rest = run([*measured_block(), *measured_block(backend="aot"), failed]).records
     here = environment(git_commit="1" * 40, git_date="2026-01-02T03:04:05+00:00", git_dirty=False)
     both = replace(run([]), records=(first, here, *rest))
-    parquet.pack([both], str(folder / "pack"), rounds=False)
+    parquet_write.pack([both], str(folder / "pack"), rounds=False)
     options = {option.name: option.annotation for option in Request.parameters()}
     chosen = toml_config.choose(preset="tiny", selections={"backend": ["aot"]})
     answer = {

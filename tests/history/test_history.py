@@ -18,8 +18,8 @@ from gradbench.errors import GradbenchError, StoreError
 from gradbench.experiment.matrix import AXES, Cell
 from gradbench.experiment.plan import PROTOCOL, PROTOCOLS
 from gradbench.history import figures as points, series as history, series_text
+from gradbench.history.chosen import Chosen
 from gradbench.history.commit_links import commit_url, linker
-from gradbench.history.series import Chosen
 from gradbench.report import history as on_page, render
 from gradbench.terminal.series_table import table
 

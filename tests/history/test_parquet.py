@@ -20,7 +20,16 @@ from builders import (
 
 from gradbench.errors import StoreError
 from gradbench.experiment.matrix import AXES
-from gradbench.history import figures as points, parquet, parquet_pages, series
+from gradbench.history import (
+    dataset_store,
+    figures as points,
+    parquet_file,
+    parquet_pages,
+    parquet_read,
+    series,
+)
+from gradbench.history.parquet_read import is_pack, read
+from gradbench.history.parquet_write import pack
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -30,7 +39,7 @@ RUNS = [run_at(number) for number in (0, 1, 30 * 24)]  # the last in another mon
 
 @pytest.fixture
 def packed(tmp_path):
-    parquet.pack(RUNS, str(tmp_path / "pack"))
+    pack(RUNS, str(tmp_path / "pack"))
     return tmp_path / "pack"
 
 
@@ -39,7 +48,7 @@ def files(folder):
 
 
 def test_what_is_packed_comes_back(packed):
-    figures = parquet.read(str(packed))
+    figures = read(str(packed))
     at_hand = series.of(RUNS)
     assert as_rows(figures) == as_rows(at_hand)
     assert figures.origins == at_hand.origins
@@ -85,8 +94,8 @@ def test_pandas_and_duckdb_read_it_directly(packed):
 
 
 def test_raw_rounds_are_in_it_unless_left_out(tmp_path):
-    parquet.pack(RUNS[:1], str(tmp_path / "with"))
-    parquet.pack(RUNS[:1], str(tmp_path / "without"), rounds=False)
+    pack(RUNS[:1], str(tmp_path / "with"))
+    pack(RUNS[:1], str(tmp_path / "without"), rounds=False)
     raw = {
         (points.key(outcome.cell), outcome.meter): list(outcome.values)
         for outcome in RUNS[0].outcomes
@@ -100,7 +109,7 @@ def test_raw_rounds_are_in_it_unless_left_out(tmp_path):
 
 def test_the_calls_of_a_latency_stand_once(tmp_path):
     calls = replace(timed(cell(), range(100, 200)), meter="latency")
-    parquet.pack([run_at(0, [calls])], str(tmp_path))
+    pack([run_at(0, [calls])], str(tmp_path))
     rows = pq.read_table(files(tmp_path)[0]).to_pylist()
     assert {row["meter"]: row["values"] and len(row["values"]) for row in rows} == {
         "latency_p50": 100,
@@ -110,22 +119,22 @@ def test_the_calls_of_a_latency_stand_once(tmp_path):
 
 
 def test_what_has_no_number_has_its_reason(tmp_path):
-    parquet.pack([run_at(0, [counted(cell(), 8), skipped(cell())])], str(tmp_path))
+    pack([run_at(0, [counted(cell(), 8), skipped(cell())])], str(tmp_path))
     rows = pq.read_table(files(tmp_path)[0]).to_pylist()
     (without,) = [row for row in rows if row["value"] is None]
     assert without["cause"] == "cannot_train"
     assert without["reason"]
-    assert len(parquet.read(str(tmp_path)).frame) == 1
+    assert len(read(str(tmp_path)).frame) == 1
 
 
 def test_packing_again_adds_only_what_is_new(packed):
     before = files(packed)
-    again = parquet.pack(RUNS, str(packed))
+    again = pack(RUNS, str(packed))
     assert (again.files, again.runs, again.before) == ((), 0, 3)
     assert files(packed) == before
-    more = parquet.pack([*RUNS, run_at(2)], str(packed))
+    more = pack([*RUNS, run_at(2)], str(packed))
     assert (more.runs, more.before) == (1, 3)
-    assert as_rows(parquet.read(str(packed))) == as_rows(series.of([*RUNS, run_at(2)]))
+    assert as_rows(read(str(packed))) == as_rows(series.of([*RUNS, run_at(2)]))
 
 
 def test_months_are_folders(packed):
@@ -133,39 +142,39 @@ def test_months_are_folders(packed):
 
 
 def test_a_run_cut_short_is_not_packed(tmp_path):
-    result = parquet.pack([replace(RUNS[0], sealed=False), RUNS[1]], str(tmp_path))
+    result = pack([replace(RUNS[0], sealed=False), RUNS[1]], str(tmp_path))
     assert result.runs == 1
 
 
 def test_a_store_elsewhere_is_reached_by_its_url():
     url = "memory://bucket/gradbench"
-    parquet.pack(RUNS, url)
-    assert parquet.is_pack(url)
-    assert as_rows(parquet.read(url)) == as_rows(series.of(RUNS))
-    assert parquet.pack(RUNS, url).runs == 0
+    pack(RUNS, url)
+    assert is_pack(url)
+    assert as_rows(read(url)) == as_rows(series.of(RUNS))
+    assert pack(RUNS, url).runs == 0
 
 
 def test_a_url_of_an_unknown_kind_is_named():
     with pytest.raises(StoreError, match="cannot reach 'nonsense://x'"):
-        parquet.read("nonsense://x")
+        read("nonsense://x")
 
 
 @pytest.mark.parametrize("damage", [lambda c: c[: len(c) // 2], lambda c: b"", lambda c: b"words"])
 def test_a_damaged_file_is_named_and_left_and_the_rest_is_read(packed, damage):
     first = files(packed)[0]
     first.write_bytes(damaged := damage(first.read_bytes()))
-    figures = parquet.read(str(packed))
+    figures = read(str(packed))
     (words,) = figures.warnings
     assert first.name in words
     assert set(figures.origins) == {RUNS[2].name}
     assert first.read_bytes() == damaged
-    assert parquet.pack(RUNS, str(packed)).runs == 2  # what was lost is packed again
-    assert as_rows(parquet.read(str(packed))) == as_rows(series.of(RUNS))
+    assert pack(RUNS, str(packed)).runs == 2  # what was lost is packed again
+    assert as_rows(read(str(packed))) == as_rows(series.of(RUNS))
 
 
 def marked(path, mark):
     table = pq.read_table(path)
-    metadata = {} if mark is None else {parquet.MARK: mark}
+    metadata = {} if mark is None else {parquet_file.MARK: mark}
     pq.write_table(table.replace_schema_metadata(metadata), path)
 
 
@@ -180,7 +189,7 @@ def marked(path, mark):
 def test_a_file_that_would_be_misread_is_named_and_left_alone(packed, mark, says):
     first = files(packed)[0]
     marked(first, mark)
-    figures = parquet.read(str(packed))
+    figures = read(str(packed))
     assert [says in words for words in figures.warnings] == [True]
     assert set(figures.origins) == {RUNS[2].name}
     assert first.is_file()
@@ -189,7 +198,7 @@ def test_a_file_that_would_be_misread_is_named_and_left_alone(packed, mark, says
 def test_a_run_that_two_files_have_counts_once(packed):
     first = files(packed)[0]
     first.with_name("copy.parquet").write_bytes(first.read_bytes())
-    assert as_rows(parquet.read(str(packed))) == as_rows(series.of(RUNS))
+    assert as_rows(read(str(packed))) == as_rows(series.of(RUNS))
 
 
 def test_two_packers_at_once_pack_each_run_once(tmp_path):
@@ -206,7 +215,10 @@ def test_what_is_being_read_is_no_object_of_pythons(packed):
     """Arrow's threads let go of it late; where they need Python for that, they end the process."""
     content = files(packed)[0].read_bytes()
     before = sys.getrefcount(content)
-    opened = parquet._opened(content, "it", rows=100)
+    sparse = parquet_file.SparseFile(len(content))
+    sparse.fill(0, content)
+    opened = sparse.open()
+    del sparse
     assert opened.read(columns=["run"]).num_rows > 0
     assert sys.getrefcount(content) == before
 
@@ -215,33 +227,35 @@ def test_a_write_that_fails_leaves_no_half_file(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(parquet.os, "fsync", full)
+    monkeypatch.setattr(dataset_store.os, "fsync", full)
     with pytest.raises(StoreError, match=r"No space left on device; .* pack again"):
-        parquet.pack(RUNS, str(tmp_path))
+        pack(RUNS, str(tmp_path))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / ".lock"]
 
 
 def test_a_file_in_place_of_the_folder_is_named(tmp_path):
     (tmp_path / "pack").write_text("")
     with pytest.raises(StoreError, match="cannot write in"):
-        parquet.pack(RUNS, str(tmp_path / "pack"))
+        pack(RUNS, str(tmp_path / "pack"))
 
 
 def test_a_folder_without_parquet_is_no_pack(tmp_path):
-    assert not parquet.is_pack(str(tmp_path))
+    assert not is_pack(str(tmp_path))
     with pytest.raises(StoreError, match="write some with gradbench pack"):
-        parquet.read(str(tmp_path))
+        read(str(tmp_path))
 
 
 def test_without_pyarrow_the_remedy_is_reported(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(parquet.NeedsPyarrow, match=r"pip install 'torch-gradbench\[parquet\]'"):
-        parquet.pack(RUNS, str(tmp_path))
+    with pytest.raises(
+        dataset_store.NeedsPyarrow, match=r"pip install 'torch-gradbench\[parquet\]'"
+    ):
+        pack(RUNS, str(tmp_path))
 
 
 def test_columns_hold_a_cell_s_axes_under_their_names(tmp_path):
     outcomes = measured_block(batch_size=64, dtype="bfloat16")
-    parquet.pack([run_at(0, outcomes)], str(tmp_path))
+    pack([run_at(0, outcomes)], str(tmp_path))
     row = pq.read_table(files(tmp_path)[0]).to_pylist()[0]
     assert {axis: row[axis] for axis in AXES} == outcomes[0].cell.axes()
     assert row["git_commit"] == "0" * 40
@@ -252,10 +266,10 @@ def test_columns_hold_a_cell_s_axes_under_their_names(tmp_path):
 def test_text_that_never_was_utf_8_is_packed_with_escapes(tmp_path):
     hostile = skipped(cell(), reason="no \udc80 file")
     named = counted(cell(model="net\udc80:make"), 8)
-    parquet.pack([run_at(0, [hostile, named])], str(tmp_path))
+    pack([run_at(0, [hostile, named])], str(tmp_path))
     rows = pq.read_table(files(tmp_path)[0]).to_pylist()
     assert {row["reason"] for row in rows} == {"", r"no \udc80 file"}
-    assert as_rows(parquet.read(str(tmp_path))) == as_rows(series.of([run_at(0, [named])]))
+    assert as_rows(read(str(tmp_path))) == as_rows(series.of([run_at(0, [named])]))
 
 
 # Packs of others
@@ -288,7 +302,7 @@ def with_column(table, name, array):
 )
 def test_a_column_that_pack_did_not_write_leaves_the_file_out(packed, column, array, words):
     changed(packed, lambda table: with_column(table, column, array(len(table))))
-    figures = parquet.read(str(packed))
+    figures = read(str(packed))
     assert figures.frame.empty
     assert all(words in warning for warning in figures.warnings)
     assert len(figures.warnings) == len(files(packed))
@@ -296,19 +310,28 @@ def test_a_column_that_pack_did_not_write_leaves_the_file_out(packed, column, ar
 
 def test_a_figure_that_is_no_finite_number_is_left_out(packed):
     changed(packed, lambda t: with_column(t, "value", pa.array([float("inf")] * len(t))))
-    figures = parquet.read(str(packed))
+    figures = read(str(packed))
     assert figures.frame.empty
     assert figures.warnings == []
 
 
-@pytest.mark.parametrize("limit", ["MOST_ROWS", "MOST_BYTES"])
-def test_a_file_that_unpacks_to_more_than_a_history_has_is_not_unpacked(packed, limit, monkeypatch):
-    monkeypatch.setattr(parquet, limit, 4)
-    monkeypatch.setattr(parquet, "_checked", None)  # what would be called next
-    figures = parquet.read(str(packed))
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ("MOST_ROWS", "unpacks to"),
+        ("MOST_BYTES", "unpacks to"),
+        ("LARGEST_FILE_BYTES", "no file of gradbench has"),
+    ],
+)
+def test_a_file_that_unpacks_to_more_than_a_history_has_is_not_unpacked(
+    packed, limit, words, monkeypatch
+):
+    monkeypatch.setattr(parquet_file, limit, 4)
+    monkeypatch.setattr(parquet_read, "_checked", None)  # what would be called next
+    figures = read(str(packed))
     assert figures.frame.empty
-    wanted = {"MOST_ROWS": "unpacks to", "MOST_BYTES": "no file of gradbench has"}[limit]
-    assert all(wanted in warning for warning in figures.warnings)
+    assert all(words in warning for warning in figures.warnings)
+    assert len(figures.warnings) == len(files(packed))
 
 
 def varint(number, *, length=0):
@@ -329,7 +352,7 @@ def facts_of(path):
 
 
 def test_pages_are_asked_what_they_unpack_to_whatever_the_file_says_of_them(tmp_path, monkeypatch):
-    parquet.pack([run_at(0, note="x" * 100_000)], str(tmp_path))
+    pack([run_at(0, note="x" * 100_000)], str(tmp_path))
     (path,) = files(tmp_path)
     content, honest = path.read_bytes(), facts_of(path)
     assert 100_000 < parquet_pages.unpacked_bytes(content, honest) <= honest.total_uncompressed_size
@@ -337,9 +360,9 @@ def test_pages_are_asked_what_they_unpack_to_whatever_the_file_says_of_them(tmp_
     assert content.count(said) == 1
     path.write_bytes(content.replace(said, varint(1, length=len(said))))
     assert facts_of(path).total_uncompressed_size == 1
-    monkeypatch.setattr(parquet, "MOST_BYTES", 50_000)
-    monkeypatch.setattr(parquet, "_checked", None)  # what would be called next
-    (words,) = parquet.read(str(tmp_path)).warnings
+    monkeypatch.setattr(parquet_file, "MOST_BYTES", 50_000)
+    monkeypatch.setattr(parquet_read, "_checked", None)  # what would be called next
+    (words,) = read(str(tmp_path)).warnings
     assert "more than a history has" in words
 
 
