@@ -305,10 +305,9 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         again, start = ("" if s is None else f"{s:.2f}" for s in (row.again_s, row.start_s))
         met = row.peak_bytes < LIMIT_BYTES and not (row.limited and row.first_s >= LIMIT_S)
-        lines.append(
-            f"| {row.what} | {row.first_s:.2f} | {row.cpu_s:.2f} | {again} | {start} | {row.peak_bytes / 2**20:.0f} "
-            f"| {'met' if met else '**missed**'} |"
-        )
+        numbers = f"{row.first_s:.2f} | {row.cpu_s:.2f} | {again} | {start}"
+        verdict = "met" if met else "**missed**"
+        lines.append(f"| {row.what} | {numbers} | {row.peak_bytes / 2**20:.0f} | {verdict} |")
     return "\n".join(lines)
 
 

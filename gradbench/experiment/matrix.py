@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated, Final
 
@@ -224,7 +224,7 @@ class Cell:
 
     def axes(self) -> dict[str, Value]:
         """Return axis name -> value, every axis, in declared order."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in AXES}
 
     @property
     def block(self) -> "Block":

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from ..analysis import dataframes
@@ -28,12 +29,12 @@ class Origin:
 
     def machine(self, device: str) -> str:
         """Return what is equal for runs whose times on a device may stand in one series."""
-        return identity(self.facts, agreeing("series", [device]))
+        return identity(self.facts, _agreeing("series", device))
 
     def build(self, device: str, unit: str) -> str:
         """Return what is equal for runs whose exact figures in a unit may be compared."""
         kind: Kind = "instructions" if unit == "instructions" else "exact"
-        return identity(self.facts, agreeing(kind, [device]))
+        return identity(self.facts, _agreeing(kind, device))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,11 @@ class Figure:
     cause: str = ""
     reason: str = ""
     measurement: Measurement | None = None
+
+
+@cache
+def _agreeing(kind: Kind, device: str) -> tuple[str, ...]:
+    return agreeing(kind, [device])  # the same for each of thousands of runs
 
 
 def origin(run: Run) -> Origin:

@@ -97,6 +97,7 @@ class _Read:
         self._wanted = chosen.columns()
         self._tables: list[Any] = []
         self._origins: dict[str, figures.Origin] = {}
+        self._facts = _Facts()
         self._left_out: list[tuple[str, str]] = []  # name and what is wrong
         self._rows = 0
 
@@ -145,7 +146,7 @@ class _Read:
         texts = [name for name in columns if name not in _NOT_TEXTS]
         file = sparse.open(footer.metadata, names=texts)
         table = file.read_row_groups(groups, columns=[*columns])
-        origins = _origins(table.select([*_ORIGIN]))
+        origins = _origins(table.select([*_ORIGIN]), self._facts)
         for column, wanted in self._wanted.items():
             if column in columns:
                 kept = pa.compute.is_in(table[column], pa.array(sorted(wanted)))
@@ -185,6 +186,29 @@ class _Read:
                 "damaged file anew)"
             )
         self._left_out.append((name, words))
+
+
+class _Facts:
+    """Reads the facts of runs, of which most are the same in all: those are checked once."""
+
+    def __init__(self) -> None:
+        self._check = reader(Mapping[str, Fact])
+        self._checked: set[tuple[str, type, Any]] = set()
+
+    def read(self, text: str) -> Mapping[str, Fact]:
+        """Return facts from JSON; raise `Misfit` for what is none."""
+        content = parse(text)
+        if not isinstance(content, dict):
+            return dict(self._check(content, "facts"))  # says what is wrong
+        new = {name: value for name, value in content.items() if not self._is_known(name, value)}
+        checked = self._check(new, "facts")
+        as_is = checked.items() & new.items()
+        self._checked |= {(name, type(value), value) for name, value in as_is}
+        return {name: value for name, value in content.items() if name not in new} | checked
+
+    def _is_known(self, name: str, value: Any) -> bool:
+        plain = isinstance(value, str | int | float)
+        return plain and (name, type(value), value) in self._checked
 
 
 def _batches(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
@@ -236,14 +260,12 @@ def _checked(table: Any) -> Any:
     return table
 
 
-def _origins(table: Any) -> dict[str, figures.Origin]:
+def _origins(table: Any, facts: "_Facts") -> dict[str, figures.Origin]:
     """Return the origin of each run in a table of `_ORIGIN`; raise `Misfit` for what is none."""
-    facts = reader(Mapping[str, Fact])
     first = table.unify_dictionaries().to_pandas().drop_duplicates("run")
     origins = {}
     for row in first.itertuples():
         if not isinstance(row.started, str) or not isinstance(row.facts, str):
             raise Misfit(f"run {row.run!r} says neither when it started nor where")
-        known = facts(parse(row.facts), "facts")
-        origins[row.run] = figures.origin_of(row.run, row.started, known)
+        origins[row.run] = figures.origin_of(row.run, row.started, facts.read(row.facts))
     return origins

@@ -225,7 +225,10 @@ def _mapping(parts: tuple[Read, ...], value: Any, where: str) -> dict[str, Any]:
         raise misfit(where, "an object", value)
     filled = {}
     for name, one in value.items():
-        filled[_text(name, f"a name in {where}")] = read(one, f"{where}[{_brief(name)}]")
+        try:
+            filled[_text(name, "")] = read(one, "")
+        except Misfit:  # to say where costs more than to read, and is asked of few
+            filled[_text(name, f"a name in {where}")] = read(one, f"{where}[{_brief(name)}]")
     return filled
 
 
