@@ -153,7 +153,8 @@ class Fleet:
             )
             return line.replace(b"2026-01-01T00:00:00+00:00", when.isoformat().encode())
         if at == 1:
-            commits = f'"host":"host{host}","git_commit":"{commit:040x}"'
+            commit_id = hashlib.sha1(b"%d" % commit, usedforsecurity=False).hexdigest()
+            commits = f'"host":"host{host}","git_commit":"{commit_id}"'
             return line.replace(b'"host":"host0"', commits.encode())
         before, is_measurement, behind = line.partition(b'"values":[')
         if not is_measurement:
@@ -269,8 +270,7 @@ def in_files(folder: Path, fleet: Fleet, *, runs: int, turns: int) -> Iterator[R
     row, words = once("pack all", "pack", folder / "runs", "-o", pack)
     print(words, flush=True)
     yield row
-    gradbench_command("pack", fleet.write_one(0), "-o", small)
-    fleet.write_one(runs)
+    gradbench_command("pack", fleet.write_one(runs), "-o", small)
     yield once("pack one run more", "pack", folder / "runs", "-o", pack)[0]
     for what, query in QUERIES.items():
         yield asked(what, query, pack, small=small, turns=turns)

@@ -315,6 +315,14 @@ def test_bars_rise_with_the_values_and_one_spike_does_not_press_them_flat():
     assert len(set(series_text.bars(spiked))) > 4
 
 
+@pytest.mark.parametrize("points", [221, 500, 601])
+def test_a_long_series_is_thinned_where_its_points_are(points):
+    values = np.repeat([1.0, 2.0], [points // 2, points - points // 2])
+    drawn = series_text.thinned(values, most=220)
+    step = int(np.flatnonzero(drawn > 1)[0])
+    assert step / (len(drawn) - 1) == pytest.approx((points // 2) / (points - 1), abs=1 / 200)
+
+
 def test_a_flat_series_is_a_flat_line():
     assert len(set(series_text.bars(one([at(n) for n in range(9)], "step_time", of=ON)))) == 1
 
