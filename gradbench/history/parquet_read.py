@@ -201,7 +201,7 @@ class _Facts:
         if not isinstance(content, dict):
             return dict(self._check(content, "facts"))  # says what is wrong
         new = {name: value for name, value in content.items() if not self._is_known(name, value)}
-        checked = self._check(new, "facts")
+        checked: dict[str, Fact] = self._check(new, "facts")
         as_is = checked.items() & new.items()
         self._checked |= {(name, type(value), value) for name, value in as_is}
         return {name: value for name, value in content.items() if name not in new} | checked
