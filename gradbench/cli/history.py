@@ -175,8 +175,6 @@ def commit_address(given: str | None) -> str:
     from ..history.commit_links import commit_url, linker
 
     if given is not None:
-        if not given:  # as a shell's unset variable leaves it
-            raise Impossible("--commit-url '' is empty: write https://…/{commit}, or leave it out")
         linker(given)  # says what is wrong with it
         return given
     try:

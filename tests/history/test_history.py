@@ -463,7 +463,7 @@ def test_it_fails_on_a_regression_among_the_last_points_if_asked(folder, points_
         (["--workload", "inferense"], "did you mean 'inference'"),
         (["--renamed", "a"], "write OLD=NEW"),
         (["--commit-url", "x"], "no commit's address"),
-        (["--commit-url", ""], "is empty"),
+        (["--commit-url", ""], "has an empty value"),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_status_2(folder, monkeypatch, arguments, says):
