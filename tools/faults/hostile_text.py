@@ -1,11 +1,12 @@
 """Put hostile texts wherever a run holds words; count what acts on a terminal, a CI log, a page.
 
-python tools/faults/hostile_text.py > tools/faults/figures/hostile_text.json
+python tools/faults/hostile_text.py -o tools/faults/figures/hostile_text.json
 
 Each text is a model's name, facts, reasons, notes, names of a module and a file, in two runs. Every
 command that shows or writes runs is asked, and what shows a study, a notebook and a CI job; every
 byte that these print or write is looked at. The pages are opened in Chromium, where one is
-installed, and their figures downloaded.
+installed, and their figures downloaded. A second call with the same file goes on where the first
+one stopped.
 """
 
 import argparse
@@ -15,9 +16,11 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hostile_studies
 import made_up_runs
@@ -208,13 +211,13 @@ def judge_files(folder: Path) -> Iterator[tuple[str, str]]:
         if path.is_relative_to(folder / "out") and (controls := raw_controls(content)):
             yield "raw control character", f"{path.name}: {controls!r}"
         if path.suffix == ".csv" and (found := formulas(content)):
-            yield "formula", f"{path.name}: {found[:1]}"
+            yield "formulas", f"{path.name}: {found[:1]}"
     if (folder.parent / "owned").exists():
         yield "path escaped", "owned"
 
 
-def browsed(pages: Path) -> dict[str, int] | None:
-    """Return what came of opening every page in Chromium and downloading its figures; None without.
+def browsed(pages: Path) -> Counter[str]:
+    """Return what came of opening every page in Chromium and downloading its figures.
 
     How many were opened, in how many a text was executed, how many downloads were looked at, and
     how many of their fields a spreadsheet would run.
@@ -223,10 +226,10 @@ def browsed(pages: Path) -> dict[str, int] | None:
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        return None
+        return Counter()
     if chromium is None:
-        return None
-    found = Counter({"opened": 0, "owned": 0, "downloads": 0, "formulas": 0})
+        return Counter()
+    found = Counter[str]()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page()
@@ -239,8 +242,8 @@ def browsed(pages: Path) -> dict[str, int] | None:
                     button.evaluate("button => button.click()")
                 found["downloads"] += 1
                 found["formulas"] += len(formulas(Path(download.value.path()).read_text("utf-8")))
-            found["opened"] += 1
-            found["owned"] += page.title() == "owned" or bool(dialogs)
+            found["pages opened in Chromium"] += 1
+            found["executed in a page"] += page.title() == "owned" or bool(dialogs)
         browser.close()
     return found
 
@@ -259,50 +262,45 @@ def is_number(field: str) -> bool:
     return True
 
 
+COUNTED = (
+    *("texts", "commands", "pages opened in Chromium", "executed in a page", "downloads"),
+    *("formulas", "raw control character", "workflow command", "path escaped", "traceback", "hang"),
+)
+EXAMPLES = 20
+"""Of each kind of problem that are kept in words."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", type=int, action="append", help="numbers of texts, from 0")
-    parser.add_argument("--no-browser", action="store_true")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="after which none is begun")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="goes on from there")
     given = parser.parse_args()
-    chosen = [TEXTS[number] for number in given.only] if given.only else TEXTS
-    problems: dict[str, list[str]] = {}
-    asked = 0
-    with tempfile.TemporaryDirectory(prefix="hostile-") as top:
-        pages = Path(top) / "pages"
-        pages.mkdir()
-        for number, text in enumerate(chosen):
-            print(f"{number + 1}/{len(chosen)} {text[:40]!a}", file=sys.stderr, flush=True)
+    output, began = given.output.resolve(), time.monotonic()
+    found = json.loads(output.read_text("utf-8")) if output.exists() else {}
+    found = {**dict.fromkeys(COUNTED, 0), "problems": {}, **found}
+    for number in range(found["texts"], len(TEXTS)):
+        if time.monotonic() - began > given.seconds:
+            break
+        print(f"{number + 1}/{len(TEXTS)} {TEXTS[number][:40]!a}", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory(prefix="hostile-") as top:
             folder = Path(top) / str(number)
             folder.mkdir()
             with standing_in(folder):
-                for kind, words in attack(text, folder, with_figures=number % 8 == 0):
-                    problems.setdefault(kind, []).append(f"{text[:40]!r}: {words}")
-            asked += len([*commands("", ""), *judged_exports()])
-            for path in (folder / "out").glob("*.html"):
-                path.rename(pages / f"{number}-{path.name}")
-            shutil.rmtree(folder)
-        seen = (None if given.no_browser else browsed(pages)) or {}
-    json.dump(
-        {
-            "date": today(),
-            "texts": len(chosen),
-            "commands": asked,
-            "pages opened in Chromium": seen.get("opened", 0),
-            "executed in a page": seen.get("owned"),
-            "downloads": seen.get("downloads", 0),
-            "formulas": seen.get("formulas", 0) + len(problems.get("formula", ())),
-            **{
-                kind: len(problems.get(kind, ()))
-                for kind in ("raw control character", "workflow command", "path escaped")
-            },
-            "traceback": len(problems.get("traceback", ())),
-            "hang": len(problems.get("hang", ())),
-            "problems": {kind: found[:20] for kind, found in problems.items()},
-        },
-        sys.stdout,
-        indent=1,
-    )
-    print()
+                add(found, attack(TEXTS[number], folder, with_figures=number % 8 == 0), number)
+            for what, count in browsed(folder / "out").items():
+                found[what] += count
+        found["texts"] += 1
+        found["commands"] += len([*commands("", ""), *judged_exports()])
+        output.write_text(json.dumps({"date": today(), **found}, indent=1) + "\n", "utf-8")
+
+
+def add(found: dict[str, Any], problems: Iterator[tuple[str, str]], number: int) -> None:
+    """Count what went wrong with a text, and keep some of it in words."""
+    for kind, words in problems:
+        found[kind] = found.get(kind, 0) + 1
+        examples = found["problems"].setdefault(kind, [])
+        if len(examples) < EXAMPLES:
+            examples.append(f"{TEXTS[number][:40]!r}: {words}")
 
 
 if __name__ == "__main__":
