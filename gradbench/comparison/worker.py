@@ -372,8 +372,12 @@ def operations(entry: Any, arm: Any, subject: Any) -> dict[str, Any]:
 
 def words(error: BaseException) -> str:
     """Return an error in one line."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    name = type(error).__name__
+    try:
+        first = (str(error).strip().splitlines() or [""])[0]
+    except Exception as why:  # noqa: BLE001 # the model's own code makes them
+        return f"{name}, whose words cannot be had: {type(why).__name__}"
+    return f"{name}: {first}" if first else name
 
 
 if __name__ == "__main__":

@@ -308,3 +308,13 @@ def test_a_fork_whose_socket_is_closed_leaves_no_mark_so_that_its_end_is_the_ans
     other.close()
     assert answered(own) == (0, 1)
     assert "BrokenPipeError" in capfd.readouterr().err
+
+
+def test_an_error_whose_words_cannot_be_had_is_named():
+    class Mute(Exception):
+        def __str__(self):
+            raise ValueError
+
+    assert worker.words(Mute()) == "Mute, whose words cannot be had: ValueError"
+    assert worker.words(ValueError("first\nmore")) == "ValueError: first"
+    assert worker.words(KeyboardInterrupt()) == "KeyboardInterrupt"
