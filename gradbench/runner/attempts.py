@@ -31,6 +31,7 @@ from ..workloads.steps import Subject, is_over_the_call, says_the_mode
 from ..workloads.trees import tensors
 from . import environment, host_system, ranks
 from .fork_server import WorkerDied
+from .held_alone import step_cores
 from .memory_guard import GrowingMemory
 from .process_settings import ProcessSettings
 
@@ -96,14 +97,27 @@ def guarded(function: Callable[[], T], device: Device) -> T | Refusal:
     """Return what a function returns that runs the user's code, or why it came to no end.
 
     Whatever it raises: a model may even exit, and that is the outcome of this cell, not of the
-    process. Only `Unreadable`, which is ours, is raised.
+    process. Only `Unreadable`, which is ours, is raised. Ranks meet here: all go on, or none does.
     """
+    over = f"{_name(function)} is over"
     try:
-        return function()
+        result = function()
     except Unreadable:
+        ranks.agree(over)
         raise
     except BaseException as error:  # noqa: BLE001 # a model may raise anything, SystemExit included
-        return refusal(error, device)
+        why = refusal(error, device)
+        ranks.agree(over, refused=why.reason)
+        return why
+    ranks.agree(over)
+    return result
+
+
+def _name(function: Callable[[], object]) -> str:
+    """Return what a function is called, or the one that a partial is of."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def try_to_build(
@@ -150,14 +164,15 @@ def attempt(
         device.synchronize()
     except BaseException as error:  # noqa: BLE001 # a step may raise anything: it is the outcome
         why = refusal(error, device)
-        ranks.agree(f"first steps of {arm.cell.grad_mode}", refused=why.reason)
-        if not says_the_mode(arm.workload.name, arm.mode.name, speaking(error)):
+        ranks.agree(f"steps of {arm.cell.grad_mode}", refused=why.reason)
+        by_mode = says_the_mode(arm.workload.name, arm.mode.name, speaking(error))
+        if ranks.any_of("the mode is not why", not by_mode):
             return _with_call(why, error, arm.subject)
         with_graph = guarded(partial(_step_with_graph, arm, device, put_back), device)
         if with_graph is None:
             return Refusal("cannot_train", message_line(error))
         return Refusal("failed", f"{why.reason}; under {RECORDING}, too: {with_graph.reason}")
-    ranks.agree(f"first steps of {arm.cell.grad_mode}")
+    ranks.agree(f"steps of {arm.cell.grad_mode}")
     return None
 
 
@@ -256,6 +271,7 @@ def survived(
         why = refusal(error, device)
         if why.cause not in ("out_of_memory", "unavailable"):
             raise
+        ranks.agree("a pass ends early", refused=why.reason)
         yield from (
             skip(cell, name, why) for cell in cells for name in wanted if (cell, name) not in given
         )
@@ -275,8 +291,7 @@ def settle(cell: Cell) -> Device:
     if rank is not None:  # all of its share: what waits for other ranks has threads of its own
         host_system.bind(rank.own_share(near))
         return device
-    last = near[-(cell.threads + device.spare_cores) :]  # the first serve most interrupts
-    host_system.bind(last)
+    host_system.bind(step_cores(cell, near))
     return device
 
 

@@ -46,7 +46,6 @@ from .attempts import (
     Trying,
     attempt,
     guarded,
-    refusal,
     settle,
     skip,
     try_to_arm,
@@ -133,6 +132,7 @@ def _measured(
         ledger = device.ledger()
     except Unreadable as reason:
         loaded = Refusal("unreadable", str(reason))
+    ranks.agree("memory can be watched", refused=loaded.reason if loaded else "")
     if loaded is not None:
         yield from (skip(cell, name, loaded) for name in wanted)
         return
@@ -140,7 +140,6 @@ def _measured(
     build = partial(try_to_build, cell, model, device, seed=plan.seed, settings=settings)
     reader = _Reader(cell, ledger, device, build)
     unbuilt = reader.build()
-    ranks.agree("the model is built", refused=unbuilt.reason if unbuilt else "")
     yield watch.lap("build")
     if unbuilt is not None:
         yield from (skip(cell, name, unbuilt) for name in wanted)
@@ -149,6 +148,8 @@ def _measured(
         results = reader.read()
     except OutOfSight as reason:
         results = Refusal("unreadable", str(reason))
+    why = results.reason if isinstance(results, Refusal) else ""
+    ranks.agree("a cell's memory is read", refused=why)
     for name in wanted:
         yield _outcome(cell, name, results if isinstance(results, Refusal) else results[name])
     yield watch.lap("memory passes")
@@ -331,7 +332,7 @@ class _Reader:
                 return first
             if not isinstance(first, Refusal):
                 keeps = False
-            elif hooked and refuses_hooks(first.reason):
+            elif hooked and ranks.any_of("hooks are refused", refuses_hooks(first.reason)):
                 hooked = False
             else:
                 return first
@@ -516,18 +517,12 @@ class _Reader:
             modules=paths(*self._subject.parts()), apart=self._subject.resident()
         )
         look = _GraphLook(recorder)
-        try:
-            with recorder, FusedCalls() as fused:
-                self._looked_at(look)
-            if ranks.any_of("a node is unseen", bool(look.unseen)):
-                # was that there before? Then a further step has it, too
-                self._looked_at(again := _GraphLook(recorder))
-                look.unseen -= again.nodes
-        except BaseException as error:  # noqa: BLE001 # hooks meet any code, compiled graphs included
-            why = refusal(error, self._device)
-            if why.cause == "out_of_memory":
-                return Unreadable(f"memory ran out while saved tensors were counted: {why.reason}")
-            return Unreadable(f"saved-tensor hooks do not work here: {why.reason}")
+        fused = guarded(partial(self._with_hooks, recorder, look), self._device)
+        if isinstance(fused, Refusal):
+            if fused.cause == "out_of_memory":
+                why = "memory ran out while saved tensors were counted"
+                return Unreadable(f"{why}: {fused.reason}")
+            return Unreadable(f"saved-tensor hooks do not work here: {fused.reason}")
         if look.unseen or look.elsewhere:
             what = f"{look.elsewhere} runs" if look.elsewhere else "a graph is built"
             return OutOfSight(
@@ -539,6 +534,16 @@ class _Reader:
         if look.unsaved:
             return Unreadable(f"a graph is built, and {look.unsaved}, not saved")
         return recorder
+
+    def _with_hooks(self, recorder: SavedTensors, look: _GraphLook) -> FusedCalls:
+        """Make a step with hooks, and another where a node of its graph was seen by none."""
+        with recorder, FusedCalls() as fused:
+            self._looked_at(look)
+        if ranks.any_of("a node is unseen", bool(look.unseen)):
+            # was that there before? Then a further step has it, too
+            self._looked_at(again := _GraphLook(recorder))
+            look.unseen -= again.nodes
+        return fused
 
     def _looked_at(self, look: "_GraphLook") -> None:
         self._marks.look = look

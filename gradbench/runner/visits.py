@@ -96,12 +96,6 @@ class Start:
 
     def first_steps(self, cell: Cell, *, count: int = 1) -> VisitedArm | Refusal:
         """Return the cell's arm after its first steps, or why they cannot be made."""
-        first = self._first_steps(cell, count=count)
-        why = first.reason if isinstance(first, Refusal) else ""
-        ranks.agree(f"{cell.grad_mode} is ready", refused=why)
-        return first
-
-    def _first_steps(self, cell: Cell, *, count: int) -> VisitedArm | Refusal:
         subject = self.subject()
         if isinstance(subject, Refusal):
             return subject
@@ -154,16 +148,11 @@ def start(cell: Cell, model: Model, device: Device, plan: Plan) -> Start | Refus
     """Build a block's subject; return it with its state, or why that is impossible."""
     rebuild = partial(try_to_build, cell, model, device, seed=plan.seed)
     subject = rebuild()
+    if isinstance(subject, Refusal):
+        return subject
     own = None if WORKLOADS[cell.workload].one_subject else rebuild
-    begun = (
-        subject
-        if isinstance(subject, Refusal)
-        else guarded(
-            partial(Start, subject, cell, device, limit_s=plan.limit_s, rebuild=own), device
-        )
-    )
-    ranks.agree("the model is built", refused=begun.reason if isinstance(begun, Refusal) else "")
-    return begun
+    begin = partial(Start, subject, cell, device, limit_s=plan.limit_s, rebuild=own)
+    return guarded(begin, device)
 
 
 def share_numbers(arms: Sequence[VisitedArm], start: Start) -> RandomNumbers:

@@ -4,6 +4,8 @@ import os
 import signal
 import time
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -12,10 +14,11 @@ from builders import cell
 from torch import nn
 
 from gradbench import Matrix, Measurement, Plan, Skipped
+from gradbench.devices.cpu import CPU
 from gradbench.errors import GradbenchError
 from gradbench.experiment.matrix import GRAD_MODES, OF_RANKS
 from gradbench.records.measurements import Breakdown, Reading
-from gradbench.runner import bench, run
+from gradbench.runner import attempts, bench, ranks, run, visits
 from gradbench.runner.preflight import check, obstacle
 from gradbench.runner.rank_outcomes import combined
 from gradbench.runner.ranks import Rank, hold_that_nobody_started_ranks
@@ -181,6 +184,126 @@ def test_ranks_that_wait_for_one_that_hangs_end_at_the_time_limit(tmp_path):
     assert isinstance(fine, Measurement)
     assert refused.cause == "timed_out"
     hold_that_all_ended(tmp_path, ranks=4)
+
+
+class FailingAt(nn.Module):
+    """Raises in the second rank at one point: when it is built, made ready, or in its nth step."""
+
+    def __init__(self, point):
+        super().__init__()
+        self.layer, self.point, self.steps = nn.Linear(4, 3), point, 0
+        self.reach("built")
+
+    def reach(self, point):
+        if point == self.point and os.environ.get("RANK") == "1":
+            raise ValueError(f"not when {point} in this rank")
+
+    def train(self, mode=True):
+        self.reach("made ready")
+        return super().train(mode)
+
+    def forward(self, x):
+        self.steps += 1
+        self.reach(f"step {self.steps}")
+        return self.layer(x)
+
+
+class FactoryOfFailing:
+    def __init__(self, point):
+        self.point = point
+
+    def __call__(self):
+        return FailingAt(self.point)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("meter", "workload", "point"),
+    [
+        *(("peak_allocated", "inference_ddp", one) for one in ("built", "made ready")),
+        *(("peak_allocated", "inference_ddp", f"step {number}") for number in range(1, 6)),
+        *(("step_time", "inference_ddp", f"step {number}") for number in (1, 2, 4)),
+        # there the other rank hangs in a collective, as all do whose gradients are summed up
+        *(("peak_allocated", "training_ddp", f"step {number}") for number in (2, 5)),
+    ],
+)
+def test_wherever_one_rank_fails_alone_its_words_are_the_reason(
+    meter, workload, point, monkeypatch
+):
+    monkeypatch.setattr(bench, "_crowded", lambda _: None)
+    models = {"mlp_tiny": Model(FactoryOfFailing(point), lambda size: torch.randn(size, 4))}
+    plan = replace(PLAN, limit_s=16)
+    found = outcomes(
+        [cell("no_grad" if workload == "inference_ddp" else "global_on", workload=workload,
+              world_size=2)],
+        meters=[meter], plan=plan, models=models,
+    )  # fmt: skip
+    (refused,) = found.values()
+    assert isinstance(refused, Skipped)
+    assert (
+        f"rank 1 could not go on where others did: ValueError: not when {point}" in refused.reason
+    )
+    assert refused.cause == "crashed"  # nobody waits for the limit
+
+
+class OtherRank:
+    """A leader who has heard the same from the other rank; what this one says is kept."""
+
+    def __init__(self):
+        self.heard = []
+
+    def send(self, message):
+        self.heard.append(message[1])
+
+    def recv(self):
+        return [self.heard[-1].value] * 2
+
+
+@pytest.fixture
+def leader(monkeypatch):
+    leader = OtherRank()
+    monkeypatch.setattr(ranks, "_here", Rank(0, 2, leader))
+    return leader
+
+
+def fail():
+    raise ValueError("not here")
+
+
+ARM = SimpleNamespace(cell=cell(), step=fail)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        lambda: attempts.guarded(fail, CPU()),
+        lambda: attempts.guarded(partial(partial(fail)), CPU()),
+        lambda: attempts.try_to_build(cell(), Model(fail, None), CPU(), seed=0),
+        lambda: attempts.try_to_arm(cell(), None, CPU()),
+        lambda: visits.start(cell(), Model(fail, None), CPU(), PLAN),
+        lambda: visits.losing([ARM], CPU(), "in a test")(0, ValueError("not here")),
+    ],
+    ids=["guarded", "partial", "build", "arm", "start", "round"],
+)
+def test_a_rank_that_fails_says_so_to_the_others_before_it_goes_on(leader, point):
+    point()
+    assert leader.heard
+    assert leader.heard[-1].refused
+
+
+def test_a_rank_whose_memory_runs_out_between_steps_says_so_before_its_pass_ends(leader):
+    def messages():
+        raise MemoryError
+        yield
+
+    (skipped,) = attempts.survived(messages(), [cell()], ["step_time"])
+    assert skipped.cause == "out_of_memory"
+    assert leader.heard[-1].refused
+
+
+def test_ranks_meet_where_each_could_have_failed(leader):
+    assert attempts.guarded(lambda: 3, CPU()) == 3
+    assert [(one.value, one.refused) for one in leader.heard] == [(False, "")]
 
 
 def test_cores_are_divided_among_ranks_where_there_are_enough():
