@@ -36,11 +36,12 @@ def holding(
     *,
     wait_s: float = float("inf"),
     waiting: Callable[[], object] = lambda: None,
+    given_up: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
     """Hold the locks of these names alone; raise `Held` where that takes longer than ``wait_s``.
 
     They are taken in one order, so that no two processes wait for each other. ``waiting`` is
-    called when others hold one.
+    called when others hold one, and ``given_up`` is asked from then on whether to go on waiting.
     """
     deadline = time.monotonic() + wait_s
     with ExitStack() as stack:
@@ -50,6 +51,8 @@ def holding(
             if not taken:
                 waiting()
             while not taken:
+                if given_up():
+                    raise Held(f"{name} is held by another run, and nobody waits for it any more")
                 if time.monotonic() > deadline:
                     raise Held(f"{name} was held by another run for {wait_s:g} s")
                 time.sleep(LOOK_S)

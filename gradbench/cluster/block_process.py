@@ -18,7 +18,13 @@ from .measuring_process import Place, alone
 def serve(connection: Connection, setup: Setup, place: Place) -> None:
     """Say that blocks can come, and measure one after the other."""
     models = {name: pickle.loads(model) for name, model in setup.models.items()}
-    with Bench(plan=setup.plan, models=models, meters=setup.meters, wait_s=setup.wait_s) as bench:
+    with Bench(
+        plan=setup.plan,
+        models=models,
+        meters=setup.meters,
+        wait_s=setup.wait_s,
+        has_cores=True,
+    ) as bench:
         connection.send("ready")
         machine = _Machine(setup, bench, place)
         while True:

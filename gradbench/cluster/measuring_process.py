@@ -18,6 +18,7 @@ from .. import host_locks
 from ..errors import GradbenchError
 from ..process_tree import ProcessTree
 from ..runner.fork_server import LOAD_S, import_path
+from ..runner.held_alone import core_locks
 from .jobs import Answer, Job
 
 _START: Final = """
@@ -69,7 +70,7 @@ class MeasuringProcess:
         )
         other.close()
         self._connection = Connection(own.detach())
-        locks = tuple(f"core-{core}" for core in cores)
+        locks = tuple(core_locks(cores))
         place = Place(locks=locks, import_path=environment.get("PYTHONPATH"))
         self._send((serve, setup, place))
 

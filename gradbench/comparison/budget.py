@@ -26,6 +26,11 @@ class Budget:
         self.ended = self.ended or over
         return over
 
+    @property
+    def left_s(self) -> float:
+        """What is left of it."""
+        return max(0.0, self._end - time.monotonic())
+
     def allows(self, kind: str) -> bool:
         """Return whether another piece of work of a kind would end in time, as far as is known."""
         takes_s = self._longest_s.get(kind, LEAST_S.get(kind, 0.0))

@@ -17,11 +17,13 @@ from ..analysis.operation_changes import Operations
 from ..errors import BadModel, Impossible
 from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
+from ..host_locks import Held
 from ..experiment.plan import MOST_S
 from ..runner.timing_rules import calibrate
 from ..stats.replicate import Replicate
 from ..workloads.steps import WORKLOADS
 from . import side_imports
+from .alone import alone
 from .budget import Budget
 from .checkouts import SIDES, Version
 from .process import Failed, LiveProcess, Lost
@@ -100,9 +102,11 @@ class Replicator:
         sources: Mapping[str, ModelSource],
         seed: int = 0,
         layout_seed: int | None = None,  # of layouts and order; None: the same
+        say: Callable[[str], object] = lambda _: None,  # hears whom is waited for
     ) -> None:
         self.versions, self._how, self._sources = (base, candidate), replication, sources
         self._seed, self._rng = seed, random.Random(seed if layout_seed is None else layout_seed)
+        self._say = say
         self.results = Results()
         self.facts: dict[str, dict[str, str]] = {}
         self.machines = 0  # of a cluster
@@ -131,13 +135,17 @@ class Replicator:
 
     def rounds(self, wanted: Callable[[], Sequence[Cell]], budget: Budget) -> Iterator[str]:
         """Make one replicate after the other of what is wanted, while the budget holds another.
-
         Yield after each what there is to say of it beside its number.
         """
         while not budget.ended and (cells := wanted()):
             if budget.allows("replicate"):
-                with budget.taking("replicate"):
-                    self.replicate(cells)
+                try:
+                    held = alone(cells, wait_s=budget.left_s, waiting=self._say)
+                    with held, budget.taking("replicate"):
+                        self.replicate(cells)
+                except Held:  # for all of the time that is left
+                    budget.ended = True
+                    return
                 yield ""
 
     def replicate(self, cells: Sequence[Cell]) -> None:

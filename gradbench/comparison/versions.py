@@ -276,6 +276,7 @@ def compare(
         replication=effort.replication,
         sources=sources or {},
         seed=effort.seed,
+        say=say,
     )
     comparison = Comparison(replicator, effort=effort)
     comparison.run(cells, say)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from ..errors import StoreError
-from ..experiment.matrix import Cell, by_block, unique
+from ..experiment.matrix import Cell, by_block
 from ..experiment.plan import PROTOCOL, Plan
 from ..records.measurements import Record, Started
 from ..records.run import Run
@@ -19,7 +19,8 @@ from .block_runner import (
     OneAfterAnother,
     Progress as Progress,
 )
-from .preflight import DEFAULT_METERS, check
+from .preflight import DEFAULT_METERS, check, on_each_device
+from .side_by_side import here
 
 
 def run(
@@ -32,12 +33,14 @@ def run(
     resumed: Run | None = None,
     shard: str = "",
     places: Mapping[str, str] | None = None,
+    side_by_side: bool = True,
 ) -> Iterator[Record]:
     """Measure cells block by block; yield the records as they come.
 
     ``resumed`` is a run that was cut short: what it has already read is left out, and records that
     it opened with are not repeated; raise `StoreError` if it was measured elsewhere. ``shard`` and
-    ``places`` are written down as they are (see `Started`).
+    ``places`` are written down as they are (see `Started`). Blocks of several GPUs, which
+    ``cuda:all`` are, run at once, one on each, unless ``side_by_side`` is False.
 
     Everything is checked before the first record: unknown names raise `UnknownName`, and a
     model that cannot be sent to another process `BadModel`. Cells that this machine cannot
@@ -45,11 +48,16 @@ def run(
     """
     plan = plan or Plan()
     header = started(
-        unique(cells), plan=plan, meters=meters, models=models, shard=shard, places=places
+        on_each_device(cells), plan=plan, meters=meters, models=models, shard=shard, places=places
     )
     check(header.cells, models, meters)
     done = resumed.done if resumed is not None else frozenset()
-    with OneAfterAnother(plan=plan, models=models, meters=meters) as runner:
+    runner: BlockRunner = (
+        here(header.cells, plan=plan, models=models, meters=meters)
+        if side_by_side
+        else OneAfterAnother(plan=plan, models=models, meters=meters)
+    )
+    with runner:
         yield from opening(runner, header, resumed=resumed)
         yield from runner.measure(by_block(header.cells), done=done, progress=progress)
         yield runner.ended()

@@ -24,7 +24,7 @@ from ..records.measurements import (
 )
 from ..workloads.models import MODELS, Model
 from ..workloads.steps import WORKLOADS
-from . import environment, equal_modes, host_system, processes
+from . import environment, equal_modes, held_alone, host_system, processes
 from .attempts import (
     DeviceSite,
     Spent,
@@ -57,8 +57,9 @@ class Bench:
 
     The measuring processes' parents start at once, beside whatever the caller does next. Where
     no meter reads the memory of a process, but that of tensors alone, ``memory_profile`` may be
-    another kind's: one parent less starts. A pass waits ``wait_s`` for a device that another run
-    holds, and then raises `host_locks.Held`.
+    another kind's: one parent less starts. A pass waits ``wait_s`` for a device, or cores, that
+    another run holds, and then raises `host_locks.Held`. With ``has_cores`` whoever uses this
+    holds the cores already.
     """
 
     def __init__(
@@ -69,9 +70,10 @@ class Bench:
         meters: Sequence[str] = DEFAULT_METERS,
         memory_profile: MallocProfile = "memory",
         wait_s: float = float("inf"),
+        has_cores: bool = False,
     ) -> None:
         self._plan, self._models, self._meters = plan, models, tuple(meters)
-        self._memory_profile, self._wait_s = memory_profile, wait_s
+        self._memory_profile, self._wait_s, self._has_cores = memory_profile, wait_s, has_cores
         self._servers: dict[MallocProfile, Processes] = {}
         self._began = time.perf_counter()
         self._seconds: dict[str, float] = {}
@@ -86,9 +88,18 @@ class Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over = True  # another thread may measure, and must start nothing more
+        self._over = True
         for server in list(self._servers.values()):
             server.close()
+
+    def end(self) -> None:
+        """End what runs, for good: another thread that measures with this hears so.
+
+        What that thread reads from is closed only when this is left, after the thread.
+        """
+        self._over = True
+        for server in list(self._servers.values()):
+            server.end()
 
     def environment(self, device_names: Iterable[str]) -> Environment:
         """Return the facts, captured in a process that then ends.
@@ -148,7 +159,8 @@ class Bench:
             if about:
                 say(doing)
             if about and possible:
-                with self._alone(possible[0], say):
+                timed = PASSES[doing].needs_idle_cores
+                with self._alone(possible[0], say, timed=timed):
                     outcomes += equal_modes.compared(self._read(possible, PASSES[doing], about))
             for name in (name for name in names if name not in about):
                 only = f"it is a figure of {' and '.join(METERS[name].workloads)} alone"
@@ -171,15 +183,23 @@ class Bench:
                 (self._sites[device_name],) = server.run(find_site, device_name, limit_s=FACTS_S)
         return self._sites[device_name]
 
-    def _alone(self, cell: Cell, say: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Return what keeps other processes of this host from measuring on the cell's devices."""
-        device = devices.find(cell.device)
-        if not device.exclusive:
+    def _alone(
+        self, cell: Cell, say: Callable[[str], None], *, timed: bool
+    ) -> AbstractContextManager[None]:
+        """Return what keeps other processes of this host off what the cell is measured on.
+
+        Its devices in every pass, and the cores of a step on the CPU while it is timed: bytes are
+        the same whatever runs beside it.
+        """
+        on_cores = not devices.find(cell.device).exclusive
+        if on_cores and (self._has_cores or not timed):
             return nullcontext()
-        names = [device.of_rank(rank) for rank in range(cell.world_size)]
-        locks = [f"device-{self.site(name).lock_name}" for name in names]
-        waiting = partial(say, "waiting for another run")
-        return host_locks.holding(locks, wait_s=self._wait_s, waiting=waiting)
+        return host_locks.holding(
+            held_alone.lock_names([cell], lambda name: self.site(name).lock_name),
+            wait_s=self._wait_s,
+            waiting=partial(say, "waiting for another run"),
+            given_up=lambda: self._over,
+        )
 
     def ask(self, job: Job, cell: Cell) -> Iterator[object]:
         """Yield what a job says of a cell's model that is no reading, in a process of its own.

@@ -130,10 +130,14 @@ class ForkServer:
         """Whether it can take another job."""
         return self._tree.poll() is None
 
-    def close(self) -> None:
-        """End it and whatever job it runs."""
-        self._control.close()
+    def end(self) -> None:
+        """End it and whatever job it runs; a thread that listens to it hears so."""
         self._tree.end()
+
+    def close(self) -> None:
+        """End it, and let go of it: no thread may listen to it any more."""
+        self._control.close()
+        self.end()
 
     def _await_loaded(self) -> None:
         """Wait for the message by which it says that it takes jobs: no job's time pays for that."""

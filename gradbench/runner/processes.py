@@ -25,8 +25,11 @@ class Processes(Protocol):
     def alive(self) -> bool:
         """Whether it can take another job."""
 
+    def end(self) -> None:
+        """End whatever runs; a thread that waits for what it says hears so."""
+
     def close(self) -> None:
-        """End whatever runs."""
+        """End whatever runs, and let go of it: no thread may wait for it any more."""
 
 
 def start(kind: MallocProfile) -> Processes:

@@ -29,6 +29,8 @@ NOTE: Final = "measured_beside"
 """The note of a time with the devices on which blocks were measured meanwhile."""
 END_S: Final = 10.0
 """How long a thread is waited for whose processes were ended."""
+LOOK_S: Final = 0.2
+"""Between two looks at such a thread, which may have started another process meanwhile."""
 
 
 def here(
@@ -254,15 +256,18 @@ class SideBySide:
                         raise error
 
     def _stop(self) -> None:
-        """End what the devices' threads have started, and wait for them."""
+        """End what the devices' threads have started, wait for them, then close what they read."""
         self._stopped.set()
         for own in self._own.values():
-            own.__exit__(None, None, None)
+            own.end()
         deadline = time.monotonic() + END_S
         for thread in self._threads.values():
-            thread.join(max(0.0, deadline - time.monotonic()))
-        for own in self._own.values():  # a thread may have started one more
-            own.__exit__(None, None, None)
+            while thread.is_alive() and time.monotonic() < deadline:
+                thread.join(LOOK_S)
+                self._own[thread.name].end()  # it may have started one more
+        for name, own in self._own.items():
+            if name not in self._threads or not self._threads[name].is_alive():
+                own.__exit__(None, None, None)
 
 
 def by_device(

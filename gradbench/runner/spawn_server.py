@@ -62,10 +62,14 @@ class SpawnServer:
         """Whether it can take another job: always."""
         return True
 
-    def close(self) -> None:
+    def end(self) -> None:
         """End the job that runs, if one does."""
         if self._process is not None:
             self._process.end()
+
+    def close(self) -> None:
+        """Do the same: there is nothing else to let go of."""
+        self.end()
 
     def _started(self, log: IO[bytes]) -> ProcessTree:
         self._process = ProcessTree(

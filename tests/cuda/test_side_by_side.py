@@ -2,7 +2,9 @@
 
 import os
 import re
+import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 
 import pytest
@@ -40,9 +42,9 @@ def in_a_child(function, *arguments):
         return pool.submit(function, *arguments).result()
 
 
-def _measured(at_once, meters=METERS):
+def _measured(at_once, meters=METERS, models=MODELS):
     who = side_by_side.here if at_once else _one_after_another
-    runner = who(cells(), plan=PLAN, models=MODELS, meters=meters)
+    runner = who(cells(), plan=PLAN, models=models, meters=meters)
     with runner:
         facts = runner.environment(cell.device for cell in cells()).facts
         return facts, list(runner.measure(by_block(cells())))
@@ -73,9 +75,24 @@ def test_bytes_are_those_of_one_device_after_the_other(at_once):
     assert reasons == {(o.cell, o.meter, o.reason) for o in alone if isinstance(o, Skipped)}
 
 
+class Meeting:
+    """Builds the model where each card's process is at it, so that both are measured at once."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self):
+        (self.folder / str(os.getpid())).touch()
+        until = time.monotonic() + 120
+        while len(list(self.folder.iterdir())) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        return MODELS["mlp_tiny"].build()
+
+
 @pytest.mark.slow
-def test_times_say_that_the_other_card_was_measured_meanwhile():
-    _, found = in_a_child(_measured, True, ["step_time"])
+def test_times_say_that_the_other_card_was_measured_meanwhile(tmp_path):
+    models = {"mlp_tiny": replace(MODELS["mlp_tiny"], build=Meeting(tmp_path))}
+    _, found = in_a_child(_measured, True, ["step_time"], models)
     times = [one for one in found if isinstance(one, Measurement)]
     assert {one.cell.device for one in times} == {"cuda", "cuda:1"}
     noted = {(one.cell.device, one.notes.get("measured_beside")) for one in times}

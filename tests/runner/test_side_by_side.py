@@ -38,6 +38,9 @@ class MeetingBench:
         type(self).closed += 1
         self.meeting.abort()
 
+    def end(self) -> None:
+        self.meeting.abort()
+
     def environment(self, _names):
         return environment()
 
@@ -139,16 +142,54 @@ def test_a_pass_waits_for_every_device_that_its_ranks_use_and_for_no_other():
     own._sites = {f"cuda:{number}": DeviceSite(f"GPU-{number}", None) for number in range(3)}
     (ranks, *_) = block(device="cuda", workload="inference_ddp", world_size=2)
     with host_locks.holding(["device-GPU-1"]):
-        with pytest.raises(Waited, match="waiting for another run"), own._alone(ranks, say):
+        with (
+            pytest.raises(Waited, match="waiting for another run"),
+            own._alone(ranks, say, timed=False),
+        ):
             pytest.fail("the second rank's device was had")
         for free in (FIRST[0], ON_CPU[0]):
-            with own._alone(free, say):
+            with own._alone(free, say, timed=False):
                 pass
         own._wait_s = 0.0
-        with pytest.raises(host_locks.Held, match="GPU-1"), own._alone(ranks, lambda _: None):
+        with (
+            pytest.raises(host_locks.Held, match="GPU-1"),
+            own._alone(ranks, lambda _: None, timed=False),
+        ):
             pytest.fail("it was had all the same")
-    with own._alone(ranks, say):
+    with own._alone(ranks, say, timed=False):
         pass
+
+
+def test_a_pass_that_is_timed_on_the_cpu_waits_for_the_cores_of_its_step():
+    def say(words):
+        raise Waited(words)
+
+    own = bench.Bench(plan=Plan(), meters=METERS)
+    last = max(host_system.usable_cores())
+    with host_locks.holding([f"core-{last}"]):
+        with (
+            pytest.raises(Waited, match="waiting for another run"),
+            own._alone(ON_CPU[0], say, timed=True),
+        ):
+            pytest.fail("it was timed beside another run")
+        with own._alone(ON_CPU[0], say, timed=False):
+            pass  # bytes are the same beside it
+        whoever_holds_it = bench.Bench(plan=Plan(), meters=METERS, has_cores=True)
+        with whoever_holds_it._alone(ON_CPU[0], say, timed=True):
+            pass
+    with own._alone(ON_CPU[0], say, timed=True):
+        pass
+
+
+def test_a_run_that_ends_gives_up_waiting_for_what_others_hold():
+    own = bench.Bench(plan=Plan(), meters=METERS)
+    last = max(host_system.usable_cores())
+    with (
+        host_locks.holding([f"core-{last}"]),
+        pytest.raises(host_locks.Held, match="nobody waits for it any more"),
+        own._alone(ON_CPU[0], lambda _: own.end(), timed=True),
+    ):
+        pytest.fail("it was had")
 
 
 def test_progress_counts_blocks_that_began_and_that_ended(meeting):
