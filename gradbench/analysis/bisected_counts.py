@@ -52,12 +52,13 @@ class CountFindings:
 
     @cached_property
     def unsteady(self) -> tuple[Key, ...]:
-        """The figures that differ between two counts of the good commit."""
-        counts = [dict(values_of(o)) for o in self.record.counted if o.commit == self.record.good]
-        differ = (
-            key for one, other in pairwise(counts) for key in one if one[key] != other.get(key)
-        )
-        return tuple(dict.fromkeys(differ))
+        """The figures that differ between two counts of an end of the range."""
+        differ: dict[Key, None] = {}
+        for end in self.ends:
+            counts = [dict(values_of(one)) for one in self.record.counted if one.commit == end]
+            for one, other in pairwise(counts):
+                differ |= dict.fromkeys(key for key in one if one[key] != other.get(key))
+        return tuple(differ)
 
     @cached_property
     def differing(self) -> tuple[Key, ...]:

@@ -50,9 +50,9 @@ class Findings:
         good, bad = self.record.good, self.record.bad
         if self.counts.unmeasurable_end is not None:
             return None
-        if sum(one.commit == good for one in self.record.counted) < 2:
+        if self._times_counted(good) < 2:
             return Count(commit=good)
-        if bad not in self.counts.commits:
+        if self._times_counted(bad) < (2 if self.counts.differing else 1):
             return Count(commit=bad)
         if searches := self.counts.searches:
             ((commit, _),) = Counter(one.next for one in searches).most_common(1)
@@ -61,6 +61,9 @@ class Findings:
         if self.times.open:
             return Time(base=good, commit=bad, cells=self.times.open)
         return self._next_time()
+
+    def _times_counted(self, commit: str) -> int:
+        return sum(one.commit == commit for one in self.record.counted)
 
     def _next_time(self) -> Count | Time | None:
         """Return the pair of commits that the most cells wait for."""
@@ -129,7 +132,7 @@ class Findings:
                 for cell, why in self.times.failures.items()
             ),
             *(
-                f"{key}: two counts of the good commit differ, so it is left out"
+                f"{key}: two counts of one commit differ, so it is left out"
                 for key in self.counts.unsteady
             ),
         )

@@ -47,6 +47,7 @@ class Asked:
     first_parent: bool
     paths: tuple[str, ...]
     times: str | None
+    build: str
     strict: bool
     everything: bool
     as_json: bool
@@ -66,7 +67,7 @@ def bisect(request: Request, asked: Asked, effort: "Effort") -> None:
     clean_up()
     with (
         err.status("loading torch") as status,
-        checkouts.opened_project(Path.cwd(), at_commits=True) as project,
+        checkouts.opened_project(Path.cwd(), at_commits=True, build=asked.build) as project,
     ):
         if asked.resume is None:
             file, record = _begin(request, asked, effort, project)
@@ -145,6 +146,7 @@ def _begin(
         threshold=effort.threshold,
         processes=effort.processes,
         seed=effort.seed,
+        build=asked.build,
         commits=span.commits,
         border=span.border,
     )
@@ -171,6 +173,7 @@ def _go_on(
     with ExitStack() as stack:
         stack.enter_context(file)
         check_named_again(record.sources, request)
+        _check_built_alike(record, asked)
         span = commits.between(
             project.root,
             f"{record.good}..{record.bad}",
@@ -189,13 +192,26 @@ def _go_on(
     return file, replace(record, commits=span.commits, border=span.border)
 
 
+def _check_built_alike(record: "Bisection", asked: Asked) -> None:
+    """Raise `Impossible` unless the command that builds is given again as it was."""
+    if asked.build == record.build:
+        return
+    if not record.build:
+        raise Impossible("it was begun without --build: leave that out")
+    raise Impossible(
+        "it goes on with the build command that it began with, which somebody else may have "
+        f"written: give it again, --build {shlex.quote(printable(record.build))}"
+    )
+
+
 def _how(record: "Bisection", file: "BisectionFile", asked: Asked) -> str:
     """Return in words how to go on."""
     own = ",".join(record.sources)
     models = f" --model {shlex.quote(own)}" if own else ""
+    build = f" --build {shlex.quote(record.build)}" if record.build else ""
     where = f" --results {shlex.quote(str(asked.results))}"
     name = file.path.stem
-    return shown(f"go on with: gradbench compare --resume {name}{models}{where}")
+    return shown(f"go on with: gradbench compare --resume {name}{models}{build}{where}")
 
 
 def _files(project: "Project", found: "Findings") -> "Files":

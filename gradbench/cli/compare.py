@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 BISECTING: Final = "Bisecting"
 """What help calls the options of --bisect."""
-RESULTS, REPORTS = Path("results"), Path("reports")
+OF_BISECTION: Final = {"first_parent": "--first-parent", "times": "--times", "paths": "-- PATH"}
+FOLDERS: Final = {"results": "--results", "reports": "--reports"}
+OF_EFFORT: Final = {"threshold": "--threshold", "processes": "--processes", "seed": "--seed"}
+"""Options that a bisection, once begun, goes on with."""
 
 
 @app.command(
@@ -87,6 +90,13 @@ def compare(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of weights, inputs and order.")] = 0,
+    build: Annotated[
+        str,
+        typer.Option(
+            metavar="COMMAND",
+            help="Run by the shell in each revision that is checked out, before it is imported.",
+        ),
+    ] = "",
     strict: Annotated[bool, typer.Option(help="Exit 3 when anything is inconclusive.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Show what is the same too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
@@ -136,10 +146,10 @@ def compare(
     ] = None,
     results: Annotated[
         Path, typer.Option(rich_help_panel=BISECTING, help="Folder of runs.")
-    ] = RESULTS,
+    ] = Path("results"),
     reports: Annotated[
         Path, typer.Option(rich_help_panel=BISECTING, help="Folder of pages.")
-    ] = REPORTS,
+    ] = Path("reports"),
 ) -> None:
     """Compare the working tree with another revision, or another torch, and exit 1 when slower.
 
@@ -151,17 +161,13 @@ def compare(
     With --bisect it finds the commits that made it slower or bigger: by what the steps make torch
     do first, which repeats, and by times where that is the same.
     """
-    of_bisection = {
-        "--first-parent": first_parent,
-        "--times": times is not None,
-        "-- PATH": bool(paths),
-    }
-    folders = {"--results": results != RESULTS, "--reports": reports != REPORTS}
-    given = [name for name, is_given in of_bisection.items() if is_given]
+    if build and not (base or bisect or resume):
+        raise Impossible("--build goes with --base or --bisect, which check revisions out")
+    given = request.typed(OF_BISECTION)
     _check_what_is_compared(
         sides={"--base": base, "--base-python": base_python},
         commits={"--bisect": bisect, "--resume": resume},
-        given=[*given, *(name for name, is_given in folders.items() if is_given)],
+        given=[*given, *request.typed(FOLDERS)],
         instructions=instructions,
     )
     given_on_ray = {
@@ -185,6 +191,7 @@ def compare(
             effort,
             base=base,
             base_python=base_python,
+            build=build,
             strict=strict,
             everything=everything,
             as_json=as_json,
@@ -201,12 +208,13 @@ def compare(
         first_parent=first_parent,
         paths=tuple(paths or ()),
         times=times,
+        build=build,
         strict=strict,
         everything=everything,
         as_json=as_json,
         results=results,
         reports=reports,
-        given=(*given, *_differing(effort)),
+        given=(*given, *request.typed(OF_EFFORT)),
     )
     bisecting.bisect(request, asked, effort)
 
@@ -270,20 +278,13 @@ def _effort(
     )
 
 
-def _differing(effort: "Effort") -> list[str]:
-    """Return the options of an effort that are not as they are without them."""
-    from ..stats import table_rule
-
-    usual = {"threshold": table_rule.THRESHOLD, "processes": table_rule.FIRST, "seed": 0}
-    return [f"--{name}" for name, value in usual.items() if getattr(effort, name) != value]
-
-
 def _compare(
     request: Request,
     effort: "Effort",
     *,
     base: str | None,
     base_python: str | None,
+    build: str,
     strict: bool,
     everything: bool,
     as_json: bool,
@@ -298,7 +299,9 @@ def _compare(
     with ExitStack() as stack:
         status = stack.enter_context(err.status("loading torch"))
         old, new, itself = stack.enter_context(
-            checkouts.checked_out_versions(here=here, revision=base, base_python=base_python)
+            checkouts.checked_out_versions(
+                here=here, revision=base, base_python=base_python, build=build
+            )
         )
         spread = None
         if on_ray is not None:
@@ -335,7 +338,7 @@ def _compare(
         seconds = time.monotonic() - began
         out.print(f"{conclusion(decision, result)}  [dim]{seconds:.0f} s[/dim]")
         if result is ExitStatus.REGRESSION and base is not None and base_python is None:
-            _say_how_to_bisect(request, base, here)
+            _say_how_to_bisect(request, base, here, build=build)
     raise typer.Exit(result)
 
 
@@ -357,7 +360,7 @@ def _left_out(
     )
 
 
-def _say_how_to_bisect(request: Request, base: str, here: Path) -> None:
+def _say_how_to_bisect(request: Request, base: str, here: Path, *, build: str) -> None:
     """Print the command that finds the commit, where there are several between base and HEAD."""
     from ..comparison import commits, worktree
 
@@ -368,7 +371,9 @@ def _say_how_to_bisect(request: Request, base: str, here: Path) -> None:
         return
     if len(between.commits) > 1:
         which = counted(len(between.commits), "commit")
-        command = shlex.join(["gradbench", "compare", "--bisect", span, *request.arguments()])
+        built = ["--build", build] if build else []
+        asked = ["gradbench", "compare", "--bisect", span, *request.arguments(), *built]
+        command = shlex.join(asked)
         err.print(f"[dim]which of {which} it was: {shown(command)}[/dim]")
 
 

@@ -39,7 +39,8 @@ UNASKED: Final = ("workload", "grad_mode", "preset", "optimizer")
 class Request:
     """The options that say what to measure, which several commands share."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], context: typer.Context) -> None:
+        self._context = context
         self.config: Path | None = options["config"]
         self._preset: str = options.get("preset", "quick")
         self._of_model = {name: options[name] for name in MODEL_OPTIONS if options[name]}
@@ -50,7 +51,19 @@ class Request:
         options_given |= {f"--{name}": value for name, value in self._of_model.items()}
         options_given |= {AXES[axis].option: values for axis, values in self._selections.items()}
         self.given = [option for option, value in options_given.items() if value]
-        self.given += ["--preset"] if self._preset != "quick" else []
+        self.given += self.typed({"preset": "--preset"})
+
+    def typed(self, options: Mapping[str, str]) -> list[str]:
+        """Return the options of the command that its user typed, of these: by parameter, as typed.
+
+        A value alone does not say: it may be the usual one.
+        """
+        source = self._context.get_parameter_source
+        return [
+            words
+            for name, words in options.items()
+            if (found := source(name)) is not None and found.name == "COMMANDLINE"
+        ]
 
     @property
     def models(self) -> list[str]:
@@ -276,13 +289,15 @@ def _taking(
     command: Callable[..., None], parameters: Sequence[inspect.Parameter]
 ) -> Callable[..., None]:
     @wraps(command)
-    def wrapper(**options: Any) -> None:
+    def wrapper(*, context: typer.Context, **options: Any) -> None:
         shared = {name: options.pop(name) for name in names}
         with one_line_errors(shared["config"]):
-            command(Request(shared), **options)
+            command(Request(shared, context), **options)
 
     names = [parameter.name for parameter in parameters]
     own = list(inspect.signature(command).parameters.values())[1:]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    own.append(inspect.Parameter("context", kind, annotation=typer.Context))
     wrapper.__signature__ = inspect.Signature([*parameters, *own])  # type: ignore[attr-defined] # what typer reads
     wrapper.__annotations__ = {p.name: p.annotation for p in [*parameters, *own]}
     return wrapper

@@ -16,16 +16,18 @@ from ..analysis.commit_graph import Graph, Search
 from ..errors import BadModel, Impossible
 from ..experiment.matrix import Cell
 from ..git import GitError
+from ..host_locks import Held
 from ..plurals import counted
 from ..printable import printable
 from ..records.bisection import Bisection, CountedCommit, TimedCell
 from ..runner import host_system
 from ..store.bisections import BisectionFile
 from . import commit_counts
+from .alone import alone
 from .budget import Budget
+from .building import CannotBuild
 from .checkouts import Project, Version
 from .replication import Replication, Replicator
-from .worktree import checked_out
 
 Say = Callable[[str], None]
 
@@ -50,13 +52,12 @@ class Trees:
             self._open.clear()
 
     def at(self, commit: str, name: str) -> Version:
-        """Return a commit's tree as a side of that name; raise `GitError` where git cannot."""
+        """Return a commit's tree as a side of that name; raise `GitError` or `CannotBuild`."""
         known = self._open.pop(commit, None)
         if known is None:
             self._make_room()
             with contextlib.ExitStack() as stack:
-                place = self._project.folder / commit[:12]
-                tree = stack.enter_context(checked_out(self._project.root, commit, place))
+                tree = stack.enter_context(self._project.checked_out(commit, commit[:12]))
                 known = stack.pop_all(), self._project.version(name, tree)
         self._open[commit] = known  # the latest is the last
         return replace(known[1], name=name)
@@ -110,12 +111,21 @@ class Bisector:
                 kind = type(job).__name__
                 if not budget.allows(kind):
                     break
-                with budget.taking(kind):
-                    self._do(job, trees)
+                try:
+                    with self._alone(job, budget), budget.taking(kind):
+                        self._do(job, trees)
+                except Held:  # for all of the time that is left
+                    break
                 self._check_ends()
         found = self._findings()
         self._save(replace(self.record, complete=found.is_finished))
         return Findings(self.record, self.graph)
+
+    def _alone(self, job: Count | Time, budget: Budget) -> contextlib.AbstractContextManager[None]:
+        """Return what keeps other measurements away while a job takes times."""
+        if isinstance(job, Count):
+            return contextlib.nullcontext()
+        return alone(job.cells, wait_s=budget.left_s, waiting=self._say)
 
     def _findings(self) -> Findings:
         return Findings(self.record, self.graph)
@@ -159,7 +169,7 @@ class Bisector:
                 seed=self.record.seed,
                 limit_s=self._how.limit_s,
             )
-        except (commit_counts.CannotStart, BadModel, GitError) as error:
+        except (commit_counts.CannotStart, BadModel, GitError, CannotBuild) as error:
             counts = CountedCommit(commit=commit, skipped=str(error))
         else:
             facts = self._facts(seen)
@@ -215,6 +225,10 @@ class Bisector:
                 sources=self.record.sources,
                 seed=self.record.seed,
                 layout_seed=self.record.seed + sum(len(one.logs) + 1 for one in self.record.timed),
+            )
+            # once in two processes, always: its replicates are of one kind, and grow in number
+            replicator.results.apart.update(
+                {c: one.apart for c, one in before.items() if one.apart}
             )
             pair = self._pair = _Pair(job.base, job.commit, replicator, before)
         return pair

@@ -11,6 +11,7 @@ from .. import scratch
 from ..errors import Impossible
 from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
+from . import building
 from .leftovers import BASE, REPOSITORY
 from .worktree import BadRevision, checked_out, repository
 
@@ -35,12 +36,22 @@ class Project:
     """The user's repository or folder, and a temporary folder for its other versions.
 
     ``itself`` is whether it is gradbench's own: then each version measures with its own gradbench.
+    ``build`` is a command of the user's for each tree that is checked out.
     """
 
     root: Path
     inside: Path  # where in it the user stands
     itself: bool
     folder: Path
+    build: str = ""
+
+    @contextlib.contextmanager
+    def checked_out(self, revision: str, name: str) -> Iterator[Path]:
+        """Check a revision out into a folder of this name, and build it; raise `CannotBuild`."""
+        with checked_out(self.root, revision, self.folder / name) as tree:
+            inside = tree / self.inside
+            building.build(self.build, inside if inside.is_dir() else tree)
+            yield tree
 
     def version(self, name: str, tree: Path, *, python: str | None = None) -> Version:
         """Return a tree of the project as a side to be measured."""
@@ -62,7 +73,7 @@ def link_measuring(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def opened_project(here: Path, *, at_commits: bool) -> Iterator[Project]:
+def opened_project(here: Path, *, at_commits: bool, build: str = "") -> Iterator[Project]:
     """Find the project that a folder lies in, and make a temporary folder for it.
 
     With ``at_commits`` it must be a git repository, whose worktrees the temporary folder may hold.
@@ -76,12 +87,13 @@ def opened_project(here: Path, *, at_commits: bool) -> Iterator[Project]:
             inside=here.resolve().relative_to(root.resolve()),
             itself=(root / "gradbench" / "runner").is_dir(),
             folder=folder,
+            build=build,
         )
 
 
 @contextlib.contextmanager
 def checked_out_versions(
-    *, here: Path, revision: str | None, base_python: str | None
+    *, here: Path, revision: str | None, base_python: str | None, build: str = ""
 ) -> Iterator[tuple[Version, Version, bool]]:
     """Make the two versions ready; yield base, candidate, and whether they are gradbench itself.
 
@@ -89,12 +101,12 @@ def checked_out_versions(
     revision, in a temporary worktree, or the same tree when only the interpreter differs.
     """
     with (
-        opened_project(here, at_commits=revision is not None) as project,
+        opened_project(here, at_commits=revision is not None, build=build) as project,
         contextlib.ExitStack() as stack,
     ):
         base = project.root
         if revision is not None:
-            base = stack.enter_context(checked_out(project.root, revision, project.folder / BASE))
+            base = stack.enter_context(project.checked_out(revision, BASE))
         yield (
             project.version("base", base, python=base_python),
             project.version("candidate", project.root),

@@ -135,6 +135,7 @@ class Replicator:
 
     def rounds(self, wanted: Callable[[], Sequence[Cell]], budget: Budget) -> Iterator[str]:
         """Make one replicate after the other of what is wanted, while the budget holds another.
+
         Yield after each what there is to say of it beside its number.
         """
         while not budget.ended and (cells := wanted()):

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -36,6 +37,8 @@ OWN_ENVIRONMENT: Final = frozenset(("PYTHONPATH", "PYTHONHASHSEED", "GRADBENCH_P
 """Variables that differ between the sides because the comparison sets them."""
 DEPTH: Final = 2
 """How deep the tree's code is looked for: what is in the dictionary of a registry's object."""
+NESTED: Final = 30
+"""Parts of what binds or wraps functions that are looked at: they may be in one another."""
 _SHALLOW: Final = frozenset((*sys.stdlib_module_names, "torch", "numpy", "gradbench"))
 """Large packages that have no such registries: there it is looked for in dictionaries and lists."""
 _TORCH: Final = os.path.dirname(torch.__file__) + os.sep  # noqa: PTH120 # compared as text
@@ -69,6 +72,20 @@ class Registrations:
         registries: dict[str, Any] = {"torch.ops": torch.ops, "torch.classes": torch.classes}
         for name, registry in registries.items():
             registry.load_library = self._noting(registry.load_library, f"{name}.load_library")
+        logger: Any = logging.Logger
+        for name in ("addHandler", "addFilter"):
+            setattr(logger, name, self._noting_root(getattr(logger, name), name))
+
+    def _noting_root(self, original: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """Note what is added to the root logger: both sides would have it, twice where both add."""
+
+        @functools.wraps(original)
+        def noting(logger: logging.Logger, added: Any) -> Any:
+            if logger.parent is None and self._called_by_tree(sys._getframe(1))[0]:
+                self.found.append(f"logging.getLogger().{name}")
+            return original(logger, added)
+
+        return noting
 
     def _noting(self, original: Callable[..., Any], what: str) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -95,7 +112,7 @@ class Registrations:
                 return False, None
             if file.startswith(_TORCH):
                 of_torch = frame
-            elif not file.startswith("<") and file != __file__:
+            elif not file.startswith("<") and file not in (__file__, logging.__file__):
                 return self._code.holds(file), of_torch
             frame = frame.f_back
         return False, None
@@ -123,6 +140,26 @@ class Bindings:
             if _is_others(name, module)
             for place, owner in [(name, module), *_classes(name, module)]
         ]
+        self._began = [clock() for clock in _CLOCKS]
+        self._counters: frozenset[str] = frozenset()
+
+    def learn_counters(self, step: Callable[[], object]) -> None:
+        """Make a step, and leave out from now on the numbers that it changes: they count, or time.
+
+        What they came to by then says nothing of what a step does.
+        """
+        before = dict(self._numbers())
+        step()
+        self._counters = frozenset(
+            name for name, value in self._numbers() if before.get(name, value) != value
+        )
+
+    def _numbers(self) -> Iterator[tuple[str, float]]:
+        for place, owner, before in self._before:
+            now = vars(owner)
+            for name in before:
+                if type(value := now.get(name)) in (int, float):  # isinstance may ask its class
+                    yield f"{place}.{name}", cast("float", value)
 
     def known(self) -> frozenset[int]:
         """Return the identities of all that had a name: none of it is code that came later."""
@@ -134,10 +171,22 @@ class Bindings:
             now = vars(owner)
             for name, old in before.items():
                 new = now.get(name, _GONE)
-                if new is not old:
+                if new is not old and not self._counts(f"{place}.{name}", new):
                     yield f"{place}.{name}", "gone" if new is _GONE else _described(new)
 
+    def _counts(self, name: str, value: object) -> bool:
+        """Return whether a number goes on from step to step, or is a time since this was made."""
+        times = zip(_CLOCKS, self._began, strict=True)
+        timed = type(value) in (int, float) and any(
+            began <= cast("float", value) <= clock() for clock, began in times
+        )
+        return timed or name in self._counters
 
+
+_CLOCKS: Final[tuple[Callable[[], float], ...]] = (
+    *(time.time, time.monotonic, time.perf_counter),
+    *(time.time_ns, time.monotonic_ns, time.perf_counter_ns),
+)
 _GONE: Final = object()
 _PLAIN: Final = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
@@ -243,12 +292,12 @@ def _called(module: Any, name: str) -> list[object]:
 
 
 def _logged(code: Code) -> list[str]:
-    """Return the tree's loggers, and the root, with handlers or filters that do something."""
+    """Return the tree's loggers with handlers or filters that do something."""
     own = {name.partition(".")[0] for name in code.modules}
     return [
         name
         for name, logger in _loggers().items()
-        if (logger.parent is None or name.partition(".")[0] in own)
+        if name.partition(".")[0] in own
         and (
             logger.filters
             or any(type(handler) is not logging.NullHandler for handler in logger.handlers)
@@ -270,9 +319,9 @@ def strangers(code: Code, known: Collection[int] = ()) -> Iterator[str]:
     own = code.modules
 
     def is_own(value: object) -> bool:
-        if id(value) in known:
-            return False
-        value = _unwrapped(value)
+        return id(value) not in known and any(map(is_own_part, _unwrapped(value)))
+
+    def is_own_part(value: object) -> bool:
         kind = type(value)  # isinstance would ask objects that answer for others
         if issubclass(kind, FunctionType):
             file = cast("FunctionType", value).__code__.co_filename
@@ -334,25 +383,29 @@ _WITHOUT_PARTS: Final = frozenset(
 )
 
 
-def _unwrapped(value: Any) -> Any:
-    """Return the function within what binds, wraps or describes one."""
-    for _ in range(10):  # as they may be in one another
-        name = _WRAPPERS.get(type(value))
-        if name is None:
-            break
-        value = getattr(value, name)
-    return value
+def _unwrapped(value: Any) -> Iterator[Any]:
+    """Yield the functions within what binds, wraps or describes some; anything else as it is."""
+    left = [value]
+    for _ in range(NESTED):
+        if not left:
+            return
+        value = left.pop()
+        names = _WRAPPERS.get(type(value))
+        if names is None:
+            yield value
+        else:
+            left += [part for name in names if (part := getattr(value, name)) is not None]
 
 
-_WRAPPERS: Final[Mapping[type, str]] = {
-    functools.partial: "func",
-    functools.partialmethod: "func",
-    functools.cached_property: "func",
-    type(functools.lru_cache(len)): "__wrapped__",
-    MethodType: "__func__",
-    staticmethod: "__func__",
-    classmethod: "__func__",
-    property: "fget",
+_WRAPPERS: Final[Mapping[type, tuple[str, ...]]] = {
+    functools.partial: ("func",),
+    functools.partialmethod: ("func",),
+    functools.cached_property: ("func",),
+    type(functools.lru_cache(len)): ("__wrapped__",),
+    MethodType: ("__func__",),
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+    property: ("fget", "fset", "fdel"),
 }
 
 

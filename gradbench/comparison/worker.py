@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, NoReturn
@@ -348,12 +349,19 @@ def examined(sides: Sides, arm: Any, subject: Any, *, look: bool) -> dict[str, A
     entry, shared = sides.entries[0], sides.shared_state
     report: dict[str, Any] = {"operations": operations(entry, arm, subject)}
     if look:
+        sides.bindings.learn_counters(partial(one_step, arm))
         report["obstacles"] = list(
             shared.obstacles(sides.trees[0], sides.registrations, sides.bindings)
         )
         report["settings"] = dict(shared.settings(sides.bindings))
         report["outside"] = dict(shared.outside(sides.trees[0]))
     return report
+
+
+def one_step(arm: Any) -> None:
+    """Make a step."""
+    with arm.held():
+        arm.step()
 
 
 def operations(entry: Any, arm: Any, subject: Any) -> dict[str, Any]:

@@ -73,7 +73,8 @@ class Bisection:
     """All that is known: enough to go on, and to say what came of it.
 
     ``commits`` are those of the range, parents before children; ``border`` are those that they
-    begin from, the good one first. The good commit is counted twice, to find what does not repeat.
+    begin from, the good one first. The good commit is counted twice, and so is the bad one where
+    they differ, to find what does not repeat.
     """
 
     started_at: str  # UTC, ISO 8601
@@ -90,6 +91,7 @@ class Bisection:
     seed: int
     commits: tuple[Commit, ...]
     border: tuple[Commit, ...]
+    build: str = ""  # a command of the shell for each tree; whoever goes on gives it again
     facts: Mapping[str, str] = field(default_factory=dict)  # versions of torch and Python
     counted: tuple[CountedCommit, ...] = ()
     timed: tuple[TimedCell, ...] = ()

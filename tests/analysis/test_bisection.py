@@ -102,7 +102,7 @@ def test_a_change_is_found_in_a_logarithm_of_counts(name):
     assert (culprit.suspects, culprit.verdict) == ((name,), "worse")
     (change,) = culprit.changes
     assert (change.old, change.new) == (256, 512)
-    assert len(jobs) <= 3 + 4
+    assert len(jobs) <= 4 + 4
     assert found.status() is ExitStatus.REGRESSION
     assert answer(found).startswith("1 commit changed 1 figure of 1 cell (1 worse) between")
 
@@ -120,8 +120,8 @@ def test_changes_at_two_commits_are_both_found_and_share_their_counts():
         (("c11",), 2),
     ]
     assert [one.words for one in found.culprits[1].changes] == ["+3 aten.sin"] * 2
-    assert len({job.commit for job in jobs}) == len(jobs) - 1  # the good one is counted twice
-    assert len(jobs) <= 3 + 4 + 4
+    assert len({job.commit for job in jobs}) == len(jobs) - 2  # both ends are counted twice
+    assert len(jobs) <= 4 + 4 + 4
     titles = [(one.title, len(one.cells)) for one in columns(found)]
     assert titles == [("operators", 2), ("saved for backward", 1)]
 
@@ -213,8 +213,18 @@ def test_a_figure_that_two_counts_of_one_commit_do_not_agree_in_is_left_out():
     found, jobs = followed(record(*LINE), lambda _: [counts(saved=next(numbers))])
     assert len(jobs) == 3
     assert not found.culprits
-    assert "two counts of the good commit differ" in notes(found)[0]
+    assert "two counts of one commit differ" in notes(found)[0]
     assert (found.status(), found.status(strict=True)) == (0, ExitStatus.INCONCLUSIVE)
+
+
+def test_a_figure_that_varies_at_the_bad_commit_alone_is_left_out():
+    numbers = iter(range(100, 200))
+    found, jobs = followed(
+        record(*LINE), lambda one: [counts(saved=next(numbers) if one == "c15" else 256)]
+    )
+    assert [job.commit for job in jobs] == ["good", "good", "c15", "c15"]
+    assert not found.culprits
+    assert "two counts of one commit differ" in notes(found)[0]
 
 
 def test_cells_that_neither_end_can_step_are_not_compared():
@@ -261,7 +271,7 @@ def test_of_any_history_with_any_values_every_change_is_one_and_the_search_ends(
             start,
             lambda one, sizes=sizes: "no" if sizes[one] is None else [counts(saved=sizes[one])],
         )
-        assert len(jobs) <= len(graph.ids) + 2
+        assert len(jobs) <= len(graph.ids) + 3
         assert found.status() is ExitStatus.REGRESSION
         assert found.culprits
         for change in found.changes:

@@ -5,12 +5,14 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 from builders import net_source
 from typer.testing import CliRunner
 
+from gradbench.analysis.bisection import Time
 from gradbench.cli import app
 from gradbench.comparison import bisector, checkouts, commit_counts, commits, versions
 from gradbench.comparison.replication import Replication, Results
@@ -102,6 +104,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.trees: list[Path] = []
+        self.built: list[bool] = []
         self.stop_at: int | None = None
 
     def __call__(self, version, cells, sources, *, seed, limit_s):
@@ -109,6 +112,7 @@ class Counting:
             self.stop_at = None
             raise KeyboardInterrupt
         self.trees.append(version.tree)
+        self.built.append((version.tree / "built").exists())
         if (version.tree / "broken.py").exists():
             raise commit_counts.CannotStart("ImportError: half done")
         muls = json.loads((version.tree / "counts.json").read_text())["muls"]
@@ -174,7 +178,7 @@ def test_each_change_is_found_at_its_commit_and_the_working_tree_is_untouched(
     assert (project.root / "counts.json").read_text() == "not committed"
     assert project.git("worktree", "list") == worktrees
     assert not any(tree.exists() for tree in counting.trees)
-    assert len(counting.trees) == len(set(counting.trees)) + 1  # the good commit, twice
+    assert len(counting.trees) == len(set(counting.trees)) + 2  # both ends, twice
     content = json.loads(answer.stdout)
     assert bisections.load(Path(content["record"])).complete
     assert "one more operator" in Path(content["page"]).read_text("utf-8")
@@ -255,6 +259,9 @@ def test_what_a_resumed_bisection_cannot_heed_is_refused(project, compare, count
 
     refused("runs code that the run's file names, nets:make", model=())
     refused("leave out --seed", "--seed", 3)
+    refused(
+        "leave out --threshold", "--threshold", 0.03
+    )  # as it is by default, and typed all the same
     refused("leave out --input", model=MODEL[:4])
     refused("leave out --bisect", "--bisect", "main~1..main")
     row = json.loads(path.read_text())
@@ -276,6 +283,33 @@ def test_a_budget_that_ends_leaves_the_rest_to_another_time(project, compare, co
     assert "go on with: gradbench compare --resume" in answer.stdout
 
 
+def test_a_build_command_is_run_in_each_commit_and_asked_for_again_by_who_goes_on(
+    project, compare, counting
+):
+    counting.stop_at = 3
+    stopped = compare(*spanned(project), "--build", "touch built")
+    assert stopped.exit_code == ExitStatus.INTERRUPTED, stopped.output
+    assert "--build 'touch built'" in stopped.stderr.splitlines()[-1]
+    go_on = ("--resume", "latest", "--json")
+    for build in ((), ("--build", "touch other")):
+        refused = compare(*go_on, *build, model=("--model", "nets:make"))
+        assert refused.exit_code == ExitStatus.USAGE
+        assert "give it again, --build 'touch built'" in refused.stderr.splitlines()[-1]
+    again = compare(*go_on, "--build", "touch built", model=("--model", "nets:make"))
+    assert set(culprits(again)) == {"one more operator", "branch: keep the input"}
+    assert set(counting.built) == {True}
+
+
+def test_a_commit_that_cannot_be_built_cannot_be_measured(project, compare, counting):
+    ended = compare(
+        *spanned(project), "--build", "test ! -e branch.md || (echo no compiler; exit 3)"
+    )
+    assert ended.exit_code == ExitStatus.USAGE
+    said = ended.stderr.splitlines()[-1]
+    assert "the bad commit" in said
+    assert "ended early with exit status 3 (no compiler)" in said
+
+
 @pytest.mark.parametrize(
     ("asked", "complaint"),
     [
@@ -295,6 +329,7 @@ def test_a_budget_that_ends_leaves_the_rest_to_another_time(project, compare, co
         (("--bisect", "main~2..main", "--resume", "latest"), "leave out --bisect"),
         (("--resume", "nowhere"), "no bisection 'nowhere'"),
         (("--base", "main", "--first-parent"), "goes with --bisect"),
+        (("--base-python", "python", "--build", "make"), "--build goes with --base"),
         (("--base", "main", "--", "nets.py"), "goes with --bisect"),
         (("--base", "main", "--reports", "elsewhere"), "--reports goes with --bisect"),
     ],
@@ -549,6 +584,17 @@ def test_replicates_of_one_process_are_not_put_beside_those_of_pairs(line, count
     assert asked._timed(pair, CELL).logs == (9.0, 0.5)
     pair.replicator.results.apart[CELL] = "a compiled extension"
     assert asked._timed(pair, CELL).logs == (0.5,)
+
+
+def test_a_cell_once_timed_in_two_processes_stays_so_and_its_replicates_add_up(line, monkeypatch):
+    known = TimedCell(base="c0", commit="c8", cell=CELL, logs=(9.0,), apart="it failed, number 1")
+    asked = bisector.Bisector.__new__(bisector.Bisector)
+    asked.record = SimpleNamespace(timed=(known,), sources={}, seed=0)
+    asked._pair = asked._how = None
+    trees = SimpleNamespace(at=lambda commit, name: commit)
+    pair = asked._pair_of(Time(base="c0", commit="c8", cells=(CELL,)), trees)
+    pair.replicator.drawn[CELL] = [0.5]
+    assert asked._timed(pair, CELL).logs == (9.0, 0.5)
 
 
 def test_a_step_that_fails_in_its_turns_leaves_a_range(line, counting, tmp_path):

@@ -32,7 +32,9 @@ from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.model_source import ModelSource
 from gradbench.gate.result import GateResult
+from gradbench.host_locks import Held, holding
 from gradbench.lazy_results import LazyResult
+from gradbench.runner.host_system import usable_cores
 from gradbench.stats import table_rule
 from gradbench.stats.replicate import Replicate
 from gradbench.stats.table_rule import TableRule
@@ -387,6 +389,69 @@ def test_an_interpreter_that_cannot_start_is_reported_in_one_line(project):
         pytest.raises(Impossible, match=r"cannot run .*no python"),
     ):
         versions.compare([own("make")], base=found[0], candidate=found[1], sources=OWN)
+
+
+@pytest.fixture
+def idle_comparison(tmp_path, monkeypatch):
+    """A comparison of one cell that starts no process, and the lock of the core that it takes."""
+
+    def make(**effort):
+        side = checkouts.Version(name="base", python="python", paths=(), tree=tmp_path)
+        comparison = versions.Comparison(side, side, effort=Effort(**effort), sources={})
+        for name in ("examine", "replicate"):
+            monkeypatch.setattr(comparison.replicator, name, lambda *_: None)
+        return comparison
+
+    return make, [own("make")], [f"core-{max(usable_cores())}"]
+
+
+def test_a_replicate_has_the_cores_of_its_steps_alone_as_a_run_has(idle_comparison, monkeypatch):
+    make, cells, lock = idle_comparison
+    comparison, held = make(), []
+
+    def replicate(_cells):
+        with pytest.raises(Held), holding(lock, wait_s=0.0):
+            pass
+        held.append(lock)
+
+    monkeypatch.setattr(comparison.replicator, "replicate", replicate)
+    comparison._replicate(cells, lambda _: None)
+    assert held == [lock]
+    with holding(lock, wait_s=0.0):
+        pass
+
+
+def test_a_comparison_waits_for_another_run_no_longer_than_its_budget(idle_comparison):
+    make, cells, lock = idle_comparison
+    said = []
+    with holding(lock):
+        comparison = make(budget_s=0.2)
+        comparison.run(cells, said.append)
+    assert "waiting for another run" in said
+    (outcome,) = comparison.decision(cells).not_compared
+    assert "the budget ended" in outcome.reason
+
+
+def test_a_base_is_built_by_the_user_s_command_before_it_is_imported(project):
+    command = "echo 'BUILT = 1' >> nets.py"
+    with checkouts.checked_out_versions(
+        here=project, revision="HEAD", base_python=None, build=command
+    ) as (base, candidate, _):
+        assert "BUILT = 1" in (base.tree / "nets.py").read_text()
+        assert "BUILT = 1" not in (candidate.tree / "nets.py").read_text()
+
+
+def test_a_build_that_fails_is_said_in_its_own_last_words_and_leaves_no_worktree(project):
+    before = git(project, "worktree", "list")
+    with (
+        pytest.raises(GradbenchError, match=r"exit status 3 \(no compiler\)") as why,
+        checkouts.checked_out_versions(
+            here=project, revision="HEAD", base_python=None, build="echo no compiler; exit 3"
+        ),
+    ):
+        pytest.fail("it was compared")
+    assert "\n" not in str(why.value)
+    assert git(project, "worktree", "list") == before
 
 
 # The user's repository

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -197,12 +198,8 @@ def test_sides_that_would_share_more_than_they_may_take_turns_in_pairs(versions,
 @pytest.fixture
 def one_tree(tmp_path, monkeypatch):
     """A tree that this process imports from, watched; afterwards all is as it was."""
-    loggers = shared_state._loggers  # but the root, whose handlers are the test runner's
-    monkeypatch.setattr(
-        shared_state,
-        "_loggers",
-        lambda: {name: one for name, one in loggers().items() if name != "root"},
-    )
+    for name in ("addHandler", "addFilter"):  # which are watched from now on
+        monkeypatch.setattr(logging.Logger, name, getattr(logging.Logger, name))
     monkeypatch.setattr(torch.library.Library, "__init__", torch.library.Library.__init__)
     for registry in (torch.ops, torch.classes):
         monkeypatch.setattr(registry, "load_library", registry.load_library, raising=False)
@@ -311,6 +308,8 @@ class Mine:
         ("torch.nn.functional.gelu = Mine().method", "torch.nn.functional.gelu"),
         ("torch.nn.functional.gelu = functools.lru_cache(mine)", "torch.nn.functional.gelu"),
         ("nn.Linear.wide = property(mine)", "torch.nn.modules.linear.Linear"),
+        ("nn.Linear.wide = property(None, mine)", "torch.nn.modules.linear.Linear"),
+        ("nn.Linear.wide = property(len, None, mine)", "torch.nn.modules.linear.Linear"),
         ("nn.Linear.forward = functools.partialmethod(mine)", "torch.nn.modules.linear.Linear"),
         ("nn.Linear.made = staticmethod(mine)", "torch.nn.modules.linear.Linear"),
         ("registry_of_a_test.REGISTRY.register('net', Mine)", "registry_of_a_test.REGISTRY"),
@@ -402,6 +401,39 @@ def test_loggers_that_a_tree_sets_up_are_the_process_s(one_tree, monkeypatch):
     ]
     monkeypatch.setattr(logger, "level", logging.DEBUG)
     assert shared_state.settings()["loggers"] != before
+
+
+def test_a_handler_of_the_root_logger_is_an_obstacle_where_the_tree_s_code_adds_it(
+    one_tree, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    logging.getLogger().addHandler(logging.NullHandler())  # by somebody else
+    assert obstacles(one_tree, "plain") == []
+    logging.getLogger().handlers.clear()
+    (tmp_path / "base" / "logs.py").write_text("import logging\nlogging.basicConfig()\n", "utf-8")
+    assert obstacles(one_tree, "logs") == [
+        "it calls logging.getLogger().addHandler, which registers for the whole process"
+    ]
+
+
+def test_numbers_of_others_that_count_or_tell_the_time_do_not_keep_sides_apart(
+    one_tree, tmp_path, monkeypatch
+):
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "counts_of_a_test.py").write_text("STEPS, SINCE, WIDTH = 0, 0.0, 1\n", "utf-8")
+    monkeypatch.syspath_prepend(str(others))
+    library = importlib.import_module("counts_of_a_test")
+    bindings = shared_state.Bindings()
+    library.SINCE, library.WIDTH = time.monotonic(), 2
+
+    def step():
+        library.STEPS += 1
+
+    step()
+    bindings.learn_counters(step)
+    named = {name for name, _ in bindings.changes() if name.startswith("counts_of_a_test")}
+    assert named == {"counts_of_a_test.WIDTH"}
 
 
 @pytest.mark.parametrize(
