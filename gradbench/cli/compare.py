@@ -176,6 +176,8 @@ def compare(
         "--allow-different-versions": allow_different_versions,
     }
     cluster.check_options(on, ray=given_on_ray)
+    if on is not None and build:
+        raise Impossible("--build is run here, and what it makes goes nowhere: leave out --on ray")
     _check_spreads(on, bisects=not (base or base_python), instructions=instructions)
     effort = _effort(
         threshold=threshold,

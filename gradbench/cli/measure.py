@@ -87,6 +87,9 @@ def run(
     ] = None,
     results: Results = Path("results"),
     reports: Reports = Path("reports"),
+    page: Annotated[
+        bool, typer.Option("--page/--no-page", rich_help_panel="Records", help="Write a page.")
+    ] = True,
     resume: Annotated[
         str | None,
         typer.Option(
@@ -169,6 +172,11 @@ def run(
         },
         slurm={"--tasks": tasks is not None, "--sbatch": bool(sbatch), "--no-wait": no_wait},
     )
+    if on is not None and not side_by_side:
+        raise Impossible(
+            "--one-at-a-time is of the GPUs of this machine: leave it out with --on, where each "
+            "GPU has one block at a time"
+        )
     asked = AskedRun(
         request=request,
         plan={name: value for name, value in plan.items() if value is not None},
@@ -193,7 +201,7 @@ def run(
     else:
         finished, path = _measure(asked.recording(at_once=side_by_side))
     print_run(finished, reference, verbose=verbose)
-    _write_page(finished, path, reports, semantics=semantics)
+    _write_page(finished, path, reports if page else None, semantics=semantics)
     if not finished.measured:
         raise typer.Exit(ExitStatus.NOTHING_MEASURED)
 
@@ -217,7 +225,7 @@ def _measure_on_slurm(
     from ..cluster import slurm
     from . import on_slurm
 
-    options = slurm.options(sbatch)
+    slurm.options(sbatch)  # before anything is written
     if asked.shard is not None:
         raise Impossible("--on deals out the shards itself: leave out --shard, or give --tasks")
     if asked.resume is not None:
@@ -227,17 +235,23 @@ def _measure_on_slurm(
     else:
         header, _ = asked.header()
         folder = on_slurm.begin(header, tasks, results=asked.results)
+    options = slurm.options(on_slurm.remembered(folder, sbatch))
     return on_slurm.measure(folder, options, wait=wait, results=asked.results)
 
 
-def _write_page(run: "Run", path: Path, reports: Path, *, semantics: bool) -> None:
-    """Write a run's page, with what the modes do on its torch; print where records and page are."""
+def _write_page(run: "Run", path: Path, reports: Path | None, *, semantics: bool) -> None:
+    """Write a run's page, with what the modes do on its torch, if there is a folder for it.
+
+    Print where the records and the page are.
+    """
     from ..recording import write_page
 
-    torch = run.environment.facts.get("torch")
-    behaviour = load_or_examine(path.parent, torch=str(torch)) if semantics and torch else None
-    page = write_page(run, path.parent, reports, semantics=behaviour)
-    where = f"records  {shown(str(path))}\npage     {shown(str(page))}"
+    where = f"records  {shown(str(path))}"
+    if reports is not None:
+        torch = run.environment.facts.get("torch")
+        behaviour = load_or_examine(path.parent, torch=str(torch)) if semantics and torch else None
+        page = write_page(run, path.parent, reports, semantics=behaviour)
+        where += f"\npage     {shown(str(page))}"
     out.print(where)
     if standard_streams.lost() is not None:  # whoever reads errors is to know that they are there
         err.print(where)

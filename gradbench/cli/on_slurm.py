@@ -1,5 +1,6 @@
 """``run --on slurm``: submit the shards of a matrix, wait for them, and join what they measured."""
 
+import json
 import shlex
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from ..cluster import shard_runs, slurm
-from ..errors import Impossible, StoreError
+from ..errors import Impossible, StoreError, in_one_line
 from ..exit_status import ExitStatus
 from ..experiment.matrix import by_block
 from ..experiment.shards import Shard
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "slurm"
 LOGS: Final = "logs"
+SBATCH: Final = "sbatch.json"
+"""Has the options of sbatch that a submission was given: its folder is gone on with by the same."""
 LOOK_S: Final = 5.0
 """Between two looks at the tasks; submitit asks Slurm less often."""
 MOST_TASKS: Final = 8
@@ -53,6 +56,25 @@ def find(name: str, *, results: Path) -> Path:
         there = ", ".join(one.name for one in known[-5:]) or "none"
         raise StoreError(f"no submission {name!r} in {str(results / FOLDER)!r}: {there}")
     return matches[-1] if name == "latest" else matches[0]
+
+
+def remembered(folder: Path, given: Sequence[str]) -> list[str]:
+    """Return the options of sbatch of a submission, those given now after those of before.
+
+    They are written down; of two with one key the later counts.
+    """
+    path = folder / SBATCH
+    try:
+        before = json.loads(path.read_text("utf-8")) if path.exists() else []
+        if not (isinstance(before, list) and all(isinstance(one, str) for one in before)):
+            raise StoreError(f"{str(path)!r} is no list of options of sbatch: remove it")
+        every = [*(one for one in before if one not in given), *given]
+        path.write_text(json.dumps(every), "utf-8")
+    except ValueError as error:
+        raise StoreError(f"{str(path)!r} cannot be read: {in_one_line(error)}") from error
+    except OSError as error:
+        raise StoreError(f"cannot use {str(path)!r}: {error.strerror}") from error
+    return every
 
 
 def measure(
@@ -108,7 +130,7 @@ def _say_what_to_do(folder: Path, results: Path) -> None:
     where = shlex.quote(str(results))
     out.print(
         "measure what is missing, and join all:\n  gradbench run --on slurm --resume "
-        f"{folder.name} --results {where}   # with the same --sbatch\n"
+        f"{folder.name} --results {where}\n"
         "join the shards that are complete:\n  gradbench merge --allow-different-machines "
         f"--results {where} {shlex.quote(str(folder))}/shard-*/*.jsonl"
     )

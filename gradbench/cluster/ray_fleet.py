@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import time
@@ -37,7 +38,15 @@ PROBE_S: Final = 120.0
 _ENVIRONMENT: Final = {"RAY_worker_niceness": "0"}
 """Without it Ray's workers, and what they start, run at niceness 15."""
 _ALONE: Final = {"RAY_USAGE_STATS_ENABLED": "0"}
-"""A Ray that is started here for one run reports to nobody."""
+"""A Ray that is started here for one run reports to nobody.
+
+It has a token of its own: without one Ray would write one into the user's home, and from then on
+each cluster that is started there would ask for it.
+"""
+HOW_TO_CONNECT: Final = (
+    "it asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` "
+    "prints on its head"
+)
 
 
 class RayFleet:
@@ -82,15 +91,17 @@ class RayFleet:
         }
         if folder is not None:
             os.environ.update(_ENVIRONMENT | _ALONE)
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             options |= {"num_cpus": len(usable_cores()), "include_dashboard": False}
             if len(str(folder)) <= LONGEST_FOLDER:
                 options["_temp_dir"] = str(folder)
         try:
             self._knock()
             self._ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except (self._ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
+            words = HOW_TO_CONNECT if _asks_for_a_token(error) else in_one_line(error)
             raise GradbenchError(
-                f"cannot use the Ray cluster {self._address!r}: {in_one_line(error)}"
+                f"cannot use the Ray cluster {self._address!r}: {words}"
             ) from error
 
     def _knock(self) -> None:
@@ -291,6 +302,16 @@ def _on(node: Mapping[str, Any]) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+
+
+def _asks_for_a_token(error: BaseException) -> bool:
+    """Say whether a cluster refused who came without its token.
+
+    Ray's client, whose server does not answer then, only says that it has waited; that somebody
+    listens there was found out before.
+    """
+    named = type(error).__name__ == "AuthenticationError"  # which older versions of Ray do not have
+    return named or "ray client connection timeout" in str(error)
 
 
 def in_words(error: BaseException) -> str:

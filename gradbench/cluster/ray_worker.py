@@ -8,6 +8,7 @@ from typing import Final
 from ..devices.cpu import HIDDEN
 from ..errors import GradbenchError
 from ..runner.host_system import usable_cores
+from .gpu_cores import cores_of, near_gpus
 from .jobs import Answer, HasVariables, Job
 from .measuring_process import MeasuringProcess, Serve
 
@@ -22,14 +23,16 @@ class MeasuringWorker:
         import ray
 
         accelerators: Mapping[str, Sequence[str]] = ray.get_runtime_context().get_accelerator_ids()
-        devices = list(accelerators.get("GPU", ()))
-        first = devices[0] if devices else ""
-        share = int(first) % slots if first.isdecimal() else slot
+        gpus = list(accelerators.get("GPU", ()))
+        cores = usable_cores()
+        if slots > 1:
+            near = near_gpus(os.environ)
+            cores = cores_of(gpus[0] if gpus else "", cores, near, slot=slot, slots=slots)
         self._process = MeasuringProcess(
             serve,
             setup,
-            cores=part(usable_cores(), share, slots),
-            environment=explicit(os.environ, setup.variables, accelerated=bool(devices)),
+            cores=cores,
+            environment=explicit(os.environ, setup.variables, accelerated=bool(gpus)),
         )
 
     def ready(self) -> str:
@@ -43,13 +46,6 @@ class MeasuringWorker:
     def measure(self, job: Job, limit_s: float) -> Answer:
         """Return what came of a job."""
         return self._process.measure(job, limit_s=limit_s)
-
-
-def part(cores: Sequence[int], index: int, count: int) -> list[int]:
-    """Return one of ``count`` parts of the cores, of one size and without a core in common."""
-    size = max(1, len(cores) // count)
-    start = index * size % max(1, len(cores))
-    return list(cores[start : start + size])
 
 
 def explicit(

@@ -73,7 +73,7 @@ class ShardTask:
     def _command(self, part: Path) -> list[str]:
         folder = str(self.folder)
         command = [sys.executable, "-m", "gradbench", "run", "--resume", str(part)]
-        command += ["--results", folder, "--reports", folder, "--no-semantics"]
+        command += ["--results", folder, "--no-page"]
         return command + [part for model in self.models for part in ("--model", model)]
 
 

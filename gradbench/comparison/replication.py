@@ -17,8 +17,8 @@ from ..analysis.operation_changes import Operations
 from ..errors import BadModel, Impossible
 from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
-from ..host_locks import Held
 from ..experiment.plan import MOST_S
+from ..host_locks import Held
 from ..runner.timing_rules import calibrate
 from ..stats.replicate import Replicate
 from ..workloads.steps import WORKLOADS

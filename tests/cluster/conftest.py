@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,8 +36,20 @@ def folder(tmp_path_factory):
     shutil.rmtree(name, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def free_port():
+    """Return what finds a port of this host that nobody listens at."""
+
+    def find():
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            return one.getsockname()[1]
+
+    return find
+
+
 @pytest.fixture(scope="module")
-def cluster(folder):
+def cluster(folder, free_port):
     """Return a head that measures nothing; tests add nodes, and take away those they added."""
     from ray.cluster_utils import Cluster
 
@@ -51,7 +64,7 @@ def cluster(folder):
         RAY_health_check_timeout_ms="1000",
     ):
         (folder / "ray").mkdir()
-        head = {"num_cpus": 0, "include_dashboard": False}
+        head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": free_port()}
         started = Cluster(initialize_head=True, head_node_args=head)
         yield started
         started.shutdown()

@@ -1,11 +1,15 @@
 """Blocks on a Ray cluster of two nodes that are started here, and are killed here."""
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +20,6 @@ from builders import block
 from gradbench.cluster.on_ray import OnRay
 from gradbench.cluster.ray_fleet import RayFleet
 from gradbench.errors import GradbenchError
-from gradbench.experiment.matrix import by_block
 from gradbench.experiment.model_source import ModelSource
 from gradbench.experiment.plan import Plan
 from gradbench.recording import Recording
@@ -33,6 +36,7 @@ PLAN = Plan(budget_s=0.2, warmup_s=0.02, max_rounds=40, limit_s=60.0)
 METERS = ("step_time", "peak_transient")
 MODES = ("global_on", "no_grad")
 ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "gradbench", "run", "--on", "ray", "--no-semantics"]
 
 
 def recorded(tmp_path, cluster, cells, *, models=None, code=None, wait_s=30.0, progress=None):
@@ -130,20 +134,25 @@ def test_a_block_whose_worker_dies_each_time_is_a_reason_and_the_others_are_meas
     assert all(isinstance(one, Measurement) for one in run.outcomes if one.cell.model != "net")
 
 
-def test_a_killed_nodes_block_is_measured_on_another(tmp_path, cluster, nodes):
-    nodes("left")
+def test_a_killed_nodes_block_is_measured_on_another(tmp_path, cluster, nodes, folder):
+    mark = folder / "mark"
+    mark.unlink(missing_ok=True)
     right = nodes("right")
-    killed = []
 
-    def progress(event):
-        if event.doing.startswith("on ") and len(killed) == 0 and event.begun == 2:
-            killed.append(event.block)
-            threading.Timer(0.3, lambda: cluster.remove_node(right, allow_graceful=False)).start()
+    def kill_in_the_midst():
+        while not mark.exists():
+            time.sleep(0.05)
+        nodes("left")
+        cluster.remove_node(right, allow_graceful=False)
 
-    run = recorded(tmp_path, cluster, blocks(4), progress=progress, wait_s=90.0)
-    assert killed and run.sealed
+    killing = threading.Thread(target=kill_in_the_midst, daemon=True)
+    killing.start()
+    own = {"net": ModelSource(build="lethal:waits_on_the_right", input=("B,4",))}
+    run = recorded(tmp_path, cluster, blocks(2, model="net"), models=own, wait_s=90.0)
+    killing.join()
+    assert run.sealed
     assert all(isinstance(one, Measurement) for one in run.outcomes)
-    assert len(by_block(run.header.cells)) == 4
+    assert {one.machine for one in run.outcomes} == {"left"}
 
 
 def test_a_resource_that_vanished_meets_our_deadline(tmp_path, cluster, nodes):
@@ -173,14 +182,94 @@ def test_no_cluster_is_one_line():
     assert "\n" not in str(why.value)
 
 
+NETS = """
+import os, time
+from pathlib import Path
+import torch
+
+FOLDER = Path({folder!r})
+
+def make():
+    first, own = FOLDER / "first", str(os.getpid())
+    if not first.exists():
+        first.write_text(own)
+    while first.read_text() != own and not (FOLDER / "go").exists():
+        time.sleep(0.05)
+    return torch.nn.Linear(4, 3)
+"""
+"""A model whose blocks but the first wait for a file: a command is interrupted with one kept."""
+
+
+def wait_for(port):
+    """Return when somebody listens at a port of this host."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        time.sleep(0.2)
+    pytest.fail(f"nobody listens at {port}")
+
+
+def by_client(cluster):
+    """Return the address of the server of Ray's client, when it listens."""
+    port = cluster.head_node._ray_params.ray_client_server_port
+    wait_for(port)
+    return f"ray://127.0.0.1:{port}"
+
+
+def test_a_cluster_is_measured_on_by_its_client_server(tmp_path, cluster, nodes):
+    nodes("left")
+    options = ["--model", "mlp_tiny", "--batch-size", "1,2", "--workload", "inference"]
+    options += ["--budget", "0.2", "--grad-mode", "no_grad", "--meter", "step_time"]
+    done = subprocess.run(
+        [*COMMAND, "--address", by_client(cluster), "--device", "cpu", *options],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (sealed,) = (tmp_path / "results").glob("*.jsonl")
+    run = load(sealed)
+    assert {one.machine for one in run.outcomes} == {"left"}
+    assert len([one for one in run.outcomes if isinstance(one, Measurement)]) == 2
+
+
+def test_a_cluster_that_asks_for_a_token_says_in_one_line_how_to_give_it(tmp_path, free_port):
+    """A head of its own, in a process of its own: this one has asked for no token before."""
+    pytest.importorskip("ray._private.authentication", reason="this Ray knows no tokens")
+    port, client = free_port(), free_port()
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    short = tempfile.mkdtemp(prefix="gbt", dir="/tmp")
+    head = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    head += [f"--port={port}", f"--ray-client-server-port={client}", "--num-cpus=1"]
+    head += ["--include-dashboard=false", f"--temp-dir={short}"]
+    started = subprocess.Popen(head, env={**os.environ, **token}, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    try:
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"):
+            wait_for(int(address.rpartition(":")[2]))
+            asked = [*COMMAND, "--address", address, "--preset", "tiny", "--device", "cpu"]
+            options = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300}
+            bare = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+            bare |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+            refused = subprocess.run(asked, env=bare, check=False, **options)
+            assert refused.returncode == 2, refused.stderr
+            assert "it asks for a token: set RAY_AUTH_MODE=token" in refused.stderr.splitlines()[-1]
+    finally:
+        os.killpg(started.pid, signal.SIGTERM)
+        started.wait(60)
+        shutil.rmtree(short, ignore_errors=True)
+
+
 @pytest.fixture
 def command(tmp_path, cluster):
     """Start the command line on the cluster, with a model from the folder it stands in."""
-    (tmp_path / "nets.py").write_text(
-        "import torch\n\ndef make():\n    return torch.nn.Linear(4, 3)\n", "utf-8"
-    )
-    arguments = [sys.executable, "-m", "gradbench", "run", "--on", "ray"]
-    arguments += ["--address", cluster.address, "--no-semantics"]
+    (tmp_path / "nets.py").write_text(NETS.format(folder=str(tmp_path)), "utf-8")
+    arguments = [*COMMAND, "--address", cluster.address]
 
     def start(*more):
         return subprocess.Popen(
@@ -211,6 +300,7 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(tmp_path, cluster, nod
     first.send_signal(signal.SIGINT)
     _, err = first.communicate(timeout=60)
     assert first.returncode == 130, err
+    (tmp_path / "go").touch()
     assert "stopped: " in err and "--resume" in err and "--on ray" in err
     kept = len(load(part).outcomes)
     again = command("--resume", "latest", "--model", "nets.make")

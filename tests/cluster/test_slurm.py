@@ -1,13 +1,15 @@
 """Shards as an array job: the script that Slurm gets, and what its tasks do."""
 
+import os
 import re
 import signal
 import stat
 import time
+from pathlib import Path
 
 import psutil
 import pytest
-from builders import block, counted, environment, timed
+from builders import block, cell, counted, environment, timed
 from typer.testing import CliRunner
 
 from gradbench.cli import on_slurm
@@ -15,13 +17,15 @@ from gradbench.cli.app import app
 from gradbench.cluster import shard_runs, slurm
 from gradbench.errors import Impossible
 from gradbench.exit_status import ExitStatus
-from gradbench.experiment.matrix import Matrix
+from gradbench.experiment.model_source import ModelSource
 from gradbench.experiment.plan import Plan
 from gradbench.experiment.shards import Shard
 from gradbench.runner import started
 from gradbench.store.jsonl import Store, load
 from gradbench.store.merge_shards import merge
+from gradbench.workloads.own_models import models_of
 
+NODES, ROOT = Path(__file__).parent / "nodes", Path(__file__).parents[2]
 METERS = ("step_time", "peak_transient")
 CELLS = [*block(batch_size=1), *block(batch_size=2), *block(batch_size=4)]
 SHARDS = [Shard(1, 2), Shard(2, 2)]
@@ -218,12 +222,45 @@ def run(*arguments):
 OPTIONS = ("--preset", "tiny", "--model", "mlp_tiny", "--device", "cpu", "--no-semantics")
 
 
+def test_a_submission_keeps_its_options_of_sbatch_for_those_who_go_on_with_it(
+    cluster, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    given = ("--sbatch", "partition=gpu", "--sbatch", "exclusive")
+    assert run(*OPTIONS, "--no-wait", "--tasks", 1, *given).exit_code == ExitStatus.OK
+    asked = []
+    monkeypatch.setattr(
+        slurm,
+        "submit",
+        lambda _tasks, _logs, sbatch: asked.append(sbatch) or [FakeJob("7", "FAILED")],
+    )
+    monkeypatch.setattr(on_slurm.time, "sleep", lambda _: None)
+    run("--resume", "latest")
+    run("--resume", "latest", "--sbatch", "partition=long", "--sbatch", "exclusive")
+    run("--resume", "latest")
+    long = {"partition": "long", "exclusive": True}
+    assert asked == [{"partition": "gpu", "exclusive": True}, long, long]
+    (kept,) = (tmp_path / "results" / "slurm").glob("*/sbatch.json")
+    kept.write_text('["comment=a\\n#SBATCH --uid=0"]', "utf-8")
+    refused = run("--resume", "latest")
+    assert refused.exit_code == ExitStatus.USAGE
+    assert "two lines" in refused.output
+    kept.write_text("{}", "utf-8")
+    assert "is no list of options of sbatch" in run("--resume", "latest").output.replace("\n", " ")
+
+
+def test_a_task_writes_no_page_for_the_joined_run_has_one(folders):
+    (task, _) = tasks(folders)
+    (part,) = shard_runs.parts(folders[0])
+    assert "--no-page" in task._command(part)
+
+
 def test_no_wait_prints_what_goes_on_and_what_joins(cluster, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ended = run(*OPTIONS, "--no-wait", "--tasks", 2)
     assert ended.exit_code == ExitStatus.OK, ended.output
     (folder,) = (tmp_path / "results" / "slurm").iterdir()
-    assert f"gradbench run --on slurm --resume {folder.name} --results results" in ended.output
+    assert f"gradbench run --on slurm --resume {folder.name} --results results\n" in ended.output
     assert "gradbench merge --allow-different-machines" in ended.output
     assert {one.name for one in folder.glob("shard-*")} == {"shard-1", "shard-2"}
 
@@ -266,6 +303,7 @@ def test_a_shard_that_is_being_measured_is_not_submitted_twice(cluster, tmp_path
         (("--resume", "latest", "--tasks", "2"), "leave out --tasks"),
         (("--resume", "latest"), "no submission 'latest'"),
         (("--shard", "1/2"), "leave out --shard"),
+        (("--one-at-a-time",), "leave it out with --on"),
         (("--tasks", "1000"), "1,000 shards for"),
     ],
 )
@@ -277,13 +315,24 @@ def test_what_cannot_be_is_said_in_one_line(options, words, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_two_tasks_run_at_once_and_one_that_is_preempted_goes_on_with_its_shard(tmp_path):
-    cells = Matrix(
-        models=["mlp_tiny"], batch_sizes=[1, 2, 4], grad_modes=["global_on", "inference_mode"]
-    )
-    header = started(list(cells), plan=Plan(), meters=["saved_for_backward"])
-    folders = shard_runs.begin(header, SHARDS, tmp_path)
-    jobs = slurm.submit(tasks(folders), tmp_path / "logs", {}, cluster="local")
+def test_two_tasks_run_at_once_and_one_that_is_preempted_goes_on_with_its_shard(
+    tmp_path, monkeypatch
+):
+    """The second block of a task is built only when the file is there: when it was preempted."""
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    monkeypatch.setenv("TEST_GATE", str(gate))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(NODES), str(ROOT)]))
+    monkeypatch.syspath_prepend(str(NODES))
+    own = {"gated.make": ModelSource(build="gated:make", input=("B,4",))}
+    cells = [
+        cell("no_grad", model="gated.make", workload="inference", batch_size=2**size)
+        for size in range(3)
+    ]
+    first = started(cells, plan=Plan(), meters=["saved_for_backward"], models=models_of(own))
+    folders = shard_runs.begin(first, SHARDS, tmp_path)
+    both = [slurm.ShardTask(folder=folder, models=("gated.make",)) for folder in folders]
+    jobs = slurm.submit(both, tmp_path / "logs", {}, cluster="local")
     states, preempted = [], []
 
     def look(_done, _total, found):
@@ -292,6 +341,7 @@ def test_two_tasks_run_at_once_and_one_that_is_preempted_goes_on_with_its_shard(
             preempted.extend(psutil.Process(int(jobs[0].job_id)).children())
             for task in preempted:  # as Slurm does before it takes a node away
                 task.send_signal(signal.SIGUSR2)
+            (gate / "go").touch()
 
     missing = slurm.wait(jobs, folders, say=look, pause=lambda: time.sleep(0.02))
     log = (tmp_path / "logs" / f"{jobs[0].job_id}_0_log.err").read_text("utf-8")

@@ -392,44 +392,40 @@ def test_an_interpreter_that_cannot_start_is_reported_in_one_line(project):
 
 
 @pytest.fixture
-def idle_comparison(tmp_path, monkeypatch):
-    """A comparison of one cell that starts no process, and the lock of the core that it takes."""
-
-    def make(**effort):
-        side = checkouts.Version(name="base", python="python", paths=(), tree=tmp_path)
-        comparison = versions.Comparison(side, side, effort=Effort(**effort), sources={})
-        for name in ("examine", "replicate"):
-            monkeypatch.setattr(comparison.replicator, name, lambda *_: None)
-        return comparison
-
-    return make, [own("make")], [f"core-{max(usable_cores())}"]
+def idle(tmp_path, monkeypatch):
+    """A replicator that starts no process, a cell, the lock on its core, and what is said."""
+    side, said = checkouts.Version(name="base", python="python", paths=(), tree=tmp_path), []
+    replicator = Replicator(side, side, replication=Replication(), sources={}, say=said.append)
+    monkeypatch.setattr(replicator, "replicate", lambda _: None)
+    return replicator, [own("make")], [f"core-{max(usable_cores())}"], said
 
 
-def test_a_replicate_has_the_cores_of_its_steps_alone_as_a_run_has(idle_comparison, monkeypatch):
-    make, cells, lock = idle_comparison
-    comparison, held = make(), []
+def test_a_replicate_has_the_cores_of_its_steps_alone_as_a_run_has(idle, monkeypatch):
+    replicator, cells, lock, said = idle
+    held = []
 
     def replicate(_cells):
         with pytest.raises(Held), holding(lock, wait_s=0.0):
             pass
         held.append(lock)
 
-    monkeypatch.setattr(comparison.replicator, "replicate", replicate)
-    comparison._replicate(cells, lambda _: None)
-    assert held == [lock]
-    with holding(lock, wait_s=0.0):
-        pass
+    monkeypatch.setattr(replicator, "replicate", replicate)
+    for _ in replicator.rounds(lambda: cells, Budget()):
+        with holding(lock, wait_s=0.0):  # others take turns with it
+            pass
+        if len(held) == 2:
+            break
+    assert held == [lock, lock]
+    assert said == []
 
 
-def test_a_comparison_waits_for_another_run_no_longer_than_its_budget(idle_comparison):
-    make, cells, lock = idle_comparison
-    said = []
+def test_a_comparison_waits_for_another_run_no_longer_than_its_budget(idle):
+    replicator, cells, lock, said = idle
+    budget = Budget(0.2)
     with holding(lock):
-        comparison = make(budget_s=0.2)
-        comparison.run(cells, said.append)
-    assert "waiting for another run" in said
-    (outcome,) = comparison.decision(cells).not_compared
-    assert "the budget ended" in outcome.reason
+        assert list(replicator.rounds(lambda: cells, budget)) == []
+    assert said == ["waiting for another run"]
+    assert budget.ended
 
 
 def test_a_base_is_built_by_the_user_s_command_before_it_is_imported(project):

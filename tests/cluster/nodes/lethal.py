@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -38,4 +39,12 @@ def once() -> nn.Module:
 def always() -> nn.Module:
     """Build no model: each time the worker dies."""
     kill_worker()
+    return Net()
+
+
+def waits_on_the_right() -> nn.Module:
+    """Build the model; on the node of that name, say that it is being built, and never end."""
+    if os.environ["TEST_HOST"] == "right":
+        Path(os.environ["TEST_MARK"]).touch()
+        time.sleep(600)
     return Net()
