@@ -44,9 +44,12 @@ It has a token of its own: without one Ray would write one into the user's home,
 each cluster that is started there would ask for it.
 """
 HOW_TO_CONNECT: Final = (
-    "it asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` "
-    "prints on its head"
+    "somebody listens there, and does not answer: where it asks for a token, set "
+    "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` prints on its head"
 )
+"""What helps where Ray says no more than that it could not connect."""
+UNANSWERED: Final = ("ray client connection timeout", "Failed to connect to Ray cluster")
+"""What Ray says of a cluster that refuses who comes without its token, and of others."""
 
 
 class RayFleet:
@@ -99,7 +102,7 @@ class RayFleet:
             self._knock()
             self._ray.init(**options)
         except (self._ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
-            words = HOW_TO_CONNECT if _asks_for_a_token(error) else in_one_line(error)
+            words = HOW_TO_CONNECT if _goes_unanswered(error) else in_one_line(error)
             raise GradbenchError(
                 f"cannot use the Ray cluster {self._address!r}: {words}"
             ) from error
@@ -304,14 +307,10 @@ def _on(node: Mapping[str, Any]) -> Any:
     return NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
 
 
-def _asks_for_a_token(error: BaseException) -> bool:
-    """Say whether a cluster refused who came without its token.
-
-    Ray's client, whose server does not answer then, only says that it has waited; that somebody
-    listens there was found out before.
-    """
-    named = type(error).__name__ == "AuthenticationError"  # which older versions of Ray do not have
-    return named or "ray client connection timeout" in str(error)
+def _goes_unanswered(error: BaseException) -> bool:
+    """Say whether a cluster has not answered at which somebody listens, or refused this one."""
+    refused = type(error).__name__ == "AuthenticationError"  # older versions of Ray have none
+    return refused or any(words in str(error) for words in UNANSWERED)
 
 
 def in_words(error: BaseException) -> str:

@@ -258,7 +258,10 @@ def test_a_cluster_that_asks_for_a_token_says_in_one_line_how_to_give_it(tmp_pat
             bare |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
             refused = subprocess.run(asked, env=bare, check=False, **options)
             assert refused.returncode == 2, refused.stderr
-            assert "it asks for a token: set RAY_AUTH_MODE=token" in refused.stderr.splitlines()[-1]
+            assert (
+                "where it asks for a token, set RAY_AUTH_MODE=token"
+                in refused.stderr.splitlines()[-1]
+            )
     finally:
         os.killpg(started.pid, signal.SIGTERM)
         started.wait(60)
