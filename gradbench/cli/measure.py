@@ -87,9 +87,9 @@ def run(
     ] = None,
     results: Results = Path("results"),
     reports: Reports = Path("reports"),
-    page: Annotated[
-        bool, typer.Option("--page/--no-page", rich_help_panel="Records", help="Write a page.")
-    ] = True,
+    no_page: Annotated[
+        bool, typer.Option("--no-page", rich_help_panel="Records", help="Write no page.")
+    ] = False,
     resume: Annotated[
         str | None,
         typer.Option(
@@ -201,7 +201,7 @@ def run(
     else:
         finished, path = _measure(asked.recording(at_once=side_by_side))
     print_run(finished, reference, verbose=verbose)
-    _write_page(finished, path, reports if page else None, semantics=semantics)
+    _write_page(finished, path, None if no_page else reports, semantics=semantics)
     if not finished.measured:
         raise typer.Exit(ExitStatus.NOTHING_MEASURED)
 
