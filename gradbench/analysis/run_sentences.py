@@ -6,7 +6,7 @@ from typing import Final
 
 from ..experiment.matrix import Cell
 from ..plurals import counted
-from ..records.measurements import NOTHING_TO_READ, Cause, Measurement, Skipped
+from ..records.measurements import NOTHING_TO_READ, Cause, Fact, Measurement, Skipped
 from ..records.predictions import marks
 from ..records.run import Run
 from .prediction_errors import errors, in_words, unchecked
@@ -212,10 +212,16 @@ def oddities(run: Run) -> list[str]:
         for note, sentence in _ODDITIES.items():
             if note in outcome.notes:
                 meter = f"{outcome.meter} of " if note == "unlike_equal_mode" else ""
-                where = cells.setdefault(sentence.format(outcome.notes[note]), [])
+                where = cells.setdefault(sentence.format(_noted(outcome.notes[note])), [])
                 if f"{meter}{outcome.cell}" not in where:
                     where.append(f"{meter}{outcome.cell}")
     return [f"{few(where)}: {said}" for said, where in cells.items()]
+
+
+def _noted(fact: Fact) -> str:
+    """Return what is noted as it is read; a file of others may say words for a number."""
+    is_number = isinstance(fact, int | float) and not isinstance(fact, bool)
+    return f"{fact:,}" if is_number else str(fact)
 
 
 def few(cells: Sequence[object]) -> str:
@@ -233,7 +239,7 @@ _ODDITIES: Final[Mapping[str, str]] = {
     "stays_in_training": "{}: it ran as it was built",
     "model_set": "the model set {}",
     "steps_set": "while it was timed, the model set {}: these times are not the experiment's",
-    "outside_bytes": "{:,} B that its step saves for backward lie in memory that torch's allocator "
+    "outside_bytes": "{} B that its step saves for backward lie in memory that torch's allocator "
     "did not hand out, NumPy's say: no peak counts them",
     "unlike_equal_mode": "it should be as in {}: the figure depends on more than the mode",
     "allocation_retries": "memory ran out {} times, and the allocator emptied its cache to go on",

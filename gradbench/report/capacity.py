@@ -43,7 +43,7 @@ def capacities(view: View) -> Iterator[Capacity]:
         for mode in GRAD_MODES:
             cells = sorted((c for c in members if c.grad_mode == mode), key=lambda c: c.batch_size)
             by_batch = {c.batch_size: e.point for c in cells if (e := view.estimate(c, PEAK))}
-            peaks = {batch: round(peak) for batch, peak in by_batch.items() if peak > 0}
+            peaks = {batch: round(peak) for batch, peak in by_batch.items() if peak >= 1}
             if len(peaks) < 2:
                 continue
             line = linear_scaling.largest_two(cells[0], "batch_size", peaks)

@@ -102,7 +102,8 @@ def fit(cell: Cell, variable: str, points: Mapping[int, int]) -> Line:
 def lines(peaks: Mapping[Cell, int]) -> list[Line]:
     """Return a line for every set of cells that differ in one variable only, over two values up.
 
-    ``peaks`` are bytes by cell, above 0.
+    ``peaks`` are bytes by cell; one that is not above 0, as no step has and a file of others may
+    say, is on no line: distances count relative to the peak.
     """
     fitted = []
     for variable in VARIABLES:
@@ -110,7 +111,7 @@ def lines(peaks: Mapping[Cell, int]) -> list[Line]:
         least: dict[Cell, Cell] = {}
         for cell, nbytes in sorted(peaks.items(), key=lambda item: value(item[0], variable) or 0):
             at = value(cell, variable)
-            if at is None:
+            if at is None or nbytes <= 0:
                 continue
             rest = apart_from(cell, variable)
             groups.setdefault(rest, {})[at] = nbytes

@@ -17,10 +17,13 @@ from builders import (
 )
 
 from gradbench.analysis.closing_notes import closing_notes
+from gradbench.analysis.compilations import made
 from gradbench.analysis.run_sentences import (
+    _ODDITIES as ODDITIES,
     fused_attention,
     kept,
     leaks,
+    oddities,
     other_paths,
     predicted,
     prediction_marks,
@@ -270,3 +273,12 @@ def test_what_a_reason_says_beside_its_traceback_stays_among_the_notes():
     why = skipped(block()[0], cause="failed", reason=f"{words} (called with int64 [3, 2])")
     of = run([replace(why, traceback=f'  File "nets.py", line 7, in forward\n{words}')])
     assert any("called with int64 [3, 2]" in note.text for note in closing_notes(of))
+
+
+@pytest.mark.parametrize("fact", ["words", True, 1, 12345.5, -1])
+def test_a_note_of_whatever_type_a_file_gives_it_is_a_sentence(fact):
+    for note in ODDITIES:
+        noted = replace(counted(cell(), 1), notes={note: fact, "graphs": fact})
+        (sentence,) = oddities(run([noted]))
+        assert (f"{fact:,}" if type(fact) in (int, float) else str(fact)) in sentence
+        assert made(noted.notes)

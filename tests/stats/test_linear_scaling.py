@@ -246,3 +246,9 @@ def test_a_larger_budget_approaches_break_even():
     for budget, within in ((10**4, 0.05), (10**9, 1e-5)):
         largest = [followed_to(line.peak, budget) for line in (off, on)]
         assert largest[0] / largest[1] == pytest.approx(3, rel=within)
+
+
+@pytest.mark.parametrize("nbytes", [0, -5])
+def test_a_peak_that_no_step_has_is_on_no_line(nbytes):
+    peaks = {cell(batch_size=at): at * 8 for at in (1, 2, 3)}
+    assert lines(peaks | {cell(batch_size=9): nbytes}) == lines(peaks)
