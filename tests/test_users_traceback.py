@@ -2,6 +2,7 @@
 
 import sys
 import types
+from functools import partial
 
 import pytest
 import torch
@@ -78,10 +79,52 @@ def test_an_index_that_no_embedding_has_is_said_with_the_numbers_and_the_rows():
     assert why.reason.endswith("(called with ids=int64 [3, 2]; tables.words Embedding has 7 rows)")
 
 
-def refused(build_module, batch):
-    cell = Cell(model="it", workload="inference", grad_mode="global_on", batch_size=3)
-    subject = build(cell, Model(build_module, batch), seed=0)
-    return attempt(make_arm(cell, subject), CPU(), 1)
+class Remembering(nn.Linear):
+    """Adds what it returned last, graph and all."""
+
+    last = 0
+
+    def forward(self, x):
+        self.last = super().forward(x) + self.last
+        return self.last
+
+
+class Apart(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).detach()
+
+
+@pytest.mark.parametrize(
+    ("kind", "cure", "mode"),
+    [
+        (Remembering, "graph: detach() what", "global_on"),
+        (Apart, "its loss is detached, or", "global_on"),
+        (Apart, "its loss is detached, or", "no_grad"),
+    ],
+)
+def test_a_loss_that_cannot_go_backward_is_said_with_its_cure(kind, cure, mode):
+    why = refused(lambda: kind(4, 2), lambda size: torch.ones(size, 4), "training", mode, steps=2)
+    assert cure in why.reason
+    assert why.reason.count("RuntimeError") == 1
+    assert "retain_graph" not in why.reason
+    assert why.reason.count("under global_on, too") == (mode == "no_grad")
+
+
+def test_a_step_that_trains_itself_without_a_graph_is_not_said_to_have_lost_it():
+    class Own(nn.Linear):
+        def forward(self, x):
+            super().forward(x).sum().backward()
+
+    why = refused(lambda: Own(4, 2), lambda size: torch.ones(size, 4), mode="no_grad")
+    assert why.reason.endswith("does not have a grad_fn")
+
+
+def refused(build_module, batch, workload="inference", mode="global_on", *, steps=1):
+    cell = Cell(model="it", workload=workload, grad_mode=mode, batch_size=3)
+    model = Model(build_module, batch)
+    subject = build(cell, model, seed=0)
+    again = partial(build, cell, model, seed=0)
+    return attempt(make_arm(cell, subject), CPU(), steps, put_back=again)
 
 
 def test_a_deep_traceback_is_cut_to_its_end():

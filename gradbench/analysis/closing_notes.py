@@ -33,7 +33,7 @@ def closing_notes(run: Run) -> list[Note]:
     completeness; what cannot be had at all, in short, and where the time went stand last. What
     has a traceback above is not said again.
     """
-    reasons = list(run_sentences.reasons(run, but=run_sentences.shown_as_tracebacks(run)))
+    reasons = list(run_sentences.reasons(run, untraced=True))
     expected = list(run_sentences.reasons(run, causes=EXPECTED))
     lost = [reason for reason in reasons if reason not in expected]
     in_short = run_sentences.in_short(run, causes=EXPECTED) if len(expected) > 1 else ""

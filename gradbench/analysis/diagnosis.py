@@ -105,9 +105,9 @@ SYMPTOMS: Final = (
         "page faults",
         1.0,
         _note("minor_faults_per_step"),
-        "a step took {value} page faults",
+        "a step took {value}",
         "with malloc=system this is expected; with pinned, warm up longer (warmup_s)",
-        "{:.0f}".format,
+        lambda value: counted(round(value), "page fault"),
     ),
     Symptom(
         "spread",

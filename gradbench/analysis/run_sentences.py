@@ -15,14 +15,15 @@ _NUMBERS: Final = re.compile(r"0x[0-9a-f]+|(?<=[^\w.])\d+(?![\w.])", re.I)
 
 
 def reasons(
-    run: Run, *, causes: Collection[Cause] | None = None, but: Collection[str] = ()
+    run: Run, *, causes: Collection[Cause] | None = None, untraced: bool = False
 ) -> Iterator[str]:
     """Yield each reason for a missing number once, with the cells it holds for.
 
-    Only those of the ``causes``, where these are given, and none that is said elsewhere.
+    Only those of the ``causes``, where these are given; ``untraced``: without the cells whose own
+    traceback, which `tracebacks` shows, says it word for word.
     """
-    for (cause, reason), cells in _cells_by_reason(run).items():
-        if (causes is None or cause in causes) and reason not in but:
+    for (cause, reason), cells in _cells_by_reason(run, untraced=untraced).items():
+        if causes is None or cause in causes:
             yield f"{cause.replace('_', ' ')}: {few(cells)}: {reason}"
 
 
@@ -38,10 +39,12 @@ def in_short(run: Run, *, causes: Collection[Cause]) -> str:
     )
 
 
-def _cells_by_reason(run: Run) -> dict[tuple[Cause, str], list[str]]:
+def _cells_by_reason(run: Run, *, untraced: bool = False) -> dict[tuple[Cause, str], list[str]]:
     grouped: dict[tuple[Cause, str], list[str]] = {}
     for outcome in run.outcomes:
         if isinstance(outcome, Skipped) and outcome.cause not in NOTHING_TO_READ:
+            if untraced and outcome.traceback and outcome.reason in outcome.traceback:
+                continue
             cells = grouped.setdefault((outcome.cause, outcome.reason), [])
             if str(outcome.cell) not in cells:
                 cells.append(str(outcome.cell))
@@ -82,15 +85,6 @@ def without_numbers(text: str) -> str:
     return "\n".join(
         line if line.startswith("  ") else _NUMBERS.sub("#", line) for line in text.splitlines()
     )
-
-
-def shown_as_tracebacks(run: Run) -> set[str]:
-    """Return the reasons that `tracebacks` shows, word for word: not those that say more."""
-    return {
-        one.reason
-        for one in run.outcomes
-        if isinstance(one, Skipped) and one.traceback and one.reason in one.traceback
-    }
 
 
 def predicted(run: Run) -> str:

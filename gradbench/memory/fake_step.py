@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, UntypedStorage, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
@@ -148,7 +149,7 @@ def fake_step(cell: Cell, model: Model, device: Device, *, seed: int, here: bool
     past = _seen_past_the_mode(states_elsewhere=elsewhere)
     resizing = _resizing(fake.resized) if cell.in_ranks else nullcontext()
     quiet = QuietCollectives() if cell.in_ranks else nullcontext()
-    modes = mode, threads, tracker, functions or nullcontext(), quiet
+    modes = mode, threads, tracker, functions or nullcontext(), quiet, _BiasInPlace()
     with fake_ranks(cell, place), _nothing_compiles(), past, resizing, ExitStack() as entered:
         for one in modes:
             entered.enter_context(one)
@@ -184,6 +185,32 @@ def fake_step(cell: Cell, model: Model, device: Device, *, seed: int, here: bool
             )
     _hold_that_none_is_real(there_before)
     return Outline(list(fake.entries), resident, before, frozenset(fake.operators))
+
+
+class _BiasInPlace(TorchFunctionMode):
+    """Adds the bias of a linear layer as torch does where no mode looks on: in place.
+
+    So it does for inputs of several dimensions that are not contiguous; the others are one product.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],  # torch's signature
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run a function."""
+        if func is torch.nn.functional.linear and len(args) == 3 and _adds_a_bias(*args):
+            x, weight, bias = args
+            return torch.matmul(x, weight.t()).add_(bias)
+        return func(*args, **(kwargs or {}))
+
+
+def _adds_a_bias(x: Tensor, _weight: Tensor, bias: Tensor | None) -> bool:
+    """Return whether a linear layer multiplies first, and then adds its bias."""
+    casts = torch.is_autocast_enabled(x.device.type)
+    return bias is not None and x.dim() != 2 and not x.is_contiguous() and not casts
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
@@ -59,14 +60,25 @@ def alive_after(call: Callable[[], object], modules: Mapping[str, nn.Module]) ->
 
 
 def named(births: Sequence[Creation], *, most: int = 3) -> str:
-    """Return in words what `kept` found: bytes a step by operator, module and line."""
+    """Return in words what `kept` found: bytes a step by operator, module and line.
+
+    Of fewer storages than there were steps, each took the place of the one before: a cache that is
+    joined anew, say. What is left of it is no part that a step adds.
+    """
     totals: dict[str, int] = {}
+    storages = Counter[str]()
     for birth in births:
         place = f" in {birth.module}" if birth.module else ""
         line = f" ({birth.line})" if birth.line else ""
         name = f"{birth.op}{place}{line}"
         totals[name] = totals.get(name, 0) + birth.nbytes
+        storages[name] += 1
     ranked = sorted(totals.items(), key=lambda item: -item[1])
-    words = [f"{nbytes // STEPS:,} B a step made by {name}" for name, nbytes in ranked[:most]]
+    words = [
+        f"{nbytes // STEPS:,} B a step made by {name}"
+        if storages[name] >= STEPS
+        else f"{nbytes:,} B that each step makes anew by {name}"
+        for name, nbytes in ranked[:most]
+    ]
     more = [f"and {counted(len(ranked) - most, 'more place')}"] if len(ranked) > most else []
     return "; ".join([*words, *more])

@@ -167,13 +167,34 @@ def attempt(
         ranks.agree(f"steps of {arm.cell.grad_mode}", refused=why.reason)
         by_mode = says_the_mode(arm.workload.name, arm.mode.name, speaking(error))
         if ranks.any_of("the mode is not why", not by_mode):
-            return _with_call(why, error, arm.subject)
+            called = _with_call(why, error, arm.subject)
+            return _with_cure(called) if arm.mode.records else called
         with_graph = guarded(partial(_step_with_graph, arm, device, put_back), device)
         if with_graph is None:
             return Refusal("cannot_train", message_line(error))
-        return Refusal("failed", f"{why.reason}; under {RECORDING}, too: {with_graph.reason}")
+        there = _with_cure(with_graph).reason
+        more = there.removeprefix(why.reason) if there.startswith(why.reason) else f": {there}"
+        return Refusal("failed", f"{why.reason}; under {RECORDING}, too{more}")
     ranks.agree(f"steps of {arm.cell.grad_mode}")
     return None
+
+
+CURES: Final = {
+    "backward through the graph a second time": "what one step keeps is in the next one's "
+    "graph: detach() what the model or the batch function keeps",
+    "does not require grad and does not have a grad_fn": "its loss is detached, or every parameter "
+    "that it depends on is frozen",
+}
+"""Words of torch that say what is wrong, and not why: what it is in a step that was to work."""
+
+
+def _with_cure(why: Refusal) -> Refusal:
+    """Return the reason with what is to be done about it, where torch's words tell that."""
+    for words, cure in CURES.items():
+        if words in why.reason:
+            start, _, _ = why.reason.partition(" (or directly")  # the rest is on retain_graph
+            return why._replace(reason=f"{start}: {cure}")
+    return why
 
 
 def _with_call(why: Refusal, error: BaseException, subject: Subject) -> Refusal:

@@ -78,7 +78,7 @@ def _output(arm: VisitedArm, device: Device) -> dict[str, Tensor] | Refusal:
         output = arm.arm.workload.output(arm.arm.subject, arm.arm.mode)
         device.synchronize()
     by_path = {path: _on_host(tensor) for path, tensor in tensors(output)}
-    return by_path or Refusal("unreadable", NO_TENSOR.format(outlined(output)))
+    return by_path or Refusal("unreadable", NO_TENSOR.format(outlined(output, numbers=False)))
 
 
 def _on_host(tensor: Tensor) -> Tensor:

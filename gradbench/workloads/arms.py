@@ -15,7 +15,7 @@ from ..experiment.matrix import AS_IS, Cell
 from .checkpointing import blocks, compute_again, keep_everything
 from .generation import Decoding, Generation, held_to_contract
 from .grad_modes import MODES, GradMode
-from .models import Loadable, Model
+from .models import Model, StandIn
 from .state import seed_all
 from .steps import OPTIMIZERS, WORKLOADS, Cut, Region, Step, Subject, Workload
 from .trees import Batch, mapped, tensors
@@ -62,6 +62,11 @@ def moved(module: nn.Module, device: str, dtype: torch.dtype | None, layout: Lay
     """
     target = torch.device(device)
     tensors = [*module.parameters(), *module.buffers()]
+    if any(tensor.is_meta for tensor in tensors):
+        raise BadModel(
+            "its parameters are on meta, without numbers: a factory that keeps what it makes keeps "
+            "what it was first asked for, so make the module anew in each call"
+        )
     if any(_is_elsewhere(tensor, target) for tensor in tensors):
         module = module.to(target)
     if dtype is not None and any(
@@ -129,7 +134,7 @@ def assemble(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -
         forward = spread(module, blocks(module).values(), cell.device)
     if cell.compile != "off":
         forward = torch.compile(forward, mode=cell.compile)
-    loss = model.loss.load() if isinstance(model.loss, Loadable) else model.loss
+    loss = model.loss.function() if isinstance(model.loss, StandIn) else model.loss
     return Subject(
         module,
         forward,

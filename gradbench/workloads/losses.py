@@ -33,7 +33,7 @@ def mean_square(output: object, _batch: object) -> Tensor:
     if not squares:
         raise Impossible(
             "its output has no floating-point tensor in tuples, lists, dicts or dataclasses to "
-            f"train it by ({outlined(output)}): give a loss"
+            f"train it by ({outlined(output, numbers=False)}): give a loss"
         )
     total = squares[0]
     for square in squares[1:]:

@@ -27,6 +27,14 @@ class Loadable(Protocol):
         """Import it."""
 
 
+@runtime_checkable
+class StandIn(Protocol):
+    """What is called in the place of a function, which it finds by a path each time."""
+
+    def function(self) -> Callable[..., Any]:
+        """Return the function."""
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A module, what it is called with, and its loss.

@@ -168,13 +168,13 @@ class ImportedLoss:
 
     path: str
 
-    def load(self) -> Callable[[Any, Any], Tensor]:
-        """Return it."""
+    def function(self) -> Callable[[Any, Any], Tensor]:
+        """Return it. A factory is asked, which may keep what it makes: build the module first."""
         return _model_at(self.path).loss
 
     def __call__(self, output: Any, batch: Any) -> Tensor:
         """Return the loss of an output."""
-        return self.load()(output, batch)
+        return self.function()(output, batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +184,9 @@ class ImportedPart:
     path: str
     name: str
 
-    def load(self) -> Callable[..., Any]:
-        """Return it."""
-        return _part_of_generation(self.path, self.name)
-
     def __call__(self, *args: Any) -> Any:
         """Call it."""
-        return self.load()(*args)
+        return _part_of_generation(self.path, self.name)(*args)
 
 
 @cache  # a step calls it, and it is asked of the user's factory
@@ -228,6 +224,10 @@ class ImportedFunction:
                 f"{self.what} {self.path!r} is {type(function).__name__}, not a function"
             )
         return function
+
+    def function(self) -> Callable[..., Any]:
+        """Return it."""
+        return self.load()
 
     def __call__(self, *args: Any) -> Any:
         """Call it."""

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -119,21 +120,25 @@ def _is_dataclass(tree: object) -> bool:
     return is_dataclass(tree) and not isinstance(tree, type)
 
 
-def outlined(tree: object) -> str:
-    """Return a tree in few words: shapes and dtypes of tensors, types of all else."""
+def outlined(tree: object, *, numbers: bool = True) -> str:
+    """Return a tree in few words: shapes and dtypes of tensors, types of all else.
+
+    Numbers are written out, unless they are of an output: those differ from call to call.
+    """
+    within = partial(outlined, numbers=numbers)
     match tree:
         case Tensor():
             return f"{str(tree.dtype).removeprefix('torch.')} {list(tree.shape)}"
         case Mapping():
-            return f"{{{', '.join(f'{key}: {outlined(one)}' for key, one in tree.items())}}}"
+            return f"{{{', '.join(f'{key}: {within(one)}' for key, one in tree.items())}}}"
         case list() | tuple():
             opening, closing = "[]" if isinstance(tree, list) else "()"
-            return f"{opening}{_few(tree)}{closing}"
-        case None | bool() | int() | float():
+            return f"{opening}{_few(tree, within)}{closing}"
+        case None | bool() | int() | float() if numbers or tree is None:
             return repr(tree)
     return type(tree).__name__
 
 
-def _few(trees: Sequence[object], *, most: int = 4) -> str:
-    words = [outlined(one) for one in trees[:most]]
+def _few(trees: Sequence[object], words_of: Callable[[object], str], *, most: int = 4) -> str:
+    words = [words_of(one) for one in trees[:most]]
     return ", ".join([*words, f"and {len(trees) - most} more"] if len(trees) > most else words)

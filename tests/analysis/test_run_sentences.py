@@ -263,6 +263,17 @@ def test_what_a_model_raised_is_said_once_however_often_it_was_called():
     assert not any("bad luck" in note.text for note in closing_notes(of))
 
 
+def test_a_cell_without_a_traceback_is_noted_though_another_has_one_in_the_same_words():
+    one, other, *_ = block()
+    words = "RuntimeError: nothing requires grad"
+    traced = replace(skipped(one, cause="failed", reason=words), traceback=f"  File\n{words}")
+    texts = [
+        note.text
+        for note in closing_notes(run([traced, skipped(other, cause="failed", reason=words)]))
+    ]
+    assert f"failed: {other}: {words}" in texts
+
+
 def test_a_failure_without_a_traceback_stays_among_the_notes():
     why = skipped(block()[0], cause="failed", reason="RuntimeError: shapes cannot be multiplied")
     assert any("shapes cannot be" in note.text for note in closing_notes(run([why])))

@@ -644,3 +644,21 @@ def test_what_a_small_batch_was_measured_for_is_not_asked_of_larger_ones_again(m
     assert (fit.measured_at, asked) == ((fit.batch_size,), [2])
     weights, sample = (16 * 16 + 16) * FLOAT, 3 * 16 * FLOAT + LABEL
     assert fit.batch_size == (64 * 2**10 - weights) // sample
+
+
+class Turned(nn.Module):
+    """A linear layer of an input that is not contiguous, as attention returns it, batch first."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(4, 50)
+
+    def forward(self, x):
+        return self.out(x.transpose(1, 2))
+
+
+@pytest.mark.parametrize("axes", [{"grad_mode": "global_on"}, {}, TRAINING], ids=named)
+def test_a_bias_that_is_added_in_place_is_predicted_so(axes, predictor):
+    model, member = Model(Turned, lambda size: torch.randn(size, 4, 6)), cell(**axes)
+    found = read([member], model, ["peak_allocated"])
+    assert predictor.predict(member, model).peak_bytes == found[member, "peak_allocated"].values[0]

@@ -47,6 +47,18 @@ def loss(output, batch):
 whole = gradbench.Model(Net, make_batch, loss=loss, head="head")
 
 
+def make_of_one():
+    def net():
+        return kept_net
+
+    global kept_net
+    kept_net = kept_net or Net()
+    return gradbench.Model(net, make_batch, loss=loss, head="head")
+
+
+kept_net = None
+
+
 def make_whole():
     return gradbench.Model(Net, make_batch, loss=loss, head="head")
 
@@ -192,6 +204,17 @@ def test_a_function_that_says_what_its_model_takes_is_given_no_other_batch(folde
     model = model_of(ModelSource(build="some/nets.py:make_whole", input=IDS))
     with pytest.raises(BadModel, match=r"returns a gradbench.Model, which has a batch .*: give no"):
         model.build()
+
+
+def test_a_module_that_a_factory_keeps_is_never_one_without_numbers(folder):
+    model = model_of(ModelSource(build="some/nets.py:make_of_one"))
+    cell = Cell(model="it", workload="training", grad_mode="global_on", batch_size=2)
+    with pytest.raises(BadModel, match=r"on meta, without numbers: .* anew in each call"):
+        build(cell, model, seed=0)  # it was asked here what it takes
+    imported("some/nets.py:Net", "model")
+    sys.modules["nets"].kept_net = None  # as in a measuring process, which is another one
+    model.load()
+    make_arm(cell, build(cell, model, seed=0)).step()
 
 
 def test_a_file_that_exits_when_it_is_imported_ends_no_command(folder):

@@ -213,3 +213,8 @@ def test_an_output_without_a_floating_tensor_has_nothing_to_train_by():
 def test_an_output_into_which_nobody_looks_is_named_with_what_is_looked_into():
     with pytest.raises(Impossible, match=r"in tuples, lists, dicts or dataclasses .*Namespace"):
         automatic(SimpleNamespace(logits=torch.ones(2)), None)
+
+
+def test_numbers_of_an_output_are_in_no_reason_for_they_differ_from_call_to_call():
+    with pytest.raises(Impossible, match=r"\(\{loss: float, ids: \[int, None\]\}\)"):
+        automatic({"loss": 0.25, "ids": [3, None]}, None)
