@@ -54,7 +54,14 @@ class BadConfig(GradbenchError):
 
 
 class BadModel(GradbenchError):
-    """A model of the user's that cannot be found, called or sent to another process."""
+    """A model of the user's that cannot be found, called or sent to another process.
+
+    ``traceback`` is of the user's own frames, where another process raised it.
+    """
+
+    def __init__(self, message: str, *, traceback: str = "") -> None:
+        self.traceback = traceback
+        super().__init__(message)
 
 
 class StoreError(GradbenchError):

@@ -50,8 +50,10 @@ def explain(question: Question, store: Store, *, say: Say) -> tuple[Run, Explana
     for one in found:
         if isinstance(one, Explanation):
             return run, one
-    reason = next((one.reason for one in found if isinstance(one, Refusal)), "its process ended")
-    raise BadModel(f"model {question.cell.model!r} cannot be looked into: {reason}")
+    ended = Refusal("crashed", "its process ended")
+    why = next((one for one in found if isinstance(one, Refusal)), ended)
+    words = f"model {question.cell.model!r} cannot be looked into: {why.reason}"
+    raise BadModel(words, traceback=why.traceback)
 
 
 def look_inside(cell: Cell, model: Model, plan: Plan) -> Iterator[Explanation | Refusal]:

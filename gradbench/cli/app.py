@@ -137,8 +137,9 @@ def one_line_errors(config: Path | None = None) -> Iterator[None]:
         yield
     except GradbenchError as error:
         where = locate(config, error) if config and isinstance(error, UnknownName) else ""
-        if isinstance(error, BadModel) and error.__cause__ is not None:
-            raised = users_traceback(error.__cause__)  # what their module raised, as they know it
+        if isinstance(error, BadModel):  # what their module raised, as they know it
+            cause = error.__cause__
+            raised = users_traceback(cause) if cause is not None else error.traceback
             if raised:
                 err.print(shown_lines(raised))
         err.print(f"[red]gradbench:[/red] {shown_briefly(where + _as_typed(error))}")

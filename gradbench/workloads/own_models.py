@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -77,7 +78,8 @@ def models_of(sources: Mapping[str, ModelSource]) -> Catalogue:
     here = str(Path.cwd())
     if sources and here not in sys.path:
         sys.path.append(here)
-    return MODELS | {name: model_of(source) for name, source in sources.items()}
+    with redirect_stdout(sys.stderr):  # standard output is a command's own: it may be JSON
+        return MODELS | {name: model_of(source) for name, source in sources.items()}
 
 
 def from_path(path: str, *, shape: Sequence[int]) -> Model:

@@ -244,8 +244,10 @@ def test_a_model_that_does_not_run_is_refused_with_its_own_words(tmp_path):
     model = Model(build, lambda size: unlabelled(size, shape=(WIDTH,)))
     cell = Cell(model="m", workload="inference", grad_mode="no_grad", batch_size=BATCH)
     plan = Plan(budget_s=0.1, warmup_s=0.01, limit_s=60)
-    with pytest.raises(BadModel, match="ValueError: no weights today"):
+    with pytest.raises(BadModel, match="ValueError: no weights today") as raised:
         explain(Question(cell=cell, model=model, plan=plan), Store(tmp_path), say=print)
+    first, *_ = raised.value.traceback.splitlines()  # their own line, which is shown above
+    assert first.endswith("in build")
 
 
 @pytest.mark.slow
