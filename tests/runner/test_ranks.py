@@ -187,7 +187,7 @@ def test_ranks_that_wait_for_one_that_hangs_end_at_the_time_limit(tmp_path):
 
 
 class FailingAt(nn.Module):
-    """Raises in the second rank at one point: when it is built, made ready, or in its nth step."""
+    """Raises in the second rank at one point: when it is built, or in its nth step."""
 
     def __init__(self, point):
         super().__init__()
@@ -197,10 +197,6 @@ class FailingAt(nn.Module):
     def reach(self, point):
         if point == self.point and os.environ.get("RANK") == "1":
             raise ValueError(f"not when {point} in this rank")
-
-    def train(self, mode=True):
-        self.reach("made ready")
-        return super().train(mode)
 
     def forward(self, x):
         self.steps += 1
@@ -220,7 +216,7 @@ class FactoryOfFailing:
 @pytest.mark.parametrize(
     ("meter", "workload", "point"),
     [
-        *(("peak_allocated", "inference_ddp", one) for one in ("built", "made ready")),
+        ("peak_allocated", "inference_ddp", "built"),
         *(("peak_allocated", "inference_ddp", f"step {number}") for number in range(1, 6)),
         *(("step_time", "inference_ddp", f"step {number}") for number in (1, 2, 4)),
         # there the other rank hangs in a collective, as all do whose gradients are summed up
