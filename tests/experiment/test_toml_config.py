@@ -271,7 +271,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_folder_is_no_configuration(tmp_path):
-    with pytest.raises(BadConfig, match="Is a directory"):
+    with pytest.raises(BadConfig, match="it is no regular file"):
         read(tmp_path)
 
 
