@@ -3,16 +3,18 @@
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from ..errors import GradbenchError, StoreError, in_one_line
 from ..printable import one_line
 from ..store import file_lock
 
+LOCK: Final = ".gradbench-pack.lock"
+"""Of a folder that is packed into, as long as that lasts."""
 LARGEST_FILE_BYTES: Final = 2**29
 """Of one file; no file of gradbench has more."""
 GAP_BYTES: Final = 2**16
@@ -151,14 +153,21 @@ class DatasetStore:
         if self._local is None:
             yield
             return
-        try:
-            self._local.mkdir(parents=True, exist_ok=True)
-            lock = (self._local / ".lock").open("a")  # a file of that name keeps what it has
-        except OSError as error:
-            raise StoreError(f"cannot write in {self._where!r}: {error.strerror}") from error
-        with lock:
-            file_lock.hold(lock)
-            yield
+        while True:
+            try:
+                self._local.mkdir(parents=True, exist_ok=True)
+                lock = open(self._local / LOCK, "a", opener=_itself)  # noqa: SIM115 # closed below
+            except OSError as error:
+                raise StoreError(f"cannot write in {self._where!r}: {error.strerror}") from error
+            with lock:
+                file_lock.hold(lock)
+                if not _is_there(lock, self._local / LOCK):  # another packer has removed it
+                    continue
+                try:
+                    yield
+                finally:
+                    _leave_nothing_empty(self._local)
+                return
 
     def _put(self, path: str, content: bytes) -> None:
         try:
@@ -195,6 +204,27 @@ def merged(ranges: Sequence[Range]) -> list[Range]:
         else:
             joined.append(one)
     return joined
+
+
+def _itself(path: str, flags: int) -> int:
+    """Open a file, through no link, and wait for no reader of a FIFO."""
+    careful = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return os.open(path, flags | careful, 0o666)
+
+
+def _is_there(file: IO[str], path: Path) -> bool:
+    """Return whether a file that is open still is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _leave_nothing_empty(folder: Path) -> None:
+    """Remove the lock's file, which is held, and the folder where that was all that it had."""
+    with suppress(OSError):  # Windows removes no file that is open
+        (folder / LOCK).unlink()
+        folder.rmdir()
 
 
 def _write_whole(path: Path, content: bytes) -> None:

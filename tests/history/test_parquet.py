@@ -1,6 +1,7 @@
 """A pack holds what the runs hold, for whoever reads Parquet, and survives what befalls files."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -28,6 +29,7 @@ from gradbench.history import (
     parquet_read,
     series,
 )
+from gradbench.history.dataset_store import LOCK
 from gradbench.history.parquet_read import is_pack, read
 from gradbench.history.parquet_write import pack
 
@@ -230,7 +232,24 @@ def test_a_write_that_fails_leaves_no_half_file(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset_store.os, "fsync", full)
     with pytest.raises(StoreError, match=r"No space left on device; .* pack again"):
         pack(RUNS, str(tmp_path))
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / ".lock"]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_pack_of_nothing_leaves_no_folder_and_one_of_runs_no_lock(tmp_path):
+    pack([], str(tmp_path / "nothing"))
+    assert not (tmp_path / "nothing").exists()
+    pack(RUNS, str(tmp_path / "pack"))
+    assert [path.name for path in (tmp_path / "pack").glob(".*")] == []
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda lock: lock.symlink_to("elsewhere")], ids=["FIFO", "link"]
+)
+def test_what_stands_in_the_place_of_the_lock_is_not_waited_for(tmp_path, make):
+    make(tmp_path / LOCK)
+    with pytest.raises(StoreError, match="cannot write in"):
+        pack(RUNS, str(tmp_path))
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_file_in_place_of_the_folder_is_named(tmp_path):
