@@ -142,13 +142,20 @@ def test_a_killed_nodes_block_is_measured_on_another(tmp_path, cluster, nodes, f
     def kill_in_the_midst():
         while not mark.exists():
             time.sleep(0.05)
-        nodes("left")
         cluster.remove_node(right, allow_graceful=False)
+
+    left = []
+
+    def progress(_event):  # Ray starts nodes in the main thread alone
+        if not left:
+            left.append(nodes("left"))
 
     killing = threading.Thread(target=kill_in_the_midst, daemon=True)
     killing.start()
     own = {"net": ModelSource(build="lethal:waits_on_the_right", input=("B,4",))}
-    run = recorded(tmp_path, cluster, blocks(2, model="net"), models=own, wait_s=90.0)
+    run = recorded(
+        tmp_path, cluster, blocks(1, model="net"), models=own, wait_s=90.0, progress=progress
+    )
     killing.join()
     assert run.sealed
     assert all(isinstance(one, Measurement) for one in run.outcomes)
