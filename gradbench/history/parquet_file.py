@@ -24,7 +24,7 @@ MARK: Final = b"gradbench"
 MOST_ROWS: Final = 5_000_000
 """That one answer reads: a few kilobytes of Parquet can stand for any number of equal rows."""
 MOST_BYTES: Final = 2**29
-"""That one file unpacks to."""
+"""To which all that one answer reads may unpack."""
 
 FOOTER_BYTES: Final = 2**17
 """Fetched of a file's end at first: more than the footer of a file that `pack` writes."""
@@ -63,10 +63,12 @@ class Footer:
             for chunk in _chunks(self.metadata.row_group(number), columns)
         ]
 
-    def check(self, content: memoryview, groups: Sequence[int], columns: Collection[str]) -> int:
-        """Return the rows that these groups unpack to.
+    def check(
+        self, content: memoryview, groups: Sequence[int], columns: Collection[str]
+    ) -> tuple[int, int]:
+        """Return the rows and the bytes that these columns of groups unpack to.
 
-        Raise `StoreError` where their columns are more than any history has.
+        Raise `StoreError` where they are more than any history has.
         """
         parts = [self.metadata.row_group(number) for number in groups]
         unpacked = sum(
@@ -78,7 +80,7 @@ class Footer:
                 f"{self.said} unpacks to {counted(number, 'row')} of {unpacked:,} bytes, more than "
                 "a history has: it is left out"
             )
-        return number
+        return number, unpacked
 
 
 class SparseFile:

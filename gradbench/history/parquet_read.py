@@ -99,7 +99,7 @@ class _Read:
         self._origins: dict[str, figures.Origin] = {}
         self._facts = _Facts()
         self._left_out: list[tuple[str, str]] = []  # name and what is wrong
-        self._rows = 0
+        self._rows = self._nbytes = 0  # that were unpacked
 
     def parts(self, of: Iterable[tuple[File, Footer | Exception]]) -> Iterator[_Part]:
         """Yield of each file what is wanted of it, if anything is."""
@@ -141,8 +141,7 @@ class _Read:
         pa, _ = pyarrow()
         footer, groups, columns = part.footer, [*part.groups], self._columns(part.footer)
         with sparse.content as content:
-            rows = footer.check(content, groups, columns)
-        self._check_rows(rows, footer)
+            self._check_sums(footer, *footer.check(content, groups, columns))
         texts = [name for name in columns if name not in _NOT_TEXTS]
         file = sparse.open(footer.metadata, names=texts)
         table = file.read_row_groups(groups, columns=[*columns])
@@ -156,7 +155,6 @@ class _Read:
         if twice:
             keep = pa.compute.invert(pa.compute.is_in(table["run"], pa.array(twice)))
             table = table.filter(keep)
-        self._rows += rows
         self._tables.append(table)
         self._origins = origins | self._origins
 
@@ -167,12 +165,19 @@ class _Read:
         filters = (name for name in self._wanted if name in there)
         return tuple(dict.fromkeys((*_TEXTS, *_NOT_TEXTS, *filters)))
 
-    def _check_rows(self, rows: int, footer: Footer) -> None:
-        if self._rows + rows > parquet_file.MOST_ROWS:
-            raise StoreError(
-                f"{footer.said} makes more than {counted(parquet_file.MOST_ROWS, 'row')}: it is "
-                "left out; ask for less, by --model, --meter or --since"
-            )
+    def _check_sums(self, footer: Footer, rows: int, nbytes: int) -> None:
+        """Add what a file is about to unpack to; raise `StoreError` where it is too much in all."""
+        for so_far, more, most, unit in (
+            (self._rows, rows, parquet_file.MOST_ROWS, "row"),
+            (self._nbytes, nbytes, parquet_file.MOST_BYTES, "byte"),
+        ):
+            if so_far + more > most:
+                raise StoreError(
+                    f"{footer.said} makes more than {counted(most, unit)}: it is left out; ask for "
+                    "less, by --model, --meter or --since"
+                )
+        self._rows += rows
+        self._nbytes += nbytes
 
     def _leave_out(self, file: File, error: Exception) -> None:
         name = self._store.say(file.name)

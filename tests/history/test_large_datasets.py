@@ -155,6 +155,27 @@ def test_more_rows_than_an_answer_has_are_left_out_and_said(packed, monkeypatch)
     assert "ask for less, by --model, --meter or --since" in words
 
 
+def test_files_that_unpack_to_too_much_together_are_left_out_and_said(packed, monkeypatch):
+    """Each of them is small: many small files are as large as one."""
+    sizes = []
+    check = parquet_file.Footer.check
+
+    def noted(footer, *what):
+        sizes.append(check(footer, *what)[1])
+        return check(footer, *what)
+
+    monkeypatch.setattr(parquet_file.Footer, "check", noted)
+    whole = read(str(packed))
+    assert whole.warnings == []
+    assert len(sizes) > 1
+    most = sum(sizes) - 1
+    monkeypatch.setattr(parquet_file, "MOST_BYTES", most)
+    figures = read(str(packed))
+    assert 0 < len(figures.frame) < len(whole.frame)
+    (words,) = figures.warnings
+    assert f"makes more than {most:,} bytes: it is left out; ask for less" in words
+
+
 def test_files_with_the_same_thing_wrong_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_write, "RUNS_A_FILE", 1)
     pack(RUNS, str(tmp_path))
