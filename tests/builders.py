@@ -53,6 +53,25 @@ def make():
 """
 
 
+def quick_effort():
+    """Return an effort of `compare` that ends soon; imported here, for it imports torch."""
+    from gradbench.comparison.replication import Replication
+    from gradbench.comparison.versions import Effort
+
+    return Effort(
+        processes=3,
+        replication=Replication(
+            turns=4,
+            least_turns=3,
+            slice_s=0.001,
+            warm_up_s=0.0,
+            limit_s=60,
+            cell_s=0.01,
+            least_rounds=4,
+        ),
+    )
+
+
 def started(cells: Iterable[Cell], *, meters: Sequence[str] = ("step_time",), **fields) -> Started:
     return Started(
         **{

@@ -37,6 +37,7 @@ ALLOWED = {
     "{LONGEST_TEXT:,} characters": "a constant above 1",
     "{look.elsewhere} runs": "a verb",
     "{cell.device} runs": "a verb",
+    "{changed.size} samples": "what memory does not limit is far above 1",
     "{value} cores": "a measured share of a core is no count",
 }
 

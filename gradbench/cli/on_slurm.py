@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
+from .. import output_files
 from ..cluster import shard_runs, slurm
 from ..errors import Impossible, StoreError, in_one_line
 from ..exit_status import ExitStatus
@@ -69,7 +70,8 @@ def remembered(folder: Path, given: Sequence[str]) -> list[str]:
         if not (isinstance(before, list) and all(isinstance(one, str) for one in before)):
             raise StoreError(f"{str(path)!r} is no list of options of sbatch: remove it")
         every = [*(one for one in before if one not in given), *given]
-        path.write_text(json.dumps(every), "utf-8")
+        content = json.dumps(every).encode()
+        output_files.write(path, content, like=output_files.JSON, what="list of options of sbatch")
     except ValueError as error:
         raise StoreError(f"{str(path)!r} cannot be read: {in_one_line(error)}") from error
     except OSError as error:

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from ..plurals import counted
 from .estimates import Estimate, hodges_lehmann
 from .log_t_test import t_quantile
 from .replicate import Replicate
@@ -105,8 +106,8 @@ class MachineRule:
                 return changed(
                     found,
                     threshold=self.threshold,
-                    sure=f"on {len(centres)} machines with {look} replicates (p {p:.1g}, "
-                    f"{self.level(suspects):.1g} asked)",
+                    sure=f"on {counted(len(centres), 'machine')} with {look} replicates "
+                    f"(p {p:.1g}, {self.level(suspects):.1g} asked)",
                 )
             if self._is_within(found) and found.low <= 1 <= found.high:
                 return self._same(found)
@@ -120,7 +121,7 @@ class MachineRule:
         largest = max(found.high - 1, 1 / found.low - 1)
         words = f"a change of more than {largest:.1%} is ruled out, threshold {self.threshold:.1%}"
         if not found.low <= 1 <= found.high:
-            words += f"; a smaller one is not sure on {found.rounds} machines"
+            words += f"; a smaller one is not sure on {counted(found.rounds, 'machine')}"
         return CellVerdict(verdict=Verdict.SAME, change=found, reason=words)
 
     def _why_open(self, sample: Sample, found: Estimate) -> str:
@@ -130,7 +131,7 @@ class MachineRule:
         if found.rounds < 2:
             return f"all {len(sample)} replicates are of one machine, whose own shift is not known"
         spread = math.log(found.high / found.low) / 2
-        made = f"{len(sample)} replicates on {found.rounds} machines"
+        made = f"{len(sample)} replicates on {counted(found.rounds, 'machine')}"
         return f"{made} leave ±{math.expm1(spread):.1%}; {self._what_settles(found, spread)}"
 
     def _what_settles(self, found: Estimate, spread: float) -> str:

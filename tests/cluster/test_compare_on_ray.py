@@ -13,11 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from builders import quick_effort
 
 from gradbench.cli import compare_on_ray
 from gradbench.comparison import checkouts, versions
-from gradbench.comparison.replication import Replication
-from gradbench.comparison.versions import Effort
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.model_source import ModelSource
 from gradbench.stats import machine_rule
@@ -28,18 +27,7 @@ pytest.importorskip("ray", reason="no ray is installed: tox -e cluster")
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-QUICK = Effort(
-    processes=3,
-    replication=Replication(
-        turns=4,
-        least_turns=3,
-        slice_s=0.001,
-        warm_up_s=0.0,
-        limit_s=60,
-        cell_s=0.01,
-        least_rounds=4,
-    ),
-)
+QUICK = quick_effort()
 NETS = """
 import os
 import time

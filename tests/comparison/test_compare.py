@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from builders import net_source
+from builders import net_source, quick_effort
 from scipy import stats
 from torch import nn
 from typer.testing import CliRunner
@@ -40,18 +40,7 @@ from gradbench.stats.replicate import Replicate
 from gradbench.stats.table_rule import TableRule
 from gradbench.stats.verdicts import Verdict
 
-QUICK = Effort(
-    processes=3,
-    replication=Replication(
-        turns=4,
-        least_turns=3,
-        slice_s=0.001,
-        warm_up_s=0.0,
-        limit_s=60,
-        cell_s=0.01,
-        least_rounds=4,
-    ),
-)
+QUICK = quick_effort()
 
 NETS = """
 import os
