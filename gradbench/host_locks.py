@@ -5,7 +5,6 @@ twice, know nothing of each other. A lock lies in a file of the host and ends wi
 in whatever way that ends.
 """
 
-import errno
 import os
 import stat
 import time
@@ -22,8 +21,6 @@ VARIABLE: Final = "GRADBENCH_LOCKS"
 DEFAULT: Final = "/tmp/gradbench-locks"  # noqa: S108 # TMPDIR may differ between processes of a host
 LOOK_S: Final = 0.05
 """Between two tries to get a lock."""
-NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""Errors of a file system that has no locks: waiting would not help."""
 
 
 class Held(Exception):
@@ -63,10 +60,10 @@ def holding(
 def _taken(file: IO[bytes]) -> bool:
     try:
         file_lock.hold(file, wait=False)
-    except OSError as error:
-        if error.errno in NO_LOCKS:
-            raise _unusable(error) from error
+    except (BlockingIOError, PermissionError):  # another has it: Windows raises the second
         return False
+    except OSError as error:  # as on NFS, where what was opened to be read takes none: in vain
+        raise _unusable(error) from error
     return True
 
 
@@ -93,5 +90,5 @@ def _folder() -> Path:
 def _unusable(error: OSError) -> GradbenchError:
     return GradbenchError(
         f"no lock can be had in {str(_folder())!r} ({error.strerror}), so another run could "
-        f"measure on the same device: set {VARIABLE} to a folder on this host's own disk"
+        f"measure on the same cores or devices: set {VARIABLE} to a folder on this host's own disk"
     )
