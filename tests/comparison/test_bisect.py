@@ -1,5 +1,6 @@
 """``compare --bisect``: a repository's commits, what is refused, interruptions, foreign text."""
 
+import contextlib
 import json
 import random
 import subprocess
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from gradbench.analysis.bisection import Time
 from gradbench.cli import app
-from gradbench.comparison import bisector, checkouts, commit_counts, commits, versions
+from gradbench.comparison import bisector, building, checkouts, commit_counts, commits, versions
 from gradbench.comparison.replication import Replication, Results
 from gradbench.comparison.versions import Effort
 from gradbench.errors import GradbenchError
@@ -556,6 +557,28 @@ def test_a_slower_step_is_found_by_times_and_its_parent_confirms(line, counting,
     pairs = [(each.sides[0].tree.name, each.sides[1].tree.name) for each in Drawn.made]
     assert len(pairs) == len(set(pairs)) <= 1 + 4 + 1
     assert line.git("worktree", "list").count("\n") == 0
+
+
+def test_a_version_is_built_while_no_core_is_held_for_its_build_may_measure_too(
+    line, counting, tmp_path, monkeypatch
+):
+    held, built = [], []
+
+    @contextlib.contextmanager
+    def alone(*_, **__):
+        held.append("cores")
+        yield
+        held.clear()
+
+    monkeypatch.setattr(bisector, "alone", alone)
+    monkeypatch.setattr(building, "build", lambda *_: built.append(list(held)))
+    monkeypatch.setattr(Drawn, "stop_at", 1)
+    assert timed(tmp_path, "--bisect", "main~8..main").exit_code == ExitStatus.INTERRUPTED
+    held.clear()
+    counted = len(built)
+    timed(tmp_path, "--resume", "latest", model=("--model", "nets:make"))
+    assert len(built) > counted  # what was counted before is built again to be timed
+    assert not any(built)
 
 
 def test_times_of_before_an_interruption_are_kept(line, counting, tmp_path, monkeypatch):
