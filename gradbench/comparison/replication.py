@@ -63,8 +63,9 @@ class Results:
     operations: dict[Cell, tuple[Operations, Operations]] = field(default_factory=dict)
     apart: dict[Cell, str] = field(default_factory=dict)  # why the sides take two processes
     failures: dict[Cell, dict[str, str]] = field(default_factory=dict)
+    late: set[tuple[Cell, str]] = field(default_factory=set)  # failures of a time limit: cell, side
     uncounted: dict[Cell, str] = field(default_factory=dict)  # why no instructions were counted
-    given_up: dict[Cell, str] = field(default_factory=dict)  # why no machine makes replicates
+    given_up: dict[Cell, str] = field(default_factory=dict)  # why there are no more replicates
 
     def add(self, others: "Results", *, machine: str) -> None:
         """Add what one replicate on a machine came to.
@@ -80,6 +81,7 @@ class Results:
         )
         for cell, sides in others.failures.items():
             self.failures.setdefault(cell, {}).update(sides)
+        self.late |= others.late
         for cell, made in others.replicates.items():
             if cell in others.apart or cell not in self.apart:
                 own = [replace(one, machine=machine) for one in made]
@@ -144,8 +146,9 @@ class Replicator:
                     held = alone(cells, wait_s=budget.left_s, waiting=self._say)
                     with held, budget.taking("replicate"):
                         self.replicate(cells)
-                except Held:  # for all of the time that is left
+                except Held as held_by_others:  # for all of the time that is left
                     budget.ended = True
+                    self.results.given_up.update(dict.fromkeys(cells, str(held_by_others)))
                     return
                 yield ""
 
@@ -389,6 +392,8 @@ class Replicator:
                 "(--device cpu)"
             )
         self.results.failures.setdefault(cell, {})[failure.side] = failure.why
+        if isinstance(failure, Lost) and failure.late:
+            self.results.late.add((cell, failure.side))
 
     def _first_kill(self, failure: Failed, cell: Cell | None) -> bool:
         """Return whether SIGKILL has ended this for the first time: once may be anybody's doing."""

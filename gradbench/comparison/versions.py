@@ -5,7 +5,7 @@ user's code from (and, if asked for, the interpreter with its torch).
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ from ..stats.replicate import Replicate
 from ..stats.table_rule import CellVerdict, TableRule
 from ..stats.verdicts import Verdict
 from .budget import Budget
-from .checkouts import Version
+from .checkouts import SIDES, Version
 from .instruction_counts import InstructionCounter
 from .replication import Replication, Replicator, Results
 
@@ -175,7 +175,7 @@ class Comparison:
         for cell in cells:
             failed = results.failures.get(cell)
             if failed is not None:
-                outcome = _failed(cell, failed)
+                outcome = _failed(cell, failed, late=results.late)
                 (judged if isinstance(outcome, FigureVerdict) else not_compared).append(outcome)  # type: ignore[arg-type] # each list takes its own kind
                 continue
             if cell in results.replicates:
@@ -285,19 +285,29 @@ def compare(
     return comparison.decision(cells)
 
 
-def _failed(cell: Cell, words: Mapping[str, str]) -> FigureVerdict | NotCompared:
-    """Return what it means that a side could not step the cell."""
+def _failed(
+    cell: Cell, words: Mapping[str, str], *, late: Collection[tuple[Cell, str]]
+) -> FigureVerdict | NotCompared:
+    """Return what it means that a side could not step the cell.
+
+    A base that was too ``late`` may be able to, in more time: that makes no candidate better.
+    """
     if len(words) == 2:
         return NotCompared(cell=cell, meter="step_time", why="no number", reason=words["candidate"])
     (name,) = words
-    worse = name == "candidate"
+    verdict, reason = Verdict.WORSE, f"the {name} cannot step it: {words[name]}"
+    if name == SIDES[0]:
+        verdict = Verdict.BETTER
+        if (cell, name) in late:
+            verdict = Verdict.INCONCLUSIVE
+            reason = f"the {name} {words[name]}: a longer --limit shows whether it can step it"
     return FigureVerdict(
         cell=cell,
         meter="step_time",
-        verdict=Verdict.WORSE if worse else Verdict.BETTER,
+        verdict=verdict,
         change=None,
         baseline=None,
         candidate=None,
         unit="ns",
-        reason=f"the {name} cannot step it: {words[name]}",
+        reason=reason,
     )

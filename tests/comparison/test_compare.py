@@ -415,6 +415,7 @@ def test_a_comparison_waits_for_another_run_no_longer_than_its_budget(idle):
         assert list(replicator.rounds(lambda: cells, budget)) == []
     assert said == ["waiting for another run"]
     assert budget.ended
+    assert f"{lock[0]} was held by another run" in replicator.results.given_up[cells[0]]
 
 
 def test_a_base_is_built_by_the_user_s_command_before_it_is_imported(project):

@@ -127,6 +127,21 @@ def test_where_a_candidate_hung_its_other_modes_are_not_tried_and_other_models_a
     assert hung == ["hangs global_on"]
 
 
+def test_a_base_that_hung_makes_no_candidate_better_and_one_that_fails_does(script, sides):
+    hung, fails, good = (cells(name)[0] for name in ("hangs", "fails", "good"))
+    met = {"hangs": late("base"), "fails": Failed("base", "ValueError: no")}
+    script.meets = lambda side, cell, _: met.get(cell.split()[0]) if side == "base" else None
+    found = compared(sides, [hung, fails, good])
+    by_cell = {one.cell: one for one in found.figure_verdicts}
+    assert by_cell[hung].verdict is Verdict.INCONCLUSIVE
+    assert by_cell[hung].reason == (
+        f"the base {HUNG}: a longer --limit shows whether it can step it"
+    )
+    assert by_cell[fails].verdict is Verdict.BETTER
+    assert found.status() is ExitStatus.OK
+    assert found.status(strict=True) is ExitStatus.INCONCLUSIVE
+
+
 def test_where_nothing_is_timed_both_sides_have_their_time_at_once(script, sides):
     script.meets = lambda side, cell, _: late(side)
     found = compared(sides, cells("hangs"))
