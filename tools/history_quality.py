@@ -337,7 +337,17 @@ def table(given: argparse.Namespace, rule: Rule) -> list[str]:
     ]
 
 
-TEXT: Final = Path(__file__).with_name("history_doc.md")
+BEGIN: Final = "<!-- begin: written by tools/history_quality.py --doc -->\n"
+END: Final = "<!-- end -->"
+
+
+def with_figures(text: str, figures: str) -> str:
+    """Return the document with these figures in the place of those between the marks."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit("the document has no place for the figures: see BEGIN and END")
+    return f"{before}{begin}{figures}\n{end}{after}"
 
 
 def main() -> None:
@@ -347,7 +357,7 @@ def main() -> None:
     parser.add_argument("--rule", default="", help="name=value, comma separated")
     parser.add_argument("--otava", default="", metavar="PYTHON", help="a Python with apache-otava")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--doc", type=Path, help="write the document here")
+    parser.add_argument("--doc", type=Path, help="put the figures into this document")
     given = parser.parse_args()
 
     kinds = {field.name: field.type for field in fields(Rule)}
@@ -365,15 +375,9 @@ def main() -> None:
     where = f"Python {platform.python_version()}, ruptures {metadata.version('ruptures')}" + (
         ", apache-otava " + _otava_version(given.otava) if given.otava else ""
     )
-    text = TEXT.read_text("utf-8")
-    for name, value in (
-        ("{{how}}", how),
-        ("{{where}}", where),
-        ("{{series}}", str(given.series)),
-        ("{{table}}", "\n".join(lines)),
-    ):
-        text = text.replace(name, value)
-    given.doc.write_text(text, "utf-8")
+    said = f"{given.series} made-up series of each kind, printed by `{how}` ({where})."
+    figures = "\n".join([said, "", *lines])
+    given.doc.write_text(with_figures(given.doc.read_text("utf-8"), figures), "utf-8")
 
 
 def _otava_version(python: str) -> str:
