@@ -63,9 +63,22 @@ def check(path: Path, *, like: re.Pattern[bytes], what: str) -> None:
     """Raise `StoreError` where `write` would for what is there: before work, and not after it."""
     with _as_store_errors(path, what, ""):
         mode = _mode(path)
+        if mode is not None and stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if mode is not None and not stat.S_ISREG(mode):
             return
         _check(path, like, what, exists=mode is not None)
+
+
+def remove(path: Path, *, like: re.Pattern[bytes]) -> None:
+    """Remove a file that opens ``like`` one of ours; leave any other, and a link."""
+    try:
+        if stat.S_ISREG(path.lstat().st_mode) and like.match(_opening(path)):
+            path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"cannot remove {str(path)!r}: {error.strerror}") from error
 
 
 def _mode(path: Path) -> int | None:
@@ -81,13 +94,17 @@ def _check(path: Path, like: re.Pattern[bytes], what: str, *, exists: bool) -> N
         if path.is_symlink():
             raise StoreError(f"{str(path)!r} is a link to nothing: remove it, or choose another")
         return
-    with path.open("rb") as file:
-        opening = file.read(OPENING_BYTES)
+    opening = _opening(path)
     if opening and not like.match(opening):
         raise StoreError(
             f"{str(path)!r} is there and is no {what} of gradbench: choose another name, or "
             "remove it"
         )
+
+
+def _opening(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(OPENING_BYTES)
 
 
 def _pour(path: Path, content: bytes) -> None:

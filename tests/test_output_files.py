@@ -109,8 +109,22 @@ def test_before_work_it_is_known_whether_it_could_be_written(tmp_path):
     theirs(tmp_path / "a")
     with pytest.raises(StoreError, match="is no file of gradbench"):
         output_files.check(tmp_path / "a", like=OWN, what="file")
+    with pytest.raises(StoreError, match="Is a directory"):
+        output_files.check(tmp_path, like=OWN, what="file")
     for name in ("nothing", os.devnull):
         output_files.check(tmp_path / name, like=OWN, what="file")
+
+
+def test_what_opens_like_its_kind_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / "own").write_bytes(OLD)
+    (tmp_path / "link").symlink_to("own")
+    theirs(tmp_path / "theirs")
+    (tmp_path / "folder").mkdir()
+    for name in ("link", "theirs", "folder", "nothing"):
+        output_files.remove(tmp_path / name, like=OWN)
+    assert {path.name for path in tmp_path.iterdir()} == {"own", "link", "theirs", "folder"}
+    output_files.remove(tmp_path / "own", like=OWN)
+    assert not (tmp_path / "own").exists()
 
 
 def test_no_other_module_writes_a_file_by_its_name_over_another():

@@ -4,13 +4,17 @@ Plain files and links: a page opens from a folder, a bucket or an artifact, with
 without scripts, and the first one stays small however much there is.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from .. import output_files
 from ..history.commit_links import Link
 from ..history.series import Series
 from . import history, template
@@ -18,6 +22,7 @@ from . import history, template
 A_PAGE: Final = history.MANY
 NEAR: Final = 2
 """Pages on each side of one that it links to by number, besides the first and the last."""
+_NAME: Final = re.compile(r"(changed|all)-\d+\.html")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +50,20 @@ def save(series: Sequence[Series], path: Path, *, link: Link, warnings: Sequence
 
     Return how many there are. The folder is named after the page, ``history-pages`` for
     ``history.html``. The first page is written last, so that none of its links leads nowhere.
+    Then pages of an earlier, longer history are removed from the folder.
     """
     known = [one for one in series if len(one.values) > 1]
+    pages = _Pages(known, path, link)
+    written: set[str] = set()
     if len(known) <= A_PAGE:
         template.save(history.render(series, link=link, warnings=warnings), path)
-        return 1
-    pages = _Pages(known, path, link)
-    for name, html in pages.behind():
-        template.save(html, pages.folder / name)
-    template.save(pages.first(warnings), path)
-    return pages.count
+    else:
+        for name, html in pages.behind():
+            template.save(html, pages.folder / name)
+            written.add(name)
+        template.save(pages.first(warnings), path)
+    _remove_earlier(pages.folder, keep=written)
+    return len(written) + 1
 
 
 class _Pages:
@@ -65,14 +74,9 @@ class _Pages:
         self._path, self._link = path, link
         self.folder = path.with_name(f"{path.stem}-pages")
 
-    @property
-    def count(self) -> int:
-        """How many pages there are, the first one too."""
-        return max(_pages(self._changed), 1) + _pages(self._known)
-
     def first(self, warnings: Sequence[str]) -> str:
         """Return the page that is opened: what changed lately, and where the rest is."""
-        below = f"{quote(self.folder.name)}/"
+        below = f"{_quoted(self.folder.name)}/"
         shown = self._shown(self._changed[:A_PAGE], "History", self._steps("changed", 1, below))
         return _render(shown, index=[*self._index(below)], warnings=warnings)
 
@@ -90,7 +94,7 @@ class _Pages:
 
     @property
     def _back(self) -> str:
-        return f"../{quote(self._path.name)}"
+        return f"../{_quoted(self._path.name)}"
 
     def _shown(
         self,
@@ -154,6 +158,17 @@ class _Pages:
             )
 
 
+def _remove_earlier(folder: Path, *, keep: Collection[str]) -> None:
+    """Remove our pages from the folder, and the folder if nothing else is in it."""
+    if not folder.is_dir():
+        return
+    for path in [*folder.iterdir()]:
+        if _NAME.fullmatch(path.name) and path.name not in keep:
+            output_files.remove(path, like=template.PAGE)
+    with suppress(OSError):  # it is not empty
+        folder.rmdir()
+
+
 def _render(shown: dict[str, Any], **context: Any) -> str:
     defaults: dict[str, Any] = {"index": (), "warnings": (), "back": ""}
     return template.render("history_page.html.j2", history=shown, **{**defaults, **context})
@@ -172,4 +187,9 @@ def _name(kind: str, number: int) -> str:
 
 
 def _anchor(model: str) -> str:
-    return quote(f"model-{model}", safe="")
+    return quote(f"model-{model}", safe="", errors="backslashreplace")
+
+
+def _quoted(name: str) -> str:
+    """Return a file's name for an address; it may have bytes that are no UTF-8."""
+    return quote(os.fsencode(name))

@@ -97,6 +97,29 @@ def test_what_fits_a_page_is_one_page(found, tmp_path, monkeypatch):
     assert path.read_text("utf-8") == history.render(found, link=linker(""))
 
 
+def test_a_shorter_history_leaves_no_page_of_the_longer_one(written, found, monkeypatch):
+    folder = written.with_name("a page-pages")
+    theirs = folder / "all-99.html"
+    theirs.write_text("<!doctype html><title>mine</title>", "utf-8")
+    count = history_pages.save(found[:4], written, link=linker(""))
+    assert len(list(written.parent.rglob("*.html"))) == count + 1
+    monkeypatch.setattr(history_pages, "A_PAGE", len(found))
+    history_pages.save(found, written, link=linker(""))
+    assert list(folder.iterdir()) == [theirs]
+    theirs.unlink()
+    history_pages.save(found, written, link=linker(""))
+    assert list(written.parent.iterdir()) == [written]
+
+
+def test_a_name_that_is_no_utf_8_is_linked_as_it_is(found, tmp_path):
+    path = tmp_path / "p\udcff.html"
+    renamed = [replace(one, cell=replace(one.cell, model="net\udcff:make")) for one in found]
+    history_pages.save(renamed, path, link=linker(""))
+    html = path.read_text("utf-8")
+    assert "p%FF-pages/all-1.html#model-net%5Cudcff" in html
+    assert 'href="../p%FF.html"' in (tmp_path / "p\udcff-pages" / "all-1.html").read_text("utf-8")
+
+
 def test_pages_link_to_those_near_and_to_both_ends(found, tmp_path):
     pages = history_pages._Pages(found * 10, tmp_path / "p.html", linker(""))
     steps = [step.text for step in pages._steps("all", 9)]
