@@ -84,7 +84,10 @@ def parse_since(text: str) -> str:
     except ValueError:
         raise Impossible(f"--since {text!r} is no date: write 2026-05-31") from None
     aware = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return aware.astimezone(UTC).isoformat()
+    try:
+        return aware.astimezone(UTC).isoformat()
+    except OverflowError:  # at the first or the last day that there is
+        raise Impossible(f"--since {text!r} is no time in UTC: write 2026-05-31") from None
 
 
 def canonical_devices(names: Sequence[str]) -> tuple[str, ...]:

@@ -2,12 +2,12 @@
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 from ..errors import GradbenchError, StoreError, in_one_line
 from ..printable import one_line
@@ -19,6 +19,10 @@ LARGEST_FILE_BYTES: Final = 2**29
 """Of one file; no file of gradbench has more."""
 GAP_BYTES: Final = 2**16
 """Ranges of a file that lie closer are asked for at once: a request costs more than these bytes."""
+TRIES: Final = 3
+"""A dataset is listed so often where another pack has put files of it into a larger one."""
+
+T = TypeVar("T")
 
 
 class NeedsPyarrow(GradbenchError):
@@ -57,6 +61,7 @@ class DatasetStore:
     def __init__(self, where: str) -> None:
         try:
             from fsspec.core import url_to_fs
+            from fsspec.implementations.local import LocalFileSystem
         except ImportError as error:
             raise NeedsPyarrow(
                 "Parquet needs fsspec: pip install 'torch-gradbench[parquet]'"
@@ -67,7 +72,7 @@ class DatasetStore:
                 self._files, self._root = url_to_fs(where)
             except ImportError as error:
                 raise StoreError(f"cannot reach {where!r}: {error}{_package(where)}") from error
-        self._local = Path(self._root) if "://" not in where else None
+        self._local = Path(self._root) if isinstance(self._files, LocalFileSystem) else None
 
     def say(self, name: str) -> str:
         """Return a file's name as its user would write it."""
@@ -192,6 +197,14 @@ class DatasetStore:
             raise
         except Exception as error:
             raise StoreError(f"cannot {doing} {self._where!r}: {_words(error)}") from error
+
+
+def listing_anew(ask: Callable[[], T]) -> T:
+    """Return what is asked of a dataset; ask again where a file vanished meanwhile."""
+    for _ in range(TRIES - 1):
+        with suppress(Vanished):
+            return ask()
+    return ask()
 
 
 def merged(ranges: Sequence[Range]) -> list[Range]:

@@ -1,5 +1,4 @@
-"""The figures of a dataset that are wanted: columns, row groups and files of no use stay where
-they are."""
+"""Reads from a dataset the figures that are wanted, and no other file, row group or column."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,12 @@ from ..records.measurements import Fact, Unit
 from ..records.validation import Misfit, parse, reader
 from . import figures, parquet_file
 from .chosen import Chosen
-from .dataset_store import DatasetStore, File, Range, Vanished, merged
+from .dataset_store import DatasetStore, File, Range, Vanished, listing_anew, merged
 from .parquet_file import Footer, SparseFile, footers, pyarrow, unreadable
 from .sqlite_index import COLUMNS, Figures
 
 AT_ONCE_BYTES: Final = 2**26
 """Fetched before it is unpacked and let go of."""
-TRIES: Final = 3
-"""A dataset is listed anew so often where a pack has put files of it into a larger one."""
 NAMED: Final = 3
 """Files with one and the same thing wrong that are named; the others are counted."""
 
@@ -34,7 +31,7 @@ _TEXTS: Final = tuple(
 
 
 def is_pack(source: str) -> bool:
-    """Return whether a name is a URL, or a folder with Parquet files and none of runs."""
+    """Return whether a name is a URL, or a folder with the files of a dataset."""
     if "://" in source:
         return True
     folder = Path(source)
@@ -50,13 +47,7 @@ def read(source: str, chosen: Chosen | None = None) -> Figures:
     """
     pyarrow()
     store = DatasetStore(source)
-    for left in reversed(range(TRIES)):
-        try:
-            return _read(store, source, chosen or Chosen())
-        except Vanished:
-            if not left:
-                raise
-    raise AssertionError("the last try returns or raises")
+    return listing_anew(lambda: _read(store, source, chosen or Chosen()))
 
 
 def _read(store: DatasetStore, source: str, chosen: Chosen) -> Figures:

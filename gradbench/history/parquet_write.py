@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Self
@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 from ..experiment.matrix import AXES
 from ..records.run import Run
 from . import figures
-from .dataset_store import DatasetStore, File, Range, Vanished
+from .dataset_store import DatasetStore, File, Range, Vanished, listing_anew
 from .parquet_file import MARK, SCHEMA, Footer, SparseFile, footers, pyarrow, unreadable
 
 RUNS_A_FILE: Final = 100
@@ -20,6 +20,8 @@ ROWS_A_GROUP: Final = 2**13
 """Rows that are read together: of one model or a few, as they are sorted."""
 SMALL_FILES: Final = 16
 """Of a month, from which on they are put together into larger ones."""
+LONGEST_NAME: Final = 48
+"""Letters of a run's name in that of its file, which may have 255 bytes: four for each of these."""
 
 _SORTED_BY: Final = ("model", "meter", "workload")
 _DICTIONARY_BYTES: Final = 2**24
@@ -71,8 +73,7 @@ class Packer:
     def __enter__(self) -> Self:
         with ExitStack() as opened:
             opened.enter_context(self._store.alone())
-            for file, footer in footers(self._store, self._store.files()):
-                self._have |= _runs_of(self._store, file, footer)
+            self._have = listing_anew(lambda: _all_runs_of(self._store))
             self._opened = opened.pop_all()
         return self
 
@@ -133,8 +134,8 @@ def _put(
     table = _sorted(_joined(tables))
     mark = {"schema": SCHEMA, "axes": list(AXES), "runs": list(names)}
     table = table.replace_schema_metadata({MARK: json.dumps(mark).encode()})
-    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
-    name = f"month={month}/{names[0]}-{digest}.parquet"
+    digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    name = f"month={month}/{_utf8(names[0])[:LONGEST_NAME]}-{digest}.parquet"
     store.write(name, _bytes(table))
     return name, table.num_rows
 
@@ -146,16 +147,14 @@ def _put_together(store: DatasetStore, month: str) -> None:
     where another packer is at the same files.
     """
     of_month = [file for file in store.files() if file.name.startswith(f"month={month}/")]
-    found = [footer for _, footer in footers(store, of_month) if isinstance(footer, Footer)]
-    small = [footer for footer in found if _is_small(footer)]
-    if len(small) < SMALL_FILES:
-        return
-    for group in _filling(small):
-        if len(group) > 1:
-            try:
+    with suppress(Vanished):
+        found = [footer for _, footer in footers(store, of_month) if isinstance(footer, Footer)]
+        small = [footer for footer in found if _is_small(footer)]
+        if len(small) < SMALL_FILES:
+            return
+        for group in _filling(small):
+            if len(group) > 1:
                 _replace(store, month, group)
-            except Vanished:
-                return
 
 
 def _is_small(footer: Footer) -> bool:
@@ -178,6 +177,7 @@ def _filling(small: Sequence[Footer]) -> Iterator[list[Footer]]:
 
 
 def _replace(store: DatasetStore, month: str, group: Sequence[Footer]) -> None:
+    """Put the files of a group into one; remove them, and copies that a killed pack left."""
     contents = store.read([Range(one.file.name, 0, one.file.nbytes) for one in group])
     tables: list[Any] = []
     names: list[str] = []
@@ -185,14 +185,27 @@ def _replace(store: DatasetStore, month: str, group: Sequence[Footer]) -> None:
     for footer, content in zip(group, contents, strict=True):
         table = _whole(content, footer)
         runs = footer.runs or ()
-        if table is None or not set(runs).isdisjoint(names):
+        if table is None:
             continue
-        tables.append(table)
-        names += runs
+        if set(runs).isdisjoint(names):
+            tables.append(table)
+            names += runs
+        elif not (set(runs) <= set(names) and _is_copy(table, tables)):
+            continue
         replaced.append(footer.file.name)
-    if len(tables) > 1:
-        written, _ = _put(store, month, names, tables)
-        store.remove([name for name in replaced if name != written])
+    if len(replaced) > 1:
+        kept = _put(store, month, names, tables)[0] if len(tables) > 1 else replaced[0]
+        store.remove([name for name in replaced if name != kept])
+
+
+def _is_copy(table: Any, of: Sequence[Any]) -> bool:
+    """Return whether other tables have as many rows of a table's runs, and as many raw rounds."""
+    pa, _ = pyarrow()
+    runs = pa.array(table["run"].unique().to_pylist(), pa.string())
+    same = [one.filter(pa.compute.is_in(one["run"], runs)) for one in of]
+    rows = sum(one.num_rows for one in same)
+    without_rounds = sum(one["values"].null_count for one in same)
+    return (rows, without_rounds) == (table.num_rows, table["values"].null_count)
 
 
 def _whole(content: bytes, footer: Footer) -> Any:
@@ -206,8 +219,13 @@ def _whole(content: bytes, footer: Footer) -> Any:
     except unreadable():
         return None
     table = table.replace_schema_metadata(None)
-    named = set(table["run"].unique().to_pylist()) <= set(footer.runs or ())
+    named = set(table["run"].unique().to_pylist()) <= {_utf8(run) for run in footer.runs or ()}
     return table if named and table.schema.equals(_schema()) else None
+
+
+def _all_runs_of(store: DatasetStore) -> set[str]:
+    found = (_runs_of(store, file, footer) for file, footer in footers(store, store.files()))
+    return set().union(*found)
 
 
 def _runs_of(store: DatasetStore, file: File, footer: Footer | Exception) -> set[str]:
@@ -226,6 +244,8 @@ def _runs_of(store: DatasetStore, file: File, footer: Footer | Exception) -> set
             footer.check(content, groups, ["run"])
         file_of = sparse.open(footer.metadata)
         return set(file_of.read(["run"])["run"].unique().to_pylist())
+    except Vanished:
+        raise
     except unreadable():
         return set()
 

@@ -1,6 +1,6 @@
 """Many runs as series keyed by commit, and where each changed its level."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..store.jsonl import load
 from . import figures as run_figures, parquet_read
 from .chosen import Chosen
 from .points import Line, Points, label
-from .sqlite_index import COLUMNS, Figures, Index
+from .sqlite_index import COLUMNS, Figures, Index, run_files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ def read(sources: Sequence[str | Path], chosen: Chosen | None = None) -> Figures
     Of a pack only what may be chosen is read. A run that several have counts once. Raise
     `StoreError` where there is no such thing.
     """
-    parts = [_source(str(source), chosen or Chosen()) for source in sources]
+    parts = [part for one in sources for part in _source(str(one), chosen or Chosen())]
     frames: list[pd.DataFrame] = []
     origins: dict[str, run_figures.Origin] = {}
     for one in parts:
@@ -150,15 +150,20 @@ def history(
     return series, points.warnings
 
 
-def _source(source: str, chosen: Chosen) -> Figures:
+def _source(source: str, chosen: Chosen) -> Iterator[Figures]:
+    """Yield the figures of a source: a folder may have both a dataset and runs."""
     if not source.strip():  # as a path it would be the current folder
         raise StoreError(f"{source!r} names no runs: give a folder, a file or a pack")
-    if parquet_read.is_pack(source):
-        return parquet_read.read(source, chosen)
+    is_pack = parquet_read.is_pack(source)
+    if is_pack:
+        yield parquet_read.read(source, chosen)
+    if "://" in source:
+        return
     path = Path(source)
     if path.is_file():
-        return of([load(path)])
-    return Index(path).read()
+        yield of([load(path)])
+    elif not is_pack or next(run_files(path), None) is not None:
+        yield Index(path).read()
 
 
 def _by_level(line: Line, rule: Rule) -> list[tuple[Shift, int]]:

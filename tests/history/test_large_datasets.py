@@ -10,7 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from typer.testing import CliRunner
 
 from gradbench.cli import app
-from gradbench.errors import StoreError
+from gradbench.errors import Impossible, StoreError
 from gradbench.history import dataset_store, parquet_file, parquet_read, parquet_write, series
 from gradbench.history.chosen import Chosen, parse_since
 from gradbench.history.dataset_store import DatasetStore
@@ -189,6 +189,10 @@ def test_files_with_the_same_thing_wrong_are_counted(tmp_path, monkeypatch):
 # --- packing
 
 
+def as_plain(path):
+    return parquet_file.pyarrow()[1].read_table(path).to_pylist()
+
+
 def test_a_pack_that_is_killed_leaves_a_dataset_and_the_next_adds_the_rest(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_write, "RUNS_A_FILE", 1)
     plain, left = DatasetStore.write, [2]
@@ -229,7 +233,7 @@ def test_many_small_files_become_few_and_say_the_same(tmp_path, few_files):
     assert len(files(tmp_path)) < 4
     assert as_rows(read(str(tmp_path))) == as_rows(series.of(SMALL))
     assert pack(SMALL, str(tmp_path)).before == len(SMALL)
-    rows = parquet_file.pyarrow()[1].read_table(files(tmp_path)[0]).to_pylist()
+    rows = as_plain(files(tmp_path)[0])
     assert all(row["values"] for row in rows)
 
 
@@ -260,6 +264,46 @@ def test_a_reader_whose_files_were_put_together_meanwhile_looks_again(tmp_path, 
     monkeypatch.setattr(
         DatasetStore, "files", lambda store: listings.pop() if listings else plain(store)
     )
+    assert as_rows(read(str(tmp_path))) == as_rows(series.of(SMALL[:5]))
+
+
+@pytest.mark.parametrize("name", ["0.parquet", "~.parquet"], ids=["first", "last"])
+def test_a_copy_that_a_killed_pack_left_goes_with_the_others(tmp_path, few_files, name):
+    packed_one_by_one(str(tmp_path), SMALL[:3])
+    one = files(tmp_path)[0]
+    one.with_name(name).write_bytes(one.read_bytes())
+    pack([SMALL[3]], str(tmp_path))
+    assert len(files(tmp_path)) == 1
+    assert as_rows(read(str(tmp_path))) == as_rows(series.of(SMALL[:4]))
+
+
+def test_a_copy_without_raw_rounds_takes_no_other_s_place(tmp_path, few_files):
+    packed_one_by_one(str(tmp_path), SMALL[:3])
+    pack(SMALL[:1], str(tmp_path / "other"), rounds=False)
+    (bare,) = files(tmp_path / "other")
+    bare.rename(files(tmp_path)[0].with_name("0.parquet"))
+    (tmp_path / "other" / bare.parent.name).rmdir()
+    pack([SMALL[3]], str(tmp_path))
+    rows = [row for path in files(tmp_path) for row in as_plain(path)]
+    assert {row["run"] for row in rows if row["values"]} == {run.name for run in SMALL[:4]}
+
+
+@pytest.mark.parametrize("listing", [1, 2], ids=["as it begins", "as it ends"])
+def test_a_pack_whose_files_were_put_together_by_another_packs_its_runs(
+    tmp_path, monkeypatch, few_files, listing
+):
+    packed_one_by_one(str(tmp_path), SMALL[:3])
+    before = DatasetStore(str(tmp_path)).files()
+    pack([SMALL[3]], str(tmp_path))
+    plain, calls = DatasetStore.files, []
+
+    def stale(store):
+        calls.append(store)
+        return before if len(calls) == listing else plain(store)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DatasetStore, "files", stale)
+        assert pack(SMALL[:5], str(tmp_path)).before == 4
     assert as_rows(read(str(tmp_path))) == as_rows(series.of(SMALL[:5]))
 
 
@@ -370,6 +414,11 @@ def test_a_since_that_is_no_date_is_one_line(folder, since):
 def test_a_time_is_compared_in_utc():
     assert parse_since("2026-05-31T02:00:00+03:00") == "2026-05-30T23:00:00+00:00"
     assert parse_since("2026-05-31") == "2026-05-31"
+
+
+def test_a_time_that_is_none_in_utc_is_one_line():
+    with pytest.raises(Impossible, match="is no time in UTC"):
+        parse_since("0001-01-01T00:00+14:00")
 
 
 def test_a_branch_that_git_does_not_know_is_one_line(folder):

@@ -75,6 +75,20 @@ def test_runs_in_both_count_once(packed, tmp_path):
     assert as_rows(together) == as_rows(series.of([*RUNS, run_at(5)]))
 
 
+def test_a_folder_may_have_both_runs_and_a_pack(tmp_path):
+    for run in RUNS:
+        write_run(run, tmp_path)
+    pack(RUNS[:1], str(tmp_path))
+    assert as_rows(series.read([tmp_path])) == as_rows(series.of(RUNS))
+
+
+@pytest.mark.parametrize("name", ["net\udcff", "x" * 240])
+def test_a_run_of_any_name_is_packed_once(tmp_path, name):
+    for _ in range(2):
+        packed = pack([replace(RUNS[0], name=name)], str(tmp_path))
+    assert (packed.before, len(files(tmp_path))) == (1, 1)
+
+
 def test_pandas_and_duckdb_read_it_directly(packed):
     duckdb = pytest.importorskip("duckdb")
     import pandas as pd
@@ -225,13 +239,14 @@ def test_what_is_being_read_is_no_object_of_pythons(packed):
     assert sys.getrefcount(content) == before
 
 
-def test_a_write_that_fails_leaves_no_half_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_write_that_fails_leaves_no_half_file(tmp_path, monkeypatch, scheme):
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(dataset_store.os, "fsync", full)
     with pytest.raises(StoreError, match=r"No space left on device; .* pack again"):
-        pack(RUNS, str(tmp_path))
+        pack(RUNS, f"{scheme}{tmp_path}")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
