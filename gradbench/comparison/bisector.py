@@ -111,8 +111,9 @@ class Bisector:
                 kind = type(job).__name__
                 if not budget.allows(kind):
                     break
-                if isinstance(job, Time):  # what builds a version may be timed itself: before that
-                    self._pair_of(job, trees)
+                if isinstance(job, Time):  # a build may itself measure: while no core is held
+                    with budget.taking(kind):
+                        self._pair_of(job, trees)
                 try:
                     with self._alone(job, budget), budget.taking(kind):
                         self._do(job, trees)

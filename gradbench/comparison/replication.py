@@ -81,7 +81,7 @@ class Results:
         )
         for cell, sides in others.failures.items():
             self.failures.setdefault(cell, {}).update(sides)
-        self.late |= others.late
+        self.late.update(others.late)
         for cell, made in others.replicates.items():
             if cell in others.apart or cell not in self.apart:
                 own = [replace(one, machine=machine) for one in made]

@@ -89,7 +89,7 @@ class MachineRule:
         found = change(sample)
         if len(sample) >= self.looks[0] and self._is_within(found):
             return self._same(found)
-        reason = self._why_open(sample, found)
+        reason = self._why_open(sample, found, suspects)
         return CellVerdict(verdict=Verdict.INCONCLUSIVE, change=found, reason=reason)
 
     def level(self, suspects: int) -> float:
@@ -124,7 +124,7 @@ class MachineRule:
             words += f"; a smaller one is not sure on {counted(found.rounds, 'machine')}"
         return CellVerdict(verdict=Verdict.SAME, change=found, reason=words)
 
-    def _why_open(self, sample: Sample, found: Estimate) -> str:
+    def _why_open(self, sample: Sample, found: Estimate, suspects: int) -> str:
         if len(sample) < self.looks[0]:
             made = f"{len(sample)} of the first {self.looks[0]} replicates were made"
             return f"{made}: a larger budget would settle it"
@@ -132,16 +132,22 @@ class MachineRule:
             return f"all {len(sample)} replicates are of one machine, whose own shift is not known"
         spread = math.log(found.high / found.low) / 2
         made = f"{len(sample)} replicates on {counted(found.rounds, 'machine')}"
-        return f"{made} leave ±{math.expm1(spread):.1%}; {self._what_settles(found, spread)}"
+        return (
+            f"{made} leave ±{math.expm1(spread):.1%}; {self._what_settles(found, spread, suspects)}"
+        )
 
-    def _what_settles(self, found: Estimate, spread: float) -> str:
-        """Return in words how many machines would let the interval lie within the threshold."""
+    def _what_settles(self, found: Estimate, spread: float, suspects: int) -> str:
+        """Return in words how many machines would settle an open cell, if they were like these.
+
+        Their interval would lie within the threshold, or their mean be sure at the cell's level.
+        """
         moved = abs(math.log(found.point))
-        room = max(abs(math.log1p(self.threshold) - moved), 1e-4)
-        here = t_quantile(0.975, found.rounds - 1)
-        sd = spread * math.sqrt(found.rounds) / here
+        interval, sure = (1 + CONFIDENCE) / 2, 1 - self.level(suspects) / 2
+        sd = spread * math.sqrt(found.rounds) / t_quantile(interval, found.rounds - 1)
         for machines in range(max(found.rounds + 1, FEWEST), MANY + 1):
-            if t_quantile(0.975, machines - 1) * sd / math.sqrt(machines) < room:
+            error, freedom = sd / math.sqrt(machines), machines - 1
+            within = moved + t_quantile(interval, freedom) * error < math.log1p(self.threshold)
+            if within or t_quantile(sure, freedom) * error < moved:
                 return f"{machines} equal machines would settle it"
         return "quieter machines or a longer step (a larger batch) would settle it"
 

@@ -1,6 +1,7 @@
 """Machines as blocks: what a machine's own shift may not do, and what several machines find."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -165,6 +166,23 @@ def test_a_verdict_takes_machines_that_agree(sample, verdict, words):
     found = RULE.verdict(sample, suspects=1)
     assert found.verdict is verdict
     assert words in found.reason
+
+
+@pytest.mark.parametrize("suspects", [1, 40])
+@pytest.mark.parametrize(("mean", "sd"), [(1, 4), (5, 3.5), (-5, 3.5), (9, 9), (0.5, 5)])
+def test_as_many_machines_as_are_named_settle_a_cell_and_half_as_many_do_not(mean, sd, suspects):
+    def machines(count):
+        """Return replicates on machines whose changes have this mean and standard deviation."""
+        spread = np.linspace(-1, 1, count)
+        return of(*(mean + sd * spread / spread.std(ddof=1)))
+
+    here = RULE.verdict(machines(5), suspects=suspects)
+    assert here.verdict is Verdict.INCONCLUSIVE
+    named = int(re.search(r"(\d+) equal machines would settle it", here.reason)[1])
+    for count, settled in ((named + 1, True), (named // 2, False)):
+        rule = MachineRule(machines=count, first=3)
+        found = rule.verdict(machines(count), suspects=suspects)
+        assert (found.verdict is not Verdict.INCONCLUSIVE) is settled, found
 
 
 def test_sides_swapped_give_the_opposite_verdict():
