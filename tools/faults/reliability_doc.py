@@ -93,18 +93,13 @@ def misbehaving_versions(found: Any) -> Iterator[str]:
 
 
 def hostile_text(found: Any) -> Iterator[str]:
-    downloads = (
-        f"{found['formulas']} formulas in {found['downloads']} downloads, "
-        if "downloads" in found
-        else ""
-    )
     yield (
         f"{found['date']}: {found['texts']} texts, {found['commands']:,} commands, "
         f"{found['pages opened in Chromium']} pages opened in Chromium: "
         f"{found['raw control character']} raw control characters in what was printed or written, "
         f"{found['workflow command']} workflow commands, {found['executed in a page']} texts "
         f"executed in a page, {found['path escaped']} paths escaped, "
-        f"{downloads}"
+        f"{found['formulas']} formulas in {found['downloads']} downloads, "
         f"{found['traceback']} tracebacks, {found['hang']} hangs."
     )
 
@@ -136,7 +131,6 @@ SECTIONS: dict[str, Callable[[Any], Iterator[str]]] = {
     "misbehaving": misbehaving,
     "misbehaving_versions": misbehaving_versions,
     "hostile_text": hostile_text,
-    "hostile_text_again": hostile_text,
     "mutated_files": mutated_files,
     "command_lines": command_lines,
 }
