@@ -115,7 +115,8 @@ def history(
     if as_json:
         _print_json(series, warnings=warnings, commit_url=url)
     else:
-        _print(series, origins=figures.origins.values(), every=every)
+        origins = [one for one in figures.origins.values() if chosen.takes_run(one)]
+        _print(series, origins=origins, every=every)
         if output is not None:
             more = f" and {counted(pages - 1, 'page')} behind it" if pages > 1 else ""
             out.print(f"page     {shown(str(output))}{more}")
