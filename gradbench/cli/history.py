@@ -266,7 +266,7 @@ def _print(series: Sequence["Series"], *, origins: Collection["Origin"], every: 
             if len(unchanged) < len(still)
             else []
         ),
-        *([f"{lone} have one point only"] if lone else []),
+        *([f"{lone} {'has' if lone == 1 else 'have'} one point only"] if lone else []),
     ]
     measured = {origin.commit for origin in origins if not origin.dirty}  # none is no commit
     at_one = len(measured) == 1 and not any(origin.dirty for origin in origins)
