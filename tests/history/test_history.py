@@ -502,9 +502,14 @@ def test_runs_of_one_commit_alone_are_said_to_be_one_point(tmp_path):
     words = "2 runs of one commit (2ba2e2a000): one point; measure at another commit"
     assert words in " ".join(cli(tmp_path).output.split())
     only_one = cli(tmp_path, "--since", "2026-01-01T00:30")
-    assert "has one point only" in only_one.output or "have one point only" in only_one.output
+    assert "have one point only" in only_one.output
     write_run(at(2), tmp_path)
     assert "runs of one commit" not in cli(tmp_path).output
+
+
+def test_one_series_of_one_point_has_one(tmp_path):
+    write_run(run_at(0, [counted(cell(), 8)]), tmp_path)
+    assert "1 has one point only" in " ".join(cli(tmp_path).output.split())
 
 
 @pytest.mark.parametrize("facts", [{"git_commit": ""}, {"git_dirty": True}])
