@@ -19,6 +19,8 @@ from .store import file_lock
 VARIABLE: Final = "GRADBENCH_LOCKS"
 """Names another folder for the locks: containers that share a host, and no /tmp, need one."""
 DEFAULT: Final = "/tmp/gradbench-locks"  # noqa: S108 # TMPDIR may differ between processes of a host
+WAITING: Final = "waiting for another run"
+"""What whoever measures says it is doing meanwhile."""
 LOOK_S: Final = 0.05
 """Between two tries to get a lock."""
 

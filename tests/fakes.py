@@ -159,29 +159,29 @@ class FakeNvml:
         if not self.starts:
             raise FakeNvmlError("Driver Not Loaded")
 
-    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
+    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802 # as NVML names it
         return "580.1"
 
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802 # as NVML names it
         return self._handle(uuid, self.uuid)
 
-    def nvmlDeviceGetHandleByPciBusId(self, pci: str) -> str:  # noqa: N802
+    def nvmlDeviceGetHandleByPciBusId(self, pci: str) -> str:  # noqa: N802 # as NVML names it
         return self._handle(pci, self.pci)
 
-    def nvmlDeviceGetClockInfo(self, handle: str, kind: int) -> int:  # noqa: N802
+    def nvmlDeviceGetClockInfo(self, handle: str, kind: int) -> int:  # noqa: N802 # as NVML names it
         assert (handle, kind) == ("handle", 1)
         self.log.append("nvml")
         return self._next(self.clocks_mhz)
 
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: str) -> int:  # noqa: N802
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: str) -> int:  # noqa: N802 # as NVML names it
         return self._next(self.reasons)
 
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:  # noqa: N802
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:  # noqa: N802 # as NVML names it
         if self.energy_mj is None:
             raise FakeNvmlError("Not Supported")
         return self.energy_mj()
 
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[object]:  # noqa: N802
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[object]:  # noqa: N802 # as NVML names it
         assert handle == "handle"
         if self.processes is None:
             raise FakeNvmlError("Not Supported")

@@ -11,6 +11,7 @@ import typer
 from ..errors import Impossible
 from ..exit_status import ExitStatus
 from ..experiment.matrix import GRAD_MODES, by_block
+from ..host_locks import WAITING
 from ..plurals import counted
 from ..printable import without_commands
 from . import cluster, standard_streams
@@ -259,7 +260,10 @@ def _write_page(run: "Run", path: Path, reports: Path | None, *, semantics: bool
 
 @contextmanager
 def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
-    """Show a bar for each device with what it runs; where nobody looks, a line per block."""
+    """Show a bar for each device with what it runs.
+
+    Where nobody looks, a line per block, and one more where it has to wait for another run.
+    """
     from rich import progress as bars
 
     bar = bars.Progress(
@@ -285,10 +289,12 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
             bar.update(lines[device], description=f"{shown(block)} {event.doing}")
             for line in lines.values():
                 bar.update(line, completed=event.done, total=event.total)
-        elif block not in printed:
-            printed.append(block)
-            words = without_commands(f"[{event.begun}/{event.total}] {block}")
-            print(words, file=sys.stderr, flush=True)
+        else:
+            waits = f": {WAITING}" if event.doing == WAITING else ""
+            if block + waits not in printed:
+                printed.append(block + waits)
+                words = without_commands(f"[{event.begun}/{event.total}] {block}{waits}")
+                print(words, file=sys.stderr, flush=True)
 
     with bar:
         yield listen

@@ -21,7 +21,7 @@ def alone(
     return host_locks.holding(
         held_alone.lock_names(cells, _lock_name),
         wait_s=wait_s,
-        waiting=lambda: waiting("waiting for another run"),
+        waiting=lambda: waiting(host_locks.WAITING),
     )
 
 

@@ -146,7 +146,7 @@ def try_to_build(
 
 
 def try_to_arm(cell: Cell, subject: Subject, device: Device) -> CellArm | Refusal:
-    """Make the cell's step, or return why that is impossible: ``eval()`` is the model's own."""
+    """Make the cell's step, or return why that is impossible: nothing to optimize, say."""
     return guarded(partial(make_arm, cell, subject), device)
 
 

@@ -156,12 +156,13 @@ class Bench:
         for doing, names in wanted.items():
             about = [name for name in names if METERS[name].about_workload(cells[0].workload)]
             outcomes: list[Reading] = []
-            if about:
-                say(doing)
             if about and possible:
                 timed = PASSES[doing].needs_idle_cores
                 with self._alone(possible[0], say, timed=timed):
+                    say(doing)  # only now: until then it may be waiting
                     outcomes += equal_modes.compared(self._read(possible, PASSES[doing], about))
+            elif about:
+                say(doing)
             for name in (name for name in names if name not in about):
                 only = f"it is a figure of {' and '.join(METERS[name].workloads)} alone"
                 outcomes += _skip_all(possible, [name], "not_applicable", only)
@@ -197,7 +198,7 @@ class Bench:
         return host_locks.holding(
             held_alone.lock_names([cell], lambda name: self.site(name).lock_name),
             wait_s=self._wait_s,
-            waiting=partial(say, "waiting for another run"),
+            waiting=partial(say, host_locks.WAITING),
             given_up=lambda: self._over,
         )
 

@@ -7,6 +7,7 @@ from builders import cell
 
 from gradbench.cli import measure
 from gradbench.cli.screen import Screen
+from gradbench.host_locks import WAITING
 from gradbench.runner import Progress
 
 
@@ -17,8 +18,8 @@ def terminal(monkeypatch):
     return stream
 
 
-def event(device, *, done=0, begun=1):
-    return Progress(cell(device=device).block, "time", done, 2, begun)
+def event(device, *, doing="time", done=0, begun=1):
+    return Progress(cell(device=device).block, doing, done, 2, begun)
 
 
 def test_each_device_that_measures_has_a_line(terminal):
@@ -39,3 +40,12 @@ def test_one_device_has_one_line(terminal):
     drawn, _, _ = terminal.getvalue().partition("\x1b[?25h")  # what follows takes it away
     assert "cpu-mlp_tiny" in drawn
     assert "\x1b[1A\x1b[2K" not in drawn  # which would go up to a second line
+
+
+def test_where_nobody_looks_a_block_has_a_line_and_one_more_where_it_waits(capsys, monkeypatch):
+    monkeypatch.setattr(measure, "err", Screen(file=StringIO()))
+    with measure.progress(8) as listen:
+        for doing in ("memory", WAITING, "time", WAITING, "time"):
+            listen(event("cpu", doing=doing))
+    block = "[1/2] inference[cpu-mlp_tiny-b8]"
+    assert capsys.readouterr().err.splitlines() == [block, f"{block}: waiting for another run"]

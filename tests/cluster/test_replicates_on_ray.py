@@ -109,19 +109,6 @@ SETUP = ReplicateSetup(
 FIVE = list("abcde")
 
 
-def test_a_base_that_is_late_on_a_machine_is_so_in_the_decision():
-    def late(slot):
-        results = Results(
-            failures={one: {"base": "gave no answer"} for one in slot.job.cells},
-            late={(one, "base") for one in slot.job.cells[:1]},
-        )
-        return ReplicateResult(host=slot.host, results=results)
-
-    decision, *_ = compared(Machines(FIVE, late))
-    found = {one.cell: one.verdict for one in decision.figure_verdicts}
-    assert found == dict(zip(CELLS, (Verdict.INCONCLUSIVE, Verdict.BETTER), strict=True))
-
-
 def compared(fleet, *, cells=CELLS, fewest=5, **effort):
     """Return the decision on the cells, what was said, and who made the replicates."""
     group = EqualMachines(fleet, resource="", fewest=fewest)
@@ -263,6 +250,19 @@ def test_what_is_not_back_when_the_budget_ends_is_given_up(clock):
     assert {one.verdict for one in of_times(decision)} == {Verdict.INCONCLUSIVE}
     assert all("the budget ended" in one.reason for one in of_times(decision))
     assert said
+
+
+def test_a_base_that_is_late_on_a_machine_is_so_in_the_decision():
+    def late(slot):
+        results = Results(
+            failures={one: {"base": "gave no answer"} for one in slot.job.cells},
+            late={(one, "base") for one in slot.job.cells[:1]},
+        )
+        return ReplicateResult(host=slot.host, results=results)
+
+    decision, *_ = compared(Machines(FIVE, late))
+    found = {one.cell: one.verdict for one in decision.figure_verdicts}
+    assert found == dict(zip(CELLS, (Verdict.INCONCLUSIVE, Verdict.BETTER), strict=True))
 
 
 def test_ctrl_c_leaves_no_machine_with_work():

@@ -279,7 +279,9 @@ def test_what_can_be_seen_is_found_and_what_cannot_is_inconclusive():
     rng = np.random.default_rng(0)
 
     def share(effect: float, spread: float, *wanted: Verdict) -> float:
-        draw = lambda rng: rng.normal(0, spread)  # noqa: E731
+        def draw(rng):
+            return rng.normal(0, spread)
+
         tables = [decided([supply(rng, effect, draw)])[0] for _ in range(200)]
         return sum(verdict in wanted for verdict in tables) / 200
 
@@ -759,9 +761,11 @@ def test_a_function_that_switches_grad_for_good_changes_the_other_s_turn_in_noth
     def switches():
         torch.set_grad_enabled(switched)
 
+    def look():
+        seen.append(torch.is_grad_enabled())
+
     with torch.set_grad_enabled(not switched):
         for pair in ((switches, "base"), (None, "candidate")):
-            look = lambda: seen.append(torch.is_grad_enabled())  # noqa: E731
             sides = (switches, look) if pair[0] else (look, switches)
             found = gradbench.compare(*sides, budget_s=0.05)
             assert torch.is_grad_enabled() is not switched
@@ -798,7 +802,8 @@ def test_the_state_is_put_back_also_when_a_function_raises():
 
 
 def test_what_a_function_prints_is_printed(capsys):
-    gradbench.compare(lambda: print("one"), lambda: print("two"), budget_s=0.05)  # noqa: T201
+    sides = (partial(print, "one"), partial(print, "two"))
+    gradbench.compare(*sides, budget_s=0.05)
     assert set(capsys.readouterr().out.split()) == {"one", "two"}
 
 

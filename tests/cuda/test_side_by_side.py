@@ -127,7 +127,7 @@ def _lock_name(device, visible):
 @pytest.mark.slow
 def test_a_block_waits_while_another_process_measures_on_its_card():
     said = in_a_child(_waited)
-    assert said[:2] == ["time", "waiting for another run"]
+    assert said[:2] == [host_locks.WAITING, "time"]
 
 
 def _waited():
@@ -140,7 +140,7 @@ def _waited():
 
         def listen(event):
             said.append(event.doing)
-            if event.doing != "time":
+            if event.doing == host_locks.WAITING:
                 held.__exit__(None, None, None)
 
         assert list(runner.measure(by_block(one), progress=listen))

@@ -187,7 +187,10 @@ def test_ranks_that_wait_for_one_that_hangs_end_at_the_time_limit(tmp_path):
 
 
 class FailingAt(nn.Module):
-    """Raises in the second rank at one point: when it is built, or in its nth step."""
+    """Raises in the second rank at one point: when it is built, or in its nth step.
+
+    What its ``eval()`` raises ends nothing, in no rank: see `workloads.steps.switch`.
+    """
 
     def __init__(self, point):
         super().__init__()
