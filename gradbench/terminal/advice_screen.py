@@ -1,7 +1,7 @@
 """A study's advice in one screen of 80 columns."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -12,7 +12,7 @@ from ..analysis import format_units
 from ..analysis.advice import FORGOTTEN, Advice
 from ..plurals import counted
 from ..printable import printable
-from ..records.advice import Finding
+from ..records.advice import Finding, LargestBatch
 from .run_tables import as_text
 
 COLUMNS: Final = 80
@@ -105,8 +105,19 @@ def _batches(advice: Advice) -> Iterator[Text]:
         else:
             line.append(f"{batch.fit.size:>9}")
             line.append(f"   × {format_units.factor(ratio)}" if ratio is not None else "")
-            line.append(f"   {batch.fit.how}" if batch.fit.how else "", style="yellow")
         yield line
+    for how, purposes in _not_predicted(shown).items():
+        of = "" if len(purposes) == len(shown) else f"{', '.join(purposes)}: "
+        yield Text(f"  {of}{how}", style="yellow")
+
+
+def _not_predicted(shown: Iterable[tuple[LargestBatch, float | None]]) -> dict[str, list[str]]:
+    """Return which batches were found otherwise than by prediction, by how they were."""
+    purposes: dict[str, list[str]] = {}
+    for batch, _ in shown:
+        if batch.fit is not None and batch.fit.how:
+            purposes.setdefault(batch.fit.how, []).append(batch.purpose)
+    return purposes
 
 
 def _prose(sentence: str) -> Text:

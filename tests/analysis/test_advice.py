@@ -116,11 +116,15 @@ def test_a_study_without_a_number_says_why():
     assert advice.answer() == ["No mode could be measured: ValueError: no."]
 
 
-def test_where_nothing_was_measured_no_figure_and_no_praise_is_shown():
-    advice = Advice(Study(run=run([skipped(one) for one in BLOCK]), cells=tuple(BLOCK)))
+def printed(advice):
     screen = StringIO()
     Console(file=screen, width=80).print(advice_screen(advice))
-    for shown in (screen.getvalue(), str(advice_html(advice))):
+    return screen.getvalue()
+
+
+def test_where_nothing_was_measured_no_figure_and_no_praise_is_shown():
+    advice = Advice(Study(run=run([skipped(one) for one in BLOCK]), cells=tuple(BLOCK)))
+    for shown in (printed(advice), str(advice_html(advice))):
         assert "noise floor" not in shown
         assert "nothing that would cost or break" not in shown
     assert as_plain(advice)["noise_floor"] is None
@@ -223,6 +227,27 @@ def test_a_batch_at_which_the_search_ended_is_not_called_the_largest_and_has_no_
     advice = Advice(study([2000, 1000, 1000, 900], batches=batches, memory_bytes=100))
     found = [(batch.fit.size, ratio) for batch, ratio in advice.batches()]
     assert found == [("16,777,216 or more", None), ("3,000", 1)]
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        ([(2, 4), (2, 4)], ["measured at batches 2 and 4"]),
+        ([(), (2, 4)], ["training: measured at batches 2 and 4"]),
+        ([(2, 4), (3, 6)], ["a: measured at batches 2 and 4", "training: measured at batches 3"]),
+        ([(), ()], []),
+    ],
+)
+def test_what_was_measured_instead_of_predicted_is_a_line_beneath_the_batches(measured, words):
+    one = replace(BLOCK[0], batch_size=1)
+    batches = tuple(
+        LargestBatch(purpose=purpose, cell=one, fit=Fit(one, 100, 7, 90, 110, measured_at=at))
+        for purpose, at in zip(("a", "training"), measured, strict=True)
+    )
+    advice = Advice(study([2000, 1000, 1000, 900], batches=batches, memory_bytes=100))
+    lines = [line.strip() for line in printed(advice).splitlines() if "measured at" in line]
+    assert len(lines) == len(words)
+    assert all(line.startswith(said) for line, said in zip(lines, words, strict=True))
 
 
 @pytest.mark.parametrize(
