@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gradbench.cli.gate import conclusion
 from gradbench.comparison import checkouts, commit_counts, replication, versions, worker
 from gradbench.comparison.process import Failed, Lost
 from gradbench.comparison.replication import Replication
@@ -140,6 +141,13 @@ def test_a_base_that_hung_makes_no_candidate_better_and_one_that_fails_does(scri
     assert by_cell[fails].verdict is Verdict.BETTER
     assert found.status() is ExitStatus.OK
     assert found.status(strict=True) is ExitStatus.INCONCLUSIVE
+
+
+def test_where_the_base_alone_hung_and_nothing_is_measured_the_conclusion_says_why(script, sides):
+    script.meets = lambda side, cell, _: late("base") if side == "base" else None
+    found = compared(sides, cells("hangs")[:1])
+    assert found.status() is ExitStatus.NOTHING_MEASURED
+    assert f"nothing measured: the base {HUNG}" in conclusion(found, found.status())
 
 
 def test_where_nothing_is_timed_both_sides_have_their_time_at_once(script, sides):
