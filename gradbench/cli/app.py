@@ -126,8 +126,9 @@ def _say_misuse(error: Any) -> None:
         return
     help_of = error.ctx.command_path if error.ctx is not None else "gradbench"
     remedy = "" if "Did you mean" in message else f": see {help_of} --help"
-    words = f"{message[0].lower()}{message[1:]}{remedy}"
-    err.print(f"[red]gradbench:[/red] {shown_briefly(words)}")
+    first, space, rest = message.partition(" ")
+    first = first.lower() if first[1:].islower() else first  # a word, and no name of an argument
+    err.print(f"[red]gradbench:[/red] {shown_briefly(f'{first}{space}{rest}{remedy}')}")
 
 
 @contextmanager

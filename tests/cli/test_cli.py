@@ -317,6 +317,12 @@ def test_an_empty_argument_is_refused(arguments, gradbench):
     assert repr(arguments[-1]) in complaint(gradbench(*arguments))
 
 
+@pytest.mark.usefixtures("nothing_is_measured")
+def test_an_argument_is_named_as_help_names_it(gradbench):
+    assert complaint(gradbench("history", "")).startswith("gradbench: SOURCE... '' has")
+    assert complaint(gradbench("merge", "--no")).startswith("gradbench: no such option")
+
+
 @pytest.mark.parametrize("value", ["", " "])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_option_or_argument_of_any_command_takes_an_empty_value(name, value):
