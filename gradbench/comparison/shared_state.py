@@ -220,12 +220,10 @@ def _described(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def obstacles(
-    code: Code, registrations: Registrations, bindings: Bindings | None = None
-) -> Iterator[str]:
+def obstacles(code: Code, registrations: Registrations, bindings: Bindings) -> Iterator[str]:
     """Yield in words what of the tree's two versions could not both be in one process.
 
-    ``bindings`` are those before the tree was imported: with them it takes less time.
+    ``bindings`` are those before the tree was imported: nothing that had a name then is its code.
     """
     code.modules.update(
         (name, module) for name, module in list(sys.modules.items()) if code.owns(name, module)
@@ -240,7 +238,7 @@ def obstacles(
         yield f"it enters {mode} for the whole process"
     for name in _logged(code):
         yield f"it adds a handler or a filter to the logger {name}, which both sides would use"
-    for place in strangers(code, bindings.known() if bindings is not None else frozenset()):
+    for place in strangers(code, bindings.known()):
         yield f"it puts its own code into {place}"
 
 
@@ -314,7 +312,7 @@ def _loggers() -> dict[str, logging.Logger]:
     return {"root": logging.getLogger(), **named}
 
 
-def strangers(code: Code, known: Collection[int] = ()) -> Iterator[str]:
+def strangers(code: Code, known: Collection[int]) -> Iterator[str]:
     """Yield the places in others' modules, classes, lists and dictionaries that hold its code."""
     own = code.modules
 

@@ -206,7 +206,7 @@ def one_tree(tmp_path, monkeypatch):
     before, path = dict(sys.modules), list(sys.path)
     tree = side_imports.tree(written(tmp_path / "base", "base"), [str(tmp_path / "base")])
     sys.path[:] = tree.path
-    yield tree, shared_state.Registrations(tree)
+    yield tree, shared_state.Registrations(tree), shared_state.Bindings()
     sys.modules.clear()
     sys.modules.update(before)
     sys.path[:] = path
