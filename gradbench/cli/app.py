@@ -191,7 +191,12 @@ def say(status: "Status", words: str) -> None:
     if err.is_terminal:
         status.update(shown(words))
     else:
-        print(without_commands(printable(words)), file=sys.stderr, flush=True)
+        say_in_log(words)
+
+
+def say_in_log(words: str) -> None:
+    """Print a line of its own on standard error, of which nothing acts on a terminal or a CI."""
+    print(without_commands(printable(words)), file=sys.stderr, flush=True)
 
 
 def check_reference(name: str) -> None:

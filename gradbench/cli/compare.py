@@ -349,13 +349,16 @@ def _left_out(
 ) -> "tuple[NotCompared, ...]":
     """Return the cells that cannot run, with their reasons.
 
-    Of other machines this one knows only what holds for every CPU.
+    Of other machines this one knows only what holds where a cluster counts no devices.
     """
+    from .. import devices
     from ..gate.result import NotCompared
     from ..runner import preflight
 
     preflight.check(cells, models)
-    known = [cell for cell in cells if not elsewhere or cell.device == "cpu"]
+    known = [
+        cell for cell in cells if not (elsewhere and devices.find(cell.device).cluster_resource)
+    ]
     return tuple(
         NotCompared(cell=cell, meter="step_time", why="no number", reason=reason)
         for cell, reason in obstacles(known, models).items()

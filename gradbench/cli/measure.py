@@ -1,6 +1,5 @@
 """Commands that measure: ``list`` says what, ``run`` does it."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,6 @@ from ..exit_status import ExitStatus
 from ..experiment.matrix import GRAD_MODES, by_block
 from ..host_locks import WAITING
 from ..plurals import counted
-from ..printable import without_commands
 from . import cluster, standard_streams
 from .app import (
     Reference,
@@ -25,6 +23,7 @@ from .app import (
     err,
     examples,
     out,
+    say_in_log,
 )
 from .asked_run import AskedRun, refuse_given
 from .leftovers import clean_up
@@ -293,8 +292,7 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
             waits = f": {WAITING}" if event.doing == WAITING else ""
             if block + waits not in printed:
                 printed.append(block + waits)
-                words = without_commands(f"[{event.begun}/{event.total}] {block}{waits}")
-                print(words, file=sys.stderr, flush=True)
+                say_in_log(f"[{event.begun}/{event.total}] {block}{waits}")
 
     with bar:
         yield listen

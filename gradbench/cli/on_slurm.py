@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from ..experiment.shards import Shard
 from ..plurals import counted
 from ..store.jsonl import Store, being_written, load
 from ..store.merge_shards import merge
-from .app import err, out
+from .app import err, out, say_in_log
 from .screen import shown
 
 if TYPE_CHECKING:
@@ -151,7 +150,7 @@ def _progress() -> "Iterator[Callable[[int, int, Mapping[str, int]], None]]":
             if err.is_terminal:
                 status.update(shown(words))
             elif words != last:
-                print(words, file=sys.stderr, flush=True)
+                say_in_log(words)
             last = words
 
         yield say

@@ -6,6 +6,7 @@ import pytest
 from builders import cell
 
 from gradbench.cli import measure
+from gradbench.cli.app import say_in_log
 from gradbench.cli.screen import Screen
 from gradbench.host_locks import WAITING
 from gradbench.runner import Progress
@@ -49,3 +50,11 @@ def test_where_nobody_looks_a_block_has_a_line_and_one_more_where_it_waits(capsy
             listen(event("cpu", doing=doing))
     block = "[1/2] inference[cpu-mlp_tiny-b8]"
     assert capsys.readouterr().err.splitlines() == [block, f"{block}: waiting for another run"]
+
+
+def test_a_line_of_a_log_acts_on_no_terminal_and_no_ci(capsys):
+    say_in_log("::error::\x1b[31mred\nagain")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "\x1b" not in line
+    assert not line.startswith("::")
+    assert "red" in line

@@ -12,7 +12,7 @@ import copy
 import json
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,12 @@ def attack_run(draw: random.Random, *, page: bool) -> Iterator[tuple[str, str]]:
         yield "refused in several lines", refused[:200]
     yield "refused" if refused else "taken", ""
     taken = (*READERS, *MORE, *([PAGE] if page else []))
-    for arguments in [draw.choice(READERS[:3])] if refused else taken:
+    yield from asked([draw.choice(READERS[:3])] if refused else taken, refused)
+
+
+def asked(commands: Iterable[Sequence[str]], refused: str) -> Iterator[tuple[str, str]]:
+    """Yield what went wrong with commands that read a file, which may have been refused."""
+    for arguments in commands:
         answer = call(arguments)
         words = f"{' '.join(arguments)}: {answer.wrong} {refused[:120]}"
         if answer.wrong:
@@ -182,15 +187,7 @@ def attack_bisection(row: dict[str, Any], draw: random.Random) -> Iterator[tuple
     if "\n" in refused:
         yield "refused in several lines", refused[:200]
     yield "refused" if refused else "taken", ""
-    for arguments in [draw.choice(OF_BISECTIONS)] if refused else OF_BISECTIONS:
-        answer = call(arguments)
-        words = f"{' '.join(arguments)}: {answer.wrong} {refused[:120]}"
-        if answer.wrong:
-            yield answer.wrong.partition(":")[0], words
-        elif refused and answer.status == 0:
-            yield "wrong exit 0", words
-        elif raw_controls(answer.out + answer.err):
-            yield "raw control character", words
+    yield from asked([draw.choice(OF_BISECTIONS)] if refused else OF_BISECTIONS, refused)
     for page in Path("reports").glob("*.html"):
         if found := raw_controls(page.read_text("utf-8", errors="replace")):
             yield "raw control character", f"{page}: {found}"
