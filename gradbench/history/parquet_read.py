@@ -23,6 +23,7 @@ NAMED: Final = 3
 """Files with one and the same thing wrong that are named; the others are counted."""
 
 _ORIGIN: Final = ("run", "started", "facts")
+_PLAIN: Final = (str, int, float)
 _NUMBERS: Final = ("value", "ratio")
 _NOT_TEXTS: Final = ("exact", *_NUMBERS)
 _TEXTS: Final = tuple(
@@ -196,15 +197,16 @@ class _Facts:
         content = parse(text)
         if not isinstance(content, dict):
             return dict(self._check(content, "facts"))  # says what is wrong
-        new = {name: value for name, value in content.items() if not self._is_known(name, value)}
+        known = self._checked
+        new = {
+            name: value
+            for name, value in content.items()
+            if not isinstance(value, _PLAIN) or (name, type(value), value) not in known
+        }
         checked: dict[str, Fact] = self._check(new, "facts")
         as_is = checked.items() & new.items()
-        self._checked |= {(name, type(value), value) for name, value in as_is}
-        return {name: value for name, value in content.items() if name not in new} | checked
-
-    def _is_known(self, name: str, value: Any) -> bool:
-        plain = isinstance(value, str | int | float)
-        return plain and (name, type(value), value) in self._checked
+        known |= {(name, type(value), value) for name, value in as_is}
+        return content | checked
 
 
 def _batches(parts: Iterable[_Part]) -> Iterator[list[_Part]]:

@@ -2,18 +2,18 @@
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy import special  # scipy.stats takes longer to import than a query may: see `rank_test`
 
 from .estimates import Floats
 
 Cuts = list[int]
 """Where segments begin, the first left out: ``[5, 9]`` of 12 points is 0-4, 5-8, 9-11."""
 
-MAD_TO_SD: Final = float(special.ndtri(0.75))
+MAD_TO_SD: Final = NormalDist().inv_cdf(0.75)
 """The median absolute deviation of a normal distribution with standard deviation 1."""
 
 
@@ -182,7 +182,7 @@ def rank_test(first: Floats, second: Floats, *, inflation: float = 1.0) -> float
     Normal scores of the exact or approximate p are divided by the root of ``inflation``, which
     the dependence between points asks for.
     """
-    from scipy import stats  # of no use where nothing may have changed
+    from scipy import special, stats  # slow to import, and of no use where nothing may have changed
 
     p = float(stats.mannwhitneyu(first, second).pvalue)
     if inflation <= 1 or p <= 0:
