@@ -64,6 +64,7 @@ class Results:
     apart: dict[Cell, str] = field(default_factory=dict)  # why the sides take two processes
     failures: dict[Cell, dict[str, str]] = field(default_factory=dict)
     late: set[tuple[Cell, str]] = field(default_factory=set)  # failures of a time limit: cell, side
+    absent: set[tuple[Cell, str]] = field(default_factory=set)  # models a side cannot import
     uncounted: dict[Cell, str] = field(default_factory=dict)  # why no instructions were counted
     given_up: dict[Cell, str] = field(default_factory=dict)  # why there are no more replicates
 
@@ -82,6 +83,7 @@ class Results:
         for cell, sides in others.failures.items():
             self.failures.setdefault(cell, {}).update(sides)
         self.late.update(others.late)
+        self.absent.update(others.absent)
         for cell, made in others.replicates.items():
             if cell in others.apart or cell not in self.apart:
                 own = [replace(one, machine=machine) for one in made]
@@ -266,7 +268,33 @@ class Replicator:
         left = list(cells)
         while left:
             with contextlib.suppress(KilledOnce), self._live_pair(left) as sides:
-                left = self._until_lost(sides, left, measure)
+                able = self._imported(sides, left)
+                if able is None:
+                    left = [cell for cell in left if cell not in self.results.failures]
+                    continue
+                left = self._until_lost(sides, able, measure)
+
+    def _imported(self, sides: Sequence[LiveProcess], cells: Sequence[Cell]) -> list[Cell] | None:
+        """Import the models on each side; return the cells of those that both can.
+
+        Of the others it is noted why not: a model may be new. Return None where a side ends at it.
+        """
+        for name, source in own_sources(cells, self._sources).items():
+            for one in sides:
+                try:
+                    (file,) = one.imported(source.build)
+                except Failed as failure:
+                    if self._first_kill(failure, None):
+                        raise KilledOnce from failure
+                    for cell in cells:
+                        if cell.model == name:
+                            self.results.failures.setdefault(cell, {})[one.name] = failure.why
+                            self.results.absent.add((cell, one.name))
+                    if isinstance(failure, Lost):
+                        return None
+                else:
+                    check_origin(one.versions[0], source.build, file)
+        return [cell for cell in cells if cell not in self.results.failures]
 
     def _until_lost(
         self,
@@ -303,9 +331,6 @@ class Replicator:
             for one in sides:
                 try:
                     self.facts[one.name] = one.hear()
-                    for source in own_sources(cells, self._sources).values():
-                        (file,) = one.imported(source.build)
-                        check_origin(one.versions[0], source.build, file)
                 except Failed as failure:
                     if self._first_kill(failure, None):
                         raise KilledOnce from failure

@@ -5,7 +5,7 @@ user's code from (and, if asked for, the interpreter with its torch).
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -175,7 +175,7 @@ class Comparison:
         for cell in cells:
             failed = results.failures.get(cell)
             if failed is not None:
-                outcome = _failed(cell, failed, late=results.late)
+                outcome = _failed(cell, failed, results)
                 (judged if isinstance(outcome, FigureVerdict) else not_compared).append(outcome)  # type: ignore[arg-type] # each list takes its own kind
                 continue
             if cell in results.replicates:
@@ -285,20 +285,22 @@ def compare(
     return comparison.decision(cells)
 
 
-def _failed(
-    cell: Cell, words: Mapping[str, str], *, late: Collection[tuple[Cell, str]]
-) -> FigureVerdict | NotCompared:
+def _failed(cell: Cell, words: Mapping[str, str], results: Results) -> FigureVerdict | NotCompared:
     """Return what it means that a side could not step the cell.
 
-    A base that was too ``late`` may be able to, in more time: that makes no candidate better.
+    A base that was too late may be able to, in more time, and one that cannot import the model may
+    not have had it: neither makes a candidate better.
     """
     if len(words) == 2:
         return NotCompared(cell=cell, meter="step_time", why="no number", reason=words["candidate"])
     (name,) = words
     verdict, reason = Verdict.WORSE, f"the {name} cannot step it: {words[name]}"
     if name == SIDES[0]:
+        if (cell, name) in results.absent:
+            reason = f"the {name}: {words[name]}"
+            return NotCompared(cell=cell, meter="step_time", why="not comparable", reason=reason)
         verdict = Verdict.BETTER
-        if (cell, name) in late:
+        if (cell, name) in results.late:
             verdict = Verdict.INCONCLUSIVE
             reason = f"the {name} {words[name]}: a longer --limit shows whether it can step it"
     return FigureVerdict(

@@ -18,6 +18,7 @@ from gradbench.comparison.versions import Effort
 from gradbench.errors import BadModel, Impossible
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import GRAD_MODES, Cell
+from gradbench.experiment.model_source import ModelSource
 from gradbench.stats.verdicts import Verdict
 
 QUICK = Replication(turns=3, least_turns=3, slice_s=0.001)
@@ -33,6 +34,7 @@ class Script:
 
     def __init__(self) -> None:
         self.meets = lambda side, cell, times: None
+        self.imports = lambda side, path: None
         self.asked: list[tuple[str, str]] = []
         self.heard: list[tuple[str, str]] = []
         self.started = 0
@@ -74,6 +76,11 @@ class Process:
         elif "batches" in message:
             self._answer = {"ns": [1e6]}
 
+    def imported(self, path):
+        if (failure := self._script.imports(self.name, path)) is not None:
+            raise failure
+        return [str(one.tree / "nets.py") for one in self.versions]
+
     def hear(self):
         self._script.heard.append((self.name, str(self._answer)[:20]))
         if isinstance(self._answer, Exception):
@@ -105,9 +112,9 @@ def killed(side):
     return Failed(side, "killed by SIGKILL", killed=True)
 
 
-def compared(sides, asked):
+def compared(sides, asked, **more):
     effort = Effort(processes=3, replication=QUICK)
-    return versions.compare(asked, base=sides[0], candidate=sides[1], effort=effort)
+    return versions.compare(asked, base=sides[0], candidate=sides[1], effort=effort, **more)
 
 
 def test_where_a_candidate_hung_its_other_modes_are_not_tried_and_other_models_are(script, sides):
@@ -148,6 +155,39 @@ def test_where_the_base_alone_hung_and_nothing_is_measured_the_conclusion_says_w
     found = compared(sides, cells("hangs")[:1])
     assert found.status() is ExitStatus.NOTHING_MEASURED
     assert f"nothing measured: the base {HUNG}" in conclusion(found, found.status())
+
+
+OWN = {name: ModelSource(build=f"nets:{name}", input=("B,8",)) for name in ("one", "good")}
+NO_SUCH = "model 'nets:one' cannot be imported: no attribute 'one'"
+
+
+@pytest.mark.parametrize("kind", [Failed, Lost])
+@pytest.mark.parametrize("side", checkouts.SIDES)
+def test_a_model_that_one_side_cannot_import_costs_its_own_cells_alone(script, sides, kind, side):
+    script.imports = lambda name, path: (
+        kind(side, NO_SUCH) if (name, path) == (side, "nets:one") else None
+    )
+    one, good = cells("one")[0], cells("good")[0]
+    found = compared(sides, [one, good], sources=OWN)
+    by_cell = {each.cell: each for each in found.figure_verdicts}
+    assert by_cell[good].change is not None
+    if side == "candidate":
+        assert by_cell[one].verdict is Verdict.WORSE
+        assert by_cell[one].reason == f"the candidate cannot step it: {NO_SUCH}"
+        assert found.status() is ExitStatus.REGRESSION
+    else:  # which may not have had it: that makes no candidate better
+        (left,) = found.not_compared
+        assert (left.cell, left.why, left.reason) == (one, "not comparable", f"the base: {NO_SUCH}")
+        assert found.status() is ExitStatus.OK
+
+
+def test_where_the_base_has_none_of_the_models_nothing_is_measured_and_the_reason_is_said(
+    script, sides
+):
+    script.imports = lambda name, _: Failed(name, NO_SUCH) if name == "base" else None
+    found = compared(sides, cells("one")[:1], sources=OWN)
+    assert found.status() is ExitStatus.NOTHING_MEASURED
+    assert conclusion(found, found.status()) == f"nothing measured: the base: {NO_SUCH}"
 
 
 def test_where_nothing_is_timed_both_sides_have_their_time_at_once(script, sides):
