@@ -1,7 +1,7 @@
 """What was counted in a bisection: the figures that differ, and the commits that changed them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from itertools import pairwise
 
@@ -9,15 +9,8 @@ from ..experiment.matrix import Cell
 from ..records.bisection import Bisection, CellCounts, CountedCommit
 from . import operation_changes
 from .bisection_changes import STEPS, Change, Key, Value, total, values_of, verdict_of
-from .commit_graph import Graph, Search, Side
-
-
-@dataclass(slots=True)
-class Trace:
-    """The changes of a figure that are found, and the searches that go on."""
-
-    changes: list[Change]
-    searches: list[Search]
+from .commit_graph import Graph, Search
+from .followed_figures import Followed, followed
 
 
 class CountFindings:
@@ -92,14 +85,22 @@ class CountFindings:
         return found
 
     @cached_property
-    def traces(self) -> Mapping[Key, Trace]:
-        """What is found of each figure that differs."""
-        return {key: self._traced(key) for key in self.differing}
+    def traces(self) -> Mapping[Key, Followed]:
+        """How far each figure that differs was followed, from the bad commit to the good one."""
+        good, bad = self.ends
+        return {
+            key: followed(self.graph, self.values[key], good=good, bad=bad, unmeasured=self.commits)
+            for key in self.differing
+        }
 
     @cached_property
     def changes(self) -> tuple[Change, ...]:
         """Every change that is found."""
-        return tuple(change for trace in self.traces.values() for change in trace.changes)
+        return tuple(
+            self._change(key, search, before)
+            for key, trace in self.traces.items()
+            for search, before in trace.found
+        )
 
     @cached_property
     def searches(self) -> tuple[Search, ...]:
@@ -112,35 +113,6 @@ class CountFindings:
         if sides[0] is None or sides[1] is None:
             return ""
         return operation_changes.in_words(asdict(sides[0]), asdict(sides[1]))
-
-    def _traced(self, key: Key) -> Trace:
-        """Follow a figure down from the bad commit, change by change, to the good one's value."""
-        values = self.values[key]
-        start = values[self.record.good]
-        trace, targets, seen = Trace([], []), [self.record.bad], set[str]()
-        while targets:
-            target = targets.pop()
-            seen.add(target)
-            found = self.graph.first_bad(target, self._sides(values, values[target]))
-            if found.next is not None:
-                trace.searches.append(found)
-                continue
-            before = [one for one in self.graph.before(found) if one in values]
-            trace.changes.append(self._change(key, found, before))
-            if not found.inherited:
-                targets += [
-                    one
-                    for one in before
-                    if one in self.graph and one not in seen and values[one] != start
-                ]
-        return trace
-
-    def _sides(self, values: Mapping[str, Value], target: Value) -> Mapping[str, Side]:
-        """Return on which side of the change to a value each commit is."""
-        known = {
-            commit: Side.BAD if value == target else Side.GOOD for commit, value in values.items()
-        }
-        return dict.fromkeys(self.commits, Side.UNKNOWN) | known
 
     def _change(self, key: Key, found: Search, before: Sequence[str]) -> Change:
         values = self.values[key]
@@ -187,7 +159,7 @@ class CountFindings:
         """Return the commits at which a figure was seen to have another value than before."""
         order = [self.record.good, *self.graph.ids]
         if not self.graph.is_linear:
-            own = {c.suspects[-1] for c in self.traces[key].changes} if key in self.traces else ()
+            own = {c.suspects[-1] for c in self.changes if c.key == key}
             order = [self.record.good, *(one for one in self.graph.ids if one in own)]
         known = [(commit, values[commit]) for commit in order if commit in values]
         return known[:1] + [one for before, one in pairwise(known) if one[1] != before[1]]

@@ -17,6 +17,7 @@ from ..stats.table_rule import CellVerdict, TableRule
 from ..stats.verdicts import Verdict
 from . import format_units
 from .bisected_counts import CountFindings
+from .bisected_instructions import InstructionFindings
 from .bisection_changes import STEPS, TIME, Change, Key
 from .commit_graph import Graph, Search, Side
 
@@ -36,8 +37,15 @@ class TimeTrace:
 class TimeFindings:
     """What the times of a record say so far."""
 
-    def __init__(self, record: Bisection, graph: Graph, counts: CountFindings) -> None:
+    def __init__(
+        self,
+        record: Bisection,
+        graph: Graph,
+        counts: CountFindings,
+        instructions: InstructionFindings,
+    ) -> None:
         self.record, self.graph, self._counts = record, graph, counts
+        self._instructions = instructions
         self.rule = TableRule(threshold=record.threshold, first=record.processes)
         self._timed = {(one.base, one.commit, one.cell): one for one in record.timed}
 
@@ -51,10 +59,10 @@ class TimeFindings:
         """The cells whose times are asked for, and which both ends can step."""
         if self.record.times == "none":
             return ()
-        all_are_asked = self.record.times == "all"
-        without = {
-            key.cell for key in self._counts.differing if key.figure == STEPS or not all_are_asked
-        }
+        without = {key.cell for key in self._counts.differing if key.figure == STEPS}
+        if self.record.times == "silent":
+            without |= {key.cell for key in self._counts.differing}
+            without |= set(self._instructions.differing)
         without |= self._counts.unstepped.keys()
         return tuple(cell for cell in self.record.cells if cell not in without)
 

@@ -4,7 +4,7 @@ It is worked out anew from what was measured, so a bisection that goes on needs 
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,7 @@ from ..experiment.matrix import Cell
 from ..records.bisection import Bisection
 from ..stats.verdicts import Verdict
 from .bisected_counts import CountFindings
+from .bisected_instructions import InstructionFindings, Instructions
 from .bisected_times import TimeFindings
 from .bisection_changes import TIME, Change, Culprit, Key, verdict_of
 from .commit_graph import Graph, Search
@@ -36,16 +37,20 @@ class Time:
     search: Search | None = None
 
 
+Job = Count | Instructions | Time
+
+
 class Findings:
     """What a record says; built anew when the record has grown."""
 
     def __init__(self, record: Bisection, graph: Graph) -> None:
         self.record, self.graph = record, graph
         self.counts = CountFindings(record, graph)
-        self.times = TimeFindings(record, graph, self.counts)
+        self.instructions = InstructionFindings(record, graph, self.counts)
+        self.times = TimeFindings(record, graph, self.counts, self.instructions)
 
     @cached_property
-    def next_job(self) -> Count | Time | None:
+    def next_job(self) -> Job | None:
         """What to measure next, or None when there is nothing left to be learnt."""
         good, bad = self.record.good, self.record.bad
         if self.counts.unmeasurable_end is not None:
@@ -55,18 +60,26 @@ class Findings:
         if self._times_counted(bad) < (2 if self.counts.differing else 1):
             return Count(commit=bad)
         if searches := self.counts.searches:
-            ((commit, _),) = Counter(one.next for one in searches).most_common(1)
-            assert commit is not None
-            return Count(commit=commit, search=max(searches, key=lambda one: one.untested))
-        if self.times.open:
-            return Time(base=good, commit=bad, cells=self.times.open)
-        return self._next_time()
+            return Count(commit=_most_asked(searches), search=_longest(searches))
+        return self._next_instructions() or self._next_time()
 
     def _times_counted(self, commit: str) -> int:
         return sum(one.commit == commit for one in self.record.counted)
 
+    def _next_instructions(self) -> Count | Instructions | None:
+        """Return the commit whose instructions the most searches wait for."""
+        searches = self.instructions.searches
+        if self.instructions.of_ends is not None or not searches:
+            return self.instructions.of_ends
+        commit, search = _most_asked(searches), _longest(searches)
+        if commit not in self.counts.commits:  # it may be impossible to import
+            return Count(commit=commit, search=search)
+        return self.instructions.at(commit, search)
+
     def _next_time(self) -> Count | Time | None:
-        """Return the pair of commits that the most cells wait for."""
+        """Return the pair of commits that the most cells wait for, the ends first."""
+        if self.times.open:
+            return Time(base=self.record.good, commit=self.record.bad, cells=self.times.open)
         waiting = {
             cell: (one.base, one.search.next, one.search)
             for cell, one in self.times.traces.items()
@@ -89,7 +102,7 @@ class Findings:
     @cached_property
     def changes(self) -> tuple[Change, ...]:
         """Every change that was found so far."""
-        return (*self.counts.changes, *self.times.changes)
+        return (*self.counts.changes, *self.instructions.changes, *self.times.changes)
 
     @cached_property
     def culprits(self) -> tuple[Culprit, ...]:
@@ -115,7 +128,7 @@ class Findings:
             Key(cell=cell, figure=TIME): str(found.verdict)
             for cell, found in self.times.differing.items()
         }
-        return counts | times
+        return counts | dict(self.instructions.verdicts) | times
 
     @cached_property
     def unclear(self) -> tuple[str, ...]:
@@ -135,6 +148,10 @@ class Findings:
                 f"{key}: two counts of one commit differ, so it is left out"
                 for key in self.counts.unsteady
             ),
+            *(
+                f"instructions of {cell}: two counts of the ends differ, so they are left out"
+                for cell in self.instructions.unsteady
+            ),
         )
 
     def status(self, *, strict: bool = False) -> ExitStatus:
@@ -146,3 +163,14 @@ class Findings:
         if not self.is_finished or (strict and self.unclear):
             return ExitStatus.INCONCLUSIVE
         return ExitStatus.OK
+
+
+def _most_asked(searches: Sequence[Search]) -> str:
+    """Return the commit that the most searches go on with."""
+    ((commit, _),) = Counter(one.next for one in searches).most_common(1)
+    assert commit is not None
+    return commit
+
+
+def _longest(searches: Sequence[Search]) -> Search:
+    return max(searches, key=lambda one: one.untested)

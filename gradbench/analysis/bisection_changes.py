@@ -16,8 +16,14 @@ COUNTS: Final[Mapping[str, str]] = {
 }
 """The figures that are counted, and what they are called."""
 STEPS: Final = "steps"
+INSTRUCTIONS: Final = "instructions"
 TIME: Final = "step_time"
-NAMES: Final[Mapping[str, str]] = {**COUNTS, STEPS: "can be stepped", TIME: "step time"}
+NAMES: Final[Mapping[str, str]] = {
+    **COUNTS,
+    STEPS: "can be stepped",
+    INSTRUCTIONS: "instructions",
+    TIME: "step time",
+}
 UNITS: Final[Mapping[str, str]] = {"saved_bytes": "bytes", "peak_bytes": "bytes", TIME: "ratio"}
 
 Value = int | bool | tuple[tuple[str, int], ...]

@@ -10,9 +10,21 @@ from ..plurals import counted, plural
 from ..records.bisection import Commit
 from ..stats.table_rule import change
 from ..stats.verdicts import Verdict
+from .bisected_instructions import FOLLOWED
 from .bisected_times import percent
 from .bisection import Findings
-from .bisection_changes import NAMES, STEPS, TIME, UNITS, Change, Culprit, Key, Value, total
+from .bisection_changes import (
+    INSTRUCTIONS,
+    NAMES,
+    STEPS,
+    TIME,
+    UNITS,
+    Change,
+    Culprit,
+    Key,
+    Value,
+    total,
+)
 
 SHORT: Final = 10
 """Characters of a commit's hash that are shown."""
@@ -91,7 +103,8 @@ def named(cells: Sequence[Cell]) -> str:
 
 def columns(found: Findings) -> list[Column]:
     """Return every figure that differs between the ends, cells that are alike in one column."""
-    keys = [*found.counts.differing, *(Key(cell=c, figure=TIME) for c in found.times.differing)]
+    times = (Key(cell=cell, figure=TIME) for cell in found.times.differing)
+    keys = [*found.counts.differing, *found.instructions.verdicts, *times]
     grouped: dict[tuple[object, ...], list[Key]] = {}
     for key in keys:
         alike = (key.figure, *_series(found, key).items(), *_changed_at(found, key).items())
@@ -133,17 +146,38 @@ def notes(found: Findings) -> list[str]:
         for key, steps in found.counts.detours.items()
     ]
     said += [f"inconclusive: {words}" for words in found.unclear]
-    reasons: dict[str, list[Cell]] = {}
-    for cell, why in found.counts.unstepped.items():
-        reasons.setdefault(why, []).append(cell)
-    said += [f"not compared: {named(cells)}: {why}" for why, cells in reasons.items()]
-    loud = {key.cell for key in found.counts.differing}
+    said += _with_reasons("not compared", found.counts.unstepped)
+    said += _of_instructions(found)
+    loud = {*(key.cell for key in found.counts.differing), *found.instructions.differing}
     if found.is_finished and found.record.times == "silent" and loud:
         said.append(
             f"{counted(len(loud), 'cell')} with other counts at the ends: no time was compared "
             "(--times all compares them)"
         )
     return said
+
+
+def _with_reasons(what: str, reasons: Mapping[Cell, str]) -> list[str]:
+    """Return a sentence for each reason, with the cells that it holds for."""
+    cells: dict[str, list[Cell]] = {}
+    for cell, why in reasons.items():
+        cells.setdefault(why, []).append(cell)
+    return [f"{what}: {named(alike)}: {why}" for why, alike in cells.items()]
+
+
+def _of_instructions(found: Findings) -> list[str]:
+    """Return what is to be said of instructions that no change was found in."""
+    equal = [
+        f"{cell} {ratio - 1:+.1%}"
+        for cell, ratio in found.instructions.ends.items()
+        if cell not in {*found.instructions.differing, *found.instructions.unsteady}
+    ]
+    more = f" and {counted(len(equal) - NAMED, 'more cell')}" if len(equal) > NAMED else ""
+    said = f"instructions that differ by {FOLLOWED:.0%} at most: {', '.join(equal[:NAMED])}{more}"
+    return [
+        *_with_reasons("instructions not counted", found.instructions.uncounted),
+        *([said] if equal else []),
+    ]
 
 
 def in_words(figure: str, value: float | None) -> str:
@@ -180,6 +214,8 @@ def _way(figure: str, steps: Sequence[tuple[str, Value]]) -> str:
 
 
 def _series(found: Findings, key: Key) -> dict[str, float]:
+    if key.figure == INSTRUCTIONS:
+        return dict(found.instructions.values(key.cell))
     if key.figure != TIME:
         return {commit: total(value) for commit, value in found.counts.values[key].items()}
     ratios = {found.record.good: 1.0}

@@ -147,6 +147,7 @@ def _begin(
         processes=effort.processes,
         seed=effort.seed,
         build=asked.build,
+        instructions=effort.instructions,
         commits=span.commits,
         border=span.border,
     )
@@ -161,7 +162,7 @@ def _go_on(
     A file says which code its models are, and somebody else may have written it: whoever goes on
     names them again, and git says anew which commits there are.
     """
-    from ..comparison import commits
+    from ..comparison import commits, instruction_counts
     from ..store import bisections
 
     leave_out = [*(option for option in request.given if option != "--model"), *asked.given]
@@ -174,6 +175,8 @@ def _go_on(
         stack.enter_context(file)
         check_named_again(record.sources, request)
         _check_built_alike(record, asked)
+        if record.instructions and (why := instruction_counts.obstacle()):
+            raise Impossible(f"it counts instructions, which cannot be done here: {why}")
         span = commits.between(
             project.root,
             f"{record.good}..{record.bad}",

@@ -31,7 +31,12 @@ BISECTING: Final = "Bisecting"
 """What help calls the options of --bisect."""
 OF_BISECTION: Final = {"first_parent": "--first-parent", "times": "--times", "paths": "-- PATH"}
 FOLDERS: Final = {"results": "--results", "reports": "--reports"}
-OF_EFFORT: Final = {"threshold": "--threshold", "processes": "--processes", "seed": "--seed"}
+OF_EFFORT: Final = {
+    "threshold": "--threshold",
+    "processes": "--processes",
+    "seed": "--seed",
+    "instructions": "--instructions",
+}
 """Options that a bisection, once begun, goes on with."""
 
 
@@ -86,7 +91,8 @@ def compare(
         bool,
         typer.Option(
             "--instructions",
-            help="Count instructions under valgrind too: half a minute, and 20 s for each cell.",
+            help="Count instructions under valgrind too: half a minute, and 20 s for each cell. "
+            "With --bisect: of cells whose other counts are equal at both ends.",
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of weights, inputs and order.")] = 0,
@@ -168,7 +174,6 @@ def compare(
         sides={"--base": base, "--base-python": base_python},
         commits={"--bisect": bisect, "--resume": resume},
         given=[*given, *request.typed(FOLDERS)],
-        instructions=instructions,
     )
     given_on_ray = {
         "--address": address is not None,
@@ -226,7 +231,6 @@ def _check_what_is_compared(
     sides: Mapping[str, str | None],
     commits: Mapping[str, str | None],
     given: Sequence[str],
-    instructions: bool,
 ) -> None:
     """Raise `Impossible` unless it is one of: a base, a range of commits, a bisection cut short."""
     of_sides = [name for name, value in sides.items() if value is not None]
@@ -242,8 +246,6 @@ def _check_what_is_compared(
             "nothing to compare with: give --base REV, --base-python PATH, or both; "
             "or --bisect GOOD..BAD"
         )
-    if instructions and not of_sides:
-        raise Impossible("--instructions goes with --base or --base-python")
 
 
 def _check_spreads(on: str | None, *, bisects: bool, instructions: bool) -> None:

@@ -7,11 +7,12 @@ timed. So an interrupted bisection goes on from its record alone.
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
-from ..analysis.bisection import Count, Findings, Time
+from ..analysis.bisected_instructions import Instructions
+from ..analysis.bisection import Count, Findings, Job, Time
 from ..analysis.commit_graph import Graph, Search
 from ..errors import BadModel, Impossible
 from ..experiment.matrix import Cell
@@ -19,7 +20,7 @@ from ..git import GitError
 from ..host_locks import Held
 from ..plurals import counted
 from ..printable import printable
-from ..records.bisection import Bisection, CountedCommit, TimedCell
+from ..records.bisection import Bisection, CountedCommit, CountedInstructions, TimedCell
 from ..runner import host_system
 from ..store.bisections import BisectionFile
 from . import commit_counts
@@ -27,6 +28,7 @@ from .alone import alone
 from .budget import Budget
 from .building import CannotBuild
 from .checkouts import Project, Version
+from .instruction_counts import InstructionCounter
 from .replication import Replication, Replicator
 
 Say = Callable[[str], None]
@@ -124,9 +126,9 @@ class Bisector:
         self._save(replace(self.record, complete=found.is_finished))
         return Findings(self.record, self.graph)
 
-    def _alone(self, job: Count | Time, budget: Budget) -> contextlib.AbstractContextManager[None]:
+    def _alone(self, job: Job, budget: Budget) -> contextlib.AbstractContextManager[None]:
         """Return what keeps other measurements away while a job takes times."""
-        if isinstance(job, Count):
+        if not isinstance(job, Time):
             return contextlib.nullcontext()
         return alone(job.cells, wait_s=budget.left_s, waiting=self._say)
 
@@ -146,14 +148,16 @@ class Bisector:
                 f"{end[1]}"
             )
 
-    def _do(self, job: Count | Time, trees: Trees) -> None:
+    def _do(self, job: Job, trees: Trees) -> None:
         if isinstance(job, Count):
             known = any(one.commit == job.commit for one in self.record.counted)
             again = ", again, to see what repeats" if known else ""
             self._say(f"counting {self._about(job.commit)}{again}{_left(job.search)}")
             self._count(job.commit, trees)
-        else:
+        elif isinstance(job, Time):
             self._time(job, trees)
+        else:
+            self._count_instructions(job, trees)
 
     def _about(self, commit: str) -> str:
         known = self.graph.by_id[commit]
@@ -191,6 +195,36 @@ class Bisector:
             raise Impossible(f"it was begun with {before}, and here is {here}: begin anew")
         return now
 
+    # Instructions
+
+    def _count_instructions(self, job: Instructions, trees: Trees) -> None:
+        """Count the cells at a commit and at its base, side by side."""
+        pair = self._pair_of(job, trees)
+        about = f"instructions of {self._about(job.commit)}{_left(job.search)}"
+        try:
+            self._examine(pair, job.cells)
+            counter = InstructionCounter(
+                pair.replicator,
+                budget=Budget(),  # it was asked before the job was begun
+                say=lambda words: self._say(f"{about}: {words.removeprefix('instructions: ')}"),
+            )
+            counter.count(job.cells)
+        except BadModel as error:
+            rows = [_uncounted(job, cell, str(error)) for cell in job.cells]
+        else:
+            rows = [self._instructions_of(pair, job, cell) for cell in job.cells]
+        record = self.record
+        self._save(replace(record, instruction_counts=(*record.instruction_counts, *rows)))
+
+    def _instructions_of(self, pair: _Pair, job: Instructions, cell: Cell) -> CountedInstructions:
+        results = pair.replicator.results
+        if cell in results.uncounted:
+            return _uncounted(job, cell, results.uncounted[cell])
+        if cell in results.failures:
+            return _uncounted(job, cell, _in_words(results.failures[cell]))
+        base, own = (side["instructions"] for side in results.operations[cell])
+        return CountedInstructions(commit=job.commit, cell=cell, counts=(base, own))
+
     # Times
 
     def _time(self, job: Time, trees: Trees) -> None:
@@ -202,10 +236,7 @@ class Bisector:
             f"{counted(len(job.cells), 'cell')}{_left(job.search)}"
         )
         try:
-            unseen = [cell for cell in job.cells if cell not in pair.examined]
-            if unseen:
-                pair.replicator.examine(unseen)
-                pair.examined |= set(unseen)
+            self._examine(pair, job.cells)
             pair.replicator.replicate(job.cells)
         except BadModel as error:
             failed = [replace(self._known(job, cell), failure=str(error)) for cell in job.cells]
@@ -215,7 +246,16 @@ class Bisector:
         others = [one for one in self.record.timed if (one.base, one.commit, one.cell) not in fresh]
         self._save(replace(self.record, timed=(*others, *fresh.values())))
 
-    def _pair_of(self, job: Time, trees: Trees) -> _Pair:
+    # Both
+
+    def _examine(self, pair: _Pair, cells: Sequence[Cell]) -> None:
+        """Learn once of each cell whether the two commits can share a process."""
+        unseen = [cell for cell in cells if cell not in pair.examined]
+        if unseen:
+            pair.replicator.examine(unseen)
+            pair.examined |= set(unseen)
+
+    def _pair_of(self, job: Instructions | Time, trees: Trees) -> _Pair:
         base, candidate = trees.at(job.base, "base"), trees.at(job.commit, "candidate")
         pair = self._pair
         if pair is None or (pair.base, pair.commit) != (job.base, job.commit):
@@ -251,7 +291,7 @@ class Bisector:
         earlier = before.logs if before is not None and before.apart == apart else ()
         made = pair.replicator.logs(cell)
         failures = results.failures.get(cell, {} if made else {"both": "no replicate was made"})
-        failure = "; ".join(f"{side}: {words}" for side, words in failures.items())
+        failure = _in_words(failures)
         return TimedCell(
             base=pair.base,
             commit=pair.commit,
@@ -260,6 +300,14 @@ class Bisector:
             apart=apart,
             failure=failure,
         )
+
+
+def _uncounted(job: Instructions, cell: Cell, why: str) -> CountedInstructions:
+    return CountedInstructions(commit=job.commit, cell=cell, why=why)
+
+
+def _in_words(failures: Mapping[str, str]) -> str:
+    return "; ".join(f"{side}: {words}" for side, words in failures.items())
 
 
 def _left(search: Search | None) -> str:

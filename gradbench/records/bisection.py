@@ -69,6 +69,20 @@ class TimedCell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CountedInstructions:
+    """What the host executes for a cell's step at the good commit and at another, side by side.
+
+    ``counts`` are the good commit's and the other's, under valgrind; ``why`` says why there are
+    none.
+    """
+
+    commit: str
+    cell: Cell
+    counts: tuple[int, int] | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bisection:
     """All that is known: enough to go on, and to say what came of it.
 
@@ -92,7 +106,9 @@ class Bisection:
     commits: tuple[Commit, ...]
     border: tuple[Commit, ...]
     build: str = ""  # a command of the shell for each tree; whoever goes on gives it again
+    instructions: bool = False  # whether they are counted where the other counts are silent
     facts: Mapping[str, str] = field(default_factory=dict)  # versions of torch and Python
     counted: tuple[CountedCommit, ...] = ()
+    instruction_counts: tuple[CountedInstructions, ...] = ()  # of the bad one twice, if it differs
     timed: tuple[TimedCell, ...] = ()
     complete: bool = False

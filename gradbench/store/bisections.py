@@ -8,14 +8,15 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
 from ..errors import GradbenchError, StoreError
-from ..records.bisection import MOST_COMMITS, Bisection, CellCounts
+from ..experiment.matrix import Cell
+from ..records.bisection import MOST_COMMITS, Bisection, CellCounts, CountedInstructions
 from ..records.validation import Misfit, fill, misfit, read_json
 from . import file_lock
 
@@ -209,6 +210,7 @@ def _check_measured(record: Bisection) -> None:
             raise Misfit(f"{where} is of a cell that was not asked for")
         if any(count < 0 for one in counted.cells for count in _numbers(one)):
             raise Misfit(f"{where} has a count below 0")
+    _check_instructions(record.instruction_counts, known=known, cells=cells)
     for number, timed in enumerate(record.timed):
         where = f"timed[{number}]"
         if not known.issuperset((timed.base, timed.commit)):
@@ -219,6 +221,21 @@ def _check_measured(record: Bisection) -> None:
             raise Misfit(f"{where} has more replicates than are ever made")
         if any(abs(log) > LARGEST_LOG for log in timed.logs):
             raise Misfit(f"{where} has a ratio that no times have")
+
+
+def _check_instructions(
+    rows: Iterable[CountedInstructions], *, known: Collection[str], cells: Collection[Cell]
+) -> None:
+    for number, row in enumerate(rows):
+        where = f"instruction_counts[{number}]"
+        if row.commit not in known:
+            raise Misfit(f"{where} is of a commit that is not in the range")
+        if row.cell not in cells:
+            raise Misfit(f"{where} is of a cell that was not asked for")
+        if (row.counts is None) == (not row.why):
+            raise Misfit(f"{where} must have counts, or say why not")
+        if row.counts is not None and min(row.counts) < 1:
+            raise Misfit(f"{where} has a count below 1")
 
 
 def _numbers(counts: CellCounts) -> list[int]:

@@ -41,6 +41,7 @@ HEADINGS: Final = {
     "steps": "steps",
     "step_time": "time",
     "operators": "operators",
+    "instructions": "instructions",
     "saved_bytes": "saved, B",
     "peak_bytes": "peak, B",
     "nodes": "nodes",

@@ -8,19 +8,26 @@ from itertools import pairwise
 import pytest
 from histories import commit, grown
 
+from gradbench.analysis.bisected_instructions import Instructions
 from gradbench.analysis.bisection import Count, Findings, Time
-from gradbench.analysis.bisection_changes import TIME
+from gradbench.analysis.bisection_changes import INSTRUCTIONS, TIME
 from gradbench.analysis.bisection_text import answer, columns, notes, rows, title
 from gradbench.analysis.commit_graph import Graph
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
-from gradbench.records.bisection import Bisection, CellCounts, CountedCommit, TimedCell
+from gradbench.records.bisection import (
+    Bisection,
+    CellCounts,
+    CountedCommit,
+    CountedInstructions,
+    TimedCell,
+)
 
 CELL = Cell(model="net", workload="inference", grad_mode="global_on", batch_size=4)
 OTHER = replace(CELL, grad_mode="no_grad")
 
 
-def record(*names: str, cells=(CELL,), times="none") -> Bisection:
+def record(*names: str, cells=(CELL,), times="none", instructions=False) -> Bisection:
     """Return a bisection of a line of commits, of which nothing is measured."""
     return Bisection(
         started_at="2026-01-02T03:04:05+00:00",
@@ -37,6 +44,7 @@ def record(*names: str, cells=(CELL,), times="none") -> Bisection:
         seed=0,
         commits=tuple(commit(one, before) for before, one in pairwise(names)),
         border=(commit(names[0]),),
+        instructions=instructions,
     )
 
 
@@ -48,10 +56,13 @@ def counts(cell: Cell = CELL, *, saved: int = 256, sines: int = 0, **more) -> Ce
     return CellCounts(cell=cell, operators=operators, saved_bytes=saved, **more)
 
 
-def followed(start: Bisection, counted, logs=None, *, most: int = 200) -> tuple[Findings, list]:
+def followed(
+    start: Bisection, counted, logs=None, *, executed=None, most: int = 200
+) -> tuple[Findings, list]:
     """Do what is to be done next until nothing is; return what is found, and the jobs.
 
-    ``counted`` says a commit's cells, or why it cannot be measured; ``logs`` a replicate's ratio.
+    ``counted`` says a commit's cells, or why it cannot be measured; ``logs`` a replicate's ratio;
+    ``executed`` a commit's instructions, or why there are none.
     """
     graph, jobs, now = Graph(start.commits, start.border), [], start
     while (job := Findings(now, graph).next_job) is not None:
@@ -65,6 +76,10 @@ def followed(start: Bisection, counted, logs=None, *, most: int = 200) -> tuple[
                 else CountedCommit(commit=job.commit, cells=tuple(said))
             )
             now = replace(now, counted=(*now.counted, one))
+        elif isinstance(job, Instructions):
+            assert job.cells
+            counts = (counted_beside(job, cell, executed) for cell in job.cells)
+            now = replace(now, instruction_counts=(*now.instruction_counts, *counts))
         else:
             now = replace(now, timed=timed(now.timed, job, logs))
     return Findings(now, graph), jobs
@@ -77,6 +92,14 @@ def timed(known, job: Time, logs) -> tuple[TimedCell, ...]:
         before = by_place.get(place, TimedCell(base=job.base, commit=job.commit, cell=cell))
         by_place[place] = replace(before, logs=(*before.logs, logs(*place)))
     return tuple(by_place.values())
+
+
+def counted_beside(job: Instructions, cell: Cell, executed) -> CountedInstructions:
+    own = executed(job.commit, cell)
+    if isinstance(own, str):
+        return CountedInstructions(commit=job.commit, cell=cell, why=own)
+    counts = executed(job.base, cell), own
+    return CountedInstructions(commit=job.commit, cell=cell, counts=counts)
 
 
 def since(commit: str, name: str) -> bool:
@@ -387,3 +410,155 @@ def test_a_commit_that_cannot_be_timed_against_its_parent_has_the_range_s_change
     assert (change.before, change.suspects) == ("good", ("c7",))
     assert change.estimate == found.times.verdicts[CELL].change
     assert "the base hangs" in change.words
+
+
+# Instructions
+
+MILLION = 1_000_000
+
+
+def executing(name: str, more: float, *, spread: float = 0.0, seed: int = 0):
+    """Return instructions that are more from a commit on, and differ by where things lie."""
+    rng = random.Random(seed)
+
+    def executed(commit: str, _: Cell) -> int:
+        size = MILLION * (1 + more if since(commit, name) else 1)
+        return round(size * (1 + rng.uniform(-spread, spread)))
+
+    return executed
+
+
+@pytest.mark.parametrize("name", ["c1", "c7", "c15"])
+def test_where_the_counts_are_silent_instructions_find_the_commit_and_no_time_is_asked(name):
+    start = record(*LINE, times="silent", instructions=True)
+    found, jobs = followed(start, lambda _: [counts()], executed=executing(name, 0.02))
+    (culprit,) = found.culprits
+    (change,) = culprit.changes
+    assert (culprit.suspects, culprit.verdict) == ((name,), "worse")
+    assert change.key.figure == INSTRUCTIONS
+    assert (change.old, change.new) == (MILLION, 1.02 * MILLION)
+    assert change.words == "+2.0%; no change in operations"
+    assert not [job for job in jobs if isinstance(job, Time)]
+    asked = [job.commit for job in jobs if isinstance(job, Instructions)]
+    assert asked[:2] == ["c15", "c15"]
+    assert len(asked) <= 2 + 4
+    assert found.status() is ExitStatus.REGRESSION
+    assert [one.title for one in columns(found)] == ["instructions"]
+    assert any("--times all compares them" in note for note in notes(found))
+
+
+def test_of_a_cell_whose_counts_differ_no_instructions_are_counted():
+    start = record(*LINE, cells=(CELL, OTHER), instructions=True)
+    found, jobs = followed(
+        start,
+        lambda one: [counts(saved=2 if since(one, "c4") else 1), counts(OTHER)],
+        executed=executing("c9", 0.1),
+    )
+    assert [one.suspects for one in found.culprits] == [("c4",), ("c9",)]
+    assert {job.cells for job in jobs if isinstance(job, Instructions)} == {(OTHER,)}
+
+
+def test_equal_instructions_are_counted_once_and_times_decide():
+    start = record(*LINE, times="silent", instructions=True)
+    executed = executing("c15", 0.0, spread=0.002)
+    found, jobs = followed(start, lambda _: [counts()], drawn("c7", 0.2), executed=executed)
+    assert [job.commit for job in jobs if isinstance(job, Instructions)] == ["c15"]
+    (culprit,) = found.culprits
+    assert [one.key.figure for one in culprit.changes] == [TIME]
+    assert any(note.startswith("instructions that differ by 1% at most") for note in notes(found))
+
+
+def test_a_change_too_small_to_tell_commits_apart_is_said_and_followed_no_further():
+    start = record(*LINE, instructions=True)
+    found, jobs = followed(start, lambda _: [counts()], executed=executing("c7", 0.008))
+    assert len([job for job in jobs if isinstance(job, Instructions)]) == 1
+    assert not found.culprits
+    assert any(f"{CELL} +0.8%" in note for note in notes(found))
+    assert found.status(strict=True) is ExitStatus.OK
+
+
+def test_what_where_things_lie_adds_blames_no_commit_that_changed_nothing():
+    for seed in range(50):
+        start = record(*LINE, instructions=True)
+        executed = executing("c7", 0.03, spread=0.0012, seed=seed)
+        found, _ = followed(start, lambda _: [counts()], executed=executed)
+        assert [one.suspects for one in found.culprits] == [("c7",)]
+
+
+def test_instructions_that_grow_twice_have_a_commit_for_each():
+    def executed(commit: str, _: Cell) -> int:
+        return MILLION + 30_000 * since(commit, "c4") + 50_000 * since(commit, "c11")
+
+    start = record(*LINE, instructions=True)
+    found, _ = followed(start, lambda _: [counts()], executed=executed)
+    assert [one.suspects for one in found.culprits] == [("c4",), ("c11",)]
+    assert [one.changes[0].words[:5] for one in found.culprits] == ["+3.0%", "+4.9%"]
+
+
+def test_instructions_that_creep_up_are_said_to_be_below_what_equal_code_may_show():
+    def executed(commit: str, _: Cell) -> int:
+        return MILLION + 2_000 * LINE.index(commit)
+
+    start = record(*LINE, instructions=True)
+    found, _ = followed(start, lambda _: [counts()], executed=executed)
+    assert found.culprits
+    for culprit in found.culprits:
+        (change,) = culprit.changes
+        assert "smaller than 0.5%, which equal code may show" in change.words
+
+
+def test_two_counts_of_the_ends_that_do_not_agree_are_left_out_and_times_decide():
+    numbers = iter(range(1, 100))
+
+    def executed(commit: str, _: Cell) -> int:
+        return MILLION + (100_000 * next(numbers) if commit == "c15" else 0)
+
+    start = record(*LINE, times="silent", instructions=True)
+    found, jobs = followed(start, lambda _: [counts()], drawn("c7", 0.0), executed=executed)
+    assert len([job for job in jobs if isinstance(job, Instructions)]) == 2
+    assert not found.culprits
+    assert any("two counts of the ends differ" in note for note in notes(found))
+    assert answer(found).endswith("; time: 1 same")
+    assert found.status(strict=True) is ExitStatus.INCONCLUSIVE
+
+
+def test_instructions_that_cannot_be_counted_are_a_reason_and_times_decide():
+    start = record(*LINE, times="silent", instructions=True)
+    found, jobs = followed(
+        start, lambda _: [counts()], drawn("c7", 0.2), executed=lambda *_: "2 threads"
+    )
+    assert len([job for job in jobs if isinstance(job, Instructions)]) == 1
+    assert [one.suspects for one in found.culprits] == [("c7",)]
+    assert f"instructions not counted: {CELL}: 2 threads" in notes(found)
+
+
+def test_a_commit_whose_instructions_cannot_be_counted_leaves_a_range():
+    more = executing("c7", 0.1)
+
+    def executed(commit: str, cell: Cell):
+        return "killed by SIGSEGV" if commit in ("c6", "c7") else more(commit, cell)
+
+    start = record(*LINE, instructions=True)
+    found, _ = followed(start, lambda one: "no" if one == "c8" else [counts()], executed=executed)
+    (culprit,) = found.culprits
+    assert culprit.suspects == ("c6", "c7", "c8", "c9")
+
+
+def test_instructions_of_any_history_end_in_a_commit_that_changed_them():
+    rng = random.Random(1)
+    for _ in range(100):
+        graph = grown(rng, rng.randrange(2, 25))
+        sizes = {one: rng.choice((100, 103, 110, "no")) for one in graph.ids[:-1]}
+        sizes |= {"good": 100, graph.ids[-1]: 103}
+        start = replace(
+            record("good", "c0", instructions=True),
+            bad=graph.ids[-1],
+            commits=tuple(graph.by_id[one] for one in graph.ids),
+        )
+        found, jobs = followed(
+            start, lambda _: [counts()], executed=lambda one, _, sizes=sizes: sizes[one]
+        )
+        assert len(jobs) <= 2 * len(graph.ids) + 6
+        assert found.status() is ExitStatus.REGRESSION
+        for change in found.changes:
+            assert change.new == sizes[change.suspects[-1]] != sizes[change.before] == change.old

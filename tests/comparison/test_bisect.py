@@ -15,10 +15,18 @@ from typer.testing import CliRunner
 
 from gradbench.analysis.bisection import Time
 from gradbench.cli import app
-from gradbench.comparison import bisector, building, checkouts, commit_counts, commits, versions
+from gradbench.comparison import (
+    bisector,
+    building,
+    checkouts,
+    commit_counts,
+    commits,
+    instruction_counts,
+    versions,
+)
 from gradbench.comparison.replication import Replication, Results
 from gradbench.comparison.versions import Effort
-from gradbench.errors import GradbenchError
+from gradbench.errors import BadModel, GradbenchError
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.model_source import ModelSource
@@ -627,3 +635,74 @@ def test_a_step_that_fails_in_its_turns_leaves_a_range(line, counting, tmp_path)
     assert set(culprits(answer)) == {"c9; c10"}
     (record,) = (tmp_path / "results" / "bisections").iterdir()
     assert any("out of patience" in one.failure for one in bisections.load(record).timed)
+
+
+class Executed:
+    """A counter whose instructions are those of ``slow.json`` in the trees; None cannot be."""
+
+    asked: ClassVar[list[tuple[str, str]]] = []
+
+    def __init__(self, replicator, *, budget, say):
+        self.sides, self.results, self.say = replicator.sides, replicator.results, say
+
+    def count(self, cells):
+        Executed.asked.append(tuple(side.tree.name for side in self.sides))
+        self.say("instructions: starting under valgrind")
+        slow = [json.loads((side.tree / "slow.json").read_text()) for side in self.sides]
+        for cell in cells:
+            if None in slow:
+                self.results.uncounted[cell] = "killed by SIGSEGV"
+                continue
+            counts = [round(1e6 * (1 + more)) for more in slow]
+            self.results.operations[cell] = tuple({"instructions": one} for one in counts)
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    monkeypatch.setattr(bisector, "InstructionCounter", Executed)
+    monkeypatch.setattr(instruction_counts, "obstacle", lambda: "")
+    monkeypatch.setattr(Executed, "asked", [])
+    return Executed.asked
+
+
+def test_instructions_are_counted_before_any_time_and_kept_by_an_interruption(
+    line, counting, executed, tmp_path, monkeypatch
+):
+    counting.stop_at = 3  # both ends are counted by then, and their instructions twice
+    stopped = timed(tmp_path, "--bisect", "main~8..main", "--instructions")
+    assert stopped.exit_code == ExitStatus.INTERRUPTED, stopped.output
+    (path,) = (tmp_path / "results" / "bisections").iterdir()
+    assert [one.counts for one in bisections.load(path).instruction_counts] == [
+        (10**6, 1_200_000)
+    ] * 2
+    go_on = ("--resume", "latest", "--json")
+    typed = timed(tmp_path, *go_on, "--instructions", model=("--model", "nets:make"))
+    assert "leave out --instructions" in typed.stderr.splitlines()[-1]
+    with monkeypatch.context() as without:
+        without.setattr(instruction_counts, "obstacle", lambda: "no valgrind")
+        refused = timed(tmp_path, *go_on, model=("--model", "nets:make"))
+        assert refused.exit_code == ExitStatus.USAGE
+        assert "it counts instructions, which cannot be done here: no valgrind" in refused.stderr
+    answer = timed(tmp_path, *go_on, model=("--model", "nets:make"))
+    assert answer.exit_code == ExitStatus.REGRESSION, answer.output
+    (culprit,) = culprits(answer).values()
+    (change,) = culprit["changes"]
+    assert (change["figure"], change["before"], change["after"]) == ("instructions", 10**6, 1.2e6)
+    assert culprit["suspects"][-1]["subject"] == "c6"
+    assert Drawn.replicates == 0
+    assert len(executed) == len(set(executed)) + 1  # the ends, twice
+    assert line.git("worktree", "list").count("\n") == 0
+
+
+def test_a_base_that_imports_the_candidate_s_code_is_why_no_instructions_are_counted(
+    line, counting, executed, tmp_path, monkeypatch
+):
+    def refuse(*_):
+        raise BadModel("the base imports nets from the candidate's tree")
+
+    monkeypatch.setattr(Drawn, "examine", refuse)
+    answer = timed(tmp_path, "--bisect", "main~8..main", "--instructions", "--json")
+    found = json.loads(answer.stdout)
+    assert any("instructions not counted" in note for note in found["notes"])
+    assert any("could not be timed" in note for note in found["notes"])
+    assert executed == []

@@ -8,7 +8,14 @@ import pytest
 from gradbench.errors import StoreError
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.model_source import ModelSource
-from gradbench.records.bisection import Bisection, CellCounts, Commit, CountedCommit, TimedCell
+from gradbench.records.bisection import (
+    Bisection,
+    CellCounts,
+    Commit,
+    CountedCommit,
+    CountedInstructions,
+    TimedCell,
+)
 from gradbench.store import bisections
 
 GOOD, FIRST, BAD = "a" * 40, "b" * 40, "c" * 40
@@ -47,6 +54,11 @@ RECORD = Bisection(
             cells=(CellCounts(cell=CELL, operators={"aten.mm": 2}, nodes=3, saved_bytes=256),),
         ),
         CountedCommit(commit=FIRST, skipped="ImportError: no"),
+    ),
+    instructions=True,
+    instruction_counts=(
+        CountedInstructions(commit=BAD, cell=CELL, counts=(10**6, 2 * 10**6)),
+        CountedInstructions(commit=FIRST, cell=CELL, why="killed by SIGSEGV"),
     ),
     timed=(TimedCell(base=GOOD, commit=BAD, cell=CELL, logs=(0.1, -0.2)),),
 )
@@ -124,6 +136,21 @@ HOSTILE = {
     "more replicates than are made": {
         "timed": [TimedCell(base=GOOD, commit=BAD, cell=CELL, logs=(0.1,) * 21)]
     },
+    "instructions of elsewhere": {
+        "instruction_counts": [CountedInstructions(commit="f" * 40, cell=CELL, counts=(1, 1))]
+    },
+    "instructions of another cell": {
+        "instruction_counts": [
+            CountedInstructions(commit=BAD, cell=replace(CELL, batch_size=5), counts=(1, 1))
+        ]
+    },
+    "no instructions at all": {
+        "instruction_counts": [CountedInstructions(commit=BAD, cell=CELL, counts=(0, 1))]
+    },
+    "instructions neither counted nor explained": {
+        "instruction_counts": [CountedInstructions(commit=BAD, cell=CELL)]
+    },
+    "instructions of one side": {"instruction_counts": [{"commit": BAD, "counts": [1]}]},
     "more commits than are taken": {
         "commits": [
             {
