@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
+from . import supervisor
 from .errors import GradbenchError
 from .store import file_lock
 
@@ -39,6 +40,9 @@ def holding(
 ) -> Iterator[None]:
     """Hold the locks of these names alone; raise `Held` where that takes longer than ``wait_s``.
 
+    Raise `GradbenchError` at once where a process holds one that this one was started by, as where
+    a model that is measured measures: it would wait for its own end.
+
     They are taken in one order, so that no two processes wait for each other. ``waiting`` is
     called when others hold one, and ``given_up`` is asked from then on whether to go on waiting.
     """
@@ -48,6 +52,7 @@ def holding(
             file = stack.enter_context(_opened(name))
             taken = _taken(file)  # once: some systems refuse what one holds already
             if not taken:
+                _refuse_own(file, name)
                 waiting()
             while not taken:
                 if given_up():
@@ -69,11 +74,21 @@ def _taken(file: IO[bytes]) -> bool:
     return True
 
 
+def _refuse_own(file: IO[bytes], name: str) -> None:
+    for holder in supervisor.holders_of_lock(file.fileno()):
+        if os.getpid() in supervisor.descendants(holder):
+            raise GradbenchError(
+                f"{name} is held by the run that started this one (process {holder}), which waits "
+                "for it: measure after that run, not in what it measures"
+            )
+
+
 def _opened(name: str) -> IO[bytes]:
     """Return the open file of a lock, which any user of the host may have made."""
     folder = _folder()
     path = folder / f"{name}.lock"
-    plain = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)  # what a lock needs, in any user's file
+    # what a lock needs, in any user's file, which may be a link or a pipe that nobody writes to
+    plain = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         with suppress(FileExistsError):
             folder.mkdir(parents=True)

@@ -78,6 +78,16 @@ def one_line(text: str, *, longest: int = LONGEST_LINE) -> str:
     return f"{text[:longest]}… ({counted(len(text) - longest, 'more character')})"
 
 
+def brief(value: object, *, longest: int = 100) -> str:
+    """Return a value as a complaint shows it: in one line, which is short whatever it holds."""
+    if isinstance(value, int) and value.bit_length() > 63:
+        return f"a number of {value.bit_length():,} bits"
+    try:
+        return one_line(repr(value[:longest] if isinstance(value, str) else value), longest=longest)
+    except (ValueError, RecursionError):  # Python writes no number of thousands of digits
+        return f"a {type(value).__name__} with what cannot be shown"
+
+
 def without_commands(text: str) -> str:
     """Return text of which no line is a command to a CI system that reads it in a log."""
     return _COMMAND.sub(lambda match: "#\\" if match[0] == "#" else f"{match[1]}\\:", text)

@@ -10,6 +10,8 @@ from typing import Final
 
 TAIL_BYTES: Final = 65536
 """How much of a log is read, from its end: a model may print for hours before it crashes."""
+_OWN_FAULTS: Final = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
+"""Signals that a process gets for what it does wrong itself."""
 _NOT_WORDS: Final = ("USDT:", "==")  # what tracing and valgrind print
 _FATAL: Final = "Fatal Python error:"  # faulthandler's first line; a traceback follows it
 _WHAT: Final = "what():"  # of the C++ exception that nobody caught
@@ -24,6 +26,11 @@ def how_it_ended(code: int, output: str = "") -> str:
     end = f"killed by {signal_name(-code)}" if code < 0 else f"ended early with exit status {code}"
     words = last_words(output)
     return f"{end} ({words})" if words else end
+
+
+def ended_by_others(code: int) -> bool:
+    """Return whether a signal ended a process that others send: the kernel, a limit, a user."""
+    return code < 0 and signal_name(-code) not in _OWN_FAULTS
 
 
 def signal_name(number: int) -> str:

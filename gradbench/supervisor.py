@@ -90,6 +90,18 @@ def descendants(pid: int) -> list[int]:
     return pids[1:]
 
 
+def holders_of_lock(descriptor: int) -> list[int]:
+    """Return the processes that hold a lock on an open file by `flock`, as far as Linux tells."""
+    own = str(os.fstat(descriptor).st_ino)
+    try:
+        lines = (_PROC / "locks").read_text("ascii").splitlines()
+    except OSError:
+        return []
+    rows = [line.split() for line in lines]  # 1: FLOCK ADVISORY WRITE 1234 08:01:5678 0 EOF
+    held = [row for row in rows if row[1] == "FLOCK"]  # of one who waits it is an arrow
+    return [int(row[4]) for row in held if row[5].rpartition(":")[2] == own]
+
+
 def _parents() -> Iterator[tuple[int, int]]:
     """Yield every process that can be seen, with its parent."""
     for entry in _PROC.iterdir():

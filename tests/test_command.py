@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from gradbench import __main__ as command
+from gradbench.exit_status import ExitStatus
 
 
 @pytest.fixture
@@ -49,3 +50,13 @@ def test_the_current_folder_stands_behind_the_library_unless_gradbench_is_there(
     monkeypatch.setattr(sys, "path", [checkout, "library"])
     command.current_folder_last()
     assert sys.path == [checkout, "library"]
+
+
+@pytest.mark.usefixtures("_handler")
+def test_a_command_line_that_cannot_be_loaded_is_one_line_and_no_regression(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradbench.cli", None)  # as where a package is missing
+    with pytest.raises(SystemExit) as end:
+        command.main()
+    assert end.value.code == command.BROKEN == ExitStatus.BROKEN
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("gradbench: it cannot be loaded: ModuleNotFoundError(")

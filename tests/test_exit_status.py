@@ -28,6 +28,38 @@ def test_a_crash_is_no_regression_and_keeps_its_traceback(monkeypatch, capsys):
     assert "ZeroDivisionError: a fault of ours" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "memory ran out"),
+        (RuntimeError("can't start new thread"), "the system starts no more threads"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), "torch cannot be loaded"),
+        (OSError("libtorch.so: failed to map segment\x1b[0m"), r"failed to map segment\x1b[0m"),
+    ],
+)
+def test_what_the_machine_or_the_installation_lacks_is_one_line(monkeypatch, capsys, error, words):
+    def app(**_options):
+        raise error
+
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == ExitStatus.USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_a_module_of_ours_that_is_missing_keeps_its_traceback(monkeypatch, capsys):
+    def app(**_options):
+        raise ModuleNotFoundError("No module", name="gradbench.nowhere")
+
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == ExitStatus.BROKEN
+    assert "Traceback" in capsys.readouterr().err
+
+
 def test_a_reader_that_is_gone_is_no_regression(tmp_path):
     """As of ``gradbench gate | head -1``: here the pipe is closed before anything is printed."""
     cells = [cell for size in range(1, 200) for cell in block(batch_size=size)]

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from gradbench.errors import GradbenchError
-from gradbench.git import GitError, git
+from gradbench.git import GitError, environment_elsewhere, git, paths
 
 
 @pytest.fixture
@@ -38,3 +38,34 @@ def test_a_git_that_hangs_is_left_at_the_limit(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     with pytest.raises(GitError, match=r"git status gave no answer in 0.2 s"):
         git("status", limit_s=0.2)
+
+
+def test_a_hook_s_variables_lead_to_no_other_repository(repository, tmp_path_factory, monkeypatch):
+    """As in a pre-commit hook: a worktree that is added must not be written into its index."""
+    ours = tmp_path_factory.mktemp("ours")
+    subprocess.run(["git", "init", "-q", str(ours)], check=True)
+    monkeypatch.setenv("GIT_DIR", str(ours / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(ours / ".git" / "index"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(ours))
+    assert paths("rev-parse", "--show-toplevel", folder=repository) == [repository.resolve()]
+    (repository / "file").touch()
+    git("add", "file", folder=repository)
+    assert not (ours / ".git" / "index").exists()
+    assert not environment_elsewhere().keys() & {"GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"}
+
+
+@pytest.mark.parametrize("name", ["ends in a blank ", "two\nlines\n", b"no UTF-8 \xff"])
+def test_a_repository_may_have_any_name(tmp_path, name):
+    folder = tmp_path / os.fsdecode(name)
+    folder.mkdir()
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    assert paths("rev-parse", "--show-toplevel", folder=folder) == [folder.resolve()]
+
+
+def test_to_ask_for_the_status_writes_nothing(repository):
+    (repository / "file").write_text("as it was", "utf-8")
+    git("add", "file", folder=repository)
+    before = (repository / ".git" / "index").read_bytes()
+    os.utime(repository / "file", (1, 1))  # git would note that it looked
+    assert git("status", "--porcelain", folder=repository) == "A  file"
+    assert (repository / ".git" / "index").read_bytes() == before

@@ -107,3 +107,29 @@ def test_a_folder_that_cannot_be_is_an_error_of_one_line(tmp_path, monkeypatch):
     with pytest.raises(GradbenchError, match="no lock can be had in") as why, holding(["core-0"]):
         pytest.fail("it was had")
     assert "\n" not in str(why.value)
+
+
+def test_a_process_below_the_one_that_holds_a_lock_is_refused_and_does_not_wait(tmp_path):
+    """As of a model that measures while it is measured: it would wait for its own end."""
+    refused = tmp_path / "refused"
+    with holding(["core-0"]):
+        child = os.fork()
+        if child == 0:
+            try:
+                with holding(["core-0"], wait_s=5):
+                    pass
+            except GradbenchError as why:
+                refused.write_text(str(why), "utf-8")
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+    started_by = f"core-0 is held by the run that started this one (process {os.getpid()})"
+    assert refused.read_text("utf-8").startswith(started_by)
+
+
+def test_a_pipe_in_the_place_of_a_lock_is_not_waited_for(folder):
+    """Any user of the host may put one there."""
+    folder.mkdir()
+    os.mkfifo(folder / "core-0.lock")
+    with holding(["core-0"], wait_s=0.0), pytest.raises(Held), holding(["core-0"], wait_s=0.0):
+        pytest.fail("it was had twice")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gradbench.process_end import TAIL_BYTES, how_it_ended, last_words, tail
+from gradbench.process_end import TAIL_BYTES, ended_by_others, how_it_ended, last_words, tail
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,11 @@ def test_of_a_long_log_the_end_is_read_and_nothing_before_the_position(tmp_path)
         log.write(b"later\n")
         log.flush()
         assert tail(log.fileno(), since=end) == "later\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "by_others"),
+    [(0, False), (9, False), (-11, False), (-6, False), (-9, True), (-15, True), (-14, True)],
+)
+def test_a_signal_that_others_send_says_nothing_of_what_a_process_does(code, by_others):
+    assert ended_by_others(code) is by_others

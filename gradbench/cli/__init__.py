@@ -5,7 +5,7 @@ import traceback
 from pathlib import Path
 
 from ..exit_status import ExitStatus
-from ..printable import printable_lines, without_commands
+from ..printable import one_line, printable_lines, without_commands
 from . import (
     advise,
     ci,
@@ -72,10 +72,27 @@ def _status_of_command(heard: signals.Heard) -> int | str | None:
         return end.code
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
-    except Exception:  # noqa: BLE001 # whatever it is, it must not read as a regression
+    except Exception as error:  # noqa: BLE001 # whatever it is, it must not read as a regression
         if heard.status is not None:  # an import that was interrupted raises what it likes
             return heard.status
+        if words := _shortage(error):
+            print(f"gradbench: {one_line(words)}", file=sys.stderr)
+            return ExitStatus.USAGE
         text = without_commands(printable_lines(traceback.format_exc()))
         print(text, file=sys.stderr)
         return ExitStatus.BROKEN
     return ExitStatus.OK
+
+
+def _shortage(error: Exception) -> str:
+    """Return what the machine or the installation lacks, where that is what an error says; or ``""``."""
+    match error:
+        case MemoryError():
+            return "memory ran out: free some, or ask for less"
+        case RuntimeError() if "start new thread" in str(error):
+            return "the system starts no more threads: end other processes, or raise the limit"
+        case ImportError(name=str(name)) if name.partition(".")[0] != "gradbench":
+            return f"{name} cannot be loaded: {error}: install it anew, or free memory"
+        case OSError(errno=None, filename=None) if ".so" in str(error):
+            return f"a library cannot be loaded: {error}: install it anew, or free memory"
+    return ""

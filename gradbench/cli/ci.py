@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from .. import own_python
 from ..printable import printable
 from ..process_tree import ProcessTree
 from .app import app, err, examples, out
@@ -76,7 +76,7 @@ def _call(part: "Part") -> "Ended":
     from ..ci_job import Ended
 
     err.print(f"[bold]gradbench {shown(' '.join(part.arguments))}[/bold]")
-    command = [sys.executable, "-m", "gradbench", *part.arguments]
+    command = own_python.command(*part.arguments)
     pipe = subprocess.PIPE if part.verdicts else None
     with ProcessTree(command, stdout=pipe, own_session=False) as process:  # it hears Ctrl-C itself
         try:

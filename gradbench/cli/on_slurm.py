@@ -42,6 +42,7 @@ def begin(header: "Started", tasks: int | None, *, results: Path) -> Path:
     """Begin the runs of a matrix's shards; return the folder that holds them."""
     blocks = len(by_block(header.cells))
     count = tasks or min(blocks, MOST_TASKS)
+    Shard(1, count).take(header.cells)  # refuses more than there are blocks, before any is made
     folder = results / FOLDER / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     shard_runs.begin(header, [Shard(index + 1, count) for index in range(count)], folder)
     return folder

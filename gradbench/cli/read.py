@@ -126,7 +126,7 @@ def runs(
 ) -> None:
     """List the runs in results/, and what is wrong with any."""
     with one_line_errors():
-        from ..store.jsonl import Store, being_written
+        from ..store.jsonl import Store, being_written, load
 
         store = Store(results)
         moved = store.set_broken_aside() if quarantine else []
@@ -134,11 +134,14 @@ def runs(
         if not loaded and not warnings and not moved:
             err.print(f"no runs in {shown(repr(str(results)))}")
         where = None if results == Path("results") else results
-        for one in loaded:
+        for listed in loaded:
+            path = store.find(listed.name)
+            going = not listed.sealed and being_written(path)
+            one = listed if listed.sealed or going else load(path)  # sealed by now, perhaps
             total = len(by_block(one.header.cells))
             if one.sealed:
                 state = "complete"
-            elif being_written(store.find(one.name)):
+            elif going:
                 state = "still going"
             else:
                 state = shown(f"cut short: {resume_command(one, where)}")

@@ -6,10 +6,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from .. import devices
+from .. import devices, own_python
 from ..runner.attempts import find_site
 from ..runner.core_shares import core_shares
-from ..runner.fork_server import import_path
 from ..runner.host_system import neighbours
 
 FAMILY: Final = "cuda"
@@ -49,8 +48,8 @@ def near_gpus(environment: Mapping[str, str]) -> Near:
     seen = {name: value for name, value in environment.items() if name != VISIBLE}
     try:
         answer = subprocess.run(
-            [sys.executable, "-P", "-m", __name__],
-            env={**seen, **BY_PLACE, "PYTHONPATH": import_path()},
+            own_python.calling(__name__, "main()"),
+            env={**seen, **BY_PLACE, own_python.VARIABLE: own_python.loading_path()},
             capture_output=True,
             text=True,
             check=True,
@@ -66,7 +65,3 @@ def main() -> None:
     """Print the cores near each GPU that there is, as JSON."""
     sites = [next(find_site(name)) for name in devices.all_of(FAMILY)]
     json.dump([None if one.cores is None else sorted(one.cores) for one in sites], sys.stdout)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,17 +7,16 @@ nobody asked for, and no cores of its own. So it starts this one, and hands jobs
 import os
 import platform
 import socket
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from .. import host_locks
+from .. import host_locks, own_python
 from ..errors import GradbenchError
 from ..process_tree import ProcessTree
-from ..runner.fork_server import LOAD_S, import_path
+from ..runner.fork_server import LOAD_S
 from ..runner.held_alone import core_locks
 from .jobs import Answer, Job
 
@@ -29,8 +28,6 @@ if os.getpriority(os.PRIO_PROCESS, 0) > 0:
         os.setpriority(os.PRIO_PROCESS, 0, 0)
     except OSError:
         pass
-import {module} as m
-m.main({descriptor})
 """
 """Cores and priority hold for threads that start later: before torch is imported."""
 
@@ -62,16 +59,16 @@ class MeasuringProcess:
         environment: Mapping[str, str],
     ) -> None:
         own, other = socket.socketpair()
-        code = _START.format(cores=list(cores), module=__name__, descriptor=other.fileno())
+        first = _START.format(cores=list(cores))
         self._tree = ProcessTree(
-            [sys.executable, "-P", "-c", code],
-            env={**environment, "PYTHONPATH": import_path()},
+            own_python.calling(__name__, f"main({other.fileno()})", first=first),
+            env={**environment, own_python.VARIABLE: own_python.loading_path()},
             pass_fds=[other.fileno()],
         )
         other.close()
         self._connection = Connection(own.detach())
         locks = tuple(core_locks(cores))
-        place = Place(locks=locks, import_path=environment.get("PYTHONPATH"))
+        place = Place(locks=locks, import_path=environment.get(own_python.VARIABLE))
         self._send((serve, setup, place))
 
     def start(self) -> None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from ..git import GitError, git
+from ..git import GitError, paths
 
 LEFT_BEHIND: Final = frozenset(
     (".git", ".venv", ".tox", "results", "reports", "__pycache__", "node_modules")
@@ -35,15 +35,16 @@ def gather(trees: Mapping[str, Path], folder: Path) -> None:
 def _files(tree: Path) -> Iterator[Path]:
     """Yield the files of a tree that are to go, by their paths in it."""
     try:
-        listed = git(*("ls-files", "-z", "--cached", "--others", "--exclude-standard"), folder=tree)
+        kinds = ("--cached", "--others", "--exclude-standard")
+        listed = paths("ls-files", "-z", *kinds, folder=tree)
     except GitError:
         yield from _all_files(tree, tree)
         return
-    for name in dict.fromkeys(filter(None, listed.split("\0"))):
-        if (tree / name).is_dir():  # a submodule, or a repository within this one
-            yield from _all_files(tree / name, tree)
+    for path in dict.fromkeys(listed):
+        if (tree / path).is_dir():  # a submodule, or a repository within this one
+            yield from _all_files(tree / path, tree)
         else:
-            yield Path(name)
+            yield path
 
 
 def _all_files(folder: Path, tree: Path) -> Iterator[Path]:

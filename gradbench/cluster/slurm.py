@@ -3,12 +3,12 @@
 import platform
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from .. import own_python
 from ..errors import Impossible
 from ..plurals import counted
 from ..process_end import how_it_ended
@@ -71,10 +71,9 @@ class ShardTask:
         return DelayedSubmission(self)
 
     def _command(self, part: Path) -> list[str]:
-        folder = str(self.folder)
-        command = [sys.executable, "-m", "gradbench", "run", "--resume", str(part)]
-        command += ["--results", folder, "--no-page"]
-        return command + [part for model in self.models for part in ("--model", model)]
+        models = [part for model in self.models for part in ("--model", model)]
+        asked = ("run", "--resume", str(part), "--results", str(self.folder), "--no-page")
+        return own_python.command(*asked, *models)
 
 
 def submit(

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import GradbenchError
+from ..git import environment_elsewhere
 from ..process_end import how_it_ended, tail
 from ..process_tree import ProcessTree
 
@@ -17,7 +18,13 @@ def build(command: str, folder: Path) -> None:
     if not command:
         return
     with tempfile.TemporaryFile() as log:
-        with ProcessTree(["sh", "-c", command], cwd=folder, stdout=log, stderr=log) as process:
+        with ProcessTree(
+            ["sh", "-c", command],
+            env=environment_elsewhere(),
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+        ) as process:
             status = process.wait()
         if status:
             end = how_it_ended(status, tail(log.fileno()))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import tempfile
@@ -12,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Final, Self
 
 from ..errors import Impossible
-from ..process_end import how_it_ended, last_words, tail
+from ..process_end import ended_by_others, how_it_ended, last_words, tail
 from ..process_tree import ProcessTree
 from ..runner.fork_server import settings
 from . import worker
@@ -28,12 +27,19 @@ LOAD_S: Final = 120.0
 class Failed(Exception):
     """A process that cannot go on with a cell: whose, and its own words.
 
-    ``killed`` is whether SIGKILL ended it, which others send, as the kernel where memory runs out.
+    ``killed`` is whether a signal ended it that others send, as the kernel where memory runs out.
     """
 
     def __init__(self, side_name: str, why: str, *, killed: bool = False) -> None:
         self.side, self.why, self.killed = side_name, why, killed
         super().__init__(why)
+
+    @property
+    def doubt(self) -> str:
+        """Say what else may have brought it about, and what would show it; or ``""``."""
+        if not self.killed:
+            return ""
+        return f"was {self.why}, twice, which others may have done: compare again"
 
 
 class Lost(Failed):
@@ -44,6 +50,12 @@ class Lost(Failed):
     ) -> None:
         super().__init__(side_name, why, killed=killed)
         self.late = late
+
+    @property
+    def doubt(self) -> str:
+        """Say the same of a process that may have had too little time."""
+        more = "a longer --limit shows whether it can step it"
+        return f"{self.why}: {more}" if self.late else super().doubt
 
 
 class LiveProcess:
@@ -126,7 +138,7 @@ class LiveProcess:
         if "ended" in answer:  # the fork that took the cell
             code = answer["ended"]
             words = how_it_ended(code, self._output())
-            raise Failed(self.name, words, killed=code == -signal.SIGKILL)
+            raise Failed(self.name, words, killed=ended_by_others(code))
         if "failed" in answer:
             raise Failed(self.name, answer["failed"])
         return answer
@@ -151,7 +163,7 @@ class LiveProcess:
             why = last_words(self._output()) or "it closed the socket that it answers by"
             return Lost(self.name, why)
         words = how_it_ended(code, self._output())
-        return Lost(self.name, words, killed=code == -signal.SIGKILL)
+        return Lost(self.name, words, killed=ended_by_others(code))
 
     def _output(self) -> str:
         return tail(self._log.fileno(), since=self._asked_at)

@@ -63,7 +63,7 @@ class Results:
     operations: dict[Cell, tuple[Operations, Operations]] = field(default_factory=dict)
     apart: dict[Cell, str] = field(default_factory=dict)  # why the sides take two processes
     failures: dict[Cell, dict[str, str]] = field(default_factory=dict)
-    late: set[tuple[Cell, str]] = field(default_factory=set)  # failures of a time limit: cell, side
+    doubts: dict[tuple[Cell, str], str] = field(default_factory=dict)  # of failures: cell, side
     absent: set[tuple[Cell, str]] = field(default_factory=set)  # models a side cannot import
     uncounted: dict[Cell, str] = field(default_factory=dict)  # why no instructions were counted
     given_up: dict[Cell, str] = field(default_factory=dict)  # why there are no more replicates
@@ -82,7 +82,7 @@ class Results:
         )
         for cell, sides in others.failures.items():
             self.failures.setdefault(cell, {}).update(sides)
-        self.late.update(others.late)
+        self.doubts.update(others.doubts)
         self.absent.update(others.absent)
         for cell, made in others.replicates.items():
             if cell in others.apart or cell not in self.apart:
@@ -91,7 +91,7 @@ class Results:
 
 
 class KilledOnce(Exception):
-    """SIGKILL has ended a side, perhaps of somebody else's will: it is tried again."""
+    """A signal has ended a side, perhaps of somebody else's will: it is tried again."""
 
 
 class Replicator:
@@ -115,7 +115,7 @@ class Replicator:
         self.facts: dict[str, dict[str, str]] = {}
         self.machines = 0  # of a cluster
         self.made_on: dict[str, Mapping[str, str]] = {}
-        self._killed_once: set[Cell | None] = set()
+        self._killed_once: set[tuple[Cell | None, str]] = set()
 
     def examine(self, cells: Sequence[Cell], budget: Budget | None = None) -> None:
         """Learn which cells' sides can share a process, and what their steps make torch do.
@@ -417,13 +417,14 @@ class Replicator:
                 "(--device cpu)"
             )
         self.results.failures.setdefault(cell, {})[failure.side] = failure.why
-        if isinstance(failure, Lost) and failure.late:
-            self.results.late.add((cell, failure.side))
+        if failure.doubt:
+            self.results.doubts[cell, failure.side] = failure.doubt
 
     def _first_kill(self, failure: Failed, cell: Cell | None) -> bool:
-        """Return whether SIGKILL has ended this for the first time: once may be anybody's doing."""
-        first = failure.killed and cell not in self._killed_once
-        self._killed_once |= {cell} if first else set()
+        """Return whether a signal of others has ended this side for the first time."""
+        killed = cell, failure.side
+        first = failure.killed and killed not in self._killed_once
+        self._killed_once |= {killed} if first else set()
         return first
 
     # What both ways have in common

@@ -7,12 +7,13 @@ user's code from (and, if asked for, the interpreter with its torch).
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from ..analysis import operation_changes
 from ..errors import Impossible
+from ..experiment.axis import MOST
 from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
 from ..gate.figure_verdicts import FigureVerdict
@@ -31,6 +32,8 @@ from .instruction_counts import InstructionCounter
 from .replication import Replication, Replicator, Results
 
 Say = Callable[[str], None]
+MOST_PROCESSES: Final = 1_000
+"""Of each cell at first: as many take hours for one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,10 @@ class Effort:
                 f"{counted(self.processes, 'process')} cannot outvote a disturbed one: "
                 f"{table_rule.FEWEST} at least"
             )
+        if self.processes > MOST_PROCESSES:
+            raise Impossible(f"{MOST_PROCESSES:,} processes of a cell are the most")
+        if abs(self.seed) > MOST:
+            raise Impossible("the seed must be a number of 64 bits")
         if not MIN_DETECTABLE_EFFECT <= self.threshold < 1:
             raise Impossible(
                 f"the threshold is a share of {MIN_DETECTABLE_EFFECT} or more, as 0.03, not "
@@ -288,8 +295,9 @@ def compare(
 def _failed(cell: Cell, words: Mapping[str, str], results: Results) -> FigureVerdict | NotCompared:
     """Return what it means that a side could not step the cell.
 
-    A base that was too late may be able to, in more time, and one that cannot import the model may
-    not have had it: neither makes a candidate better.
+    A base that had too little time, or that others may have killed, may be able to, and one that
+    cannot import the model may not have had it: neither makes a candidate better. A candidate that
+    was tried twice, or as long as asked, is not to be trusted.
     """
     if len(words) == 2:
         return NotCompared(cell=cell, meter="step_time", why="no number", reason=words["candidate"])
@@ -300,9 +308,8 @@ def _failed(cell: Cell, words: Mapping[str, str], results: Results) -> FigureVer
             reason = f"the {name}: {words[name]}"
             return NotCompared(cell=cell, meter="step_time", why="not comparable", reason=reason)
         verdict = Verdict.BETTER
-        if (cell, name) in results.late:
-            verdict = Verdict.INCONCLUSIVE
-            reason = f"the {name} {words[name]}: a longer --limit shows whether it can step it"
+        if doubt := results.doubts.get((cell, name)):
+            verdict, reason = Verdict.INCONCLUSIVE, f"the {name} {doubt}"
     return FigureVerdict(
         cell=cell,
         meter="step_time",

@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
 
-from ..git import GitError, git
+from ..git import GitError, git, paths
 
 
 class BadRevision(GitError):
@@ -15,7 +15,7 @@ class BadRevision(GitError):
 def repository(folder: Path) -> Path:
     """Return the root of the git repository that a folder lies in; raise `BadRevision`."""
     try:
-        return Path(git("rev-parse", "--show-toplevel", folder=folder))
+        return paths("rev-parse", "--show-toplevel", folder=folder)[0]
     except GitError as error:
         raise BadRevision(
             f"{str(folder)!r} is in no git repository: compare needs one to take versions from "
@@ -36,8 +36,14 @@ def commit(root: Path, revision: str) -> str:
 
 
 def is_dirty(root: Path) -> bool:
-    """Return whether the working tree differs from its commit."""
-    return bool(git("status", "--porcelain", folder=root))
+    """Return whether the working tree is known to differ from its commit.
+
+    To look through a large one on a slow drive takes longer than git is given.
+    """
+    try:
+        return bool(git("status", "--porcelain", folder=root))
+    except GitError:
+        return False
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any, Final, get_args
 
 from ..errors import Impossible, UnknownName
 from ..plurals import counted
-from ..printable import one_line
+from ..printable import brief, one_line
 
 Value = str | int
 MOST: Final = 2**63 - 1
@@ -53,14 +53,14 @@ class Axis:
         if self.number:
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
                 raise Impossible(
-                    f"{self.name} must be a whole number from 1 up, not {_brief(value)}"
+                    f"{self.name} must be a whole number from 1 up, not {brief(value)}"
                 )
         elif self.values:
             if value not in self.values:
-                known = value if isinstance(value, str) else _brief(value)
+                known = value if isinstance(value, str) else brief(value)
                 raise UnknownName(self.name, known, self.values)
         elif not isinstance(value, str) or not value.strip():
-            raise Impossible(f"{self.name} must be a name, not {_brief(value)}")
+            raise Impossible(f"{self.name} must be a name, not {brief(value)}")
         elif len(value) > LONGEST_NAME:
             raise Impossible(
                 f"{self.name} has {counted(len(value), 'character')}: {LONGEST_NAME} at most"
@@ -91,9 +91,3 @@ def whole_number(name: str, text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise Impossible(f"{option} must be a whole number from 1 up, not {one_line(repr(text))}")
     return int(text)
-
-
-def _brief(value: object) -> str:
-    if isinstance(value, int) and not -MOST <= value <= MOST:
-        return f"a number of {value.bit_length():,} bits"
-    return one_line(repr(value), longest=100)

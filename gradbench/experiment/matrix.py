@@ -1,13 +1,14 @@
 """The design of an experiment: axes in, cells out."""
 
 import inspect
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated, Final
 
 from ..errors import Impossible, UnknownName
-from ..printable import printable
+from ..printable import brief, printable
 from .axis import Axis, Value, axes_of
 
 GRAD_MODES: Final = ("global_on", "global_off", "no_grad", "inference_mode")
@@ -15,6 +16,8 @@ RECORDING: Final = "global_on"
 """The mode in which every step can be made that can be made at all."""
 EQUAL_MODES: Final = ("global_off", "no_grad")
 """Modes that set the same flag, so that one takes what the other does: an A/A control."""
+MOST_CELLS: Final = 100_000
+"""To measure as many takes days, and to list many more all of the memory."""
 AS_IS: Final = "as_is"
 """The dtype of a model that is not converted."""
 
@@ -320,10 +323,11 @@ class Matrix:
             if plural not in AXIS_OF:
                 raise UnknownName("axis", plural, AXIS_OF)
             if isinstance(given, str) or not isinstance(given, Sequence):
-                raise Impossible(f"{plural} takes a list of values, not {given!r}")
+                raise Impossible(f"{plural} takes a list of values, not {brief(given)}")
         axes = {
             name: tuple(values.get(axis.plural, _unless_named(axis))) for name, axis in AXES.items()
         }
+        _check_number(math.prod(map(len, axes.values())))
         object.__setattr__(self, "axes", axes)
         for name, chosen in axes.items():
             if not chosen:
@@ -384,8 +388,15 @@ def select(cells: Iterable[Cell], axis: str, values: Sequence[Value]) -> list[Ce
         AXES[axis].check(value)
     values = [AXES[axis].canonical(value) for value in values]
     present = {getattr(cell, axis) for cell in cells}
+    _check_number(len(cells) * sum(value not in present for value in values))
     chosen = [cell for cell in cells if getattr(cell, axis) in values]
     for value in values:
         if value not in present:
             chosen += [Cell(**{**cell.axes(), axis: value}) for cell in cells]  # type: ignore[arg-type] # checked by Cell
     return unique(chosen)
+
+
+def _check_number(count: int) -> None:
+    """Raise `Impossible` for more cells than anybody measures."""
+    if count > MOST_CELLS:
+        raise Impossible(f"that is {count:,} cells: give fewer values, for {MOST_CELLS:,} at most")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Final, Self
 
 from ..errors import BadSetting, Impossible
+from ..printable import brief
 from .axis import MOST
 
 PROTOCOL: Final = 2
@@ -54,15 +55,15 @@ class Plan:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise BadSetting(field.name, f"must be a number, not {value!r}")
+                raise BadSetting(field.name, f"must be a number, not {brief(value)}")
             if isinstance(value, int) and abs(value) > MOST:
                 raise BadSetting(field.name, "must be a number of 64 bits")
             if field.name != "seed" and not value > 0:
-                raise BadSetting(field.name, f"must be above 0, not {value!r}")
+                raise BadSetting(field.name, f"must be above 0, not {brief(value)}")
             if field.name.endswith("_s") and value > MOST_S:
-                raise BadSetting(field.name, f"must be at most {MOST_S:g} s, not {value!r}")
+                raise BadSetting(field.name, f"must be at most {MOST_S:g} s, not {brief(value)}")
             if field.type is int and not isinstance(value, int):
-                raise BadSetting(field.name, f"must be a whole number, not {value!r}")
+                raise BadSetting(field.name, f"must be a whole number, not {brief(value)}")
         if self.min_rounds > self.max_rounds:
             raise Impossible(
                 f"min_rounds {self.min_rounds} exceeds max_rounds {self.max_rounds}: lower one"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import BadConfig, GradbenchError, Impossible, UnknownName
+from ..printable import brief
 from .matrix import AXES, AXIS_OF, Cell, Matrix, select
 from .model_source import BATCH, ModelSource, parse_input
 from .plan import Plan
@@ -66,9 +67,12 @@ def read(path: Path) -> Experiment:
     tables = tree.get("matrix", [])
     if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
         raise BadConfig(f"{path}: no [[matrix]] table: it needs at least one")
+    about = tree.get("about", path.stem)
+    if not isinstance(about, str):
+        raise BadConfig(f"{file.at('about', header='')}a text is needed, not {brief(about)}")
     matrices = tuple(_matrix(file, index, table) for index, table in enumerate(tables))
     return Experiment(
-        about=str(tree.get("about", path.stem)),
+        about=about,
         matrices=matrices,
         plan=_plan(file, tree.get("plan", {})),
         sources=_sources(file, tree.get("models", {})),
@@ -138,9 +142,8 @@ def _source(file: TomlFile, name: str, table: Mapping[str, Any]) -> ModelSource:
         if key == "input":
             values[key] = _input(where, value)
         elif type(value) is not kinds[key]:
-            raise BadConfig(
-                f"{where}{value!r} is not of the type {getattr(kinds[key], '__name__', kinds[key])}"
-            )
+            kind = getattr(kinds[key], "__name__", kinds[key])
+            raise BadConfig(f"{where}{brief(value)} is not of the type {kind}")
         else:
             values[key] = value
     try:
@@ -153,7 +156,7 @@ def _input(where: str, value: object) -> tuple[str, ...]:
     """Return the inputs that a string or a list of them says."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise BadConfig(f"{where}an input is a string or a list of them, not {value!r}")
+        raise BadConfig(f"{where}an input is a string or a list of them, not {brief(value)}")
     inputs: list[str] = []
     for text in texts:
         try:
@@ -170,7 +173,7 @@ def _input(where: str, value: object) -> tuple[str, ...]:
 
 def _plan(file: TomlFile, table: object) -> Plan:
     if not isinstance(table, dict):
-        raise BadConfig(f"{file.at('plan', header='')}a [plan] table is needed, not {table!r}")
+        raise BadConfig(f"{file.at('plan', header='')}a [plan] table is needed, not {brief(table)}")
     known = [field.name for field in fields(Plan)]
     for key, value in table.items():
         where = file.at(key, header="[plan]")

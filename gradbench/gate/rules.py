@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ..errors import BadConfig, GradbenchError
+from ..experiment.axis import MOST
 from ..experiment.matrix import AXES, GRAD_MODES, Cell
 from ..experiment.toml_config import no_key
 from ..experiment.toml_file import TomlFile
+from ..printable import brief
 
 PYPROJECT: Final = "pyproject.toml"
 TABLE: Final = ("tool", "gradbench", "gate")
@@ -127,7 +129,7 @@ def read(path: Path, *, meters: Iterable[str] = ()) -> Rules:
     if content is None:
         raise BadConfig(f"{path}: no [{'.'.join(TABLE)}] table: it needs one to say rules")
     if not isinstance(content, dict):
-        raise BadConfig(f"{path}, {'.'.join(TABLE)}: a table is needed, not {content!r}")
+        raise BadConfig(f"{path}, {'.'.join(TABLE)}: a table is needed, not {brief(content)}")
     return _Reader(file, prefix, {*meters, *DEFAULTS}).rules(content)
 
 
@@ -179,7 +181,7 @@ class _Reader:
     def _by_cell(self, tables: object) -> Iterator[Override]:
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
             where = self._header("cells")
-            raise BadConfig(f"{where}[[{self._prefix}cells]] tables are needed, not {tables!r}")
+            raise BadConfig(f"{where}[[{self._prefix}cells]] tables are needed, not {brief(tables)}")
         header = f"[[{self._prefix}cells]]"
         for index, table in enumerate(tables):
             asked: dict[str, tuple[Any, ...]] = {}
@@ -208,12 +210,12 @@ class _Reader:
         return dict(table)
 
     def _check_meter(self, where: str, meter: object) -> None:
-        name = str(meter).partition("/")[0]
+        name = meter.partition("/")[0] if isinstance(meter, str) else ""
         if name not in self._meters:
             known = sorted(self._meters)
             close = get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            raise BadConfig(f"{where}unknown meter {meter!r}: {hint}")
+            raise BadConfig(f"{where}unknown meter {brief(meter)}: {hint}")
 
     def _header(self, name: str) -> str:
         return self._at(self._prefix + name, "")
@@ -238,37 +240,37 @@ def _gate(file: TomlFile) -> object:
 
 def _share(where: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
-        raise BadConfig(f"{where}a share from 0 up is needed, as 0.05, not {value!r}")
+        raise BadConfig(f"{where}a share from 0 up is needed, as 0.05, not {brief(value)}")
     return float(value)
 
 
 def _chance(where: str, value: object) -> float:
     if not 0 < _share(where, value) < 1:
-        raise BadConfig(f"{where}a chance between 0 and 1 is needed, as 0.01, not {value!r}")
+        raise BadConfig(f"{where}a chance between 0 and 1 is needed, as 0.01, not {brief(value)}")
     return _share(where, value)
 
 
 def _bytes(where: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise BadConfig(f"{where}a whole number of bytes is needed, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
+        raise BadConfig(f"{where}a whole number of bytes is needed, not {brief(value)}")
     return value
 
 
 def _truth(where: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise BadConfig(f"{where}true or false is needed, not {value!r}")
+        raise BadConfig(f"{where}true or false is needed, not {brief(value)}")
     return value
 
 
 def _one_of(where: str, value: object, known: Sequence[str]) -> str:
     if value not in known:
-        raise BadConfig(f"{where}{value!r} is none of {', '.join(known)}")
+        raise BadConfig(f"{where}{brief(value)} is none of {', '.join(known)}")
     return str(value)
 
 
 def _table(where: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise BadConfig(f"{where}a table is needed, not {value!r}")
+        raise BadConfig(f"{where}a table is needed, not {brief(value)}")
     return value
 
 

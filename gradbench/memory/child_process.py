@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn, TypeVar
 
-from .. import devices, supervisor
+from .. import devices, own_python, supervisor
 from ..devices import Device
 from ..process_end import how_it_ended
 from ..process_tree import END_S, Lifeline, ProcessTree, end_below
@@ -246,13 +246,12 @@ class _Supervised:
 
 @contextmanager
 def _spawned(job: bytes) -> Iterator[_Child]:
-    path = os.pathsep.join(folder or "." for folder in sys.path)
     with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as answers:
         asked.write(job)
         asked.seek(0)
         with ProcessTree(
-            [sys.executable, "-P", "-c", f"import {__name__} as child; child.main()"],
-            env={**os.environ, "PYTHONPATH": path},
+            own_python.calling(__name__, "main()"),
+            env={**os.environ, own_python.VARIABLE: own_python.loading_path()},
             stdin=asked,
             stdout=answers,
             stderr=subprocess.DEVNULL,

@@ -1,5 +1,6 @@
 """The pytest plugin for cells: one test per cell, pytest-benchmark's statistics of our rounds."""
 
+import argparse
 import shlex
 import statistics
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ from ..experiment.matrix import GRAD_MODES, WORKLOADS, Block, Cell, by_block, se
 from ..experiment.plan import Plan
 from ..experiment.presets import PRESETS
 from ..experiment.toml_config import choose, locate
-from ..printable import printable
+from ..printable import one_line, printable
 from ..records.measurements import NOTHING_TO_READ, Breakdown, Measurement, Reading, Skipped
 from ..store.jsonl import check_writable
 from . import memory_budget
@@ -51,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"What to measure: {', '.join(PRESETS)}. Default: %(default)s.",
     )
     group.addoption(
-        "--gradbench-config", metavar="FILE", type=Path, help="A TOML file instead of a preset."
+        "--gradbench-config", metavar="FILE", type=_path, help="A TOML file instead of a preset."
     )
     group.addoption(
         "--gradbench-device",
@@ -69,11 +70,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "options must be the same on all of them; gradbench merge joins their runs.",
     )
     group.addoption(
-        "--gradbench-results", metavar="DIR", type=Path, help="Default: results/ in the root."
+        "--gradbench-results", metavar="DIR", type=_path, help="Default: results/ in the root."
     )
     group.addoption(
-        "--gradbench-reports", metavar="DIR", type=Path, help="Default: reports/ in the root."
+        "--gradbench-reports", metavar="DIR", type=_path, help="Default: reports/ in the root."
     )
+
+
+def _path(text: str) -> Path:
+    """Return a path; refuse an empty one, as a shell's unset variable leaves it: it is where we are."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing: name one, or leave it out")
+    return Path(text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -162,7 +170,7 @@ def _keep_shard(config: pytest.Config, items: list[pytest.Item], text: str) -> N
         shard = shards.parse(text)
         mine = set(shard.take(cells.values())) if cells else set()
     except GradbenchError as error:
-        raise pytest.UsageError(f"gradbench: {error}") from None
+        raise _refusal(str(error)) from None
     others = {item for item, cell in cells.items() if cell not in mine}
     if others:
         config.hook.pytest_deselected(items=[item for item in items if item in others])
@@ -183,7 +191,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             check_writable(cell_session.results, "--gradbench-results")
             check_writable(cell_session.reports, "--gradbench-reports")
         except GradbenchError as error:
-            raise pytest.UsageError(f"gradbench: {error}") from None
+            raise _refusal(str(error)) from None
 
 
 def _places(items: list[pytest.Item]) -> dict[str, str]:
@@ -368,6 +376,7 @@ class Session:
 _SESSION: Final = pytest.StashKey[Session]()
 _REFUSAL: Final = pytest.StashKey[pytest.UsageError]()
 _RUN: Final = pytest.StashKey["Run"]()
+_LOSS: Final = pytest.StashKey[str]()
 
 
 def _session(config: pytest.Config) -> Session:
@@ -393,10 +402,10 @@ def _session(config: pytest.Config) -> Session:
             models = models_of(choice.sources)
             preflight.check(cells, models)
         except BadSetting as error:  # of the option: what a file sets has its line
-            raise pytest.UsageError(f"gradbench: --gradbench-budget {error.words}") from None
+            raise _refusal(f"--gradbench-budget {error.words}") from None
         except GradbenchError as error:
             where = locate(file, error) if file and isinstance(error, UnknownName) else ""
-            raise pytest.UsageError(f"gradbench: {where}{error}") from None
+            raise _refusal(f"{where}{error}") from None
         config.stash[_SESSION] = Session(
             by_name={str(cell): cell for cell in cells},
             plan=choice.plan,
@@ -411,7 +420,12 @@ def _session(config: pytest.Config) -> Session:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Seal the records and write the page."""
     if _SESSION in session.config.stash:
-        run = session.config.stash[_SESSION].close()
+        try:
+            run = session.config.stash[_SESSION].close()
+        except GradbenchError as error:  # as of a disk that is full: pytest would show a traceback
+            session.config.stash[_LOSS] = str(error)
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+            return
         if run is not None:
             session.config.stash[_RUN] = run
 
@@ -420,6 +434,8 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Print each mode's ratio with its interval, and where records and page are."""
+    if _LOSS in config.stash:
+        terminalreporter.write_line(f"gradbench: {one_line(config.stash[_LOSS])}", red=True)
     if _RUN not in config.stash:
         return
     from ..analysis import run_sentences
@@ -443,8 +459,12 @@ def pytest_terminal_summary(
             f"cut short; go on with: gradbench run --resume {run.name} "
             f"--results {shlex.quote(str(session.results))}"
         )
-    terminalreporter.write_line(f"records  {session.path}")
-    terminalreporter.write_line(f"page     {session.page}")
+    terminalreporter.write_line(f"records  {printable(str(session.path))}")
+    terminalreporter.write_line(f"page     {printable(str(session.page))}")
+
+
+def _refusal(words: str) -> pytest.UsageError:
+    return pytest.UsageError(f"gradbench: {one_line(words)}")
 
 
 def _cell_of(item: pytest.Item) -> Cell | None:
@@ -456,13 +476,14 @@ def _cell_of(item: pytest.Item) -> Cell | None:
 def _give_up(cell: Cell, why: Skipped) -> None:
     from ..workloads.steps import must_fail
 
+    reason = printable(why.reason)
     if why.cause == "cannot_train" and not must_fail(cell.workload, cell.grad_mode):
-        pytest.xfail(f"after an evaluation under {cell.grad_mode}: {why.reason}")
+        pytest.xfail(f"after an evaluation under {cell.grad_mode}: {reason}")
     if why.cause == "cannot_train":
-        raise CannotTrain(why.reason)
+        raise CannotTrain(reason)
     if why.cause in ("impossible", "unavailable", *NOTHING_TO_READ):
-        pytest.skip(f"{cell}: {why.reason}")
-    raise StepFailed(f"{cell}: {why.cause.replace('_', ' ')}: {why.reason}")
+        pytest.skip(f"{cell}: {reason}")
+    raise StepFailed(f"{cell}: {why.cause.replace('_', ' ')}: {reason}")
 
 
 def _nothing() -> None:

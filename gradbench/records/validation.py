@@ -30,7 +30,7 @@ from typing import (
 from ..errors import GradbenchError, StoreError
 from ..experiment.axis import MOST
 from ..experiment.matrix import AXES, Cell
-from ..printable import one_line
+from ..printable import brief, one_line
 
 LONGEST_TEXT: Final = 1_000_000
 LARGEST_FILE_BYTES: Final = 64 * 2**20
@@ -51,7 +51,7 @@ class Misfit(ValueError):
 
 def misfit(where: str, must: str, value: object) -> Misfit:
     """Return the complaint about a value."""
-    words = f"{where or 'it'} must be {must}, not {_brief(value)}"
+    words = f"{where or 'it'} must be {must}, not {_shown(value)}"
     return Misfit(words, where=where, must=must)
 
 
@@ -228,7 +228,7 @@ def _mapping(parts: tuple[Read, ...], value: Any, where: str) -> dict[str, Any]:
         try:
             filled[_text(name, "")] = read(one, "")
         except Misfit:  # to say where costs more than to read, and is asked of few
-            filled[_text(name, f"a name in {where}")] = read(one, f"{where}[{_brief(name)}]")
+            filled[_text(name, f"a name in {where}")] = read(one, f"{where}[{_shown(name)}]")
     return filled
 
 
@@ -280,13 +280,11 @@ _PLAIN: Final[Mapping[Any, Read]] = {
 }
 
 
-def _brief(value: object) -> str:
-    """Return a value as a complaint shows it: of one with thousands of digits, how many."""
-    if isinstance(value, int) and abs(value) > MOST:
-        return f"a number of {value.bit_length():,} bits"
+def _shown(value: object) -> str:
+    """Return a value as a complaint shows it: of a container, how much it holds."""
     if isinstance(value, dict | list) and value:
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
-    return one_line(repr(value[:100] if isinstance(value, str) else value), longest=100)
+    return brief(value)
 
 
 def _no_number(name: str) -> NoReturn:

@@ -110,7 +110,12 @@ def commit() -> dict[str, Fact]:
     """Return which commit the working directory holds, and whether it was changed since."""
     try:
         commit = git("rev-parse", "HEAD")
-        return {"git_commit": commit, "git_dirty": bool(git("status", "--porcelain", "-uno"))}
     except GitError:
         why = "unknown: no git commit in the working directory"
         return {"git_commit": why, "git_dirty": why}
+    dirty: Fact
+    try:
+        dirty = bool(git("status", "--porcelain", "-uno"))
+    except GitError as error:  # to look through a large tree may take longer than git is given
+        dirty = f"unknown: {error}"
+    return {"git_commit": commit, "git_dirty": dirty}

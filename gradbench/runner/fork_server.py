@@ -10,7 +10,6 @@ import importlib
 import os
 import pickle
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Final, Literal, TypeVar, cast
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .. import supervisor
+from .. import own_python, supervisor
 from ..process_tree import ProcessTree
 from . import host_system
 from .job_process import (
@@ -66,11 +65,6 @@ def settings(kind: MallocProfile) -> dict[str, str]:
     return {**_COMMON, **(_MALLOC[kind] if host_system.here().pins_malloc else {})}
 
 
-def import_path() -> str:
-    """Return the variable by which a new process imports what this one does."""
-    return os.pathsep.join(path or "." for path in sys.path)
-
-
 class ForkServer:
     """One loaded parent of a kind, started at once and used for any number of jobs."""
 
@@ -78,13 +72,8 @@ class ForkServer:
         parent_end, child_end = socket.socketpair()
         environment = {**os.environ, **settings(kind)}
         self._tree = ProcessTree(
-            [
-                sys.executable,
-                "-P",
-                "-c",
-                f"import {__name__} as n; n.main({child_end.fileno()}, {kind!r})",
-            ],
-            env=environment | {"PYTHONPATH": import_path()},
+            own_python.calling(__name__, f"main({child_end.fileno()}, {kind!r})"),
+            env=environment | {own_python.VARIABLE: own_python.loading_path()},
             pass_fds=[child_end.fileno()],
         )
         child_end.close()

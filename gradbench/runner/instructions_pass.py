@@ -14,7 +14,7 @@ from typing import Final, Self
 
 import torch
 
-from .. import devices, scratch
+from .. import devices, own_python, scratch
 from ..devices import Unreadable
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
@@ -210,7 +210,7 @@ def check(cell: Cell) -> None:
 
 def _command(cell: Cell) -> list[str]:
     check(cell)
-    return callgrind.command([sys.executable, "-c", f"import {__name__} as i; i.main()"])
+    return callgrind.command(own_python.calling(__name__, "main()"))
 
 
 def _environment(kind: MallocProfile) -> dict[str, str]:
@@ -219,8 +219,7 @@ def _environment(kind: MallocProfile) -> dict[str, str]:
         for name, value in os.environ.items()
         if name in _KEPT or name.startswith(_KEPT_PREFIXES)
     }
-    path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
-    return kept | settings(kind) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    return kept | settings(kind) | {"OMP_NUM_THREADS": "1", own_python.VARIABLE: own_python.loading_path()}
 
 
 def _run(

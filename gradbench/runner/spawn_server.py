@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import IO, Final, TypeVar, cast
 
+from .. import own_python
 from ..process_end import TAIL_BYTES
 from ..process_tree import ProcessTree
-from .fork_server import MallocProfile, import_path, settings
+from .fork_server import MallocProfile, settings
 from .job_process import CLOSED_S, Cause, Message, WorkerDied, answers, cause_of_death, content
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ class SpawnServer:
     """Runs jobs like a `ForkServer`, for more time: each imports torch again."""
 
     def __init__(self, kind: MallocProfile) -> None:
-        self._environment = {**os.environ, **settings(kind), "PYTHONPATH": import_path()}
+        self._environment = {**os.environ, **settings(kind), own_python.VARIABLE: own_python.loading_path()}
         self._process: ProcessTree | None = None
 
     def run(
@@ -73,7 +74,7 @@ class SpawnServer:
 
     def _started(self, log: IO[bytes]) -> ProcessTree:
         self._process = ProcessTree(
-            [sys.executable, "-P", "-c", f"import {__name__} as s; s.main()"],
+            own_python.calling(__name__, "main()"),
             env=self._environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

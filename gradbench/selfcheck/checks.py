@@ -2,8 +2,8 @@
 
 import json
 import math
+import os
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +15,7 @@ from typing import Any, Final
 import psutil
 from scipy import stats
 
-from .. import output_files
+from .. import output_files, own_python
 from ..experiment.matrix import GRAD_MODES, Matrix
 from ..experiment.plan import Plan
 from ..plurals import counted
@@ -302,9 +302,7 @@ def thrashing() -> Iterator[None]:
     """Keep another process copying memory, on the cores that timed steps are not pinned to."""
     cores = host_system.usable_cores()
     others = cores[:-1] or cores
-    code = (
-        f"from gradbench.runner import host_system; host_system.bind({others}); "
-        f"a = bytearray({HOSTILE_MIB} << 20); b = bytearray(a)\nwhile True: b[:] = a"
-    )
-    with ProcessTree([sys.executable, "-c", code]):
+    copies = f"a = bytearray({HOSTILE_MIB} << 20); b = bytearray(a)\nwhile True: b[:] = a"
+    command = own_python.calling(host_system.__name__, f"bind({others}); {copies}")
+    with ProcessTree(command, env={**os.environ, own_python.VARIABLE: own_python.loading_path()}):
         yield

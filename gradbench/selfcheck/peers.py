@@ -2,14 +2,13 @@
 
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import files
 
 from scipy import stats
 
-from .. import scratch
+from .. import own_python, scratch
 from ..experiment.plan import Plan
 from ..process_end import how_it_ended
 from ..process_tree import ProcessTree
@@ -86,7 +85,7 @@ def _pytest_trials(
         answer = folder / "answer.json"
         asked = json.dumps({"count": count, "injections": list(injections)})
         command = [
-            *[sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_peer.py"],
+            *own_python.python("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_peer.py"),
             f"--benchmark-json={answer}",
             "--benchmark-save-data",
             "--benchmark-autosave",

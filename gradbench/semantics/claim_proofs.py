@@ -1,7 +1,6 @@
 """The proofs of the claims: each runs what a claim is about and returns the verdict it sees."""
 
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from .. import own_python
 from ..devices import Unreadable, find
 from ..memory.saved_tensors import SavedTensors
 from .listings import LISTINGS, Ran, run
@@ -153,7 +153,7 @@ def graph_for_backward() -> ProofResult:
 def on_by_default() -> ProofResult:
     code = "import torch; print(torch.is_grad_enabled(), torch.is_inference_mode_enabled())"
     answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        own_python.python("-c", code), capture_output=True, text=True, check=True
     )
     words = answer.stdout.strip()
     return claim_verdict(words == "True False", f"grad, inference in a fresh interpreter: {words}")

@@ -270,10 +270,16 @@ def load(path: Path) -> Run:
     Of a part file, every line that is whole is returned, and what was dropped is said. Raise
     `NoRun` for what does not open like a run, `BrokenSeal` for a sealed file that was changed or
     cut, `StoreError` for one that cannot be read, holds what no record can, or was written by a
-    newer gradbench.
+    newer gradbench. A part file that its writer seals meanwhile is read as what it became.
     """
     if path.name.endswith(PART):
-        return _load_part(path)[0]
+        try:
+            return _load_part(path)[0]
+        except StoreError:
+            sealed = path.with_name(_stem(path) + SEALED)
+            if path.exists() or not sealed.exists():
+                raise
+            path = sealed
     return _run(path, _read_sealed(read_content(path), path), sealed=True)
 
 
@@ -501,9 +507,12 @@ def check_writable(folder: Path, option: str) -> None:
 
 
 def being_written(path: Path) -> bool:
-    """Return whether a writer holds the part file right now."""
-    with path.open("rb") as file:
-        return file_lock.held(file)
+    """Return whether a writer holds the part file right now; raise `StoreError` without one."""
+    try:
+        with path.open("rb") as file:
+            return file_lock.held(file)
+    except OSError as error:
+        raise StoreError(f"cannot read {str(path)!r}: {error.strerror}") from error
 
 
 def _lock(file: IO[str], path: Path) -> None:

@@ -542,6 +542,8 @@ def test_a_slower_step_is_confirmed_by_new_pairs_beside_one_that_fails_late(proj
         (["--base", "main", "--processes", "2"], "3 at least"),
         (["--base", "main", "--budget", "0"], "a number of seconds above 0"),
         (["--base", "main", "--threshold", "3"], "the threshold is a share"),
+        (["--base", "main", "--processes", "1" + "0" * 400], "1,000 processes of a cell are the"),
+        (["--base", "main", "--seed", "9" * 400], "the seed must be a number of 64 bits"),
         (["--base", "main", "--address", "a:1"], "--address goes with --on ray"),
         (["--base", "main", "--on", "slurm"], "unknown cluster 'slurm'"),
         (["--bisect", "main..HEAD", "--on", "ray"], "--on ray goes with --base"),

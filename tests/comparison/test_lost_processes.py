@@ -232,6 +232,25 @@ def test_what_sigkill_ends_each_time_is_worse(script, sides):
     assert script.asked.count(("candidate", "big global_on")) == 2
 
 
+def test_a_base_that_a_signal_ends_each_time_makes_no_candidate_better(script, sides):
+    script.meets = lambda side, cell, _: killed(side) if side == "base" else None
+    found = compared(sides, cells("big")[:1])
+    (open_,) = found.figure_verdicts
+    assert open_.verdict is Verdict.INCONCLUSIVE
+    assert open_.reason == (
+        "the base was killed by SIGKILL, twice, which others may have done: compare again"
+    )
+    assert script.asked.count(("base", "big global_on")) == 2
+
+
+def test_a_side_is_tried_again_that_a_signal_ended_after_the_other_one(script, sides):
+    ends = {("base", 1), ("candidate", 2)}
+    script.meets = lambda side, cell, times: killed(side) if (side, times) in ends else None
+    found = compared(sides, cells("good")[:1])
+    assert found.measured == 1
+    assert found.figure_verdicts[0].change is not None
+
+
 @pytest.mark.parametrize(("times", "starts"), [(1, True), (2, False)])
 def test_a_side_that_is_killed_as_it_starts_is_started_once_more(
     script, sides, monkeypatch, times, starts

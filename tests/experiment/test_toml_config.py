@@ -347,3 +347,37 @@ def test_a_file_describes_models_and_only_those_of_its_cells_are_had(toml):
 def test_a_model_s_table_that_says_nothing_sensible_is_refused_with_its_line(toml, old, new, said):
     with pytest.raises(BadConfig, match=said):
         read(toml(TOWER.replace(old, new)))
+
+
+HUGE = "0x" + "f" * 5000  # more digits than Python writes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"about = {HUGE}\n[[matrix]]\nmodels = ['mlp_tiny']",
+        f"plan = [{HUGE}]\n[[matrix]]\nmodels = ['mlp_tiny']",
+        f"[plan]\nbudget_s = [{HUGE}]\n[[matrix]]\nmodels = ['mlp_tiny']",
+        f"[plan]\nseed = {HUGE}\n[[matrix]]\nmodels = ['mlp_tiny']",
+        f"[[matrix]]\nmodels = [{HUGE}]",
+        f"[[matrix]]\nmodels = {{a = {HUGE}}}",
+        f"[[matrix]]\nmodels = ['m']\n[models.m]\nbuild = {HUGE}",
+        f"[[matrix]]\nmodels = ['m']\n[models.m]\nbuild = 'a:b'\ninput = [{HUGE}]",
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_number_that_python_cannot_write_is_refused_in_one_line(toml, text):
+    with pytest.raises(BadConfig) as refused:
+        read(toml(text))
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+def test_more_cells_than_anybody_measures_are_refused_before_they_are_made(toml):
+    many = ", ".join(map(str, range(1, 1001)))
+    text = f"[[matrix]]\nmodels = ['mlp_tiny']\nbatch_sizes = [{many}]\nthreads = [{many}]"
+    with pytest.raises(BadConfig, match=r"that is 4,000,000 cells: give fewer values"):
+        read(toml(text))
+    sizes = list(map(str, range(1000, 10**6)))
+    with pytest.raises(Impossible, match="cells: give fewer values, for 100,000 at most"):
+        choose(preset="tiny", selections={"batch_size": sizes})

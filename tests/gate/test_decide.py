@@ -387,6 +387,9 @@ def test_rules_are_read_from_a_file_of_their_own_or_pyproject(tmp_path, table):
     assert (loose.tolerance_bytes, strict.tolerance_bytes) == (4096, 0)
 
 
+HUGE = "0x" + "f" * 5000  # more digits than Python writes
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -408,7 +411,12 @@ def test_rules_are_read_from_a_file_of_their_own_or_pyproject(tmp_path, table):
         ('[[cells]]\n[[cells]]\nworkload = "infer"', "line 3, workload: unknown workload 'infer'"),
         ('[[cells]]\nmeter = "steptime"', "line 2, meter: unknown meter 'steptime'"),
         ("alpha = ", "Invalid value"),
+        (f"alpha = {HUGE}", "line 1, alpha: a share from 0 up"),
+        (f"strict = [{HUGE}]", "line 1, strict: true or false is needed, not a list"),
+        (f"[meters.step_time]\ntolerance_bytes = {HUGE}", "line 2, tolerance_bytes: a whole"),
+        (f"[[cells]]\nmeter = {HUGE}", "line 2, meter: unknown meter a number of"),
     ],
+    ids=lambda text: text[:40],
 )
 def test_a_mistake_in_the_rules_is_answered_with_file_line_and_key(tmp_path, text, complaint):
     with pytest.raises(BadConfig) as caught:

@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 from gradbench import report, runner
 from gradbench.analysis import run_sentences as words
 from gradbench.cli import app
+from gradbench.errors import StoreError
 from gradbench.experiment.matrix import GRAD_MODES, WORKLOADS, Cell
 from gradbench.records.measurements import Measurement, Outcome, Reading, Skipped
 from gradbench.records.run import Run
@@ -448,6 +449,27 @@ def test_records_and_page_go_where_the_options_say(scripted, pytester):
     assert len(list((pytester.path / "a/b").glob(f"*{SEALED}"))) == 1
     assert len(list((pytester.path / "c").glob("*.html"))) == 1
     assert not (pytester.path / "results").exists()
+
+
+@pytest.mark.parametrize("option", ["config", "results", "reports"])
+def test_an_empty_path_is_refused(option, scripted, pytester):
+    """As a shell's unset variable leaves it: it would be the folder where we are."""
+    answer = scripted(f"--gradbench-{option}= ")
+    assert answer.ret == pytest.ExitCode.USAGE_ERROR
+    assert "' ' names nothing: name one, or leave it out" in answer.stderr.str()
+    assert not list(pytester.path.glob("**/*.jsonl"))
+
+
+def test_what_cannot_be_written_in_the_end_is_one_line_and_no_traceback(scripted, monkeypatch):
+    def full(*_, **__):
+        raise StoreError("cannot write the page 'p': No space left on device\x1b[0m")
+
+    monkeypatch.setattr("gradbench.recording.write_page", full)
+    answer = scripted()
+    assert answer.ret == pytest.ExitCode.INTERNAL_ERROR
+    words = r"gradbench: cannot write the page 'p': No space left on device\x1b[0m"
+    assert words in answer.stdout.lines
+    assert "Traceback" not in answer.stdout.str() + answer.stderr.str()
 
 
 def test_a_device_option_moves_the_matrix(scripted):

@@ -852,6 +852,19 @@ def test_a_run_that_is_being_written_cannot_be_resumed(store):
         assert load(writer.path).records == RECORDS[:2]
 
 
+def test_a_part_file_that_is_sealed_before_it_is_read_is_read_as_what_it_became(store):
+    with store.create() as writer:
+        for record in RECORDS:
+            writer.write(record)
+        part = writer.path
+        assert store.find("latest") == part
+        writer.seal()
+    assert load(part).sealed
+    assert load(part).records == RECORDS
+    with pytest.raises(StoreError, match="No such file"):
+        load(part.with_name(f"other{store_module.PART}"))
+
+
 def test_a_run_that_was_resumed_cannot_be_resumed_beside_it(store):
     path = part_file(store, CUT)
     writer, _ = store.resume(path.name)
