@@ -38,10 +38,10 @@ def command(*arguments: str) -> list[str]:
 
 
 def calling(module: str, call: str, *, first: str = "") -> list[str]:
-    """Return how to start it in a function of a module of ours, such as ``main(3)``; more statements may follow.
+    """Return how to start it in a function of a module of ours, such as ``main(3)``.
 
-    It needs `loading_path` as its `VARIABLE`. From when the module is loaded it imports as this
-    process does. ``first`` is a statement that comes before all else.
+    More statements may follow, and ``first`` comes before all else. It needs `loading_path` as its
+    `VARIABLE`, and from when the module is loaded it imports as this process does.
     """
     path = ascii([_absolute(entry) for entry in sys.path])
     lines = [first, f"import sys, {module} as module", f"sys.path[:] = {path}", f"module.{call}"]

@@ -75,17 +75,15 @@ def _status_of_command(heard: signals.Heard) -> int | str | None:
     except Exception as error:  # noqa: BLE001 # whatever it is, it must not read as a regression
         if heard.status is not None:  # an import that was interrupted raises what it likes
             return heard.status
-        if words := _shortage(error):
-            print(f"gradbench: {one_line(words)}", file=sys.stderr)
-            return ExitStatus.USAGE
-        text = without_commands(printable_lines(traceback.format_exc()))
-        print(text, file=sys.stderr)
-        return ExitStatus.BROKEN
+        lacks = _shortage(error)
+        text = f"gradbench: {one_line(lacks)}" if lacks else traceback.format_exc()
+        print(without_commands(printable_lines(text)), file=sys.stderr)
+        return ExitStatus.USAGE if lacks else ExitStatus.BROKEN
     return ExitStatus.OK
 
 
 def _shortage(error: Exception) -> str:
-    """Return what the machine or the installation lacks, where that is what an error says; or ``""``."""
+    """Return what the machine or the installation lacks, if an error says that."""
     match error:
         case MemoryError():
             return "memory ran out: free some, or ask for less"

@@ -55,8 +55,8 @@ class Effort:
             )
         if self.processes > MOST_PROCESSES:
             raise Impossible(f"{MOST_PROCESSES:,} processes of a cell are the most")
-        if abs(self.seed) > MOST:
-            raise Impossible("the seed must be a number of 64 bits")
+        if not 0 <= self.seed <= MOST:  # as a bisection is read that is gone on with
+            raise Impossible("the seed must be a whole number from 0 up, of 64 bits at most")
         if not MIN_DETECTABLE_EFFECT <= self.threshold < 1:
             raise Impossible(
                 f"the threshold is a share of {MIN_DETECTABLE_EFFECT} or more, as 0.03, not "

@@ -121,7 +121,10 @@ def _matrix(file: TomlFile, index: int, table: Mapping[str, Any]) -> Matrix:
             raise BadConfig(f"{where}{error}") from error
     if "models" not in table:
         raise BadConfig(f"{file.path}: [[matrix]] number {index + 1} names no models")
-    return Matrix(**table)
+    try:
+        return Matrix(**table)
+    except GradbenchError as error:
+        raise BadConfig(f"{file.path}: [[matrix]] number {index + 1}: {error}") from error
 
 
 def _sources(file: TomlFile, tables: object) -> dict[str, ModelSource]:

@@ -181,7 +181,9 @@ class _Reader:
     def _by_cell(self, tables: object) -> Iterator[Override]:
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
             where = self._header("cells")
-            raise BadConfig(f"{where}[[{self._prefix}cells]] tables are needed, not {brief(tables)}")
+            raise BadConfig(
+                f"{where}[[{self._prefix}cells]] tables are needed, not {brief(tables)}"
+            )
         header = f"[[{self._prefix}cells]]"
         for index, table in enumerate(tables):
             asked: dict[str, tuple[Any, ...]] = {}

@@ -78,7 +78,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _path(text: str) -> Path:
-    """Return a path; refuse an empty one, as a shell's unset variable leaves it: it is where we are."""
+    """Return a path; refuse an empty one, a shell's unset variable, which is where we are."""
     if not text.strip():
         raise argparse.ArgumentTypeError(f"{text!r} names nothing: name one, or leave it out")
     return Path(text)

@@ -219,7 +219,11 @@ def _environment(kind: MallocProfile) -> dict[str, str]:
         for name, value in os.environ.items()
         if name in _KEPT or name.startswith(_KEPT_PREFIXES)
     }
-    return kept | settings(kind) | {"OMP_NUM_THREADS": "1", own_python.VARIABLE: own_python.loading_path()}
+    return (
+        kept
+        | settings(kind)
+        | {"OMP_NUM_THREADS": "1", own_python.VARIABLE: own_python.loading_path()}
+    )
 
 
 def _run(

@@ -35,7 +35,11 @@ class SpawnServer:
     """Runs jobs like a `ForkServer`, for more time: each imports torch again."""
 
     def __init__(self, kind: MallocProfile) -> None:
-        self._environment = {**os.environ, **settings(kind), own_python.VARIABLE: own_python.loading_path()}
+        self._environment = {
+            **os.environ,
+            **settings(kind),
+            own_python.VARIABLE: own_python.loading_path(),
+        }
         self._process: ProcessTree | None = None
 
     def run(

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from builders import cell, environment, run_of, started
 
+from gradbench import own_python
 from gradbench.analysis.diagnosis import possible_interference
 from gradbench.comparison import versions
 from gradbench.comparison.checkouts import Version
@@ -27,7 +28,7 @@ from gradbench.records.measurements import (
 )
 from gradbench.runner import host_system, meters, processes
 from gradbench.runner.bench import Bench
-from gradbench.runner.fork_server import ForkServer, JobError, WorkerDied, import_path, settings
+from gradbench.runner.fork_server import ForkServer, JobError, WorkerDied, settings
 from gradbench.runner.preflight import DEFAULT_METERS
 from gradbench.runner.spawn_server import SpawnServer
 
@@ -92,8 +93,8 @@ def test_a_process_ends_when_its_owner_lets_go_of_its_input():
     """As the system does for an owner that is killed."""
     job = pickle.dumps((jobs.hang, ()))
     with subprocess.Popen(
-        [sys.executable, "-c", "from gradbench.runner import spawn_server; spawn_server.main()"],
-        env={**os.environ, "PYTHONPATH": import_path()},
+        own_python.calling("gradbench.runner.spawn_server", "main()"),
+        env={**os.environ, own_python.VARIABLE: own_python.loading_path()},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
