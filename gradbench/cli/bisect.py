@@ -56,6 +56,14 @@ class Asked:
     given: tuple[str, ...]
 
 
+def check_times(times: str | None) -> None:
+    """Raise `Impossible` unless it says whose times are bisected."""
+    from ..records.bisection import Times
+
+    if times is not None and times not in get_args(Times):
+        raise Impossible(f"--times is one of {', '.join(get_args(Times))}, not {times!r}")
+
+
 def bisect(request: Request, asked: Asked, effort: "Effort") -> None:
     """Find the commits that changed a figure; print them, write a page, exit with the status."""
     from ..comparison import checkouts
@@ -107,8 +115,6 @@ def _begin(
 
     assert asked.span is not None
     times = asked.times or "silent"
-    if times not in get_args(Times):
-        raise Impossible(f"--times is one of {', '.join(get_args(Times))}, not {times!r}")
     paths = commits.from_root(project.inside, asked.paths)
     span = commits.between(project.root, asked.span, first_parent=asked.first_parent, paths=paths)
     cells, _, models = request.cells({})

@@ -11,6 +11,8 @@ import typer
 from ..errors import BadModel, Impossible, UnknownName
 from ..experiment.model_source import ModelSource
 from ..experiment.plan import Plan
+from .app import err
+from .screen import shown
 
 if TYPE_CHECKING:
     from ..cluster.ray_fleet import RayFleet
@@ -84,10 +86,15 @@ class Cluster:
         )
 
 
+def check_named(on: str | None, *known: str) -> None:
+    """Raise `UnknownName` for a cluster that a command does not know."""
+    if on is not None and on not in known:
+        raise UnknownName("cluster", on, known)
+
+
 def check_options(on: str | None, **given: Mapping[str, bool]) -> None:
     """Raise for a cluster that is none, or for options of another one than that asked for."""
-    if on is not None and on not in given:
-        raise UnknownName("cluster", on, given)
+    check_named(on, *given)
     for cluster, options in given.items():
         for option in (name for name, was_given in options.items() if was_given):
             if cluster != on:
@@ -111,9 +118,14 @@ def connected(
     own = [source for source in sources.values() if names_code(source)]
     for source in own:
         check_travels(source)
-    with RayFleet(address, code=Path.cwd() if own else None) as fleet:
+    with RayFleet(address, code=Path.cwd() if own else None, say=say_of_machine) as fleet:
         fleet.refuse_unlike(allowed=versions)
         yield Cluster(fleet, deadline_s)
+
+
+def say_of_machine(words: str) -> None:
+    """Print a line on a machine, while others measure."""
+    err.print(f"[yellow]{shown(words)}[/yellow]")
 
 
 def names_code(source: ModelSource) -> bool:

@@ -167,6 +167,8 @@ def compare(
     With --bisect it finds the commits that made it slower or bigger: by what the steps make torch
     do first, which repeats, and by times where that is the same.
     """
+    cluster.check_named(on, cluster.RAY)  # a wrong choice is said before what is missing
+    bisecting.check_times(times)
     if build and not (base or bisect or resume):
         raise Impossible("--build goes with --base or --bisect, which check revisions out")
     given = request.typed(OF_BISECTION)

@@ -11,7 +11,7 @@ from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
 from ..plurals import counted
 from .app import err
-from .cluster import Cluster, check_travels, names_code
+from .cluster import Cluster, check_travels, names_code, say_of_machine
 from .screen import shown
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def connected(
         sent = folder / "trees"
         places = {base.name: base.tree, candidate.name: candidate.tree}
         sent_trees.gather({name: places[name] for name in dict.fromkeys(trees.values())}, sent)
-        with RayFleet(asked.address, code=sent, without=()) as fleet:
+        with RayFleet(asked.address, code=sent, without=(), say=say_of_machine) as fleet:
             fleet.refuse_unlike(allowed=asked.versions)
             yield Spread(
                 cluster=Cluster(fleet, asked.deadline_s),

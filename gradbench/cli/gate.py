@@ -78,6 +78,7 @@ def gate(
     machine and one software.
     """
     with one_line_errors():
+        _check_choices(correction, alpha)
         if self_test:
             _prove()
             if baseline is None and not candidates:
@@ -110,6 +111,14 @@ def gate(
             as_json=as_json,
             results=results,
         )
+
+
+def _check_choices(correction: str | None, alpha: float | None) -> None:
+    """Raise `Impossible` for a value that none of these can have."""
+    if correction is not None and correction not in rules.CORRECTIONS:
+        raise Impossible(f"--correction is holm or fdr, not {correction!r}")
+    if alpha is not None and not 0 < alpha < 1:
+        raise Impossible(f"--alpha is a chance between 0 and 1, not {alpha!r}")
 
 
 def _gate(
@@ -219,12 +228,7 @@ def _rules(path: Path | None, asked: dict[str, Any], runs: "Sequence[Run]") -> r
     """Return the rules of a file, or of the nearest pyproject.toml, with options on top."""
     meters = {record.meter for run in runs for record in run.outcomes}
     by = rules.in_force(meters, path=path)
-    given = {key: value for key, value in asked.items() if value is not None}
-    if given.get("correction", "holm") not in rules.CORRECTIONS:
-        raise Impossible(f"--correction is holm or fdr, not {given['correction']!r}")
-    if not 0 < given.get("alpha", 0.5) < 1:
-        raise Impossible(f"--alpha is a chance between 0 and 1, not {given['alpha']!r}")
-    return replace(by, **given)
+    return replace(by, **{key: value for key, value in asked.items() if value is not None})
 
 
 def _save(names: Sequence[str], path: Path, results: Path) -> None:

@@ -285,7 +285,7 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
                 lines[device] = lines.pop("")
             elif device not in lines:
                 lines[device] = bar.add_task("", total=event.total)
-            bar.update(lines[device], description=f"{shown(block)} {event.doing}")
+            bar.update(lines[device], description=shown(f"{block} {event.doing}"))
             for line in lines.values():
                 bar.update(line, completed=event.done, total=event.total)
         else:

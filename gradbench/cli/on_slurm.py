@@ -92,6 +92,12 @@ def measure(
         if any(being_written(part) for part in shard_runs.parts(one)):
             raise Impossible(f"{one.name} is being measured: wait for its task, or scancel it")
     if left:
+        if there := slurm.still_there(folder / LOGS):
+            jobs_there = " ".join(there)
+            raise Impossible(
+                f"job {jobs_there} of this submission still waits or runs: wait for it, or end it "
+                f"by scancel {jobs_there}"
+            )
         tasks = [slurm.ShardTask(folder=one.resolve(), models=_own_models(one)) for one in left]
         jobs = slurm.submit(tasks, (folder / LOGS).resolve(), sbatch)
         array = jobs[0].job_id.partition("_")[0]

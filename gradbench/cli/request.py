@@ -14,7 +14,7 @@ from ..experiment.matrix import AXES, GRAD_MODES, Cell, select, unique
 from ..experiment.model_source import ModelSource, is_source, parse_input, parse_model
 from ..experiment.plan import Plan
 from ..experiment.presets import PRESETS
-from ..experiment.toml_config import choose
+from ..experiment.toml_config import check_preset, choose
 from .app import one_line_errors, split
 
 if TYPE_CHECKING:
@@ -47,11 +47,23 @@ class Request:
         self._selections = {
             axis: split(options.get(axis), row.option) for axis, row in AXES.items()
         }
+        self._check_choices()
         options_given: dict[str, object] = {"--config": self.config}
         options_given |= {f"--{name}": value for name, value in self._of_model.items()}
         options_given |= {AXES[axis].option: values for axis, values in self._selections.items()}
         self.given = [option for option, value in options_given.items() if value]
         self.given += self.typed({"preset": "--preset"})
+
+    def _check_choices(self) -> None:
+        """Raise for a value that none can have, before anything that is missing is said.
+
+        Models and devices are looked up later, with torch.
+        """
+        if self.config is None:
+            check_preset(self._preset)
+        for axis, texts in self._selections.items():
+            for text in texts:
+                AXES[axis].check(AXES[axis].parse(text))
 
     def typed(self, options: Mapping[str, str]) -> list[str]:
         """Return the options of the command that its user typed, of these: by parameter, as typed.

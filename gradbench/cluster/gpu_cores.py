@@ -3,20 +3,18 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from .. import devices, own_python
+from ..devices import Device
+from ..devices.cpu import HIDDEN
 from ..runner.attempts import find_site
 from ..runner.core_shares import core_shares
 from ..runner.host_system import neighbours
 
-FAMILY: Final = "cuda"
 LIMIT_S: Final = 120.0
 """How long the machine's driver may take to say where its GPUs are."""
-VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
-BY_PLACE: Final = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-"""Ray counts GPUs in the order in which they are on the bus."""
 
 Near = Sequence[Sequence[int] | None]
 """The cores near each GPU of a machine, in the order of their places; None where unknown."""
@@ -45,11 +43,12 @@ def near_gpus(environment: Mapping[str, str]) -> Near:
 
     A process that ends looks: the driver may start to answer, and a worker sees its own GPU alone.
     """
-    seen = {name: value for name, value in environment.items() if name != VISIBLE}
+    seen = {name: value for name, value in environment.items() if name not in HIDDEN}
+    in_order = {name: value for one in _counted() for name, value in one.bus_order.items()}
     try:
         answer = subprocess.run(
             own_python.calling(__name__, "main()"),
-            env={**seen, **BY_PLACE, own_python.VARIABLE: own_python.loading_path()},
+            env={**seen, **in_order, own_python.VARIABLE: own_python.loading_path()},
             capture_output=True,
             text=True,
             check=True,
@@ -61,7 +60,14 @@ def near_gpus(environment: Mapping[str, str]) -> Near:
     return found
 
 
+def _counted() -> Iterator[Device]:
+    """Yield the first device of each family that a cluster counts."""
+    return (one for one in map(devices.find, devices.DEVICES) if one.cluster_resource)
+
+
 def main() -> None:
     """Print the cores near each GPU that there is, as JSON."""
-    sites = [next(find_site(name)) for name in devices.all_of(FAMILY)]
+    there = [one.name for one in _counted() if one.name in devices.available()]
+    names = [name for family in there for name in devices.all_of(family)]
+    sites = [next(find_site(name)) for name in names]
     json.dump([None if one.cores is None else sorted(one.cores) for one in sites], sys.stdout)

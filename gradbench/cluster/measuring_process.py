@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from .. import host_locks, own_python
-from ..errors import GradbenchError
+from ..errors import GradbenchError, in_one_line
 from ..process_tree import ProcessTree
 from ..runner.fork_server import LOAD_S
 from ..runner.held_alone import core_locks
@@ -75,7 +75,7 @@ class MeasuringProcess:
         """Return when jobs can come; raise `GradbenchError` where none ever can."""
         answer = self._answer(LOAD_S)
         if isinstance(answer, Answer):
-            raise GradbenchError(f"{answer.host}: {answer.why}")
+            raise GradbenchError(answer.why)
 
     def measure(self, job: Job, *, limit_s: float) -> Answer:
         """Return what came of a job; where the process is gone, that it was lost."""
@@ -105,11 +105,21 @@ class MeasuringProcess:
 
 
 def main(descriptor: int) -> None:
-    """Do what comes first through the inherited socket, until nobody is there."""
+    """Do what comes first through the inherited socket, until nobody is there.
+
+    An error of this machine, as of a full disk, is what whoever asked gets for an answer.
+    """
     with suppress(EOFError, ConnectionError):
         connection = Connection(descriptor)
-        serve, setup, place = connection.recv()
-        serve(connection, setup, place)
+        try:
+            serve, setup, place = connection.recv()
+            serve(connection, setup, place)
+        except (EOFError, ConnectionError):
+            raise
+        except Exception as error:
+            why = f"the measuring process: {in_one_line(error)}"
+            connection.send(Answer(host=platform.node(), trouble="lost", why=why))
+            raise
 
 
 def alone(locks: Collection[str], measured: Callable[[], Answer], *, wait_s: float) -> Answer:

@@ -1,4 +1,8 @@
-"""What a machine has installed; sent there by value, so it imports no more than Python has."""
+"""What a machine has installed; sent there by value, so it imports no more than Python has.
+
+That is why it reads the name of the processor itself, as `devices.cpu` does for the facts of a run:
+a machine may have another gradbench, or none.
+"""
 
 import hashlib
 import os

@@ -6,7 +6,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,25 +15,17 @@ from typing import Any, Final, Self
 from .. import scratch
 from ..errors import GradbenchError, in_one_line
 from ..runner.host_system import usable_cores
-from . import node_facts
 from .dispatch import Slot, SlotLost
 from .jobs import Answer, HasVariables, Job
+from .machine_facts import PAUSE_S, Facts, MachineFacts, Node, alive, in_words, only_on
 from .measuring_process import Serve
 from .ray_worker import MeasuringWorker
 
 LOCAL: Final = "local"
 GPU: Final = "GPU"
-ACCELERATOR: Final = "accelerator_type:"
-"""How resources begin by which Ray says what kind of GPU a machine has."""
-PAUSE_S: Final = 0.2
-"""Between two looks at what Ray has to say."""
 LONGEST_FOLDER: Final = 40
 """Characters of a folder's name in which the names of Ray's sockets still fit."""
 CONNECT_S: Final = 10.0
-NOTICED_S: Final = 30.0
-"""How long Ray may take to notice that a machine is gone."""
-PROBE_S: Final = 120.0
-"""How long a machine may take to say what is installed there."""
 
 _ENVIRONMENT: Final = {"RAY_worker_niceness": "0"}
 """Without it Ray's workers, and what they start, run at niceness 15."""
@@ -55,18 +47,25 @@ UNANSWERED: Final = ("ray client connection timeout", "Failed to connect to Ray 
 class RayFleet:
     """A connection to a Ray cluster, or to one that is started on this machine; a context manager.
 
-    ``code`` is a folder that is to be on all machines, but for what is named ``without``.
+    ``code`` is a folder that is to be on all machines, but for what is named ``without``. ``say``
+    hears of a machine that joins later and may not measure.
     """
 
     def __init__(
-        self, address: str | None, *, code: Path | None = None, without: Sequence[str] | None = None
+        self,
+        address: str | None,
+        *,
+        code: Path | None = None,
+        without: Sequence[str] | None = None,
+        say: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._address, self._code = address or LOCAL, code
         self._without = list(EXCLUDED if without is None else without)
         self._stack = ExitStack()
         self._ray: Any = None
-        self._nodes: dict[str, Mapping[str, Any]] = {}
-        self._facts: dict[str, Mapping[str, str]] = {}
+        self._nodes: dict[str, Node] = {}
+        self._say = say
+        self._facts: MachineFacts
         self._work: _Work | None = None
 
     def __enter__(self) -> Self:
@@ -76,6 +75,7 @@ class RayFleet:
                 folder = stack.enter_context(scratch.folder()) if self._address == LOCAL else None
                 stack.callback(self._ray.shutdown)
                 self._connect(folder)
+            self._facts = MachineFacts(self._ray, say=self._say)
             self._stack = stack.pop_all()
         return self
 
@@ -101,7 +101,10 @@ class RayFleet:
         try:
             self._knock()
             self._ray.init(**options)
-        except (self._ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
+        except (
+            *(self._ray.exceptions.RayError, RuntimeError, ValueError, OSError),
+            OverflowError,  # of a port that none can be
+        ) as error:
             words = HOW_TO_CONNECT if _goes_unanswered(error) else in_one_line(error)
             raise GradbenchError(
                 f"cannot use the Ray cluster {self._address!r}: {words}"
@@ -115,38 +118,20 @@ class RayFleet:
 
     def refuse_unlike(self, *, allowed: bool = False) -> None:
         """Raise `GradbenchError` for a machine whose software is not this one's, unless allowed."""
-        own = node_facts.versions()
-        for machine in self._alive():
-            there = self.facts(machine)
-            if there is None:
-                continue
-            differ = [name for name in own if own[name] != there[name]]
-            if there["gradbench"].startswith(node_facts.MISSING) or (differ and not allowed):
-                words = ", ".join(f"{name} {there[name]}, here {own[name]}" for name in differ)
-                raise GradbenchError(
-                    f"{there['host']} has {words}: install the same there, or measure all the "
-                    "same with --allow-different-versions"
-                )
+        self._facts.refuse_unlike(allowed=allowed)
 
-    def facts(self, machine: str) -> Mapping[str, str] | None:
+    def facts(self, machine: str) -> Facts | None:
         """Return what a machine is and has installed; None of one that leaves meanwhile."""
-        if machine not in self._facts:
-            node = self._alive().get(machine)
-            found = self._ask(node) if node is not None else None
-            if node is None or found is None:
-                return None
-            kinds = [name for name in node["Resources"] if name.startswith(ACCELERATOR)]
-            accelerator = ", ".join(sorted(name.removeprefix(ACCELERATOR) for name in kinds))
-            self._facts[machine] = {**found, "accelerator": accelerator}
-        return self._facts[machine]
+        return self._facts.of(machine)
 
     def resources(self) -> frozenset[str]:
         """Return what blocks can need and any machine has."""
         return frozenset().union(*self.machines().values())
 
     def machines(self) -> dict[str, frozenset[str]]:
-        """Return the machines that are alive, each with the resources that it has."""
-        self._nodes = self._alive()
+        """Return the machines that are alive and may measure, each with what it has for blocks."""
+        there = alive(self._ray)
+        self._nodes = {name: one for name, one in there.items() if self._facts.may_measure(one)}
         return {
             name: frozenset(
                 resource
@@ -187,35 +172,6 @@ class RayFleet:
         else:
             time.sleep(PAUSE_S)
 
-    def _alive(self) -> dict[str, Mapping[str, Any]]:
-        return {node["NodeID"]: node for node in self._ray.nodes() if node["Alive"]}
-
-    def _ask(self, node: Mapping[str, Any]) -> Mapping[str, str] | None:
-        """Return what a machine has installed; None of one that leaves meanwhile."""
-        self._ray.cloudpickle.register_pickle_by_value(node_facts)
-        asked = self._ray.remote(node_facts.node_facts).options(
-            num_cpus=0, max_retries=0, scheduling_strategy=_on(node)
-        )
-        try:
-            answer: Mapping[str, str] = self._ray.get(asked.remote(), timeout=PROBE_S)
-        except self._ray.exceptions.RayError as error:
-            if self._leaves(node):
-                return None
-            raise GradbenchError(
-                f"{node['NodeManagerHostname']} does not say what is installed there: "
-                f"{in_words(error)}"
-            ) from error
-        return answer
-
-    def _leaves(self, node: Mapping[str, Any]) -> bool:
-        """Say whether a machine is gone: Ray takes a while to notice."""
-        until_s = time.monotonic() + NOTICED_S
-        while node["NodeID"] in self._alive():
-            if time.monotonic() > until_s:
-                return False
-            time.sleep(PAUSE_S)
-        return True
-
 
 @dataclass(frozen=True, slots=True)
 class _Work:
@@ -232,7 +188,7 @@ class _RaySlot:
     def __init__(
         self,
         ray: Any,
-        node: Mapping[str, Any],
+        node: Node,
         work: _Work,
         *,
         cpus: int,
@@ -247,7 +203,7 @@ class _RaySlot:
             num_gpus=gpus,
             max_restarts=0,  # what is lost is begun again by us, elsewhere
             max_task_retries=0,
-            scheduling_strategy=_on(node),
+            scheduling_strategy=only_on(node),
         )
         self._actor = worker.remote(work.serve, work.setup, slot=place[0], slots=place[1])
         self.awaited: Any = self._actor.ready.remote()
@@ -286,8 +242,11 @@ class _RaySlot:
         return answer
 
 
-EXCLUDED: Final = [".git", ".venv", ".tox", "results", "reports", "__pycache__", "*.jsonl"]
-"""What of the folder of the user's code does not go to the machines."""
+EXCLUDED: Final = [".git", ".venv", ".tox", "__pycache__", "/results", "/reports"]
+"""What of the folder of the user's code does not go to the machines, as git writes it.
+
+A package of theirs may have a module ``results``, and read files of lines of JSON.
+"""
 
 
 def _imported() -> Any:
@@ -300,24 +259,10 @@ def _imported() -> Any:
     return ray
 
 
-def _on(node: Mapping[str, Any]) -> Any:
-    """Return how Ray is to choose a machine: this one, or none."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-
-
 def _goes_unanswered(error: BaseException) -> bool:
     """Say whether a cluster has not answered at which somebody listens, or refused this one."""
     refused = type(error).__name__ == "AuthenticationError"  # older versions of Ray have none
     return refused or any(words in str(error) for words in UNANSWERED)
-
-
-def in_words(error: BaseException) -> str:
-    """Return what an error of Ray's says, without its pages on where to read more."""
-    text = str(error)
-    because = [line for line in text.splitlines() if "dead because" in line or "died" in line]
-    return (because or text.splitlines() or [type(error).__name__])[-1].strip()[:300]
 
 
 @contextmanager

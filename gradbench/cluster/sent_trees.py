@@ -12,10 +12,10 @@ from typing import Final
 
 from ..git import GitError, paths
 
-LEFT_BEHIND: Final = frozenset(
-    (".git", ".venv", ".tox", "results", "reports", "__pycache__", "node_modules")
-)
+LEFT_BEHIND: Final = frozenset((".git", ".venv", ".tox", "__pycache__", "node_modules"))
 """Folders of a tree without a repository that do not go."""
+OURS: Final = frozenset(("results", "reports"))
+"""Folders that do not go, of those at the top: further below they may be modules of the user's."""
 IGNORES: Final = ".gitignore"
 """A file that Ray heeds, and that has been heeded here: what is kept though ignored is to go."""
 
@@ -49,7 +49,7 @@ def _files(tree: Path) -> Iterator[Path]:
 
 def _all_files(folder: Path, tree: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.name in LEFT_BEHIND:
+        if path.name in LEFT_BEHIND or (folder == tree and path.name in OURS):
             continue
         if path.is_dir() and not path.is_symlink():
             yield from _all_files(path, tree)

@@ -13,16 +13,22 @@ from ..errors import Impossible
 from ..plurals import counted
 from ..process_end import how_it_ended
 from ..process_tree import ProcessTree
+from ..store.jsonl import being_written
 from . import shard_runs
 
 MISSING: Final = "submitit is not here: pip install 'torch-gradbench[cluster]'"
 DEFAULT_MINUTES: Final = 240
 """How long a task may take where ``time`` is not given; Slurm then ends it, and it is requeued."""
+SCRIPT: Final = "_submission.sh"
+"""How the name of the script ends that submitit leaves of a job, after its number."""
+ASK_S: Final = 60.0
+"""How long Slurm may take to say whether a job is there."""
 OURS: Final = (
     *("array", "output", "error", "open-mode", "signal"),
     *("nodes", "ntasks", "ntasks-per-node", "job-name"),
+    *("chdir", "wrap", "wait", "parsable", "quiet", "test-only"),
 )
-"""Options of sbatch that make the job what it is."""
+"""Options of sbatch that make the job what it is, or sbatch say something else than its number."""
 
 
 class Job(Protocol):
@@ -57,6 +63,9 @@ class ShardTask:
 
     def __call__(self) -> None:
         """Measure what is left of the shard, in a fresh process; raise `TaskFailed`."""
+        for part in shard_runs.parts(self.folder):
+            if being_written(part):  # by a task of another job: it may be on another host
+                raise TaskFailed(f"{part.name} is being written by another task")
         shard_runs.leave_host(self.folder, platform.node())
         for part in shard_runs.parts(self.folder):
             with ProcessTree(self._command(part), own_session=False) as process:
@@ -89,7 +98,7 @@ def submit(
     """
     try:
         import submitit
-        from submitit.core.utils import FailedJobError
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
     except ImportError:
         raise Impossible(MISSING) from None
     try:
@@ -104,9 +113,27 @@ def submit(
     try:
         with executor.batch():
             jobs = [executor.submit(task) for task in tasks]
+    except FailedSubmissionError as error:
+        words = str(error).partition("\n")[0]
+        raise Impossible(f"sbatch has not said which job it is: {words}") from error
     except (FailedJobError, subprocess.CalledProcessError, OSError) as error:
         raise Impossible(f"sbatch refused the job: {_last_line(error)}") from error
     return jobs
+
+
+def still_there(logs: Path) -> list[str]:
+    """Return the jobs that were submitted from a folder and wait or run, as far as Slurm says."""
+    names = (path.name.removesuffix(SCRIPT) for path in logs.glob(f"*{SCRIPT}"))
+    return [job for job in sorted(names) if job.isdecimal() and _is_there(job)]
+
+
+def _is_there(job: str) -> bool:
+    asked = ["squeue", "--noheader", f"--jobs={job}"]
+    try:
+        answer = subprocess.run(asked, capture_output=True, timeout=ASK_S, check=True)
+    except (OSError, subprocess.SubprocessError):  # no Slurm to ask, or one that has forgotten it
+        return False
+    return bool(answer.stdout.strip())
 
 
 def options(texts: Sequence[str]) -> dict[str, str | bool]:
@@ -115,11 +142,11 @@ def options(texts: Sequence[str]) -> dict[str, str | bool]:
     for text in texts:
         key, separator, value = text.removeprefix("--").partition("=")
         key = key.replace("_", "-")
-        if not re.fullmatch(r"[a-z][a-z0-9-]*", key) or (separator and not value):
+        if not re.fullmatch(r"[a-z][a-z0-9-]+", key) or (separator and not value):
             raise Impossible(f"--sbatch {text!r} is not like partition=gpu or exclusive")
         if "\n" in value or "\r" in value:
             raise Impossible(f"--sbatch {key} has a value of two lines")
-        if key in OURS:
+        if any(ours.startswith(key) for ours in OURS):  # sbatch takes the beginning of a name too
             raise Impossible(f"--sbatch {key} is for gradbench to say: leave it out")
         given[key] = value if separator else True
     return given

@@ -223,6 +223,10 @@ class Device(Protocol):
         """What a cluster counts such devices as; "" where it does not, as of the CPU."""
 
     @property
+    def bus_order(self) -> Mapping[str, str]:
+        """Variables that have a process count its family as clusters do, in the bus's order."""
+
+    @property
     def precisions(self) -> tuple[str, ...]:
         """Values of the axis ``precision`` that can be had here."""
 

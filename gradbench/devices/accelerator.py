@@ -48,6 +48,7 @@ class Accelerator:
     spare_cores: ClassVar[int] = 1  # for the driver's threads and autograd's
     exclusive: ClassVar[bool] = True
     cluster_resource: ClassVar[str] = "GPU"  # of every maker
+    bus_order: ClassVar[Mapping[str, str]] = {}
     compile_modes: ClassVar[tuple[str, ...]] = ("default", "max-autotune")
     batch_ns: ClassVar[int] = BATCH_NS
     l2: ClassVar[tuple[str, ...]] = ("hot",)

@@ -63,6 +63,7 @@ class CPU:
     spare_cores = 0
     exclusive = False
     cluster_resource = ""
+    bus_order: Mapping[str, str] = {}  # nobody writes
     precisions = ("ieee",)
     compile_modes = ("default", "max-autotune")
     l2 = ("hot",)

@@ -83,6 +83,7 @@ class CUDA(Accelerator):
     __slots__ = ()
     family: ClassVar[str] = "cuda"
     collectives: ClassVar[str] = "nccl"
+    bus_order: ClassVar[Mapping[str, str]] = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     variables: ClassVar[tuple[str, ...]] = SETTINGS
     compile_modes: ClassVar[tuple[str, ...]] = ("default", "reduce-overhead", "max-autotune")
     l2: ClassVar[tuple[str, ...]] = ("hot", "cold")

@@ -42,8 +42,8 @@ def choose(
     ``selections`` maps an axis to the values given for it (see `select`), ``plan`` a field of
     `Plan` to its value. Raise a `GradbenchError` for whatever cannot be.
     """
-    if file is None and preset not in PRESETS:
-        raise UnknownName("preset", preset, PRESETS)
+    if file is None:
+        check_preset(preset)
     experiment = read(file) if file is not None else PRESETS[preset]
     cells = list(experiment)
     for axis, texts in (selections or {}).items():
@@ -54,6 +54,12 @@ def choose(
     names = {cell.model for cell in cells}
     sources = {name: one for name, one in experiment.sources.items() if name in names}
     return Choice(tuple(cells), replace(experiment.plan, **(plan or {})), file, sources)
+
+
+def check_preset(name: str) -> None:
+    """Raise `UnknownName` unless there is such a preset."""
+    if name not in PRESETS:
+        raise UnknownName("preset", name, PRESETS)
 
 
 def read(path: Path) -> Experiment:

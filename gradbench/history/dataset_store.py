@@ -40,6 +40,11 @@ class File:
     name: str
     nbytes: int
 
+    @property
+    def month(self) -> str:
+        """Which month its runs began in, ``2026-11``."""
+        return self.name.partition("/")[0].removeprefix("month=")
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Range:

@@ -57,15 +57,11 @@ def _read(store: DatasetStore, source: str, chosen: Chosen) -> Figures:
         store.check_there()
         raise StoreError(f"no Parquet file in {source!r}: write some with gradbench pack")
     month = chosen.since[: len("2026-11")]
-    wanted = [file for file in files if _month(file) >= month]
+    wanted = [file for file in files if file.month >= month]
     read = _Read(store, chosen)
     for batch in _batches(read.parts(footers(store, wanted))):
         read.take(batch)
     return read.figures()
-
-
-def _month(file: File) -> str:
-    return file.name.partition("/")[0].removeprefix("month=")
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,8 @@ class Packer:
         self._opened = ExitStack()
         self._have: set[str] = set()
         self._month = ""
-        self._written: dict[str, None] = {}  # months, in order
+        self._untidy: dict[str, None] = {}  # months, in order: those that have a run twice
+        self._written: dict[str, None] = {}
         self._waiting: list[Any] = []
         self._names: list[str] = []
         self.packed = Packed(files=(), runs=0, rows=0, before=0)
@@ -73,7 +74,7 @@ class Packer:
     def __enter__(self) -> Self:
         with ExitStack() as opened:
             opened.enter_context(self._store.alone())
-            self._have = listing_anew(lambda: _all_runs_of(self._store))
+            self._have, self._untidy = listing_anew(lambda: _found(self._store))
             self._opened = opened.pop_all()
         return self
 
@@ -81,7 +82,7 @@ class Packer:
         with self._opened:
             if kind is None:
                 self._write()
-                for month in self._written:
+                for month in self._untidy | self._written:
                     _put_together(self._store, month)
 
     def has(self, name: str) -> bool:
@@ -141,20 +142,57 @@ def _put(
 
 
 def _put_together(store: DatasetStore, month: str) -> None:
-    """Put a month's small files together where there are many.
+    """Remove a month's copies, and put its small files together where there are many.
 
     Whatever cannot be read, or has other columns than today's, stays as it is; so does all of it
     where another packer is at the same files.
     """
-    of_month = [file for file in store.files() if file.name.startswith(f"month={month}/")]
+    of_month = [file for file in store.files() if file.month == month]
     with suppress(Vanished):
         found = [footer for _, footer in footers(store, of_month) if isinstance(footer, Footer)]
-        small = [footer for footer in found if _is_small(footer)]
+        small = [footer for footer in _without_copies(store, found) if _is_small(footer)]
         if len(small) < SMALL_FILES:
             return
         for group in _filling(small):
             if len(group) > 1:
                 _replace(store, month, group)
+
+
+def _without_copies(store: DatasetStore, found: Iterable[Footer]) -> list[Footer]:
+    """Remove the files all of whose rows another one has; return the others by name.
+
+    A pack that is killed leaves them beside the larger file that it had written. Of equal ones
+    every packer keeps the same.
+    """
+    kept: list[Footer] = []
+    holders: dict[str, list[Footer]] = {}  # by run
+    copies: dict[str, list[Footer]] = {}  # by the name of the file that has their runs
+    for footer in sorted(found, key=lambda one: (-len(one.runs or ()), one.file.name)):
+        runs = footer.runs or ()
+        having = holders.get(runs[0], []) if runs else []
+        whole = next((one for one in having if set(runs) <= set(one.runs or ())), None)
+        if whole is not None:
+            copies.setdefault(whole.file.name, []).append(footer)
+            continue
+        kept.append(footer)
+        for run in runs:
+            holders.setdefault(run, []).append(footer)
+    by_name = {one.file.name: one for one in kept}
+    for name, of_it in copies.items():
+        kept += _not_removed(store, by_name[name], of_it)
+    return sorted(kept, key=lambda one: one.file.name)
+
+
+def _not_removed(store: DatasetStore, whole: Footer, copies: Sequence[Footer]) -> list[Footer]:
+    """Remove copies of parts of a file; return those that are none, for their rows differ."""
+    table, *others = _tables(store, [whole, *copies])
+    equal = {
+        footer.file.name
+        for footer, other in zip(copies, others, strict=True)
+        if table is not None and other is not None and _is_copy(other, table)
+    }
+    store.remove(sorted(equal))
+    return [one for one in copies if one.file.name not in equal]
 
 
 def _is_small(footer: Footer) -> bool:
@@ -177,39 +215,38 @@ def _filling(small: Sequence[Footer]) -> Iterator[list[Footer]]:
 
 
 def _replace(store: DatasetStore, month: str, group: Sequence[Footer]) -> None:
-    """Put the files of a group into one; remove them, and copies that a killed pack left."""
-    contents = store.read([Range(one.file.name, 0, one.file.nbytes) for one in group])
+    """Put the files of a group into one, and remove them."""
     tables: list[Any] = []
     names: list[str] = []
     replaced: list[str] = []
-    for footer, content in zip(group, contents, strict=True):
-        table = _whole(content, footer)
+    for footer, table in zip(group, _tables(store, group), strict=True):
         runs = footer.runs or ()
-        if table is None:
-            continue
-        if set(runs).isdisjoint(names):
+        if table is not None and set(runs).isdisjoint(names):
             tables.append(table)
             names += runs
-        elif not (set(runs) <= set(names) and _is_copy(table, tables)):
-            continue
-        replaced.append(footer.file.name)
+            replaced.append(footer.file.name)
     if len(replaced) > 1:
-        kept = _put(store, month, names, tables)[0] if len(tables) > 1 else replaced[0]
+        kept, _ = _put(store, month, names, tables)
         store.remove([name for name in replaced if name != kept])
 
 
-def _is_copy(table: Any, of: Sequence[Any]) -> bool:
-    """Return whether other tables have as many rows of a table's runs, and as many raw rounds."""
+def _tables(store: DatasetStore, of: Sequence[Footer]) -> list[Any]:
+    """Return all of each file; None where it is damaged, or its columns are not today's."""
+    contents = store.read([Range(one.file.name, 0, one.file.nbytes) for one in of])
+    return [_whole(content, one) for one, content in zip(of, contents, strict=True)]
+
+
+def _is_copy(table: Any, of: Any) -> bool:
+    """Return whether another table has as many rows of a table's runs, and as many raw rounds."""
     pa, _ = pyarrow()
     runs = pa.array(table["run"].unique().to_pylist(), pa.string())
-    same = [one.filter(pa.compute.is_in(one["run"], runs)) for one in of]
-    rows = sum(one.num_rows for one in same)
-    without_rounds = sum(one["values"].null_count for one in same)
-    return (rows, without_rounds) == (table.num_rows, table["values"].null_count)
+    same = of.filter(pa.compute.is_in(of["run"], runs))
+    there = (same.num_rows, same["values"].null_count)
+    return there == (table.num_rows, table["values"].null_count)
 
 
 def _whole(content: bytes, footer: Footer) -> Any:
-    """Return all of a file; None where it is damaged, or its columns are not today's."""
+    """Return all of a file; None as above."""
     sparse = SparseFile(len(content))
     sparse.fill(0, content)
     kinds = _kinds()
@@ -223,9 +260,16 @@ def _whole(content: bytes, footer: Footer) -> Any:
     return table if named and table.schema.equals(_schema()) else None
 
 
-def _all_runs_of(store: DatasetStore) -> set[str]:
-    found = (_runs_of(store, file, footer) for file, footer in footers(store, store.files()))
-    return set().union(*found)
+def _found(store: DatasetStore) -> tuple[set[str], dict[str, None]]:
+    """Return the runs of a dataset, and the months in which one is in two files."""
+    have: set[str] = set()
+    twice: dict[str, None] = {}
+    for file, footer in footers(store, store.files()):
+        runs = _runs_of(store, file, footer)
+        if not have.isdisjoint(runs):
+            twice[file.month] = None
+        have |= runs
+    return have, twice
 
 
 def _runs_of(store: DatasetStore, file: File, footer: Footer | Exception) -> set[str]:

@@ -208,6 +208,23 @@ def test_a_typo_costs_one_line_and_exit_status_2(
     assert not (here / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("compare", "--on", "rya"), "unknown cluster 'rya': did you mean 'ray'?"),
+        (("compare", "--times", "sielnt"), "--times is one of silent, all, none"),
+        (("compare", "--grad-mode", "nograd"), "did you mean 'no_grad'?"),
+        (("compare", "--preset", "tny"), "did you mean 'tiny'?"),
+        (("compare", "--batch-size", "0"), "batch-size must be a whole number"),
+        (("run", "--on", "rya", "--tasks", "2"), "unknown cluster 'rya'"),
+        (("gate", "--correction", "homl"), "--correction is holm or fdr, not 'homl'"),
+        (("gate", "--alpha", "2"), "--alpha is a chance between 0 and 1"),
+    ],
+)
+def test_a_wrong_choice_is_named_before_what_is_missing(arguments, words, gradbench, here):
+    assert words in complaint(gradbench(*arguments))
+
+
 @pytest.mark.parametrize("option", ["--batch-size", "--threads"])
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
 def test_counts_are_whole_numbers_from_1_up(option, value, gradbench):

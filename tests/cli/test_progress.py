@@ -58,3 +58,11 @@ def test_a_line_of_a_log_acts_on_no_terminal_and_no_ci(capsys):
     assert "\x1b" not in line
     assert not line.startswith("::")
     assert "red" in line
+
+
+def test_the_name_of_a_machine_is_text_and_no_markup(terminal):
+    with measure.progress(8) as listen:
+        listen(event("cpu", doing="on [/red]\x1b[2Jodd"))
+        listen(event("cpu", doing="on [/red]\x1b[2Jodd", done=1))
+    assert "on [/red]" in terminal.getvalue()
+    assert "\x1b[2J" not in terminal.getvalue()

@@ -6,6 +6,7 @@ import pytest
 
 from gradbench.cluster import gpu_cores
 from gradbench.cluster.gpu_cores import cores_of, near_gpus
+from gradbench.devices.cpu import HIDDEN
 
 EIGHT = list(range(8))
 TWO_NODES = [[4, 5, 6, 7], [0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]]
@@ -65,6 +66,8 @@ def test_all_gpus_of_the_machine_are_asked_for_whichever_a_worker_sees(monkeypat
         return subprocess.CompletedProcess(command, 0, "[[0, 1], null]")
 
     monkeypatch.setattr(gpu_cores.subprocess, "run", answer)
-    assert near_gpus({"CUDA_VISIBLE_DEVICES": "1", "HOME": "/"}) == [[0, 1], None]
-    assert "CUDA_VISIBLE_DEVICES" not in asked[0]
+    hiding = dict.fromkeys(HIDDEN, "1")  # of each maker
+    assert near_gpus({**hiding, "HOME": "/"}) == [[0, 1], None]
+    assert not hiding.keys() & asked[0].keys()
+    assert asked[0]["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"  # as clusters count
     assert asked[0]["HOME"] == "/"

@@ -39,11 +39,21 @@ ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "gradbench", "run", "--on", "ray", "--no-semantics"]
 
 
-def recorded(tmp_path, cluster, cells, *, models=None, code=None, wait_s=30.0, progress=None):
+def recorded(
+    tmp_path,
+    cluster,
+    cells,
+    *,
+    models=None,
+    code=None,
+    wait_s=30.0,
+    progress=None,
+    say=pytest.fail,
+):
     """Return the run of these cells on the cluster."""
     models = models_of(models or {})
     header = started(cells, plan=PLAN, meters=METERS, models=models)
-    with RayFleet(cluster.address, code=code) as fleet:
+    with RayFleet(cluster.address, code=code, say=say) as fleet:
         fleet.refuse_unlike()
         runner = OnRay(fleet, plan=PLAN, models=models, meters=METERS, wait_s=wait_s)
         writer = Store(tmp_path / "results").create()
@@ -178,6 +188,22 @@ def test_a_machine_with_other_versions_is_refused_in_one_line(cluster, nodes):
             fleet.refuse_unlike()
         assert "\n" not in str(why.value)
         fleet.refuse_unlike(allowed=True)
+
+
+def test_a_machine_that_joins_with_other_versions_is_left_out_and_that_is_said(
+    tmp_path, cluster, nodes
+):
+    nodes("left")
+    said, joined = [], []
+
+    def progress(_event):  # Ray starts nodes in the main thread alone
+        if not joined:
+            joined.append(nodes("odd", torch="1.0"))
+
+    run = recorded(tmp_path, cluster, blocks(8), progress=progress, say=said.append)
+    assert {one.machine for one in run.outcomes} == {"left"}
+    (line,) = said
+    assert line.startswith("odd has torch 1.0, here ") and line.endswith("left out")
 
 
 def test_no_cluster_is_one_line():

@@ -20,7 +20,15 @@ def sent(folder):
     }
 
 
-FILES = ("pkg/nets.py", "pkg/results/made.py", "kept.log", "other.log", "new.py", "gone.py")
+FILES = (
+    "pkg/nets.py",
+    "pkg/results/made.py",
+    "results/run.jsonl",
+    "kept.log",
+    "other.log",
+    "new.py",
+    "gone.py",
+)
 
 
 @pytest.fixture
@@ -46,11 +54,12 @@ def test_of_a_repository_goes_what_git_keeps_and_what_is_new_and_not_ignored(tre
         "candidate/pkg/results/made.py": "pkg/results/made.py",
         "candidate/kept.log": "kept.log",  # Ray would heed .gitignore, which does not go
         "candidate/new.py": "new.py",
+        "candidate/results/run.jsonl": "results/run.jsonl",
     }
 
 
 def test_of_a_folder_without_one_goes_all_but_environments_and_results(tree, tmp_path):
     sent_trees.gather({"base": tree}, tmp_path / "sent")
     assert set(sent(tmp_path / "sent")) == {
-        f"base/{name}" for name in FILES if name != "pkg/results/made.py"
+        f"base/{name}" for name in FILES if name != "results/run.jsonl"
     }

@@ -100,6 +100,12 @@ def test_what_sbatch_refuses_is_said_in_one_line(cluster, folders, tmp_path):
         slurm.submit(tasks(folders), tmp_path / "logs", {})
 
 
+def test_an_answer_of_sbatch_without_a_number_is_said_in_one_line(cluster, folders, tmp_path):
+    (cluster / "sbatch").write_text("#!/bin/sh\necho fine\n")
+    with pytest.raises(Impossible, match=r"sbatch has not said which job it is: .*fine"):
+        slurm.submit(tasks(folders), tmp_path / "logs", {})
+
+
 def test_where_there_is_no_slurm_one_line_says_so(folders, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Impossible, match="srun is not on the path"):
@@ -114,6 +120,9 @@ def test_where_there_is_no_slurm_one_line_says_so(folders, tmp_path, monkeypatch
         ("comment=a\n#SBATCH --uid=0", "two lines"),
         ("array=0-3", "for gradbench to say"),
         ("ntasks_per_node=2", "for gradbench to say"),
+        ("arra=0-3", "for gradbench to say"),  # sbatch takes the beginning of a name too
+        ("parsable", "for gradbench to say"),
+        ("p=gpu", "is not like"),
     ],
 )
 def test_an_option_that_would_change_what_the_job_is_is_refused(text, words):
@@ -132,6 +141,17 @@ def test_times_are_read_as_slurm_reads_them(text, expected):
 def test_a_time_that_is_none_is_refused():
     with pytest.raises(Impossible, match="time=soon"):
         slurm.minutes("soon")
+
+
+def test_a_task_leaves_alone_what_another_is_writing(folders):
+    (task, _) = tasks(folders)
+    writer, _ = Store(folders[0]).resume("latest")
+    with writer:
+        writer.write(environment(host="another"))
+        with pytest.raises(slurm.TaskFailed, match="is being written by another task"):
+            task()
+    (part,) = shard_runs.parts(folders[0])
+    assert load(part).environment.facts["host"] == "another"
 
 
 def test_shards_hold_every_block_once(folders):
@@ -295,6 +315,21 @@ def test_a_shard_that_is_being_measured_is_not_submitted_twice(cluster, tmp_path
         ended = run("--resume", "latest")
     assert ended.exit_code == ExitStatus.USAGE
     assert "shard-1 is being measured" in ended.output
+
+
+def test_a_job_that_waits_or_runs_is_not_submitted_again(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = tmp_path / "asked"
+    squeue = f'#!/bin/sh\necho "$@" > {asked}\necho 42_[0-1] PENDING\n'
+    (cluster / "squeue").write_text(squeue)
+    (cluster / "squeue").chmod(stat.S_IRWXU)
+    assert run(*OPTIONS, "--no-wait", "--tasks", 2).exit_code == ExitStatus.OK
+    again = run("--resume", "latest", "--no-wait")
+    assert again.exit_code == ExitStatus.USAGE
+    assert "job 42 of this submission still waits or runs" in again.output.replace("\n", " ")
+    assert asked.read_text("utf-8").split() == ["--noheader", "--jobs=42"]
+    (cluster / "squeue").write_text("#!/bin/sh\necho Invalid job id >&2\nexit 1\n")  # forgotten
+    assert run("--resume", "latest", "--no-wait").exit_code == ExitStatus.OK
 
 
 @pytest.mark.parametrize(

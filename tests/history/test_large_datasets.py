@@ -277,6 +277,28 @@ def test_a_copy_that_a_killed_pack_left_goes_with_the_others(tmp_path, few_files
     assert as_rows(read(str(tmp_path))) == as_rows(series.of(SMALL[:4]))
 
 
+@pytest.mark.parametrize("new", [(), (run_at(4),), (run_at(24 * 40),)])
+def test_parts_of_a_large_file_that_a_killed_pack_left_go_with_the_next(
+    tmp_path, monkeypatch, few_files, new
+):
+    """The joined file is too large to be one of those that are put together."""
+    monkeypatch.setattr(parquet_write, "RUNS_A_FILE", 4)
+    plain = DatasetStore.remove
+
+    def killed(store, names):
+        plain(store, names[:1])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DatasetStore, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            packed_one_by_one(str(tmp_path), SMALL[:4])
+    assert len(files(tmp_path)) == 4  # the large one, and three of its parts
+    assert pack([*SMALL[:4], *new], str(tmp_path)).before == 4
+    assert len(files(tmp_path)) == 1 + len(new)
+    assert as_rows(read(str(tmp_path))) == as_rows(series.of([*SMALL[:4], *new]))
+
+
 def test_a_copy_without_raw_rounds_takes_no_other_s_place(tmp_path, few_files):
     packed_one_by_one(str(tmp_path), SMALL[:3])
     pack(SMALL[:1], str(tmp_path / "other"), rounds=False)
