@@ -256,7 +256,7 @@ def test_a_base_that_is_late_on_a_machine_is_so_in_the_decision():
     def late(slot):
         results = Results(
             failures={one: {"base": "gave no answer"} for one in slot.job.cells},
-            late={(one, "base") for one in slot.job.cells[:1]},
+            doubts={(one, "base"): "it may be slow there" for one in slot.job.cells[:1]},
         )
         return ReplicateResult(host=slot.host, results=results)
 
