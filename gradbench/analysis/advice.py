@@ -243,10 +243,19 @@ class Advice:
         """Return how far apart equal modes may lie here, relative."""
         return self.view.floor(self.study.cells[0])
 
-    def timing_seconds(self) -> float:
+    def when_sure(self) -> str:
+        """Return in words after how much timing the verdict stood, or that it does not yet."""
+        sure = self.sure()
+        if sure is None:
+            spent = format_units.duration(self._timing_ns())
+            return f"not yet, after {spent} of timing: measure at length"
+        spent, rounds = format_units.duration(sure.seconds * 1e9), counted(sure.rounds, "round")
+        return f"after {spent} of timing ({rounds})"
+
+    def _timing_ns(self) -> float:
         """Return how long the block's rounds took in all."""
         timed = [m for mode in self._cells if (m := self._timed(mode)) is not None]
-        return sum(sum(measured.values) for measured in timed) / 1e9
+        return sum(sum(measured.values) for measured in timed)
 
     def findings(self) -> list[Finding]:
         """Return what was found in the model, what its run shows included."""

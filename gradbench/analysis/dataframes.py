@@ -227,7 +227,7 @@ def figures(measurement: Measurement) -> dict[str, Estimate]:
 def throughput(measurement: Measurement) -> Estimate:
     """Return samples, or tokens, per second, with the interval of the step time it comes from."""
     step_ns = estimate(measurement)
-    samples = measurement.cell.samples * 1e9
+    samples = measurement.samples * 1e9
     return Estimate(
         point=samples / step_ns.point,
         low=samples / step_ns.high,

@@ -1,7 +1,8 @@
 """What is said beneath predicted peaks and fits: each thing once, with the blocks it holds for."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final, Literal
 
 from ..experiment.matrix import Cell, by_block
@@ -26,14 +27,12 @@ def notes(found: Found) -> Iterator[Note]:
     known = [one for one in found.values() if not isinstance(one, NoPrediction)]
     yield from (Note(text, "doubt") for text in _measured(found))
     yield from (Note(text, "proof") for text in _checked(known))
-    unprobed = sorted({op for one in known for op in one.unprobed})
-    if unprobed:
-        yield Note(f"not counted, what these need inside: {', '.join(unprobed)}", "doubt")
-    otherwise = sorted({op for one in known for op in one.run_otherwise})
-    if otherwise:
+    if unprobed := _operators(found, attrgetter("unprobed")):
+        yield Note(f"not counted, what these need inside: {unprobed}", "doubt")
+    if otherwise := _operators(found, attrgetter("run_otherwise")):
         yield Note(
-            f"the device has other operators for {', '.join(otherwise)}: where it is present, its "
-            "own are predicted",
+            f"the device has other operators for {otherwise}: where it is present, its own are "
+            "predicted",
             "doubt",
         )
     yield from (Note(text, "none") for text in _reasons(found))
@@ -67,6 +66,20 @@ def _reasons(found: Found) -> list[str]:
         and not (one.frames and one.reason.removeprefix(STEP_FAILS) in one.frames)
     ]
     return _once(whys, found)
+
+
+def _operators(found: Found, of: Callable[[Prediction | Fit], Iterable[str]]) -> str:
+    """Return operators in a list, each with the models that have it, unless all of them do."""
+    known = {cell: one for cell, one in found.items() if not isinstance(one, NoPrediction)}
+    every = dict.fromkeys(cell.model for cell in known)
+    models: dict[str, dict[str, None]] = {}
+    for cell, one in known.items():
+        for operator in of(one):
+            models.setdefault(operator, {})[cell.model] = None
+    return ", ".join(
+        name if len(models[name]) == len(every) else f"{name} ({few([*models[name]])})"
+        for name in sorted(models)
+    )
 
 
 def _once(whys: Iterable[tuple[Cell, object, str]], found: Found) -> list[str]:

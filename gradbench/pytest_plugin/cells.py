@@ -289,7 +289,7 @@ def extra_info(cell: Cell, outcomes: Mapping[str, Reading]) -> dict[str, str | i
         elif isinstance(outcome, Breakdown):
             info |= {f"peak_{part}": nbytes for part, nbytes in outcome.parts.items()}
         elif name == "step_time":
-            info["samples_per_s"] = cell.batch_size / statistics.median(outcome.per_step()) * 1e9
+            info["samples_per_s"] = outcome.samples / statistics.median(outcome.per_step()) * 1e9
         elif name == "latency":
             centiles = statistics.quantiles(outcome.values, n=100, method="inclusive")
             info |= {f"latency_p{p}_ns": centiles[p - 1] for p in (50, 90, 99)}

@@ -1,7 +1,7 @@
 """What a run consists of: plain records that measuring writes and analysis reads."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from ..experiment.matrix import Cell
@@ -39,6 +39,9 @@ class Started:
     places: Mapping[str, str] = field(default_factory=dict)  # cell -> "file:line" of its test
 
 
+BATCH_GIVEN: Final = "batch_given"
+"""The note on how many samples a batch has that is the same whatever size is asked for."""
+
 NOT_GUARANTEED: Final = "not guaranteed: "
 """How a fact's name begins that says what a system does not guarantee a measurement."""
 
@@ -70,6 +73,14 @@ class Measurement:
     exact: bool  # does it repeat to the byte? then one round is all there is to know
     notes: Mapping[str, Fact] = field(default_factory=dict)  # load, faults, why timing stopped
     machine: str = ""  # see `Environment`
+
+    @property
+    def samples(self) -> int:
+        """What throughput counts of a step: those of the cell, or of the batch it was given."""
+        given = self.notes.get(BATCH_GIVEN)
+        if isinstance(given, int) and not isinstance(given, bool) and given > 0:
+            return replace(self.cell, batch_size=given).samples
+        return self.cell.samples
 
     def per_step(self) -> list[float]:
         """Return the rounds in ``unit`` per step."""

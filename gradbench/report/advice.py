@@ -15,17 +15,15 @@ def advice_html(advice: Advice) -> Markup:
 
 def section(advice: Advice) -> dict[str, Any]:
     """Return what the template lays out."""
-    sure = advice.sure()
     return {
         "title": str(advice.study.cells[0].block),
         "answer": advice.answer(),
         "rows": advice.rows(),
         "outputs": advice.outputs(),
-        "sure": sure,
+        "sure": advice.when_sure(),
         "timed": advice.timed,
         "ran": bool(advice.modes),
         "floor": advice.floor(),
-        "seconds": advice.timing_seconds(),
         "findings": advice.findings(),
         "batches": list(advice.batches()),
         "memory_bytes": advice.study.memory_bytes,

@@ -9,7 +9,8 @@ from functools import partial
 from ..devices import Device, Unreadable
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
-from ..records.measurements import Fact, Measurement, Outcome
+from ..records.measurements import BATCH_GIVEN, Fact, Measurement, Outcome
+from ..workloads.arms import samples_given
 from ..workloads.generation import provide
 from ..workloads.models import Model
 from ..workloads.state import RandomNumbers
@@ -72,6 +73,8 @@ def _time_block(
         else:
             yield from (skip(cell, name, arm) for name in wanted)
     numbers = share_numbers(arms, begun)
+    if "step_time" in wanted:
+        _note_samples(arms, model)
     if OUTPUT_DIFFERENCE in wanted:
         yield from output_differences(arms, device)
         wanted = [name for name in wanted if name != OUTPUT_DIFFERENCE]
@@ -88,6 +91,14 @@ def _time_block(
         ends_ns=ends_ns,
         watch=watch,
     ).read(wanted)
+
+
+def _note_samples(arms: Sequence[VisitedArm], model: Model) -> None:
+    """Note how many samples a batch has that does not have the size that was asked for."""
+    given = samples_given(arms[0].cell, model, arms[0].arm.subject.given) if arms else None
+    if given is not None:
+        for arm in arms:
+            arm.notes[BATCH_GIVEN] = given
 
 
 @dataclass(slots=True, kw_only=True)

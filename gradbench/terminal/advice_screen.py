@@ -10,7 +10,6 @@ from rich.text import Text
 
 from ..analysis import format_units
 from ..analysis.advice import FORGOTTEN, Advice
-from ..plurals import counted
 from ..printable import printable
 from ..records.advice import Finding, LargestBatch
 from .run_tables import as_text
@@ -61,7 +60,8 @@ def _facts(advice: Advice) -> Table:
     table.add_column(overflow="fold", ratio=1)
     table.add_row("outputs", Text(printable(advice.outputs())))
     if advice.timed:
-        table.add_row("sure", _sure(advice))
+        floor = format_units.noise(advice.floor())
+        table.add_row("sure", f"{advice.when_sure()}; noise floor {floor}")
     for number, line in enumerate(_found(advice.findings(), ran=bool(advice.modes))):
         table.add_row("found" if number == 0 else "", line)
     for number, line in enumerate(_batches(advice)):
@@ -70,15 +70,6 @@ def _facts(advice: Advice) -> Table:
         line = Text.assemble((gain.name, "bold"), printable(f": {gain.words}"))
         table.add_row("try" if number == 0 else "", line)
     return table
-
-
-def _sure(advice: Advice) -> str:
-    sure, floor = advice.sure(), format_units.noise(advice.floor())
-    if sure is None:
-        seconds = f"{advice.timing_seconds():.1f} s"
-        return f"not yet, after {seconds} of timing: measure at length; noise floor {floor}"
-    rounds = counted(sure.rounds, "round")
-    return f"after {sure.seconds:.1f} s of timing ({rounds}); noise floor {floor}"
 
 
 def _found(findings: Sequence[Finding], *, ran: bool) -> Iterator[Text]:

@@ -16,7 +16,7 @@ from .checkpointing import blocks, compute_again, keep_everything
 from .generation import Decoding, Generation, held_to_contract
 from .grad_modes import MODES, GradMode
 from .models import Model, StandIn
-from .state import seed_all
+from .state import RandomNumbers, seed_all
 from .steps import OPTIMIZERS, WORKLOADS, Cut, Region, Step, Subject, Workload
 from .trees import Batch, mapped, tensors
 
@@ -148,6 +148,36 @@ def assemble(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -
         generation=_generation(cell, model),
         new_tokens=cell.new_tokens,
     )
+
+
+def samples_given(cell: Cell, model: Model, given: Any) -> int | None:
+    """Return how many samples are in a batch that is the same whatever size is asked for.
+
+    They are the first dimension of its tensors, or where these do not agree what was asked for.
+    None: the batch has the size that was asked for, or follows it in another way. To know that, a
+    batch of another size is asked for and dropped.
+    """
+    shapes = _shapes(given)
+    if not shapes or shapes[0][0] == cell.batch_size:
+        return None
+    numbers = RandomNumbers()
+    try:
+        others = _shapes(fed(cell, model).batch(cell.batch_size + 1))
+    except (Exception, SystemExit):  # noqa: BLE001 # the user's function may know no other size
+        return None
+    finally:
+        numbers.put_back()
+    if others != shapes:
+        return None
+    firsts = {shape[0] for shape in shapes}
+    return firsts.pop() if len(firsts) == 1 else cell.batch_size
+
+
+def _shapes(given: Any) -> list[torch.Size]:
+    """Return the shapes of what a model is called with, where tensors have a first dimension."""
+    batch = Batch.of(given)
+    found = (one for _, one in tensors((batch.args, batch.kwargs)))
+    return [one.shape for one in found if one.dim() and not one.is_nested]
 
 
 def _check_samples(batch: Batch, cell: Cell) -> None:

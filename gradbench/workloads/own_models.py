@@ -50,9 +50,10 @@ def model_of(source: ModelSource) -> Model:
             part.load()
     given = target if isinstance(target, Model) else None
     if batch is None and given is None:
-        given = _given(target)
-    if batch is None and given is None:
-        needs_input(source.build, forward_of(target))
+        made = _made(target)
+        if not isinstance(made, Model):
+            needs_input(source.build, forward_of(made))
+        given = made
     build = ImportedFactory(source.build, of_module=given is None)
     fed = batch or ImportedBatch(source.build)
     says = given or Model(build, fed)
@@ -237,20 +238,17 @@ class ImportedFunction:
 
 
 def _model_at(path: str) -> Model:
-    given = _given(resolve(path))
-    if given is None:
+    given = _made(resolve(path))
+    if not isinstance(given, Model):
         raise BadModel(f"model {path!r} no longer returns a gradbench.Model")
     return given
 
 
-def _given(target: object) -> Model | None:
-    """Return the `Model` that stands there or that the factory there returns, if it does."""
-    if isinstance(target, Model):
+def _made(target: object) -> object | None:
+    """Return what stands at a path; of a factory what it returns, or None where it cannot."""
+    if isinstance(target, Model | nn.Module | type) or not callable(target):
         return target
-    if isinstance(target, nn.Module | type) or not callable(target):
-        return None
-    made = _made_without_memory(target)
-    return made if isinstance(made, Model) else None
+    return _made_without_memory(target)
 
 
 def _made_without_memory(factory: Callable[[], object]) -> object | None:
@@ -410,9 +408,7 @@ _EXAMPLES: Final = (("mask", "{}=8,128:bool"), ("ids", "{}=8,128:int64<1000"))
 
 
 def forward_of(target: object) -> inspect.Signature | None:
-    """Return how the module at a path is called, or None where that cannot be known."""
-    if not isinstance(target, nn.Module | type):
-        target = _made_without_memory(target) if callable(target) else None
+    """Return how a module, or one of a class, is called; None where that cannot be known."""
     forward = getattr(target, "forward", None)
     if forward is None or getattr(forward, "__name__", "") == "_forward_unimplemented":
         return None

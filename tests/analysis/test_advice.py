@@ -143,8 +143,12 @@ def test_outputs_that_differ_are_said_with_the_mode_and_how_far():
 
 
 def test_an_answer_is_sure_from_the_round_on_that_never_changes_it():
-    clear = Advice(study([2000, 1000, 1000, 900])).sure()
-    assert (clear.rounds, clear.seconds) == (6, pytest.approx(6 * 4900 / 1e9))
+    clear = Advice(study([2000, 1000, 1000, 900]))
+    sure = clear.sure()
+    assert (sure.rounds, sure.seconds) == (6, pytest.approx(6 * 4900 / 1e9))
+    assert clear.when_sure() == "after 29.4 µs of timing (6 rounds)"
+    for shown in (printed(clear), str(advice_html(clear))):
+        assert clear.when_sure() in shown
     late = [1100, 900] * 12 + [400] * 60  # undecided at first, then much faster
     outcomes = []
     for member in BLOCK:
@@ -154,6 +158,7 @@ def test_an_answer_is_sure_from_the_round_on_that_never_changes_it():
     assert 24 < sure.rounds < 84
     undecided = Advice(study([1000, 1000, 1000, 960], spread=0.1, nbytes=(64,) * 4))
     assert undecided.sure() is None
+    assert undecided.when_sure().startswith("not yet, after ")
 
 
 def test_a_trial_is_held_against_the_plain_step_in_the_same_mode():

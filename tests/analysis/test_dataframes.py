@@ -30,6 +30,7 @@ from gradbench.analysis.dataframes import (
     rounds,
     scaling,
     summary,
+    throughput,
 )
 from gradbench.experiment.matrix import AXES
 from gradbench.records.measurements import PARTS, Measurement
@@ -84,6 +85,12 @@ def test_the_summary_has_a_row_an_outcome_with_its_interval_per_step():
     assert (row["rounds"], row.unit, row.cause, row.reason) == (3, "ns", "", "")
     assert not row.exact
     assert row.samples_per_s == pytest.approx(8 / 9e-9)
+
+
+@pytest.mark.parametrize(("given", "samples"), [(32, 32), ("32", 8), (True, 8), (0, 8)])
+def test_throughput_counts_the_samples_that_a_batch_had_instead_of_those_asked_for(given, samples):
+    one = timed(cell(), [80] * 3, iterations=1, batch_given=given)
+    assert throughput(one).point == pytest.approx(samples / 80e-9)
 
 
 def test_an_exact_figure_has_no_width_and_no_throughput():

@@ -62,3 +62,17 @@ def test_fits_are_named_without_the_batch_that_they_look_for():
         Note("checked by measured steps at batch 2: equal to the byte", "proof"),
         Note("inference[cpu-mlp_tiny] no_grad: no", "none"),
     ]
+
+
+def test_operators_that_are_not_counted_are_named_with_the_models_that_have_them():
+    a, b, c = (cell(model=name) for name in "abc")
+    found = {
+        a: predicted(a, unprobed=("aten::mm",)),
+        b: predicted(b, unprobed=("aten::mm", "aten::addmm"), run_otherwise=("aten::bernoulli",)),
+        c: NoPrediction("no"),
+    }
+    assert [note.text for note in said(found) if note.kind == "doubt"] == [
+        "not counted, what these need inside: aten::addmm (b), aten::mm",
+        "the device has other operators for aten::bernoulli (b): where it is present, its own are "
+        "predicted",
+    ]

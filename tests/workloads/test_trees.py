@@ -13,7 +13,10 @@ from torch.nn.utils.rnn import pack_sequence
 
 from gradbench.errors import BadModel, Impossible
 from gradbench.experiment.matrix import GRAD_MODES, Cell
-from gradbench.workloads.arms import build, make_arm, steps
+from gradbench.experiment.plan import Plan
+from gradbench.records.measurements import Measurement
+from gradbench.runner import time_pass
+from gradbench.workloads.arms import build, make_arm, samples_given, steps
 from gradbench.workloads.losses import automatic, mean_square
 from gradbench.workloads.models import Model
 from gradbench.workloads.trees import Batch, mapped, outlined, tensors
@@ -218,3 +221,37 @@ def test_an_output_into_which_nobody_looks_is_named_with_what_is_looked_into():
 def test_numbers_of_an_output_are_in_no_reason_for_they_differ_from_call_to_call():
     with pytest.raises(Impossible, match=r"\(\{loss: float, ids: \[int, None\]\}\)"):
         automatic({"loss": 0.25, "ids": [3, None]}, None)
+
+
+def of_one_size(size):
+    if size != 4:
+        raise SystemExit("the shard is over")
+    return torch.zeros(6, 3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "samples"),
+    [
+        (lambda size: torch.randn(size, 3), None),
+        (lambda size: torch.randn(6, size, 3), None),
+        (lambda size: [torch.zeros(3, 5)] * size, None),
+        (lambda size: {"scale": torch.tensor(1.0)}, None),
+        (of_one_size, None),
+        (lambda size: torch.randn(32, 3), 32),
+        (lambda size: {"ids": torch.zeros(32, 3), "scale": torch.tensor(1.0)}, 32),
+        (lambda size: (torch.zeros(6, 3), torch.zeros(5, 3)), 4),
+    ],
+)
+def test_a_batch_that_does_not_have_the_size_that_was_asked_for_is_counted_as_it_is(batch, samples):
+    given, before = batch(4), torch.get_rng_state()
+    assert samples_given(cell_of(), Model(nn.Identity, batch), given) == samples
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.usefixtures("measured_here")
+@pytest.mark.parametrize(("batch", "samples"), [(torch_ones, 4), (lambda _: torch.ones(32, 3), 32)])
+def test_throughput_counts_the_samples_of_the_batch_that_was_timed(batch, samples):
+    model, plan = Model(partial(nn.Linear, 3, 2), batch), Plan(budget_s=0.02, warmup_s=0.01)
+    messages = time_pass.time_block([cell_of("inference")], model, plan, ["step_time"])
+    (timed,) = (one for one in messages if isinstance(one, Measurement))
+    assert timed.samples == samples
