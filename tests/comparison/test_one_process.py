@@ -195,8 +195,42 @@ def test_sides_that_would_share_more_than_they_may_take_turns_in_pairs(versions,
 # What a tree leaves behind
 
 
+LOOKED_INTO = (
+    *("torch", "torch.classes", "torch.library", "torch.overrides", "torch.serialization"),
+    *("torch.nn", "torch.nn.functional", "torch.nn.modules", "torch.nn.modules.linear"),
+)
+"""Modules of others in which tests put something."""
+
+
+class FewModules:
+    """``sys`` with these modules and those imported later: to look into all takes a second."""
+
+    def __init__(self):
+        self._others = set(sys.modules) - set(LOOKED_INTO)
+
+    @property
+    def modules(self):
+        return {name: one for name, one in sys.modules.items() if name not in self._others}
+
+    def __getattr__(self, name):
+        return getattr(sys, name)
+
+
 @pytest.fixture
-def one_tree(tmp_path, monkeypatch):
+def one_tree(watched, monkeypatch):
+    """The tree, in a process of which few other modules are looked into."""
+    monkeypatch.setattr(shared_state, "sys", FewModules())
+    return *watched, shared_state.Bindings()
+
+
+@pytest.fixture
+def whole_process(watched):
+    """The tree, in a process of which every module is looked into."""
+    return *watched, shared_state.Bindings()
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
     """A tree that this process imports from, watched; afterwards all is as it was."""
     for name in ("addHandler", "addFilter"):  # which are watched from now on
         monkeypatch.setattr(logging.Logger, name, getattr(logging.Logger, name))
@@ -206,7 +240,7 @@ def one_tree(tmp_path, monkeypatch):
     before, path = dict(sys.modules), list(sys.path)
     tree = side_imports.tree(written(tmp_path / "base", "base"), [str(tmp_path / "base")])
     sys.path[:] = tree.path
-    yield tree, shared_state.Registrations(tree), shared_state.Bindings()
+    yield tree, shared_state.Registrations(tree)
     sys.modules.clear()
     sys.modules.update(before)
     sys.path[:] = path
@@ -227,9 +261,9 @@ def obstacles(one_tree, *names):
     return list(shared_state.obstacles(*one_tree))
 
 
-def test_a_tree_that_keeps_to_itself_leaves_no_obstacle(one_tree):
-    assert obstacles(one_tree, "plain", "shop.late") == []
-    assert {"plain", "shop", "shop.late", "shop.nets"} <= set(one_tree[0].modules)
+def test_a_tree_that_keeps_to_itself_leaves_no_obstacle(whole_process):
+    assert obstacles(whole_process, "plain", "shop.late") == []
+    assert {"plain", "shop", "shop.late", "shop.nets"} <= set(whole_process[0].modules)
 
 
 def test_a_tree_s_code_in_another_s_module_is_an_obstacle(one_tree, monkeypatch):
@@ -351,7 +385,7 @@ def unwatched_collector():
 
 @pytest.mark.usefixtures("unwatched_collector")
 def test_another_s_function_in_another_s_place_is_a_setting_that_sides_must_share(
-    one_tree, tmp_path, monkeypatch
+    whole_process, tmp_path, monkeypatch
 ):
     gelu, forward = torch.nn.functional.gelu, nn.Linear.forward
     monkeypatch.setattr(torch.nn.functional, "gelu", gelu)
@@ -364,7 +398,7 @@ def test_another_s_function_in_another_s_place_is_a_setting_that_sides_must_shar
         "nn.Linear.forward = nn.Identity.forward\n",
         "utf-8",
     )
-    assert obstacles(one_tree, "exchanges") == []
+    assert obstacles(whole_process, "exchanges") == []
     changed = {"obstacles": [], "settings": shared_state.settings(bindings)}
     monkeypatch.setattr(torch.nn.functional, "gelu", gelu)
     monkeypatch.setattr(nn.Linear, "forward", forward)

@@ -34,7 +34,7 @@ def found(tmp_path_factory):
     """What a copy of gradbench shows whose `Cell` has one row more, and nothing else."""
     folder = tmp_path_factory.mktemp("one_axis_more")
     copy = folder / "gradbench"
-    shutil.copytree(ROOT / "gradbench", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "gradbench", copy, ignore=shutil.ignore_patterns("*.pyc.*"))
     matrix = copy / "experiment/matrix.py"
     before, method, after = matrix.read_text("utf-8").partition("    def __post_init__(self)")
     matrix.write_text(before + ROW + method + after, "utf-8")

@@ -2,11 +2,13 @@
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import jobs
 import pytest
@@ -14,6 +16,7 @@ from servers import LentServer
 
 from gradbench import supervisor
 from gradbench.process_end import last_words, tail
+from gradbench.process_tree import Lifeline
 from gradbench.runner import fork_server, job_process
 from gradbench.runner.fork_server import ForkServer, JobError, WorkerDied
 from gradbench.runner.job_process import content
@@ -94,19 +97,13 @@ def test_an_exception_arrives_with_its_traceback(server):
         run(server, jobs.fail)
 
 
-def test_closing_kills_the_job_that_runs():
+def test_a_stream_that_is_abandoned_closes_the_fork_server_which_kills_the_job_that_runs():
+    """Its messages would confuse the next job."""
     server = ForkServer("time")
     stream = server.run(jobs.hang, limit_s=600)
     pid = next(stream)
-    server.close()
-    assert gone(pid)
-
-
-def test_a_stream_that_is_abandoned_ends_the_fork_server_instead_of_confusing_it():
-    server = ForkServer("time")
-    stream = server.run(jobs.hang, limit_s=600)
-    next(stream)
     stream.close()
+    assert gone(pid)
     assert not server.alive
     with pytest.raises(WorkerDied, match="gone"):
         run(server, jobs.count, 1)
@@ -185,22 +182,18 @@ def test_a_job_that_stops_all_above_it_ends_in_time_with_them(server, monkeypatc
     assert all(map(gone, there))
 
 
-OWNER = """
-import os, sys
-sys.path.insert(0, {tests!r})
-import jobs
-from gradbench import supervisor
-from gradbench.runner import fork_server
-from gradbench.runner.job_process import content
-from gradbench.runner.fork_server import ForkServer
-
-server = ForkServer("time")
-print(server._tree._process.pid, flush=True)
-if sys.argv[1] == "loading":
-    import time; time.sleep(600)
-for pid in server.run(jobs.leave_a_daemon_and_hang, limit_s=600):
-    print(pid, flush=True)
-"""
+def own_a_server(while_: str, say: int) -> NoReturn:
+    """Measure as a command does, in a fork of this process, until somebody kills it."""
+    try:
+        Lifeline.let_go_of_all()
+        server = ForkServer("time")
+        os.write(say, b"%d\n" % server._tree._process.pid)
+        if while_ == "measuring":
+            for pid in server.run(jobs.leave_a_daemon_and_hang, limit_s=600):
+                os.write(say, b"%d\n" % pid)
+        time.sleep(600)
+    finally:
+        os._exit(1)
 
 
 @pytest.mark.parametrize(
@@ -208,17 +201,21 @@ for pid in server.run(jobs.leave_a_daemon_and_hang, limit_s=600):
     [pytest.param("loading", 2, marks=pytest.mark.slow), ("measuring", 4)],
 )
 def test_measuring_processes_end_when_their_owner_is_killed(while_, count):
-    script = OWNER.format(tests=str(Path(jobs.__file__).parent))
-    with subprocess.Popen(
-        [sys.executable, "-c", script, while_], stdout=subprocess.PIPE, text=True
-    ) as owner:
-        assert owner.stdout is not None
-        first = int(owner.stdout.readline())
-        if while_ == "measuring":
-            int(owner.stdout.readline())
-        while len(there := [first, *supervisor.descendants(first)]) < count:
-            time.sleep(0.05)
-        owner.kill()
+    reader, writer = os.pipe()
+    owner = os.fork()
+    if owner == 0:
+        own_a_server(while_, writer)
+    os.close(writer)
+    try:
+        with os.fdopen(reader) as said:
+            first = int(said.readline())
+            if while_ == "measuring":
+                int(said.readline())
+            while len(there := [first, *supervisor.descendants(first)]) < count:
+                time.sleep(0.05)
+    finally:
+        os.kill(owner, signal.SIGKILL)
+        os.waitpid(owner, 0)
     assert all(map(gone, there))
 
 

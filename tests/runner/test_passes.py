@@ -15,6 +15,7 @@ def test_every_meter_is_read_in_a_pass_and_every_pass_reads_a_meter():
     assert {meter.read_in for meter in METERS.values()} == set(PASSES)
 
 
+@pytest.mark.usefixtures("shared_fork_servers")
 @pytest.mark.parametrize(
     ("malloc", "per_cell", "mmap_max", "processes"),
     [(AS_TIMED, False, "0", 1), (FOR_MEMORY, True, "unset", 2)],
