@@ -199,7 +199,7 @@ def _settings_as_before():
 
 @pytest.fixture(autouse=True)
 def _few_batches(monkeypatch):
-    """Let a search give up soon where no batch works: each one that is tried takes three children."""
+    """Let a search give up soon where no batch works: each that is tried takes three children."""
     monkeypatch.setattr("gradbench.memory.batch_fit.SMALLEST", (2, 1))
 
 
