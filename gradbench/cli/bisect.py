@@ -129,7 +129,7 @@ def _begin(
     if not cells:
         err.print("nothing measured: no cell can run on this machine")
         raise typer.Exit(ExitStatus.NOTHING_MEASURED)
-    if worktree.is_dirty(project.root):
+    if worktree.is_dirty(project.root, outputs=(asked.results, asked.reports)):
         err.print(
             "the working tree has uncommitted changes: they are in no commit, and not looked at"
         )

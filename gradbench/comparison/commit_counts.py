@@ -9,7 +9,7 @@ from ..experiment.model_source import ModelSource
 from ..records.bisection import CellCounts
 from ..workloads.steps import WORKLOADS
 from .checkouts import Version
-from .process import Failed, LiveProcess, Lost
+from .process import Failed, LiveProcess, Lost, why_not_imported
 from .replication import cell_request, check_origin, like, own_sources
 
 Sources = Mapping[str, ModelSource]
@@ -60,7 +60,7 @@ def _imported(
         try:
             (file,) = process.imported(source.build)
         except Failed as failure:
-            skipped = f"{source.build} cannot be imported: {failure.why}"
+            skipped = why_not_imported(source.build, failure)
             for cell in cells:
                 if cell.model == name:
                     by_cell[cell] = CellCounts(cell=cell, skipped=skipped)

@@ -58,6 +58,11 @@ class Lost(Failed):
         return f"{self.why}: {more}" if self.late else super().doubt
 
 
+def why_not_imported(path: str, failure: Failed) -> str:
+    """Return why a user's factory could not be imported, in words that name it."""
+    return failure.why if path in failure.why else f"{path} cannot be imported: {failure.why}"
+
+
 class LiveProcess:
     """One live process of one version or of two; use it as a context manager.
 

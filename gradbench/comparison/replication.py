@@ -26,7 +26,7 @@ from . import side_imports
 from .alone import alone
 from .budget import Budget
 from .checkouts import SIDES, Version
-from .process import Failed, LiveProcess, Lost
+from .process import Failed, LiveProcess, Lost, why_not_imported
 
 ROUNDS_A_TURN: Final = 8
 """Rounds of one process whose fastest batch stands for them: others were perhaps preempted."""
@@ -62,6 +62,7 @@ class Results:
     replicates: dict[Cell, list[Replicate]] = field(default_factory=dict)
     operations: dict[Cell, tuple[Operations, Operations]] = field(default_factory=dict)
     apart: dict[Cell, str] = field(default_factory=dict)  # why the sides take two processes
+    unshared: set[Cell] = field(default_factory=set)  # weights that each side has for itself
     failures: dict[Cell, dict[str, str]] = field(default_factory=dict)
     doubts: dict[tuple[Cell, str], str] = field(default_factory=dict)  # of failures: cell, side
     absent: set[tuple[Cell, str]] = field(default_factory=set)  # models a side cannot import
@@ -82,6 +83,7 @@ class Results:
         )
         for cell, sides in others.failures.items():
             self.failures.setdefault(cell, {}).update(sides)
+        self.unshared.update(others.unshared)
         self.doubts.update(others.doubts)
         self.absent.update(others.absent)
         for cell, made in others.replicates.items():
@@ -241,6 +243,8 @@ class Replicator:
             try:
                 answer = both.ask(**self.asked(cell))
                 times = [in_turns(side) for side in answer["ns"]]
+                if self._how.share and not answer.get("shared", True):
+                    self.results.unshared.add(cell)
             except Failed as failure:
                 if self._first_kill(failure, cell):
                     return list(cells[number:])
@@ -286,9 +290,10 @@ class Replicator:
                 except Failed as failure:
                     if self._first_kill(failure, None):
                         raise KilledOnce from failure
+                    why = why_not_imported(source.build, failure)
                     for cell in cells:
                         if cell.model == name:
-                            self.results.failures.setdefault(cell, {})[one.name] = failure.why
+                            self.results.failures.setdefault(cell, {})[one.name] = why
                             self.results.absent.add((cell, one.name))
                     if isinstance(failure, Lost):
                         return None

@@ -223,6 +223,8 @@ class Comparison:
             reasons.append(f"instructions not counted: {results.uncounted[cell]}")
         if cell in results.apart:
             reasons.append(f"in pairs of processes: {results.apart[cell]}")
+        elif cell in results.unshared:
+            reasons.append("weights not shared: they are not known to be equal")
         return FigureVerdict(
             cell=cell,
             meter="step_time",

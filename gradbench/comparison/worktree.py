@@ -1,6 +1,6 @@
 """A revision of the user's repository in a folder of its own, for as long as it is needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
@@ -35,13 +35,20 @@ def commit(root: Path, revision: str) -> str:
         ) from error
 
 
-def is_dirty(root: Path) -> bool:
-    """Return whether the working tree is known to differ from its commit.
+def is_dirty(root: Path, *, outputs: Iterable[Path] = ()) -> bool:
+    """Return whether the working tree is known to differ from its commit, but for ``outputs``.
 
-    To look through a large one on a slow drive takes longer than git is given.
+    Those are folders that gradbench writes. To look through a large tree on a slow drive takes
+    longer than git is given.
     """
+    top = root.resolve()
+    left_out = (
+        f":(top,exclude,literal){place.relative_to(top).as_posix()}"
+        for place in (one.resolve() for one in outputs)
+        if top in place.parents
+    )
     try:
-        return bool(git("status", "--porcelain", folder=root))
+        return bool(git("status", "--porcelain", "--", ":/", *left_out, folder=root))
     except GitError:
         return False
 

@@ -464,6 +464,18 @@ def test_a_revision_that_is_none_is_named(project, revision):
         worktree.commit(project, revision)
 
 
+def test_what_gradbench_itself_writes_makes_no_working_tree_dirty(project, tmp_path):
+    git(project, "stash", "-q")
+    outputs = [project / "my results", project / "reports", tmp_path.parent, project]
+    for folder in outputs[:2]:
+        folder.mkdir()
+        (folder / "one.json").write_text("{}", "utf-8")
+    assert not worktree.is_dirty(project, outputs=outputs)
+    assert worktree.is_dirty(project, outputs=outputs[:1])
+    (project / "new.py").write_text("", "utf-8")
+    assert worktree.is_dirty(project, outputs=outputs)
+
+
 def test_a_folder_without_a_repository_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     with pytest.raises(GradbenchError, match="is in no git repository"):

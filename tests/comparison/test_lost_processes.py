@@ -164,8 +164,10 @@ NO_SUCH = "model 'nets:one' cannot be imported: no attribute 'one'"
 @pytest.mark.parametrize("kind", [Failed, Lost])
 @pytest.mark.parametrize("side", checkouts.SIDES)
 def test_a_model_that_one_side_cannot_import_costs_its_own_cells_alone(script, sides, kind, side):
+    said = {Failed: NO_SUCH, Lost: "killed by SIGSEGV"}[kind]
+    words = {Failed: NO_SUCH, Lost: "nets:one cannot be imported: killed by SIGSEGV"}[kind]
     script.imports = lambda name, path: (
-        kind(side, NO_SUCH) if (name, path) == (side, "nets:one") else None
+        kind(side, said) if (name, path) == (side, "nets:one") else None
     )
     one, good = cells("one")[0], cells("good")[0]
     found = compared(sides, [one, good], sources=OWN)
@@ -173,11 +175,11 @@ def test_a_model_that_one_side_cannot_import_costs_its_own_cells_alone(script, s
     assert by_cell[good].change is not None
     if side == "candidate":
         assert by_cell[one].verdict is Verdict.WORSE
-        assert by_cell[one].reason == f"the candidate cannot step it: {NO_SUCH}"
+        assert by_cell[one].reason == f"the candidate cannot step it: {words}"
         assert found.status() is ExitStatus.REGRESSION
     else:  # which may not have had it: that makes no candidate better
         (left,) = found.not_compared
-        assert (left.cell, left.why, left.reason) == (one, "not comparable", f"the base: {NO_SUCH}")
+        assert (left.cell, left.why, left.reason) == (one, "not comparable", f"the base: {words}")
         assert found.status() is ExitStatus.OK
 
 
@@ -197,6 +199,14 @@ def test_where_nothing_is_timed_both_sides_have_their_time_at_once(script, sides
     assert {side for side, _ in script.asked[:2]} == {"base", "candidate"}
     assert {side for side, what in script.heard if HUNG.startswith(what)} == {"base", "candidate"}
     assert len(script.asked) == 2
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_sides_with_weights_of_their_own_are_said_to_have_them(script, sides, shared):
+    answer = {"ns": [[1e6] * 4] * 2, "typical_ns": 1e6, "shared": shared}
+    script.meets = lambda side, *_: answer if side == "both" else None
+    (time_,) = compared(sides, cells("good")[:1]).figure_verdicts
+    assert ("weights not shared: they are not known to be equal" in time_.reason) is not shared
 
 
 def test_cells_of_which_there_are_replicates_outlive_a_hang(script, sides):
