@@ -133,6 +133,8 @@ def _begin(
         err.print(
             "the working tree has uncommitted changes: they are in no commit, and not looked at"
         )
+    if hint := worktree.hint_at_submodules(project.root, asked.build):
+        err.print(hint)
     which = "along first parents" if asked.first_parent else "of the full history"
     number = len(span.commits)
     err.print(

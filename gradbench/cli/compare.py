@@ -324,7 +324,7 @@ def _compare(
         checkouts.check(cells, own, itself=itself, other_python=base_python is not None)
         left_out = _left_out(cells, models, elsewhere=spread is not None)
         if base is not None:
-            _say_what_is_compared(base, old.tree, new.tree, outputs=outputs)
+            _say_what_is_compared(base, old.tree, new.tree, build=build, outputs=outputs)
         able = [cell for cell in cells if cell not in {one.cell for one in left_out}]
         left_s = max(effort.budget_s - (time.monotonic() - began), 1e-9)
         effort = replace(effort, budget_s=left_s)
@@ -388,10 +388,14 @@ def _say_how_to_bisect(request: Request, base: str, here: Path, *, build: str) -
         err.print(f"[dim]which of {which} it was: {shown(command)}[/dim]")
 
 
-def _say_what_is_compared(base: str, old: Path, new: Path, *, outputs: Sequence[Path]) -> None:
+def _say_what_is_compared(
+    base: str, old: Path, new: Path, *, build: str, outputs: Sequence[Path]
+) -> None:
     """Name the base's commit, and whether the candidate is more than a commit."""
     from ..comparison import worktree
 
     err.print(f"[dim]the base is {shown(base)}, commit {worktree.commit(old, 'HEAD')[:10]}[/dim]")
     if worktree.is_dirty(new, outputs=outputs):
         err.print("the working tree has uncommitted changes: they are part of the candidate")
+    if hint := worktree.hint_at_submodules(old, build):
+        err.print(hint)

@@ -53,6 +53,16 @@ def is_dirty(root: Path, *, outputs: Iterable[Path] = ()) -> bool:
         return False
 
 
+def hint_at_submodules(tree: Path, build: str) -> str:
+    """Return in words how a revision's submodules are had, where it has any; else ``""``."""
+    if build or not (tree / ".gitmodules").is_file():
+        return ""
+    return (
+        "submodules stay empty in a revision that is checked out: "
+        "--build 'git submodule update --init' fills them"
+    )
+
+
 @contextmanager
 def checked_out(root: Path, revision: str, folder: Path) -> Iterator[Path]:
     """Check a revision out into a folder that is not there yet; remove it in the end.

@@ -458,6 +458,29 @@ def test_the_worktree_is_gone_whatever_happens(project, tmp_path):
     assert "torch.sin" in (project / "nets.py").read_text()
 
 
+def test_submodules_can_be_filled_by_a_build_and_leave_with_the_worktree(project, tmp_path):
+    library = tmp_path / "library"
+    library.mkdir()
+    git(library, "init", "-q")
+    (library / "widths.py").write_text("WIDTH = 8", "utf-8")
+    git(library, "add", ".")
+    git(library, "commit", "-q", "-m", "first")
+    file_urls = ("-c", "protocol.file.allow=always")
+    git(project, *file_urls, "submodule", "--quiet", "add", str(library), "vendored")
+    git(project, "commit", "-q", "-m", "with a submodule")
+    before = git(project, "worktree", "list")
+    with worktree.checked_out(project, "HEAD", tmp_path / "base") as base:
+        assert list((base / "vendored").iterdir()) == []
+        hint = worktree.hint_at_submodules(base, "")
+        command = hint.partition("--build '")[2].partition("'")[0]
+        git(base, *file_urls, *command.split()[1:])
+        assert (base / "vendored" / "widths.py").read_text() == "WIDTH = 8"
+        assert worktree.hint_at_submodules(base, command) == ""
+    assert git(project, "worktree", "list") == before
+    assert not (tmp_path / "base").exists()
+    assert worktree.hint_at_submodules(tmp_path, "") == ""
+
+
 @pytest.mark.parametrize("revision", ["nowhere", "--help", "", "main:nets.py", "a b"])
 def test_a_revision_that_is_none_is_named(project, revision):
     with pytest.raises(GradbenchError, match="no revision"):
