@@ -1,6 +1,7 @@
 """The listings of README.md and docs/grad-modes.md run; links and files of pages exist."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,8 @@ def test_the_listing_that_measures_leaves_records_a_page_and_three_tables(
     assert "<!doctype html>" in (tmp_path / "page.html").read_text("utf-8").lower()
     printed = capsys.readouterr().out
     assert len(re.findall(r"\[\d+ rows x \d+ columns\]", printed)) == 3
+
+
+def test_the_page_on_reliability_is_what_its_figures_print(capsys):
+    runpy.run_path(str(ROOT / "tools/faults/reliability_doc.py"), run_name="__main__")
+    assert capsys.readouterr().out == (ROOT / "docs/reliability.md").read_text("utf-8")

@@ -230,6 +230,10 @@ def attack_toml(draw: random.Random) -> Iterator[tuple[str, str]]:
     yield "refused" if answer.status else "taken", ""
 
 
+def has_page(number: int, every: int) -> bool:
+    return every > 0 and number % every == 0
+
+
 def repeated(
     tally: Tally,
     attack: Callable[[int], Iterator[tuple[str, str]]],
@@ -250,7 +254,7 @@ def main() -> None:
     parser.add_argument("--toml", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=3600, help="for each kind, at most")
-    parser.add_argument("--pages", type=int, default=20, help="a page of every so many runs taken")
+    parser.add_argument("--pages", type=int, default=20, help="of one in so many runs; 0: of none")
     parser.add_argument("-o", "--output", type=Path, required=True, help="goes on from there")
     given = parser.parse_args()
     output = given.output.resolve()
@@ -267,7 +271,7 @@ def main() -> None:
         made_up_runs.seal(Path("good.jsonl"), made_up_runs.rows(factor=1.1, commit=2))
         repeated(
             runs,
-            lambda number: attack_run(draw("run", number), page=number % given.pages == 0),
+            lambda number: attack_run(draw("run", number), page=has_page(number, given.pages)),
             given.runs,
             seconds=given.seconds,
             keep=keep,

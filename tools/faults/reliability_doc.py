@@ -45,11 +45,17 @@ def interrupts(found: Any) -> Iterator[str]:
     low, high = found["loads"]
     yield f"{found['date']}, load {low} to {high}."
     yield ""
-    yield "| command | times | tracebacks | of these Python's own | processes left | files left |"
-    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    yield (
+        "| command | times | tracebacks | of these Python's own | other statuses | hangs "
+        "| processes left | files left |"
+    )
+    yield "| --- |" + " ---: |" * 7
+    keys = (
+        *("interrupted", "tracebacks", "of Python's start", "other statuses", "hangs"),
+        *("processes left", "files left"),
+    )
     for name, row in found["counts"].items():
-        keys = ("interrupted", "tracebacks", "of Python's start", "processes left", "files left")
-        yield f"| {name} | " + " | ".join(str(row[key]) for key in keys) + " |"
+        yield f"| {name} | " + " | ".join(str(row.get(key, 0)) for key in keys) + " |"
 
 
 def misbehaving(found: Any) -> Iterator[str]:
