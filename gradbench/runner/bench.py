@@ -120,8 +120,8 @@ class Bench:
                 lost = {name: f"unavailable: {deaths[0]}" for name in asked if name not in names}
                 return Environment(facts={**facts, **lost})
         raise GradbenchError(
-            "the facts of this machine cannot be read, so nothing was measured: the process that "
-            f"reads them was {deaths[-1]}"
+            "the facts of this machine cannot be read, so nothing was measured; the process "
+            f"that reads them ended so: {deaths[-1]}"
         )
 
     def _captured(self, device_names: Sequence[str]) -> Environment:
