@@ -54,6 +54,7 @@ RESUME = ("run", "--resume", "latest", "--no-semantics")
 COMPARE = (
     *("compare", "--base", "HEAD", "--model", "nets:make", "--input", "4,8"),
     *("--workload", "inference", "--grad-mode", "no_grad", "--processes", "3"),
+    *("--budget", "60"),  # where other work leaves it undecided, it would go on for minutes
 )
 NETS = "from torch import nn\n\ndef make():\n    return nn.Linear(8, 8)\n"
 KILLS = 8
