@@ -23,7 +23,7 @@ from scripted_bench import ITERATIONS, VALUES, ScriptedBench, scripted_bench, su
 from typer.testing import CliRunner
 
 # An inner session in this process must find these loaded: torch and numpy load only once.
-from gradbench import report, runner
+from gradbench import recording, report, runner
 from gradbench.analysis import run_sentences as words
 from gradbench.cli import app
 from gradbench.errors import StoreError
@@ -36,7 +36,7 @@ from gradbench.terminal import run_tables
 
 pytest_plugins = ["pytester"]
 
-LOADED = (report, runner, run_tables, words)
+LOADED = (recording, report, runner, run_tables, words)
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120
 MATRIX = """
@@ -321,7 +321,7 @@ def bench(monkeypatch, request) -> type[ScriptedBench]:
 def scripted(pytester, bench, monkeypatch):
     """Return a function that runs an inner session with a scripted bench."""
     monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setattr("gradbench.recording.write_page", a_plain_page)
+    monkeypatch.setattr(recording, "write_page", a_plain_page)
     furnish(pytester.path)
 
     def run(*options: str) -> pytest.RunResult:
@@ -473,7 +473,7 @@ def test_what_cannot_be_written_in_the_end_is_one_line_and_no_traceback(scripted
     def full(*_, **__):
         raise StoreError("cannot write the page 'p': No space left on device\x1b[0m")
 
-    monkeypatch.setattr("gradbench.recording.write_page", full)
+    monkeypatch.setattr(recording, "write_page", full)
     answer = scripted()
     assert answer.ret == pytest.ExitCode.INTERNAL_ERROR
     words = r"gradbench: cannot write the page 'p': No space left on device\x1b[0m"
