@@ -19,13 +19,19 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent
 LONGEST = (
-    *("cli/test_cli.py", "pytest_plugin/test_cells.py", "zoo/test_promises.py"),
+    *("zoo/test_promises.py", "comparison/test_compare.py"),
+    *("comparison/test_instruction_counts.py", "runner/test_instructions.py"),
+    "runner/test_compilation.py",
+    *("cli/test_cli.py", "pytest_plugin/test_cells.py"),
     *("memory/test_predict.py", "report/test_page.py", "semantics/test_semantics.py"),
     *("cli/test_predict_cli.py", "memory/test_predicted_modules.py", "report/test_browser.py"),
     *("runner/test_fork_server.py", "runner/test_ranks.py", "runner/test_spawn_server.py"),
     *("memory/test_replaced_tensors.py", "memory/test_breakdown.py", "cli/test_report_command.py"),
 )
-"""Files that take ten seconds of CPU time or more; the last ones to be run should be short."""
+"""Files that take ten seconds of CPU time or more, in their slow tests or in the others.
+
+The last ones to be run should be short.
+"""
 
 
 def pytest_configure(config: pytest.Config) -> None:

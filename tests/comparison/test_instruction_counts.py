@@ -179,7 +179,11 @@ def equal():
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(instruction_counts.obstacle()), reason=instruction_counts.obstacle())
-@pytest.mark.parametrize("one_process", [True, False], ids=["one process", "pairs"])
+@pytest.mark.parametrize(
+    "one_process",
+    [True, pytest.param(False, marks=pytest.mark.thorough)],
+    ids=["one process", "pairs"],
+)
 def test_work_between_operators_shows_in_instructions_and_equal_sides_agree(tmp_path, one_process):
     measuring = tmp_path / "measuring"
     measuring.mkdir()

@@ -181,9 +181,17 @@ def test_sides_that_keep_to_themselves_share_a_process_and_each_runs_its_own_cod
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("registers", "it calls torch.library.Library('shop_of_a_test'), which registers for"),
         ("sets", "float32 matmul precision is highest on the base and high on the candidate"),
-        ("patches", "it puts its own code into torch.nn.functional.relu_of_a_test"),
+        pytest.param(
+            "registers",
+            "it calls torch.library.Library('shop_of_a_test'), which registers for",
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            "patches",
+            "it puts its own code into torch.nn.functional.relu_of_a_test",
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_sides_that_would_share_more_than_they_may_take_turns_in_pairs(versions, name, why):

@@ -168,11 +168,9 @@ KINDS = (
 """Rows that stand for their kinds."""
 IN_CI = (
     *KINDS,
-    *("Dropping-inference", "Particular-inference", "Complex-inference", "Greedy-inference"),
-    *("Pooled-inference", "Lone-inference", "Recurrent-training", "Looking-inference"),
-    "Remembering-inference",
+    *("Particular-inference", "Greedy-inference", "Pooled-inference", "Lone-inference"),
 )
-"""Rows for `-m slow`, which CI runs; the others take a quarter of an hour: `-m thorough`."""
+"""Rows for `-m slow`, which CI runs; the others are for the night: `-m thorough`."""
 
 
 def marks(row):
