@@ -66,6 +66,7 @@ class Registrations:
 
     def __init__(self, code: Code) -> None:
         self.found: list[str] = []
+        self.frames_before = frames_compiled()
         self._code = code
         library: Any = torch.library.Library
         library.__init__ = self._noting(library.__init__, "torch.library.Library")
@@ -236,6 +237,8 @@ def obstacles(code: Code, registrations: Registrations, bindings: Bindings) -> I
         yield f"it calls {what}, which registers for the whole process"
     for mode in _modes():
         yield f"it enters {mode} for the whole process"
+    if frames_compiled() > registrations.frames_before:
+        yield "it uses torch.compile, which keeps one cache of code and guards for a whole process"
     for name in _logged(code):
         yield f"it adds a handler or a filter to the logger {name}, which both sides would use"
     for place in strangers(code, bindings.known()):
@@ -283,6 +286,16 @@ def _modes() -> list[str]:
         *_called(dispatch, "_get_current_dispatch_mode_stack"),
     ]
     return [type(one).__name__ for one in entered if type(one).__name__ != "DeviceContext"]
+
+
+def frames_compiled() -> int:
+    """Return how many frames torch's compiler has met in this process.
+
+    Of a cell that is not compiled, the tree compiles a part by itself: perhaps a class of torch's,
+    whose code both sides would share.
+    """
+    counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", {})
+    return int(counters.get("frames", {}).get("total", 0))
 
 
 def _called(module: Any, name: str) -> list[object]:

@@ -263,6 +263,19 @@ def test_compiled_cells_take_pairs_for_there_is_one_compiler_in_a_process(tmp_pa
     assert "torch.compile keeps one cache" in replicator.results.apart[one]
 
 
+def test_a_tree_that_compiles_a_part_by_itself_is_kept_apart(one_tree, monkeypatch):
+    assert obstacles(one_tree) == []
+    counters = {"frames": {"total": one_tree[1].frames_before + 1}}
+    monkeypatch.setitem(sys.modules, "torch._dynamo.utils", SimpleNamespace(counters=counters))
+    monkeypatch.setattr(shared_state, "sys", sys)
+    assert shared_state.frames_compiled() == one_tree[1].frames_before + 1
+    monkeypatch.setattr(shared_state, "strangers", lambda *_: [])
+    (why,) = obstacles(one_tree)
+    assert why.startswith("it uses torch.compile")
+    monkeypatch.setitem(sys.modules, "torch._dynamo.utils", SimpleNamespace())
+    assert shared_state.frames_compiled() == 0
+
+
 def obstacles(one_tree, *names):
     for name in names:
         importlib.import_module(name)
