@@ -52,13 +52,15 @@ def loading_path() -> str:
     """Return the folders to load this package from, the standard library's before others'.
 
     A program may have put a folder in front of that after it was loaded, as pytest does with those
-    of tests. In a new process a random.py in there would take the library's place.
+    of tests. In a new process a random.py in there would take the library's place. Where the user
+    stands there is nothing to load, unless it is this package.
     """
+    here = {"", str(Path.cwd())} - {ROOT}
     given = [entry for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry]
     library = [entry for entry in sys.path if _is_library(entry)]
     start = sys.path.index(library[0]) if library else 0
-    order = [*given, *library, ROOT, *sys.path[start:], *sys.path[:start]]
-    entries = dict.fromkeys(map(_absolute, order))
+    others = [entry for entry in (*sys.path[start:], *sys.path[:start]) if entry not in here]
+    entries = dict.fromkeys(map(_absolute, [*given, *library, ROOT, *others]))
     return os.pathsep.join(entry for entry in entries if os.pathsep not in entry)
 
 

@@ -52,6 +52,7 @@ def save(series: Sequence[Series], path: Path, *, link: Link, warnings: Sequence
     ``history.html``. The first page is written last, so that none of its links leads nowhere.
     Then pages of an earlier, longer history are removed from the folder.
     """
+    template.check_place(path)
     known = [one for one in series if len(one.values) > 1]
     pages = _Pages(known, path, link)
     written: set[str] = set()

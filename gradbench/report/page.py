@@ -111,6 +111,7 @@ def write(
     explanation: Explanation | None = None,
 ) -> Path:
     """Write the page; raise `StoreError` where that cannot be."""
+    template.check_place(path)
     html = render(
         runs,
         checks=checks,

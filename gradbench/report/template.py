@@ -54,6 +54,11 @@ def render(template: str, *, script: Script | None = None, **context: Any) -> st
     )
 
 
+def check_place(path: Path) -> None:
+    """Raise `StoreError` where `save` would for what is there: before a page is drawn."""
+    output_files.check(path, like=PAGE, what="page")
+
+
 def save(html: str, path: Path) -> Path:
     """Write a page and return its path; raise `StoreError` where that cannot be."""
     content = html.encode("utf-8", "backslashreplace")

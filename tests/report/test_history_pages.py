@@ -10,6 +10,7 @@ from pages import Page
 from typer.testing import CliRunner
 
 from gradbench.cli import app
+from gradbench.errors import StoreError
 from gradbench.history import series
 from gradbench.history.commit_links import linker
 from gradbench.report import history, history_pages
@@ -138,3 +139,9 @@ def test_the_command_says_how_many_pages_there_are(tmp_path, monkeypatch):
     behind = len(list((tmp_path / "page-pages").iterdir()))
     assert f"and {behind} pages behind it" in answer.output
     assert Path(page).is_file()
+
+
+@pytest.mark.parametrize("place", [".", "..", "/"])
+def test_a_folder_in_the_place_of_the_page_is_named_before_anything_is_written(place, tmp_path):
+    with pytest.raises(StoreError, match=f"cannot write the page '{place}': Is a directory"):
+        history_pages.save([], Path(place), link=linker(""))
