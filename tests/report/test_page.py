@@ -359,3 +359,9 @@ def test_a_page_that_cannot_be_written_is_named(tmp_path):
 def test_a_command_that_was_no_utf_8_is_written_all_the_same(tmp_path):
     odd = run_of([started([], command=("gradbench", "run", "--config", "caf\udce9.toml"))])
     assert write(odd, tmp_path / "page.html").exists()
+
+
+def test_a_place_that_no_page_can_have_is_named_before_one_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr("gradbench.report.page.render", None)
+    with pytest.raises(StoreError, match=r"cannot write the page .*: Is a directory"):
+        write([], tmp_path)
