@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 
 from ..experiment.matrix import Cell
+from ..records import ranks
 from ..records.measurements import Measurement
 from ..records.run import Run
 
 
 def errors(run: Run) -> dict[Cell, float]:
-    """Return the relative error of each prediction beside which a peak was measured; 0 if exact."""
+    """Return the relative error of each prediction beside which a peak was measured; 0 if exact.
+
+    Of several ranks, that of the first was predicted.
+    """
     predicted, measured = _peaks(run, "predicted_peak"), _measured(run)
     return {
         cell: nbytes / measured[cell] - 1
@@ -35,7 +39,7 @@ def _measured(run: Run) -> Mapping[Cell, float]:
 
 def _peaks(run: Run, meter: str) -> dict[Cell, float]:
     return {
-        outcome.cell: outcome.values[0]
+        outcome.cell: ranks.of_first(outcome.notes) or outcome.values[0]
         for outcome in run.outcomes
         if isinstance(outcome, Measurement) and outcome.meter == meter
     }

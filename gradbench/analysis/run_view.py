@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from ..experiment.matrix import EQUAL_MODES, Block, Cell, by_block
 from ..plurals import counted
+from ..records import ranks
 from ..records.measurements import NOTHING_TO_READ, Measurement, Outcome, Skipped
 from ..records.predictions import marks
 from ..records.run import Run
@@ -244,7 +245,12 @@ def outcome_value(outcome: Outcome | None, figure: Estimate | None) -> Value:
     text = format_units.quantity(figure.point, outcome.unit)
     if figure.exact or figure.rounds == 1:
         named = [str(outcome.notes[name]) for name in NAMES if name in outcome.notes]
-        words = (f"{figure.point:,.0f} {outcome.unit}", *marks(outcome.notes), *named)
+        words = (
+            f"{figure.point:,.0f} {outcome.unit}",
+            *ranks.in_words(outcome.notes),
+            *marks(outcome.notes),
+            *named,
+        )
         detail = "; ".join(words)
         return Value(text, detail, figure.point)
     low, high = (format_units.quantity(end, outcome.unit) for end in (figure.low, figure.high))

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Self
 
@@ -13,6 +12,7 @@ from ..errors import Impossible
 from ..experiment.matrix import Block, Cell
 from ..experiment.plan import Plan
 from ..records.measurements import Ended, Environment, Fact, Measurement, Reading, Skipped
+from ..runner import held_alone
 from ..runner.block_runner import Listener, Progress
 from ..runner.environment import commit
 from ..runner.host_system import START
@@ -146,8 +146,7 @@ class OnRay:
             self._known[machine] = Environment(facts=facts, machine=machine)
             yield self._known[machine]
         notes: dict[str, Fact] = {
-            "began_at": _time_of_day(result.began_at_s),
-            "ended_at": _time_of_day(result.ended_at_s),
+            **held_alone.stay(result.began_at_s, result.ended_at_s),
             "held_alone": ", ".join(result.held),
         }
         for reading in result.readings:
@@ -164,10 +163,6 @@ def travelling_variables() -> dict[str, str]:
         for name, value in os.environ.items()
         if name.startswith(PREFIXES) and not name.endswith(("_DIR", "_PATH", "_HOME"))
     }
-
-
-def _time_of_day(at_s: float) -> str:
-    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")
 
 
 def _given_up(job: BlockJob, why: GivenUp, meters: Sequence[str]) -> Iterator[Skipped]:

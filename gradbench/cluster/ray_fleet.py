@@ -35,6 +35,10 @@ _ALONE: Final = {"RAY_USAGE_STATS_ENABLED": "0"}
 It has a token of its own: without one Ray would write one into the user's home, and from then on
 each cluster that is started there would ask for it.
 """
+_TRIES: Final = "RAY_NUM_REDIS_GET_RETRIES"
+"""The variable that says how often Ray tries to connect; it is read when Ray is imported."""
+MOST_TRIES: Final = "3"
+"""Of a cluster where somebody listens: 20, which is Ray's default, take minutes without a token."""
 HOW_TO_CONNECT: Final = (
     "somebody listens there, and does not answer: where it asks for a token, set "
     "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` prints on its head"
@@ -71,6 +75,8 @@ class RayFleet:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             with _signals_kept():
+                if self._address != LOCAL:
+                    os.environ.setdefault(_TRIES, MOST_TRIES)
                 self._ray = _imported()
                 folder = stack.enter_context(scratch.folder()) if self._address == LOCAL else None
                 stack.callback(self._ray.shutdown)

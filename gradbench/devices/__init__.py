@@ -303,8 +303,8 @@ class Device(Protocol):
     def collectives(self) -> str:
         """The backend of torch.distributed by which ranks on such devices talk."""
 
-    def inside_collective(self, op: str, nbytes: int) -> int:
-        """Return the bytes that a collective takes for itself, of so many that it is given."""
+    def inside_collective(self, op: str, given: Sequence["torch.Tensor"]) -> int:
+        """Return the bytes that a collective takes for itself, by what it is given."""
 
     def prepare(self) -> None:
         """Fix the backend's settings that change figures; called first in every process."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import torch
+from torch import Tensor
 
 from ..errors import DeviceUnavailable
 from ..records.measurements import Fact
@@ -128,7 +129,7 @@ class Accelerator:
         """Return the device that comes so many after this one."""
         return f"{self.family}:{(torch.device(self.name).index or 0) + number}"
 
-    def inside_collective(self, op: str, nbytes: int) -> int:  # noqa: ARG002 # whichever it is
+    def inside_collective(self, op: str, given: Sequence[Tensor]) -> int:  # noqa: ARG002 # whichever it is
         """Return 0: what the backend takes is not torch's."""
         return 0
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import torch
+from torch import Tensor
 
 from ..errors import DeviceUnavailable
 from ..records.allocations import Change, Mark, Phase
@@ -33,6 +34,9 @@ from .host_memory import host_memory
 from .trace import cpu_changes, trace
 
 T = TypeVar("T")
+
+NUMBER_BYTES: Final = 8
+"""What a number takes that torch makes a tensor of."""
 
 NO_RESERVE: Final = "the CPU allocator keeps no reserve of its own: what it frees goes to malloc"
 NO_ROUNDING: Final = "the CPU's allocator is counted in what it was asked for: see peak_allocated"
@@ -109,9 +113,17 @@ class CPU:
         """Return the one name: ranks share the processor, and each has cores of its own."""
         return self.name
 
-    def inside_collective(self, op: str, nbytes: int) -> int:
-        """Return as many where shares of a sum are asked for: gloo sums up in a copy."""
-        return nbytes if op == "c10d::_reduce_scatter_base_" else 0
+    def inside_collective(self, op: str, given: Sequence[Tensor]) -> int:
+        """Return what gloo takes where shares of a sum are asked for: it sums up in a copy.
+
+        FSDP2 asks for a mean in dtypes that cannot overflow. Then that copy is divided by a number,
+        which torch makes a tensor of, and another one in the dtype of the copy.
+        """
+        if op != "c10d::_reduce_scatter_base_":
+            return 0
+        copied = max(given, key=lambda one: one.nbytes)
+        divides = copied.dtype in (torch.float32, torch.bfloat16)
+        return copied.nbytes + (NUMBER_BYTES + copied.itemsize if divides else 0)
 
     def prepare(self) -> None:
         """Do nothing: threads and cores are set by whoever starts the process."""

@@ -106,8 +106,8 @@ class _Recorder:
         name = str(func.overloadpacket).replace(".", "::")
         self.operators.add(name)
         if func.namespace == "c10d":
-            sizes = [one.nbytes for one in tree_leaves(args) if isinstance(one, Tensor)]
-            inside = self._device.inside_collective(name, max(sizes, default=0))
+            given = [one for one in tree_leaves(args) if isinstance(one, Tensor)]
+            inside = self._device.inside_collective(name, given)
             self.entries += [Within(inside, name)] if inside else []
         self._casts = self._functions is not None and self._functions.makes_casts(func)
         if needs_probe(func, args):

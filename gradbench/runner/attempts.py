@@ -13,7 +13,7 @@ from torch import nn
 
 from .. import devices
 from ..devices import Device, Unreadable, nothing
-from ..errors import GradbenchError, in_one_line, kind_of, message_line, speaking
+from ..errors import DeviceUnavailable, GradbenchError, in_one_line, kind_of, message_line, speaking
 from ..experiment.matrix import RECORDING, Cell
 from ..plurals import counted
 from ..records.measurements import (
@@ -268,6 +268,8 @@ def _described(error: BaseException, device: Device) -> Refusal:
         return Refusal("unavailable", f"{words}: another process has {device.name} to itself")
     if device.lost(error):
         raise WorkerDied("crashed", f"left without its device by {words}") from error
+    if isinstance(error, DeviceUnavailable):
+        return Refusal("unavailable", message_line(error))
     if isinstance(error, GradbenchError):
         return Refusal("impossible", message_line(error))
     return Refusal("failed", words, users_traceback(error))

@@ -1,9 +1,11 @@
-"""What a measurement has alone on its host: the names of the locks on its cores or devices."""
+"""What a measurement has alone on its host: the names of the locks on it, and from when to when."""
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 
 from .. import devices
 from ..experiment.matrix import Cell
+from ..records.measurements import Fact
 from . import host_system
 
 
@@ -37,3 +39,12 @@ def lock_names(cells: Iterable[Cell], lock_name_of: Callable[[str], str]) -> lis
         elif host_system.here().pins_cores:
             names |= dict.fromkeys(core_locks(step_cores(cell, host_system.usable_cores())))
     return list(names)
+
+
+def stay(began_at_s: float, ended_at_s: float) -> dict[str, Fact]:
+    """Return as notes from when to when it was had; times are in seconds since 1970."""
+    return {"began_at": _time_of_day(began_at_s), "ended_at": _time_of_day(ended_at_s)}
+
+
+def _time_of_day(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")

@@ -17,6 +17,7 @@ from ..experiment.matrix import AS_IS, AXES, LENGTHS, Cell, unique
 from ..memory.child_process import Children
 from ..plurals import counted
 from ..records.measurements import Cause
+from ..workloads.distributed import lacking
 from ..workloads.models import MODELS, Model
 from ..workloads.steps import WORKLOADS
 from ..workloads.trees import Batch, tensors
@@ -73,6 +74,8 @@ def obstacle(cell: Cell, models: Mapping[str, Model] = MODELS) -> tuple[Cause, s
             device.check_compiler()
     except DeviceUnavailable as reason:
         return "unavailable", str(reason)
+    if cell.in_ranks and (missing := lacking(device.collectives)):
+        return "unavailable", missing
     contradictions = (*_of_the_device(cell, device), *_of_the_workload(cell, models[cell.model]))
     for holds, why in contradictions:
         if holds:

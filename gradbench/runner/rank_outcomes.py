@@ -2,15 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
+from ..records import ranks
 from ..records.measurements import Breakdown, Fact, Measurement, Reading, Skipped
-
-BY_RANK: Final = "by_rank"
-"""The note that has each rank's own bytes."""
-
-OF_ALL_RANKS: Final = "of_all_ranks"
-"""The note that has their sum."""
 
 
 def combined(readings: Sequence[Reading]) -> Reading:
@@ -20,18 +14,22 @@ def combined(readings: Sequence[Reading]) -> Reading:
     with each rank's own and their sum as notes. What a peak is made of is the fullest rank's.
     If a rank has no figure, none is had.
     """
-    for number, one in enumerate(readings):
-        if isinstance(one, Skipped):
-            return _without_figure(one, number, readings)
+    skipped = {n: one for n, one in enumerate(readings) if isinstance(one, Skipped)}
+    if skipped:
+        return _without_figure(skipped, of=len(readings))
     breakdowns = [one for one in readings if isinstance(one, Breakdown)]
     if breakdowns:
         return max(breakdowns, key=lambda one: sum(one.parts.values()))
     return _measured([one for one in readings if isinstance(one, Measurement)])
 
 
-def _without_figure(skipped: Skipped, number: int, readings: Sequence[Reading]) -> Skipped:
-    same = all(isinstance(one, Skipped) and one.reason == skipped.reason for one in readings)
-    return skipped if same else replace(skipped, reason=f"rank {number}: {skipped.reason}")
+def _without_figure(skipped: Mapping[int, Skipped], *, of: int) -> Skipped:
+    """Return the reason of all ranks; where they differ, each one's."""
+    first = next(iter(skipped.values()))
+    if len(skipped) == of and {one.reason for one in skipped.values()} == {first.reason}:
+        return first
+    each = (f"rank {number}: {one.reason}" for number, one in skipped.items())
+    return replace(first, reason="; ".join(each))
 
 
 def _measured(measurements: Sequence[Measurement]) -> Measurement:
@@ -43,8 +41,7 @@ def _measured(measurements: Sequence[Measurement]) -> Measurement:
     )
     notes = _notes([one.notes for one in measurements])
     if first.unit == "bytes" and len(measurements) > 1:
-        each = [one.values[0] for one in measurements]
-        notes |= {BY_RANK: "; ".join(f"{one:,} B" for one in each), OF_ALL_RANKS: sum(each)}
+        notes |= ranks.notes_of([one.values[0] for one in measurements])
     return replace(first, values=tuple(map(max, values)), iterations=iterations, notes=notes)
 
 

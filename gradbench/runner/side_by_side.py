@@ -19,7 +19,7 @@ from ..experiment.matrix import Block, Cell
 from ..experiment.plan import Plan
 from ..records.measurements import Ended, Environment, Fact, Measurement, Reading
 from ..workloads.models import MODELS, Model
-from . import bench, host_system, preflight
+from . import bench, held_alone, host_system, preflight
 from .block_runner import BlockRunner, Listener, OneAfterAnother, Progress
 from .core_shares import CoreShare, core_shares
 from .meters import METERS
@@ -60,10 +60,12 @@ class _Doing:
 
 @dataclass(frozen=True, slots=True)
 class _Outcomes:
-    """What a pass has read."""
+    """What a pass has read, and from when to when it had its device alone."""
 
     device: str
     outcomes: list[Reading]
+    began_at_s: float
+    ended_at_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ class SideBySide:
         self._shares: dict[str, CoreShare] = {}
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._threads: dict[str, threading.Thread] = {}
+        self._began_at_s: dict[str, float] = {}  # what each device does now
         self._stopped = threading.Event()
         self._stack = ExitStack()
 
@@ -229,13 +232,18 @@ class SideBySide:
             for block, members in blocks.items():
                 if self._stopped.is_set():
                     break
-                say = partial(_put_doing, put, device, block)
-                for outcomes in read(members, say=say):
-                    put(_Outcomes(device, outcomes))
+                self._began_at_s[device] = time.time()
+                for outcomes in read(members, say=partial(self._doing, device, block)):
+                    put(_Outcomes(device, outcomes, self._began_at_s[device], time.time()))
                 put(_BlockEnded(device, block))
         except BaseException as raised:  # noqa: BLE001 # the thread that waits is to raise it
             error = raised
         put(_ThreadEnded(device, error))
+
+    def _doing(self, device: str, block: Block, doing: str) -> None:
+        """Say from a device's thread what it does from now on."""
+        self._began_at_s[device] = time.time()
+        self._events.put(_Doing(device, block, doing))
 
     def _gathered(self, counts: _Counts) -> Iterator[Reading]:
         """Yield what the devices' threads read, until all of them have ended."""
@@ -245,8 +253,9 @@ class SideBySide:
                 case _Doing(device, block, doing):
                     beside.begin(device)
                     counts.say(block, doing)
-                case _Outcomes(device, outcomes):
-                    yield from _noted(outcomes, beside.take(device))
+                case _Outcomes(device, outcomes, began_at_s, ended_at_s):
+                    stay = held_alone.stay(began_at_s, ended_at_s)
+                    yield from _noted(outcomes, stay, beside.take(device))
                 case _BlockEnded(device, block):
                     beside.end(device)
                     counts.end(block)
@@ -280,15 +289,15 @@ def by_device(
     return by_device
 
 
-def _put_doing(put: Callable[[_Event], None], device: str, block: Block, doing: str) -> None:
-    put(_Doing(device, block, doing))
-
-
-def _noted(outcomes: Iterable[Reading], others: Sequence[str]) -> Iterator[Reading]:
-    """Yield the outcomes, the times among them with the devices that measured meanwhile."""
+def _noted(
+    outcomes: Iterable[Reading], stay: Mapping[str, Fact], others: Sequence[str]
+) -> Iterator[Reading]:
+    """Yield the outcomes: figures with when they were read, times with what ran meanwhile."""
     for outcome in outcomes:
-        match outcome:
-            case Measurement(exact=False) if others and METERS[outcome.meter].read_in == "time":
-                yield replace(outcome, notes={**outcome.notes, NOTE: ", ".join(others)})
-            case _:
-                yield outcome
+        if not isinstance(outcome, Measurement):
+            yield outcome
+            continue
+        notes = {**outcome.notes, **stay}
+        if others and not outcome.exact and METERS[outcome.meter].read_in == "time":
+            notes[NOTE] = ", ".join(others)
+        yield replace(outcome, notes=notes)

@@ -17,6 +17,7 @@ from builders import (
 
 from gradbench.analysis import checkpointing, dataframes
 from gradbench.analysis.run_view import MEMORY, TIME, View
+from gradbench.records import ranks
 from gradbench.stats import estimates
 from gradbench.stats.verdicts import Verdict
 
@@ -118,6 +119,20 @@ def test_a_cell_has_stopped_only_when_nothing_of_it_was_read():
 def test_whatever_was_not_measured_says_so(meter):
     value = View(run([timed(cell(batch_size=64), [1])])).value(ON, meter)
     assert (value.text, value.kind, value.number) == ("not measured", "reason", None)
+
+
+def test_bytes_of_ranks_have_each_ones_and_their_sum_behind_the_largest():
+    peak = replace(counted(ON, 3000), notes=ranks.notes_of([3000, 1000]))
+    value = View(run([peak])).value(ON, MEMORY)
+    assert value.number == 3000
+    assert value.detail == "3,000 bytes; by rank: 3,000 B; 1,000 B; all ranks: 4,000 B"
+
+
+def test_a_predicted_peak_is_held_against_the_rank_that_was_predicted():
+    notes = ranks.notes_of([1000, 3000])
+    peak = replace(counted(ON, 3000, meter="peak_allocated"), notes=notes)
+    view = View(run([peak, counted(ON, 1000, meter="predicted_peak")]))
+    assert view.prediction_errors == {ON: 0}
 
 
 def test_the_tail_is_the_99th_percentile_of_single_calls():

@@ -1,5 +1,6 @@
 """A Ray cluster whose nodes tests start, and kill, on this host."""
 
+import importlib
 import os
 import shutil
 import socket
@@ -20,6 +21,14 @@ def variables(**values):
         for name, value in values.items():
             patch.setenv(name, value)
         yield
+
+
+@pytest.fixture(scope="session")
+def patient_ray():
+    """Let nodes that are started here take minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(NODES))
+        importlib.import_module("patient_ray")
 
 
 @pytest.fixture
@@ -49,7 +58,7 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def cluster(folder, free_port):
+def cluster(folder, free_port, patient_ray):
     """Return a head that measures nothing; tests add nodes, and take away those they added."""
     from ray.cluster_utils import Cluster
 
@@ -60,8 +69,8 @@ def cluster(folder, free_port):
         TEST_MARK=str(folder / "mark"),
         RAY_USAGE_STATS_ENABLED="0",
         RAY_TMPDIR=str(folder),
-        RAY_health_check_period_ms="500",
-        RAY_health_check_timeout_ms="1000",
+        RAY_health_check_period_ms="500",  # a killed node refuses the first that it misses
+        RAY_health_check_timeout_ms="20000",  # a starved one answers late
     ):
         (folder / "ray").mkdir()
         head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": free_port()}

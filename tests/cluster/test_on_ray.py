@@ -35,6 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("models_of_the_nodes")]
 PLAN = Plan(budget_s=0.2, warmup_s=0.02, max_rounds=40, limit_s=60.0)
 METERS = ("step_time", "peak_transient")
 MODES = ("global_on", "no_grad")
+WAIT_S = 300.0  # of a busy host: a worker that starts imports torch
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "gradbench", "run", "--on", "ray", "--no-semantics"]
 
@@ -46,7 +47,7 @@ def recorded(
     *,
     models=None,
     code=None,
-    wait_s=30.0,
+    wait_s=WAIT_S,
     progress=None,
     say=pytest.fail,
 ):
@@ -163,9 +164,7 @@ def test_a_killed_nodes_block_is_measured_on_another(tmp_path, cluster, nodes, f
     killing = threading.Thread(target=kill_in_the_midst, daemon=True)
     killing.start()
     own = {"net": ModelSource(build="lethal:waits_on_the_right", input=("B,4",))}
-    run = recorded(
-        tmp_path, cluster, blocks(1, model="net"), models=own, wait_s=90.0, progress=progress
-    )
+    run = recorded(tmp_path, cluster, blocks(1, model="net"), models=own, progress=progress)
     killing.join()
     assert run.sealed
     assert all(isinstance(one, Measurement) for one in run.outcomes)
@@ -271,34 +270,56 @@ def test_a_cluster_is_measured_on_by_its_client_server(tmp_path, cluster, nodes)
     assert len([one for one in run.outcomes if isinstance(one, Measurement)]) == 2
 
 
-def test_a_cluster_that_asks_for_a_token_says_in_one_line_how_to_give_it(tmp_path, free_port):
-    """A head of its own, in a process of its own: this one has asked for no token before."""
+@pytest.fixture
+def head_with_a_token(tmp_path, free_port):
+    """Return the addresses of a cluster that asks for a token: a head in a process of its own.
+
+    The process of the tests has asked for no token before.
+    """
     pytest.importorskip("ray._private.authentication", reason="this Ray knows no tokens")
     port, client = free_port(), free_port()
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
     short = tempfile.mkdtemp(prefix="gbt", dir="/tmp")
-    head = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-    head += [f"--port={port}", f"--ray-client-server-port={client}", "--num-cpus=1"]
-    head += ["--include-dashboard=false", f"--temp-dir={short}"]
-    started = subprocess.Popen(head, env={**os.environ, **token}, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    ray = str(Path(__file__).parent / "nodes/patient_ray.py")
+    command = [sys.executable, ray, "start", "--head", "--block"]
+    command += [f"--port={port}", f"--ray-client-server-port={client}", "--num-cpus=1"]
+    command += ["--include-dashboard=false", f"--temp-dir={short}"]
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    said = tmp_path / "head"
+    with said.open("wb") as log:
+        head = subprocess.Popen(
+            command, env={**os.environ, **token}, stdout=log, stderr=log, start_new_session=True
+        )
     try:
-        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"):
-            wait_for(int(address.rpartition(":")[2]))
-            asked = [*COMMAND, "--address", address, "--preset", "tiny", "--device", "cpu"]
-            options = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300}
-            bare = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
-            bare |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
-            refused = subprocess.run(asked, env=bare, check=False, **options)
-            assert refused.returncode == 2, refused.stderr
-            assert (
-                "where it asks for a token, set RAY_AUTH_MODE=token"
-                in refused.stderr.splitlines()[-1]
-            )
+        while b"runtime started" not in said.read_bytes():
+            assert head.poll() is None, said.read_text("utf-8")
+            time.sleep(0.2)
+        yield f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"
     finally:
-        os.killpg(started.pid, signal.SIGTERM)
-        started.wait(60)
+        with suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGTERM)
+        head.wait(60)
         shutil.rmtree(short, ignore_errors=True)
+
+
+def test_a_cluster_that_asks_for_a_token_says_in_one_line_how_to_give_it(
+    tmp_path, head_with_a_token
+):
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    for address in head_with_a_token:
+        wait_for(int(address.rpartition(":")[2]))
+        refused = subprocess.run(
+            [*COMMAND, "--address", address, "--preset", "tiny", "--device", "cpu"],
+            cwd=tmp_path,
+            env={**bare, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert refused.returncode == 2, refused.stderr
+        assert (
+            "where it asks for a token, set RAY_AUTH_MODE=token" in refused.stderr.splitlines()[-1]
+        )
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 from builders import block, counted, ended, environment, timed
@@ -100,6 +101,22 @@ def test_only_times_note_the_devices_that_were_measured_meanwhile(meeting):
         ("cuda", "peak_transient"): None,
         ("cuda:1", "peak_transient"): None,
     }
+
+
+def test_figures_say_when_they_were_read_in_turns_on_a_device_and_at_once_on_two(meeting):
+    further = [block(device=name, batch_size=2) for name in ("cuda", "cuda:1")]
+    _, found = measured([*FIRST, *SECOND, *further[0], *further[1]])
+    stays = {"cuda": set(), "cuda:1": set()}
+    for one in found:
+        stay = tuple(datetime.fromisoformat(one.notes[name]) for name in ("began_at", "ended_at"))
+        if one.meter == "step_time":
+            stays[one.cell.device].add(stay)
+    on_first, on_second = map(sorted, stays.values())
+    assert len(on_first) == len(on_second) == 2
+    for first, second in (on_first, on_second):
+        assert first[1] <= second[0]
+    for here, there in zip(on_first, on_second, strict=True):
+        assert here[0] <= there[1] and there[0] <= here[1]
 
 
 def test_what_ran_at_any_time_since_the_last_outcomes_counts_and_nothing_before():
