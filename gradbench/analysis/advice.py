@@ -133,10 +133,11 @@ class Advice:
         change = self.change(inference_mode, no_grad)
         if change is None:
             return "both take the same memory; their times are not known"
-        verdict = self.verdict(inference_mode, no_grad)
-        undecided = verdict is Verdict.INCONCLUSIVE
+        ratio = _ratio(change)
+        if hidden := self._hidden(change):
+            return f"no difference between them in time is {hidden} ({ratio}), none in memory"
+        undecided = self.verdict(inference_mode, no_grad) is Verdict.INCONCLUSIVE
         start = "no difference is sure" if undecided else "no measurable difference"
-        ratio = f"{_ratio(change)}{self._hidden(change)}"
         return f"{start} between them in time ({ratio}), none in memory"
 
     def _against_forgetting(self) -> str:
@@ -152,7 +153,7 @@ class Advice:
             elif verdict is Verdict.SAME:
                 parts.append(f"the same time ({_ratio(change)})")
             else:
-                parts.append(f"no sure difference in time ({_ratio(change)}{self._hidden(change)})")
+                parts.append(f"{self._not_sure(change)} ({_ratio(change)})")
         own, against = self._bytes(mode), self._bytes(other)
         if own is not None and against is not None:
             if own == against:
@@ -169,12 +170,13 @@ class Advice:
             saving = self._saving(self.best, FORGOTTEN)
             return f"No mode saves anything here: `{self.best}` costs {saving}."
         sentence = "There is no measurable difference between the modes here"
-        if verdict is Verdict.INCONCLUSIVE:
+        if change is not None and (hidden := self._hidden(change)):
+            sentence = f"No difference between the modes is {hidden} here"
+        elif verdict is Verdict.INCONCLUSIVE:
             sentence = "No difference between the modes is sure here"
         ratio = ""
         if change is not None:
-            hidden = self._hidden(change)
-            ratio = f": `{self.best}` takes {_ratio(change)} times the time{hidden}"
+            ratio = f": `{self.best}` takes {_ratio(change)} times the time"
         return f"{sentence}{ratio}, and the same memory."
 
     def rows(self) -> list[Row]:
@@ -296,17 +298,22 @@ class Advice:
         against = self._bytes(trial.cell.grad_mode)
         memory = trial.adds_bytes / against if trial.adds_bytes is not None and against else None
         sure = _beyond(change, floor=self.floor())
-        words = f"{less(change.point)} time" if sure else "no sure difference in time"
-        words += f" ({_ratio(change)}{self._hidden(change)})"
+        words = f"{less(change.point)} time" if sure else self._not_sure(change)
+        words += f" ({_ratio(change)})"
         if memory is not None:
             words += f", {format_units.factor(memory)} of the memory that a step adds"
         return Gain(trial.name, words, change, memory)
 
+    def _not_sure(self, change: Estimate) -> str:
+        """Return that there is no difference in time that is sure, and what hides one."""
+        hidden = self._hidden(change)
+        return f"no difference in time {hidden}" if hidden else "no sure difference in time"
+
     def _hidden(self, change: Estimate) -> str:
-        """Return that the noise floor is why a change is not sure whose interval excludes 1."""
+        """Return what a change is not, if its interval excludes 1 and the noise floor hides it."""
         floor = self.floor()
         hidden = (change.high < 1 or change.low > 1) and not _beyond(change, floor=floor)
-        return f", not beyond the noise floor of {format_units.noise(floor)}" if hidden else ""
+        return f"beyond the noise floor of {format_units.noise(floor)}" if hidden else ""
 
     def _ran(self, mode: str) -> bool:
         cell = self._cells.get(mode)

@@ -81,15 +81,15 @@ def test_an_undecided_time_is_not_called_the_same():
 def test_a_difference_that_the_noise_floor_hides_is_said_to_be_hidden_by_it():
     """global_off and no_grad are one construct: that they lie 4% apart is noise."""
     times, ratio = [2000, 1040, 1000, 920], "0.947 [0.920, 0.975]"
-    hidden = ", not beyond the noise floor of ±4%"
+    hidden = "beyond the noise floor of ±4%"
     assert Advice(study(times, spread=0.06)).answer()[0] == (
-        "Use `no_grad` or `inference_mode` for inference here: no difference is sure between them "
-        f"in time ({ratio}{hidden}), none in memory."
+        "Use `no_grad` or `inference_mode` for inference here: no difference between them in time "
+        f"is {hidden} ({ratio}), none in memory."
     )
     (answer,) = Advice(study([1000, *times[1:]], nbytes=(1024,) * 4, spread=0.06)).answer()
     assert answer == (
-        f"No difference between the modes is sure here: `inference_mode` takes {ratio} times the "
-        f"time{hidden}, and the same memory."
+        f"No difference between the modes is {hidden} here: `inference_mode` takes {ratio} times "
+        "the time, and the same memory."
     )
 
 
@@ -184,13 +184,14 @@ def test_a_trial_is_held_against_the_plain_step_in_the_same_mode():
     )
 
 
-def test_a_trial_within_the_noise_floor_is_no_sure_difference():
+def test_a_trial_within_the_noise_floor_is_said_to_be_no_difference_beyond_it():
     noisy = study([2000, 1500, 1000, 1000], spread=0.4)
     assert Advice(noisy).floor() > 0.1
     turns = Turns(plain_ns=(1000.0,) * 12, changed_ns=(950.0,) * 12)
     trial = Trial(name="channels_last", cell=BLOCK[-1], turns=turns)
     (gain,) = Advice(replace(noisy, trials=(trial,))).gains()
-    assert gain.words.startswith("no sure difference in time (0.950 [0.950, 0.950], not beyond")
+    assert gain.words.startswith("no difference in time beyond the noise floor of ±")
+    assert gain.words.endswith(" (0.950 [0.950, 0.950])")
 
 
 def test_what_a_run_shows_of_a_model_is_among_the_findings():
