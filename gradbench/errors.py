@@ -68,6 +68,10 @@ class StoreError(GradbenchError):
     """A results folder or a run in it that cannot be written or read."""
 
 
+class ClusterLost(GradbenchError):
+    """A cluster that is gone while something is measured on it."""
+
+
 def message_line(error: BaseException) -> str:
     """Return what an error says in one line: its first, and the second where that announces it.
 

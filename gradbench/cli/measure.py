@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import Impossible
+from ..errors import ClusterLost, Impossible
 from ..exit_status import ExitStatus
 from ..experiment.matrix import GRAD_MODES, by_block
 from ..host_locks import WAITING
@@ -216,6 +216,9 @@ def _measure(recording: "Recording") -> "tuple[Run, Path]":
     except KeyboardInterrupt:
         _say_what_is_kept(recording.path)
         raise typer.Exit(ExitStatus.INTERRUPTED) from None
+    except ClusterLost:
+        _say_what_is_kept(recording.path)
+        raise
 
 
 def _measure_on_slurm(

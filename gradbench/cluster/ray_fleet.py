@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from .. import scratch
-from ..errors import GradbenchError, in_one_line
+from ..errors import ClusterLost, GradbenchError, in_one_line
 from ..runner.host_system import usable_cores
 from .dispatch import Slot, SlotLost
 from .jobs import Answer, HasVariables, Job
@@ -22,10 +22,14 @@ from .measuring_process import Serve
 from .ray_worker import MeasuringWorker
 
 LOCAL: Final = "local"
+CLIENT: Final = "ray://"
+"""How an address begins of the server for clients that are no machines of the cluster."""
 GPU: Final = "GPU"
 LONGEST_FOLDER: Final = 40
 """Characters of a folder's name in which the names of Ray's sockets still fit."""
 CONNECT_S: Final = 10.0
+KNOCKS: Final = 5
+"""How often nobody may listen at the head, one after the other, before it is gone."""
 
 _ENVIRONMENT: Final = {"RAY_worker_niceness": "0"}
 """Without it Ray's workers, and what they start, run at niceness 15."""
@@ -70,6 +74,7 @@ class RayFleet:
         self._nodes: dict[str, Node] = {}
         self._say = say
         self._facts: MachineFacts
+        self._head = ""  # where somebody listens as long as there is a cluster
         self._work: _Work | None = None
 
     def __enter__(self) -> Self:
@@ -105,8 +110,10 @@ class RayFleet:
             if len(str(folder)) <= LONGEST_FOLDER:
                 options["_temp_dir"] = str(folder)
         try:
-            self._knock()
+            _knock(self._address)
             self._ray.init(**options)
+            is_client = self._address.startswith(CLIENT)
+            self._head = self._address if is_client else self._ray.get_runtime_context().gcs_address
         except (
             *(self._ray.exceptions.RayError, RuntimeError, ValueError, OSError),
             OverflowError,  # of a port that none can be
@@ -115,12 +122,6 @@ class RayFleet:
             raise GradbenchError(
                 f"cannot use the Ray cluster {self._address!r}: {words}"
             ) from error
-
-    def _knock(self) -> None:
-        """Raise `OSError` where nobody listens at the address: Ray would try for minutes."""
-        host, _, port = self._address.rpartition("/")[2].rpartition(":")
-        if host and port.isdecimal():
-            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
     def refuse_unlike(self, *, allowed: bool = False) -> None:
         """Raise `GradbenchError` for a machine whose software is not this one's, unless allowed."""
@@ -135,7 +136,11 @@ class RayFleet:
         return frozenset().union(*self.machines().values())
 
     def machines(self) -> dict[str, frozenset[str]]:
-        """Return the machines that are alive and may measure, each with what it has for blocks."""
+        """Return the machines that are alive and may measure, each with what it has for blocks.
+
+        Raise `ClusterLost` where the head is gone: Ray would end this process a minute later.
+        """
+        self._hold_that_the_head_is_there()
         there = alive(self._ray)
         self._nodes = {name: one for name, one in there.items() if self._facts.may_measure(one)}
         return {
@@ -169,6 +174,19 @@ class RayFleet:
             )
             for number in range(count)
         ]
+
+    def _hold_that_the_head_is_there(self) -> None:
+        for left in reversed(range(KNOCKS)):
+            try:
+                _knock(self._head)
+            except OSError as error:
+                if not left:
+                    raise ClusterLost(
+                        f"the head of the Ray cluster, {self._head}, is gone: {error.strerror}"
+                    ) from error
+                time.sleep(1.0)
+            else:
+                return
 
     def pause(self, slots: Sequence[Slot]) -> None:
         """Wait until a slot has something to say, for a moment at most."""
@@ -253,6 +271,13 @@ EXCLUDED: Final = [".git", ".venv", ".tox", "__pycache__", "/results", "/reports
 
 A package of theirs may have a module ``results``, and read files of lines of JSON.
 """
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` where nobody listens at an address: Ray would try for minutes."""
+    host, _, port = address.removeprefix(CLIENT).rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
 def _imported() -> Any:
