@@ -7,6 +7,7 @@ nobody asked for, and no cores of its own. So it starts this one, and hands jobs
 import os
 import platform
 import socket
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ if os.getpriority(os.PRIO_PROCESS, 0) > 0:
 """
 """Cores and priority hold for threads that start later: before torch is imported."""
 
+LOOK_S: Final = 1.0
+"""Between two looks at whether the scheduler that started this worker is still there."""
 END_S: Final = 60.0
 """How long beyond its own limits a job may take before its process counts as lost."""
 
@@ -58,6 +61,7 @@ class MeasuringProcess:
         cores: Sequence[int],
         environment: Mapping[str, str],
     ) -> None:
+        self._parent = os.getppid()
         own, other = socket.socketpair()
         first = _START.format(cores=list(cores))
         self._tree = ProcessTree(
@@ -94,10 +98,17 @@ class MeasuringProcess:
             self._connection.send(message)
 
     def _answer(self, limit_s: float) -> object:
+        until_s = time.monotonic() + limit_s
         try:
-            if self._connection.poll(limit_s):
+            while not self._connection.poll(min(LOOK_S, max(0.0, until_s - time.monotonic()))):
+                if time.monotonic() >= until_s:
+                    why = f"it gave no answer within {limit_s:g} s"
+                    break
+                if os.getppid() != self._parent:  # nobody would end this process either
+                    why = "the cluster's node that it is for is gone"
+                    break
+            else:
                 return self._connection.recv()
-            why = f"it gave no answer within {limit_s:g} s"
         except (EOFError, OSError):
             why = f"it ended with status {self._tree.wait(END_S)}"
         self.close()

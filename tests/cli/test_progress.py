@@ -1,15 +1,19 @@
 """What a run says while it measures: a line for each device on a terminal."""
 
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
-from builders import cell
+from builders import cell, timed
 
 from gradbench.cli import measure
 from gradbench.cli.app import say_in_log
 from gradbench.cli.screen import Screen
+from gradbench.errors import ClusterLost
+from gradbench.experiment.plan import Plan
 from gradbench.host_locks import WAITING
-from gradbench.runner import Progress
+from gradbench.runner import Progress, started
+from gradbench.store.jsonl import Store
 
 
 @pytest.fixture
@@ -66,3 +70,27 @@ def test_the_name_of_a_machine_is_text_and_no_markup(terminal):
         listen(event("cpu", doing="on [/red]\x1b[2Jodd", done=1))
     assert "on [/red]" in terminal.getvalue()
     assert "\x1b[2J" not in terminal.getvalue()
+
+
+def test_a_cluster_that_is_lost_says_what_is_kept_and_how_to_go_on(monkeypatch, capsys, tmp_path):
+    cells = [cell("no_grad", batch_size=size) for size in (1, 2)]
+    header = started(cells, plan=Plan(), meters=["step_time"])
+
+    class Lost(SimpleNamespace):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def measure(self, **_):
+            with Store(tmp_path).create() as writer:
+                self.path = writer.path
+                writer.write(header)
+                writer.write(timed(cells[0], (10, 11)))
+            raise ClusterLost("the head is gone")
+
+    with pytest.raises(ClusterLost):
+        measure._measure(Lost(header=header))
+    said = capsys.readouterr().err
+    assert "1 of 2 blocks are kept; go on with: gradbench run --resume" in said

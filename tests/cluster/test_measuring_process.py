@@ -5,11 +5,13 @@ import os
 import platform
 import socket
 from multiprocessing.connection import Connection
+from types import SimpleNamespace
 
 import pytest
 
+from gradbench.cluster import measuring_process
 from gradbench.cluster.jobs import Answer
-from gradbench.cluster.measuring_process import Place, main
+from gradbench.cluster.measuring_process import MeasuringProcess, Place, main
 
 
 def fail(_connection, _setup, _place):
@@ -26,3 +28,16 @@ def test_a_full_disk_is_the_reason_and_not_the_status_of_a_process():
     assert (answer.host, answer.trouble) == (platform.node(), "lost")
     assert answer.why.endswith("No space left on device")
     assert isinstance(answer, Answer)
+
+
+def test_a_worker_whose_node_is_gone_ends_what_it_measures(monkeypatch):
+    own, other = socket.socketpair()
+    process = object.__new__(MeasuringProcess)
+    closed = []
+    process._connection, process._parent = Connection(own.detach()), os.getppid() + 1
+    process._tree = SimpleNamespace(end=lambda: closed.append("ended"))
+    monkeypatch.setattr(measuring_process, "LOOK_S", 0.0)
+    with Connection(other.detach()):
+        answer = process.measure(None, limit_s=600.0)
+    assert (answer.trouble, closed) == ("lost", ["ended"])
+    assert "node that it is for is gone" in answer.why
