@@ -46,7 +46,7 @@ class TomlFile:
                 raise BadConfig(f"{path}: it is no regular file: write it to one")
             if status.st_size > LARGEST_BYTES:
                 raise BadConfig(f"{path}: it has {status.st_size:,} bytes: no configuration has")
-            text = path.read_text("utf-8")
+            text = path.read_text("utf-8-sig")  # some editors begin a file with a mark of that
             return cls(path, text, tomllib.loads(text))
         except OSError as error:
             raise BadConfig(f"{path}: {error.strerror}") from error

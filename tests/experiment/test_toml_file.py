@@ -93,3 +93,11 @@ def test_what_is_no_regular_file_is_not_read(place, tmp_path):
         os.mkfifo(path)
     with pytest.raises(BadConfig, match="it is no regular file: write it to one"):
         TomlFile.read(path)
+
+
+def test_a_mark_of_the_encoding_before_the_text_is_none_of_it(tmp_path):
+    path = tmp_path / "bench.toml"
+    path.write_bytes(b'\xef\xbb\xbfabout = "ours"\r\n')
+    file = TomlFile.read(path)
+    assert file.tree == {"about": "ours"}
+    assert file.line("about", header="") == 1
