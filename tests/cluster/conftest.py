@@ -1,6 +1,5 @@
 """A Ray cluster whose nodes tests start, and kill, on this host."""
 
-import importlib
 import os
 import shutil
 import socket
@@ -21,14 +20,6 @@ def variables(**values):
         for name, value in values.items():
             patch.setenv(name, value)
         yield
-
-
-@pytest.fixture(scope="session")
-def patient_ray():
-    """Let nodes that are started here take minutes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(NODES))
-        importlib.import_module("patient_ray")
 
 
 @pytest.fixture
@@ -58,8 +49,12 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def cluster(folder, free_port, patient_ray):
-    """Return a head that measures nothing; tests add nodes, and take away those they added."""
+def cluster(folder, free_port):
+    """Return a head that measures nothing; tests add nodes, and take away those they added.
+
+    On a host so busy that Ray's agents take long to start, its raylets end themselves ("Timed out
+    waiting for file"), and then it says that the node timed out; nothing lets them wait longer.
+    """
     from ray.cluster_utils import Cluster
 
     path = os.pathsep.join([str(NODES), str(ROOT)])

@@ -279,8 +279,7 @@ def head_with_a_token(tmp_path, free_port):
     pytest.importorskip("ray._private.authentication", reason="this Ray knows no tokens")
     port, client = free_port(), free_port()
     short = tempfile.mkdtemp(prefix="gbt", dir="/tmp")
-    ray = str(Path(__file__).parent / "nodes/patient_ray.py")
-    command = [sys.executable, ray, "start", "--head", "--block"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     command += [f"--port={port}", f"--ray-client-server-port={client}", "--num-cpus=1"]
     command += ["--include-dashboard=false", f"--temp-dir={short}"]
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
