@@ -5,6 +5,7 @@ import re
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from itertools import groupby
 from multiprocessing import get_context
 
 import pytest
@@ -90,10 +91,25 @@ class Meeting:
 
 
 @pytest.mark.slow
-def test_times_say_that_the_other_card_was_measured_meanwhile(tmp_path):
-    models = {"mlp_tiny": replace(MODELS["mlp_tiny"], build=Meeting(tmp_path))}
+def test_times_and_launches_show_both_cards_at_once_and_one_process_a_card(tmp_path, monkeypatch):
+    log = tmp_path / "launches"
+    monkeypatch.setenv("SIMULATED_CUDA_LAUNCH_LOG", str(log))
+    (met := tmp_path / "met").mkdir()
+    models = {"mlp_tiny": replace(MODELS["mlp_tiny"], build=Meeting(met))}
     _, found = in_a_child(_measured, True, ["step_time"], models)
     times = [one for one in found if isinstance(one, Measurement)]
+    began, ended = (
+        {one.cell.device: one.notes[at] for one in times} for at in ("began_at", "ended_at")
+    )
+    assert began["cuda"] < ended["cuda:1"] and began["cuda:1"] < ended["cuda"]
+    processes = {"0": [], "1": []}
+    for line in log.read_text("utf-8").splitlines():
+        process, card, *_ = line.split("\t")
+        processes[card].append(process)
+    for on_card in processes.values():
+        turns = [process for process, _ in groupby(on_card)]
+        assert len(turns) == len(set(turns))  # who let another launch there launched no more
+    assert not set(processes["0"]) & set(processes["1"])
     assert {one.cell.device for one in times} == {"cuda", "cuda:1"}
     noted = {(one.cell.device, one.notes.get("measured_beside")) for one in times}
     assert noted - {("cuda", None), ("cuda:1", None)} == {("cuda", "cuda:1"), ("cuda:1", "cuda")}
