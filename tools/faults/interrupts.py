@@ -65,6 +65,8 @@ def main() -> None:
     parser.add_argument("--only", choices=KINDS, action="append")
     parser.add_argument("-o", "--output", type=Path, required=True, help="of figures, extended")
     given = parser.parse_args()
+    # A shell has its background jobs ignore Ctrl-C, and what they start would ignore it, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     began, found = time.monotonic(), saved(given.output)
     counts = {name: Counter(found["counts"].get(name, {})) for name in KINDS}
     rng = random.Random(sum(count["started"] for count in counts.values()))
