@@ -1,5 +1,6 @@
 """Commands that measure: ``list`` says what, ``run`` does it."""
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -305,6 +306,10 @@ def _say_what_is_kept(path: Path) -> None:
     from ..store.jsonl import load
 
     kept = load(path)
+    if kept.sealed:
+        page = f"gradbench report {kept.name} --results {shlex.quote(str(path.parent))}"
+        err.print(f"stopped; the run is complete, its page comes by: {shown(page)}")
+        return
     total = len(by_block(kept.header.cells))
     err.print(
         f"stopped: {total - len(kept.unfinished())} of {counted(total, 'block')} are kept; "

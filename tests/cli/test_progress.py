@@ -4,6 +4,7 @@ from io import StringIO
 from types import SimpleNamespace
 
 import pytest
+import typer
 from builders import cell, timed
 
 from gradbench.cli import measure
@@ -72,25 +73,44 @@ def test_the_name_of_a_machine_is_text_and_no_markup(terminal):
     assert "\x1b[2J" not in terminal.getvalue()
 
 
-def test_a_cluster_that_is_lost_says_what_is_kept_and_how_to_go_on(monkeypatch, capsys, tmp_path):
+class Stopped(SimpleNamespace):
+    """A recording that is stopped after its first cells."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def measure(self, **_):
+        with Store(self.folder).create() as writer:
+            self.path = writer.path
+            writer.write(self.header)
+            for one in self.measured:
+                writer.write(timed(one, (10, 11)))
+            if len(self.measured) == len(self.header.cells):
+                self.path = writer.seal()
+        raise self.by
+
+
+def stopped(folder, measured, by):
     cells = [cell("no_grad", batch_size=size) for size in (1, 2)]
     header = started(cells, plan=Plan(), meters=["step_time"])
+    return Stopped(header=header, folder=folder, measured=cells[:measured], by=by)
 
-    class Lost(SimpleNamespace):
-        def __enter__(self):
-            return self
 
-        def __exit__(self, *_):
-            pass
-
-        def measure(self, **_):
-            with Store(tmp_path).create() as writer:
-                self.path = writer.path
-                writer.write(header)
-                writer.write(timed(cells[0], (10, 11)))
-            raise ClusterLost("the head is gone")
-
+def test_a_cluster_that_is_lost_says_what_is_kept_and_how_to_go_on(capsys, tmp_path):
     with pytest.raises(ClusterLost):
-        measure._measure(Lost(header=header))
+        measure._measure(stopped(tmp_path, 1, ClusterLost("the head is gone")))
     said = capsys.readouterr().err
     assert "1 of 2 blocks are kept; go on with: gradbench run --resume" in said
+
+
+def test_a_run_that_is_stopped_when_it_is_complete_is_not_to_be_resumed(capsys, tmp_path):
+    with pytest.raises(typer.Exit):
+        measure._measure(stopped(tmp_path, 2, KeyboardInterrupt()))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the run is complete" in said
+    (path,) = tmp_path.glob("*.jsonl")
+    assert f"gradbench report {path.stem}" in said
+    assert "--resume" not in said
