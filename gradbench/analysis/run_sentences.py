@@ -232,7 +232,7 @@ _ODDITIES: Final[Mapping[str, str]] = {
     "grad_left": "the model's step leaves grad {}: later steps did not run in their mode",
     "stays_in_training": "{}: it ran as it was built",
     "model_set": "the model set {}",
-    "batch_given": "its batch is the same whatever size is asked for: throughput counts {} samples",
+    "batch_given": "its batch is the same for every batch size; throughput counts its samples: {}",
     "steps_set": "while it was timed, the model set {}: these times are not the experiment's",
     "outside_bytes": "{} B that its step saves for backward lie in memory that torch's allocator "
     "did not hand out, NumPy's say: no peak counts them",

@@ -54,7 +54,7 @@ class Effort:
                 f"{table_rule.FEWEST} at least"
             )
         if self.processes > MOST_PROCESSES:
-            raise Impossible(f"{MOST_PROCESSES:,} processes of a cell are the most")
+            raise Impossible(f"{counted(MOST_PROCESSES, 'process')} of a cell are the most")
         if not 0 <= self.seed <= MOST:  # as a bisection is read that is gone on with
             raise Impossible("the seed must be a whole number from 0 up, of 64 bits at most")
         if not MIN_DETECTABLE_EFFECT <= self.threshold < 1:

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Annotated, Final
 
 from ..errors import Impossible, UnknownName
+from ..plurals import counted
 from ..printable import brief, printable
 from .axis import Axis, Value, axes_of
 
@@ -399,4 +400,5 @@ def select(cells: Iterable[Cell], axis: str, values: Sequence[Value]) -> list[Ce
 def _check_number(count: int) -> None:
     """Raise `Impossible` for more cells than anybody measures."""
     if count > MOST_CELLS:
-        raise Impossible(f"that is {count:,} cells: give fewer values, for {MOST_CELLS:,} at most")
+        cells = counted(count, "cell")
+        raise Impossible(f"that is {cells}: give fewer values, for {MOST_CELLS:,} at most")
