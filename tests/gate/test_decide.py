@@ -121,8 +121,8 @@ def test_equal_arms_instructions_may_differ_by_what_equal_arms_do():
     def count(number: int):
         return replace(counted(cell(), number, meter="instructions"), unit="instructions")
 
-    assert only(decide([run([count(10_000)])], [run([count(10_049)])])).verdict is Verdict.SAME
-    assert only(decide([run([count(10_000)])], [run([count(10_051)])])).verdict is Verdict.WORSE
+    assert only(decide([run([count(10_000)])], [run([count(10_099)])])).verdict is Verdict.SAME
+    assert only(decide([run([count(10_000)])], [run([count(10_101)])])).verdict is Verdict.WORSE
 
 
 @pytest.mark.parametrize(
