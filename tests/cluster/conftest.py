@@ -76,11 +76,15 @@ def cluster(folder, free_port):
 
 @pytest.fixture
 def nodes(cluster):
-    """Start nodes by name, and end them."""
+    """Start nodes by name, and end them.
+
+    They take turns on this host's cores, in no order, unless ``locks`` names a folder of its own.
+    """
     there = {}
 
-    def start(name, torch="", **options):
-        with variables(TEST_HOST=name, TEST_TORCH=torch, CUDA_VISIBLE_DEVICES="0"):
+    def start(name, torch="", locks=None, **options):
+        held_in = {"GRADBENCH_LOCKS": str(locks)} if locks else {}
+        with variables(TEST_HOST=name, TEST_TORCH=torch, CUDA_VISIBLE_DEVICES="0", **held_in):
             there[name] = cluster.add_node(**{"num_cpus": 1} | options)
         return there[name]
 

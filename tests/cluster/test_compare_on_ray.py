@@ -109,11 +109,13 @@ def made_on(decision):
     return Counter(one.machine for one in decision.replicates)
 
 
-def test_two_nodes_make_the_replicates_of_one_table(project, cluster, nodes, monkeypatch):
+def test_two_nodes_make_the_replicates_of_one_table(
+    project, cluster, nodes, monkeypatch, tmp_path
+):
     monkeypatch.setattr(machine_rule, "FEWEST", 2)
     monkeypatch.setattr(machine_rule, "MOST", 0.3)  # one fresh replicate: two blocks settle nothing
-    nodes("left")
-    nodes("right")
+    for name in ("left", "right"):
+        nodes(name, locks=tmp_path / name)
     there, here = compared(cluster, own()), compared(cluster, own(), locally=True)
     assert set(made_on(there)) == {"left", "right"}
     assert sum(made_on(there).values()) >= 2 * QUICK.processes
