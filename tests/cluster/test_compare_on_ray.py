@@ -109,9 +109,7 @@ def made_on(decision):
     return Counter(one.machine for one in decision.replicates)
 
 
-def test_two_nodes_make_the_replicates_of_one_table(
-    project, cluster, nodes, monkeypatch, tmp_path
-):
+def test_two_nodes_make_the_replicates_of_one_table(project, cluster, nodes, monkeypatch, tmp_path):
     monkeypatch.setattr(machine_rule, "FEWEST", 2)
     monkeypatch.setattr(machine_rule, "MOST", 0.3)  # one fresh replicate: two blocks settle nothing
     for name in ("left", "right"):
