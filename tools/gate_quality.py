@@ -562,9 +562,7 @@ def rules() -> dict[str, Rule]:
 
 def rules_of_counts() -> dict[str, Rule]:
     """Return the rules about instructions by name."""
-    return {
-        f"instructions, threshold {limit:.1%}": by_count(limit) for limit in (0.10, 0.05, 0.01)
-    }
+    return {f"instructions, threshold {limit:.1%}": by_count(limit) for limit in (0.10, 0.05, 0.01)}
 
 
 def pool(lines: Sequence[Line]) -> Pool:
