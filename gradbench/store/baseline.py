@@ -17,7 +17,8 @@ from ..records.measurements import (
 )
 from ..records.run import Run
 from .comparability import kept_for_exact
-from .jsonl import BrokenSeal, load
+from .jsonl import load
+from .run_lines import BrokenSeal
 
 COMMAND: Final = ("gradbench", "gate")
 """What a baseline's header says that it was made by."""

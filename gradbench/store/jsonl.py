@@ -4,26 +4,20 @@ A run is written to ``NAME.jsonl.part``, a line a record, flushed as they come. 
 to its end, a last line with the count and hash of what stands above is added and the file is
 renamed to ``NAME.jsonl``. Names sort by time.
 
-Each line ends in a checksum of its own, so that of a part file only what is damaged is lost. Files
-written before 2026-11-26 have none: of those, everything behind a damaged line is given up.
-
 A suffix does not make a file a run: its first bytes do. Of any other file nothing more is read,
 and nothing is moved. Line ends may have become CRLF on the way, by git's autocrlf: count and hash
 are of the lines as they were written, and no record contains either byte.
 """
 
-import hashlib
-import json
 import os
 import re
 import secrets
 import shlex
 import shutil
 import stat
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -34,9 +28,15 @@ from ..errors import StoreError
 from ..printable import printable
 from ..records.measurements import Reading, Record, Started
 from ..records.run import Run
-from ..records.validation import Misfit
 from . import file_lock
-from .record_rows import record_of, row_of
+from .run_lines import (
+    LONGEST_LINE_BYTES,
+    BrokenSeal,
+    line_of,
+    read_part,
+    read_sealed,
+    seal_of,
+)
 
 SEALED: Final = ".jsonl"
 PART: Final = ".jsonl.part"
@@ -47,8 +47,6 @@ STUDIES: Final = "studies"
 _OPENING: Final = re.compile(rb'\s*\{\s*"kind"\s*:\s*"started"\s*[,}]')
 _OPENING_BYTES: Final = 256
 
-_CHECKSUM: Final = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
-LONGEST_LINE_BYTES: Final = 32 * 2**20
 LARGEST_FILE_BYTES: Final = 2**30
 
 
@@ -71,22 +69,14 @@ class Writer:
 
         What was written before is then kept, as after any other end.
         """
-        line = json.dumps(row_of(record), separators=(",", ":"))
-        checksum = zlib.crc32(line.encode("ascii"))
         with self._as_store_errors():
-            print(f'{line[:-1]},"crc32":"{checksum:08x}"}}', file=self._file, flush=True)
+            print(line_of(record), file=self._file, flush=True)
 
     def seal(self) -> Path:
         """Add count and hash, rename the part file, and return the run's file."""
         with self._as_store_errors():
             self._file.flush()
-            content = self.path.read_bytes()
-            seal = {
-                "kind": "sealed",
-                "records": content.count(b"\n"),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            }
-            print(json.dumps(seal), file=self._file, flush=True)
+            print(seal_of(self.path.read_bytes()), file=self._file, flush=True)
             os.fsync(self._file.fileno())
             final = self.path.with_name(self.name + SEALED)
             self.path.rename(final)
@@ -247,16 +237,6 @@ class Store:
         )
 
 
-class BrokenSeal(StoreError):
-    """A sealed file that is not what was sealed."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(
-            f"{str(path)!r} is not what was sealed, its count or hash is wrong: quarantined, no "
-            "figure of it is used (gradbench runs --quarantine moves such files away)"
-        )
-
-
 class NoRun(StoreError):
     """Something that is no run, whatever its name: not ours to touch."""
 
@@ -280,7 +260,7 @@ def load(path: Path) -> Run:
             if path.exists() or not sealed.exists():
                 raise
             path = sealed
-    return _run(path, _read_sealed(read_content(path), path), sealed=True)
+    return _run(path, read_sealed(read_content(path), path), sealed=True)
 
 
 def _run(path: Path, records: list[Record], *, sealed: bool, dropped: str = "") -> Run:
@@ -293,7 +273,7 @@ def _run(path: Path, records: list[Record], *, sealed: bool, dropped: str = "") 
 
 def _load_part(path: Path) -> tuple[Run, bool]:
     """Return the run of a part file, and whether more of it is damaged than its last line."""
-    records, dropped = _read_part(read_content(path), path)
+    records, dropped = read_part(read_content(path), path)
     words = "; ".join(map(str, dropped[:3]))
     more = f" and {len(dropped) - 3} more" if len(dropped) > 3 else ""
     run = _run(
@@ -360,113 +340,6 @@ def _is_broken(path: Path) -> bool:
     except StoreError:
         return False
     return False
-
-
-def _read_sealed(content: bytes, path: Path) -> list[Record]:
-    body, newline, last = content.rstrip(b"\n").rpartition(b"\n")
-    body += newline
-    try:
-        seal = json.loads(last)
-        intact = (
-            seal["kind"] == "sealed"
-            and seal["sha256"] == hashlib.sha256(body).hexdigest()
-            and seal["records"] == body.count(b"\n")
-        )
-    except (ValueError, KeyError, TypeError):
-        intact = False
-    if not intact:
-        raise BrokenSeal(path)
-    records = []
-    for number, line in enumerate(body.splitlines(), 1):
-        try:
-            records.append(_record(line))
-        except Misfit as error:
-            raise _refused(path, number, error) from error
-    return records
-
-
-@dataclass(frozen=True, slots=True)
-class _Dropped:
-    """Bytes of a part file that are no record: of one line, or of all from it on."""
-
-    line: int
-    nbytes: int
-    why: Misfit
-    and_behind: bool
-    was_being_written: bool
-
-    def __str__(self) -> str:
-        where = f"from line {self.line} on" if self.and_behind else f"in line {self.line}"
-        return f"dropped {self.nbytes:,} bytes {where}: {self.why}"
-
-
-def _read_part(content: bytes, path: Path) -> tuple[list[Record], list[_Dropped]]:
-    """Return the records of the lines that are whole, and what was dropped."""
-    records: list[Record] = []
-    dropped: list[_Dropped] = []
-    lines = content.splitlines(keepends=True)
-    checked = any(map(_carries_checksum, lines))  # the first line itself may be damaged
-    for number, line in enumerate(lines, 1):
-        if _is_seal(line):  # sealed, and then not renamed
-            continue
-        try:
-            records.append(_whole_record(line, checked=checked))
-        except Misfit as error:
-            if not records:
-                raise StoreError(
-                    f"{str(path)!r} holds no run: its first line is cut or damaged: {error}"
-                ) from error
-            cut = not line.endswith(b"\n")
-            if not cut and _is_checked(line):  # written so, by another gradbench or by hand
-                raise _refused(path, number, error) from error
-            behind = not checked  # nothing says whether the lines there are what was written
-            lost = lines[number - 1 :] if behind else [line]
-            dropped.append(_Dropped(number, sum(map(len, lost)), error, behind and not cut, cut))
-            if behind:
-                break
-    return records, dropped
-
-
-def _refused(path: Path, number: int, error: Misfit) -> StoreError:
-    return StoreError(f"{str(path)!r}, line {number}, {error}: no figure of this run is used")
-
-
-def _record(line: bytes) -> Record:
-    """Return the record of a line; raise `Misfit` for what no record can be."""
-    if len(line) > LONGEST_LINE_BYTES:
-        raise Misfit(f"it has {len(line):,} bytes, and no record has")
-    return record_of(line)
-
-
-def _whole_record(line: bytes, *, checked: bool) -> Record:
-    if not line.endswith(b"\n"):  # cut, be it at a brace
-        raise Misfit("it is cut")
-    if checked and not _is_checked(line):
-        raise Misfit("its checksum is wrong")
-    return _record(line)
-
-
-def _carries_checksum(line: bytes) -> bool:
-    """Return whether a line was written with a checksum, be it wrong now."""
-    return _checksum(line.rstrip(b"\n")) is not None
-
-
-def _checksum(line: bytes) -> re.Match[bytes] | None:
-    return _CHECKSUM.search(line[-30:])
-
-
-def _is_checked(line: bytes) -> bool:
-    """Return whether a line ends in the checksum of what stands before."""
-    line = line.rstrip(b"\n")
-    match = _checksum(line)
-    if match is None:
-        return False
-    body = line[: len(line) - len(match[0])] + b"}"
-    return zlib.crc32(body) == int(match[1], 16)
-
-
-def _is_seal(line: bytes) -> bool:
-    return line.startswith(b'{"kind": "sealed"') and line.endswith(b"}\n")
 
 
 def write(records: Iterable[Record], path: Path) -> Path:

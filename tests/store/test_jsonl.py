@@ -34,13 +34,13 @@ from gradbench.store.jsonl import (
     PART,
     QUARANTINE,
     SEALED,
-    BrokenSeal,
     NoRun,
     Store,
     load,
     write as write_whole,
 )
 from gradbench.store.record_rows import SCHEMA
+from gradbench.store.run_lines import BrokenSeal
 
 CELLS = [*block(), *block(workload="training", batch_size=2)]
 RECORDS = (
