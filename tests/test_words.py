@@ -28,11 +28,6 @@ BANNED = {
 }
 """Word -> what to say."""
 
-ALLOWED: dict[tuple[str, str], str] = {
-    ("CHANGELOG.md", "`warnings` (was `amiss`)"): "names the key that programs knew",
-}
-"""(file, part of the line) -> why the word is plain English there."""
-
 SUFFIXES = {".py", ".j2", ".js", ".css", ".md", ".toml", ".yml", ".ini"}
 _WORD = re.compile(rf"\b(?:{'|'.join(BANNED)})\b|(?<=[0-9}}]) %(?!}})", re.IGNORECASE)
 """The words, and a percentage that is not written ``5%``."""
@@ -51,18 +46,12 @@ def texts() -> list[Path]:
 
 
 def violations(name: str, text: str) -> list[str]:
-    """Return the banned words of a text that no entry of `ALLOWED` lets pass, with their lines."""
+    """Return the banned words of a text, with their lines."""
     spoken = text.replace("_", " ")  # words of identifiers too
     return [
         f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match[0]!r}"
         for match in _WORD.finditer(re.sub(r"\s", " ", spoken))
-        if not any(name == file and part in line_at(text, match.start()) for file, part in ALLOWED)
     ]
-
-
-def line_at(text: str, at: int) -> str:
-    """Return the line of a text that holds a place."""
-    return text[text.rfind("\n", 0, at) + 1 :].partition("\n")[0]
 
 
 def test_no_text_holds_a_word_that_was_replaced():
@@ -73,13 +62,6 @@ def test_no_text_holds_a_word_that_was_replaced():
         for violation in violations(path.relative_to(ROOT).as_posix(), path.read_text("utf-8"))
     ]
     assert found == []
-
-
-def test_every_exception_is_still_needed_and_has_its_reason():
-    for (file, part), reason in ALLOWED.items():
-        lines = [line for line in (ROOT / file).read_text("utf-8").splitlines() if part in line]
-        assert lines and all(_WORD.search(line) for line in lines), f"{file}: {part}"
-        assert reason
 
 
 @pytest.mark.parametrize(
