@@ -74,7 +74,7 @@ def records(cells: int, rounds: int, seed: int) -> Iterator[Record]:
     meters = ("step_time", "latency", *BYTES)
     yield Started(
         protocol=PROTOCOL,
-        started=f"2026-01-0{seed}T00:00:00+00:00",
+        started_at=f"2026-01-0{seed}T00:00:00+00:00",
         command=(),
         cells=tuple(chosen),
         meters=meters,

@@ -82,7 +82,7 @@ def synthetic(count: int) -> Run:
     chance = random.Random(0)
     first = Started(
         protocol=PROTOCOL,
-        started="2026-01-02T03:04:05+00:00",
+        started_at="2026-01-02T03:04:05+00:00",
         command=("gradbench", "run"),
         cells=tuple(cells),
         meters=(*METERS, *UNREADABLE, "breakdown"),
