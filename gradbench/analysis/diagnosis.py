@@ -68,10 +68,16 @@ def _beside(measurement: Measurement) -> float | None:
 BUSY: Final = 0.5
 """Load before a run, over the cores, from which it is worth a warning."""
 
+OTHERS_BUSY_CORES: Final = 0.5
+"""Cores that other processes keep busy, from which it is worth a warning."""
+
+STEAL: Final = 0.02
+"""Share of the time that the hypervisor takes, from which it is worth a warning."""
+
 SYMPTOMS: Final = (
     Symptom(
         "other work",
-        0.5,
+        OTHERS_BUSY_CORES,
         _note("others_busy_cores"),
         "other processes kept {value} cores busy",
         "stop other work, or measure where there is none",
@@ -87,7 +93,7 @@ SYMPTOMS: Final = (
     ),
     Symptom(
         "steal",
-        0.02,
+        STEAL,
         _note("steal"),
         "the hypervisor took {value} of the machine's time for its other guests",
         "measure at another time or on a dedicated machine; intervals are wider for it",
@@ -192,7 +198,7 @@ def before_a_run(facts: Mapping[str, Fact]) -> list[Finding]:
     """Return what would interfere with a run here, by `environment.capture` and its `watch`."""
     warnings = []
     busy = facts.get("others_busy_cores")
-    if isinstance(busy, int | float) and busy > 0.5:
+    if isinstance(busy, int | float) and busy > OTHERS_BUSY_CORES:
         sentence = f"other processes keep {busy:.1f} cores busy, of {facts.get('cores')}"
         warnings.append(Finding("other work", sentence, "stop it first, or expect wider intervals"))
     warnings += _load(facts) if busy is None else []  # watched, it says more than a past load
@@ -217,7 +223,7 @@ def before_a_run(facts: Mapping[str, Fact]) -> list[Finding]:
             )
         )
     steal = facts.get("steal")
-    if isinstance(steal, int | float) and steal > 0.02:
+    if isinstance(steal, int | float) and steal > STEAL:
         warnings.append(
             Finding(
                 "steal",

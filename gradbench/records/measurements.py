@@ -48,9 +48,11 @@ NOT_GUARANTEED: Final = "not guaranteed: "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """The facts that decide whether two runs may be compared (`gradbench.store.comparability`). A
-    fact that could not be read says ``unknown: ...``. Of a run on several machines each has one;
-    outcomes name theirs by ``machine``, which is "" where the run has but one."""
+    """The facts that decide whether two runs may be compared (`gradbench.store.comparability`).
+
+    A fact that could not be read says ``unknown: ...``. Of a run on several machines each has one;
+    outcomes name theirs by ``machine``, which is "" where the run has but one.
+    """
 
     facts: Mapping[str, Fact]
     machine: str = ""

@@ -66,11 +66,11 @@ def shifts(values: Floats, *, rule: Rule = RULE) -> list[Shift]:
 
     On logs, so that a rise and its way back weigh the same: spikes are clipped to their
     neighbours (`clip_spikes`), the level is cut where that saves more squared deviation than
-    chance would (the optimal partition, Jackson et al. 2005; the penalty of Yao 1988), with the
-    noise measured between neighbours, where changes of level hardly show, and its inflation by
-    dependence (`noise`). Then cuts whose sides differ too little, or by a rank test too
-    uncertainly, are taken back, the least certain first. Fewer than twice ``rule.least`` points
-    have no shift. Raise ValueError for a value that is not above 0.
+    chance would (the optimal partition, Jackson et al. 2005; a penalty in the log of the number of
+    points, as in Yao 1988), with the noise measured between neighbours, where changes of level
+    hardly show, and its inflation by dependence (`noise`). Then cuts whose sides differ too little,
+    or by a rank test too uncertainly, are taken back, the least certain first. Fewer than twice
+    ``rule.least`` points have no shift. Raise ValueError for a value that is not above 0.
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) and not (np.isfinite(values).all() and values.min() > 0):
