@@ -8,7 +8,7 @@ import typer
 
 from ..exit_status import ExitStatus
 from ..store.jsonl import check_writable
-from .app import Reports, Results, app, err, examples, out, say, size_in_bytes
+from .app import AsJson, OpenPage, Reports, Results, app, err, examples, out, say, size_in_bytes
 from .printing import open_study, print_tracebacks
 from .request import Request, takes_one_model
 from .screen import Screen, print_json, shown
@@ -34,10 +34,8 @@ def advise(
         bool,
         typer.Option("--try-compile", help="Try torch.compile, too: up to some minutes more."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
-    open_: Annotated[
-        bool, typer.Option("--open", help="Show a page of it in the browser.")
-    ] = False,
+    as_json: AsJson = False,
+    open_: OpenPage = False,
     results: Results = Path("results"),
     reports: Reports = Path("reports"),
 ) -> None:

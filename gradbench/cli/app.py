@@ -116,6 +116,10 @@ Reference = Annotated[str, typer.Option(help="Grad mode that the table's ratios 
 Verbose = Annotated[
     bool, typer.Option("--verbose", help="All notes beneath the tables, not the first few.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
+Strict = Annotated[bool, typer.Option(help="Exit 3 when anything is inconclusive.")]
+SameToo = Annotated[bool, typer.Option("--all", help="Show what is the same too.")]
+OpenPage = Annotated[bool, typer.Option("--open", help="Show a page of it in the browser.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name, its beginning, path or latest.")]
 
 

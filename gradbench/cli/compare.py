@@ -16,7 +16,7 @@ from ..exit_status import ExitStatus
 from ..experiment.matrix import Cell
 from ..plurals import counted
 from . import bisect as bisecting, cluster, compare_on_ray
-from .app import app, err, examples, out, say
+from .app import AsJson, SameToo, Strict, app, err, examples, out, say
 from .gate import STATUSES, as_plain, conclusion, show
 from .leftovers import clean_up
 from .request import Request, obstacles, takes_request
@@ -103,9 +103,9 @@ def compare(
             help="Run by the shell in each revision that is checked out, before it is imported.",
         ),
     ] = "",
-    strict: Annotated[bool, typer.Option(help="Exit 3 when anything is inconclusive.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Show what is the same too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    strict: Strict = False,
+    everything: SameToo = False,
+    as_json: AsJson = False,
     on: Annotated[
         str | None,
         typer.Option(

@@ -8,7 +8,7 @@ import typer
 
 from ..exit_status import ExitStatus
 from ..store.jsonl import check_writable
-from .app import Reports, Results, app, err, examples, out, say
+from .app import AsJson, OpenPage, Reports, Results, app, err, examples, out, say
 from .printing import marked, open_study, print_prose, print_tracebacks, wrapped
 from .request import Request, takes_one_model
 from .screen import Screen, print_json, shown
@@ -25,10 +25,8 @@ def explain(
     request: Request,
     *,
     budget: Annotated[float | None, typer.Option(help="Seconds of timing, twice.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
-    open_: Annotated[
-        bool, typer.Option("--open", help="Show a page of it in the browser.")
-    ] = False,
+    as_json: AsJson = False,
+    open_: OpenPage = False,
     results: Results = Path("results"),
     reports: Reports = Path("reports"),
 ) -> None:

@@ -12,7 +12,18 @@ import typer
 from ..errors import Impossible, StoreError
 from ..exit_status import GATE, ExitStatus
 from ..gate import rules
-from .app import Results, app, err, examples, one_line_errors, out, say
+from .app import (
+    AsJson,
+    Results,
+    SameToo,
+    Strict,
+    app,
+    err,
+    examples,
+    one_line_errors,
+    out,
+    say,
+)
 from .printing import print_prose
 from .screen import Screen, print_json, shown
 
@@ -59,9 +70,9 @@ def gate(
         ),
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="That chance or share (0.01).")] = None,
-    strict: Annotated[bool, typer.Option(help="Exit 3 when anything is inconclusive.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Show what is the same too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    strict: Strict = False,
+    everything: SameToo = False,
+    as_json: AsJson = False,
     save_baseline: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the run's exact figures there; no verdicts."),

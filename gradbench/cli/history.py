@@ -11,7 +11,7 @@ from ..exit_status import ExitStatus
 from ..experiment.matrix import AXES
 from ..git import GitError, git
 from ..plurals import counted
-from .app import app, err, examples, one_line_errors, out, split
+from .app import AsJson, app, err, examples, one_line_errors, out, split
 from .screen import Screen, print_json_list, shown
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def history(
     every: Annotated[
         bool, typer.Option("--all", help="List the series without a change too.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    as_json: AsJson = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write a page as well.")
     ] = None,

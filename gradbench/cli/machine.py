@@ -12,7 +12,7 @@ from ..plurals import counted
 from ..records import selfcheck as records
 from ..records.selfcheck import CPU, Check
 from ..store.jsonl import check_writable
-from .app import Results, app, err, one_line_errors, out, say
+from .app import AsJson, Results, app, err, one_line_errors, out, say
 from .screen import Screen, print_json, shown
 
 WATCH_S: Final = 1.0
@@ -21,7 +21,7 @@ WATCH_S: Final = 1.0
 @app.command()
 def env(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: AsJson = False,
     check: Annotated[
         bool,
         typer.Option(
@@ -70,7 +70,7 @@ def selfcheck(
     strict: Annotated[
         bool, typer.Option(help="Exit 1 when any target is missed, those of times included.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    as_json: AsJson = False,
     results: Results = Path("results"),
 ) -> None:
     """Validate the measurement on this machine, by A/A tests and injected slowdowns.

@@ -12,7 +12,17 @@ from ..errors import GradbenchError, Impossible
 from ..exit_status import ExitStatus
 from ..experiment.matrix import GRAD_MODES, Cell, by_block, unique
 from ..records.predictions import NoPrediction
-from .app import Reference, app, check_reference, err, examples, out, say, size_in_bytes
+from .app import (
+    AsJson,
+    Reference,
+    app,
+    check_reference,
+    err,
+    examples,
+    out,
+    say,
+    size_in_bytes,
+)
 from .printing import print_frames, print_prose
 from .request import Request, takes_request
 from .screen import Screen, print_json
@@ -53,7 +63,7 @@ def predict(
         bool,
         typer.Option("--confirm", help="With --fit: measure that batch, and the next one up."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    as_json: AsJson = False,
     reference: Reference = GRAD_MODES[0],
     limit: Annotated[
         float, typer.Option(help="Seconds after which the process of one step is killed.")

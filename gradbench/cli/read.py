@@ -10,6 +10,7 @@ from ..experiment.matrix import GRAD_MODES, by_block
 from ..plurals import counted
 from ..records import selfcheck, semantics
 from .app import (
+    OpenPage,
     Reference,
     Results,
     RunName,
@@ -71,7 +72,7 @@ def report(
     figures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Every figure too, as PNG and SVG.")
     ] = None,
-    open_: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
+    open_: OpenPage = False,
     format_name: Annotated[
         str, typer.Option("--format", help="html: a page; md: Markdown, for a job summary.")
     ] = "html",

@@ -22,7 +22,7 @@ from ..records.semantics import (
     to_json,
 )
 from ..store.jsonl import check_writable
-from .app import Results, app, err, examples, one_line_errors, out, say
+from .app import AsJson, Results, app, err, examples, one_line_errors, out, say
 from .screen import Screen, shown
 
 
@@ -40,7 +40,7 @@ def semantics(
     table: Annotated[
         bool, typer.Option("--table", help="The states, and what operations do in each.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    as_json: AsJson = False,
     results: Results = Path("results"),
 ) -> None:
     """Execute what the modes do on this torch: truth table, claims, pitfalls.
