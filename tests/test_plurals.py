@@ -33,7 +33,7 @@ BY_HAND = re.compile(
 """A replacement field of an f-string or a template, and a noun in the plural right behind it."""
 
 ALLOWED = {
-    "{FEWEST} rounds": "a constant above 1",
+    "{FEWEST_ROUNDS} rounds": "a constant above 1",
     "{LONGEST_TEXT:,} characters": "a constant above 1",
     "{look.elsewhere} runs": "a verb",
     "{cell.device} runs": "a verb",

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..experiment.matrix import GRAD_MODES, Cell
+from ..experiment.plan import FEWEST_ROUNDS
 from ..plurals import counted
 from ..records.advice import Finding, LargestBatch, Study, Trial
 from ..records.measurements import Measurement, Skipped
@@ -17,6 +18,7 @@ from ..stats import estimates
 from ..stats.estimates import Estimate
 from ..stats.verdicts import Verdict, classify
 from . import dataframes, format_units
+from .format_units import percentage
 from .run_sentences import leaks, oddities
 from .run_view import MEMORY, TIME, Value, View
 
@@ -26,7 +28,6 @@ MODES: Final = ("no_grad", "inference_mode")
 """The modes that inference may be advised to use; ``global_off`` is ``no_grad`` by another name."""
 DIFFERENCE: Final = "output_difference"
 ALIKE: Final = "none, for the same reason"
-FEWEST: Final = 6  # rounds: fewer carry no 95% interval
 GROWTH: Final = 1.1  # from one look back at the rounds to the next
 
 
@@ -338,8 +339,10 @@ class Advice:
 def less(ratio: float) -> str:
     """Return a ratio as what it saves or costs: ``23.8% less``, ``12% more``, ``2.4 times the``."""
     if ratio < 1:
-        return f"{_percent(1 - ratio)} less"
-    return f"{_percent(ratio - 1)} more" if ratio < 2 else f"{format_units.digits(ratio)} times the"
+        return f"{percentage(1 - ratio)} less"
+    return (
+        f"{percentage(ratio - 1)} more" if ratio < 2 else f"{format_units.digits(ratio)} times the"
+    )
 
 
 def _room(name: str, plain: Fit, changed: Fit) -> Gain:
@@ -357,17 +360,13 @@ def _beyond(change: Estimate, *, floor: float) -> bool:
     return classify(change, floor=floor) in (Verdict.BETTER, Verdict.WORSE)
 
 
-def _percent(share: float) -> str:
-    return f"{format_units.digits(round(share * 100, 1))}%"
-
-
 def _ratio(change: Estimate) -> str:
     return f"{format_units.factor(change.point)} {format_units.interval(change.low, change.high)}"
 
 
 def _looks(total: int) -> list[int]:
     """Return the numbers of rounds at which to look back: ever farther apart, the last one all."""
-    looks, count = [], float(FEWEST)
+    looks, count = [], float(FEWEST_ROUNDS)
     while count < total:
         looks.append(math.floor(count))
         count *= GROWTH

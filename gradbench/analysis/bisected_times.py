@@ -14,8 +14,7 @@ from ..experiment.matrix import Cell
 from ..records.bisection import Bisection, TimedCell
 from ..stats.half_way import HalfWayRule, planned_tests
 from ..stats.table_rule import CellVerdict, TableRule
-from ..stats.verdicts import Verdict
-from . import format_units
+from ..stats.verdicts import Verdict, percent
 from .bisected_counts import CountFindings
 from .bisected_instructions import InstructionFindings
 from .bisection_changes import STEPS, TIME, Change, Key
@@ -181,11 +180,6 @@ class TimeFindings:
                 "the rest came in smaller steps, or at other commits"
             )
         return words
-
-
-def percent(ratio: float) -> str:
-    """Return a ratio as a change: ``+5.1%``, and from 2 up as a factor."""
-    return f"×{format_units.digits(ratio)}" if ratio >= 2 else f"{ratio - 1:+.1%}"
 
 
 def _side(beyond: bool | None) -> Side:

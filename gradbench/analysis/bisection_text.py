@@ -9,9 +9,8 @@ from ..experiment.matrix import Cell
 from ..plurals import counted, plural
 from ..records.bisection import Commit
 from ..stats.table_rule import change
-from ..stats.verdicts import Verdict
+from ..stats.verdicts import Verdict, percent
 from .bisected_instructions import FOLLOWED
-from .bisected_times import percent
 from .bisection import Findings
 from .bisection_changes import (
     INSTRUCTIONS,

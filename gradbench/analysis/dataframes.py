@@ -221,7 +221,7 @@ def figures(measurement: Measurement) -> dict[str, Estimate]:
     if measurement.meter != "latency":
         return {measurement.meter: estimate(measurement)}
     calls = per_step(measurement)
-    return {f"latency_p{round(q * 100)}": estimates.low_quantile(calls, q=q) for q in PERCENTILES}
+    return {f"latency_p{round(q * 100)}": estimates.quantile(calls, q=q) for q in PERCENTILES}
 
 
 def throughput(measurement: Measurement) -> Estimate:

@@ -101,6 +101,11 @@ def noise(share: float) -> str:
     return f"±{f'{share:.0%}' if share >= 0.1 else f'{share * 100:.2g}%'}"
 
 
+def percentage(share: float) -> str:
+    """Return ``23.8%`` for 0.238: three digits, and no more of them than tenths."""
+    return f"{digits(round(share * 100, 1))}%"
+
+
 def share(value: float) -> str:
     """Return a relative change as ``35%``, and beyond 100% as the factor that it comes to."""
     return f"{value:.0%}" if value <= 1 else f"a factor of {1 + value:.1f}"

@@ -14,6 +14,7 @@ from ..stats.estimates import noise_floor
 from ..stats.verdicts import Verdict
 from ..store.comparability import processor
 from . import evaluations, format_units
+from .format_units import percentage
 from .run_view import MEMORY, TIME, View
 
 REFERENCE: Final = GRAD_MODES[0]
@@ -122,7 +123,7 @@ def _time(view: View, cells: Sequence[Cell]) -> str:
     counts = Counter(verdict for _, verdict in changes)
     share = f"({tally(counts)} of {counted(len(changes), 'comparison')})"
     if most < 1 and counts[Verdict.BETTER]:
-        return f"take {_to(_percent(1 - most), _percent(1 - least))} less time {share}"
+        return f"take {_to(percentage(1 - most), percentage(1 - least))} less time {share}"
     if not counts[Verdict.BETTER] and not counts[Verdict.WORSE]:
         return f"show no difference in its time beyond the noise floor {share}"
     if most >= 2:
@@ -147,7 +148,7 @@ def _between(view: View, cells: Sequence[Cell]) -> str:
         sizes = [abs(point - 1) for point, given, _ in changes if given == verdict]
         if sizes:
             factors = [format_units.factor(1 + size) for size in (min(sizes), max(sizes))]
-            by = _to(_percent(min(sizes)), _percent(max(sizes)))
+            by = _to(percentage(min(sizes)), percentage(max(sizes)))
             by = by if max(sizes) <= 1 else f"a factor of {_to(*factors)}"
             phrases.append(f"{word} in {len(sizes)} of {blocks}, by {by}")
     if not phrases:
@@ -223,12 +224,8 @@ def missing(run: Run | View) -> Mapping[str, int]:
     return Counter(why.cause for cell in view.cells if (why := view.stopped(cell)))
 
 
-def _percent(share: float) -> str:
-    return f"{format_units.digits(round(share * 100, 1))}%"
-
-
 def _signed(share: float) -> str:
-    return f"{'+' if share > 0 else '−' if share < 0 else '±'}{_percent(abs(share))}"
+    return f"{'+' if share > 0 else '−' if share < 0 else '±'}{percentage(abs(share))}"
 
 
 def _to(low: str, high: str) -> str:

@@ -16,17 +16,16 @@ from torch import nn
 from .. import devices
 from ..analysis import format_units
 from ..errors import GradbenchError, Impossible
-from ..experiment.plan import Plan
-from ..gate.decide import percent
+from ..experiment.plan import FEWEST_ROUNDS, Plan
 from ..lazy_results import check_done
 from ..plurals import counted
 from ..records.measurements import Fact
-from ..runner.interleave import FEWEST, Rounds, Stop, Warmth, timed_rounds, warm_up
+from ..runner.interleave import Rounds, Stop, Warmth, timed_rounds, warm_up
 from ..runner.meters import StepTime
 from ..runner.process_settings import ProcessSettings
 from ..stats import estimates
 from ..stats.estimates import MIN_DETECTABLE_EFFECT, Estimate
-from ..stats.verdicts import TOLERANCE, Verdict, classify
+from ..stats.verdicts import TOLERANCE, Verdict, classify, percent
 
 WARM_UP_SHARE: Final = 0.2
 """Of the budget, for warm-up, at most."""
@@ -146,9 +145,8 @@ def _judged(rounds: Rounds, *, tolerance: float, notes: Mapping[str, Fact]) -> C
     ]
     change = estimates.paired_ratio(sides[1], sides[0])
     verdict = classify(change, floor=MIN_DETECTABLE_EFFECT, tolerance=tolerance)
-    if change.rounds < FEWEST:
-        verdict = Verdict.INCONCLUSIVE
-        too_few = f"a verdict takes {FEWEST} rounds or more: {_needed(sides)}"
+    if change.rounds < FEWEST_ROUNDS:
+        too_few = f"a verdict takes {FEWEST_ROUNDS} rounds or more: {_needed(sides)}"
         notes = {**notes, "rounds": too_few}
     return Comparison(
         change=change,
@@ -202,4 +200,4 @@ def _notes(arm: _Arm) -> Mapping[str, Fact]:
 def _needed(sides: Sequence[estimates.Floats]) -> str:
     """Return in words the budget that would hold rounds enough."""
     round_s = sum(float(np.median(side)) for side in sides) / 1e9
-    return f"with a budget_s of {math.ceil((FEWEST + 2) * round_s)} there is time for them"
+    return f"with a budget_s of {math.ceil((FEWEST_ROUNDS + 2) * round_s)} there is time for them"

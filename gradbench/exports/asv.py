@@ -192,7 +192,7 @@ def _interval(figure: Figure) -> Estimate:
     steps = dataframes.per_step(figure.measurement)
     if figure.name.startswith("latency_p"):
         q = int(figure.name.removeprefix("latency_p")) / 100
-        return estimates.low_quantile(steps, q=q, confidence=GOAL)
+        return estimates.quantile(steps, q=q, confidence=GOAL)
     return estimates.median(steps, confidence=GOAL)
 
 

@@ -17,7 +17,7 @@ from ..plurals import counted
 from ..printable import printable
 from ..records.measurements import Measurement, Skipped
 from ..records.run import Run
-from ..stats.verdicts import Verdict
+from ..stats.verdicts import GRAVEST_FIRST, Verdict
 from .numbers import Exported
 from .verdict_file import Verdicts
 from .verdict_text import values_in_words
@@ -27,10 +27,6 @@ LIMIT: Final = 1024 * 1024
 """Bytes that GitHub takes of a step's summary."""
 REASONS: Final = 200
 """Sentences of one list; a run that breaks everywhere would say little more."""
-ORDER: Final = (
-    *(Verdict.WORSE, Verdict.INCONCLUSIVE, Verdict.WITHIN, Verdict.BETTER),
-    Verdict.SAME,
-)
 FACTS: Final = ("torch", "python", "cpu", "cores", "gpu", "host", "git_commit", "protocol")
 
 
@@ -63,10 +59,10 @@ def summary(
 def judged(verdicts: Verdicts) -> Iterator[str]:
     """Yield a verdict table in parts: counts, what is not the same, what is, folded, the rest."""
     rows = verdicts.rows
-    count = {verdict: sum(row.verdict is verdict for row in rows) for verdict in ORDER}
+    count = {verdict: sum(row.verdict is verdict for row in rows) for verdict in GRAVEST_FIRST}
     counts = ", ".join(f"{number} {verdict.value}" for verdict, number in count.items() if number)
     yield f"## gradbench: {counts or 'nothing was judged'}\n\n"
-    loud = [row for verdict in ORDER[:-1] for row in rows if row.verdict is verdict]
+    loud = [row for verdict in GRAVEST_FIRST[:-1] for row in rows if row.verdict is verdict]
     if loud:
         yield from _verdict_table(loud)
         yield "\n"

@@ -20,9 +20,9 @@ from ..plurals import counted
 from ..records.measurements import Cause, Fact, Measurement, Outcome, Skipped
 from ..records.run import Run
 from ..stats import estimates
-from ..stats.estimates import MIN_DETECTABLE_EFFECT, Estimate, Floats
+from ..stats.estimates import CONFIDENCE, MIN_DETECTABLE_EFFECT, Estimate, Floats
 from ..stats.log_t_test import mean_log, t_below, t_quantile
-from ..stats.verdicts import Verdict
+from ..stats.verdicts import Verdict, percent
 from ..store.comparability import Kind, difference
 from . import rules
 from .figure_verdicts import FigureVerdict
@@ -38,7 +38,6 @@ FAILURES: Final[tuple[Cause, ...]] = (
 )
 """Causes that the measured code answers for; for the others the machine does, or the axes."""
 
-CONFIDENCE: Final = 0.95  # of the intervals that are shown
 LOW: Final = 0.1  # the quantile of a run's rounds that stands for it: noise only ever adds time
 LATENCIES: Final = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p99": 0.99}
 CLOCKS: Final = ("step_time", "host_time", "device_time")
@@ -216,9 +215,10 @@ class _Gate:
                     [_level(number.measured, quantile) for number in side]
                     for side in (fit, candidate)
                 ]
-                yield _test(cell, name, newest.unit, *sides, rule=rule, floor=MIN_DETECTABLE_EFFECT)
+                floor = MIN_DETECTABLE_EFFECT
+                yield _test_or_reason(cell, name, newest.unit, *sides, rule=rule, floor=floor)
 
-    def _ratio(self, cell: Cell, meter: str) -> Iterator[_Test | NotCompared]:
+    def _ratio(self, cell: Cell, meter: str) -> Iterator[FigureVerdict | _Test | NotCompared]:
         """Yield the change of the mode's ratio to the reference mode, where both were timed."""
         reference = self._by.reference
         name = f"{meter}/{reference}"
@@ -242,7 +242,7 @@ class _Gate:
         ]
         floor = max(self._views[id(one.run)].floor(cell) for one in (fit[-1][0], latest))
         sides = ([ratio for _, ratio in side] for side in (fit, candidate))
-        yield _test(cell, name, "ratio", *sides, rule=rule, floor=floor)
+        yield _test_or_reason(cell, name, "ratio", *sides, rule=rule, floor=floor)
 
     def _paired(self, side: _Side, cell: Cell, meter: str) -> list[tuple[_Number, Estimate]]:
         """Return each run's ratio of the mode to the reference mode."""
@@ -380,6 +380,41 @@ def _broken(
     )
 
 
+def _test_or_reason(
+    cell: Cell,
+    meter: str,
+    unit: str,
+    baseline: Sequence[Estimate],
+    candidate: Sequence[Estimate],
+    *,
+    rule: Rule,
+    floor: float,
+) -> _Test | FigureVerdict:
+    """Return the test of a noisy figure; inconclusive with the reason where there can be none."""
+    why_not = _no_test("baseline", baseline) or _no_test("candidate", candidate)
+    if not why_not:
+        return _test(cell, meter, unit, baseline, candidate, rule=rule, floor=floor)
+    return FigureVerdict(
+        cell=cell,
+        meter=meter,
+        verdict=Verdict.INCONCLUSIVE,
+        change=None,
+        baseline=baseline[-1].point,
+        candidate=candidate[-1].point,
+        unit=unit,
+        reason=why_not,
+    )
+
+
+def _no_test(side: str, levels: Sequence[Estimate]) -> str:
+    """Return why a side's runs cannot be tested, or ``""``: a log of 0, one value by itself."""
+    if min(level.low for level in levels) <= 0:
+        return f"the {side} has a round of 0, to which there is no ratio"
+    if len(levels) == 1 and levels[0].rounds == 1:
+        return f"the {side} has one round, which says nothing of how far another would lie from it"
+    return ""
+
+
 def _test(
     cell: Cell,
     meter: str,
@@ -426,7 +461,7 @@ def _test(
 
 def _level(measured: Measurement, quantile: float) -> Estimate:
     rounds: Floats = np.asarray(measured.per_step(), dtype=np.float64)
-    return estimates.low_quantile(rounds, q=quantile)
+    return estimates.quantile(rounds, q=quantile)
 
 
 def _kind(measured: Measurement) -> Kind:
@@ -437,8 +472,3 @@ def _kind(measured: Measurement) -> Kind:
 
 def _words(skipped: Skipped) -> str:
     return f"{skipped.cause.replace('_', ' ')}: {skipped.reason}"
-
-
-def percent(ratio: float) -> str:
-    """Return a ratio as a change: ``+3.2%``, from twice on as a factor."""
-    return f"×{ratio:.3g}" if ratio >= 2 else f"{ratio - 1:+.1%}"

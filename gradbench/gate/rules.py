@@ -50,6 +50,9 @@ DEFAULTS: Final[Mapping[str, Rule]] = {
     **dict.fromkeys(("peak_reserved", "fragmentation", "device_process"), SEGMENTED),
     # the whole board's, other work included; where the host bounds a step, it goes by its load
     "energy": replace(TIMED, judge=False),
+    # one reading a run, 0 where nothing new is compiled: how far two of equal code lie apart it
+    # cannot say
+    "compile_time": replace(TIMED, judge=False),
     # 0 must stay 0; where modes do differ, the last bits depend on the processor
     "output_difference": Rule(tolerance=1.0),
     "latency_p90": replace(TIMED, judge=False),  # tails are the machine's own

@@ -8,6 +8,7 @@ import numpy as np
 from ..analysis import format_units
 from ..experiment.plan import PROTOCOL, PROTOCOLS
 from ..stats.estimates import Floats
+from ..stats.verdicts import percent
 from . import figures
 from .series import Change, Series
 
@@ -21,7 +22,7 @@ def sentence(series: Series, change: Change) -> str:
     ratio = change.ratio
     size = "from nothing"
     if ratio is not None:
-        size = f"{ratio - 1:+.1%}" if ratio < 2 else f"× {format_units.factor(ratio)}"
+        size = percent(ratio)
     if series.exact:
         size += f" ({change.after - change.before:+,.0f} {series.unit})"
     also = f"; {', '.join(change.also)}" if change.also else ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NoReturn, Protocol
 
 from ..devices import nothing
-from ..experiment.plan import Plan
+from ..experiment.plan import FEWEST_ROUNDS, Plan
 from ..workloads.steps import Step
 from .meters import StepTime
 from .timing_rules import (
@@ -20,7 +20,6 @@ from .timing_rules import (
     precision,
 )
 
-FEWEST: Final = 6  # rounds: fewer cannot carry a 95% interval (see `estimates.median`)
 GRACE: Final = 4  # times the budget that a block of long steps may take for its rounds
 STEADY: Final = 0.05  # warm-up ends when each arm's times change by less
 CHECK_EVERY: Final = 1.25  # precision is looked at when rounds have grown by this factor
@@ -143,8 +142,8 @@ class Interleaving:
     ``between`` is called before each round.
 
     ``plan.min_rounds`` are made whatever they take, unless the budget is passed `GRACE` times over:
-    then `FEWEST`, or with ``keeps_budget`` what the budget holds, one at least. No round is begun
-    that would not end by ``deadline_ns``.
+    then `FEWEST_ROUNDS`, or with ``keeps_budget`` what the budget holds, one at least. No round is
+    begun that would not end by ``deadline_ns``.
 
     An arm that raises is ``lost``, and the others go on.
     """
@@ -236,7 +235,7 @@ class Interleaving:
         if self._keeps_budget:
             return 1
         grace_ns = GRACE * self._plan.budget_s * 1e9
-        return self._plan.min_rounds if elapsed_ns + round_ns <= grace_ns else FEWEST
+        return self._plan.min_rounds if elapsed_ns + round_ns <= grace_ns else FEWEST_ROUNDS
 
     def _left(self) -> list[list[int]]:
         """Return the batches of the arms that are left, in their own order."""

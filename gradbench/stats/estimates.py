@@ -14,7 +14,10 @@ Floats = NDArray[np.float64]
 MIN_DETECTABLE_EFFECT: Final = 0.003
 """Relative effects below this were seen between identical arms: no interval makes them real."""
 
-_OF_POWER: Final = 1 + NormalDist().inv_cdf(0.8) / NormalDist().inv_cdf(0.975)
+CONFIDENCE: Final = 0.95
+"""Of the intervals that are shown, and that a verdict takes."""
+
+_DETECTED_Z: Final = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +43,24 @@ class Estimate:
 
     @property
     def detectable(self) -> float:
-        """Smallest relative change that would have been seen four times in five.
+        """Smallest relative change that a test at 5% would have seen four times in five.
 
-        Half-width times (z(0.975) + z(0.8)) / z(0.975), the usual power calculation for a
-        normal estimator (Cohen 1988, section 2.4), and never below `MIN_DETECTABLE_EFFECT`.
+        z(0.975) + z(0.8) standard errors, the usual power calculation for a normal estimator
+        (Cohen 1988, section 2.4), and never below `MIN_DETECTABLE_EFFECT`. A standard error is
+        the half-width over the z of its confidence: one round says nothing of it, and then no
+        change however large would have been seen.
         """
         if self.exact:
             return 0.0
-        return max(MIN_DETECTABLE_EFFECT, self.half_width * _OF_POWER)
+        if self.confidence <= 0:
+            return math.inf
+        return max(MIN_DETECTABLE_EFFECT, self.half_width / z_of(self.confidence) * _DETECTED_Z)
+
+
+@cache
+def z_of(confidence: float) -> float:
+    """Return the z by which a normal estimator reaches to either end of such an interval."""
+    return NormalDist().inv_cdf((1 + min(confidence, 1 - 1e-9)) / 2)
 
 
 def exact(value: float) -> Estimate:
@@ -55,20 +68,20 @@ def exact(value: float) -> Estimate:
     return Estimate(point=value, low=value, high=value, confidence=1.0, rounds=1, exact=True)
 
 
-def median(values: Floats, *, confidence: float = 0.95) -> Estimate:
+def median(values: Floats, *, confidence: float = CONFIDENCE) -> Estimate:
     """Return the median of ``values`` (rounds,) and its order-statistic interval.
 
-    See `low_quantile`. Fewer than six rounds cannot carry 95%: then it spans all of them and
+    See `quantile`. Fewer than six rounds cannot carry 95%: then it spans all of them and
     ``confidence`` says what that is worth. Raise ValueError without rounds.
     """
-    return low_quantile(values, q=0.5, confidence=confidence)
+    return quantile(values, q=0.5, confidence=confidence)
 
 
-def low_quantile(values: Floats, q: float = 0.1, *, confidence: float = 0.95) -> Estimate:
+def quantile(values: Floats, q: float = 0.1, *, confidence: float = CONFIDENCE) -> Estimate:
     """Return the ``q`` quantile of ``values`` (rounds,) and its order-statistic interval.
 
-    Preemption only ever adds time, so between processes a low quantile holds stiller than the
-    median. The interval is [x(l), x(u)] with the largest l and the smallest u for which a
+    Preemption only ever adds time, so between processes a low one (the default) holds stiller
+    than the median. The interval is [x(l), x(u)] with the largest l and the smallest u for which a
     binomial(n, q) leaves out at most half of 1 - confidence on each side; it holds for any
     continuous distribution (David & Nagaraja 2003, Order Statistics, section 7.1). The point
     lies between its neighbours in rank (Hyndman & Fan 1996, type 7).
@@ -117,7 +130,9 @@ def _between(ordered: Floats, q: float) -> float:
     return float(ordered[below] + (ordered[above] - ordered[below]) * (place - below))
 
 
-def paired_ratio(candidate: Floats, reference: Floats, *, confidence: float = 0.95) -> Estimate:
+def paired_ratio(
+    candidate: Floats, reference: Floats, *, confidence: float = CONFIDENCE
+) -> Estimate:
     """Return the median of candidate / reference over paired rounds (rounds,), with interval.
 
     Taken on logs, so that the ratio of the sides swapped is the reciprocal. Drift that both
@@ -134,25 +149,7 @@ def paired_ratio(candidate: Floats, reference: Floats, *, confidence: float = 0.
     )
 
 
-def p_value(candidate: Floats, reference: Floats) -> float:
-    """Return the p-value of the median of candidate / reference over rounds (rounds,) being 1.
-
-    The exact two-sided sign test (Conover 1999, Practical Nonparametric Statistics, section
-    3.4). Pairs that are equal count against both sides, so that p is at most 1 - confidence just
-    where the interval of `paired_ratio` leaves out 1. Raise ValueError as that does, and without
-    rounds.
-    """
-    from scipy import special
-
-    logs = _log_ratios(candidate, reference)
-    n = len(logs)
-    if n == 0:
-        raise ValueError("no rounds: there is nothing to test")
-    fewer = min(int((logs <= 0).sum()), int((logs >= 0).sum()), n // 2)
-    return min(1.0, 2 * float(special.bdtr(fewer, n, 0.5)))
-
-
-def hodges_lehmann(values: Floats, *, confidence: float = 0.95) -> Estimate:
+def hodges_lehmann(values: Floats, *, confidence: float = CONFIDENCE) -> Estimate:
     """Return the median of all means of two of ``values`` (n,), each with itself included.
 
     Of normal noise it wants 5% more values than the mean where the median wants 57% more, and

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from statistics import NormalDist, fmean, variance
+from statistics import fmean, variance
 
 from scipy import special
 
-from .estimates import Estimate
+from .estimates import Estimate, z_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +22,18 @@ class MeanLog:
 def mean_log(levels: Sequence[Estimate]) -> MeanLog:
     """Return the mean log of runs; its variance is at least what the spread of rounds gives."""
     logs = [math.log(level.point) for level in levels]
-    of_rounds = fmean(
-        (math.log(level.high / level.low) / 2 / _z(level.confidence)) ** 2 for level in levels
-    )
+    of_rounds = fmean(map(_of_rounds, levels))
     n = len(levels)
     if n == 1 or variance(logs) < of_rounds:
         return MeanLog(fmean(logs), of_rounds / n, math.inf)
     return MeanLog(fmean(logs), variance(logs) / n, n - 1)
 
 
-@cache
-def _z(confidence: float) -> float:
-    return NormalDist().inv_cdf((1 + min(confidence, 1 - 1e-9)) / 2) if confidence > 0 else 1.0
+def _of_rounds(level: Estimate) -> float:
+    """Return the variance that the spread of a run's rounds gives; one round has none to show."""
+    if level.confidence <= 0:
+        return 0.0
+    return (math.log(level.high / level.low) / 2 / z_of(level.confidence)) ** 2
 
 
 def t_below(value: float, freedom: float) -> float:

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from ..plurals import counted
-from .estimates import Estimate, hodges_lehmann
+from .estimates import CONFIDENCE, Estimate, hodges_lehmann
 from .log_t_test import t_quantile
 from .replicate import Replicate
 from .table_rule import (
@@ -32,7 +32,6 @@ from .verdicts import Verdict
 
 FEWEST: Final = 5
 """Machines from which on they find more as blocks than one of them does by its replicates."""
-CONFIDENCE: Final = 0.95
 
 Sample = Sequence[tuple[str, float]]
 """A cell's replicates in the order in which they came: the machine, and the log ratio."""

@@ -16,7 +16,7 @@ import numpy as np
 from .estimates import Estimate, hodges_lehmann
 from .log_t_test import t_below, t_quantile
 from .replicate import Replicate
-from .verdicts import Verdict
+from .verdicts import Verdict, percent
 
 FIRST: Final = 5
 """Replicates of every cell; what they leave open takes as many fresh ones, or up to `MOST`."""
@@ -208,11 +208,6 @@ def changed(ratio: Estimate, *, threshold: float, sure: str) -> CellVerdict:
         change=ratio,
         reason=f"{word}{'' if beyond else ', within tolerance'}: {how}; at least {end}, {sure}",
     )
-
-
-def percent(ratio: float) -> str:
-    """Return a ratio as the change that it is, in words."""
-    return f"×{ratio:.3g}" if ratio >= 2 else f"{ratio - 1:+.1%}"
 
 
 def change(logs: Sequence[float]) -> Estimate:

@@ -9,16 +9,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..gate.decide import percent
 from ..gate.figure_verdicts import FigureVerdict
 from ..gate.result_text import quantity
 from ..printable import printable
-from ..stats.verdicts import Verdict
+from ..stats.verdicts import GRAVEST_FIRST, Verdict, percent
 
-ORDER: Final = (
-    *(Verdict.WORSE, Verdict.INCONCLUSIVE, Verdict.WITHIN, Verdict.BETTER),
-    Verdict.SAME,
-)
 STYLES: Final[Mapping[Verdict, str]] = {
     Verdict.WORSE: "red",
     Verdict.INCONCLUSIVE: "yellow",
@@ -42,7 +37,7 @@ def verdict_tables(
     Where ``width`` has no room for whole names and figures, each row is a few lines instead.
     """
     shown: list[RenderableType] = []
-    for verdict in ORDER:
+    for verdict in GRAVEST_FIRST:
         rows = [
             figure_verdict
             for figure_verdict in figure_verdicts

@@ -585,6 +585,29 @@ def test_energy_is_judged_where_rules_ask_for_it_and_not_by_default():
     assert only(decide([base], [more], by=by)).verdict is Verdict.WORSE
 
 
+def compiled(*first_less_typical_ns: int) -> Measurement:
+    return replace(timed(cell(), first_less_typical_ns), meter="compile_time")
+
+
+def test_one_reading_of_compilation_is_not_judged_unless_asked_and_then_says_what_it_lacks():
+    base, more = run([compiled(1_000_000)]), run([compiled(9_000_000)])
+    assert decide([base], [more]).figure_verdicts == ()
+    by = Rules(overrides=[Override(meters=("compile_time",), changes={"judge": True})])
+    judged = only(decide([base], [more], by=by))
+    assert (judged.verdict, judged.change) == (Verdict.INCONCLUSIVE, None)
+    assert "the baseline has one round" in judged.reason
+    assert only(decide([base] * 3, [more] * 3, by=by)).verdict is Verdict.WORSE
+
+
+def test_a_time_of_zero_has_no_ratio_and_is_a_reason():
+    zero = run([timed(cell(), [0, 5, 5, 5, 5, 5])])
+    some = run([timed(cell(), [5, 5, 5, 5, 5, 5])])
+    for sides, side in ((([zero], [some]), "baseline"), (([some], [zero]), "candidate")):
+        judged = only(decide(*sides))
+        assert judged.verdict is Verdict.INCONCLUSIVE
+        assert judged.reason == f"the {side} has a round of 0, to which there is no ratio"
+
+
 def test_a_rule_for_the_first_device_holds_however_that_is_written():
     rule = Override(axes={"device": ("cuda:0",)})
     assert rule.holds(cell(device="cuda"), "step_time")

@@ -256,7 +256,7 @@ def test_a_figure_that_was_nothing_has_no_ratio_and_is_reported_all_the_same():
 
 def test_a_figure_that_doubles_is_reported_as_a_factor():
     found = one([at(0, size=64), at(1, size=160)], "peak_transient")
-    assert "worse × 2.500 (+96 bytes)" in series_text.sentence(found, found.changes[0])
+    assert "worse ×2.5 (+96 bytes)" in series_text.sentence(found, found.changes[0])
 
 
 # --- changes
