@@ -19,7 +19,7 @@ import gate_records as records
 import gate_subjects as subjects
 import numpy as np
 import process_spread
-from gate_quality import INJECTED, Pool, Rule
+from gate_quality import INJECTED, Asked, Pool, Rule
 from gate_records import Line
 from scipy import stats
 
@@ -163,12 +163,13 @@ def verdicts_around(lines: Sequence[Line], trials: int) -> dict[float, dict[str,
     }
     tables = quality.asked(quality.compare_rule(table_rule.THRESHOLD), slower, max(trials // 3, 1))
     return {
-        slowdown: {
-            str(verdict): quality.share(some, lambda one, verdict=verdict: one.verdict is verdict)
-            for verdict in Verdict
-        }
+        slowdown: {str(verdict): quality.share(some, is_called(verdict)) for verdict in Verdict}
         for slowdown, some in tables.items()
     }
+
+
+def is_called(verdict: Verdict) -> Callable[[Asked], bool]:
+    return lambda one: one.verdict is verdict
 
 
 def around(lines: Sequence[Line], trials: int) -> Iterator[str]:

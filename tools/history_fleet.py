@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -80,15 +81,24 @@ class Row:
 def one_run(cells: int) -> gradbench.Run:
     """Return a run with a time and a peak of each cell."""
     models = [f"model{number:03}" for number in range(cells // len(matrix.GRAD_MODES))]
+    time = partial(
+        measurements.Measurement,
+        meter="step_time",
+        unit="ns",
+        values=(1_000_000,) * ROUNDS,
+        iterations=1,
+        exact=False,
+    )
+    peak = partial(
+        measurements.Measurement,
+        meter="peak_transient",
+        unit="bytes",
+        values=(4096,),
+        iterations=1,
+        exact=True,
+    )
     measured = [
-        measurements.Measurement(
-            cell=cell, meter=meter, unit=unit, values=values, iterations=1, exact=exact
-        )
-        for cell in gradbench.Matrix(models=models)
-        for meter, unit, values, exact in (
-            ("step_time", "ns", (1_000_000,) * ROUNDS, False),
-            ("peak_transient", "bytes", (4096,), True),
-        )
+        figure(cell=cell) for cell in gradbench.Matrix(models=models) for figure in (time, peak)
     ]
     started = measurements.Started(
         protocol=PROTOCOL,
@@ -98,7 +108,7 @@ def one_run(cells: int) -> gradbench.Run:
         meters=METERS,
         plan={},
     )
-    facts = {
+    facts: dict[str, measurements.Fact] = {
         "protocol": PROTOCOL,
         "torch": "2.13.0+cpu",
         "python": "3.11.7",

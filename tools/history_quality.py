@@ -166,7 +166,8 @@ def otava(python: str, made: Sequence[Made]) -> list[list[int]]:
         text=True,
         check=True,
     )
-    return json.loads(answer.stdout)
+    found: list[list[int]] = json.loads(answer.stdout)
+    return found
 
 
 def share(count: float, of: float) -> str:

@@ -8,6 +8,7 @@ the noise floor. Needs a machine with nothing else to do.
 import argparse
 import random
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -19,14 +20,14 @@ from gradbench import devices
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.plan import Plan
 from gradbench.runner.attempts import settle
-from gradbench.runner.interleave import Interleaving, warm_up
+from gradbench.runner.interleave import Arm, Interleaving, warm_up
 from gradbench.runner.meters import StepTime
-from gradbench.runner.visits import VisitedArm, start
+from gradbench.runner.visits import Start, VisitedArm, start
 from gradbench.stats.estimates import MIN_DETECTABLE_EFFECT, Estimate, paired_ratio
 from gradbench.workloads.models import MODELS, Model
 from gradbench.workloads.steps import Step
 
-SMALL = {
+SMALL: dict[str, Callable[[], nn.Module]] = {
     "no_parameters": nn.ReLU,
     "batch_norm": lambda: nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), nn.Linear(32, 4)),
     "one_layer": lambda: nn.Linear(16, 2),
@@ -58,8 +59,10 @@ def ratio(name: str, model: Model, *, workload: str, budget_s: float) -> Estimat
     device, rng = devices.find("cpu"), random.Random(0)
     settle(cell)
     begun = start(cell, model, device, plan)
-    visited = begun.first_steps(cell)  # type: ignore[union-attr] # a built module has a state
-    arms = [visited, WithoutRestoring(visited)]  # type: ignore[arg-type] # these modules step
+    assert isinstance(begun, Start), begun
+    visited = begun.first_steps(cell)
+    assert isinstance(visited, VisitedArm), visited
+    arms: list[Arm] = [visited, WithoutRestoring(visited)]
     clock = StepTime.of(device)
     rounds = Interleaving(
         arms, clock, plan=plan, rng=rng, warmth=warm_up(arms, clock, plan=plan, rng=rng)

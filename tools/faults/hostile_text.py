@@ -224,7 +224,7 @@ def browsed(pages: Path) -> Counter[str]:
     """
     chromium = shutil.which("chromium")
     try:
-        from playwright.sync_api import sync_playwright
+        from playwright.sync_api import Dialog, sync_playwright
     except ImportError:
         return Counter()
     if chromium is None:
@@ -234,7 +234,12 @@ def browsed(pages: Path) -> Counter[str]:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page()
         dialogs: list[str] = []
-        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+
+        def note(dialog: Dialog) -> None:
+            dialogs.append(dialog.message)
+            dialog.dismiss()
+
+        page.on("dialog", note)
         for path in sorted(pages.glob("*.html")):
             page.goto(path.as_uri())
             for button in page.query_selector_all("[data-download=csv]"):
