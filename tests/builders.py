@@ -55,8 +55,7 @@ def make():
 
 def quick_effort():
     """Return an effort of `compare` that ends soon; imported here, for it imports torch."""
-    from gradbench.comparison.replication import Replication
-    from gradbench.comparison.versions import Effort
+    from gradbench.comparison.effort import Effort, Replication
 
     return Effort(
         processes=3,

@@ -40,7 +40,8 @@ from scipy import stats
 from gradbench.comparison import checkouts, versions
 from gradbench.comparison.budget import Budget
 from gradbench.comparison.instruction_counts import InstructionCounter
-from gradbench.comparison.replication import Replication, Replicator
+from gradbench.comparison.effort import Effort, Replication
+from gradbench.comparison.replication import Replicator
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.model_source import ModelSource
@@ -276,7 +277,7 @@ def executed(given: argparse.Namespace) -> None:
                 cells(given),
                 base=base,
                 candidate=candidate,
-                effort=versions.Effort(seed=number),
+                effort=Effort(seed=number),
                 sources=sources(),
             )
             seconds = time.monotonic() - began

@@ -10,7 +10,7 @@ from ..exit_status import ExitStatus
 from ..store.jsonl import check_writable
 from .app import AsJson, OpenPage, Reports, Results, app, err, examples, out, say, size_in_bytes
 from .printing import open_study, print_tracebacks
-from .request import Request, takes_one_model
+from .request import Request, checked_plan, takes_one_model
 from .screen import Screen, print_json, shown
 
 
@@ -46,6 +46,7 @@ def advise(
     and report take its path.
     """
     memory_bytes = size_in_bytes(memory, "--memory")
+    checked_plan(budget_s=budget)
     for folder, option in ((results, "--results"), *(((reports, "--reports"),) if open_ else ())):
         check_writable(folder, option)
     cell, model = request.one_model("advise")

@@ -23,7 +23,7 @@ from .request import Request, obstacles, takes_request
 from .screen import print_json, shown
 
 if TYPE_CHECKING:
-    from ..comparison.versions import Effort
+    from ..comparison.effort import Effort
     from ..gate.result import NotCompared
     from ..workloads.models import Model
 
@@ -169,6 +169,14 @@ def compare(
     """
     cluster.check_named(on, cluster.RAY)  # a wrong choice is said before what is missing
     bisecting.check_times(times)
+    effort = _effort(
+        threshold=threshold,
+        processes=processes,
+        budget=budget,
+        limit_s=limit,
+        instructions=instructions,
+        seed=seed,
+    )
     if build and not (base or bisect or resume):
         raise Impossible("--build goes with --base or --bisect, which check revisions out")
     given = request.typed(OF_BISECTION)
@@ -186,14 +194,7 @@ def compare(
     if on is not None and build:
         raise Impossible("--build is run here, and what it makes goes nowhere: leave out --on ray")
     _check_spreads(on, bisects=not (base or base_python), instructions=instructions)
-    effort = _effort(
-        threshold=threshold,
-        processes=processes,
-        budget=budget,
-        limit_s=limit,
-        instructions=instructions,
-        seed=seed,
-    )
+    effort = _counting_where_it_can(effort)
     if bisect is None and resume is None:
         _compare(
             request,
@@ -268,21 +269,27 @@ def _effort(
     instructions: bool,
     seed: int,
 ) -> "Effort":
-    """Return how hard to compare; say why where instructions cannot be counted."""
-    from ..comparison import instruction_counts, versions
-    from ..comparison.replication import Replication
+    """Return how hard to compare; raise for a value that none can have."""
+    from ..comparison.effort import Effort, Replication
 
-    no_counts = instruction_counts.obstacle() if instructions else ""
-    if no_counts:
-        err.print(f"instructions are not counted: {shown(no_counts)}")
-    return versions.Effort(
+    return Effort(
         threshold=threshold,
         processes=processes,
         budget_s=math.inf if budget is None else budget,
-        instructions=instructions and not no_counts,
+        instructions=instructions,
         seed=seed,
         replication=Replication(limit_s=limit_s),
     )
+
+
+def _counting_where_it_can(effort: "Effort") -> "Effort":
+    """Return the effort without instructions where these cannot be counted, and say why."""
+    from ..comparison import instruction_counts
+
+    no_counts = instruction_counts.obstacle() if effort.instructions else ""
+    if no_counts:
+        err.print(f"instructions are not counted: {shown(no_counts)}")
+    return replace(effort, instructions=effort.instructions and not no_counts)
 
 
 def _compare(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..cluster.equal_machines import EqualMachines
     from ..cluster.replicates_on_ray import ReplicatesOnRay
     from ..comparison.checkouts import Version
-    from ..comparison.versions import Effort
+    from ..comparison.effort import Effort
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from ..exit_status import ExitStatus
 from ..store.jsonl import check_writable
 from .app import AsJson, OpenPage, Reports, Results, app, err, examples, out, say
 from .printing import marked, open_study, print_prose, print_tracebacks, wrapped
-from .request import Request, takes_one_model
+from .request import Request, checked_plan, takes_one_model
 from .screen import Screen, print_json, shown
 
 
@@ -37,6 +37,7 @@ def explain(
     these do not explain is said. The modes are measured as they are, too: that run is sealed in
     results/studies/.
     """
+    checked_plan(budget_s=budget)
     for folder, option in ((results, "--results"), *(((reports, "--reports"),) if open_ else ())):
         check_writable(folder, option)
     cell, model = request.one_model("explain")

@@ -29,7 +29,7 @@ from .app import (
 from .asked_run import AskedRun, refuse_given
 from .leftovers import clean_up
 from .printing import print_run, resume_command
-from .request import Request, takes_request
+from .request import Request, checked_plan, takes_request
 from .screen import shown
 from .semantics import load_or_examine
 
@@ -162,8 +162,8 @@ def run(
     times, or values with commas. Ctrl-C keeps what is finished.
     """
     check_reference(reference)
+    plan = checked_plan(budget_s=budget, limit_s=limit, seed=seed)
     clean_up()
-    plan = {"budget_s": budget, "limit_s": limit, "seed": seed}
     cluster.check_options(
         on,
         ray={
@@ -180,7 +180,7 @@ def run(
         )
     asked = AskedRun(
         request=request,
-        plan={name: value for name, value in plan.items() if value is not None},
+        plan=plan,
         meter=meter,
         shard=shard,
         resume=resume,

@@ -24,7 +24,7 @@ from .app import (
     size_in_bytes,
 )
 from .printing import print_frames, print_prose
-from .request import Request, takes_request
+from .request import Request, checked_plan, takes_request
 from .screen import Screen, print_json
 
 if TYPE_CHECKING:
@@ -78,9 +78,10 @@ def predict(
     """
     check_reference(reference)
     budget = size_in_bytes(fit, "--fit")
+    patience = checked_plan(limit_s=limit)
     if confirm and budget is None:
         raise Impossible("--confirm goes with --fit")
-    cells, plan, models = request.cells({"limit_s": limit})
+    cells, plan, models = request.cells(patience)
     from ..memory.predict import Predictor
     from ..runner import host_system, preflight
 

@@ -268,6 +268,16 @@ def _inputs(texts: Sequence[str]) -> tuple[tuple[str, ...], str]:
     return tuple(str(one) for one, _ in parsed), str(batches[0]) if batches else ""
 
 
+def checked_plan(**settings: float | None) -> dict[str, float]:
+    """Return the settings of a plan that were given; raise for a value that none can have.
+
+    Before anything that is missing is said, and before torch is loaded.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    Plan(**given)  # type: ignore[arg-type] # numbers by name, which it checks
+    return given
+
+
 def obstacles(cells: Iterable[Cell], models: "Mapping[str, Model]") -> dict[Cell, str]:
     """Return the cells that cannot run on this machine, with their reasons."""
     from ..runner import preflight

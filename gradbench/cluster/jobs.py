@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from ..comparison.replication import Replication, Results
+from ..comparison.effort import Replication
+from ..comparison.replication import Results
 from ..experiment.matrix import Block, Cell
 from ..experiment.model_source import ModelSource
 from ..experiment.plan import Plan

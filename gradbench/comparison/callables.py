@@ -104,7 +104,9 @@ def compare(
 ) -> Comparison:
     """Call two functions in turn, within fractions of a millisecond, and judge their ratio.
 
-    Both are called without arguments, in this process as it is: same thread count, same heap.
+    Both are called without arguments, in this process as it is: same thread count, same heap, and
+    whichever cores it may use. So it holds none of them alone, as a run does, and waits for no run:
+    what else works on the host then disturbs both sides alike, and widens the interval.
     Rounds visit both in random order; it stops when the ratio's interval is narrow (0.25% for
     calls under 1 ms, 0.5% above) or when ``budget_s``, first calls and warm-up included, would not
     hold another round, never because of what it shows. One round is timed in any case; fewer than

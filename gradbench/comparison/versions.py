@@ -6,71 +6,30 @@ user's code from (and, if asked for, the interpreter with its torch).
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..analysis import operation_changes
 from ..errors import Impossible
-from ..experiment.axis import MOST
 from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
 from ..gate.figure_verdicts import FigureVerdict
 from ..gate.result import GateResult, NotCompared, PlacedReplicate
 from ..plurals import counted
 from ..runner import host_system
-from ..stats import estimates, table_rule
-from ..stats.estimates import MIN_DETECTABLE_EFFECT
+from ..stats import estimates
 from ..stats.machine_rule import MachineRule
 from ..stats.replicate import Replicate
 from ..stats.table_rule import CellVerdict, TableRule
 from ..stats.verdicts import Verdict
 from .budget import Budget
 from .checkouts import SIDES, Version
+from .effort import Effort
 from .instruction_counts import InstructionCounter
-from .replication import Replication, Replicator, Results
+from .replication import Replicator, Results
 
 Say = Callable[[str], None]
-MOST_PROCESSES: Final = 1_000
-"""Of each cell at first: as many take hours for one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
-    """How hard to compare: what counts as a change, replicates, and the time for all of it."""
-
-    threshold: float = table_rule.THRESHOLD
-    processes: int = table_rule.FIRST  # of each cell, and as many fresh ones or more to confirm
-    budget_s: float = math.inf
-    instructions: bool = False  # count them under valgrind, too
-    seed: int = 0
-    replication: Replication = field(default_factory=Replication)
-
-    def __post_init__(self) -> None:
-        if self.processes < table_rule.FEWEST:
-            raise Impossible(
-                f"{counted(self.processes, 'process')} cannot outvote a disturbed one: "
-                f"{table_rule.FEWEST} at least"
-            )
-        if self.processes > MOST_PROCESSES:
-            raise Impossible(f"{counted(MOST_PROCESSES, 'process')} of a cell are the most")
-        if not 0 <= self.seed <= MOST:  # as a bisection is read that is gone on with
-            raise Impossible("the seed must be a whole number from 0 up, of 64 bits at most")
-        if not MIN_DETECTABLE_EFFECT <= self.threshold < 1:
-            raise Impossible(
-                f"the threshold is a share of {MIN_DETECTABLE_EFFECT} or more, as 0.03, not "
-                f"{self.threshold!r}"
-            )
-        if not self.budget_s > 0:
-            raise Impossible(f"the budget is a number of seconds above 0, not {self.budget_s!r}")
-
-    def rule(self, *, machines: int = 0) -> "Rule":
-        """Return the rule by which the table is judged, of ``machines`` as blocks if there are."""
-        if machines:
-            first, threshold = self.processes, self.threshold
-            return MachineRule(machines=machines, threshold=threshold, first=first)
-        return TableRule(threshold=self.threshold, first=self.processes)
 
 
 class Rule(Protocol):
@@ -91,6 +50,14 @@ class Rule(Protocol):
 
     def verdict(self, logs: Any, /, *, suspects: int) -> CellVerdict:
         """Return the verdict on a cell."""
+
+
+def rule_of(effort: Effort, *, machines: int = 0) -> Rule:
+    """Return the rule by which the table is judged, of ``machines`` as blocks if there are."""
+    first, threshold = effort.processes, effort.threshold
+    if machines:
+        return MachineRule(machines=machines, threshold=threshold, first=first)
+    return TableRule(threshold=threshold, first=first)
 
 
 class Replicates(Protocol):
@@ -122,7 +89,7 @@ class Comparison:
     """Compares a table of cells between two versions."""
 
     def __init__(self, replicates: Replicates, *, effort: Effort) -> None:
-        self._rule = effort.rule(machines=replicates.machines)
+        self._rule = rule_of(effort, machines=replicates.machines)
         self._replicates, self._budget = replicates, Budget(effort.budget_s)
         self._out_of_time = False
 

@@ -219,6 +219,13 @@ def test_a_typo_costs_one_line_and_exit_status_2(
         (("run", "--on", "rya", "--tasks", "2"), "unknown cluster 'rya'"),
         (("gate", "--correction", "homl"), "--correction is holm or fdr, not 'homl'"),
         (("gate", "--alpha", "2"), "--alpha is a chance between 0 and 1"),
+        (("compare", "--processes", "2"), "2 processes cannot outvote a disturbed one"),
+        (("compare", "--threshold", "5"), "the threshold is a share"),
+        (("compare", "--limit", "0"), "the limit is a number of seconds above 0"),
+        (("run", "--budget", "0", "--tasks", "2"), "--budget must be above 0"),
+        (("predict", "--confirm", "--limit", "0"), "--limit must be above 0"),
+        (("advise", "--budget", "0"), "--budget must be above 0"),
+        (("explain", "--budget", "-1"), "--budget must be above 0"),
     ],
 )
 def test_a_wrong_choice_is_named_before_what_is_missing(arguments, words, gradbench, here):

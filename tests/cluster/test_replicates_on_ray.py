@@ -16,8 +16,9 @@ from gradbench.cluster.jobs import Answer, ReplicateJob, ReplicateResult, Replic
 from gradbench.cluster.replicates_on_ray import ReplicatesOnRay
 from gradbench.comparison import versions
 from gradbench.comparison.budget import Budget
-from gradbench.comparison.replication import Replication, Results
-from gradbench.comparison.versions import Comparison, Effort
+from gradbench.comparison.effort import Effort, Replication
+from gradbench.comparison.replication import Results
+from gradbench.comparison.versions import Comparison
 from gradbench.errors import BadModel
 from gradbench.exit_status import ExitStatus
 from gradbench.stats.replicate import Replicate

@@ -25,8 +25,8 @@ import gradbench
 from gradbench.cli import app
 from gradbench.comparison import checkouts, instruction_counts, versions, worktree
 from gradbench.comparison.budget import Budget
-from gradbench.comparison.replication import Replication, Replicator, in_turns
-from gradbench.comparison.versions import Effort
+from gradbench.comparison.replication import Replicator, in_turns
+from gradbench.comparison.effort import Effort, Replication
 from gradbench.errors import BadModel, GradbenchError, Impossible
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
@@ -140,7 +140,10 @@ def project(tmp_path, monkeypatch):
 @pytest.fixture
 def compare(monkeypatch):
     """The command line, with pairs that are cheap."""
-    monkeypatch.setattr(versions, "Effort", lambda **given: Effort(**fields(QUICK) | given))
+    def quick(**given):
+        return Effort(**fields(QUICK) | given)
+
+    monkeypatch.setattr("gradbench.comparison.effort.Effort", quick)
     runner = CliRunner(env={"COLUMNS": "200"})
     return lambda *arguments: runner.invoke(app, ["compare", *map(str, arguments)])
 

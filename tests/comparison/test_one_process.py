@@ -19,7 +19,8 @@ from torch import nn
 
 from gradbench.analysis.operation_changes import in_words
 from gradbench.comparison import checkouts, interleaved_sides, shared_state, side_imports
-from gradbench.comparison.replication import Replication, Replicator, check_modules, obstacle
+from gradbench.comparison.effort import Replication
+from gradbench.comparison.replication import Replicator, check_modules, obstacle
 from gradbench.errors import BadModel
 from gradbench.experiment.matrix import AXES, Cell
 from gradbench.experiment.model_source import ModelSource

@@ -10,7 +10,8 @@ import pytest
 from simulated_gpu.stand_in import in_child
 
 from gradbench.comparison.checkouts import Version
-from gradbench.comparison.replication import Replication, Replicator
+from gradbench.comparison.effort import Replication
+from gradbench.comparison.replication import Replicator
 from gradbench.errors import Impossible
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.model_source import ModelSource
