@@ -4,6 +4,7 @@ Everything that starts a process says it so: the fork server, callgrind, the sid
 """
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from typing import Final
@@ -12,6 +13,7 @@ TAIL_BYTES: Final = 65536
 """How much of a log is read, from its end: a model may print for hours before it crashes."""
 _OWN_FAULTS: Final = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
 """Signals that a process gets for what it does wrong itself."""
+_KILLED: Final = re.compile(r"\bkilled by (SIG\w+|signal \d+)")
 _NOT_WORDS: Final = ("USDT:", "==")  # what tracing and valgrind print
 _FATAL: Final = "Fatal Python error:"  # faulthandler's first line; a traceback follows it
 _WHAT: Final = "what():"  # of the C++ exception that nobody caught
@@ -31,6 +33,12 @@ def how_it_ended(code: int, output: str = "") -> str:
 def ended_by_others(code: int) -> bool:
     """Return whether a signal ended a process that others send: the kernel, a limit, a user."""
     return code < 0 and signal_name(-code) not in _OWN_FAULTS
+
+
+def says_others_ended(words: str) -> bool:
+    """Return whether words of `how_it_ended`, as a record keeps them, name a signal of others."""
+    killed = _KILLED.search(words.partition(" (")[0])  # behind that stands what it printed
+    return killed is not None and killed[1] not in _OWN_FAULTS
 
 
 def signal_name(number: int) -> str:

@@ -6,7 +6,14 @@ import sys
 
 import pytest
 
-from gradbench.process_end import TAIL_BYTES, ended_by_others, how_it_ended, last_words, tail
+from gradbench.process_end import (
+    TAIL_BYTES,
+    ended_by_others,
+    how_it_ended,
+    last_words,
+    says_others_ended,
+    tail,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +32,14 @@ from gradbench.process_end import TAIL_BYTES, ended_by_others, how_it_ended, las
 )
 def test_an_end_is_a_signal_or_a_status_with_the_last_words(code, output, end):
     assert how_it_ended(code, output) == end
+
+
+@pytest.mark.parametrize(
+    ("code", "output"), [(-9, ""), (-15, "bye"), (-62, ""), (-11, ""), (-6, "what(): no"), (1, "")]
+)
+def test_words_say_as_well_as_the_code_whether_others_ended_a_process(code, output):
+    assert says_others_ended(how_it_ended(code, output)) is ended_by_others(code)
+    assert not says_others_ended(how_it_ended(1, "killed by SIGKILL"))
 
 
 CRASH = """\

@@ -56,12 +56,25 @@ class CountFindings:
     @cached_property
     def differing(self) -> tuple[Key, ...]:
         """The figures that differ between the good commit and the bad one."""
-        unsteady, (good, bad) = set(self.unsteady), self.ends
+        left_out, (good, bad) = {*self.unsteady, *self._in_doubt}, self.ends
         return tuple(
             key
             for key, values in self.values.items()
-            if key not in unsteady and {good, bad} <= values.keys() and values[good] != values[bad]
+            if key not in left_out and {good, bad} <= values.keys() and values[good] != values[bad]
         )
+
+    @cached_property
+    def _in_doubt(self) -> Mapping[Key, str]:
+        """Whether cells can be stepped that the good commit may be able to step, and why.
+
+        It was killed there, perhaps by others or too soon: that makes no later commit better.
+        """
+        good = self.commits.get(self.record.good)
+        return {
+            Key(cell=one.cell, figure=STEPS): f"the good commit {one.doubt}"
+            for one in (good.cells if good is not None else ())
+            if one.doubt
+        }
 
     @property
     def unmeasurable_end(self) -> tuple[str, str] | None:
@@ -80,8 +93,11 @@ class CountFindings:
             ends = [one for end in self.ends if (one := self.of(end, cell)) is not None]
             skipped = [one.skipped for one in ends if one.skipped]
             failures = [one.failure for one in ends if one.failure]
+            doubt = self._in_doubt.get(Key(cell=cell, figure=STEPS))
             if skipped or len(failures) == len(self.ends):
                 found[cell] = (skipped or failures)[0]
+            elif doubt is not None:
+                found[cell] = doubt
         return found
 
     @cached_property

@@ -17,6 +17,7 @@ from ..analysis import format_units
 from ..analysis.run_view import View
 from ..experiment.matrix import EQUAL_MODES, Cell
 from ..plurals import counted
+from ..process_end import says_others_ended
 from ..records.measurements import Cause, Fact, Measurement, Outcome, Skipped
 from ..records.run import Run
 from ..stats import estimates
@@ -38,11 +39,15 @@ FAILURES: Final[tuple[Cause, ...]] = (
 )
 """Causes that the measured code answers for; for the others the machine does, or the axes."""
 
+KILLED: Final[tuple[Cause, ...]] = ("out_of_memory", "crashed")
+"""Causes of a process that ended, of which others may have ended one."""
+
 LOW: Final = 0.1  # the quantile of a run's rounds that stands for it: noise only ever adds time
 LATENCIES: Final = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p99": 0.99}
 CLOCKS: Final = ("step_time", "host_time", "device_time")
 """Meters whose ratio between two modes of a run is judged as well."""
 
+ONE_MEASUREMENT: Final = "both sides are one measurement"
 MANY: Final = 10  # modules that a breakdown names at most
 
 _Machine = tuple[int, str]
@@ -179,8 +184,7 @@ class _Gate:
             measured = baseline[-1].measured
             return _broken(measured, None, Verdict.WORSE, _words(now[-1]))
         if candidate and before and before[-1].cause in FAILURES:
-            words = f"has a number now; the baseline had none: {_words(before[-1])}"
-            return _broken(None, candidate[-1].measured, Verdict.BETTER, words)
+            return _measured_now(before[-1], candidate[-1].measured)
         if not baseline and not before:
             why: Why = "new"
             reason = "not in the baseline"
@@ -287,7 +291,8 @@ def _verdict(test: _Test, *, clear: bool, chance: str) -> FigureVerdict:
         verdict = Verdict.WORSE if worse else Verdict.BETTER
         reason = f"{percent(change.point)}, tolerance {margin:.1%}; {chance}"
     elif least <= change.low and change.high <= most:
-        verdict, reason = Verdict.SAME, f"within {margin:.1%}"
+        verdict = Verdict.SAME
+        reason = ONE_MEASUREMENT if change.exact else f"within {margin:.1%}"
     else:
         verdict = Verdict.INCONCLUSIVE
         reason = f"may lie beyond the tolerance of {margin:.1%}; {chance}"
@@ -415,6 +420,23 @@ def _no_test(side: str, levels: Sequence[Estimate]) -> str:
     return ""
 
 
+def _measured_now(before: Skipped, now: Measurement) -> FigureVerdict:
+    """Return what it means that a figure has a number which the baseline has not.
+
+    A baseline that had too little time, or that others may have killed, may have one, too: that
+    makes no candidate better, here as in a comparison.
+    """
+    verdict, words = Verdict.INCONCLUSIVE, f"the baseline has no number: {_words(before)}"
+    if before.cause == "timed_out":
+        words += "; a baseline with a longer --limit shows whether it can have one"
+    elif before.cause in KILLED and says_others_ended(before.reason):
+        words += "; others may have done that: measure the baseline again"
+    else:
+        verdict = Verdict.BETTER
+        words = f"has a number now; the baseline had none: {_words(before)}"
+    return _broken(None, now, verdict, words)
+
+
 def _test(
     cell: Cell,
     meter: str,
@@ -441,19 +463,20 @@ def _test(
     half = -t_quantile((1 - CONFIDENCE) / 2, freedom) * error
     beyond = max(0.0, abs(change) - math.log1p(floor))
     p_value = 2 * t_below(-beyond / error, freedom) if error else float(beyond == 0)
+    shown = Estimate(
+        point=math.exp(change),
+        low=math.exp(change - half),
+        high=math.exp(change + half),
+        confidence=CONFIDENCE,
+        rounds=sum(level.rounds for level in candidate),
+    )
     return _Test(
         cell=cell,
         meter=meter,
         unit=unit,
         baseline=math.exp(before.log),
         candidate=math.exp(now.log),
-        change=Estimate(
-            point=math.exp(change),
-            low=math.exp(change - half),
-            high=math.exp(change + half),
-            confidence=CONFIDENCE,
-            rounds=sum(level.rounds for level in candidate),
-        ),
+        change=estimates.exact(1.0) if [*baseline] == [*candidate] else shown,
         p_value=min(1.0, p_value),
         rule=rule,
     )

@@ -29,8 +29,9 @@ class Commit:
 class CellCounts:
     """What a cell's step makes torch do at one commit; None for what could not be counted.
 
-    ``failure`` are the words of a step that raises; then there are no counts. ``skipped`` says why
-    nothing is known, not even whether it can be stepped.
+    ``failure`` are the words of a step that raises; then there are no counts. ``doubt`` says of one
+    that was killed what else may have done that. ``skipped`` says why nothing is known, not even
+    whether it can be stepped.
     """
 
     cell: Cell
@@ -39,6 +40,7 @@ class CellCounts:
     saved_bytes: int | None = None  # most at once, for backward
     peak_bytes: int | None = None  # most that the step's tensors held at once
     failure: str = ""
+    doubt: str = ""
     skipped: str = ""
 
 

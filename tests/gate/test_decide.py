@@ -297,6 +297,57 @@ def test_a_cell_that_failed_is_a_regression_in_its_own_words():
     assert decision.status() is ExitStatus.REGRESSION
 
 
+@pytest.mark.parametrize("cause", ["timed_out", "out_of_memory", "crashed"])
+def test_a_baseline_that_was_killed_makes_no_candidate_better(cause):
+    """As in a comparison: it had too little time, or others may have ended it."""
+    words = {
+        "timed_out": "killed at its time limit of 300 s",
+        "out_of_memory": "killed by SIGKILL, as the kernel does when memory runs out",
+        "crashed": "the process was killed by SIGTERM while this mode was tried",
+    }[cause]
+    killed = skipped(cell(), meter="saved_for_backward", cause=cause, reason=words)
+    base = run([killed])
+    decision = decide([base], [run([saved(1)])])
+    judged = only(decision)
+    assert (judged.verdict, judged.change, judged.candidate) == (Verdict.INCONCLUSIVE, None, 1)
+    assert judged.reason.startswith(f"the baseline has no number: {cause.replace('_', ' ')}: ")
+    assert (decision.status(), decision.status(strict=True)) == (
+        ExitStatus.OK,
+        ExitStatus.INCONCLUSIVE,
+    )
+    assert only(decide([run([saved(1)])], [base])).verdict is Verdict.WORSE
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        ("failed", "ValueError: killed by SIGKILL"),
+        ("crashed", "killed by SIGSEGV"),
+        ("crashed", "ended early with exit status 1 (killed by SIGKILL)"),
+        ("out_of_memory", "RuntimeError: DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_number_where_the_baseline_failed_by_its_own_fault_is_better(cause, words):
+    broken = skipped(cell(), meter="saved_for_backward", cause=cause, reason=words)
+    judged = only(decide([run([broken])], [run([saved(1)])]))
+    assert judged.verdict is Verdict.BETTER
+    assert judged.reason.startswith("has a number now; the baseline had none: ")
+
+
+def test_a_run_held_against_a_copy_of_itself_is_the_same_whatever_its_spread():
+    wild = [
+        replace(one, values=tuple(value * (1 + 3 * (number % 2)) for number, value in
+                                  enumerate(one.values)))
+        for one in noisy_times(1)
+    ]  # fmt: skip
+    strict = Rules(overrides=[Override(changes={"tolerance": 0.01})])
+    decision = decide([run(wild, name="a")], [run(wild, name="b")], by=strict)
+    assert {judged.reason for judged in decision.figure_verdicts} == {
+        "both sides are one measurement"
+    }
+    assert set(verdicts(decision).values()) == {Verdict.SAME}
+
+
 def test_a_cell_that_this_machine_cannot_measure_is_not():
     absent = skipped(cell(), meter="saved_for_backward", cause="unavailable", reason="no CUDA")
     decision = decide([run([saved(1)])], [run([absent])])
