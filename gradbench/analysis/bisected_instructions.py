@@ -5,7 +5,6 @@ code differs a little, by where things lie: values within `LEAST` of one another
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
@@ -13,22 +12,13 @@ from ..experiment.matrix import Cell
 from ..records.bisection import Bisection
 from .bisected_counts import CountFindings
 from .bisection_changes import INSTRUCTIONS, Change, Key, verdict_of
+from .bisection_jobs import Instructions
 from .commit_graph import Graph, Search
 from .followed_figures import Followed, followed
 from .operation_changes import LEAST
 
 FOLLOWED: Final = 2 * LEAST
 """The smallest change whose commit is looked for: beyond it no commit is alike to both ends."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instructions:
-    """What to do next: count these cells' instructions at a commit and at the base."""
-
-    base: str
-    commit: str
-    cells: tuple[Cell, ...]
-    search: Search | None = None
 
 
 class InstructionFindings:

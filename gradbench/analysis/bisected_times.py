@@ -58,10 +58,22 @@ class TimeFindings:
         """The cells whose times are asked for, and which both ends can step."""
         if self.record.times == "none":
             return ()
+        return tuple(cell for cell in self._stepped if cell not in self.left_out)
+
+    @cached_property
+    def left_out(self) -> tuple[Cell, ...]:
+        """The cells that both ends step and of which no time is taken, for their counts differ.
+
+        What else became slower in them is then not known.
+        """
+        if self.record.times != "silent":
+            return ()
+        loud = {*(key.cell for key in self._counts.differing), *self._instructions.differing}
+        return tuple(cell for cell in self._stepped if cell in loud)
+
+    @cached_property
+    def _stepped(self) -> tuple[Cell, ...]:
         without = {key.cell for key in self._counts.differing if key.figure == STEPS}
-        if self.record.times == "silent":
-            without |= {key.cell for key in self._counts.differing}
-            without |= set(self._instructions.differing)
         without |= self._counts.unstepped.keys()
         return tuple(cell for cell in self.record.cells if cell not in without)
 

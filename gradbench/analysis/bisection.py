@@ -5,39 +5,17 @@ It is worked out anew from what was measured, so a bisection that goes on needs 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from ..exit_status import ExitStatus
-from ..experiment.matrix import Cell
 from ..records.bisection import Bisection
 from ..stats.verdicts import Verdict
 from .bisected_counts import CountFindings
-from .bisected_instructions import InstructionFindings, Instructions
+from .bisected_instructions import InstructionFindings
 from .bisected_times import TimeFindings
 from .bisection_changes import TIME, Change, Culprit, Key, verdict_of
+from .bisection_jobs import Count, Instructions, Job, Time
 from .commit_graph import Graph, Search
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Count:
-    """What to do next: count every cell at a commit."""
-
-    commit: str
-    search: Search | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Time:
-    """What to do next: another replicate of these cells, commit against base."""
-
-    base: str
-    commit: str
-    cells: tuple[Cell, ...]
-    search: Search | None = None
-
-
-Job = Count | Instructions | Time
 
 
 class Findings:

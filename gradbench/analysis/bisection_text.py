@@ -79,7 +79,9 @@ def answer(found: Findings) -> str:
     cells = len({key.cell for key in found.verdicts})
     figures = counted(len(found.verdicts), "figure")
     changed = f"{figures} of {counted(cells, 'cell')} ({counts})"
-    return f"{_culprits(found)} changed {changed} between {ends}"
+    untimed = len(found.times.left_out)
+    more = f"; step time of {counted(untimed, 'cell')} not compared" if untimed else ""
+    return f"{_culprits(found)} changed {changed} between {ends}{more}"
 
 
 def title(culprit: Culprit, found: Findings) -> str:
@@ -147,11 +149,10 @@ def notes(found: Findings) -> list[str]:
     said += [f"inconclusive: {words}" for words in found.unclear]
     said += _with_reasons("not compared", found.counts.unstepped)
     said += _of_instructions(found)
-    loud = {*(key.cell for key in found.counts.differing), *found.instructions.differing}
-    if found.is_finished and found.record.times == "silent" and loud:
+    if found.is_finished and (untimed := found.times.left_out):
         said.append(
-            f"{counted(len(loud), 'cell')} with other counts at the ends: no time was compared "
-            "(--times all compares them)"
+            f"step time not compared: {named(untimed)}: other counts at the ends, and what else "
+            "became slower does not show in counts (--times all compares the times, too)"
         )
     return said
 

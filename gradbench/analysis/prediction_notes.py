@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import Final, Literal
 
 from ..experiment.matrix import Cell, by_block
-from ..records.predictions import STEP_FAILS, Fit, NoPrediction, Prediction
+from ..records.predictions import BUILD_FAILS, STEP_FAILS, Fit, NoPrediction, Prediction
 from .run_sentences import few, raised, without_numbers
 
 Found = Mapping[Cell, Prediction | NoPrediction] | Mapping[Cell, Fit | NoPrediction]
@@ -63,9 +63,13 @@ def _reasons(found: Found) -> list[str]:
         (cell, without_numbers(one.reason), one.reason)
         for cell, one in found.items()
         if isinstance(one, NoPrediction)
-        and not (one.frames and one.reason.removeprefix(STEP_FAILS) in one.frames)
+        and not (one.frames and _own_words(one.reason) in one.frames)
     ]
     return _once(whys, found)
+
+
+def _own_words(reason: str) -> str:
+    return reason.removeprefix(STEP_FAILS).removeprefix(BUILD_FAILS)
 
 
 def _operators(found: Found, of: Callable[[Prediction | Fit], Iterable[str]]) -> str:

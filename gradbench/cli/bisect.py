@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..analysis.bisection_changes import Change
     from ..analysis.bisection_text import Files
     from ..comparison.checkouts import Project
-    from ..comparison.versions import Effort
+    from ..comparison.effort import Effort
     from ..records.bisection import Bisection
     from ..store.bisections import BisectionFile
 
@@ -333,6 +333,7 @@ def _as_plain(found: "Findings", files: "Files") -> dict[str, Any]:
             }
             for row in rows(found, shown_columns)
         ],
+        "times_not_compared": [str(cell) for cell in found.times.left_out],
         "notes": [printable(note) for note in notes(found)],
     }
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
-from ..analysis.bisected_instructions import Instructions
-from ..analysis.bisection import Count, Findings, Job, Time
+from ..analysis.bisection import Findings
+from ..analysis.bisection_jobs import Count, Instructions, Job, SideBySide, Time
 from ..analysis.commit_graph import Graph, Search
 from ..errors import BadModel, Impossible
 from ..experiment.matrix import Cell
@@ -28,8 +28,9 @@ from .alone import alone
 from .budget import Budget
 from .building import CannotBuild
 from .checkouts import Project, Version
+from .effort import Replication
 from .instruction_counts import InstructionCounter
-from .replication import Replication, Replicator
+from .replication import Replicator
 
 Say = Callable[[str], None]
 
@@ -255,7 +256,7 @@ class Bisector:
             pair.replicator.examine(unseen)
             pair.examined |= set(unseen)
 
-    def _pair_of(self, job: Instructions | Time, trees: Trees) -> _Pair:
+    def _pair_of(self, job: SideBySide, trees: Trees) -> _Pair:
         base, candidate = trees.at(job.base, "base"), trees.at(job.commit, "candidate")
         pair = self._pair
         if pair is None or (pair.base, pair.commit) != (job.base, job.commit):

@@ -21,6 +21,7 @@ from ..analysis.bisection_text import (
     rows,
     title,
 )
+from ..analysis.operation_changes import LEAST
 from ..history.commit_links import Link
 from ..plurals import counted
 from . import template
@@ -73,6 +74,7 @@ def render(found: Findings, files: Files, *, name: str, link: Link) -> str:
             for row in rows(found, known)
         ],
         notes=notes(found),
+        least=f"{LEAST:.0%}",
     )
 
 

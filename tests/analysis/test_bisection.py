@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 from histories import commit, grown
 
-from gradbench.analysis.bisected_instructions import Instructions
-from gradbench.analysis.bisection import Count, Findings, Time
+from gradbench.analysis.bisection import Findings
 from gradbench.analysis.bisection_changes import INSTRUCTIONS, TIME
+from gradbench.analysis.bisection_jobs import Count, Instructions, Time
 from gradbench.analysis.bisection_text import answer, columns, notes, rows, title
 from gradbench.analysis.commit_graph import Graph
 from gradbench.exit_status import ExitStatus
@@ -256,6 +256,26 @@ def test_cells_that_neither_end_can_step_are_not_compared():
     assert notes(found) == [f"not compared: {CELL}: no"]
 
 
+@pytest.mark.parametrize("doubt", ["was killed by SIGKILL, twice", "gave no answer in time"])
+def test_a_cell_that_the_good_commit_was_killed_in_is_not_compared_and_no_later_one_is_better(doubt):
+    killed = [CellCounts(cell=CELL, failure="it ended", doubt=doubt), counts(OTHER)]
+    found, jobs = followed(
+        record(*LINE, cells=(CELL, OTHER), times="all"),
+        lambda one: killed if one == "good" else [counts(), counts(OTHER)],
+        drawn("c9", 0.0),
+    )
+    assert found.status() is ExitStatus.OK and not found.culprits
+    assert f"not compared: {CELL}: the good commit {doubt}" in notes(found)
+    assert not any(CELL in job.cells for job in jobs if isinstance(job, Time))
+
+
+def test_a_cell_that_a_later_commit_is_killed_in_is_followed_to_it():
+    killed = [CellCounts(cell=CELL, failure="it ended", doubt="was killed")]
+    found, _ = followed(record(*LINE), lambda one: killed if since(one, "c9") else [counts()])
+    assert [one.suspects for one in found.culprits] == [("c9",)]
+    assert found.status() is ExitStatus.REGRESSION
+
+
 def test_an_end_that_cannot_be_measured_ends_the_search():
     found, jobs = followed(record(*LINE), lambda one: "no" if one == "c15" else [counts()])
     assert found.counts.unmeasurable_end == ("c15", "no")
@@ -361,9 +381,13 @@ def test_of_a_cell_with_other_counts_no_time_is_asked_unless_all_are():
 
     found, jobs = followed(record(*LINE, times="silent"), counted, drawn("c9", 0.3))
     assert not [job for job in jobs if isinstance(job, Time)]
-    assert any("--times all compares them" in note for note in notes(found))
+    (said,) = [note for note in notes(found) if "--times all" in note]
+    assert said.startswith(f"step time not compared: {CELL}: other counts at the ends")
+    assert answer(found).endswith("; step time of 1 cell not compared")
     found, _ = followed(record(*LINE, times="all"), counted, drawn("c9", 0.3))
     assert [one.suspects for one in found.culprits] == [("c4",), ("c9",)]
+    assert not found.times.left_out
+    assert "not compared" not in answer(found)
 
 
 def test_a_time_that_grows_in_small_steps_is_said_to_be_part_of_the_whole():
@@ -444,7 +468,7 @@ def test_where_the_counts_are_silent_instructions_find_the_commit_and_no_time_is
     assert len(asked) <= 2 + 4
     assert found.status() is ExitStatus.REGRESSION
     assert [one.title for one in columns(found)] == ["instructions"]
-    assert any("--times all compares them" in note for note in notes(found))
+    assert any("step time not compared" in note for note in notes(found))
 
 
 def test_of_a_cell_whose_counts_differ_no_instructions_are_counted():
