@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+SMALL_BATCHES: Final = (2, 4)
+"""Batch sizes from which what cannot be had at another goes on in a line, wherever it does."""
+
 
 class Unreadable(Exception):
     """A meter has nothing to read here; the message says why."""
@@ -261,6 +264,9 @@ class Device(Protocol):
     @property
     def probe_bytes(self) -> int:
         """Tensors of a call up to which its inner needs are learned by running it."""
+
+    def carried_from(self, batch_size: int) -> tuple[int, int]:
+        """Return two small batch sizes from which a call's inner needs go on to a larger one."""
 
     def allocator(self) -> Allocator:
         """Return an empty model of the allocator."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import DeviceUnavailable
 from ..records.measurements import Fact
 from . import (
+    SMALL_BATCHES,
     Allocator,
     DeviceClock,
     HostClock,
@@ -78,6 +79,10 @@ class Accelerator:
     def probe_bytes(self) -> int:
         """A third of what is free, for a call may want as much again inside."""
         return self._free_bytes() // 3
+
+    def carried_from(self, batch_size: int) -> tuple[int, int]:  # noqa: ARG002 # whichever it is
+        """Return those from which any is carried on."""
+        return SMALL_BATCHES
 
     def allocator(self) -> Allocator:
         """Return a model of torch's caching allocator."""

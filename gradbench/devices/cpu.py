@@ -16,6 +16,7 @@ from ..errors import DeviceUnavailable
 from ..records.allocations import Change, Mark, Phase
 from ..records.measurements import Fact
 from . import (
+    SMALL_BATCHES,
     Allocator,
     DeviceClock,
     HostClock,
@@ -34,6 +35,9 @@ from .host_memory import host_memory
 from .trace import cpu_changes, trace
 
 T = TypeVar("T")
+
+NNPACK_BATCHES: Final = (16, 32)
+"""From the first on NNPACK takes convolutions, where it is there and oneDNN is not."""
 
 NUMBER_BYTES: Final = 8
 """What a number takes that torch makes a tensor of."""
@@ -80,6 +84,14 @@ class CPU:
 
     context_bytes = 0
     probe_bytes = 64 * 2**20
+
+    def carried_from(self, batch_size: int) -> tuple[int, int]:
+        """Return larger ones for a batch that NNPACK takes: small ones run another convolution."""
+        with_nnpack = torch.backends.nnpack.is_available() and torch._C._get_nnpack_enabled()
+        mkldnn = torch.backends.mkldnn
+        if with_nnpack and not (mkldnn.is_available() and mkldnn.enabled):
+            return NNPACK_BATCHES if batch_size >= NNPACK_BATCHES[0] else SMALL_BATCHES
+        return SMALL_BATCHES
 
     def allocator(self) -> Allocator:
         """Return one that hands out what is asked for: malloc's rounding is nobody's tensor."""

@@ -11,23 +11,23 @@ import torch.distributed as dist
 
 from .. import devices
 from ..devices import Allocator, Device, Workspaces
+from ..devices.host_memory import free_bytes
 from ..errors import DeviceUnavailable, GradbenchError, in_one_line, message_line
 from ..experiment.matrix import RECORDING, Cell
 from ..records.allocations import Change, Entry, Phase, Within, attribute_peak
-from ..records.predictions import STEP_FAILS, Fit, Prediction, in_a_line
+from ..records.predictions import BUILD_FAILS, STEP_FAILS, Fit, Prediction, in_a_line
 from ..users_traceback import users_traceback
-from ..workloads.arms import same_step
+from ..workloads.arms import fed, same_step
 from ..workloads.models import Model
-from ..workloads.steps import says_the_mode
+from ..workloads.state import seed_all
+from ..workloads.steps import WORKLOADS, says_the_mode
 from . import batch_fit
 from .child_process import FORKS, LIMIT_S, Children, Died, TimedOut, frames_of
+from .fake_model import SHARE
 from .fake_step import COMPILED, Compiled, Unfaithful, fake_step, load
 from .measured_step import TooLargeToRun, measured_step
 from .outline import Line, Outline, carried_on
 from .probe import Call, Prober
-
-BASES: Final = (2, 4)
-"""Batch sizes at which what cannot be had at another is had instead, and carried on in a line."""
 
 SMALL_BYTES: Final = 256 * 2**20
 """What a step that is measured instead may add, as far as a smaller one tells."""
@@ -75,6 +75,10 @@ class CannotTrain(Unpredictable):
     """A step that torch refuses because nothing is recorded; the message is torch's."""
 
 
+class CannotBuild(Unpredictable):
+    """A model that its own factory does not build; the message says what that raises."""
+
+
 class EndsItsProcess(Unpredictable):
     """A step that ended the process in which it was to be predicted; the message says how."""
 
@@ -113,6 +117,7 @@ class Predictor:
         self._workspaces = self._device.workspaces()
         self._outlines: dict[tuple[Cell, Model, int], Outline | Unfaithful] = {}
         self._measurements: dict[tuple[Cell, Model, int, bool], Outline] = {}
+        self._unbuilt: dict[tuple[Model, bool, int], CannotBuild | None] = {}
 
     def predict(
         self, cell: Cell, model: Model, *, seed: int = 0, probing: bool = True
@@ -124,6 +129,17 @@ class Predictor:
         step does not run on fake tensors, or not as it does for real, all of it is measured at
         two small batch sizes, which the prediction says.
         """
+        if _building(cell, model, seed) in self._unbuilt:
+            self._hold_that_it_is_built(cell, model, seed)
+        try:
+            return self._predicted(cell, model, seed, probing=probing)
+        except (CannotTrain, EndsItsProcess, TookTooLong):
+            raise
+        except GradbenchError:
+            self._hold_that_it_is_built(cell, model, seed)
+            raise
+
+    def _predicted(self, cell: Cell, model: Model, seed: int, *, probing: bool) -> Prediction:
         began = time.perf_counter()
         try:
             outline, unprobed = self._filled(cell, model, seed, probing=probing)
@@ -153,7 +169,7 @@ class Predictor:
         def followed(low: int, high: int) -> "batch_fit.Estimate | None":
             return self._followed(cell, model, seed, (low, high), *why)
 
-        final = (CannotTrain, TookTooLong)
+        final = (CannotTrain, CannotBuild, TookTooLong)
         return batch_fit.largest(cell, budget_bytes, predicted, followed, final=final)
 
     def _followed(
@@ -276,12 +292,13 @@ class Predictor:
         """
         outline = self._outline(cell, model, seed)
         calls = outline.calls()
-        small = cell.batch_size <= max(BASES)
+        bases = self._device.carried_from(cell.batch_size)
+        small = cell.batch_size <= max(bases)
         if probing or small:
             self._learn(cell, calls)
         inside = [self._prober.inside(call, threads=cell.threads) for call in calls]
         if None in inside and not small:
-            inside = self._carried_on(cell, model, seed, calls, inside)
+            inside = self._carried_on(cell, model, seed, calls, inside, bases)
         unprobed = {call.name for call, known in zip(calls, inside, strict=True) if known is None}
         entries = list(self._filled_in(outline, inside))
         return replace(outline, entries=entries), tuple(sorted(unprobed))
@@ -301,10 +318,11 @@ class Predictor:
         seed: int,
         calls: Sequence[Call],
         inside: Sequence[int | None],
+        bases: tuple[int, int],
     ) -> list[int | None]:
-        """Return the inner needs with the unknown ones carried on from `BASES`."""
+        """Return the inner needs with the unknown ones carried on from these batch sizes."""
         lines = []
-        for batch in BASES:
+        for batch in bases:
             try:
                 small = self._outline(replace(cell, batch_size=batch), model, seed).calls()
             except Unfaithful:
@@ -318,7 +336,7 @@ class Predictor:
             ):
                 return list(inside)  # nor is any known there: weights alone are too large
             lines.append(there)
-        line = Line(*BASES, cell.batch_size)
+        line = Line(*bases, cell.batch_size)
         return [
             known
             if known is not None or first is None or second is None
@@ -400,6 +418,29 @@ class Predictor:
                     reason = f"{words}; under {RECORDING}, too: {reason}"
                 raise Unpredictable(reason, frames=error.frames) from error
 
+    def _hold_that_it_is_built(self, cell: Cell, model: Model, seed: int) -> None:
+        """Raise `CannotBuild` where the factory alone raises: that is so for any batch and mode."""
+        key = _building(cell, model, seed)
+        if key not in self._unbuilt:
+            self._unbuilt[key] = self._why_not_built(fed(cell, model), seed)
+        if why := self._unbuilt[key]:
+            raise CannotBuild(str(why), frames=why.frames)
+
+    def _why_not_built(self, model: Model, seed: int) -> CannotBuild | None:
+        """Return why a model cannot be built; None where it can, as far as half the memory goes."""
+        most_bytes = free_bytes() // SHARE if self._device.tensors_from_malloc else None
+        try:
+            replace(self._children(), most_bytes=most_bytes).run(partial(_built, model, seed))
+        except Died:  # by itself, or at its limit: no words of its own
+            return None
+        except (Exception, SystemExit) as error:
+            if isinstance(error, MemoryError) or self._device.out_of_memory(error):
+                return None
+            ours = isinstance(error, GradbenchError)
+            words = message_line(error) if ours else in_one_line(error)
+            return CannotBuild(f"{BUILD_FAILS}{words}", frames=frames_of(error))
+        return None
+
     def _measured(
         self, cell: Cell, model: Model, seed: int, why: Unfaithful, began: float
     ) -> Prediction:
@@ -435,7 +476,7 @@ class Predictor:
 
     def _batches(self, cell: Cell, model: Model, seed: int, why: Unfaithful) -> tuple[int, ...]:
         """Return the cell's own batch, or the two largest, one twice the other, that are small."""
-        first = min(cell.batch_size, max(BASES))
+        first = min(cell.batch_size, max(self._device.carried_from(cell.batch_size)))
         try:
             one = self._run_for_real(replace(cell, batch_size=first), model, seed, why)
         except (CannotTrain, EndsItsProcess, TookTooLong):
@@ -482,6 +523,18 @@ class Predictor:
                 reason = f"{why}; nor could it be measured: {words}"
                 raise Unpredictable(reason, frames=frames) from error
         return self._measurements[key]
+
+
+def _building(cell: Cell, model: Model, seed: int) -> tuple[Model, bool, int]:
+    """Return what is equal where a model is built alike: one that makes tokens may be another."""
+    return model, WORKLOADS[cell.workload].generates, seed
+
+
+def _built(model: Model, seed: int, _say: Callable[[int], None]) -> None:
+    """Build a model, as a step does, and drop it."""
+    model.load()
+    seed_all(seed)
+    model.build()
 
 
 def _outlined(

@@ -119,6 +119,8 @@ def marks(noted: Mapping[str, Fact]) -> list[str]:
 
 STEP_FAILS: Final = "its step fails: "
 """How a reason begins that a model's own error is."""
+BUILD_FAILS: Final = "it cannot be built: "
+"""The same of an error of its factory."""
 
 
 @dataclass(frozen=True, slots=True)

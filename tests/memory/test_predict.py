@@ -18,7 +18,7 @@ from gradbench.experiment.plan import Plan
 from gradbench.experiment.presets import PRESETS
 from gradbench.memory import predict, probe
 from gradbench.memory.child_process import Children
-from gradbench.memory.predict import Predictor, Unpredictable
+from gradbench.memory.predict import CannotBuild, Predictor, Unpredictable
 from gradbench.memory.probe import Call, Prober, Seen
 from gradbench.records.measurements import PARTS, Breakdown, Measurement, Skipped
 from gradbench.runner import memory_pass
@@ -543,6 +543,27 @@ def test_an_operator_that_ends_its_process_is_unknown_and_the_others_are_not():
     other = called(lambda: torch.zeros(8))
     found = probe._run([stands, falls, other], Children(device=CPU()), 1)
     assert found == {stands: Seen(16, (16,)), falls: None, other: Seen(32, (32,))}
+
+
+def test_a_model_that_cannot_be_built_is_asked_at_one_batch_size_and_in_its_own_words(tmp_path):
+    built = tmp_path / "built"
+
+    def build():
+        with built.open("a") as file:
+            file.write(".")
+        raise ValueError("no weights here")
+
+    predictor, model = Predictor("cpu"), Model(build, partial(classification, shape=(16,)))
+    says = pytest.raises(CannotBuild, match=r"^it cannot be built: ValueError: no weights here$")
+    with says as raised:
+        predictor.largest(cell(), model, 2**30)
+    assert "raise ValueError" in raised.value.frames
+    times = built.stat().st_size
+    assert times <= 6  # of seven batch sizes each takes more than two
+    for mode in GRAD_MODES:  # nor is another cell tried
+        with says:
+            predictor.predict(cell(grad_mode=mode), model)
+    assert built.stat().st_size == times
 
 
 def test_the_largest_batch_is_looked_for_from_the_smallest_that_can_be_stepped(predictor):
