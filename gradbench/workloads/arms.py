@@ -19,6 +19,7 @@ from .models import Model, StandIn
 from .state import RandomNumbers, seed_all
 from .steps import OPTIMIZERS, WORKLOADS, Cut, Region, Step, Subject, Workload
 from .trees import Batch, mapped, tensors
+from .weight_files import naming
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +109,10 @@ def assemble(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -
     name = model.dtype if cell.dtype == AS_IS else cell.dtype
     dtype = None if name == AS_IS else getattr(torch, name)
     layout = torch.channels_last if cell.memory_format == "channels_last" else None
-    module = convert(model.build(), cell.device, dtype, layout)
-    given = model.batch(cell.batch_size)
+    with naming(f"model {cell.model!r} cannot be built"):
+        module = convert(model.build(), cell.device, dtype, layout)
+    with naming(f"the batch of {cell.model!r} cannot be made"):
+        given = model.batch(cell.batch_size)
     if dtype is None and model.batch_follows:
         dtype = _only_dtype(module)
     given = _placed(given, cell.device, dtype, layout)

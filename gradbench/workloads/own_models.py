@@ -21,6 +21,7 @@ from . import losses
 from .generation import Generation
 from .models import MODELS, Catalogue, Model
 from .trees import Batch
+from .weight_files import without_weights
 
 ARGUMENTS: Final = {"model": 0, "batch": 1, "loss": 2}
 """How many arguments a function of the user's is called with, by what it is for."""
@@ -315,7 +316,8 @@ def imported(path: str, what: str) -> object:
             "if __name__ == '__main__'"
         ) from error
     except Exception as error:  # a user's module may raise anything
-        raise BadModel(f"{what} {path!r} cannot be imported: {in_one_line(error)}") from error
+        words = without_weights(error) or in_one_line(error)
+        raise BadModel(f"{what} {path!r} cannot be imported: {words}") from error
     if not attribute:
         raise BadModel(_which_of(module, file, what))
     return target
