@@ -3,10 +3,12 @@
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
 from . import runner
 from .devices import nothing
+from .errors import ClusterLost, GradbenchError, StoreError
 from .experiment.matrix import Block, by_block
 from .experiment.plan import Plan
 from .records import selfcheck
@@ -26,8 +28,9 @@ class Recording:
     It writes the header and the environment when it is entered, every outcome the moment it is
     there, and the seal when it is finished. Left before that, in whatever way, it leaves a part
     that can be resumed: ``resumed`` is then the run that was cut short, and what that has read is
-    not measured again. ``measured_by`` says who measures the blocks: without it, they are measured
-    here, one after the other. ``meanwhile`` is called while that loads.
+    not measured again. One that is refused before anything is measured leaves nothing.
+    ``measured_by`` says who measures the blocks: without it, they are measured here, one after the
+    other. ``meanwhile`` is called while that loads.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Recording:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
+            stack.push(self._leave_nothing_refused)
             stack.enter_context(self._writer)
             header = self.header
             preflight.check(header.cells, self._models, header.meters)
@@ -65,8 +69,21 @@ class Recording:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def _leave_nothing_refused(
+        self, _kind: object, error: BaseException | None, _trace: object
+    ) -> None:
+        """Remove a file without any outcome, unless it is said how to go on with that."""
+        goes_on = self._resumed is not None or isinstance(error, StoreError | ClusterLost)
+        if isinstance(error, GradbenchError) and not goes_on and not self._done:
+            self._writer.discard()
 
     def measure(
         self,

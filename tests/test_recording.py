@@ -6,7 +6,7 @@ import pytest
 from builders import block, environment, skipped
 from scripted_bench import scripted_bench
 
-from gradbench.errors import StoreError, UnknownName
+from gradbench.errors import Impossible, StoreError, UnknownName
 from gradbench.experiment.plan import Plan
 from gradbench.recording import Recording, write_page
 from gradbench.records.measurements import Environment
@@ -105,6 +105,24 @@ def test_what_breaks_off_a_recording_leaves_what_was_written(store, bench):
     kept = load(recording.path)
     assert not kept.sealed
     assert {cell.batch_size for cell, _ in kept.done} == {1}
+
+
+def test_a_run_that_is_refused_before_anything_is_measured_leaves_no_file(store, bench):
+    def script(member):
+        if member.batch_size == 2:
+            raise Impossible("core-0 is held by the run that started this one")
+        return [skipped(member, meter=meter, reason="x") for meter in METERS]
+
+    bench.script = staticmethod(script)
+    two, one = block(batch_size=2), block(batch_size=1)
+    with pytest.raises(Impossible), Recording(store.create(), header(two)) as recording:
+        list(recording.measure())
+    with pytest.raises(UnknownName), Recording(store.create(), header(meters=["step_tme"])):
+        pytest.fail("it began")
+    assert list(store.folder.iterdir()) == []
+    with pytest.raises(Impossible), Recording(store.create(), header([*one, *two])) as recording:
+        list(recording.measure())
+    assert {cell.batch_size for cell, _ in load(recording.path).done} == {1}
 
 
 def test_a_name_that_no_catalogue_knows_starts_no_process(store, bench):

@@ -31,6 +31,10 @@ CACHE: Final = "GRADBENCH_CACHE"
 MAGIC: Final = b"gradbench index 2\n"
 VERSION: Final = 2
 """Raised with every change of the tables below; an index of another version is built anew."""
+MOST_SEEN: Final = 100_000
+"""Files and folders that are looked at for runs: a second or two."""
+SEEN_A_RUN: Final = 100
+"""Or so many for each run that is found, where these are more."""
 SETTLED_NS: Final = 2_000_000_000
 """A file changed this shortly before it was read may change again within one tick of its clock."""
 
@@ -243,17 +247,26 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 
 def run_files(folder: Path) -> Iterator[Path]:
-    """Yield the files of runs in a folder and below it, as artifacts are unpacked, by name."""
+    """Yield the files of runs in a folder and below it, as artifacts are unpacked, by name.
+
+    Raise `StoreError` for one that holds much else: nobody means the whole disk.
+    """
     found: list[Path] = []
-    folders = [folder]
-    for here in folders:  # which grows meanwhile: a folder may lie a thousand deep
+    seen, folders = 0, [folder]
+    while folders:  # and no recursion: a folder may lie a thousand deep
+        here = folders.pop()
         with suppress(OSError):  # one that cannot be read, as any is that is too deep to be named
             for entry in os.scandir(here):
-                path = here / entry.name
+                seen += 1
                 if entry.is_dir(follow_symlinks=False):
-                    folders += [path] if path.name != QUARANTINE else []
-                elif path.name.endswith((SEALED, PART)) and path.is_file():
+                    folders += [here / entry.name] if entry.name != QUARANTINE else []
+                elif entry.name.endswith((SEALED, PART)) and (path := here / entry.name).is_file():
                     found.append(path)
+        if seen > max(MOST_SEEN, SEEN_A_RUN * len(found)):
+            raise StoreError(
+                f"{seen:,} files and folders or more lie in {str(folder)!r}, with "
+                f"{counted(len(found), 'run')} among them: name the folder that holds the runs"
+            )
     return iter(sorted(found))
 
 

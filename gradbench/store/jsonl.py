@@ -83,6 +83,11 @@ class Writer:
             self._file.close()
         return final
 
+    def discard(self) -> None:
+        """Remove the part file, which holds nothing to go on with."""
+        with suppress(OSError):
+            self.path.unlink()
+
     @contextmanager
     def _as_store_errors(self) -> Iterator[None]:
         try:

@@ -286,6 +286,22 @@ def test_folders_may_lie_deeper_than_any_path_can_say(tmp_path, runs):
         subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)
 
 
+def test_a_folder_of_much_else_is_refused_and_one_of_many_runs_is_not(tmp_path, runs, monkeypatch):
+    monkeypatch.setattr(sqlite_index, "MOST_SEEN", 20)
+    monkeypatch.setattr(sqlite_index, "SEEN_A_RUN", 6)
+    write_run(runs[0], tmp_path / "a" / "results")
+    others = tmp_path / "b"
+    others.mkdir()
+    for number in range(18):
+        (others / str(number)).touch()
+    with pytest.raises(StoreError, match=r"with [01] runs? among them: name the folder that holds"):
+        run_files(tmp_path)
+    shutil.rmtree(others)
+    for number in range(10):
+        shutil.copytree(tmp_path / "a", tmp_path / f"a{number}")
+    assert len(list(run_files(tmp_path))) == 11
+
+
 def test_a_run_that_lies_there_twice_counts_once_and_still_when_one_goes(tmp_path, runs):
     first, _ = (write_run(runs[0], tmp_path / name) for name in ("a", "b"))
     assert as_rows(Index(tmp_path).read()) == as_rows(series.of(runs[:1]))
