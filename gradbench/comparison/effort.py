@@ -1,4 +1,4 @@
-"""How hard versions are compared: what counts as a change, replicates, and the time for all of it."""
+"""How hard versions are compared: what counts as a change, replicates, time for all of it."""
 
 import math
 from dataclasses import dataclass, field

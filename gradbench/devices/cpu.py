@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -87,11 +87,11 @@ class CPU:
 
     def carried_from(self, batch_size: int) -> tuple[int, int]:
         """Return larger ones for a batch that NNPACK takes: small ones run another convolution."""
-        with_nnpack = torch.backends.nnpack.is_available() and torch._C._get_nnpack_enabled()
-        mkldnn = torch.backends.mkldnn
-        if with_nnpack and not (mkldnn.is_available() and mkldnn.enabled):
-            return NNPACK_BATCHES if batch_size >= NNPACK_BATCHES[0] else SMALL_BATCHES
-        return SMALL_BATCHES
+        backends: Any = torch.backends  # torch leaves these untyped
+        onednn = backends.mkldnn.is_available() and backends.mkldnn.enabled
+        nnpack = backends.nnpack.is_available() and torch._C._get_nnpack_enabled()
+        takes_it = nnpack and not onednn and batch_size >= NNPACK_BATCHES[0]
+        return NNPACK_BATCHES if takes_it else SMALL_BATCHES
 
     def allocator(self) -> Allocator:
         """Return one that hands out what is asked for: malloc's rounding is nobody's tensor."""

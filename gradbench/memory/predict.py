@@ -298,7 +298,7 @@ class Predictor:
             self._learn(cell, calls)
         inside = [self._prober.inside(call, threads=cell.threads) for call in calls]
         if None in inside and not small:
-            inside = self._carried_on(cell, model, seed, calls, inside, bases)
+            inside = self._carried_on(cell, model, seed, calls, inside, bases=bases)
         unprobed = {call.name for call, known in zip(calls, inside, strict=True) if known is None}
         entries = list(self._filled_in(outline, inside))
         return replace(outline, entries=entries), tuple(sorted(unprobed))
@@ -318,6 +318,7 @@ class Predictor:
         seed: int,
         calls: Sequence[Call],
         inside: Sequence[int | None],
+        *,
         bases: tuple[int, int],
     ) -> list[int | None]:
         """Return the inner needs with the unknown ones carried on from these batch sizes."""
@@ -433,7 +434,7 @@ class Predictor:
             replace(self._children(), most_bytes=most_bytes).run(partial(_built, model, seed))
         except Died:  # by itself, or at its limit: no words of its own
             return None
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 # a factory may raise anything
             if isinstance(error, MemoryError) or self._device.out_of_memory(error):
                 return None
             ours = isinstance(error, GradbenchError)

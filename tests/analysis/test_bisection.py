@@ -257,7 +257,7 @@ def test_cells_that_neither_end_can_step_are_not_compared():
 
 
 @pytest.mark.parametrize("doubt", ["was killed by SIGKILL, twice", "gave no answer in time"])
-def test_a_cell_that_the_good_commit_was_killed_in_is_not_compared_and_no_later_one_is_better(doubt):
+def test_a_cell_that_the_good_commit_was_killed_in_is_not_compared(doubt):
     killed = [CellCounts(cell=CELL, failure="it ended", doubt=doubt), counts(OTHER)]
     found, jobs = followed(
         record(*LINE, cells=(CELL, OTHER), times="all"),

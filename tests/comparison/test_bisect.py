@@ -24,8 +24,8 @@ from gradbench.comparison import (
     instruction_counts,
     versions,
 )
-from gradbench.comparison.replication import Results
 from gradbench.comparison.effort import Effort, Replication
+from gradbench.comparison.replication import Results
 from gradbench.errors import BadModel, GradbenchError
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
@@ -474,7 +474,8 @@ def test_real_commits_are_counted_timed_and_found(tmp_path, monkeypatch):
     quick = Replication(turns=4, least_turns=3, slice_s=0.001, warm_up_s=0.0, cell_s=0.01,
                         least_rounds=4)  # fmt: skip
     monkeypatch.setattr(
-        "gradbench.comparison.effort.Effort", lambda **given: Effort(**{"replication": quick, **given})
+        "gradbench.comparison.effort.Effort",
+        lambda **given: Effort(**{"replication": quick, **given}),
     )
     asked = ("--bisect", "main~3..main", "--grad-mode", "global_on", "--processes", "3",
              "--times", "all")  # fmt: skip

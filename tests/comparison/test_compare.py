@@ -25,8 +25,8 @@ import gradbench
 from gradbench.cli import app
 from gradbench.comparison import checkouts, instruction_counts, versions, worktree
 from gradbench.comparison.budget import Budget
-from gradbench.comparison.replication import Replicator, in_turns
 from gradbench.comparison.effort import Effort, Replication
+from gradbench.comparison.replication import Replicator, in_turns
 from gradbench.errors import BadModel, GradbenchError, Impossible
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
@@ -140,6 +140,7 @@ def project(tmp_path, monkeypatch):
 @pytest.fixture
 def compare(monkeypatch):
     """The command line, with pairs that are cheap."""
+
     def quick(**given):
         return Effort(**fields(QUICK) | given)
 

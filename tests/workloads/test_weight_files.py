@@ -20,7 +20,9 @@ POINTER = (
     "version https://git-lfs.github.com/spec/v1\n"
     "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
 )
-LFS = "is a Git LFS pointer, not the file that it stands for: run git lfs install, then git lfs pull"
+LFS = (
+    "is a Git LFS pointer, not the file that it stands for: run git lfs install, then git lfs pull"
+)
 
 
 def by_safetensors(path: Path) -> object:
