@@ -55,7 +55,8 @@ def make():
 
 def quick_effort():
     """Return an effort of `compare` that ends soon; imported here, for it imports torch."""
-    from gradbench.comparison.effort import Effort, Replication
+    from gradbench.comparison.effort import Effort
+    from gradbench.comparison.replicate_effort import Replication
 
     return Effort(
         processes=3,

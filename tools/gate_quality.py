@@ -39,8 +39,9 @@ from scipy import stats
 
 from gradbench.comparison import checkouts, versions
 from gradbench.comparison.budget import Budget
-from gradbench.comparison.effort import Effort, Replication
+from gradbench.comparison.effort import Effort
 from gradbench.comparison.instruction_counts import InstructionCounter
+from gradbench.comparison.replicate_effort import Replication
 from gradbench.comparison.replication import Replicator
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell

@@ -270,7 +270,8 @@ def _effort(
     seed: int,
 ) -> "Effort":
     """Return how hard to compare; raise for a value that none can have."""
-    from ..comparison.effort import Effort, Replication
+    from ..comparison.effort import Effort
+    from ..comparison.replicate_effort import Replication
 
     return Effort(
         threshold=threshold,

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from ..comparison.effort import Replication
+from ..comparison.replicate_effort import Replication
 from ..comparison.replication import Results
 from ..experiment.matrix import Block, Cell
 from ..experiment.model_source import ModelSource

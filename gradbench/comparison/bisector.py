@@ -28,8 +28,8 @@ from .alone import alone
 from .budget import Budget
 from .building import CannotBuild
 from .checkouts import Project, Version
-from .effort import Replication
 from .instruction_counts import InstructionCounter
+from .replicate_effort import Replication
 from .replication import Replicator
 
 Say = Callable[[str], None]

@@ -6,36 +6,13 @@ from typing import Final
 
 from ..errors import Impossible
 from ..experiment.axis import MOST
-from ..experiment.plan import MOST_S
 from ..plurals import counted
 from ..stats import table_rule
 from ..stats.estimates import MIN_DETECTABLE_EFFECT
+from .replicate_effort import Replication
 
 MOST_PROCESSES: Final = 1_000
 """Of each cell at first: as many take hours for one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replication:
-    """What a replicate spends on a cell, and how."""
-
-    warm_up_s: float = 0.05
-    limit_s: float = 120.0  # for any one answer about a cell; then the process is killed
-    one_process: bool = True  # where that can be
-    share: bool = True  # weights and batch, where they are equal
-    cell_s: float = 0.4  # of CPU time, of both sides' rounds in one process
-    least_rounds: int = 8
-    pair_s: float = 0.4  # of both sides' turns in a pair: fewer of them where steps are long
-    slice_s: float = 0.003  # of one side's turn in a pair
-    turns: int = 24  # of each side in a pair, at most
-    least_turns: int = 8
-
-    def __post_init__(self) -> None:
-        if not 0 < self.limit_s <= MOST_S:
-            raise Impossible(
-                f"the limit is a number of seconds above 0, {MOST_S:g} at most, "
-                f"not {self.limit_s!r}"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

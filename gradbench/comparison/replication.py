@@ -25,8 +25,8 @@ from . import side_imports
 from .alone import alone
 from .budget import Budget
 from .checkouts import SIDES, Version
-from .effort import Replication
 from .process import Failed, LiveProcess, Lost, why_not_imported
+from .replicate_effort import Replication
 
 ROUNDS_A_TURN: Final = 8
 """Rounds of one process whose fastest batch stands for them: others were perhaps preempted."""

@@ -16,7 +16,8 @@ from gradbench.cluster.jobs import Answer, ReplicateJob, ReplicateResult, Replic
 from gradbench.cluster.replicates_on_ray import ReplicatesOnRay
 from gradbench.comparison import versions
 from gradbench.comparison.budget import Budget
-from gradbench.comparison.effort import Effort, Replication
+from gradbench.comparison.effort import Effort
+from gradbench.comparison.replicate_effort import Replication
 from gradbench.comparison.replication import Results
 from gradbench.comparison.versions import Comparison
 from gradbench.errors import BadModel

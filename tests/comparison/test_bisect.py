@@ -24,7 +24,8 @@ from gradbench.comparison import (
     instruction_counts,
     versions,
 )
-from gradbench.comparison.effort import Effort, Replication
+from gradbench.comparison.effort import Effort
+from gradbench.comparison.replicate_effort import Replication
 from gradbench.comparison.replication import Results
 from gradbench.errors import BadModel, GradbenchError
 from gradbench.exit_status import ExitStatus

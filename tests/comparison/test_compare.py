@@ -25,7 +25,8 @@ import gradbench
 from gradbench.cli import app
 from gradbench.comparison import checkouts, instruction_counts, versions, worktree
 from gradbench.comparison.budget import Budget
-from gradbench.comparison.effort import Effort, Replication
+from gradbench.comparison.effort import Effort
+from gradbench.comparison.replicate_effort import Replication
 from gradbench.comparison.replication import Replicator, in_turns
 from gradbench.errors import BadModel, GradbenchError, Impossible
 from gradbench.exit_status import ExitStatus

@@ -13,9 +13,9 @@ from builders import cell
 from gradbench.analysis.operation_changes import LEAST
 from gradbench.comparison import checkouts, counted_steps, instruction_counts
 from gradbench.comparison.budget import Budget
-from gradbench.comparison.effort import Replication
 from gradbench.comparison.instruction_counts import InstructionCounter
 from gradbench.comparison.process import Failed, Lost
+from gradbench.comparison.replicate_effort import Replication
 from gradbench.comparison.replication import Replicator, Results
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.model_source import ModelSource

@@ -12,8 +12,9 @@ import pytest
 
 from gradbench.cli.gate import conclusion
 from gradbench.comparison import checkouts, commit_counts, replication, versions, worker
-from gradbench.comparison.effort import Effort, Replication
+from gradbench.comparison.effort import Effort
 from gradbench.comparison.process import Failed, Lost
+from gradbench.comparison.replicate_effort import Replication
 from gradbench.errors import BadModel, Impossible
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import GRAD_MODES, Cell

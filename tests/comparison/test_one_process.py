@@ -19,7 +19,7 @@ from torch import nn
 
 from gradbench.analysis.operation_changes import in_words
 from gradbench.comparison import checkouts, interleaved_sides, shared_state, side_imports
-from gradbench.comparison.effort import Replication
+from gradbench.comparison.replicate_effort import Replication
 from gradbench.comparison.replication import Replicator, check_modules, obstacle
 from gradbench.errors import BadModel
 from gradbench.experiment.matrix import AXES, Cell

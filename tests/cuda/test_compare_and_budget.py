@@ -10,7 +10,7 @@ import pytest
 from simulated_gpu.stand_in import in_child
 
 from gradbench.comparison.checkouts import Version
-from gradbench.comparison.effort import Replication
+from gradbench.comparison.replicate_effort import Replication
 from gradbench.comparison.replication import Replicator
 from gradbench.errors import Impossible
 from gradbench.experiment.matrix import Cell
