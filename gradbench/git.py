@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,14 @@ _OF_ONE_REPOSITORY: Final = frozenset(
 )
 """Variables that git sets for a hook. From whichever folder, they would lead to its repository, and
 a worktree that is added would be written into that one's index."""
+
+_SETTINGS: Final = {
+    "core.hooksPath": os.devnull,
+    "submodule.recurse": "false",
+    "log.follow": "false",
+}
+"""What a user may have set for checkouts and logs of their own: a hook that installs packages, or
+fails without a tool, submodules that are fetched, another history of a path that was renamed."""
 
 
 class GitError(GradbenchError):
@@ -47,7 +56,7 @@ def _asked(arguments: tuple[str, ...], *, folder: Path | None, limit_s: float | 
             ["git", *where, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            env=environment | {"GIT_OPTIONAL_LOCKS": "0"},  # or status would write the index
+            env=_with_settings(environment) | {"GIT_OPTIONAL_LOCKS": "0"},  # of status: no index
             check=False,
             timeout=limit_s,
             start_new_session=True,  # Ctrl-C is for us: git may be putting things in order
@@ -60,3 +69,15 @@ def _asked(arguments: tuple[str, ...], *, folder: Path | None, limit_s: float | 
         lines = answer.stderr.decode("utf-8", "replace").strip().splitlines()
         raise GitError(lines[-1] if lines else f"git {arguments[0]} failed")
     return answer.stdout
+
+
+def _with_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which git has our settings, after those that it has already."""
+    try:
+        first = int(environment.get("GIT_CONFIG_COUNT") or 0)
+    except ValueError:  # git itself says what is wrong
+        return dict(environment)
+    ours: dict[str, str] = {"GIT_CONFIG_COUNT": str(first + len(_SETTINGS))}
+    for number, (name, value) in enumerate(_SETTINGS.items(), start=first):
+        ours |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+    return dict(environment) | ours

@@ -69,3 +69,23 @@ def test_to_ask_for_the_status_writes_nothing(repository):
     os.utime(repository / "file", (1, 1))  # git would note that it looked
     assert git("status", "--porcelain", folder=repository) == "A  file"
     assert (repository / ".git" / "index").read_bytes() == before
+
+
+def test_a_hook_and_settings_of_the_user_s_change_no_checkout_and_no_log(
+    repository, tmp_path_factory, monkeypatch
+):
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")  # as CI sets safe.directory
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "user.name")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "somebody")
+    git("-c", "user.email=s@b", "commit", "--allow-empty", "-qm", "first", folder=repository)
+    assert git("log", "-1", "--format=%an", folder=repository) == "somebody"
+    hook = repository / ".git" / "hooks" / "post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 2\n", "utf-8")
+    hook.chmod(0o755)
+    git("config", "log.follow", "true", folder=repository)
+    tree = tmp_path_factory.mktemp("trees") / "tree"
+    git("worktree", "add", "-q", "--detach", str(tree), folder=repository)
+    assert (tree / ".git").exists()
+    for name, value in (("submodule.recurse", "false"), ("log.follow", "false")):
+        assert git("config", "--get", name, folder=tree) == value

@@ -23,12 +23,17 @@ PACKAGE: Final = Path(__file__).parents[1]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """One side: its interpreter, where it imports from, and the tree that must hold its code."""
+    """One side: its interpreter, where it imports from, and the tree that must hold its code.
+
+    It stands in the first of its paths. ``home`` is the checkout that the user stands in, of which
+    it may run nothing; None where that is its tree.
+    """
 
     name: str  # "base" or "candidate"
     python: str
     paths: tuple[Path, ...]
     tree: Path
+    home: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +66,7 @@ class Project:
             python=python or sys.executable,
             paths=(*import_paths(tree, self.inside), *measuring),
             tree=tree,
+            home=None if tree == self.root else self.root,
         )
 
 

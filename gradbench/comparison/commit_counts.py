@@ -10,7 +10,7 @@ from ..records.bisection import CellCounts
 from ..workloads.steps import WORKLOADS
 from .checkouts import Version
 from .process import Failed, LiveProcess, Lost, why_not_imported
-from .replication import cell_request, check_origin, like, own_sources
+from .replication import cell_request, check_modules, check_origin, like, own_sources
 
 Sources = Mapping[str, ModelSource]
 
@@ -81,7 +81,7 @@ def _count(
     for cell, asked in requests.items():
         try:
             process.ask(**asked, warm_up_s=0.0)
-            counts = process.ask(examine="counts")["operations"]
+            found = process.ask(examine="counts")
             process.ask(stop=True)
         except Failed as failure:
             if failure.killed and cell not in killed_once:  # once may be anybody's doing
@@ -96,7 +96,8 @@ def _count(
                     )
                 return
         else:
-            by_cell[cell] = _counts(cell, counts)
+            check_modules(process.versions[0], found["outside"])
+            by_cell[cell] = _counts(cell, found["operations"])
 
 
 def _counts(cell: Cell, counts: Mapping[str, Any]) -> CellCounts:

@@ -1,7 +1,7 @@
 """Counts instructions of the steps of one side, or of both in turns, in a process under callgrind.
 
-A worker loads this by its file, as gradbench itself may be what the sides hold: it uses torch and
-the standard library alone, and of gradbench what ``comparison.entry`` names.
+A worker loads this by its file, as gradbench itself may be what the sides hold: it uses the
+standard library alone, and of gradbench what ``comparison.entry`` names.
 """
 
 import gc
@@ -9,16 +9,14 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
 Build = Callable[[Any, int, Mapping[str, Any]], tuple[Any, Any, Any]]
-Share = Callable[[Any, Any], bool]
 
 
-def counted(sides: Any, asked: Mapping[str, Any], build: Build, share: Share) -> dict[str, Any]:
+def counted(sides: Any, asked: Mapping[str, Any], build: Build, both: Any) -> dict[str, Any]:
     """Step each side some times, then count single steps; return whose dumps have the counts.
 
     The sides step in the same order always and draw the same numbers: what is random moves counts.
+    ``both`` is the module of two sides in one process, ``comparison.interleaved_sides``.
     """
     entry = sides.entries[-1]  # the candidate's, which has the names
     if not hasattr(entry, "Counter"):  # an older gradbench
@@ -29,19 +27,21 @@ def counted(sides: Any, asked: Mapping[str, Any], build: Build, share: Share) ->
         arm, subject, _ = build(sides, index, asked)
         arms.append(arm)
         subjects.append(subject)
-    if len(subjects) == 2 and asked["share"]:
-        share(*subjects)
-    numbers = torch.get_rng_state()
+    numbers = both.Numbers()
+    numbers.mark()
 
     def in_turns(visits: list[Callable[[], object]]) -> None:
         for index, visit in enumerate(visits):
             sides.turns.give(index)
-            torch.set_rng_state(numbers)
+            numbers.put_back()
             visit()
             subjects[index].clear_gradients()
 
+    steps = [_stepping(arm) for arm in arms]
+    if len(subjects) == 2 and asked["share"]:
+        both.share(*subjects, step=lambda: in_turns(steps))
     for _ in range(entry.WARM_UP_STEPS):
-        in_turns([_stepping(arm) for arm in arms])
+        in_turns(steps)
     gc.collect()
     gc.disable()
     ask = entry.Requests()

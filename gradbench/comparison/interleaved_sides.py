@@ -7,8 +7,10 @@ rounds in which the kernel gave the core to others are left out.
 """
 
 import itertools
+import pickle
 import random
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ BALLAST_BYTES: Final = 2**20
 
 Precision = Callable[[Sequence[Sequence[float]], Sequence[int]], float]
 Build = Callable[[Any, int, Mapping[str, Any]], tuple[Any, Any, Any]]
+Source = tuple[Callable[[], Any], Callable[[Any], object]]
 
 
 @dataclass(slots=True)
@@ -52,8 +55,9 @@ def timed(sides: Any, asked: Mapping[str, Any], build: Build, rules: Any) -> dic
     for index in rng.sample(range(2), 2):
         arm, subject, device = build(sides, index, asked)
         arms[index] = Arm(index, arm, subject)
-    shared = asked["share"] and share(*(one.subject for one in arms))
     visits = Visits(sides.turns, device.synchronize, rng)
+    subjects = (one.subject for one in arms)
+    shared = asked["share"] and share(*subjects, step=lambda: visits.once(arms))
     with rules.collector_resting():
         typical_ns = visits.warm_up(arms, seconds=asked["warm_up_s"])
         iterations = rules.calibrate(typical_ns, device.batch_ns)
@@ -75,11 +79,13 @@ def moved_heap(rng: random.Random) -> list[object]:
     return [*small, torch.empty(rng.randrange(BALLAST_BYTES), dtype=torch.uint8)]
 
 
-def share(base: Any, candidate: Any) -> bool:
+def share(base: Any, candidate: Any, *, step: Callable[[], object] = lambda: None) -> bool:
     """Let the candidate's weights and batch lie where the base's do, if they are equal to the bit.
 
     The tensors stay two, with gradients of their own; only their contents are one. Weights are
-    shared all or none; each tensor of the batch by itself.
+    shared all or none; each tensor of the batch by itself. ``step`` makes a step of both sides,
+    each on what is its own: a buffer or input that it changes stays so, or a side would find what
+    the other has left there.
     """
     if not (hasattr(base, "resident") and hasattr(candidate, "resident")):  # an older gradbench
         return False
@@ -90,9 +96,26 @@ def share(base: Any, candidate: Any) -> bool:
     agree = names[0] == names[1] and all(_equal(one, other) for one, other in state)
     if len(base.resident()) != len(candidate.resident()):
         batch = []
-    for one, other in [*(state if agree else ()), *(two for two in batch if _equal(*two))]:
-        other.data = one.data
+    equal = [*(state if agree else ()), *(two for two in batch if _equal(*two))]
+    before = [[_kept(tensor) for tensor in two] for two in equal]
+    step()
+    for two, kept in zip(equal, before, strict=True):
+        one, other = two
+        if all(map(_unchanged, two, kept)):
+            other.data = one.data
     return agree
+
+
+def _kept(tensor: Tensor) -> Tensor | None:
+    """Return the contents of what a step may change, unseen by its version; None of a parameter.
+
+    An optimizer moves that by so little that no step notices.
+    """
+    return None if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+
+
+def _unchanged(tensor: Tensor, kept: Tensor | None) -> bool:
+    return kept is None or torch.equal(tensor.detach(), kept)
 
 
 def _names(subject: Any) -> list[str]:
@@ -116,23 +139,69 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return alike and torch.equal(one.detach(), other.detach())
 
 
+class Numbers:
+    """The generators of random numbers that both sides draw from: torch's, Python's, numpy's.
+
+    Those that a step was seen to draw from are put back, so that each side draws the same.
+    """
+
+    def __init__(self) -> None:
+        self._sources: list[Source] = [
+            (torch.get_rng_state, torch.set_rng_state),
+            (random.getstate, random.setstate),
+        ]
+        if "numpy.random" in sys.modules:
+            numpy: Any = sys.modules["numpy.random"]
+            self._sources.append((numpy.get_state, numpy.set_state))
+        self._marked: list[Any] = []
+
+    def mark(self) -> None:
+        """Keep the states as they are."""
+        self._marked = [read() for read, _ in self._sources]
+
+    def put_back(self) -> None:
+        """Bring the states to the last mark."""
+        for (_, write), state in zip(self._sources, self._marked, strict=True):
+            write(state)
+
+    def look(self) -> None:
+        """Leave alone, from now on, what nobody has drawn from since the last mark."""
+        pairs = list(zip(self._sources, self._marked, strict=True))
+        self._sources = [source for source, state in pairs if not _alike(source[0](), state)]
+        self._marked = []
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Return whether two states are equal; torch's and numpy's hold arrays."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    return pickle.dumps(one) == pickle.dumps(other)
+
+
 class Visits:
     """Visits each side once a round, in drawn order, as the modes of a block are."""
 
     def __init__(self, turns: Any, synchronize: Callable[[], object], rng: random.Random) -> None:
         self._turns, self._synchronize, self._rng = turns, synchronize, rng
-        self._draws = False
+        self._numbers = Numbers()
         self._preempted = False
+
+    def once(self, arms: Sequence[Arm]) -> None:
+        """Step each side once, on the same random numbers."""
+        self._numbers.mark()
+        for one in arms:
+            self._numbers.put_back()
+            self._visit(one, 1, untimed=False)
 
     def warm_up(self, arms: Sequence[Arm], *, seconds: float) -> float:
         """Visit both for a while; return the quicker one's typical step in ns."""
         times: list[list[float]] = [[], []]
-        numbers = torch.get_rng_state()
+        self._numbers.mark()
         end = time.perf_counter() + 2 * seconds
         while len(times[0]) < 3 or time.perf_counter() < end:
             for one in self._shuffled(arms):
                 times[one.index].append(self._visit(one, 1, untimed=False))
-        self._draws = not torch.equal(numbers, torch.get_rng_state())
+        self._numbers.look()
         for one in arms:
             tensors = one.subject.resident() if hasattr(one.subject, "resident") else ()
             one.leaves_gradients = any(tensor.grad is not None for tensor in tensors)
@@ -157,11 +226,10 @@ class Visits:
         times: list[list[float]] = [[], []]
         end, latest = time.process_time() + seconds, time.perf_counter() + PATIENCE * seconds
         while len(times[0]) < least or (time.process_time() < end and time.perf_counter() < latest):
-            numbers = torch.get_rng_state() if self._draws else None
+            self._numbers.mark()
             self._preempted = False
             for one in self._shuffled(arms):
-                if numbers is not None:  # both draw the same
-                    torch.set_rng_state(numbers)
+                self._numbers.put_back()  # both draw the same
                 step_ns = self._visit(one, iterations, untimed=untimed)
                 times[one.index].append(round(step_ns, 1))
             if self._preempted:

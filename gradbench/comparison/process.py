@@ -27,11 +27,14 @@ LOAD_S: Final = 120.0
 class Failed(Exception):
     """A process that cannot go on with a cell: whose, and its own words.
 
-    ``killed`` is whether a signal ended it that others send, as the kernel where memory runs out.
+    ``killed`` is whether a signal ended it that others send, as the kernel where memory runs out;
+    ``missing`` is the file that was not there, where that is why.
     """
 
-    def __init__(self, side_name: str, why: str, *, killed: bool = False) -> None:
-        self.side, self.why, self.killed = side_name, why, killed
+    def __init__(
+        self, side_name: str, why: str, *, killed: bool = False, missing: str = ""
+    ) -> None:
+        self.side, self.why, self.killed, self.missing = side_name, why, killed, missing
         super().__init__(why)
 
     @property
@@ -84,7 +87,12 @@ class LiveProcess:
         python = versions[-1].python
         asked = {
             "sides": [
-                {"paths": list(map(str, one.paths)), "tree": str(one.tree)} for one in versions
+                {
+                    "paths": list(map(str, one.paths)),
+                    "tree": str(one.tree),
+                    "home": str(one.home or ""),
+                }
+                for one in versions
             ],
             "order": list(order),
             "training": training,
@@ -145,7 +153,7 @@ class LiveProcess:
             words = how_it_ended(code, self._output())
             raise Failed(self.name, words, killed=ended_by_others(code))
         if "failed" in answer:
-            raise Failed(self.name, answer["failed"])
+            raise Failed(self.name, answer["failed"], missing=answer.get("missing", ""))
         return answer
 
     def __enter__(self) -> Self:

@@ -43,6 +43,7 @@ class Results:
     failures: dict[Cell, dict[str, str]] = field(default_factory=dict)
     doubts: dict[tuple[Cell, str], str] = field(default_factory=dict)  # of failures: cell, side
     absent: set[tuple[Cell, str]] = field(default_factory=set)  # models a side cannot import
+    lacking: dict[Cell, str] = field(default_factory=dict)  # files that the base alone lacks
     uncounted: dict[Cell, str] = field(default_factory=dict)  # why no instructions were counted
     given_up: dict[Cell, str] = field(default_factory=dict)  # why there are no more replicates
 
@@ -63,6 +64,7 @@ class Results:
         self.unshared.update(others.unshared)
         self.doubts.update(others.doubts)
         self.absent.update(others.absent)
+        self.lacking.update(others.lacking)
         for cell, made in others.replicates.items():
             if cell in others.apart or cell not in self.apart:
                 own = [replace(one, machine=machine) for one in made]
@@ -175,7 +177,8 @@ class Replicator:
             raise self._lost(cell, failure) from failure
         self.results.operations[cell] = (answers[0]["operations"], answers[1]["operations"])
         if look:
-            check_modules(*self.versions, answers[0]["outside"])
+            for version, answer in zip(self.versions, answers, strict=True):
+                check_modules(version, answer["outside"])
             looked_at[kind] = obstacle(*answers)
         if looked_at[kind]:
             self.results.apart[cell] = looked_at[kind]
@@ -401,6 +404,17 @@ class Replicator:
         self.results.failures.setdefault(cell, {})[failure.side] = failure.why
         if failure.doubt:
             self.results.doubts[cell, failure.side] = failure.doubt
+        if failure.side == SIDES[0] and (lacking := self._lacking(failure.missing)):
+            self.results.lacking[cell] = lacking
+
+    def _lacking(self, missing: str) -> str:
+        """Return a file that the base's tree lacks and the candidate's has, as both name it."""
+        base, candidate = (version.tree.resolve() for version in self.versions)
+        file = Path(missing).resolve()
+        if not missing or base == candidate or not file.is_relative_to(base):
+            return ""
+        inside = file.relative_to(base)
+        return str(inside) if (candidate / inside).exists() else ""
 
     def _first_kill(self, failure: Failed, cell: Cell | None) -> bool:
         """Return whether a signal of others has ended this side for the first time."""
@@ -524,21 +538,21 @@ def check_origin(version: Version, path: str, file: str) -> None:
         )
 
 
-def check_modules(base: Version, candidate: Version, files: Mapping[str, str]) -> None:
-    """Raise where the base runs modules of the candidate's: they would be the same on both sides.
+def check_modules(version: Version, files: Mapping[str, str]) -> None:
+    """Raise where a version runs modules of the checkout that the user stands in.
 
-    So it is with a package of the same repository that is installed in place and that the folder
-    in which the user stands does not lead to.
+    They would be the same of every version. So it is with a package of the same repository that is
+    installed in place in a way that names no folder of the path, or that a link leads to.
     """
-    if base.tree == candidate.tree:  # and only the interpreter differs
+    if version.home is None:
         return
-    tree = side_imports.tree(candidate.tree.resolve(), [])
+    tree = side_imports.tree(version.home.resolve(), [])
     for name, file in sorted(files.items()):
         if tree.holds(str(Path(file).resolve())):
             raise BadModel(
-                f"the base imports {name} from {file!r}, which is the candidate's: both sides "
-                "would run the same code of it, and no change in it would be seen; run in the "
-                "folder that holds it, or put its folder on no path but the tree's own"
+                f"the {version.name} imports {name} from {file!r}, which is the working tree's: "
+                "each version would run the same code of it, and no change in it would be seen; "
+                "run in the folder that holds it, or put its folder on no path but the tree's own"
             )
 
 
@@ -547,9 +561,21 @@ def obstacle(base: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
     for side in (base, candidate):
         if side["obstacles"]:
             return str(side["obstacles"][0])
+    for name, one, other in ((SIDES[0], base, candidate), (SIDES[1], candidate, base)):
+        if twofold := sorted({*one["own"]} & other["outside"].keys()):
+            return f"{twofold[0]} is of the tree on the {name}, and of elsewhere on the other side"
     before, now = base["settings"], candidate["settings"]
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
-            here, there = (one.get(name, "as it was") for one in (before, now))
-            return f"{name} is {here} on the base and {there} on the candidate"
+            return _differ(name, before.get(name), now.get(name))
+    for module in sorted(base["values"].keys() & candidate["values"].keys()):
+        before, now = base["values"][module], candidate["values"][module]
+        for name in sorted({*before, *now}):
+            if before.get(name) != now.get(name):
+                return _differ(name, before.get(name), now.get(name))
     return ""
+
+
+def _differ(name: str, base: str | None, candidate: str | None) -> str:
+    here, there = (one if one is not None else "as it was" for one in (base, candidate))
+    return f"{name} is {here} on the base and {there} on the candidate"

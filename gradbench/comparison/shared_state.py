@@ -12,8 +12,10 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import (
@@ -39,6 +41,10 @@ DEPTH: Final = 2
 """How deep the tree's code is looked for: what is in the dictionary of a registry's object."""
 NESTED: Final = 30
 """Parts of what binds or wraps functions that are looked at: they may be in one another."""
+MANY: Final = 1000
+"""Entries of a dictionary, at most, in which a setting is looked for."""
+LONG: Final = 100
+"""Characters of a setting that are compared as they are."""
 _SHALLOW: Final = frozenset((*sys.stdlib_module_names, "torch", "numpy", "gradbench"))
 """Large packages that have no such registries: there it is looked for in dictionaries and lists."""
 _TORCH: Final = os.path.dirname(torch.__file__) + os.sep  # noqa: PTH120 # compared as text
@@ -47,8 +53,15 @@ _TORCH: Final = os.path.dirname(torch.__file__) + os.sep  # noqa: PTH120 # compa
 class Code(Protocol):
     """The tree, as far as it is asked here."""
 
+    @property
+    def root(self) -> str:
+        """The folder that holds it."""
+
     def holds(self, place: str) -> bool:
         """Return whether a file is the tree's own."""
+
+    def leads_out(self, place: str) -> bool:
+        """Return whether a file of the tree's is a link to what lies elsewhere."""
 
     def owns(self, name: str, module: object) -> bool:
         """Return whether a module is the tree's own."""
@@ -141,26 +154,31 @@ class Bindings:
             if _is_others(name, module)
             for place, owner in [(name, module), *_classes(name, module)]
         ]
+        self._known = frozenset(sys.modules)
         self._began = [clock() for clock in _CLOCKS]
         self._counters: frozenset[str] = frozenset()
 
-    def learn_counters(self, step: Callable[[], object]) -> None:
+    def learn_counters(self, code: Code, step: Callable[[], object]) -> None:
         """Make a step, and leave out from now on the numbers that it changes: they count, or time.
 
         What they came to by then says nothing of what a step does.
         """
-        before = dict(self._numbers())
+        before = dict(self._numbers(code))
         step()
         self._counters = frozenset(
-            name for name, value in self._numbers() if before.get(name, value) != value
+            name for name, value in self._numbers(code) if before.get(name, value) != value
         )
 
-    def _numbers(self) -> Iterator[tuple[str, float]]:
+    def _numbers(self, code: Code) -> Iterator[tuple[str, float]]:
         for place, owner, before in self._before:
             now = vars(owner)
             for name in before:
                 if type(value := now.get(name)) in (int, float):  # isinstance may ask its class
                     yield f"{place}.{name}", cast("float", value)
+        for later, module in self._later(code):
+            for place, one in _plain(later, module):
+                if type(one) in (int, float):
+                    yield place, cast("float", one)
 
     def known(self) -> frozenset[int]:
         """Return the identities of all that had a name: none of it is code that came later."""
@@ -174,6 +192,32 @@ class Bindings:
                 new = now.get(name, _GONE)
                 if new is not old and not self._counts(f"{place}.{name}", new):
                     yield f"{place}.{name}", "gone" if new is _GONE else _described(new)
+
+    def later_values(self, code: Code) -> Mapping[str, Mapping[str, str]]:
+        """Return what others' modules that came since, by name, have under which name.
+
+        Plain values, entries of dictionaries, and functions that stand under another name than
+        their own: by these a package keeps what its users set.
+        """
+        return {
+            name: {
+                place: _shortened(_described(value).replace(code.root, ""))
+                for place, value in _plain(name, module)
+                if not self._counts(place, value)
+            }
+            for name, module in self._later(code)
+        }
+
+    def _later(self, code: Code) -> Iterator[tuple[str, ModuleType]]:
+        """Yield the modules that came since, of packages that the tree's own modules have names of.
+
+        What others import lazily, and set by themselves, is no setting of the tree's.
+        """
+        packages = _used(code)
+        for name, module in list(sys.modules.items()):
+            known = name in self._known or name.partition(".")[0] not in packages
+            if not known and _is_others(name, module) and not code.owns(name, module):
+                yield name, module
 
     def _counts(self, name: str, value: object) -> bool:
         """Return whether a number goes on from step to step, or is a time since this was made."""
@@ -203,6 +247,46 @@ def _classes(name: str, module: ModuleType) -> Iterator[tuple[str, type]]:
     for attribute, value in list(vars(module).items()):
         if issubclass(type(value), type) and value.__module__ == name:
             yield f"{name}.{attribute}", value
+
+
+def _used(code: Code) -> frozenset[str]:
+    """Return the packages of which something stands in the tree's own modules."""
+    names: set[str] = set()
+    for name, module in list(sys.modules.items()):
+        if _is_others(name, module) and code.owns(name, module):
+            for value in list(vars(module).values()):
+                kind = type(value)
+                if issubclass(kind, ModuleType):
+                    names.add(value.__name__)
+                else:
+                    named = value if issubclass(kind, FunctionType | type) else kind
+                    names.add(str(getattr(named, "__module__", "")))
+    return frozenset(one.partition(".")[0] for one in names) - _SHALLOW
+
+
+def _plain(name: str, module: ModuleType) -> Iterator[tuple[str, object]]:
+    """Yield the plain values of a module and its classes, by the place where each stands."""
+    for place, owner in [(name, module), *_classes(name, module)]:
+        for attribute, value in list(vars(owner).items()):
+            kind, own = type(value), f"{place}.{attribute}"
+            if attribute.startswith("__"):
+                continue
+            if kind in _PLAIN:
+                yield own, value
+            elif issubclass(kind, FunctionType):
+                if cast("FunctionType", value).__name__ != attribute:
+                    yield own, value
+            elif kind is dict:
+                for key, one in list(cast("dict[Any, Any]", value).items())[:MANY]:
+                    if type(key) is str and type(one) in _PLAIN:
+                        yield f"{own}[{key!r}]", one
+
+
+def _shortened(words: str) -> str:
+    """Return words, or the beginning of many with a sum of them all."""
+    if len(words) <= LONG:
+        return words
+    return f"{words[:LONG]}... (sum {zlib.crc32(words.encode('utf-8', 'replace')):08x})"
 
 
 def _described(value: object) -> str:
@@ -237,6 +321,9 @@ def obstacles(code: Code, registrations: Registrations, bindings: Bindings) -> I
         yield f"it calls {what}, which registers for the whole process"
     for mode in _modes():
         yield f"it enters {mode} for the whole process"
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            yield f"its thread {thread.name} goes on beside the steps, of both sides"
     if frames_compiled() > registrations.frames_before:
         yield "it uses torch.compile, which keeps one cache of code and guards for a whole process"
     for name in _logged(code):
@@ -246,19 +333,21 @@ def obstacles(code: Code, registrations: Registrations, bindings: Bindings) -> I
 
 
 def outside(code: Code) -> Mapping[str, str]:
-    """Return the modules that are not the tree's, with their files, by name.
+    """Return the modules whose files do not lie in the tree, with these, by name.
 
     What stands in a module's place may have a name of its own choice for a file: torch.classes has.
     """
     files = {
         name: getattr(module, "__file__", None)
         for name, module in list(sys.modules.items())
-        if name not in code.modules and _is_others(name, module)
+        if _is_others(name, module)
     }
     return {
         name: file
         for name, file in files.items()
-        if isinstance(file, str) and Path(file).is_absolute()
+        if isinstance(file, str)
+        and Path(file).is_absolute()
+        and (not code.holds(file) or code.leads_out(file))
     }
 
 
@@ -285,7 +374,9 @@ def _modes() -> list[str]:
         *_called(functions, "_get_current_function_mode_stack"),
         *_called(dispatch, "_get_current_dispatch_mode_stack"),
     ]
-    return [type(one).__name__ for one in entered if type(one).__name__ != "DeviceContext"]
+    names = [type(one).__name__ for one in entered if type(one).__name__ != "DeviceContext"]
+    top: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return [*names, *(["saved_tensors_hooks"] if top is not None and top(True) else [])]
 
 
 def frames_compiled() -> int:
@@ -483,6 +574,11 @@ def _backend(path: str) -> Callable[[], object]:
 
 
 _SETTINGS: Final[Mapping[str, Callable[[], object]]] = {
+    "number of threads": lambda: (torch.get_num_threads(), torch.get_num_interop_threads()),
+    "cores": lambda: sorted(os.sched_getaffinity(0)),
+    "niceness": lambda: os.getpriority(os.PRIO_PROCESS, 0),
+    "recursion limit": sys.getrecursionlimit,
+    "engine of quantized operators": lambda: torch.backends.quantized.engine,
     "default dtype": torch.get_default_dtype,
     "default device": torch.get_default_device,
     "float32 matmul precision": torch.get_float32_matmul_precision,
@@ -494,7 +590,6 @@ _SETTINGS: Final[Mapping[str, Callable[[], object]]] = {
     "warning filters": lambda: warnings.filters,
     "loggers": _logging,
     "numpy's handling of errors": _numpy_errors,
-    "working folder": Path.cwd,
     "import hooks": lambda: [_described(hook) for hook in sys.path_hooks],
     "fast path of attention": torch.backends.mha.get_fastpath_enabled,
     "hooks of all modules": _global_hooks,

@@ -2,7 +2,8 @@
 
 Both trees have modules of the same names. So while it is a tree's turn, what is imported from it,
 now or in the midst of a step, is found under these names; then it is put away, and the other
-tree's modules take the place. What lies in neither tree is there once, for both.
+tree's modules take the place. What lies in neither tree is there once, for both. A tree's code
+stands in its own tree, too: the working folder is where the user stands, as that tree has it.
 
 A worker loads this by its file, as gradbench itself may be what the trees hold: it uses the
 standard library alone.
@@ -11,8 +12,8 @@ standard library alone.
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.machinery import ExtensionFileLoader, PathFinder
 from pathlib import Path
@@ -27,11 +28,13 @@ _MISSING: Final = object()
 class Tree:
     """One side's code: the folder that holds it, and its modules by name while they are put away.
 
-    ``path`` and ``finders`` are its own ``sys.path`` and ``sys.meta_path``: it may change both.
+    ``path``, ``finders`` and ``folder`` are its own ``sys.path``, ``sys.meta_path`` and working
+    folder: it may change them.
     """
 
     root: str
     path: list[str]
+    folder: str
     finders: list[Any] = field(default_factory=lambda: list(sys.meta_path))
     modules: dict[str, Any] = field(default_factory=dict)
     inside_shared: dict[str, tuple[Any, str]] = field(default_factory=dict)
@@ -42,6 +45,10 @@ class Tree:
             return False
         inside = Path(place[len(self.root) :]).parts
         return _INSTALLED.isdisjoint(inside) and not place.startswith(_LIBRARY)
+
+    def leads_out(self, place: str) -> bool:
+        """Return whether a file of the tree's is a link to what lies elsewhere."""
+        return not os.path.realpath(place).startswith(os.path.realpath(self.root) + os.sep)
 
     def owns(self, name: str, module: object) -> bool:
         """Return whether what stands under a name in ``sys.modules`` came from the tree.
@@ -69,18 +76,40 @@ class Tree:
         )
 
 
-def tree(root: Path, paths: Sequence[str]) -> Tree:
-    """Return a tree that imports from its paths before all else but the standard library."""
-    return Tree(str(root), in_front(paths))
+def tree(root: Path, paths: Sequence[str], *, home: str = "") -> Tree:
+    """Return a tree that imports from its paths before all else but the standard library.
+
+    It stands in the first of them. ``home`` is the checkout that the user stands in: what of it is
+    on the path of this process, by ``PYTHONPATH`` or as a package that is installed in place, each
+    tree has for itself.
+    """
+    here = [at_home(path, root=str(root), home=home) for path in sys.path]
+    return Tree(str(root), in_front(paths, filter(None, here)), paths[0] if paths else str(root))
 
 
-def in_front(paths: Sequence[str]) -> list[str]:
-    """Return ``sys.path`` with these paths before all else but the standard library."""
+def in_front(paths: Sequence[str], others: Iterable[str]) -> list[str]:
+    """Return these paths and others, the standard library before all, then these."""
     known = sysconfig.get_paths()
     library = {known["stdlib"], known["platstdlib"], str(Path(known["platstdlib"], "lib-dynload"))}
-    first = [path for path in sys.path if path in library or path.endswith(".zip")]
-    rest = [path for path in sys.path if path not in {*first, *paths}]
+    others = list(dict.fromkeys(others))
+    first = [path for path in others if path in library or path.endswith(".zip")]
+    rest = [path for path in others if path not in {*first, *paths}]
     return [*first, *paths, *rest]
+
+
+def at_home(path: str, *, root: str, home: str) -> str | None:
+    """Return a folder of the user's checkout as a tree has it, or None where it has none.
+
+    Any other is what it was, and so is one of an environment that lies in the checkout.
+    """
+    real = os.path.realpath(path)
+    if not home or home == root or not f"{real}{os.sep}".startswith(home + os.sep):
+        return path
+    inside = real[len(home) :].strip(os.sep)
+    if not _INSTALLED.isdisjoint(Path(inside).parts) or f"{real}{os.sep}".startswith(_LIBRARY):
+        return path
+    own = str(Path(root, inside))
+    return own if Path(own).is_dir() else None
 
 
 class Turns:
@@ -93,8 +122,9 @@ class Turns:
         self.trees = trees
         self.current: int | None = None
         self._between = list(sys.path), list(sys.meta_path)
+        self._stood = _working_folder()
         self._seen = set(sys.modules)
-        self._length = len(sys.modules)
+        self._mark = _mark()
 
     def give(self, turn: int | None) -> None:
         """Let it be that tree's turn, or nobody's."""
@@ -104,6 +134,7 @@ class Turns:
             self._put_away(self.trees[self.current])
         if turn is None:
             sys.path[:], sys.meta_path[:] = self._between
+            _stand_in(self._stood)
         else:
             self._put_in_place(self.trees[turn])
         self.current = turn
@@ -120,14 +151,16 @@ class Turns:
 
     def _put_in_place(self, tree: Tree) -> None:
         sys.path[:], sys.meta_path[:] = tree.path, tree.finders
+        _stand_in(tree.folder)
         sys.modules.update(tree.modules)
         for name, (parent, attribute) in tree.inside_shared.items():
             setattr(parent, attribute, tree.modules[name])
-        self._length = len(sys.modules)
+        self._mark = _mark()
 
     def _put_away(self, tree: Tree) -> None:
         tree.path[:], tree.finders[:] = sys.path, sys.meta_path
-        if len(sys.modules) != self._length:
+        tree.folder = _working_folder() or tree.folder
+        if _mark() != self._mark:
             self._look(tree)
         for name in list(tree.modules):
             module = sys.modules.pop(name, _MISSING)
@@ -151,6 +184,25 @@ class Turns:
             parent, _, attribute = name.rpartition(".")
             if parent and parent not in tree.modules and parent in sys.modules:
                 tree.inside_shared[name] = (sys.modules[parent], attribute)
+
+
+def _mark() -> tuple[int, str]:
+    """Return what shows at once whether modules were added since: how many, and the latest."""
+    return len(sys.modules), next(reversed(sys.modules))
+
+
+def _working_folder() -> str:
+    """Return where this process stands, or ``""`` of a folder that is gone."""
+    try:
+        return os.getcwd()  # noqa: PTH109 # each turn asks: a text is quicker than a path
+    except FileNotFoundError:
+        return ""
+
+
+def _stand_in(folder: str) -> None:
+    """Let a folder be the working folder, unless it is gone."""
+    with suppress(OSError):
+        os.chdir(folder)
 
 
 def _portions(module: object) -> list[object]:

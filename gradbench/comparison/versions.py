@@ -276,6 +276,12 @@ def _failed(cell: Cell, words: Mapping[str, str], results: Results) -> FigureVer
         if (cell, name) in results.absent:
             reason = f"the {name}: {words[name]}"
             return NotCompared(cell=cell, meter="step_time", why="not comparable", reason=reason)
+        if lacking := results.lacking.get(cell):
+            reason = (
+                f"the base's tree has no {lacking}, and the working tree has one: if no commit "
+                "holds it, let --build put it there"
+            )
+            return NotCompared(cell=cell, meter="step_time", why="not comparable", reason=reason)
         verdict = Verdict.BETTER
         if doubt := results.doubts.get((cell, name)):
             verdict, reason = Verdict.INCONCLUSIVE, f"the {name} {doubt}"

@@ -15,6 +15,7 @@ import platform
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -28,6 +29,10 @@ LEAST_S: Final = 0.001
 CHUNK_BYTES: Final = 2**16
 MOST_BYTES: Final = 2**25
 """Of one message: more than that, a model wrote over the socket."""
+DEPTH: Final = 10
+"""Errors behind an error that are looked at."""
+STARTED_WITH: Final = dict(os.environ)
+"""The environment before anything of the user's could change it."""
 
 
 class JsonLineSocket:
@@ -109,12 +114,17 @@ class Sides:
     def __init__(self, sides: Sequence[Mapping[str, Any]], *, order: Sequence[int]) -> None:
         shared_state = beside("comparison/shared_state")  # which brings torch
         self.shared_state, self.order, self.alone = shared_state, order, len(sides) == 1
-        self.trees = [side_imports.tree(Path(side["tree"]), side["paths"]) for side in sides]
+        self.trees = [
+            side_imports.tree(Path(side["tree"]), side["paths"], home=side["home"])
+            for side in sides
+        ]
         self.turns = side_imports.Turns(self.trees)
         self._paths = [side["paths"] for side in sides]
+        self._homes = [side["home"] for side in sides]
         self.entries: list[Any] = [None for _ in sides]
         self.registrations = shared_state.Registrations(self.trees[0]) if self.alone else None
         self.bindings: Any = None
+        self.in_forks = False  # whether each cell's fork imports the models
 
     def load(self, *, training: bool) -> None:
         """Import each side's gradbench, once for all forks."""
@@ -123,6 +133,7 @@ class Sides:
         for index in self.order:
             paths = self._paths[index]
             self.turns.give(index)
+            own_path = list(sys.path)
             measuring = [
                 path for path in paths if (Path(path) / "gradbench" / "comparison").is_dir()
             ]
@@ -133,12 +144,18 @@ class Sides:
             self.entries[index] = entry
             if training:  # the first optimizer loads as much again as torch itself
                 torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-            sys.path[:] = side_imports.in_front(paths)
+            sys.path[:] = own_path
             if self.alone:
-                others = os.environ.get("PYTHONPATH", "")
-                os.environ["PYTHONPATH"] = os.pathsep.join([*paths, others])
+                os.environ["PYTHONPATH"] = os.pathsep.join([*paths, *self._others(index)])
         if self.alone:
             self.bindings = self.shared_state.Bindings()
+
+    def _others(self, index: int) -> list[str]:
+        """Return what else a process that a tree starts is to import from."""
+        others = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        root, home = self.trees[index].root, self._homes[index]
+        moved = (side_imports.at_home(one, root=root, home=home) for one in others if one)
+        return [one for one in moved if one]
 
     def origins(self, path: str) -> dict[str, Any]:
         """Import a user's factory on each side; return the modules' files, or why it cannot be."""
@@ -171,7 +188,11 @@ def main(descriptor: int, asked: Mapping[str, Any]) -> None:
     except Exception as error:  # noqa: BLE001 # the other side says it in one line
         line.send(failed=words(error))
         return
-    line.send(torch=torch.__version__, python=platform.python_version())
+    if "importing" in asked:
+        sides.in_forks = True
+        line.send(**imported(sides, asked["importing"]))
+    else:
+        line.send(torch=torch.__version__, python=platform.python_version())
     while (message := line.receive()) is not None:
         if "import" in message:
             line.send(**imported(sides, message["import"]))
@@ -183,17 +204,45 @@ def imported(sides: Sides, path: str) -> dict[str, Any]:
     """Import a user's factory; return the files that its modules came from, or why it cannot be.
 
     A module may start CUDA when it is imported, or ask whether there is a GPU, and a fork of such
-    a process can use none. Where torch could start it, a fork tries: then each cell's fork imports
-    the module for itself.
+    a process can use none; or start threads, as of a pool, which no fork has. Where torch could
+    start CUDA, a fork tries. A process that has threads now begins anew. From then on each cell's
+    fork imports the module for itself.
     """
     import torch
 
+    if sides.in_forks:
+        return from_a_fork(lambda: sides.origins(path))
     if not hasattr(torch._C, "_cuda_isInBadFork"):  # a build without CUDA
-        return sides.origins(path)
+        before = threads()
+        answer = sides.origins(path)
+        if threads() > before:
+            begin_anew(importing=path)
+        return answer
     answered = from_a_fork(
         lambda: {**sides.origins(path), **from_a_fork(lambda: {"bad": bad_fork()})}
     )
     return sides.origins(path) if answered.pop("bad", None) is False else answered
+
+
+def threads() -> int:
+    """Return how many threads this process has, those of libraries among them."""
+    try:
+        return len(os.listdir("/proc/self/task"))  # noqa: PTH208 # their number alone
+    except OSError:  # not Linux
+        return threading.active_count()
+
+
+def begin_anew(*, importing: str) -> None:
+    """Run this script once more in this process, which then answers what it was asked to import.
+
+    Not under valgrind, which would not go on with it.
+    """
+    if "vgpreload" in os.environ.get("LD_PRELOAD", ""):
+        return
+    script, descriptor, asked = sys.argv
+    again = json.dumps({**json.loads(asked), "importing": importing})
+    command = [sys.executable, "-P", script, descriptor, again]
+    os.execve(sys.executable, command, STARTED_WITH)  # noqa: S606 # itself, and no shell is meant
 
 
 def bad_fork() -> bool:
@@ -262,9 +311,9 @@ def last_answer(line: JsonLineSocket, sides: Sides, asked: dict[str, Any]) -> di
     """Take a cell's turns; whatever the model raises is the answer to what was asked last."""
     try:
         if asked.get("instructions"):
-            share = beside("comparison/interleaved_sides").share
+            both = beside("comparison/interleaved_sides")
             count = beside("comparison/counted_steps").counted
-            counts: dict[str, Any] = count(sides, asked, built, share)
+            counts: dict[str, Any] = count(sides, asked, built, both)
             return counts
         if not sides.alone:
             time_both = beside("comparison/interleaved_sides").timed
@@ -272,7 +321,7 @@ def last_answer(line: JsonLineSocket, sides: Sides, asked: dict[str, Any]) -> di
             return times
         time_slices(line, sides, asked)
     except BaseException as error:  # noqa: BLE001 # a model may even exit: it is the outcome
-        return {"failed": words(error)}
+        return {"failed": words(error), "missing": missing_file(error)}
     return {"stopped": True}
 
 
@@ -348,13 +397,15 @@ def examined(sides: Sides, arm: Any, subject: Any, *, look: bool) -> dict[str, A
     """Return what a step makes torch do and, with ``look``, what the tree would share."""
     entry, shared = sides.entries[0], sides.shared_state
     report: dict[str, Any] = {"operations": operations(entry, arm, subject)}
+    report["outside"] = dict(shared.outside(sides.trees[0]))
     if look:
-        sides.bindings.learn_counters(partial(one_step, arm))
+        sides.bindings.learn_counters(sides.trees[0], partial(one_step, arm))
         report["obstacles"] = list(
             shared.obstacles(sides.trees[0], sides.registrations, sides.bindings)
         )
         report["settings"] = dict(shared.settings(sides.bindings))
-        report["outside"] = dict(shared.outside(sides.trees[0]))
+        report["own"] = sorted(sides.trees[0].modules)
+        report["values"] = sides.bindings.later_values(sides.trees[0])
     return report
 
 
@@ -376,6 +427,15 @@ def operations(entry: Any, arm: Any, subject: Any) -> dict[str, Any]:
         return {"saved_bytes": recorder.nbytes}
     except Exception:  # noqa: BLE001 # hooks meet any code: without a number there is no verdict
         return {}
+
+
+def missing_file(error: BaseException | None) -> str:
+    """Return the path of a file that was not there, where that is what an error is over."""
+    for _ in range(DEPTH):
+        if isinstance(error, FileNotFoundError) and isinstance(error.filename, str):
+            return str(Path(error.filename).absolute()) if error.filename else ""
+        error = error and (error.__cause__ or error.__context__)
+    return ""
 
 
 def words(error: BaseException) -> str:

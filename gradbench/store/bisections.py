@@ -30,6 +30,8 @@ LARGEST_LOG: Final = 50.0
 MOST_REPLICATES: Final = 4
 """Replicates of a cell, as a multiple of those that are made at first."""
 _ID: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_DATE: Final = re.compile(r"[-+:.TZ0-9]{0,40}")
+"""As git prints it: a history may hold the year 10000, a zone of 51 hours, or no date at all."""
 
 
 class BisectionFile:
@@ -162,7 +164,8 @@ def _check_commits(record: Bisection) -> None:
         for number, commit in enumerate(rows):
             place = f"{where}[{number}]"
             _check_ids([commit.id, *commit.parents], place)
-            _check_time(commit.authored_at, f"{place}.authored_at")
+            if _DATE.fullmatch(commit.authored_at) is None:
+                raise misfit(f"{place}.authored_at", "a date of git's", commit.authored_at)
             if commit.id in known:
                 raise Misfit(f"{place} stands there twice")
             if where == "commits" and not known.issuperset(commit.parents):

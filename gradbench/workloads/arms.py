@@ -137,12 +137,11 @@ def assemble(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -
         forward = spread(module, blocks(module).values(), cell.device)
     if cell.compile != "off":
         forward = torch.compile(forward, mode=cell.compile)
-    loss = model.loss.function() if isinstance(model.loss, StandIn) else model.loss
     return Subject(
         module,
         forward,
         given,
-        loss,
+        _itself(model.loss),
         head,
         cut,
         OPTIMIZERS[cell.optimizer],
@@ -212,7 +211,14 @@ def _generation(cell: Cell, model: Model) -> Generation | None:
     """Return how the model makes tokens, for workloads that do."""
     if not WORKLOADS[cell.workload].generates or model.generation is None:
         return None
-    return held_to_contract(model.generation, size=cell.batch_size)
+    how = model.generation
+    how = replace(how, prefill=_itself(how.prefill), decode=_itself(how.decode))
+    return held_to_contract(how, size=cell.batch_size)
+
+
+def _itself(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that one stands for, found once: a step must not look for it."""
+    return function.function() if isinstance(function, StandIn) else function
 
 
 def _autocast(cell: Cell) -> Region:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, Final, NoReturn
@@ -188,15 +187,14 @@ class ImportedPart:
     path: str
     name: str
 
+    def function(self) -> Callable[..., Any]:
+        """Return it. The factory is asked, so a step is given what this returns."""
+        part: Callable[..., Any] = getattr(_model_at(self.path).generation, self.name)
+        return part
+
     def __call__(self, *args: Any) -> Any:
         """Call it."""
-        return _part_of_generation(self.path, self.name)(*args)
-
-
-@cache  # a step calls it, and it is asked of the user's factory
-def _part_of_generation(path: str, name: str) -> Callable[..., Any]:
-    part: Callable[..., Any] = getattr(_model_at(path).generation, name)
-    return part
+        return self.function()(*args)
 
 
 def _imported_generation(path: str, given: Model | None) -> Generation | None:

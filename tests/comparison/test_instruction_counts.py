@@ -11,7 +11,12 @@ import torch
 from builders import cell
 
 from gradbench.analysis.operation_changes import LEAST
-from gradbench.comparison import checkouts, counted_steps, instruction_counts
+from gradbench.comparison import (
+    checkouts,
+    counted_steps,
+    instruction_counts,
+    interleaved_sides,
+)
 from gradbench.comparison.budget import Budget
 from gradbench.comparison.instruction_counts import InstructionCounter
 from gradbench.comparison.process import Failed, Lost
@@ -151,7 +156,7 @@ def test_sides_are_counted_in_turns_and_draw_the_same_numbers(monkeypatch):
     )
     sides = SimpleNamespace(entries=[None, entry], trees=[0, 1], turns=turns)
     monkeypatch.setattr(counted_steps.gc, "disable", lambda: None)
-    counted_steps.counted(sides, {"share": False}, built, lambda *_: False)
+    counted_steps.counted(sides, {"share": False}, built, interleaved_sides)
     assert drawn[0] == drawn[1] == drawn[0][:1] * 5
 
 

@@ -7,8 +7,10 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from gradbench.cli.gate import conclusion
 from gradbench.comparison import checkouts, commit_counts, replication, versions, worker
@@ -72,7 +74,8 @@ class Process:
                 "ns": [[1e6] * 4] * 2,
             }
         elif "examine" in message:
-            self._answer = {"operations": {}, "obstacles": [], "settings": {}, "outside": {}}
+            nothing = {"obstacles": [], "own": [], "outside": {}, "settings": {}, "values": {}}
+            self._answer = {"operations": {}, **nothing}
         elif "batches" in message:
             self._answer = {"ns": [1e6]}
 
@@ -148,6 +151,29 @@ def test_a_base_that_hung_makes_no_candidate_better_and_one_that_fails_does(scri
     assert by_cell[fails].verdict is Verdict.BETTER
     assert found.status() is ExitStatus.OK
     assert found.status(strict=True) is ExitStatus.INCONCLUSIVE
+
+
+def test_a_file_that_no_commit_holds_makes_no_candidate_better(script, tmp_path):
+    base, candidate = (tmp_path / name for name in checkouts.SIDES)
+    for tree in (base, candidate):
+        tree.mkdir()
+    (candidate / "weights.pt").touch()
+    sides = [
+        checkouts.Version(name=tree.name, python="python", paths=(tree,), tree=tree)
+        for tree in (base, candidate)
+    ]
+    missing = {"untracked": base / "weights.pt", "gone": base / "gone.pt"}
+    script.meets = lambda side, cell, _: (
+        Failed("base", "FileNotFoundError: no", missing=str(missing[cell.split()[0]]))
+        if side == "base"
+        else None
+    )
+    untracked, gone = (cells(name)[0] for name in missing)
+    found = compared(sides, [untracked, gone])
+    (left,) = found.not_compared
+    assert (left.cell, left.why) == (untracked, "not comparable")
+    assert "the base's tree has no weights.pt, and the working tree has one" in left.reason
+    assert [one.cell for one in found.figure_verdicts] == [gone]
 
 
 def test_where_the_base_alone_hung_and_nothing_is_measured_the_conclusion_says_why(script, sides):
@@ -410,3 +436,45 @@ def test_an_error_whose_words_cannot_be_had_is_named():
     assert worker.words(Mute()) == "Mute, whose words cannot be had: ValueError"
     assert worker.words(ValueError("first\nmore")) == "ValueError: first"
     assert worker.words(KeyboardInterrupt()) == "KeyboardInterrupt"
+
+
+def test_a_process_whose_import_starts_threads_begins_anew_for_no_fork_has_them(monkeypatch):
+    begun = []
+    monkeypatch.setattr(worker.os, "execve", lambda *how: begun.append(how))
+    monkeypatch.setattr(worker.sys, "argv", ["worker.py", "5", '{"order": [0]}'])
+    monkeypatch.delattr(torch._C, "_cuda_isInBadFork", raising=False)
+    number = [1]
+    monkeypatch.setattr(worker, "threads", lambda: number[0])
+    sides = SimpleNamespace(in_forks=False, origins=lambda path: {"files": [path]})
+    assert worker.imported(sides, "nets:one") == {"files": ["nets:one"]}
+    assert begun == []
+
+    def origins(path):
+        number[0] += 1
+        return {"files": [path]}
+
+    sides.origins = origins
+    worker.imported(sides, "nets:one")
+    ((_, command, environment),) = begun
+    assert command[1:4] == ["-P", "worker.py", "5"]
+    assert json.loads(command[4]) == {"order": [0], "importing": "nets:one"}
+    assert environment is worker.STARTED_WITH
+    monkeypatch.setenv("LD_PRELOAD", "/usr/libexec/valgrind/vgpreload_core-amd64-linux.so")
+    worker.imported(sides, "nets:one")
+    assert len(begun) == 1  # valgrind would not go on with it
+    sides.in_forks = True
+    monkeypatch.setattr(worker, "from_a_fork", lambda function: {"forked": function()})
+    assert worker.imported(sides, "nets:one") == {"forked": {"files": ["nets:one"]}}
+
+
+def test_a_file_that_is_missing_is_known_also_behind_another_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        try:
+            Path("weights.pt").read_bytes()
+        except OSError as error:
+            raise ValueError("no weights") from error
+    except ValueError as caught:
+        assert worker.missing_file(caught) == str(tmp_path / "weights.pt")
+    assert worker.missing_file(ValueError("no")) == ""
+    assert worker.missing_file(FileNotFoundError("no name")) == ""

@@ -3,16 +3,17 @@
 import gc
 import importlib
 import logging
-import os
 import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -421,10 +422,10 @@ def test_another_s_function_in_another_s_place_is_a_setting_that_sides_must_shar
         "utf-8",
     )
     assert obstacles(whole_process, "exchanges") == []
-    changed = {"obstacles": [], "settings": shared_state.settings(bindings)}
+    changed = side(settings=shared_state.settings(bindings))
     monkeypatch.setattr(torch.nn.functional, "gelu", gelu)
     monkeypatch.setattr(nn.Linear, "forward", forward)
-    unchanged = {"obstacles": [], "settings": shared_state.settings(bindings)}
+    unchanged = side(settings=shared_state.settings(bindings))
     assert obstacle(unchanged, changed) == (
         "torch.nn.functional.gelu is as it was on the base and torch.nn.functional.silu on the "
         "candidate"
@@ -487,16 +488,76 @@ def test_numbers_of_others_that_count_or_tell_the_time_do_not_keep_sides_apart(
         library.STEPS += 1
 
     step()
-    bindings.learn_counters(step)
+    bindings.learn_counters(one_tree[0], step)
     named = {name for name, _ in bindings.changes() if name.startswith("counts_of_a_test")}
     assert named == {"counts_of_a_test.WIDTH"}
+
+
+def test_what_the_tree_sets_in_a_library_that_it_imports_itself_is_read(
+    one_tree, tmp_path, monkeypatch
+):
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "library_of_a_test.py").write_text(
+        "WAY, CALLS, ROOT, HOW = 'fast', 0, '', {'n': 1, 'f': len}\n"
+        "class Flags:\n    on = False\n\n"
+        "def plain(): ...\ndef quick(): ...\n\nchosen = plain\n",
+        "utf-8",
+    )
+    monkeypatch.syspath_prepend(str(others))
+    (tmp_path / "base" / "uses.py").write_text("import library_of_a_test\n", "utf-8")
+    tree, _, bindings = one_tree
+    library = importlib.import_module("library_of_a_test")
+    assert bindings.later_values(tree) == {}  # others have imported it
+    importlib.import_module("uses")
+
+    def step():
+        library.CALLS += 1
+
+    bindings.learn_counters(tree, step)
+    before = bindings.later_values(tree)["library_of_a_test"]
+    assert before == {
+        "library_of_a_test.WAY": "'fast'",
+        "library_of_a_test.ROOT": "''",
+        "library_of_a_test.HOW['n']": "1",
+        "library_of_a_test.Flags.on": "False",
+        "library_of_a_test.chosen": "library_of_a_test.plain",
+    }
+    library.WAY, library.ROOT, library.HOW["n"] = "x" * 200, tree.root, 2
+    library.Flags.on, library.chosen = True, library.quick
+    now = bindings.later_values(tree)["library_of_a_test"]
+    assert {name for name in before if before[name] != now[name]} == before.keys() - {
+        "library_of_a_test.ROOT"
+    }
+    other = before | {"library_of_a_test.Flags.on": "True"}
+    assert obstacle(side(values={"l": before}), side(values={"l": other})) == (
+        "library_of_a_test.Flags.on is False on the base and True on the candidate"
+    )
+
+
+def test_default_hooks_of_autograd_and_threads_are_an_obstacle(one_tree):
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait, name="metrics")
+    thread.start()
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda one: one, lambda one: one)
+    try:
+        with hooks:
+            assert obstacles(one_tree) == [
+                "it enters saved_tensors_hooks for the whole process",
+                "its thread metrics goes on beside the steps, of both sides",
+            ]
+    finally:
+        over.set()
+        thread.join()
+    assert obstacles(one_tree) == []
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
     [
         ("flushing of denormal numbers", lambda: torch.set_flush_denormal(True)),
-        ("working folder", lambda: os.chdir("/")),
+        ("number of threads", lambda: torch.set_num_threads(torch.get_num_threads() + 1)),
+        ("recursion limit", lambda: sys.setrecursionlimit(sys.getrecursionlimit() + 1)),
         ("warning filters", lambda: warnings.simplefilter("error", ImportWarning)),
         ("autocast", lambda: torch.set_autocast_enabled("cpu", True)),
     ],
@@ -505,11 +566,14 @@ def test_numbers_of_others_that_count_or_tell_the_time_do_not_keep_sides_apart(
 def test_what_a_tree_switches_for_the_process_is_read(name, change, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     before = shared_state.settings()[name]
+    threads, limit = torch.get_num_threads(), sys.getrecursionlimit()
     try:
         with warnings.catch_warnings():
             change()
             assert shared_state.settings()[name] != before
     finally:
+        torch.set_num_threads(threads)
+        sys.setrecursionlimit(limit)
         torch.set_flush_denormal(False)
         torch.set_autocast_enabled("cpu", False)
     monkeypatch.undo()
@@ -529,19 +593,24 @@ def test_a_library_that_a_tree_loads_by_ctypes_is_an_obstacle(one_tree, tmp_path
     assert obstacles(one_tree, "calls_c") == ["it loads fast.so, a compiled library"]
 
 
-def test_a_package_of_the_candidate_s_tree_that_the_base_imports_is_refused(tmp_path):
+def test_a_package_of_the_working_tree_that_another_version_imports_is_refused(tmp_path):
+    home = tmp_path / "candidate"
     base, candidate = (
         checkouts.Version(
-            name=name, python=sys.executable, paths=(tmp_path / name,), tree=tmp_path / name
+            name=name,
+            python=sys.executable,
+            paths=(tmp_path / name,),
+            tree=tmp_path / name,
+            home=home if name == "base" else None,
         )
         for name in checkouts.SIDES
     )
-    installed = str(tmp_path / "candidate" / ".venv/lib/python3.11/site-packages/numpy.py")
-    check_modules(base, candidate, {"numpy": installed, "shop": str(tmp_path / "base/shop.py")})
-    elsewhere = str(tmp_path / "candidate" / "libs/other/__init__.py")
+    installed = str(home / ".venv/lib/python3.11/site-packages/numpy.py")
+    check_modules(base, {"numpy": installed, "shop": str(tmp_path / "base/shop.py")})
+    elsewhere = str(home / "libs/other/__init__.py")
     with pytest.raises(BadModel, match=r"the base imports other from '.*libs/other/__init__.py'"):
-        check_modules(base, candidate, {"other": elsewhere})
-    check_modules(candidate, candidate, {"other": elsewhere})
+        check_modules(base, {"other": elsewhere})
+    check_modules(candidate, {"other": elsewhere})
 
 
 def test_a_file_that_is_none_is_not_taken_for_one_of_the_folder_one_stands_in(one_tree):
@@ -560,9 +629,14 @@ def test_settings_are_read_whatever_the_build_lacks():
     )
 
 
+def side(**given):
+    """Return what a side that has been looked at says, but for what is given."""
+    return {"obstacles": [], "own": [], "outside": {}, "settings": {}, "values": {}} | given
+
+
 def test_a_setting_that_the_sides_set_differently_keeps_them_apart():
-    alike = {"obstacles": [], "settings": {"default dtype": "torch.float32"}}
-    other = {"obstacles": [], "settings": {"default dtype": "torch.float64"}}
+    alike = side(settings={"default dtype": "torch.float32"})
+    other = side(settings={"default dtype": "torch.float64"})
     assert obstacle(alike, alike) == ""
     assert obstacle(alike, other) == (
         "default dtype is torch.float32 on the base and torch.float64 on the candidate"
@@ -570,6 +644,14 @@ def test_a_setting_that_the_sides_set_differently_keeps_them_apart():
     assert obstacle(alike, other | {"obstacles": ["shop._C is a compiled extension"]}) == (
         "shop._C is a compiled extension"
     )
+
+
+def test_a_module_that_is_one_side_s_own_and_installed_for_the_other_keeps_them_apart():
+    own, installed = side(own=["shop", "lib"]), side(own=["shop"], outside={"lib": "/env/lib.py"})
+    words = "lib is of the tree on the {}, and of elsewhere on the other side"
+    assert obstacle(own, installed) == words.format("base")
+    assert obstacle(installed, own) == words.format("candidate")
+    assert obstacle(own, own) == obstacle(installed, installed) == ""
 
 
 # Weights
@@ -609,6 +691,23 @@ def test_weights_that_differ_at_all_stay_apart(candidate):
     }
 
 
+def test_a_buffer_or_an_input_that_a_step_changes_stays_each_side_s_own():
+    base, candidate = net(0), net(0)
+    given = [torch.ones(2, 4) for _ in range(2)]
+
+    def step():
+        for module, x in zip((base, candidate), given, strict=True):
+            module(x)
+            x.add_(1)
+
+    subjects = map(subject, (base, candidate), given)
+    assert interleaved_sides.share(*subjects, step=step)
+    own = {name for name, one in base.state_dict().items()
+           if one.data_ptr() != candidate.state_dict()[name].data_ptr()}  # fmt: skip
+    assert own == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    assert given[0].data_ptr() != given[1].data_ptr()
+
+
 # Rounds
 
 
@@ -636,6 +735,27 @@ def test_each_side_steps_in_its_turn_and_in_its_mode_and_both_draw_the_same():
     assert list(map(len, times)) == [5, 5]
     assert seen[0] == seen[1]
     assert len(seen[0]) == len(set(seen[0])) == 5 * (3 + 1)
+
+
+def test_both_sides_draw_the_same_from_whichever_generator_a_step_draws_from():
+    numbers, seen = interleaved_sides.Numbers(), []
+    numbers.mark()
+    torch.rand(1)
+    numpy.random.rand()
+    random.random()
+    numbers.look()
+    numbers.mark()
+    for _ in range(2):
+        numbers.put_back()
+        seen.append((torch.rand(1).item(), numpy.random.rand(), random.random()))
+    assert seen[0] == seen[1]
+    quiet = interleaved_sides.Numbers()
+    quiet.mark()
+    quiet.look()
+    quiet.mark()
+    drawn = random.random()
+    quiet.put_back()
+    assert drawn != random.random()
 
 
 @pytest.mark.parametrize(

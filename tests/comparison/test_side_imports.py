@@ -2,8 +2,12 @@
 
 import dataclasses
 import importlib
+import os
 import pickle
+import shutil
 import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -18,7 +22,10 @@ SHOP = {
     "shop/nets.py": """
 import dataclasses
 import importlib
+import os
 import sys
+from pathlib import Path
+from types import ModuleType
 
 from . import names, state
 
@@ -51,6 +58,8 @@ def caller():
     "shop/later.py": "LATER = 'later ' + {name!r}\n",
     "itself.py": """
 import sys
+from pathlib import Path
+from types import ModuleType
 
 
 class Itself:
@@ -61,6 +70,8 @@ sys.modules[__name__] = Itself()
 """,
     "paths.py": """
 import sys
+from pathlib import Path
+from types import ModuleType
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "vendored"))
@@ -203,3 +214,49 @@ def test_a_compiled_module_of_a_tree_is_named(turns):
         sys.modules["shop._C"] = compiled
     assert turns.trees[0].extensions() == ["shop._C"]
     assert turns.trees[1].extensions() == []
+
+
+def test_each_side_stands_in_its_own_tree_and_stays_where_its_code_has_gone(turns, tmp_path):
+    stood = Path.cwd()
+    base, candidate = (tmp_path / name for name in NAMES)
+    assert on_both(turns, Path.cwd) == (base, candidate)
+    with turns.turn(0):
+        os.chdir(base / "shop")
+    assert on_both(turns, Path.cwd) == (base / "shop", candidate)
+    assert Path.cwd() == stood
+    shutil.rmtree(base)
+    assert on_both(turns, lambda: None) == (None, None)
+
+
+def test_what_the_path_has_of_the_user_s_checkout_each_tree_has_for_itself(tmp_path, monkeypatch):
+    home, base = tmp_path / "candidate", tmp_path / "base"
+    installed = home / "env" / "lib" / "site-packages"
+    for folder in (installed, home / "libs" / "other", base / "libs" / "other", home / "new"):
+        folder.mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(home / "libs" / "other")
+    folders = [home, link, home / "new", installed, tmp_path]
+    monkeypatch.setattr(sys, "path", list(map(str, folders)))
+    of_base = side_imports.tree(base, [str(base)], home=str(home))
+    assert of_base.path == list(map(str, [base, base / "libs" / "other", installed, tmp_path]))
+    of_candidate = side_imports.tree(home, [str(home)])
+    assert of_candidate.path == list(map(str, folders))
+
+
+def test_a_module_that_comes_as_another_goes_is_its_tree_s_own(turns):
+    on_both(turns, nets)
+    sys.modules["gone_of_a_test"] = ModuleType("gone_of_a_test")
+    with turns.turn(0):
+        del sys.modules["gone_of_a_test"]
+        importlib.import_module("shop.later")
+    found = on_both(turns, lambda: importlib.import_module("shop.later").LATER)
+    assert found == ("later base", "later candidate")
+
+
+def test_a_link_in_a_tree_that_leads_elsewhere_is_known(turns, tmp_path):
+    base = turns.trees[0]
+    (tmp_path / "base" / "link.py").symlink_to(tmp_path / "candidate" / "paths.py")
+    (tmp_path / "base" / "inner.py").symlink_to(tmp_path / "base" / "paths.py")
+    led = [name for name in ("link.py", "inner.py", "paths.py")
+           if base.leads_out(str(tmp_path / "base" / name))]  # fmt: skip
+    assert led == ["link.py"]

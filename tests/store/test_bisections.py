@@ -187,3 +187,12 @@ def test_what_is_no_json_object_is_refused_in_one_line(saved, content):
     with pytest.raises(StoreError) as caught:
         bisections.load(saved)
     assert "\n" not in str(caught.value)
+
+
+def test_a_date_that_git_has_and_python_has_not_is_read_again(tmp_path):
+    dates = ("2005-04-07T22:13:13+51:30", "10000-01-01T00:01:40Z", "")
+    for authored_at in dates:
+        old = replace(commit(GOOD), authored_at=authored_at)
+        with bisections.create(tmp_path) as file:
+            file.save(replace(RECORD, border=(old,)))
+        assert bisections.load(file.path).border == (old,)

@@ -1,5 +1,6 @@
 """Models of the user's own: found by path and file, fed by inputs or a function, or refused."""
 
+import importlib
 import pickle
 import sys
 
@@ -376,3 +377,23 @@ def test_a_model_by_its_path_says_how_it_makes_tokens_and_is_asked_for_it_once(t
         assert torch.equal(arm.step(), first)
     assert first.shape == (2, cell.new_tokens)
     assert len(made) == asked
+
+
+def test_a_step_has_the_functions_of_the_module_that_stands_at_the_path_when_it_is_made(tmp_path):
+    """Two versions of a module take turns under one name, where versions are compared."""
+    file = tmp_path / "takes_turns.py"
+    cell = Cell(model="it", workload="generate", grad_mode="no_grad", batch_size=2, prompt=3)
+    arms, modules = [], []
+    for calls in (1, 2):
+        file.write_text(TOKENS.replace("lambda model, tokens, room: model(tokens)",
+                                       f"lambda *given: seen.append({calls}) or given[0](given[1])")
+                        + "seen = []\n", "utf-8")  # fmt: skip
+        sys.modules.pop("takes_turns", None)
+        importlib.invalidate_caches()
+        model = model_of(ModelSource(build=f"{file}:make"))
+        arms.append(make_arm(cell, build(cell, model, seed=0)))
+        modules.append(sys.modules["takes_turns"])
+    for arm in arms:
+        with arm.held():
+            arm.step()
+    assert [module.seen for module in modules] == [[1], [2]]
