@@ -213,6 +213,20 @@ def test_what_an_operator_takes_inside_is_carried_on_to_batches_that_are_not_run
     assert "aten::convolution" in none.unprobed
 
 
+@pytest.mark.skipif(not torch.backends.nnpack.is_available(), reason="this torch has no NNPACK")
+def test_what_nnpack_takes_inside_is_carried_on_from_batches_that_it_takes():
+    """Without oneDNN it has convolutions of 16 samples and more: two and four run another."""
+    model = Model(partial(columns, 8), partial(classification, shape=(3, 8, 8)))
+    with torch.backends.mkldnn.flags(enabled=False):
+        few, all_ = (
+            with_prober(prober).predict(cell(batch_size=256), model)
+            for prober in (Prober(CPU(), largest=2**18), Prober(CPU()))
+        )
+        assert CPU().carried_from(15) == (2, 4)
+    assert few.peak_bytes == all_.peak_bytes
+    assert few.unprobed == all_.unprobed == ()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workload", ["inference", "training"])
 def test_predictions_that_are_carried_on_are_within_one_percent(workload):
