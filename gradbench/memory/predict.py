@@ -17,7 +17,7 @@ from ..experiment.matrix import RECORDING, Cell
 from ..records.allocations import Change, Entry, Phase, Within, attribute_peak
 from ..records.predictions import BUILD_FAILS, STEP_FAILS, Fit, Prediction, in_a_line
 from ..users_traceback import users_traceback
-from ..workloads.arms import fed, same_step
+from ..workloads.arms import built_module, fed, same_step
 from ..workloads.models import Model
 from ..workloads.state import seed_all
 from ..workloads.steps import WORKLOADS, says_the_mode
@@ -423,23 +423,25 @@ class Predictor:
         """Raise `CannotBuild` where the factory alone raises: that is so for any batch and mode."""
         key = _building(cell, model, seed)
         if key not in self._unbuilt:
-            self._unbuilt[key] = self._why_not_built(fed(cell, model), seed)
+            self._unbuilt[key] = self._why_not_built(cell, model, seed)
         if why := self._unbuilt[key]:
             raise CannotBuild(str(why), frames=why.frames)
 
-    def _why_not_built(self, model: Model, seed: int) -> CannotBuild | None:
+    def _why_not_built(self, cell: Cell, model: Model, seed: int) -> CannotBuild | None:
         """Return why a model cannot be built; None where it can, as far as half the memory goes."""
         most_bytes = free_bytes() // SHARE if self._device.tensors_from_malloc else None
         try:
-            replace(self._children(), most_bytes=most_bytes).run(partial(_built, model, seed))
+            replace(self._children(), most_bytes=most_bytes).run(
+                partial(_built, cell, fed(cell, model), seed)
+            )
         except Died:  # by itself, or at its limit: no words of its own
             return None
         except (Exception, SystemExit) as error:  # noqa: BLE001 # a factory may raise anything
             if isinstance(error, MemoryError) or self._device.out_of_memory(error):
                 return None
-            ours = isinstance(error, GradbenchError)
-            words = message_line(error) if ours else in_one_line(error)
-            return CannotBuild(f"{BUILD_FAILS}{words}", frames=frames_of(error))
+            if isinstance(error, GradbenchError):  # which says what cannot be built
+                return CannotBuild(message_line(error))
+            return CannotBuild(f"{BUILD_FAILS}{in_one_line(error)}", frames=frames_of(error))
         return None
 
     def _measured(
@@ -531,11 +533,11 @@ def _building(cell: Cell, model: Model, seed: int) -> tuple[Model, bool, int]:
     return model, WORKLOADS[cell.workload].generates, seed
 
 
-def _built(model: Model, seed: int, _say: Callable[[int], None]) -> None:
+def _built(cell: Cell, model: Model, seed: int, _say: Callable[[int], None]) -> None:
     """Build a model, as a step does, and drop it."""
     model.load()
     seed_all(seed)
-    model.build()
+    built_module(cell, model)
 
 
 def _outlined(

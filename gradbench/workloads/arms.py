@@ -109,8 +109,7 @@ def assemble(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -
     name = model.dtype if cell.dtype == AS_IS else cell.dtype
     dtype = None if name == AS_IS else getattr(torch, name)
     layout = torch.channels_last if cell.memory_format == "channels_last" else None
-    with naming(f"model {cell.model!r} cannot be built"):
-        module = convert(model.build(), cell.device, dtype, layout)
+    module = convert(built_module(cell, model), cell.device, dtype, layout)
     with naming(f"the batch of {cell.model!r} cannot be made"):
         given = model.batch(cell.batch_size)
     if dtype is None and model.batch_follows:
@@ -150,6 +149,12 @@ def assemble(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -
         generation=_generation(cell, model),
         new_tokens=cell.new_tokens,
     )
+
+
+def built_module(cell: Cell, model: Model) -> nn.Module:
+    """Return what a model's factory makes; raise `BadModel` that names a file without weights."""
+    with naming(f"model {cell.model!r} cannot be built"):
+        return model.build()
 
 
 def samples_given(cell: Cell, model: Model, given: Any) -> int | None:

@@ -580,6 +580,16 @@ def test_a_model_that_cannot_be_built_is_asked_at_one_batch_size_and_in_its_own_
     assert built.stat().st_size == times
 
 
+def test_a_prediction_over_a_file_without_weights_names_the_file(tmp_path):
+    weights = tmp_path / "weights.pt"
+    weights.write_text("version https://git-lfs.github.com/spec/v1\n", "utf-8")
+    model = Model(partial(torch.load, weights), partial(classification, shape=(16,)))
+    with pytest.raises(CannotBuild) as raised:
+        Predictor("cpu").largest(cell(), model, 2**30)
+    says = f"model 'it' cannot be built: {str(weights)!r} is a Git LFS pointer"
+    assert str(raised.value).startswith(says)
+
+
 def test_the_largest_batch_is_looked_for_from_the_smallest_that_can_be_stepped(predictor):
     def build():
         return nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8))
