@@ -6,6 +6,7 @@ TYPE_CHECKING = False  # as type checkers read it; importing typing takes its ti
 
 if TYPE_CHECKING:
     from . import semantics as semantics
+    from ._version import __version__ as __version__
     from .advisor import Advised as Advised, advise as advise
     from .analysis.dataframes import (
         breakdowns as breakdowns,
@@ -75,6 +76,7 @@ _LAZY = {
     "Report": "report",
     "Usage": "memory.usage",
     "WORKLOADS": "workloads.steps",
+    "__version__": "_version",
     "advise": "advisor",
     "breakdowns": "analysis.dataframes",
     "changes": "analysis.dataframes",

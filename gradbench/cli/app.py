@@ -6,17 +6,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from .._version import __version__
 from ..analysis import format_units
 from ..errors import BadModel, BadSetting, GradbenchError, Impossible, UnknownName
 from ..exit_status import ExitStatus
 from ..experiment.axis import MOST
 from ..experiment.matrix import GRAD_MODES
+from ..experiment.plan import PROTOCOL
 from ..experiment.toml_config import locate
 from ..printable import one_line, printable, without_commands
 from ..users_traceback import users_traceback
@@ -30,6 +33,11 @@ NO_MEANS: Final = (
     errno.ENOENT,  # where it is no file: of a folder for temporary ones
 )
 """Errors of a machine that has too little: of room, of descriptors, of processes."""
+NO_PAGES: Final = (
+    *(".pdf", ".png", ".svg", ".jpg", ".json", ".jsonl", ".csv", ".md", ".txt", ".xml"),
+    ".parquet",
+)
+"""Ends of names of files that no browser would open as a page."""
 FIRST: Final = ("advise", "run", "show", "report", "explain", "predict", "list")
 """Commands that a newcomer needs; help lists them first."""
 
@@ -44,7 +52,11 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; raise a usage error for a value that is empty."""
-        given, _, _ = self.make_parser(ctx).parse_args(args=[*args])  # before they become paths
+        try:
+            given, _, _ = self.make_parser(ctx).parse_args(args=[*args])  # before they become paths
+        except _UsageError as error:
+            error.ctx = ctx  # type: ignore[attr-defined] # typer has no name for its class
+            raise
         parameter: Any  # typer has names for their kinds, but not in public
         for parameter in self.params:
             values = given.get(parameter.name or "")
@@ -84,6 +96,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="What PyTorch's grad modes cost, in memory and in time, on your model and your machine.",
@@ -102,12 +115,29 @@ TRY: Final = (
 
 
 @app.callback(invoke_without_command=True)
-def without_a_command(context: typer.Context) -> None:
+def without_a_command(
+    context: typer.Context,
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
     """What PyTorch's grad modes cost, in memory and in time, on your model and your machine."""
+    if version:
+        out.print(f"gradbench {__version__}, protocol {PROTOCOL}, torch {_torch_version()}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         out.print("What PyTorch's grad modes cost, on your model and your machine. Three to try:\n")
         for command, about in TRY:
             out.print(f"  [bold]{command:<37}[/bold] {about}")
+
+
+def _torch_version() -> str:
+    """Return torch's version without loading it, which takes seconds."""
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 Results = Annotated[Path, typer.Option(help="Folder of runs.")]
@@ -188,6 +218,12 @@ def unwrap_help() -> None:
     for one in app.registered_commands:
         paragraphs = inspect.cleandoc(one.help or one.callback.__doc__ or "").split("\n\n")
         one.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def check_page_name(page: Path | None) -> None:
+    """Raise `Impossible` for a file that its name would have opened as something else."""
+    if page is not None and page.suffix.lower() in NO_PAGES:
+        raise Impossible(f"-o {str(page)!r}: a page is HTML: name it {page.stem}.html")
 
 
 def say(status: "Status", words: str) -> None:

@@ -11,7 +11,7 @@ from ..exit_status import ExitStatus
 from ..experiment.matrix import AXES
 from ..git import GitError, git
 from ..plurals import counted
-from .app import AsJson, app, err, examples, one_line_errors, out, split
+from .app import AsJson, app, check_page_name, err, examples, one_line_errors, out, split
 from .screen import Screen, print_json_list, shown
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def history(
             commits=_commits_of(branch) if branch is not None else None,
             renamed=chosen_by.parse_renamed(renamed or ()),
         )
+        check_page_name(output)
         url = commit_address(commit_url)
         figures = past.read(sources or ["results"], chosen)
         series, left_out = past.history(figures, chosen=chosen)

@@ -201,7 +201,8 @@ def run(
         )
     else:
         finished, path = _measure(asked.recording(at_once=side_by_side))
-    print_run(finished, reference, verbose=verbose)
+    folder = "" if results == Path("results") else f" --results {shlex.quote(str(results))}"
+    print_run(finished, reference, verbose=verbose, more=f"gradbench show --verbose{folder}")
     _write_page(finished, path, None if no_page else reports, semantics=semantics)
     if not finished.measured:
         raise typer.Exit(ExitStatus.NOTHING_MEASURED)

@@ -30,8 +30,13 @@ SENTENCES: Final = 4
 STYLES: Final = {"lost": "red", "interference": "yellow", "aside": "dim"}
 
 
-def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
-    """Print a run's tables, what they say in a sentence or two, and the notes that matter most."""
+def print_run(
+    run: "Run", reference: str, *, verbose: bool = False, more: str = "--verbose"
+) -> None:
+    """Print a run's tables, what they say in a sentence or two, and the notes that matter most.
+
+    ``more`` is what shows those that are left out.
+    """
     from ..analysis import evaluations, headline, other_axes
     from ..analysis.closing_notes import closing_notes
     from ..analysis.run_view import View
@@ -47,7 +52,7 @@ def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
     for sentence in beside if verbose else beside[:SENTENCES]:
         print_prose(sentence, style="default")
     if not verbose and len(beside) > SENTENCES:
-        out.print(f"[dim]{len(beside) - SENTENCES} more such lines: --verbose[/dim]")
+        out.print(f"[dim]{len(beside) - SENTENCES} more such lines: {shown(more)}[/dim]")
     if run.dropped:
         err.print(f"[yellow]{shown(run.dropped)}[/yellow]")
     print_tracebacks(run)
@@ -64,7 +69,7 @@ def print_run(run: "Run", reference: str, *, verbose: bool = False) -> None:
     for note in few:
         print_prose(note.text, style=STYLES[note.kind])
     if hidden:
-        out.print(f"[dim]{counted(hidden, 'more note')}: --verbose, and on the page[/dim]")
+        out.print(f"[dim]{counted(hidden, 'more note')}: {shown(more)}, and on the page[/dim]")
     for note in kept:
         print_prose(note.text, style=STYLES[note.kind])
 

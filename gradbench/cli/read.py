@@ -16,6 +16,7 @@ from .app import (
     RunName,
     Verbose,
     app,
+    check_page_name,
     check_reference,
     err,
     examples,
@@ -89,6 +90,7 @@ def report(
                 raise Impossible(f"{', '.join(given)} goes with a page: leave out --format md")
             tell_markdown(run_names, output, results=results)
             return
+        check_page_name(output)
         from ..gate import rules
         from ..report import save_figures, write
 

@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ..errors import BadModel, Impossible, UnknownName
+from ..errors import BadModel, Impossible
 from ..experiment.matrix import AXES, GRAD_MODES, Cell, select, unique
-from ..experiment.model_source import ModelSource, is_source, parse_input, parse_model
+from ..experiment.model_source import (
+    ModelSource,
+    is_source,
+    parse_input,
+    parse_model,
+    unknown_model,
+)
 from ..experiment.plan import Plan
 from ..experiment.presets import PRESETS
 from ..experiment.toml_config import check_preset, choose
@@ -212,7 +218,7 @@ class Request:
         name = parse_model(text)[0] if _is_own(text := self._selections["model"][0]) else text
         models = models_of({**described, **own})
         if name not in models:
-            raise UnknownName("model", name, models)
+            raise unknown_model(name, models)
         modes = {"workload": "inference", "grad_mode": GRAD_MODES[-1], "model": name}
         return Cell(**{**given, **chosen, **modes}), models[name]  # type: ignore[arg-type] # parsed
 

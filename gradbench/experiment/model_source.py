@@ -1,11 +1,12 @@
 """How a model that is not built in is made, as users say it: where it is, and what it is fed."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import PurePath
 from typing import Any, Final, Self
 
-from ..errors import BadModel, Impossible
+from ..errors import BadModel, Impossible, UnknownName
 
 BATCH: Final = "B"
 """How a shape says the dimension of the samples."""
@@ -22,6 +23,12 @@ HIGHEST: Final = {
 """The highest number of a dtype that has no higher ones which an option can say."""
 LIBRARIES: Final = ("timm", "torchvision", "transformers")
 """Packages whose models go by a name of theirs: ``timm:resnet18``."""
+
+OTHERS: Final = (
+    f"a library's: {', '.join(f'{library}:NAME' for library in LIBRARIES)}; "
+    "yours: package.module:NAME or file.py:NAME"
+)
+"""How models that are not built in are named."""
 
 LONGEST_SIZE: Final = 18
 """Digits of a number of 64 bits."""
@@ -179,3 +186,8 @@ def short_name(build: str) -> str:
         return PurePath(what.removesuffix("config.json").rstrip("/")).name or what
     last = PurePath(where).stem if where.endswith(".py") else where.rpartition(".")[2]
     return _NO_NAME.sub("_", f"{last}.{what}" if what else last)
+
+
+def unknown_model(name: str, known: Iterable[str]) -> UnknownName:
+    """Return the error for a name that no model has, with how models of elsewhere are named."""
+    return UnknownName("model", name, known, note=OTHERS)

@@ -14,6 +14,7 @@ from .. import devices
 from ..devices import Device
 from ..errors import BadModel, DeviceUnavailable, UnknownName
 from ..experiment.matrix import AS_IS, AXES, LENGTHS, Cell, unique
+from ..experiment.model_source import unknown_model
 from ..memory.child_process import Children
 from ..plurals import counted
 from ..records.measurements import Cause
@@ -46,7 +47,7 @@ def check(
             raise UnknownName("meter", name, METERS)
     for cell in cells:
         if cell.model not in models:
-            raise UnknownName("model", cell.model, models)
+            raise unknown_model(cell.model, models)
         devices.find(cell.device)
         portable(cell.model, models[cell.model])
 

@@ -33,8 +33,11 @@ def generation_tables(view: View) -> Iterator[RenderableType]:
         table.add_column("", min_width=16, no_wrap=True)
         for heading in HEADINGS:
             table.add_column(heading, justify="right", no_wrap=True, min_width=7)
-        for making in makings:
-            table.add_row(Text(f"  {making.mode}"), *_figures(view, making))
+        rows = {making.mode: list(_figures(view, making)) for making in makings}
+        if not any(map(any, rows.values())):
+            continue
+        for mode, figures in rows.items():
+            table.add_row(Text(f"  {mode}"), *figures)
         yield Text(f"\n{printable(f'tokens[{name}]')}", style="bold")
         yield table
         yield from _asides(makings)

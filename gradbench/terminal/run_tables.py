@@ -13,7 +13,9 @@ from ..analysis import evaluations, format_units
 from ..analysis.compilations import COMPILE_TIME
 from ..analysis.run_view import MEMORY, TIME, Value, View, spaced
 from ..experiment.matrix import Block, Cell
+from ..plurals import counted
 from ..printable import printable
+from ..records.measurements import Cause
 from ..records.run import Run
 from ..records.selfcheck import Check
 from ..stats.verdicts import Verdict
@@ -27,6 +29,9 @@ WIDE: Final = 104
 SAVED: Final = "saved_for_backward"
 HEADINGS: Final[Mapping[str, str]] = {TIME: "step time", MEMORY: "memory"}
 """What the usual two columns of a table are called."""
+
+NOT_HERE: Final[tuple[Cause, ...]] = ("unavailable", "impossible")
+"""Causes that lie in the machine or in what was asked: the notes beneath the tables have them."""
 
 STYLES: Final[Mapping[str, str]] = {
     Verdict.BETTER: BETTER,
@@ -50,13 +55,19 @@ def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType
         evaluation.block: list(_left(evaluation)) for evaluation in evaluations.evaluations(view)
     }
     shown: list[RenderableType] = []
-    for block, cells in view.blocks.items():
+    tabled = {block: cells for block, cells in view.blocks.items() if not _not_here(view, cells)}
+    for block, cells in tabled.items():
         shown += [
             _title(view, block, cells),
             _block_table(view, cells, meters, reference=reference, wide=width >= WIDE),
             *left.get(block, ()),
         ]
     shown += generation_tables(view)
+    if absent := len(view.blocks) - len(tabled):
+        words = f"{counted(absent, 'block')} of which nothing can be measured here: no table"
+        shown.append(Text(f"\n{words}", style="dim"))
+    if not tabled:
+        return Group(_name(run), *shown)
     controlled = any(view.control(cells[0]) for cells in view.blocks.values())
     control = "\nA/A control: two equal modes differed by this much; 1 should be inside."
     legend = Text(
@@ -66,7 +77,17 @@ def run_tables(run: Run, *, reference: str, width: int = WIDE) -> RenderableType
         f"{control if controlled else ''}{_of_columns(run, meters)}",
         style="dim",
     )
-    return Group(Text(printable(f"run {run.name}"), style="bold"), *shown, legend)
+    return Group(_name(run), *shown, legend)
+
+
+def _name(run: Run) -> Text:
+    return Text(printable(f"run {run.name}"), style="bold")
+
+
+def _not_here(view: View, cells: Sequence[Cell]) -> bool:
+    """Return whether a block has no number for what it asks of the machine: then it has no rows."""
+    stopped = [view.stopped(cell) for cell in cells]
+    return all(why is not None and why.cause in NOT_HERE for why in stopped)
 
 
 def check_table(checks: Sequence[Check]) -> Table:

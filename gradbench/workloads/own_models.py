@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, Final, NoReturn
@@ -299,6 +300,7 @@ def imported(path: str, what: str) -> object:
     elif not where or not attribute:
         kind = "factory" if what == "model" else "function"
         raise BadModel(f"{what} {path!r}: write it as package.module:{kind} or file.py:{kind}")
+    module: ModuleType | None = None
     try:
         module = _module(where)
         target: object = module
@@ -307,7 +309,8 @@ def imported(path: str, what: str) -> object:
     except BadModel:
         raise
     except (ImportError, AttributeError) as error:
-        raise BadModel(f"{what} {path!r} cannot be imported: {error}") from error
+        meant = _meant(module, attribute, what) if module is not None else ""
+        raise BadModel(f"{what} {path!r} cannot be imported: {error}{meant}") from error
     except SystemExit as error:
         raise BadModel(
             f"{what} {path!r} cannot be imported: SystemExit: {error}: put what is to run behind "
@@ -323,13 +326,26 @@ def imported(path: str, what: str) -> object:
 
 def _which_of(module: ModuleType, file: str, what: str) -> str:
     """Return that a file alone says too little, and which names in it could be meant."""
-    found = {name: one for name, one in vars(module).items() if _could_be(what, one, module)}
-    needy = {name for name, one in found.items() if isinstance(one, type) and _required(one)}
-    names = sorted(found, key=needy.__contains__)
+    names = _names(module, what)
     if not names:
         return f"{what} {file!r} names a file, and nothing in it could be a {what}: {file}:NAME"
     others = f", or {', '.join(names[1:MOST_NAMED])}" if names[1:] else ""
     return f"{what} {file!r} lacks the name of what to take from it: {file}:{names[0]}{others}"
+
+
+def _meant(module: ModuleType, name: str, what: str) -> str:
+    """Return which name in a module stands for one that is not there, or all that could."""
+    names = _names(module, what)
+    if close := get_close_matches(name, names, n=1):
+        return f": did you mean {close[0]!r}?"
+    return f": it has {', '.join(names[:MOST_NAMED])}" if names else ""
+
+
+def _names(module: ModuleType, what: str) -> list[str]:
+    """Return the names in a module that could be meant, those that can be called alone first."""
+    found = {name: one for name, one in vars(module).items() if _could_be(what, one, module)}
+    needy = {name for name, one in found.items() if isinstance(one, type) and _required(one)}
+    return sorted(found, key=needy.__contains__)
 
 
 def _could_be(what: str, one: object, module: ModuleType) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import chdir, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -19,11 +20,12 @@ import typer
 from builders import block, cell, ended, measured_block, started
 from typer.testing import CliRunner
 
-from gradbench import devices
+from gradbench import __version__, devices
 from gradbench.cli import app
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import AXES
 from gradbench.experiment.model_source import ModelSource
+from gradbench.experiment.plan import PROTOCOL
 from gradbench.records.measurements import Measurement
 from gradbench.records.run import Run
 from gradbench.store.jsonl import PART, SEALED, Store, load
@@ -283,7 +285,12 @@ def nets(here):
         (["--model", "mlp_tiny", "--input", "4,8"], ["--input goes with --model"]),
         (["--model", "nest:make", "--input", "4,8"], ["No module named 'nest'"]),
         (["--model", "needy:make", "--input", "4,8"], ["No module named 'no_such_dependency'"]),
-        (["--model", "nets:mak", "--input", "4,8"], ["'nets' has no attribute 'mak'"]),
+        (
+            ["--model", "nets:mak", "--input", "4,8"],
+            ["attribute 'mak': did you mean 'make'"],
+        ),
+        (["--model", "nets.py:Tower", "--input", "4,8"], ["no attribute 'Tower': it has make"]),
+        (["--model", "resnet50"], ["torchvision:NAME", "package.module:NAME or file.py:NAME"]),
         (["--model", "nets:number", "--input", "4,8"], ["'nets:number' is int, not a factory"]),
         (["--model", "nets:", "--input", "4,8"], ["write it as package.module:factory"]),
         (["--model", "nets.py", "--input", "4,8"], ["lacks the name", "nets.py:"]),
@@ -307,6 +314,25 @@ def test_a_model_of_ones_own_that_cannot_be_had_costs_one_line(options, words, g
     assert ("Traceback" in traceback or "File" in traceback) is options[1].startswith(
         ("needy", "unparsable", "raising")
     )
+
+
+@pytest.mark.parametrize("asked", [["report"], ["history"]], ids=" ".join)
+def test_a_page_is_not_written_under_the_name_of_another_kind_of_file(asked, gradbench, here):
+    line = complaint(gradbench(*asked, "-o", "page.pdf"))
+    assert line.endswith("a page is HTML: name it page.html")
+    assert not (here / "page.pdf").exists()
+
+
+def test_the_version_says_what_figures_depend_on(gradbench):
+    result = gradbench("--version")
+    assert (result.exit_code, result.stderr) == (0, "")
+    versions = f"gradbench {__version__}, protocol {PROTOCOL}, torch {metadata.version('torch')}"
+    assert result.stdout == f"{versions}\n"
+
+
+@pytest.mark.parametrize("words", [["-h"], ["run", "-h"]], ids=" ".join)
+def test_h_is_short_for_help(words, gradbench):
+    assert gradbench(*words).stdout == gradbench(*words[:-1], "--help").stdout != ""
 
 
 @pytest.mark.parametrize("text", ["", " ", ",", "mlp_tiny,", ",,1"])

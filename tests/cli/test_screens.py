@@ -26,7 +26,7 @@ from gradbench.analysis import format_units
 from gradbench.cli import app
 from gradbench.cli.app import TRY
 from gradbench.cli.gate import conclusion
-from gradbench.cli.printing import NOTES, PROSE
+from gradbench.cli.printing import NOTES, PROSE, print_run
 from gradbench.exit_status import ExitStatus
 from gradbench.gate.result import GateResult, NotCompared
 from gradbench.records.advice import Study
@@ -135,6 +135,14 @@ def test_a_run_ends_with_a_few_notes_the_worst_first_and_where_the_time_went(tmp
     assert len(everything) == NOTES - 1 + int(few[-3].split()[0])
     assert everything[: NOTES - 3] == few[:-3]
     assert everything[-2:] == few[-2:]
+
+
+def test_a_run_names_the_command_that_shows_what_it_left_out(capsys):
+    print_run(disturbed_run(), "global_on", more="gradbench show --verbose")
+    said_of_notes = [one for one in capsys.readouterr().out.splitlines() if "more note" in one]
+    assert [one.partition(": ")[2] for one in said_of_notes] == [
+        "gradbench show --verbose, and on the page"
+    ]
 
 
 def test_the_headline_of_the_page_stands_under_the_tables(tmp_path):

@@ -141,6 +141,10 @@ def test_a_size_of_the_screen_that_none_has_is_as_none(size, monkeypatch):
     [
         (["runn"], "gradbench: no such command 'runn'. Did you mean 'run'"),
         (["show", "--refrence", "x"], "gradbench: no such option: --refrence"),
+        (
+            ["run", "--model"],
+            "gradbench: option '--model' requires an argument: see gradbench run --help",
+        ),
         (["export"], "gradbench: missing argument 'FORMAT': see gradbench export --help"),
         (["gate", "--alpha", "x\x1b"], "gradbench: invalid value for '--alpha'"),
         (["show", "a" * 300], "gradbench: no run 'aaaa"),

@@ -108,6 +108,23 @@ def test_a_mode_that_could_not_shows_its_cause_instead_of_numbers():
         assert line_of(mode, shown) == f"{mode} cannot train cannot train"
 
 
+def test_a_block_of_which_nothing_can_be_measured_here_has_no_table():
+    absent = [
+        skipped(one, cause="unavailable", reason="no CUDA")
+        for workload in ("inference", "decode")
+        for one in block(device="cuda", workload=workload)
+    ]
+    shown = lines(run([*measured_block(), *absent]))
+    assert not any("[cuda" in line for line in shown)
+    assert "2 blocks of which nothing can be measured here: no table" in shown
+    assert line_of("no_grad", shown)
+    assert [line.strip() for line in lines(run(absent, name="r1"))] == [
+        "run r1",
+        "",
+        "2 blocks of which nothing can be measured here: no table",
+    ]
+
+
 def test_what_a_cut_run_did_not_come_to_is_not_measured():
     meters = ("step_time", "peak_transient", "saved_for_backward")
     first = started([ON, NO_GRAD], meters=meters)
