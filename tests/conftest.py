@@ -150,12 +150,12 @@ def measured_here() -> Iterator[None]:
     import torch
 
     from gradbench.devices.cpu import CPU
-    from gradbench.runner import evaluation_pass, memory_pass, time_pass
+    from gradbench.runner import evaluation_pass, memory_pass, prediction_pass, time_pass
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        for one in (time_pass, memory_pass, evaluation_pass):
+        for one in (time_pass, memory_pass, prediction_pass, evaluation_pass):
             patch.setattr(one, "settle", lambda _: CPU())
         yield
     torch.set_num_threads(threads)

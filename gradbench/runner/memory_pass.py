@@ -1,45 +1,30 @@
-"""The memory passes, inside their processes: allocator peaks to the byte, and the process's own."""
+"""The memory pass, inside its process: what tensors hold at once in a step, to the byte."""
 
 import gc
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar
-
-from torch import nn
-from torch.autograd.graph import Node
-from torch.nn.modules.module import register_module_forward_hook
 
 from ..devices import Device, Ledger, OutOfSight, Span, Unreadable, Window, nothing
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..memory import leaks, left_behind
 from ..memory.fused_calls import FusedCalls
-from ..memory.leaves import kept_unsaved, nodes
 from ..memory.measured_step import WARM_UP_STEPS
-from ..memory.predict import (
-    CannotTrain,
-    EndsItsProcess,
-    Predictor,
-    TookTooLong,
-    Unpredictable,
-)
 from ..memory.resident_blocks import disjoint, live, outside
 from ..memory.saved_tensors import SavedTensors, paths, refuses_hooks
 from ..memory.step_phases import Marks
 from ..memory.storages import key, storages
 from ..plurals import counted
-from ..records import predictions
 from ..records.allocations import Mark, PeakBreakdown, attribute_peak
 from ..records.measurements import Breakdown, Fact, Reading
-from ..workloads.arms import CellArm, steps
+from ..workloads.arms import steps
 from ..workloads.models import Model
-from ..workloads.state import RandomNumbers, Snapshot
+from ..workloads.state import RandomNumbers
 from ..workloads.steps import WORKLOADS, Subject, may_fail
-from . import host_system, meters, ranks
+from . import meters, ranks
 from .attempts import (
-    TRIAL_STEPS,
     Message,
     Refusal,
     Stopwatch,
@@ -53,24 +38,15 @@ from .attempts import (
 )
 from .outcomes import Figure, outcome
 from .process_settings import ProcessSettings
-from .visits import drawn, watched_step
+from .saved_step import OTHER_PATH, SavedStep
+from .visits import drawn, restorer, watched_step
 
 T = TypeVar("T")
 
 NO_HOOKS: Final = "its step fails with the hooks by which blocks of memory are named"
 
-OTHER_PATH: Final = (
-    "with hooks its step does not take torch's fused attention as often as it is timed with"
-)
-
 OUTSIDE: Final = "(outside of the model)"
 """Where the loss has tensors saved."""
-
-PREDICTING: Final = 0.9
-"""Of a process's time limit: what its predictions may take, so that none is lost with another."""
-
-SHORTEST_S: Final = 1.0
-"""What each prediction may take even then."""
 
 MODULES: Final = 10
 """Modules that a breakdown names."""
@@ -98,22 +74,6 @@ def memory_block(
     for cell in cells:
         yield Trying(cell)
         yield from _measured(cell, model, device, wanted, plan=plan, watch=watch)
-
-
-def predict_block(
-    cells: Sequence[Cell], model: Model, plan: Plan, _wanted: Collection[str]
-) -> Iterator[Message]:
-    """Yield the predicted peaks of a block's cells, which share what is learned of kernels."""
-    watch, device = Stopwatch(), settle(cells[0])
-    predictor = Predictor(cells[0].device, forks=host_system.here().forks)
-    ends_s = time.monotonic() + PREDICTING * plan.limit_s
-    for place, cell in enumerate(cells):
-        yield Trying(cell)
-        left_s = max(ends_s - time.monotonic(), SHORTEST_S)
-        predictor.limit_s = left_s / (len(cells) - place)
-        prediction = guarded(partial(_predicted, predictor, cell, model, plan), device)
-        yield _outcome(cell, "predicted_peak", prediction)
-    yield watch.lap("predictions")
 
 
 def _measured(
@@ -153,31 +113,6 @@ def _measured(
     for name in wanted:
         yield _outcome(cell, name, results if isinstance(results, Refusal) else results[name])
     yield watch.lap("memory passes")
-
-
-class _GraphLook:
-    """Looks at the graphs of what a forward returns, for what no hook sees."""
-
-    def __init__(self, recorder: SavedTensors) -> None:
-        self._recorder, self._hooks = recorder, recorder.hooks
-        self.unseen: set[Node] = set()  # nodes that hold what nobody packed
-        self.nodes: set[Node] = set()
-        self.unsaved = ""  # who keeps tensors that nobody saved
-        self.elsewhere = ""  # the class of a module that ran in a thread that nobody watches
-
-    def returned(self, module: nn.Module, _inputs: object, _output: object) -> None:
-        """Look at which thread a module runs in."""
-        if not self._hooks.here:
-            self.elsewhere = type(module).__name__
-
-    def __call__(self, output: object) -> None:
-        self.unseen |= self._hooks.unseen(output)
-        self.nodes |= set(nodes(output))
-        if kept_unsaved(output):
-            self.unsaved = "a node keeps tensors by an attribute"
-        kept = self._hooks.given.kept()
-        if any(one is None or not self._recorder.counts(one) for one in kept):
-            self.unsaved = "a tensor's hook keeps tensors"
 
 
 class _Reader:
@@ -343,7 +278,7 @@ class _Reader:
     def _try_first(
         self, *, hooked: bool, keeps: bool
     ) -> tuple[Window, PeakBreakdown | Unreadable | None] | Refusal:
-        other = partial(_put_back, self._subject, self._cell, self._try_to_build, on_host=True)
+        other = partial(restorer, self._subject, self._cell, self._try_to_build, on_host=True)
         put_back = other() if keeps else nothing
         refused = self._make_arm()
         if refused is not None:
@@ -509,52 +444,15 @@ class _Reader:
 
     def _saved(self) -> SavedTensors | Unreadable:
         """Make a step; return what autograd saved of it, or why that is not known."""
-        saved, _ = self._observe(self._recorded)
-        return saved
-
-    def _recorded(self) -> SavedTensors | Unreadable:
-        recorder = SavedTensors(
-            modules=paths(*self._subject.parts()), apart=self._subject.resident()
+        step = SavedStep(
+            self._arm,
+            self._marks,
+            self._numbers,
+            self._device,
+            fused_calls=self._fused,
         )
-        look = _GraphLook(recorder)
-        fused = guarded(partial(self._with_hooks, recorder, look), self._device)
-        if isinstance(fused, Refusal):
-            if fused.cause == "out_of_memory":
-                why = "memory ran out while saved tensors were counted"
-                return Unreadable(f"{why}: {fused.reason}")
-            return Unreadable(f"saved-tensor hooks do not work here: {fused.reason}")
-        if look.unseen or look.elsewhere:
-            what = f"{look.elsewhere} runs" if look.elsewhere else "a graph is built"
-            return OutOfSight(
-                f"{what} in a thread that was there before the step, and what that allocates is "
-                "not seen: start the thread in the step, or use a ThreadPoolExecutor"
-            )
-        if fused.counts != self._fused:
-            return Unreadable(OTHER_PATH)
-        if look.unsaved:
-            return Unreadable(f"a graph is built, and {look.unsaved}, not saved")
-        return recorder
-
-    def _with_hooks(self, recorder: SavedTensors, look: _GraphLook) -> FusedCalls:
-        """Make a step with hooks, and another where a node of its graph was seen by none."""
-        with recorder, FusedCalls() as fused:
-            self._looked_at(look)
-        if ranks.any_of("a node is unseen", bool(look.unseen)):
-            # was that there before? Then a further step has it, too
-            self._looked_at(again := _GraphLook(recorder))
-            look.unseen -= again.nodes
-        return fused
-
-    def _looked_at(self, look: "_GraphLook") -> None:
-        self._marks.look = look
-        looking = register_module_forward_hook(look.returned)
-        try:
-            self._numbers.put_back()
-            with self._arm.held():
-                self._arm.step()
-        finally:
-            looking.remove()
-            self._marks.look = None
+        saved, _ = self._observe(step.read)
+        return saved
 
     def _breakdown(
         self,
@@ -612,55 +510,6 @@ class _Reader:
         return Figure(leaked, {"kept": leaks.named(births)})
 
 
-def process_cells(
-    cells: Sequence[Cell], model: Model, plan: Plan, wanted: Collection[str]
-) -> Iterator[Message]:
-    """Yield the resident high-water mark of the cells, one after the other in this process."""
-    watch, device = Stopwatch(), settle(cells[0])
-    subject = try_to_build(cells[0], model, device, seed=plan.seed)
-    yield watch.lap("build")
-    if not isinstance(subject, Subject):
-        yield from (skip(cell, name, subject) for cell in cells for name in wanted)
-        return
-    for cell in cells:
-        yield Trying(cell)
-        rebuild = partial(try_to_build, cell, model, device, seed=plan.seed)
-        may = may_fail(cell.workload, cell.grad_mode)
-        put_back = _put_back(subject, cell, rebuild) if may else nothing
-        arm = try_to_arm(cell, subject, device)
-        refused = (
-            arm
-            if isinstance(arm, Refusal)
-            else attempt(arm, device, TRIAL_STEPS, put_back=put_back)
-        )
-        del put_back  # what is kept would be resident, too
-        if isinstance(arm, Refusal) or refused is not None:
-            why = arm if isinstance(arm, Refusal) else refused
-            yield from (skip(cell, name, why) for name in wanted if why is not None)
-            continue
-        subject.clear_gradients()
-        figures: dict[str, MeterResult | Refusal] = {}
-        with arm.held():
-            figures["peak_rss"] = _or_reason(partial(_peak_rss, arm), device)
-            figures["device_process"] = _or_reason(lambda: Figure(device.process_bytes()), device)
-        for name in wanted:
-            yield _outcome(cell, name, figures[name])
-    yield watch.lap("memory passes")
-
-
-def _put_back(
-    subject: Subject,
-    cell: Cell,
-    rebuild: Callable[[], Subject | Refusal],
-    *,
-    on_host: bool = False,
-) -> Callable[[], object]:
-    """Return what brings a subject back to what it is now, or what builds another like it."""
-    if not WORKLOADS[cell.workload].one_subject:
-        return rebuild
-    return Snapshot(subject.parts(), on_host=on_host).put_back
-
-
 def _notes(window: Window, workspaces: int) -> dict[str, Fact]:
     """Return what is to be known of a window's figures, where there is anything."""
     notes = {"workspace_bytes": workspaces, "allocation_retries": window.retries}
@@ -683,32 +532,6 @@ def _saved_figure(saved: SavedTensors | Unreadable, notes: Mapping[str, Fact]) -
         return saved
     total = saved.total_bytes
     return Figure(saved.nbytes, {**notes, **({"in_total": total} if total != saved.nbytes else {})})
-
-
-def _predicted(predictor: Predictor, cell: Cell, model: Model, plan: Plan) -> MeterResult | Refusal:
-    try:
-        prediction = predictor.predict(cell, model, seed=plan.seed)
-    except CannotTrain as words:
-        return Refusal("cannot_train", str(words))
-    except EndsItsProcess as how:
-        return Refusal("crashed", str(how))
-    except TookTooLong as how:
-        return Refusal("timed_out", str(how))
-    except Unpredictable as reason:
-        return Unreadable(str(reason))
-    return Figure(prediction.peak_bytes, predictions.notes(prediction))
-
-
-def _peak_rss(arm: CellArm) -> Figure:
-    peak_bytes, bias = meters.peak_rss(arm.step, steps=TRIAL_STEPS)
-    return Figure(peak_bytes, {"bias": bias} if bias else {})
-
-
-def _or_reason(read: Callable[[], Figure], device: Device) -> MeterResult | Refusal:
-    try:
-        return guarded(read, device)
-    except Unreadable as reason:
-        return reason
 
 
 def _outcome(cell: Cell, name: str, result: MeterResult | Refusal) -> Reading:

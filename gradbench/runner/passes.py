@@ -12,7 +12,9 @@ from .attempts import Message, survived
 from .evaluation_pass import evaluation_block
 from .fork_server import AS_TIMED, FOR_MEMORY, MallocProfile
 from .instructions_pass import count_block
-from .memory_pass import memory_block, predict_block, process_cells
+from .memory_pass import memory_block
+from .prediction_pass import predict_block
+from .process_pass import process_cells
 from .processes import Processes
 from .rank_processes import in_ranks
 from .time_pass import time_block

@@ -136,6 +136,22 @@ def _snapshot(subject: Subject, cell: Cell) -> Snapshot:
     return Snapshot(parts, given=[*found, batch.args, batch.kwargs, batch.target])
 
 
+def restorer(
+    subject: Subject,
+    cell: Cell,
+    rebuild: Callable[[], Subject | Refusal],
+    *,
+    on_host: bool = False,
+) -> Callable[[], object]:
+    """Return what brings a subject back to what it is now, or what builds another like it.
+
+    With ``on_host`` the copies that are kept for it lie on the host.
+    """
+    if not WORKLOADS[cell.workload].one_subject:
+        return rebuild
+    return Snapshot(subject.parts(), on_host=on_host).put_back
+
+
 def _in_its_own_mode(subject: Subject) -> Subject:
     """Return the subject as one mode steps it: what TorchScript learns in it stays in it."""
     if subject.forward is not subject.module or subject.cut is not None:

@@ -11,7 +11,7 @@ from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.experiment.plan import Plan
 from gradbench.memory.predict import Predictor
 from gradbench.records.measurements import Breakdown, Measurement, Skipped
-from gradbench.runner import memory_pass
+from gradbench.runner import memory_pass, prediction_pass
 from gradbench.workloads.losses import mean_square
 from gradbench.workloads.models import MODELS, Model, Residual, unlabelled
 
@@ -30,7 +30,7 @@ def cell(**axes):
 def read(member, model):
     gc.collect()  # what an earlier test left must not be freed while this one counts
     messages = list(memory_pass.memory_block([member], model, Plan(), WANTED[:3]))
-    messages += memory_pass.predict_block([member], model, Plan(), WANTED[3:])
+    messages += prediction_pass.predict_block([member], model, Plan(), WANTED[3:])
     return {m.meter: m for m in messages if isinstance(m, Measurement | Breakdown | Skipped)}
 
 

@@ -21,7 +21,7 @@ from gradbench.memory.child_process import Children
 from gradbench.memory.predict import CannotBuild, Predictor, Unpredictable
 from gradbench.memory.probe import Call, Prober, Seen
 from gradbench.records.measurements import PARTS, Breakdown, Measurement, Skipped
-from gradbench.runner import memory_pass
+from gradbench.runner import memory_pass, prediction_pass
 from gradbench.workloads.arms import same_step
 from gradbench.workloads.models import MODELS, Model, classification, mlp
 
@@ -52,7 +52,7 @@ def read(cells, model, wanted):
     measured = [name for name in wanted if name != "predicted_peak"]
     messages = list(memory_pass.memory_block(cells, model, Plan(), measured)) if measured else []
     if measured != list(wanted):
-        messages += memory_pass.predict_block(cells, model, Plan(), ["predicted_peak"])
+        messages += prediction_pass.predict_block(cells, model, Plan(), ["predicted_peak"])
     found = [m for m in messages if isinstance(m, Measurement | Breakdown | Skipped)]
     return {(o.cell, o.meter): o for o in found}
 

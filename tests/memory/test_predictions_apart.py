@@ -23,7 +23,7 @@ from gradbench.memory import predict
 from gradbench.memory.child_process import Children, Died, TimedOut, frames_of
 from gradbench.memory.predict import EndsItsProcess, Predictor, TookTooLong, Unpredictable
 from gradbench.records.measurements import Measurement, Skipped
-from gradbench.runner.memory_pass import predict_block
+from gradbench.runner.prediction_pass import predict_block
 from gradbench.workloads.models import MODELS, Model, unlabelled
 
 REMEMBERED = {}

@@ -9,7 +9,8 @@ import torch
 from gradbench.experiment.matrix import OF_BATCHES, Cell
 from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import Breakdown, Measurement, Skipped
-from gradbench.runner.memory_pass import memory_block, predict_block
+from gradbench.runner.memory_pass import memory_block
+from gradbench.runner.prediction_pass import predict_block
 from gradbench.workloads.arms import build
 from gradbench.workloads.models import Model
 

@@ -12,7 +12,7 @@ from gradbench.experiment.matrix import OF_BATCHES, OF_TOKENS, Cell
 from gradbench.experiment.model_source import ModelSource
 from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import Breakdown, Measurement, Skipped
-from gradbench.runner import memory_pass
+from gradbench.runner import memory_pass, prediction_pass
 from gradbench.workloads.models import Model
 from gradbench.workloads.own_models import model_of
 
@@ -161,7 +161,7 @@ def test_a_causal_model_of_transformers_makes_tokens_with_a_cache_as_counted(
     cell = Cell(grad_mode="no_grad", **axes)
     messages = [
         *memory_pass.memory_block([cell], model, Plan(), EXACT),
-        *memory_pass.predict_block([cell], model, Plan(), ["predicted_peak"]),
+        *prediction_pass.predict_block([cell], model, Plan(), ["predicted_peak"]),
     ]
     found = {m.meter: m for m in messages if isinstance(m, Measurement | Breakdown | Skipped)}
     assert found["predicted_peak"].values == found["peak_allocated"].values

@@ -12,7 +12,8 @@ from gradbench.experiment.matrix import OF_TOKENS, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import Breakdown, Measurement, Skipped
 from gradbench.runner import run
-from gradbench.runner.memory_pass import memory_block, predict_block
+from gradbench.runner.memory_pass import memory_block
+from gradbench.runner.prediction_pass import predict_block
 from gradbench.workloads.generation import Generation
 from gradbench.workloads.models import MODELS, Model
 
