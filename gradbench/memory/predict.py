@@ -1,7 +1,7 @@
 """What a step will need, without its memory and without its device: a run on fake tensors."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -10,11 +10,11 @@ from typing import Final
 import torch.distributed as dist
 
 from .. import devices
-from ..devices import Allocator, Device, Workspaces
+from ..devices import Device
 from ..devices.host_memory import free_bytes
 from ..errors import DeviceUnavailable, GradbenchError, in_one_line, message_line
 from ..experiment.matrix import RECORDING, Cell
-from ..records.allocations import Change, Entry, Phase, Within, attribute_peak
+from ..records.allocations import Change, Entry, Within, attribute_peak
 from ..records.predictions import BUILD_FAILS, STEP_FAILS, Fit, Prediction, in_a_line
 from ..users_traceback import users_traceback
 from ..workloads.arms import built_module, fed, same_step
@@ -22,6 +22,7 @@ from ..workloads.models import Model
 from ..workloads.state import seed_all
 from ..workloads.steps import WORKLOADS, says_the_mode
 from . import batch_fit
+from .allocator_replay import replay
 from .child_process import FORKS, LIMIT_S, Children, Died, TimedOut, frames_of
 from .fake_model import SHARE
 from .fake_step import COMPILED, Compiled, Unfaithful, fake_step, load
@@ -48,16 +49,6 @@ NO_GROUP: Final = "this process is in a process group, which no child of it coul
 
 KEPT: Final = 16
 """Outlines that are kept: a search asks for some again, and modes for each other's."""
-
-
-INSIDE: Final = -1
-"""The key of what an operator takes inside; below are those of workspaces: no storage has them."""
-
-PRODUCTS: Final = frozenset(
-    f"aten::{name}"
-    for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "_addmm_activation")
-)
-"""Operators for which cuBLAS takes a workspace."""
 
 
 class Unpredictable(GradbenchError):
@@ -562,46 +553,3 @@ def _outlined(
             raise
         words = in_one_line(error)
         raise Unfaithful(f"{FAILS_ON_FAKES}{words}", frames=users_traceback(error)) from error
-
-
-def replay(
-    before: Mapping[int, int],
-    entries: Sequence[Entry],
-    allocator: Allocator,
-    *,
-    workspaces: Workspaces,
-) -> None:
-    """Let an allocator hand out what was there before a step, then what two steps ask for.
-
-    In the first one, libraries take their ``workspaces`` where the forward and where the backward
-    pass first multiplies: out of what is free just then, which a later activation misses. The
-    allocator's peak is the second step's.
-    """
-    for key, nbytes in before.items():
-        allocator.take(key, nbytes)
-    left = {"forward": workspaces.forward, "backward": workspaces.backward}
-    workspace = INSIDE
-    stayed: set[int] = set()
-    for _ in range(2):
-        for key in stayed:
-            allocator.give(key)  # gradients: a step begins by dropping what the last one left
-        stayed.clear()
-        allocator.reset()
-        thread = "forward"
-        for entry in entries:
-            match entry:
-                case Phase(name):
-                    thread = "backward" if name == "backward" else "forward"
-                case Change(key, nbytes, op) if nbytes > 0:
-                    allocator.take(key, nbytes)
-                    stayed.add(key)
-                    if op in PRODUCTS:
-                        for size in left.pop(thread, ()):
-                            workspace -= 1
-                            allocator.take(workspace, size)
-                case Change(key, _, _):
-                    allocator.give(key)
-                    stayed.discard(key)
-                case Within(nbytes, _):
-                    allocator.take(INSIDE, nbytes)
-                    allocator.give(INSIDE)
