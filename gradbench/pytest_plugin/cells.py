@@ -282,6 +282,8 @@ class Replay:
 
 def extra_info(cell: Cell, outcomes: Mapping[str, Reading]) -> dict[str, str | int | float]:
     """Return axes, throughput and every other meter as plain numbers, or reasons as strings."""
+    from ..analysis.dataframes import figures  # brings pandas
+
     info: dict[str, str | int | float] = {**cell.axes()}
     for name, outcome in outcomes.items():
         if isinstance(outcome, Skipped):
@@ -291,8 +293,7 @@ def extra_info(cell: Cell, outcomes: Mapping[str, Reading]) -> dict[str, str | i
         elif name == "step_time":
             info["samples_per_s"] = outcome.samples / statistics.median(outcome.per_step()) * 1e9
         elif name == "latency":
-            centiles = statistics.quantiles(outcome.values, n=100, method="inclusive")
-            info |= {f"latency_p{p}_ns": centiles[p - 1] for p in (50, 90, 99)}
+            info |= {f"{figure}_ns": one.point for figure, one in figures(outcome).items()}
         elif len(outcome.values) == 1 and outcome.iterations == 1:
             info[name] = outcome.values[0]
         else:

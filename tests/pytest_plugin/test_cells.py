@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.util import find_spec
 from io import StringIO
@@ -28,6 +28,7 @@ from gradbench.analysis import run_sentences as words
 from gradbench.cli import app
 from gradbench.errors import StoreError
 from gradbench.experiment.matrix import GRAD_MODES, WORKLOADS, Cell
+from gradbench.pytest_plugin import cells
 from gradbench.records.measurements import Measurement, Outcome, Reading, Skipped
 from gradbench.records.run import Run
 from gradbench.runner.preflight import DEFAULT_METERS
@@ -180,6 +181,14 @@ def test_extra_info_carries_axes_throughput_and_every_other_meter(mode, real):
         else:
             assert info[meter] == outcomes[meter].values[0]
     assert info["peak_transient"] > 0
+
+
+def test_a_single_call_has_percentiles_too():
+    member = cell()
+    one = replace(timed(member, [7_000]), meter="latency")
+    assert {f"latency_p{p}_ns": 7_000 for p in (50, 90, 99)}.items() <= cells.extra_info(
+        member, {"latency": one}
+    ).items()
 
 
 def test_params_in_the_json_can_be_read_back(real):
