@@ -59,6 +59,10 @@ class Model:
     source: ModelSource | None = None
     imports: tuple[str, ...] = ()  # modules that may be imported before its processes are forked
 
+    def __hash__(self) -> int:
+        """Return a hash of names alone: a function of the user's may be an object without one."""
+        return hash((self.about, self.head, self.dtype, self.imports))
+
     def load(self) -> None:
         """Import what building it takes: what a module makes when it is imported is not its own."""
         how = self.generation

@@ -1,11 +1,13 @@
 """The models: shapes in, shapes out, sizes as named; a user's own by import path."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
 
 from gradbench.errors import BadModel
-from gradbench.workloads.models import MODELS, Catalogue
+from gradbench.workloads.models import MODELS, Catalogue, Model
 from gradbench.workloads.own_models import from_path, resolve
 
 READY = """
@@ -151,3 +153,21 @@ def test_a_wrong_path_is_reported_in_one_line(path, words):
 def test_a_factory_that_returns_no_module_is_reported():
     with pytest.raises(BadModel, match="returned tuple"):
         from_path("builtins:tuple", shape=(4,)).build()
+
+
+@dataclass
+class Rows:
+    """A function of a user's that has no hash."""
+
+    width: int
+
+    def __call__(self, size):
+        return torch.zeros(size, self.width)
+
+
+def test_a_model_of_functions_without_a_hash_is_a_key_all_the_same():
+    one, other = (Model(nn.Identity, Rows(width)) for width in (3, 4))
+    with pytest.raises(TypeError):
+        hash(one.batch)
+    known = {one: "one", other: "other"}
+    assert [known[Model(nn.Identity, Rows(width))] for width in (3, 4)] == ["one", "other"]
