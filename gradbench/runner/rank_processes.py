@@ -9,22 +9,23 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
 from .. import devices, scratch, supervisor
-from ..errors import DeviceUnavailable, message_line
+from ..devices import Device
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..process_end import tail
 from ..records.measurements import Breakdown, Measurement, Reading, Skipped
 from ..workloads.distributed import process_group
 from . import host_system, ranks
-from .attempts import Message, Refusal, Spent, Trying, Unfinished, skip, survived
+from .attempts import Message, Refusal, Spent, Trying, Unfinished, guarded, skip, survived
 from .job_process import Message as Sent, WorkerDied, answers, cause_of_death, content
 from .rank_outcomes import combined
 from .ranks import FromRank, Meeting, Rank
@@ -36,8 +37,6 @@ WAIT_FOR_OTHERS: Final = 0.25
 """The same as a part of the time limit, where that is less."""
 
 STDERR: Final = 2
-
-MET: Final = "ranks have found one another"
 
 Job = Callable[..., Iterator[Message]]
 
@@ -251,29 +250,32 @@ def _as_rank(number: int, task: _Task, place: str) -> Iterator[Message]:
     device = devices.find(cells[0].device)
     os.environ.update(device.environment)
     os.environ.update(_as_torchrun_sets(number, task.world_size))
-    with ExitStack() as grouped:
-        try:
-            grouped.enter_context(_group(task, number, cells[0].device, place))
-        except DeviceUnavailable as error:
-            why = Refusal("unavailable", message_line(error))
-            ranks.agree(MET, refused=why.reason)
-            yield from (skip(cell, name, why) for cell in task.cells for name in task.meters)
+    with ExitStack() as group:
+        joined = guarded(partial(_join, group, task, number, device, place), device)
+        if isinstance(joined, Refusal):
+            yield from (skip(cell, name, joined) for cell in task.cells for name in task.meters)
             return
-        ranks.agree(MET)
         messages = task.job(cells, pickle.loads(task.model), task.plan, task.meters)
         for message in survived(messages, cells, task.meters):
             yield _for(given, message)
 
 
-def _group(task: _Task, number: int, device_name: str, place: str) -> AbstractContextManager[None]:
-    """Return what makes this process a rank of a process group."""
-    return process_group(
-        devices.find(device_name).collectives,
-        rank=number,
-        world_size=task.world_size,
-        limit_s=task.plan.limit_s,
-        family=device_name.partition(":")[0],
-        meeting_place=place,
+def _join(group: ExitStack, task: _Task, number: int, device: Device, place: str) -> None:
+    """Be a rank of a process group until that is left, on a device of its own.
+
+    The device first: of a process that uses none yet torch would start the one that has the rank's
+    number.
+    """
+    device.prepare()
+    group.enter_context(
+        process_group(
+            device.collectives,
+            rank=number,
+            world_size=task.world_size,
+            limit_s=task.plan.limit_s,
+            family=device.name.partition(":")[0],
+            meeting_place=place,
+        )
     )
 
 

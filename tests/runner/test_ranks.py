@@ -1,8 +1,10 @@
 """Distributed workloads: ranks that start, meet and end together, and what they read as one."""
 
 import os
+import pickle
 import signal
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ import torch
 from builders import cell
 from torch import nn
 
-from gradbench import Matrix, Measurement, Plan, Skipped
+from gradbench import Matrix, Measurement, Plan, Skipped, devices
 from gradbench.devices.cpu import CPU
 from gradbench.errors import GradbenchError
 from gradbench.experiment.matrix import GRAD_MODES, OF_RANKS
@@ -412,6 +414,31 @@ def test_ranks_that_cannot_reach_one_another_are_a_reason_in_one_line(leader, mo
     words = "ranks cannot reach one another by gloo: RuntimeError: no interface is called eth9"
     assert {each.reason for each in skipped} == {words}
     assert leader.heard[-1].refused == words  # the others need not wait
+
+
+def test_a_rank_is_on_its_own_device_before_torch_would_choose_one_by_its_number(
+    leader, monkeypatch
+):
+    order = []
+
+    class Numbered(CPU):
+        def prepare(self):
+            order.append("its own device")
+
+    @contextmanager
+    def group(*_args, **_kwargs):
+        order.append("process group")
+        yield
+        order.append("left")
+
+    for name in rank_processes._as_torchrun_sets(0, 2):
+        monkeypatch.setenv(name, "")  # to be put back
+    monkeypatch.setattr(devices, "find", lambda _: Numbered())
+    monkeypatch.setattr(rank_processes, "process_group", group)
+    one = cell(workload="inference_ddp", world_size=2)
+    task = rank_processes._Task(lambda *_: iter(()), [one], pickle.dumps(None), PLAN, [])
+    assert list(rank_processes._as_rank(0, task, "file:///nowhere")) == []
+    assert order == ["its own device", "process group", "left"]
 
 
 @pytest.mark.parametrize("missing", ["is_available", "is_backend_available"])
