@@ -296,6 +296,9 @@ class Device(Protocol):
     def count(self) -> int:
         """Return how many devices of its family this process sees."""
 
+    def busiest(self) -> "Device":
+        """Return the device of its family that holds most of this process's tensors."""
+
     def check(self) -> None:
         """Raise `DeviceUnavailable` where the device is not on this machine."""
 
@@ -463,7 +466,7 @@ def available() -> list[str]:
 
 
 def in_use() -> Device:
-    """Return the device that this process works on: an accelerator that it has started, or the CPU.
+    """Return an accelerator that this process has started, by its family's name, or the CPU.
 
     Nothing is started in order to know.
     """

@@ -16,6 +16,7 @@ from ..records.measurements import Fact
 from . import (
     SMALL_BATCHES,
     Allocator,
+    Device,
     DeviceClock,
     HostClock,
     Ledger,
@@ -115,6 +116,14 @@ class Accelerator:
     def count(self) -> int:
         """Return what torch counts."""
         return int(self._backend().device_count())
+
+    def busiest(self) -> Device:
+        """Return the one with most allocated bytes, and of equal ones the current one."""
+        counters, current = self._counters(), self._backend().current_device()
+        index = max(
+            range(self.count()), key=lambda one: (counters.memory_allocated(one), one == current)
+        )
+        return type(self)(f"{self.family}:{index}" if index else self.family)
 
     def check(self) -> None:
         """Raise `DeviceUnavailable` where torch finds no such device."""

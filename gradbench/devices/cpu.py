@@ -18,6 +18,7 @@ from ..records.measurements import Fact
 from . import (
     SMALL_BATCHES,
     Allocator,
+    Device,
     DeviceClock,
     HostClock,
     Ledger,
@@ -108,6 +109,10 @@ class CPU:
     def count(self) -> int:
         """Return 1."""
         return 1
+
+    def busiest(self) -> Device:
+        """Return itself: there is one CPU."""
+        return self
 
     def check(self) -> None:
         """Do nothing: there is always a CPU."""

@@ -163,7 +163,7 @@ class CallMeter:
         self._called = False  # has it come to its end?
         self._plain: list[Entry] = []  # what the call did that nobody disturbed
         self._elsewhere = ""  # the class of a module that ran in a thread that nobody watches
-        self._device = devices.in_use() if device == AUTO else devices.find(device)
+        self._device = devices.in_use().busiest() if device == AUTO else devices.find(device)
         self._device.check()
         self._device.warm_up()  # or the first call of a process would seem to take the workspaces
         gc.collect()  # what earlier calls left would be freed in this one's account

@@ -209,3 +209,11 @@ def test_memory_usage_of_another_device_than_was_worked_on_is_an_error_and_not_a
         memory_usage(lambda: x + 1, device="cuda:1")
     assert memory_usage(lambda: torch.zeros(64)).peak_bytes == 256
     assert memory_usage(lambda: torch.zeros(64, device="cuda:1")).peak_bytes == 512
+
+
+@in_child
+def test_memory_usage_on_the_second_gpu_starts_nothing_on_the_first_and_counts_no_workspace():
+    with torch.cuda.device(1):
+        model, x = nn.Linear(64, 10).cuda(), torch.zeros(8, 64, device="cuda:1")
+    assert memory_usage(lambda: model(x)).peak_bytes == 512
+    assert torch.cuda.memory_reserved(0) == 0

@@ -101,6 +101,12 @@ class FakeCuda:
     def set_device(self, device):
         self.log.append(f"set {device}")
 
+    def memory_allocated(self, index):
+        return self.allocators[index].counts["allocated"][0]
+
+    def current_device(self):
+        return 0
+
     def get_allocator_backend(self):
         return self.backend
 
@@ -416,6 +422,16 @@ def test_the_device_in_use_is_the_accelerator_that_has_been_started(fake, monkey
     assert devices.in_use().name == "cuda"
     monkeypatch.setattr(fake, "is_initialized", lambda: False)
     assert devices.in_use().name == "cpu"
+
+
+def test_the_busiest_device_holds_most_tensors_and_with_none_it_is_the_current_one(fake):
+    assert devices.in_use().busiest().name == "cuda:1"
+    fake.allocate(-1000)
+    assert devices.in_use().busiest().name == "cuda"
+    fake.allocate(2000, "cuda:0")
+    fake.allocate(1000)
+    assert devices.find("cuda:1").busiest().name == "cuda"
+    assert devices.find("cpu").busiest().name == "cpu"
 
 
 @pytest.mark.parametrize("name", ["cud", "cuda:", "cuda:x", "cpu:0", "npu"])
