@@ -99,8 +99,9 @@ def proved(ledger: AllocatorLedger, about: str) -> None:
     after = ledger.stats()
     del block
     grown = [_current(after, what) - _current(before, what) for what in (ALLOCATED, REQUESTED)]
-    if grown != [PROOF_BYTES, PROOF_BYTES]:
+    reserved = _current(after, RESERVED)
+    if grown != [PROOF_BYTES, PROOF_BYTES] or reserved < PROOF_BYTES:
         raise Unreadable(
-            f"{PROOF_BYTES} bytes were counted as {grown[0]} allocated and {grown[1]} asked for: "
-            f"allocator {about}"
+            f"{PROOF_BYTES} bytes were counted as {grown[0]} allocated and {grown[1]} asked for, "
+            f"of {reserved} reserved: allocator {about}"
         )

@@ -59,7 +59,7 @@ class MPS(Accelerator):
     def out_of_memory(self, error: BaseException) -> bool:
         """Recognise torch's class and the backend's words."""
         known = isinstance(error, RuntimeError) and any(w in str(error) for w in OUT_OF_MEMORY)
-        return known or Accelerator.out_of_memory(self, error)
+        return known or super().out_of_memory(error)
 
     def describe(self) -> Mapping[str, Fact]:
         """Return the chip, and what of its memory torch may use."""

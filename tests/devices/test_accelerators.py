@@ -137,7 +137,9 @@ def test_an_xpu_says_what_it_is(intel, monkeypatch):
     assert facts["accelerator_settings"] == "ZE_AFFINITY_MASK=0"
 
 
-@pytest.mark.parametrize("counters", [(), ("reserved",), ("allocated",)])
+@pytest.mark.parametrize(
+    "counters", [(), ("reserved",), ("allocated",), ("allocated", "requested")]
+)
 def test_an_accelerator_that_counts_no_memory_is_a_reason_not_a_zero(monkeypatch, counters):
     installed(monkeypatch, FakeBackend("xpu", counters=counters))
     with pytest.raises(Unreadable, match="1024 bytes were counted as"):
