@@ -29,7 +29,10 @@ from .ray_fleet import RayFleet
 
 WAIT_S: Final = 300.0
 """How long a block waits for a machine before that is its reason."""
-PREFIXES: Final = ("PYTORCH_", "TORCH_", "TORCHINDUCTOR_", "CUBLAS_", "NVIDIA_TF32", START)
+PREFIXES: Final = (
+    *("PYTORCH_", "TORCH_", "TORCHINDUCTOR_", "CUBLAS_", "CUBLASLT_", "NVIDIA_TF32", START),
+    *("CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING"),
+)
 """How variables begin that are to hold on the machines as they do here: they change figures."""
 
 

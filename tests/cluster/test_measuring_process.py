@@ -1,4 +1,4 @@
-"""What becomes of an error of the machine that a measuring process is on."""
+"""What becomes of an error of the machine that a measuring process is on, and what it is given."""
 
 import errno
 import os
@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from gradbench.cluster import measuring_process
+from gradbench.cluster import measuring_process, on_ray
 from gradbench.cluster.jobs import Answer
 from gradbench.cluster.measuring_process import MeasuringProcess, Place, main
+from gradbench.devices.cuda import SETTINGS
 
 
 def fail(_connection, _setup, _place):
@@ -41,3 +42,10 @@ def test_a_worker_whose_node_is_gone_ends_what_it_measures(monkeypatch):
         answer = process.measure(None, limit_s=600.0)
     assert (answer.trouble, closed) == ("lost", ["ended"])
     assert "node that it is for is gone" in answer.why
+
+
+def test_every_variable_that_changes_a_step_on_a_gpu_goes_along_but_the_name_of_a_file(monkeypatch):
+    for name in (*SETTINGS, "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "1")
+    assert set(SETTINGS) - on_ray.travelling_variables().keys() == {"CUDNN_ERRATA_JSON_FILE"}
+    assert "CUDA_VISIBLE_DEVICES" not in on_ray.travelling_variables()
