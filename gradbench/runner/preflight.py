@@ -12,7 +12,7 @@ import torch
 
 from .. import devices
 from ..devices import Device
-from ..errors import BadModel, DeviceUnavailable, UnknownName
+from ..errors import BadModel, DeviceUnavailable, Impossible, UnknownName, in_one_line
 from ..experiment.matrix import AS_IS, AXES, LENGTHS, Cell, unique
 from ..experiment.model_source import unknown_model
 from ..memory.child_process import Children
@@ -39,17 +39,20 @@ def check(
 ) -> None:
     """Raise for the first name that no catalogue knows, or a model that cannot be sent on.
 
-    Nothing is measured in several copies of a command, as launchers of ranks start them.
+    Nothing is measured without meters, and nothing in several copies of a command, as launchers of
+    ranks start them.
     """
     hold_that_nobody_started_ranks(os.environ)
+    if not meters:
+        raise Impossible("meters is empty: name at least one")
     for name in meters:
         if name not in METERS:
             raise UnknownName("meter", name, METERS)
-    for cell in cells:
-        if cell.model not in models:
-            raise unknown_model(cell.model, models)
-        devices.find(cell.device)
-        portable(cell.model, models[cell.model])
+    for name, device in dict.fromkeys((cell.model, cell.device) for cell in cells):
+        if name not in models:
+            raise unknown_model(name, models)
+        devices.find(device)
+        portable(name, models[name])
 
 
 def on_each_device(cells: Iterable[Cell]) -> list[Cell]:
@@ -238,7 +241,7 @@ def portable(name: str, model: Model) -> bytes:
     What lives in a module travels by its name; a lambda, a closure or anything of a script's or
     notebook's own travels by value, with cloudpickle.
     """
-    with suppress(pickle.PicklingError, AttributeError, TypeError):
+    with suppress(Exception):  # a user's object may raise anything: then by value, if at all
         by_name = pickle.dumps(model)
         if b"__main__" not in by_name:
             return by_name
@@ -246,9 +249,6 @@ def portable(name: str, model: Model) -> bytes:
         import cloudpickle
 
         return bytes(cloudpickle.dumps(model))
-    except ImportError:
-        raise BadModel(
-            f"model {name!r} is not in an importable module: put it in one, or install cloudpickle"
-        ) from None
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise BadModel(f"model {name!r} cannot be sent to another process: {error}") from error
+    except Exception as error:  # as above
+        words = in_one_line(error)
+        raise BadModel(f"model {name!r} cannot be sent to another process: {words}") from error

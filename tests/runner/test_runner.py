@@ -10,7 +10,7 @@ from torch import nn
 
 import gradbench
 from gradbench import Matrix, Measurement, Plan, Skipped
-from gradbench.errors import BadModel, GradbenchError, StoreError, UnknownName
+from gradbench.errors import BadModel, GradbenchError, Impossible, StoreError, UnknownName
 from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.records.measurements import Ended, Environment, Reading, Started
 from gradbench.runner import run
@@ -182,11 +182,28 @@ def test_a_model_that_cannot_travel_is_found_before_anything_runs():
         portable("mine", Model(lambda: lock, jobs.batch))
 
 
+class Refusing:
+    """Refuses to be pickled in words of its own."""
+
+    def __call__(self, size):
+        return torch.zeros(size, 4)
+
+    def __reduce__(self):
+        raise RuntimeError("I stay here")
+
+
+def test_a_model_that_refuses_to_travel_is_a_line_in_its_words():
+    with pytest.raises(BadModel, match="cannot be sent to another process: RuntimeError: I stay"):
+        portable("mine", Model(nn.Identity, Refusing()))
+
+
 def test_names_are_checked_before_the_first_record():
     with pytest.raises(UnknownName, match="did you mean 'mlp_tiny'"):
         next(iter(run(Matrix(models=["mlp_tinny"]))))
     with pytest.raises(UnknownName, match="did you mean 'step_time'"):
         next(iter(run(Matrix(models=["mlp_tiny"]), meters=["steptime"])))
+    with pytest.raises(Impossible, match="meters is empty"):
+        next(iter(run(Matrix(models=["mlp_tiny"]), meters=[])))
     with pytest.raises(UnknownName, match="unknown device 'cpu:1'"):
         check(Matrix(models=["mlp_tiny"], devices=["cpu:1"]))
 
