@@ -26,7 +26,7 @@ from .job_process import CLOSED_S, Cause, Message, WorkerDied, answers, cause_of
 
 T = TypeVar("T")
 LOOK_S: Final = 0.2
-"""Between two looks at whether the process still runs: what it started may hold its pipe."""
+"""Between two looks at whether the process still runs."""
 _LENGTH: Final = struct.Struct("!Q")
 _Inbox = queue.SimpleQueue[Message | None]
 
@@ -107,14 +107,20 @@ def _converse(process: ProcessTree, job: bytes, inbox: _Inbox) -> None:
 
 
 def _next(inbox: _Inbox, process: ProcessTree, deadline: float) -> Message | None:
-    """Return the next message; None where none is to come, or not in time."""
+    """Return the next message; None where none is to come, or not in time.
+
+    What a process sent before it ended is still on its way, for a moment; what it has started may
+    hold its pipe for ever.
+    """
+    ended = False
     while True:
-        running = process.poll() is None  # looked at first: what it sent before it ended is there
+        if not ended and process.poll() is not None:
+            ended, deadline = True, min(deadline, time.monotonic() + CLOSED_S)
         left_s = deadline - time.monotonic()
         try:
             return inbox.get(timeout=max(0.0, min(left_s, LOOK_S)))
         except queue.Empty:
-            if not running or left_s <= 0:
+            if left_s <= 0:
                 return None
 
 

@@ -2,9 +2,12 @@
 
 import os
 import pickle
+import queue
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import jobs
 import plain_jobs
@@ -26,7 +29,7 @@ from gradbench.records.measurements import (
     Measurement,
     Skipped,
 )
-from gradbench.runner import host_system, meters, processes
+from gradbench.runner import host_system, meters, processes, spawn_server
 from gradbench.runner.bench import Bench
 from gradbench.runner.fork_server import ForkServer, JobError, WorkerDied, settings
 from gradbench.runner.preflight import DEFAULT_METERS
@@ -87,6 +90,14 @@ def test_a_death_whose_daemon_holds_the_pipe_is_the_death_it_is():
     with pytest.raises(WorkerDied, match="exit status 3") as death:
         run(jobs.leave_a_daemon_and_die)
     assert death.value.cause == "crashed"
+
+
+def test_what_a_process_said_before_it_ended_is_heard_though_it_comes_late(monkeypatch):
+    monkeypatch.setattr(spawn_server, "LOOK_S", 0.01)
+    inbox, ended = queue.SimpleQueue(), SimpleNamespace(poll=lambda: 0)
+    threading.Timer(0.05, inbox.put, [("done", b"")]).start()
+    said = spawn_server._next(inbox, ended, time.monotonic() + 60)
+    assert said == ("done", b"")
 
 
 def test_a_process_ends_when_its_owner_lets_go_of_its_input():
