@@ -144,6 +144,19 @@ def test_a_decode_that_changes_what_its_cache_held_is_refused_in_words():
         arm.check()
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn], ids=str)
+def test_a_cache_of_numbers_that_torch_compares_otherwise_is_the_same_at_each_step(dtype):
+    class Kept(Growing):
+        def forward(self, tokens, cache=None):
+            if cache is not None:
+                seen = cache["seen"]
+                cache = {"seen": seen.real if seen.is_complex() else seen.float()}
+            scores, cache = super().forward(tokens, cache)
+            return scores, {"seen": cache["seen"].to(dtype)}
+
+    arm_of(cell("decode"), own(Kept)).check()
+
+
 @pytest.mark.parametrize("mode", GRAD_MODES)
 def test_a_cache_belongs_to_its_mode_and_has_no_graph(mode):
     arm = arm_of(cell("decode", mode))
