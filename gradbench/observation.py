@@ -348,18 +348,8 @@ def _gradient_mark(tensor: Tensor) -> tuple[int, int] | None:
 def _reached(outputs: Sequence[Tensor]) -> set[int]:
     """Return the ids of the leaves that a backward() from the outputs would reach."""
     leaves = {id(tensor) for tensor in outputs if tensor.requires_grad and tensor.is_leaf}
-    nodes = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
-    visited = set(nodes)
-    while nodes:
-        node = nodes.pop()
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            leaves.add(id(variable))
-        for following, _ in node.next_functions:
-            if following is not None and following not in visited:
-                visited.add(following)
-                nodes.append(following)
-    return leaves
+    variables = (getattr(node, "variable", None) for node in nodes(outputs))
+    return leaves | {id(variable) for variable in variables if variable is not None}
 
 
 def _parameters(roots: Sequence[nn.Module]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from typing import IO, Any, Final, NoReturn, TypeVar
 from .. import devices, own_python, supervisor
 from ..devices import Device
 from ..process_end import how_it_ended
-from ..process_tree import END_S, Lifeline, ProcessTree, end_below
+from ..process_tree import END_S, LINUX, Lifeline, ProcessTree, end_below
 from ..users_traceback import users_traceback
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ _STATUS: Final = Path("/proc/self/status")
 LIMIT_S: Final = 300.0
 """How long a child may take unless somebody says otherwise: as a run's processes."""
 
-FORKS: Final = sys.platform.startswith("linux")
+FORKS: Final = LINUX
 """Whether a process that has loaded torch can be forked: elsewhere its libraries forbid it."""
 
 SPARE_S: Final = 60

@@ -11,6 +11,7 @@ from torch.autograd.graph import Node
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .fake_model import SharedFakeMode
+from .leaves import nodes
 from .storage_tracker import Operator, StorageTracker
 from .storages import handed_out
 
@@ -44,17 +45,10 @@ class EngineTracker(StorageTracker):  # type: ignore[no-untyped-call] # torch le
     def watch(self, loss: Tensor) -> None:
         """Follow the backward pass of a loss that is about to begin."""
         self._attach()
-        todo: list[Node | None] = [loss.grad_fn]
-        known: set[Node | None] = {None}
-        while todo:
-            node = todo.pop()
-            if node is None or node in known:
-                continue
-            known.add(node)
+        for node in nodes(loss):
             node.register_prehook(self._entering(_metadata(node)))
             if not node.name().endswith("AccumulateGrad"):  # a hook there is a reference it counts
                 node.register_hook(self._leave)
-            todo += [following for following, _ in node.next_functions]
 
     def ended(self) -> None:
         """Follow no longer: what is added now is no gradient's."""

@@ -345,8 +345,8 @@ def _seen_past_the_mode(*, states_elsewhere: bool) -> Iterator[None]:
     """Let `torch.get_rng_state` return fake tensors, which count: checkpointing keeps many.
 
     The generator makes them past the dispatcher, where nobody sees them; they lie on the host, and
-    so are nothing where the CPU stands for another device. TorchScript's functions
-    run there, and files are mapped there, whose whole size counts: both raise `Unfaithful`.
+    so are nothing where the CPU stands for another device. TorchScript's functions run there, and
+    files are mapped there, whose whole size counts: both raise `Unfaithful`.
     """
     get, put = torch.get_rng_state, torch.set_rng_state
     nbytes = 0 if states_elsewhere else get().nbytes

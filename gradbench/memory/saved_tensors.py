@@ -22,6 +22,7 @@ from .leaves import GivenHooks, nodes
 from .storages import handed_out, key, shape, storages
 
 NOT_USERS: Final = (
+    "<frozen",  # importlib
     str(Path(torch.__file__).parent),
     str(Path(__file__).parents[1]),
     *(
@@ -414,7 +415,7 @@ def users_line() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if not code.co_filename.startswith((*NOT_USERS, "<frozen")):
+        if not code.co_filename.startswith(NOT_USERS):
             return f"{Path(code.co_filename).name}:{frame.f_lineno} in {code.co_name}"
         if frame.f_back is None:
             return ""

@@ -25,8 +25,8 @@ def core_shares(
 
     ``near`` has the cores of each device's own NUMA node, or None where the system does not say.
     ``usable`` has threads of one physical core next to one another. Devices of one node divide its
-    cores. Where that leaves a device without a core, or a node is
-    unknown, all devices divide all cores evenly.
+    cores. Where that leaves a device without a core, or a node is unknown, all devices divide all
+    cores evenly.
     """
     if len(usable) < len(near):
         return {}

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from ..devices import Device, DeviceClock, HostClock, Unreadable, nothing
-from ..experiment.plan import Plan
+from ..experiment.plan import FEWEST_ROUNDS, Plan
 from ..records.measurements import Fact
 from ..workloads.generation import provide
 from .interleave import Arm
@@ -18,7 +18,6 @@ from .timing_rules import collector_resting
 
 ROUNDS: Final = 50
 BUDGET_S: Final = 1.0  # of host and device rounds together
-LEAST: Final = 6  # rounds: fewer cannot carry a 95% interval (see `estimates.median`)
 
 SLACK_NS: Final = 100_000  # what a held stream waits beyond the time that enqueueing took before
 LONGEST_HOLD_NS: Final = 1_000_000_000  # displays hang when a kernel runs for seconds
@@ -202,7 +201,7 @@ def _rounds(
     order = list(range(len(arms)))
     start_s = time.perf_counter()
     for count in range(ROUNDS):
-        if count >= LEAST and time.perf_counter() - start_s >= BUDGET_S:
+        if count >= FEWEST_ROUNDS and time.perf_counter() - start_s >= BUDGET_S:
             break
         rng.shuffle(order)
         row: dict[int, int | None] = {}

@@ -18,9 +18,9 @@ from multiprocessing.connection import Connection
 from typing import Final, Literal, TypeVar, cast
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .. import own_python, supervisor
+from ..memory.fake_model import UnaskingFakeMode
 from ..process_tree import ProcessTree
 from . import host_system
 from .job_process import (
@@ -210,11 +210,5 @@ def load(kind: MallocProfile) -> None:
     """
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     if kind == "memory":
-        with _UnaskingFakeTensorMode():
+        with UnaskingFakeMode():
             torch.add(torch.zeros(1), 1)
-
-
-class _UnaskingFakeTensorMode(FakeTensorMode):  # type: ignore[no-untyped-call] # torch's own
-    """Fake tensors of the CPU alone: their mode asks for a GPU when it is entered, to avoid one."""
-
-    avoid_device_init = property(lambda _: False)

@@ -1,6 +1,6 @@
 """What this operating system offers a measurement, and what follows for figures where it does not.
 
-The one place that asks which system this is.
+The one place where measuring asks which system this is.
 """
 
 import os

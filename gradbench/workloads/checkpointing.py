@@ -63,8 +63,8 @@ def compute_again(module: nn.Module) -> str:
     Raise `Impossible` where there are none. Each block has a forward of its own from then on, which
     `keep_everything` takes away.
 
-    A ``Sequential`` of plain layers is cut into about as many segments as
-    each has layers (Chen et al. 2016, arXiv:1604.06174).
+    A ``Sequential`` of plain layers is cut into about as many segments as each has layers (Chen et
+    al. 2016, arXiv:1604.06174).
     """
     by_path = blocks(module)
     for block in by_path.values():
