@@ -18,7 +18,7 @@ from ..gate.figure_verdicts import FigureVerdict
 from ..gate.result import GateResult, NotCompared, PlacedReplicate
 from ..plurals import counted
 from ..runner import host_system
-from ..stats import estimates
+from ..stats import estimates, uneven_steps
 from ..stats.machine_rule import MachineRule
 from ..stats.replicate import Replicate
 from ..stats.table_rule import CellVerdict, TableRule
@@ -91,6 +91,7 @@ class Comparison:
     def __init__(self, replicates: Replicates, *, effort: Effort) -> None:
         self._rule = rule_of(effort, machines=replicates.machines)
         self._replicates, self._budget = replicates, Budget(effort.budget_s)
+        self._threshold = effort.threshold
         self._out_of_time = False
 
     def open(self, cells: Sequence[Cell]) -> list[Cell]:
@@ -153,7 +154,7 @@ class Comparison:
                 (judged if isinstance(outcome, FigureVerdict) else not_compared).append(outcome)  # type: ignore[arg-type] # each list takes its own kind
                 continue
             if cell in results.replicates:
-                judged.append(self._time(cell, samples[cell], suspects))
+                judged.append(self._time(cell, samples[cell], suspects, cells=len(samples)))
             else:
                 why = "the budget ended before it was measured: loading torch is part of it"
                 why = results.given_up.get(cell, why)
@@ -176,9 +177,13 @@ class Comparison:
                 ratio = math.exp(one.log_ratio)
                 yield PlacedReplicate(cell=cell, machine=one.machine, change=ratio)
 
-    def _time(self, cell: Cell, sample: Any, suspects: int) -> FigureVerdict:
+    def _time(self, cell: Cell, sample: Any, suspects: int, *, cells: int) -> FigureVerdict:
         results = self._replicates.results
         verdict = self._rule.verdict(sample, suspects=suspects)
+        if not self._replicates.machines:
+            verdict = uneven_steps.judged(
+                verdict, results.replicates[cell], threshold=self._threshold, cells=cells
+            )
         base, candidate = zip(*(one.typical_ns for one in results.replicates[cell]), strict=True)
         reasons = [verdict.reason]
         if verdict.verdict is Verdict.INCONCLUSIVE:

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import platform
+import resource
 import socket
 import sys
 import tempfile
@@ -377,20 +378,26 @@ def warmed_up(arm: Any, device: Any, *, seconds: float) -> float:
 
 
 def slice_ns(arm: Any, device: Any, iterations: int, batches: int) -> list[int]:
-    """Return the ns of batches of steps, one after the other, after one step that is not timed."""
-    batches_ns = []
+    """Return the ns of batches of steps, one after the other, after one step that is not timed.
+
+    Batches in which the kernel gave the core to others are left out where others remain.
+    """
+    batches_ns, undisturbed = [], []
     clock_ns, synchronize, step = time.perf_counter_ns, device.synchronize, arm.step
     with arm.held():
         step()
         for _ in range(batches):
             repeats = itertools.repeat(None, iterations)
             synchronize()
+            switches = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
             start_ns = clock_ns()
             for _ in repeats:
                 step()
             synchronize()
             batches_ns.append(clock_ns() - start_ns)
-    return batches_ns
+            if resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw == switches:
+                undisturbed.append(batches_ns[-1])
+    return undisturbed or batches_ns
 
 
 def examined(sides: Sides, arm: Any, subject: Any, *, look: bool) -> dict[str, Any]:
