@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,19 @@ def test_the_picture_of_the_architecture_names_every_folder():
     folders = {f"{path.parent.name}/" for path in (ROOT / "gradbench").glob("*/__init__.py")}
     modules = {path.name for path in (ROOT / "gradbench").glob("[a-z]*.py")}
     assert {name for name in folders | modules if name not in picture} == set()
+
+
+def names_in(section: str) -> set[str]:
+    """Return what the first column of a section's table in docs/matrix.md names."""
+    text = (ROOT / "docs/matrix.md").read_text("utf-8")
+    part = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.*?) \|", part, re.MULTILINE)[2:]  # without its head
+    return {name.strip(" `").replace(" ", "_") for row in rows for name in row.split(",")}
+
+
+def test_the_tables_of_the_matrix_have_every_axis_and_every_meter():
+    assert names_in("Axes") == {axis.name for axis in fields(gradbench.Cell)}
+    assert names_in("Meters") == set(gradbench.METERS)
 
 
 def test_the_glossary_says_each_word_once():
