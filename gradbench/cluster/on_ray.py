@@ -95,8 +95,8 @@ class OnRay:
             asked_s[job.block] = time.perf_counter()
             if progress is not None:
                 before = len(blocks) - len(jobs)
-                done, begun = before + ended, before + len(asked_s)  # each once, lost or not
-                progress(Progress(job.block, f"on {host}", done, len(blocks), begun))
+                begun = before + len(asked_s)  # each once, lost or not
+                progress(Progress(job.block, f"on {host}", before + ended, len(blocks), begun))
 
         setup = self._setup({job.device for job in jobs})
         self._fleet.measure_with(

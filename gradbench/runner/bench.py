@@ -107,9 +107,9 @@ class Bench:
         One that dies is tried once more, and then without the devices, whose driver may be why.
         Raise `GradbenchError` where even that dies: figures are worth nothing without them.
         """
-        asked = sorted(set(device_names))
+        wanted = sorted(set(device_names))
         deaths: list[str] = []
-        for names in (asked, asked, ["cpu"]):
+        for names in (wanted, wanted, ["cpu"]):
             try:
                 facts = self._captured(names).facts
             except WorkerDied as death:
@@ -117,7 +117,7 @@ class Bench:
             except JobError as bug:
                 deaths.append(bug.line)
             else:
-                lost = {name: f"unavailable: {deaths[0]}" for name in asked if name not in names}
+                lost = {name: f"unavailable: {deaths[0]}" for name in wanted if name not in names}
                 return Environment(facts={**facts, **lost})
         raise GradbenchError(
             "the facts of this machine cannot be read, so nothing was measured; the process "
@@ -278,14 +278,14 @@ class Bench:
     def _stream(self, cells: Sequence[Cell], doing: Pass, names: Sequence[str]) -> Iterator[object]:
         model = portable(cells[0].model, self._models[cells[0].model])
         task = Task(list(cells), model, self._plan, tuple(names))
-        asked = time.perf_counter()
+        began = time.perf_counter()
         started = False
         imports = *self._models[cells[0].model].imports, *WORKLOADS[cells[0].workload].imports
         server = partial(self._loaded_server, imports)
         for message in doing.start(task, server):
             if not started and isinstance(message, Spent):
                 started = True
-                self._add("process starts", time.perf_counter() - asked - message.seconds)
+                self._add("process starts", time.perf_counter() - began - message.seconds)
             yield message
 
     def _loaded_server(self, modules: Sequence[str], profile: MallocProfile) -> Processes:

@@ -1,4 +1,4 @@
-"""The prediction pass, inside its process: each cell's peak as steps on fake tensors foresee it."""
+"""The prediction pass, inside its process: each cell's peak, by a step on fake tensors."""
 
 import time
 from collections.abc import Collection, Iterator, Sequence

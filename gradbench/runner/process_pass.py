@@ -30,7 +30,7 @@ from .visits import restorer
 def process_cells(
     cells: Sequence[Cell], model: Model, plan: Plan, wanted: Collection[str]
 ) -> Iterator[Message]:
-    """Yield the resident high-water mark of the cells, one after the other in this process."""
+    """Yield what this process holds at most in steps of the cells, one cell after the other."""
     watch, device = Stopwatch(), settle(cells[0])
     subject = try_to_build(cells[0], model, device, seed=plan.seed)
     yield watch.lap("build")

@@ -1,6 +1,7 @@
 """`torch.accelerator` is enough for memory: asked of CUDA, whose answers are known."""
 
 import pytest
+import torch
 from simulated_gpu.stand_in import in_child
 
 from gradbench.devices import Unreadable
@@ -47,3 +48,11 @@ def test_what_it_does_not_offer_is_a_reason():
     assert device.in_use
     with pytest.raises(Unreadable, match="hold the queue of cuda back"):
         device.device_clock()
+
+
+@in_child
+def test_the_busiest_of_two_is_known_by_its_counters():
+    block = torch.empty(1024, device="cuda:1")
+    assert Plain("cuda").busiest().name == "cuda:1"
+    del block
+    assert Plain("cuda:1").busiest().name == "cuda"
