@@ -56,12 +56,15 @@ class Asked:
     given: tuple[str, ...]
 
 
-def check_times(times: str | None) -> None:
-    """Raise `Impossible` unless it says whose times are bisected."""
+def check_choices(times: str | None, span: str | None) -> None:
+    """Raise `Impossible` unless it says whose times are bisected, and between which commits."""
+    from ..comparison import commits
     from ..records.bisection import Times
 
     if times is not None and times not in get_args(Times):
         raise Impossible(f"--times is one of {', '.join(get_args(Times))}, not {times!r}")
+    if span is not None:
+        commits.ends_of(span)
 
 
 def bisect(request: Request, asked: Asked, effort: "Effort") -> None:

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import BadModel, Impossible, UnknownName
 from ..experiment.model_source import ModelSource
-from ..experiment.plan import Plan
+from ..experiment.plan import MOST_S, Plan
 from .app import err
 from .screen import shown
 
@@ -90,6 +90,14 @@ def check_named(on: str | None, *known: str) -> None:
     """Raise `UnknownName` for a cluster that a command does not know."""
     if on is not None and on not in known:
         raise UnknownName("cluster", on, known)
+
+
+def check_deadline(deadline_s: float | None) -> None:
+    """Raise `Impossible` for a time that nobody can wait for."""
+    if deadline_s is not None and not 0 < deadline_s <= MOST_S:
+        raise Impossible(
+            f"--deadline is a number of seconds above 0, {MOST_S:g} at most, not {deadline_s!r}"
+        )
 
 
 def check_options(on: str | None, **given: Mapping[str, bool]) -> None:

@@ -168,7 +168,8 @@ def compare(
     do first, which repeats, and by times where that is the same.
     """
     cluster.check_named(on, cluster.RAY)  # a wrong choice is said before what is missing
-    bisecting.check_times(times)
+    bisecting.check_choices(times, bisect)
+    cluster.check_deadline(deadline)
     effort = _effort(
         threshold=threshold,
         processes=processes,

@@ -10,6 +10,7 @@ import typer
 
 from ..errors import ClusterLost, Impossible
 from ..exit_status import ExitStatus
+from ..experiment import shards
 from ..experiment.matrix import GRAD_MODES, by_block
 from ..host_locks import WAITING
 from ..plurals import counted
@@ -163,6 +164,9 @@ def run(
     """
     check_reference(reference)
     plan = checked_plan(budget_s=budget, limit_s=limit, seed=seed)
+    cluster.check_deadline(deadline)
+    if shard is not None:
+        shards.parse(shard)
     clean_up()
     cluster.check_options(
         on,

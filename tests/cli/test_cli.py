@@ -228,6 +228,10 @@ def test_a_typo_costs_one_line_and_exit_status_2(
         (("predict", "--confirm", "--limit", "0"), "--limit must be above 0"),
         (("advise", "--budget", "0"), "--budget must be above 0"),
         (("explain", "--budget", "-1"), "--budget must be above 0"),
+        (("run", "--shard", "0/3", "--tasks", "2"), "shard '0/3' is not like 2/3"),
+        (("run", "--deadline", "-3"), "--deadline is a number of seconds above 0"),
+        (("compare", "--deadline", "nan", "--on", "ray"), "--deadline is a number of seconds"),
+        (("compare", "--bisect", "main"), "is not GOOD..BAD"),
     ],
 )
 def test_a_wrong_choice_is_named_before_what_is_missing(arguments, words, gradbench, here):
