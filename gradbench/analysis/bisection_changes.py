@@ -6,13 +6,15 @@ from typing import Final
 
 from ..experiment.matrix import Cell
 from ..records.bisection import CountedCommit
+from ..stats import verdicts
 from ..stats.estimates import Estimate
+from ..stats.verdicts import Verdict
 
 COUNTS: Final[Mapping[str, str]] = {
     "operators": "operators",
     "nodes": "graph nodes",
     "saved_bytes": "saved for backward",
-    "peak_bytes": "peak of the step's tensors",
+    "peak_bytes": "peak that a step adds",
 }
 """The figures that are counted, and what they are called."""
 STEPS: Final = "steps"
@@ -83,8 +85,8 @@ def verdict_of(old: Value, new: Value) -> str:
     """Return whether a value is worse than another, better, or merely another."""
     if isinstance(old, bool):
         return "better" if new else "worse"
-    difference = total(new) - total(old)
-    return "worse" if difference > 0 else "better" if difference < 0 else "changed"
+    verdict = verdicts.of_exact(total(old), total(new))
+    return "changed" if verdict is Verdict.SAME else verdict.value
 
 
 def values_of(counted: CountedCommit) -> Iterator[tuple[Key, Value]]:

@@ -67,7 +67,8 @@ def compare(
         typer.Option(metavar="PATH", help="The base's interpreter, with its torch and psutil."),
     ] = None,
     threshold: Annotated[
-        float, typer.Option(help="The smallest change that is worse or better, as a share.")
+        float,
+        typer.Option(help="The smallest change of a time that is worse or better, as a share."),
     ] = 0.03,
     processes: Annotated[
         int, typer.Option(help="Processes for each cell; as many fresh ones or more confirm.")
@@ -103,6 +104,14 @@ def compare(
             help="Run by the shell in each revision that is checked out, before it is imported.",
         ),
     ] = "",
+    rules_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--rules",
+            metavar="FILE",
+            help="TOML file instead of \\[tool.gradbench.gate], for what bytes may differ by.",
+        ),
+    ] = None,
     strict: Strict = False,
     everything: SameToo = False,
     as_json: AsJson = False,
@@ -157,12 +166,15 @@ def compare(
         Path, typer.Option(rich_help_panel=BISECTING, help="Folder of pages.")
     ] = Path("reports"),
 ) -> None:
-    """Compare the working tree with another revision, or another torch, and exit 1 when slower.
+    """Compare the working tree with another revision or torch; exit 1 when slower or bigger.
 
     Both are imported into one process, each from its own tree, and take turns of 0.1 ms on the same
     weights; where that cannot be, two processes take turns. Several such processes are compared,
     and what the first ones suspect must be confirmed by fresh ones. A change that is sure and
     smaller than --threshold is within tolerance, and exits 0.
+
+    The bytes that a step saves for backward, and those that it adds at most, are read first. They
+    are judged as gradbench gate judges them: one byte more is worse.
 
     With --bisect it finds the commits that made it slower or bigger: by what the steps make torch
     do first, which repeats, and by times where that is the same.
@@ -195,6 +207,7 @@ def compare(
     if on is not None and build:
         raise Impossible("--build is run here, and what it makes goes nowhere: leave out --on ray")
     _check_spreads(on, bisects=not (base or base_python), instructions=instructions)
+    _check_rules(rules_file, bisects=not (base or base_python))
     effort = _counting_where_it_can(effort)
     if bisect is None and resume is None:
         _compare(
@@ -204,6 +217,7 @@ def compare(
             base_python=base_python,
             build=build,
             strict=strict,
+            rules_file=rules_file,
             everything=everything,
             as_json=as_json,
             outputs=(results, reports),
@@ -261,6 +275,12 @@ def _check_spreads(on: str | None, *, bisects: bool, instructions: bool) -> None
         raise Impossible("--instructions are counted here: leave out --on ray")
 
 
+def _check_rules(rules_file: Path | None, *, bisects: bool) -> None:
+    """Raise `Impossible` for rules of what may differ where any difference is looked for."""
+    if rules_file is not None and bisects:
+        raise Impossible("--rules goes with --base or --base-python: a bisection finds any change")
+
+
 def _effort(
     *,
     threshold: float,
@@ -302,6 +322,7 @@ def _compare(
     base_python: str | None,
     build: str,
     strict: bool,
+    rules_file: Path | None,
     everything: bool,
     as_json: bool,
     outputs: Sequence[Path],
@@ -309,9 +330,12 @@ def _compare(
 ) -> None:
     """Compare the working tree with the base; print verdicts and exit with the status."""
     from ..comparison import checkouts, versions
+    from ..gate import rules
+    from ..runner.meters import METERS
     from ..workloads.models import sources_of
 
     began, here = time.monotonic(), Path.cwd()
+    by = rules.in_force(METERS, path=rules_file)
     clean_up()
     with ExitStack() as stack:
         status = stack.enter_context(err.status("loading torch"))
@@ -336,7 +360,7 @@ def _compare(
             _say_what_is_compared(base, old.tree, new.tree, build=build, outputs=outputs)
         able = [cell for cell in cells if cell not in {one.cell for one in left_out}]
         left_s = max(effort.budget_s - (time.monotonic() - began), 1e-9)
-        effort = replace(effort, budget_s=left_s)
+        effort = replace(effort, budget_s=left_s, rules=by)
         decision = versions.compare(
             able,
             base=old,

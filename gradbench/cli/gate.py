@@ -299,7 +299,7 @@ def conclusion(decision: "GateResult", status: int) -> str:
     match status:
         case ExitStatus.NOTHING_MEASURED:
             untimed = [one.reason for one in decision.not_compared if one.meter == "step_time"]
-            untimed += [one.reason for one in decision.figure_verdicts if one.change is None]
+            untimed += [one.reason for one in decision.figure_verdicts if one.candidate is None]
             reasons = Counter(filter(None, untimed))
             why = reasons.most_common(1)[0][0] if reasons else "the candidate has no number at all"
             return f"nothing measured: {shown(why.splitlines()[-1])}"

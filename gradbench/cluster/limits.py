@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from ..comparison.byte_readings import READINGS
 from ..runner.bench import MAX_DEATHS
 from ..runner.fork_server import LOAD_S, OVERDUE_S
 from ..runner.meters import METERS
@@ -22,8 +23,8 @@ def longest_block_s(setup: Setup, job: BlockJob) -> float:
 def longest_replicate_s(setup: ReplicateSetup, job: ReplicateJob) -> float:
     """Return the seconds after which a replicate that says nothing hangs.
 
-    Each side of a pair may take its limit to build a cell, to be looked at and for each turn.
+    Each side of a pair may take its limit to build a cell, for each reading of it and each turn.
     """
-    answers = 2 * (2 + setup.replication.least_turns)
+    answers = 2 * (1 + READINGS + setup.replication.least_turns)
     cells_s = len(job.cells) * answers * setup.replication.limit_s
-    return setup.wait_s + 2 * LOAD_S + cells_s + SPARE_S
+    return setup.wait_s + (1 + READINGS) * LOAD_S + cells_s + SPARE_S

@@ -253,7 +253,7 @@ class Bisector:
         """Learn once of each cell whether the two commits can share a process."""
         unseen = [cell for cell in cells if cell not in pair.examined]
         if unseen:
-            pair.replicator.examine(unseen)
+            pair.replicator.examine(unseen, readings=1)
             pair.examined |= set(unseen)
 
     def _pair_of(self, job: SideBySide, trees: Trees) -> _Pair:

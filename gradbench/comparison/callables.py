@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..analysis import format_units
 from ..errors import GradbenchError, Impossible
 from ..experiment.plan import FEWEST_ROUNDS, Plan
 from ..lazy_results import check_done
+from ..memory.usage import Usage, memory_usage
 from ..plurals import counted
 from ..records.measurements import Fact
 from ..runner.interleave import Rounds, Stop, Warmth, timed_rounds, warm_up
@@ -26,6 +28,8 @@ from ..runner.process_settings import ProcessSettings
 from ..stats import estimates
 from ..stats.estimates import MIN_DETECTABLE_EFFECT, Estimate
 from ..stats.verdicts import TOLERANCE, Verdict, classify, percent
+from . import call_memory
+from .call_memory import BytesChange
 
 WARM_UP_SHARE: Final = 0.2
 """Of the budget, for warm-up, at most."""
@@ -37,8 +41,10 @@ WARM_UP_STRETCH: Final = 5
 class Comparison:
     """What came of it: ``change`` is candidate / base over paired rounds, times are per call.
 
-    ``notes`` say what else there is to know: settings that a function changed, by its name, and
-    under ``rounds`` that there were too few of them for a verdict.
+    ``verdict`` is on that change. ``memory`` has the bytes that a call adds at most, ``peak``, and
+    those that it saves for backward, ``saved``, with a verdict on each.
+    ``notes`` say what else there is to know: settings that a function changed, by its name, under
+    ``rounds`` that there were too few of them for a verdict, and why bytes could not be read.
     """
 
     change: Estimate
@@ -46,6 +52,7 @@ class Comparison:
     base_ns: Estimate
     candidate_ns: Estimate
     stopped: Stop
+    memory: Mapping[str, BytesChange] = field(default_factory=dict)
     notes: Mapping[str, Fact] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -55,6 +62,11 @@ class Comparison:
             f"{self.verdict}: {percent(change.point)} "
             f"[{percent(change.low)}, {percent(change.high)}], {times[0]} -> {times[1]} a call, "
             f"{counted(change.rounds, 'round')}"
+            + "".join(
+                f"; {name} {bytes_}"
+                for name, bytes_ in self.memory.items()
+                if bytes_.verdict is not Verdict.SAME
+            )
             + "".join(f"; {name}: {words}" for name, words in self.notes.items())
         )
 
@@ -92,6 +104,11 @@ class _Arm:
         check_done(results.pop(), call=self.name)
         return step_ns
 
+    def usage(self, device: str) -> Usage:
+        """Return what a call does to memory."""
+        with self.held():
+            return memory_usage(self.step, device=device)
+
 
 def compare(
     base: Callable[[], object],
@@ -114,6 +131,9 @@ def compare(
     put back after each visit, and noted. ``tolerance`` is the change that does not matter.
     ``device`` is what the calls leave work on.
 
+    Before that, two or four calls of each say what they do to memory, as `memory_usage` does, where
+    a fifth of the budget holds them: bytes are judged as they are.
+
     What either raises is raised, and `LazyResult` where one returns a generator, a coroutine or
     another iterator: only the making of that would be timed.
     """
@@ -126,15 +146,27 @@ def compare(
         _Arm(name, _without_arguments(name, function), settings, settings)
         for name, function in (("base", base), ("candidate", candidate))
     ]
-    rounds = _timed(arms, StepTime.of(torch_device), plan=plan, ends_s=ends_s)
-    notes = {key: fact for arm in arms for key, fact in _notes(arm).items()}
-    return _judged(rounds, tolerance=tolerance, notes=notes)
+    clock = StepTime.of(torch_device)
+    first_ns = [float(arm.first_call(clock)) for arm in arms]
+    memory, unread = call_memory.changes(
+        [partial(arm.usage, device) for arm in arms], budget_s=budget_s, first_s=sum(first_ns) / 1e9
+    )
+    rounds = _timed(arms, clock, first_ns, plan=plan, ends_s=ends_s)
+    notes = {key: fact for arm in arms for key, fact in _notes(arm).items()} | unread
+    return replace(_judged(rounds, tolerance=tolerance, notes=notes), memory=memory)
 
 
-def _timed(arms: Sequence[_Arm], clock: StepTime, *, plan: Plan, ends_s: float) -> Rounds:
+def _timed(
+    arms: Sequence[_Arm],
+    clock: StepTime,
+    first_ns: Sequence[float],
+    *,
+    plan: Plan,
+    ends_s: float,
+) -> Rounds:
     """Return the rounds that fit what first calls and warm-up leave of the budget."""
     rng = random.Random(plan.seed)
-    warmth = _warm(arms, clock, plan=plan, rng=rng)
+    warmth = _warm(arms, clock, first_ns, plan=plan, rng=rng)
     left = replace(plan, budget_s=max(ends_s - time.perf_counter(), 1e-9))
     return timed_rounds(arms, clock, plan=left, rng=rng, warmth=warmth, keeps_budget=True)
 
@@ -185,12 +217,18 @@ def _check_tolerance(tolerance: float) -> None:
         raise Impossible(f"tolerance is a share from 0 up, such as 0.01, not {tolerance!r}")
 
 
-def _warm(arms: Sequence[_Arm], clock: StepTime, *, plan: Plan, rng: random.Random) -> Warmth:
-    """Call each function once, and again for a while unless the first calls took that long."""
-    first_ns = [float(arm.first_call(clock)) for arm in arms]
+def _warm(
+    arms: Sequence[_Arm],
+    clock: StepTime,
+    first_ns: Sequence[float],
+    *,
+    plan: Plan,
+    rng: random.Random,
+) -> Warmth:
+    """Call each function for a while, unless the first calls took that long."""
     share_s = WARM_UP_SHARE * plan.budget_s
     if sum(first_ns) / 1e9 >= share_s:
-        return Warmth(first_ns, 1, steady=False)
+        return Warmth(list(first_ns), 1, steady=False)
     warmup_s = min(plan.warmup_s, share_s / WARM_UP_STRETCH)
     return warm_up(arms, clock, plan=replace(plan, warmup_s=warmup_s), rng=rng)
 

@@ -80,9 +80,7 @@ def _count(
     """Count cells until the process is lost, or one is killed that is to be tried again."""
     for cell, asked in requests.items():
         try:
-            process.ask(**asked, warm_up_s=0.0)
-            found = process.ask(examine="counts")
-            process.ask(stop=True)
+            found = process.ask(**asked, examine="counts")
         except Failed as failure:
             if failure.killed and cell not in killed_once:  # once may be anybody's doing
                 killed_once.add(cell)

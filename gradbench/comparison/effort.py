@@ -6,6 +6,7 @@ from typing import Final
 
 from ..errors import Impossible
 from ..experiment.axis import MOST
+from ..gate.rules import Rules
 from ..plurals import counted
 from ..stats import table_rule
 from ..stats.estimates import MIN_DETECTABLE_EFFECT
@@ -24,6 +25,7 @@ class Effort:
     budget_s: float = math.inf
     instructions: bool = False  # count them under valgrind, too
     seed: int = 0
+    rules: Rules = field(default_factory=Rules)  # a gate's, by which bytes are judged
     replication: Replication = field(default_factory=Replication)
 
     def __post_init__(self) -> None:

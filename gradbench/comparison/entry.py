@@ -8,7 +8,7 @@ names stay, wherever what they name may move.
 from ..experiment.matrix import Cell as Cell
 from ..experiment.model_source import ModelSource as ModelSource
 from ..memory.saved_tensors import SavedTensors as SavedTensors
-from ..memory.step_operations import operations_of as operations_of
+from ..memory.step_operations import counted_step as counted_step, operations_of as operations_of
 from ..runner.attempts import settle as settle
 from ..runner.callgrind import Requests as Requests
 from ..runner.instructions_pass import (

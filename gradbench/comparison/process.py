@@ -42,7 +42,12 @@ class Failed(Exception):
         """Say what else may have brought it about, and what would show it; or ``""``."""
         if not self.killed:
             return ""
-        return f"was {self.why}, twice, which others may have done: compare again"
+        by_kernel = self.why.startswith("killed by SIGKILL")
+        return f"was {self.why}, twice: " + (
+            "memory ran out, or others ended it; free memory or take a smaller batch, and try again"
+            if by_kernel
+            else "others end a process so; try again"
+        )
 
 
 class Lost(Failed):

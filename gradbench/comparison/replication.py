@@ -24,6 +24,7 @@ from ..workloads.steps import WORKLOADS
 from . import side_imports
 from .alone import alone
 from .budget import Budget
+from .byte_readings import READINGS, Reading, is_to_be_read_again
 from .checkouts import SIDES, Version
 from .process import Failed, LiveProcess, Lost, why_not_imported
 from .replicate_effort import Replication
@@ -38,6 +39,7 @@ class Results:
 
     replicates: dict[Cell, list[Replicate]] = field(default_factory=dict)
     operations: dict[Cell, tuple[Operations, Operations]] = field(default_factory=dict)
+    readings: dict[Cell, list[Reading]] = field(default_factory=dict)
     apart: dict[Cell, str] = field(default_factory=dict)  # why the sides take two processes
     unshared: set[Cell] = field(default_factory=set)  # weights that each side has for itself
     failures: dict[Cell, dict[str, str]] = field(default_factory=dict)
@@ -59,6 +61,8 @@ class Results:
         self.operations.update(
             {cell: two for cell, two in others.operations.items() if cell not in self.operations}
         )
+        for cell, read in others.readings.items():
+            self.readings.setdefault(cell, []).extend(read)
         for cell, sides in others.failures.items():
             self.failures.setdefault(cell, {}).update(sides)
         self.unshared.update(others.unshared)
@@ -98,10 +102,13 @@ class Replicator:
         self.made_on: dict[str, Mapping[str, str]] = {}
         self._killed_once: set[tuple[Cell | None, str]] = set()
 
-    def examine(self, cells: Sequence[Cell], budget: Budget | None = None) -> None:
+    def examine(
+        self, cells: Sequence[Cell], budget: Budget | None = None, *, readings: int = READINGS
+    ) -> None:
         """Learn which cells' sides can share a process, and what their steps make torch do.
 
-        What the budget does not hold is not looked at.
+        What the budget does not hold is not looked at. Of cells whose bytes differ, ``readings``
+        processes of each side read them, unless they vary.
         """
         within = budget or Budget()
         for cell in cells:
@@ -115,8 +122,17 @@ class Replicator:
                 with within.taking("look"):
                     self._examine_cell(sides, cell, looked_at)
 
-        if within.allows("look"):
-            self._in_pairs([cell for cell in cells if cell not in self.results.apart], look)
+        left = list(cells)
+        for _ in range(readings):
+            if not (left and within.allows("look")):
+                return
+            self._in_pairs(left, look, layout=self._randomized_layout())
+            left = [cell for cell in left if self._is_to_be_read_again(cell)]
+
+    def _is_to_be_read_again(self, cell: Cell) -> bool:
+        """Return whether a cell's bytes differ between the sides, and were not seen to vary."""
+        read = self.results.readings.get(cell, ())
+        return cell not in self.results.failures and is_to_be_read_again(read)
 
     def rounds(self, wanted: Callable[[], Sequence[Cell]], budget: Budget) -> Iterator[str]:
         """Make one replicate after the other of what is wanted, while the budget holds another.
@@ -165,23 +181,42 @@ class Replicator:
         self, sides: Sequence[LiveProcess], cell: Cell, looked_at: dict[tuple[str, str], str]
     ) -> None:
         """Ask both sides for a cell's counts and, once for each model's workload, for obstacles."""
-        if self._prepared(sides, cell, at_once=True) is None:
-            return
         kind = cell.model, cell.workload
-        look = kind not in looked_at
-        try:
-            answers = [one.ask(examine="all" if look else "counts") for one in sides]
-            for one in sides:
-                one.ask(stop=True)
-        except Failed as failure:
-            raise self._lost(cell, failure) from failure
-        self.results.operations[cell] = (answers[0]["operations"], answers[1]["operations"])
+        look = kind not in looked_at and cell not in self.results.apart
+        answers = self._both(sides, cell, examine="all" if look else "counts")
+        if answers is None:
+            return
+        base, candidate = answers
+        counts = base["operations"], candidate["operations"]
+        self.results.operations.setdefault(cell, counts)
+        self.results.readings.setdefault(cell, []).append(counts)
         if look:
             for version, answer in zip(self.versions, answers, strict=True):
                 check_modules(version, answer["outside"])
-            looked_at[kind] = obstacle(*answers)
-        if looked_at[kind]:
-            self.results.apart[cell] = looked_at[kind]
+            looked_at[kind] = obstacle(base, candidate)
+        if looked_at.get(kind):
+            self.results.apart.setdefault(cell, looked_at[kind])
+
+    def _both(
+        self, sides: Sequence[LiveProcess], cell: Cell, **more: Any
+    ) -> list[dict[str, Any]] | None:
+        """Ask both sides about a cell at once, for nothing that is timed; return their answers.
+
+        None where one has none. Raise `Lost` where a side is.
+        """
+        order, lost = self._shuffled(), None
+        answers: dict[int, dict[str, Any]] = {}
+        for index in order:
+            sides[index].put(**self.asked(cell), **more)
+        for index in order:
+            try:
+                answers[index] = sides[index].hear()
+            except Failed as failure:
+                self._note(cell, failure)
+                lost = failure if isinstance(failure, Lost) else lost
+        if lost is not None:
+            raise lost
+        return [answers[0], answers[1]] if len(answers) == len(sides) else None
 
     # Both versions in one process
 
@@ -246,12 +281,19 @@ class Replicator:
     # Pairs of processes
 
     def _in_pairs(
-        self, cells: Sequence[Cell], measure: Callable[[Sequence[LiveProcess], Cell], None]
+        self,
+        cells: Sequence[Cell],
+        measure: Callable[[Sequence[LiveProcess], Cell], None],
+        *,
+        layout: Mapping[str, str] | None = None,
     ) -> None:
-        """Measure cells in a live pair, and in a new one when that is lost."""
+        """Measure cells in a live pair, and in a new one when that is lost.
+
+        Both sides have the ``layout`` that is given, or each another one.
+        """
         left = list(cells)
         while left:
-            with contextlib.suppress(KilledOnce), self._live_pair(left) as sides:
+            with contextlib.suppress(KilledOnce), self._live_pair(left, layout) as sides:
                 able = self._imported(sides, left)
                 if able is None:
                     left = [cell for cell in left if cell not in self.results.failures]
@@ -273,7 +315,7 @@ class Replicator:
                     why = why_not_imported(source.build, failure)
                     for cell in cells:
                         if cell.model == name:
-                            self.results.failures.setdefault(cell, {})[one.name] = why
+                            self._fail(cell, failure, why)
                             self.results.absent.add((cell, one.name))
                     if isinstance(failure, Lost):
                         return None
@@ -306,10 +348,14 @@ class Replicator:
         return [one for one in like(cell, cells) if one not in self.results.replicates]
 
     @contextlib.contextmanager
-    def _live_pair(self, cells: Sequence[Cell]) -> Iterator[Sequence[LiveProcess]]:
+    def _live_pair(
+        self, cells: Sequence[Cell], layout: Mapping[str, str] | None
+    ) -> Iterator[Sequence[LiveProcess]]:
         with contextlib.ExitStack() as stack:
             live = {
-                index: stack.enter_context(self._process([self.versions[index]], cells))
+                index: stack.enter_context(
+                    self._process([self.versions[index]], cells, layout=layout)
+                )
                 for index in self._shuffled()
             }
             sides = [live[index] for index in range(len(SIDES))]
@@ -329,33 +375,22 @@ class Replicator:
             return
         try:
             times = self._turns(sides, cell, typical_ns)
-            if cell not in self.results.operations:
-                operations = [one.ask(examine="counts")["operations"] for one in sides]
-                self.results.operations[cell] = (operations[0], operations[1])
             for one in sides:
                 one.ask(stop=True)
         except Failed as failure:  # in its turns: whether the other can go on is not known
             raise self._lost(cell, failure) from failure
         self.results.replicates.setdefault(cell, []).append(Replicate(*times))
 
-    def _prepared(
-        self, sides: Sequence[LiveProcess], cell: Cell, *, at_once: bool = False
-    ) -> float | None:
+    def _prepared(self, sides: Sequence[LiveProcess], cell: Cell) -> float | None:
         """Let both sides build a cell; return the quicker one's typical ns, or None for a failure.
 
-        ``at_once`` has them do it beside each other, for nothing that is timed. Raise `Lost` where
-        a side is.
+        Raise `Lost` where a side is.
         """
         prepared: list[tuple[int, float]] = []
         lost: Lost | None = None
-        order = self._shuffled()
-        for index in order if at_once else ():
-            sides[index].put(**self.asked(cell))
-        for index in order:
+        for index in self._shuffled():
             try:
-                if not at_once:
-                    sides[index].put(**self.asked(cell))
-                answer = sides[index].hear()
+                answer = sides[index].ask(**self.asked(cell))
                 prepared.append((index, float(answer["typical_ns"])))
             except Failed as failure:
                 self._note(cell, failure)
@@ -401,8 +436,15 @@ class Replicator:
                 "side: set its compute mode to DEFAULT (nvidia-smi -c DEFAULT), or leave it out "
                 "(--device cpu)"
             )
-        self.results.failures.setdefault(cell, {})[failure.side] = failure.why
-        if failure.doubt:
+        self._fail(cell, failure, failure.why)
+
+    def _fail(self, cell: Cell, failure: Failed, why: str) -> None:
+        """Note why a side cannot step a cell, and whether that is in doubt.
+
+        A candidate that had all of its time is not to be trusted; a base may be able to.
+        """
+        self.results.failures.setdefault(cell, {})[failure.side] = why
+        if failure.killed or (failure.doubt and failure.side == SIDES[0]):
             self.results.doubts[cell, failure.side] = failure.doubt
         if failure.side == SIDES[0] and (lacking := self._lacking(failure.missing)):
             self.results.lacking[cell] = lacking

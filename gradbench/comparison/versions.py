@@ -6,7 +6,7 @@ user's code from (and, if asked for, the interpreter with its torch).
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -18,11 +18,12 @@ from ..gate.figure_verdicts import FigureVerdict
 from ..gate.result import GateResult, NotCompared, PlacedReplicate
 from ..plurals import counted
 from ..runner import host_system
-from ..stats import estimates, uneven_steps
+from ..stats import uneven_steps
 from ..stats.machine_rule import MachineRule
 from ..stats.replicate import Replicate
 from ..stats.table_rule import CellVerdict, TableRule
 from ..stats.verdicts import Verdict
+from . import byte_readings, byte_verdicts
 from .budget import Budget
 from .checkouts import SIDES, Version
 from .effort import Effort
@@ -30,6 +31,7 @@ from .instruction_counts import InstructionCounter
 from .replication import Replicator, Results
 
 Say = Callable[[str], None]
+OUT_OF_TIME: Final = "the budget ended before it was measured: loading torch is part of it"
 
 
 class Rule(Protocol):
@@ -89,6 +91,7 @@ class Comparison:
     """Compares a table of cells between two versions."""
 
     def __init__(self, replicates: Replicates, *, effort: Effort) -> None:
+        self._by = effort.rules
         self._rule = rule_of(effort, machines=replicates.machines)
         self._replicates, self._budget = replicates, Budget(effort.budget_s)
         self._threshold = effort.threshold
@@ -156,12 +159,12 @@ class Comparison:
             if cell in results.replicates:
                 judged.append(self._time(cell, samples[cell], suspects, cells=len(samples)))
             else:
-                why = "the budget ended before it was measured: loading torch is part of it"
-                why = results.given_up.get(cell, why)
+                why = results.given_up.get(cell, OUT_OF_TIME)
                 not_compared.append(
                     NotCompared(cell=cell, meter="step_time", why="no number", reason=why)
                 )
-            judged += self._saved(cell)
+            for one in self._bytes(cell):
+                (judged if isinstance(one, FigureVerdict) else not_compared).append(one)  # type: ignore[arg-type] # each list takes its own kind
         return GateResult(
             figure_verdicts=tuple(judged),
             not_compared=tuple(not_compared),
@@ -190,7 +193,9 @@ class Comparison:
             reasons += ["the budget ended"] if self._out_of_time else []
             reasons += [results.given_up[cell]] if cell in results.given_up else []
         if cell in results.operations:
-            reasons.append(operation_changes.in_words(*results.operations[cell]))
+            readings = results.readings.get(cell, ())
+            counts = byte_readings.without_varying(results.operations[cell], readings)
+            reasons.append(operation_changes.in_words(*counts))
         if cell in results.uncounted:
             reasons.append(f"instructions not counted: {results.uncounted[cell]}")
         if cell in results.apart:
@@ -208,24 +213,11 @@ class Comparison:
             reason="; ".join(reasons),
         )
 
-    def _saved(self, cell: Cell) -> Iterator[FigureVerdict]:
-        sides = self._replicates.results.operations.get(cell, ({}, {}))
-        before, now = (one.get("saved_bytes") for one in sides)
-        if before is None or now is None:
-            return
-        verdict = (
-            Verdict.WORSE if now > before else Verdict.BETTER if now < before else Verdict.SAME
-        )
-        yield FigureVerdict(
-            cell=cell,
-            meter="saved_for_backward",
-            verdict=verdict,
-            change=estimates.exact(now / before) if before else None,
-            baseline=float(before),
-            candidate=float(now),
-            unit="bytes",
-            reason=f"{now - before:+,} B" if now != before else "equal",
-        )
+    def _bytes(self, cell: Cell) -> list[FigureVerdict | NotCompared]:
+        results = self._replicates.results
+        unread = results.given_up.get(cell, OUT_OF_TIME)
+        readings = results.readings.get(cell, ())
+        return byte_verdicts.outcomes(cell, readings, rules=self._by, unread=unread)
 
 
 def compare(
@@ -238,7 +230,7 @@ def compare(
     replicates: Replicates | None = None,
     say: Say = lambda _: None,
 ) -> GateResult:
-    """Return the verdicts on the cells' step time and bytes saved for backward.
+    """Return the verdicts on the cells' step time, saved bytes and peak.
 
     ``sources`` says where models of the user's come from, by name; ``replicates`` are made by
     whoever is given, or else on this machine. Cells that the first replicates
@@ -269,27 +261,26 @@ def compare(
 def _failed(cell: Cell, words: Mapping[str, str], results: Results) -> FigureVerdict | NotCompared:
     """Return what it means that a side could not step the cell.
 
-    A base that had too little time, or that others may have killed, may be able to, and one that
-    cannot import the model may not have had it: neither makes a candidate better. A candidate that
-    was tried twice, or as long as asked, is not to be trusted.
+    A base that had too little time may be able to, and one that cannot import the model may not
+    have had it: neither makes a candidate better. A side that others may have ended is in doubt. A
+    candidate that had as long as asked is not to be trusted.
     """
     if len(words) == 2:
         return NotCompared(cell=cell, meter="step_time", why="no number", reason=words["candidate"])
     (name,) = words
-    verdict, reason = Verdict.WORSE, f"the {name} cannot step it: {words[name]}"
-    if name == SIDES[0]:
-        if (cell, name) in results.absent:
-            reason = f"the {name}: {words[name]}"
-            return NotCompared(cell=cell, meter="step_time", why="not comparable", reason=reason)
-        if lacking := results.lacking.get(cell):
-            reason = (
-                f"the base's tree has no {lacking}, and the working tree has one: if no commit "
-                "holds it, let --build put it there"
-            )
-            return NotCompared(cell=cell, meter="step_time", why="not comparable", reason=reason)
-        verdict = Verdict.BETTER
-        if doubt := results.doubts.get((cell, name)):
-            verdict, reason = Verdict.INCONCLUSIVE, f"the {name} {doubt}"
+    if name == SIDES[0] and (cell, name) in results.absent:
+        reason = f"the {name}: {words[name]}"
+        return NotCompared(cell=cell, meter="step_time", why="not comparable", reason=reason)
+    if name == SIDES[0] and (lacking := results.lacking.get(cell)):
+        reason = (
+            f"the base's tree has no {lacking}, and the working tree has one: if no commit "
+            "holds it, let --build put it there"
+        )
+        return NotCompared(cell=cell, meter="step_time", why="not comparable", reason=reason)
+    verdict = Verdict.BETTER if name == SIDES[0] else Verdict.WORSE
+    reason = f"the {name} cannot step it: {words[name]}"
+    if doubt := results.doubts.get((cell, name)):
+        verdict, reason = Verdict.INCONCLUSIVE, f"the {name} {doubt}"
     return FigureVerdict(
         cell=cell,
         meter="step_time",

@@ -311,6 +311,8 @@ def answer(line: JsonLineSocket, sides: Sides, asked: dict[str, Any], mark: int)
 def last_answer(line: JsonLineSocket, sides: Sides, asked: dict[str, Any]) -> dict[str, Any]:
     """Take a cell's turns; whatever the model raises is the answer to what was asked last."""
     try:
+        if "examine" in asked:
+            return examined(sides, asked)
         if asked.get("instructions"):
             both = beside("comparison/interleaved_sides")
             count = beside("comparison/counted_steps").counted
@@ -328,32 +330,34 @@ def last_answer(line: JsonLineSocket, sides: Sides, asked: dict[str, Any]) -> di
 
 def time_slices(line: JsonLineSocket, sides: Sides, asked: dict[str, Any]) -> None:
     """Prepare a cell, say how long its step takes, then time slices of batches on request."""
-    arm, subject, device = built(sides, 0, asked)
+    arm, _, device = built(sides, 0, asked)
     line.send(typical_ns=warmed_up(arm, device, seconds=asked["warm_up_s"]))
     gc.disable()
     while (request := line.receive()) is not None and "stop" not in request:
-        if "examine" in request:
-            line.send(**examined(sides, arm, subject, look=request["examine"] == "all"))
-        else:
-            line.send(ns=slice_ns(arm, device, request["iterations"], request["batches"]))
+        line.send(ns=slice_ns(arm, device, request["iterations"], request["batches"]))
     gc.enable()
 
 
 def built(sides: Sides, index: int, asked: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Build the cell's step on a side, in its turn; return arm, subject and device."""
-    import torch
-
     sides.turns.give(index)
     entry = sides.entries[index]
     cell = entry.Cell(**asked["cell"])
+    device = entry.settle(cell)
+    return (*made(entry, cell, device, asked), device)
+
+
+def made(entry: Any, cell: Any, device: Any, asked: dict[str, Any]) -> tuple[Any, Any]:
+    """Make the cell's step on a device that is settled; return arm and subject."""
+    import torch
+
     source = asked["source"]
     model = own_model(entry, source) if source is not None else entry.MODELS[cell.model]
-    device = entry.settle(cell)
     subject = entry.build(cell, model, seed=asked["seed"])
     torch.set_num_threads(cell.threads)  # which the module may have set when it was imported
     if hasattr(device, "set_precision"):  # an older gradbench fixes it when it settles
         device.set_precision(asked["cell"].get("precision", "ieee"))
-    return entry.make_arm(cell, subject), subject, device
+    return entry.make_arm(cell, subject), subject
 
 
 def own_model(entry: Any, source: dict[str, Any]) -> Any:
@@ -400,12 +404,13 @@ def slice_ns(arm: Any, device: Any, iterations: int, batches: int) -> list[int]:
     return undisturbed or batches_ns
 
 
-def examined(sides: Sides, arm: Any, subject: Any, *, look: bool) -> dict[str, Any]:
-    """Return what a step makes torch do and, with ``look``, what the tree would share."""
-    entry, shared = sides.entries[0], sides.shared_state
-    report: dict[str, Any] = {"operations": operations(entry, arm, subject)}
+def examined(sides: Sides, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return what a step makes torch do and, where all is asked for, what the tree would share."""
+    shared = sides.shared_state
+    arm, counts = counted(sides, asked)
+    report: dict[str, Any] = {"operations": counts}
     report["outside"] = dict(shared.outside(sides.trees[0]))
-    if look:
+    if asked["examine"] == "all":
         sides.bindings.learn_counters(sides.trees[0], partial(one_step, arm))
         report["obstacles"] = list(
             shared.obstacles(sides.trees[0], sides.registrations, sides.bindings)
@@ -416,24 +421,45 @@ def examined(sides: Sides, arm: Any, subject: Any, *, look: bool) -> dict[str, A
     return report
 
 
+def counted(sides: Sides, asked: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the cell's arm and its step's counts, as far as the side's gradbench has them."""
+    sides.turns.give(0)
+    entry = sides.entries[0]
+    if not hasattr(entry, "counted_step"):
+        return counted_by_older(sides, asked)
+    cell = entry.Cell(**asked["cell"])
+    device = entry.settle(cell)
+    arm, counts = entry.counted_step(device, lambda: made(entry, cell, device, asked)[0])
+    return arm, plain(counts)
+
+
+def counted_by_older(sides: Sides, asked: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return arm and counts by an older gradbench, whose peak is of another kind, if it has any."""
+    entry = sides.entries[0]
+    arm, subject, _ = built(sides, 0, asked)
+    for _ in range(WARM_STEPS):
+        one_step(arm)
+    unread = {"peak_bytes": "this version of gradbench does not read it so"}
+    if hasattr(entry, "operations_of"):
+        return arm, {**plain(entry.operations_of(arm)), "peak_bytes": None, "unread": unread}
+    recorder = entry.SavedTensors(apart=subject.resident())
+    try:
+        with arm.held(), recorder:
+            arm.step()
+    except Exception as error:  # noqa: BLE001 # hooks meet any code: without a number no verdict
+        return arm, {"unread": {**unread, "saved_bytes": words(error)}}
+    return arm, {"saved_bytes": recorder.nbytes, "unread": unread}
+
+
+def plain(counts: Any) -> dict[str, Any]:
+    """Return counts as they are sent."""
+    return {name: getattr(counts, name) for name in counts.__slots__}
+
+
 def one_step(arm: Any) -> None:
     """Make a step."""
     with arm.held():
         arm.step()
-
-
-def operations(entry: Any, arm: Any, subject: Any) -> dict[str, Any]:
-    """Return a step's counts, as far as the side's gradbench has them."""
-    if hasattr(entry, "operations_of"):
-        counts = entry.operations_of(arm)
-        return {name: getattr(counts, name) for name in counts.__slots__}
-    recorder = entry.SavedTensors(apart=subject.resident())  # an older gradbench
-    try:
-        with arm.held(), recorder:
-            arm.step()
-        return {"saved_bytes": recorder.nbytes}
-    except Exception:  # noqa: BLE001 # hooks meet any code: without a number there is no verdict
-        return {}
 
 
 def missing_file(error: BaseException | None) -> str:

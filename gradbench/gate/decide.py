@@ -8,12 +8,11 @@ the reason is said.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from ..analysis import format_units
 from ..analysis.run_view import View
 from ..experiment.matrix import EQUAL_MODES, Cell
 from ..plurals import counted
@@ -25,7 +24,7 @@ from ..stats.estimates import CONFIDENCE, MIN_DETECTABLE_EFFECT, Estimate, Float
 from ..stats.log_t_test import mean_log, t_below, t_quantile
 from ..stats.verdicts import Verdict, percent
 from ..store.comparability import Kind, difference
-from . import rules
+from . import exact_figures, rules
 from .figure_verdicts import FigureVerdict
 from .result import GateResult, NotCompared, Why
 from .rules import Rule, Rules
@@ -312,37 +311,18 @@ def _counted(base: _Number, candidate: Sequence[_Number], rule: Rule) -> FigureV
     """Judge a deterministic metric: the worst of the candidate's against the baseline's."""
     sign = 1 if rule.better == "lower" else -1
     worst = max(candidate, key=lambda number: sign * number.measured.per_step()[0])
-    before, now = base.measured.per_step()[0], worst.measured.per_step()[0]
     measured = worst.measured
-    allowed = max(float(rule.tolerance_bytes), rule.tolerance * abs(before))
-    if measured.unit != "bytes":
-        allowed = rule.tolerance * abs(before)
-    grown = sign * (now - before)
-    verdict = Verdict.WORSE if grown > allowed else Verdict.SAME
-    if grown < -allowed:
-        verdict = Verdict.BETTER
-    return FigureVerdict(
-        cell=measured.cell,
-        meter=measured.meter,
-        verdict=verdict,
-        change=estimates.exact(now / before) if before > 0 else None,
-        baseline=before,
-        candidate=now,
-        unit=measured.unit,
-        reason=_difference_in_words(now - before, allowed, measured.unit)
-        + ("" if verdict is Verdict.SAME else _modules(base.run, worst.run, measured)),
+    found = exact_figures.judged(
+        measured.cell,
+        measured.meter,
+        measured.unit,
+        baseline=base.measured.per_step()[0],
+        candidate=measured.per_step()[0],
+        rule=rule,
     )
-
-
-def _difference_in_words(difference: float, allowed: float, unit: str) -> str:
-    if difference == 0:
-        return "equal"
-    if unit == "ppt":
-        more = format_units.relative(abs(difference))
-        nearer = "farther from" if difference > 0 else "nearer to"
-        return f"the output is {more} {nearer} global_on's than before"
-    words = f"{difference:+,.0f} {'B' if unit == 'bytes' else unit}"
-    return f"{words}, {allowed:,.0f} allowed"
+    if found.verdict is Verdict.SAME:
+        return found
+    return replace(found, reason=found.reason + _modules(base.run, worst.run, measured))
 
 
 def _modules(before: Run, now: Run, measured: Measurement) -> str:

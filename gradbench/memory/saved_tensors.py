@@ -17,6 +17,7 @@ from torch.autograd.graph import Node
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..call_threads import CallThreads
+from ..devices import OutOfSight
 from ..workloads.trees import tensors
 from .leaves import GivenHooks, nodes
 from .storages import handed_out, key, shape, storages
@@ -255,6 +256,14 @@ def _same(tensor: Tensor) -> Tensor:
 def refuses_hooks(words: str) -> bool:
     """Return whether code that raised this fails with hooks on what is saved, as torch.func."""
     return "saved tensor" in words and "hooks" in words
+
+
+def unwatched_thread(what: str) -> OutOfSight:
+    """Return why no figure of a step is known that does something in another's thread."""
+    return OutOfSight(
+        f"{what} in a thread that was there before the step, and what that allocates is "
+        "not seen: start the thread in the step, or use a ThreadPoolExecutor"
+    )
 
 
 class AliveAtOnce:

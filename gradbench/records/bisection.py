@@ -38,7 +38,7 @@ class CellCounts:
     operators: Mapping[str, int] | None = None  # dispatched, by name
     nodes: int | None = None  # of the graph
     saved_bytes: int | None = None  # most at once, for backward
-    peak_bytes: int | None = None  # most that the step's tensors held at once
+    peak_bytes: int | None = None  # most that the step adds to what was there before it
     failure: str = ""
     doubt: str = ""
     skipped: str = ""

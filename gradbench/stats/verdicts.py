@@ -55,3 +55,13 @@ def percent(ratio: float) -> str:
     if ratio < 2:
         return f"{ratio - 1:+.1%}"
     return f"×{ratio:.3g}" if ratio < 100 else f"×{ratio:,.0f}"
+
+
+def of_exact(
+    before: float, now: float, *, allowed: float = 0.0, higher_is_better: bool = False
+) -> Verdict:
+    """Return the verdict on a figure that repeats: any difference beyond what is allowed counts."""
+    grown = before - now if higher_is_better else now - before
+    if grown > allowed:
+        return Verdict.WORSE
+    return Verdict.BETTER if grown < -allowed else Verdict.SAME

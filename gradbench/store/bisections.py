@@ -23,7 +23,7 @@ from . import file_lock
 FOLDER: Final = "bisections"
 SUFFIX: Final = ".json"
 KIND: Final = "bisection"
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 LARGEST_LOG: Final = 50.0
 """Of a ratio of times: beyond it there is none."""
@@ -137,7 +137,9 @@ def _record(row: Any) -> Bisection:
     if not isinstance(row, dict) or row.get("kind") != KIND:
         raise Misfit("it is no bisection of gradbench")
     if row.get("schema") != SCHEMA:
-        raise Misfit(f"it has schema {row.get('schema')!r:.40}, this gradbench reads {SCHEMA}")
+        raise Misfit(
+            f"it has schema {row.get('schema')!r:.40}, this gradbench reads {SCHEMA}: begin anew"
+        )
     record = fill(Bisection, row)
     _check_time(record.started_at, "started_at")
     _check_commits(record)

@@ -510,7 +510,8 @@ class Drawn:
         self.rng = random.Random(how["layout_seed"])
         Drawn.made.append(self)
 
-    def examine(self, cells):
+    def examine(self, cells, *, readings):
+        assert readings == 1  # bytes are counted by commit
         if (self.sides[1].tree / "apart.json").exists():
             self.results.apart.update(dict.fromkeys(cells, "a compiled extension"))
 

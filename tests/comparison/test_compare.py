@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import json
 import math
 import os
@@ -25,6 +26,7 @@ import gradbench
 from gradbench.cli import app
 from gradbench.comparison import checkouts, instruction_counts, versions, worktree
 from gradbench.comparison.budget import Budget
+from gradbench.comparison.call_memory import BytesChange
 from gradbench.comparison.effort import Effort
 from gradbench.comparison.replicate_effort import Replication
 from gradbench.comparison.replication import Replicator, in_turns
@@ -82,6 +84,14 @@ def breaks():
     {breaks}
     return Net()
 
+class Holds(Net):  # a temporary, which is freed
+    def forward(self, x):
+        torch.zeros({temporary}, dtype=torch.uint8)
+        return super().forward(x)
+
+def holds():
+    return Holds()
+
 def crashes():
     {crashes}
     return Net()
@@ -94,6 +104,7 @@ PLAIN = {
     "forks": False,
     "breaks": "pass",
     "crashes": "pass",
+    "temporary": 16,
 }
 
 
@@ -130,6 +141,7 @@ def project(tmp_path, monkeypatch):
         forks=True,
         breaks="raise ValueError('no weights')",
         crashes="import ctypes; ctypes.string_at(0)",
+        temporary=16 + 2**20,
     )
     (root / "nets.py").write_text(changed, "utf-8")
     monkeypatch.chdir(root)
@@ -160,7 +172,7 @@ def own(factory: str, mode: str = "no_grad") -> Cell:
 
 OWN = {
     f"nets.{name}": ModelSource(build=f"nets:{name}", input=("B,8",))
-    for name in ("make", "slow", "late", "forks", "breaks", "crashes")
+    for name in ("make", "slow", "late", "forks", "breaks", "crashes", "holds")
 }
 
 
@@ -547,11 +559,15 @@ FORWARDS = (
 @pytest.mark.slow
 def test_the_command_runs_each_side_from_its_own_tree_and_says_what_became_worse(project, compare):
     """With a threshold that no time reaches: bytes are worse, and no new pairs are asked for."""
-    models = ("--model", "nets:make,nets:forks,nets:breaks,nets:crashes")
+    models = ("--model", "nets:make,nets:forks,nets:breaks,nets:crashes,nets:holds")
     answer = compare(*FORWARDS, *models, "--threshold", 0.99)
     rows = verdicts(answer)
     saved = rows["make", "saved_for_backward"]  # sin saves its input beside what tanh saved
     assert (saved["verdict"], saved["baseline"], saved["candidate"]) == ("worse", 256, 512)
+    held = rows["holds", "peak_transient"]  # by a tensor that is gone before the step's end
+    assert held["verdict"] == "worse"
+    assert held["candidate"] > 2**20 > held["baseline"]
+    assert held["reason"].endswith(" B, 0 allowed")
     assert rows["make", "step_time"]["change"] is not None  # in spite of the others' ends
     assert "cannot step it: ValueError: no weights" in rows["breaks", "step_time"]["reason"]
     assert rows["forks", "step_time"]["change"] is not None  # one answer of two processes
@@ -589,6 +605,8 @@ def test_a_slower_step_is_confirmed_by_new_pairs_beside_one_that_fails_late(proj
         (["--base", "main", "--on", "slurm"], "unknown cluster 'slurm'"),
         (["--bisect", "main..HEAD", "--on", "ray"], "--on ray goes with --base"),
         (["--base", "main", "--on", "ray", "--instructions"], "leave out --on ray"),
+        (["--bisect", "main..HEAD", "--rules", "r.toml"], "a bisection finds any change"),
+        (["--base", "main", "--rules", "nowhere.toml"], "nowhere.toml"),
     ],
 )
 def test_a_mistake_costs_one_line_and_status_2(project, compare, arguments, complaint):
@@ -626,8 +644,13 @@ def test_a_budget_that_holds_nothing_begins_nothing_and_says_so(trees):
         [own("make")], base=trees[0], candidate=trees[1], effort=Effort(budget_s=1e-9), sources=OWN
     )
     assert decision.status() is ExitStatus.NOTHING_MEASURED
-    (left,) = decision.not_compared
-    assert left.reason == "the budget ended before it was measured: loading torch is part of it"
+    assert [one.meter for one in decision.not_compared] == [
+        "step_time",
+        "saved_for_backward",
+        "peak_transient",
+    ]
+    why = "the budget ended before it was measured: loading torch is part of it"
+    assert {one.reason for one in decision.not_compared} == {why}
 
 
 def test_a_budget_takes_for_granted_what_the_longest_of_a_kind_took(clock):
@@ -681,6 +704,34 @@ def test_of_two_callables_the_slower_is_found_and_equal_ones_are_the_same():
     assert "a call" in repr(slower)
     same = gradbench.compare(short, short, tolerance=0.2, budget_s=0.5)
     assert same.verdict is Verdict.SAME
+
+
+FEW, MANY = partial(torch.zeros, 1024), partial(torch.zeros, 2048)
+
+
+def test_bytes_of_two_callables_are_judged_as_they_are():
+    found = gradbench.compare(FEW, MANY, budget_s=0.5)
+    assert found.memory["peak"] == BytesChange(
+        base_bytes=4096, candidate_bytes=8192, verdict=Verdict.WORSE
+    )
+    assert found.memory["saved"].verdict is Verdict.SAME
+    assert "; peak 4,096 -> 8,192 B (worse)" in repr(found)
+    assert gradbench.compare(MANY, FEW, budget_s=0.5).memory["peak"].verdict is Verdict.BETTER
+    same = gradbench.compare(FEW, FEW, budget_s=0.5)
+    assert {one.verdict for one in same.memory.values()} == {Verdict.SAME}
+    assert "peak" not in repr(same)
+
+
+def test_bytes_of_a_callable_that_vary_from_call_to_call_are_inconclusive():
+    sizes = itertools.count(1)
+    found = gradbench.compare(FEW, lambda: torch.zeros(next(sizes)), budget_s=0.5)
+    assert found.memory["peak"].verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_budget_that_holds_no_calls_for_memory_says_what_would(clock):
+    found = gradbench.compare(partial(clock, 0.5), partial(clock, 0.5), budget_s=4)
+    assert found.memory == {}
+    assert found.notes["peak"] == "not read: a budget_s of 20 has time for it"
 
 
 @pytest.fixture

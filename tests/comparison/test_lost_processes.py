@@ -24,6 +24,7 @@ from gradbench.experiment.model_source import ModelSource
 from gradbench.stats.verdicts import Verdict
 
 QUICK = Replication(turns=3, least_turns=3, slice_s=0.001)
+COUNTS = {"operators": {}, "nodes": 0, "saved_bytes": 0, "peak_bytes": 64}
 HUNG = "gave no answer within its time limit of 120 s"
 
 
@@ -69,13 +70,11 @@ class Process:
             cell = f"{message['cell']['model']} {mode}"
             self._script.asked.append((self.name, cell))
             times = self._script.asked.count((self.name, cell))
-            self._answer = self._script.meets(self.name, cell, times) or {
-                "typical_ns": 1e6,
-                "ns": [[1e6] * 4] * 2,
-            }
-        elif "examine" in message:
             nothing = {"obstacles": [], "own": [], "outside": {}, "settings": {}, "values": {}}
-            self._answer = {"operations": {}, **nothing}
+            examined = {"operations": COUNTS, **nothing}
+            timed = {"typical_ns": 1e6, "ns": [[1e6] * 4] * 2}
+            usual = examined if "examine" in message else timed
+            self._answer = self._script.meets(self.name, cell, times) or usual
         elif "batches" in message:
             self._answer = {"ns": [1e6]}
 
@@ -231,7 +230,7 @@ def test_where_nothing_is_timed_both_sides_have_their_time_at_once(script, sides
 def test_sides_with_weights_of_their_own_are_said_to_have_them(script, sides, shared):
     answer = {"ns": [[1e6] * 4] * 2, "typical_ns": 1e6, "shared": shared}
     script.meets = lambda side, *_: answer if side == "both" else None
-    (time_,) = compared(sides, cells("good")[:1]).figure_verdicts
+    time_, *_ = compared(sides, cells("good")[:1]).figure_verdicts
     assert ("weights not shared: they are not known to be equal" in time_.reason) is not shared
 
 
@@ -259,24 +258,42 @@ def test_what_sigkill_ended_once_is_tried_again(script, sides, side):
     assert not any("in pairs" in one.reason for one in found.figure_verdicts)
 
 
-def test_what_sigkill_ends_each_time_is_worse(script, sides):
-    script.meets = lambda side, cell, _: killed(side) if side == "candidate" else None
-    found = compared(sides, cells("big")[:1])
-    (worse,) = found.figure_verdicts
-    assert worse.verdict is Verdict.WORSE
-    assert worse.reason == "the candidate cannot step it: killed by SIGKILL"
-    assert script.asked.count(("candidate", "big global_on")) == 2
+KILLED_TWICE = (
+    "killed by SIGKILL, twice: memory ran out, or others ended it; free memory or take a smaller "
+    "batch, and try again"
+)
 
 
-def test_a_base_that_a_signal_ends_each_time_makes_no_candidate_better(script, sides):
-    script.meets = lambda side, cell, _: killed(side) if side == "base" else None
-    found = compared(sides, cells("big")[:1])
-    (open_,) = found.figure_verdicts
+@pytest.mark.parametrize("side", checkouts.SIDES)
+def test_what_a_signal_of_others_ends_each_time_is_inconclusive_whichever_side_it_is(
+    script, sides, side
+):
+    big, good = cells("big")[0], cells("good")[0]
+    script.meets = lambda name, cell, _: (
+        killed(name) if name == side and cell.startswith("big") else None
+    )
+    found = compared(sides, [big, good])
+    (open_,) = (one for one in found.figure_verdicts if one.cell == big)
+    assert open_.verdict is Verdict.INCONCLUSIVE
+    assert open_.reason == f"the {side} was {KILLED_TWICE}"
+    assert script.asked.count((side, "big global_on")) == 2
+    assert found.status() is ExitStatus.OK
+    assert found.status(strict=True) is ExitStatus.INCONCLUSIVE
+
+
+def test_a_candidate_that_others_end_twice_as_it_imports_a_model_is_inconclusive(script, sides):
+    script.imports = lambda name, path: (
+        Lost(name, "killed by SIGTERM", killed=True)
+        if (name, path) == ("candidate", "nets:one")
+        else None
+    )
+    one = cells("one")[0]
+    found = compared(sides, [one, cells("good")[0]], sources=OWN)
+    (open_,) = (each for each in found.figure_verdicts if each.cell == one)
     assert open_.verdict is Verdict.INCONCLUSIVE
     assert open_.reason == (
-        "the base was killed by SIGKILL, twice, which others may have done: compare again"
+        "the candidate was killed by SIGTERM, twice: others end a process so; try again"
     )
-    assert script.asked.count(("base", "big global_on")) == 2
 
 
 def test_a_side_is_tried_again_that_a_signal_ended_after_the_other_one(script, sides):
@@ -305,10 +322,7 @@ def test_a_side_that_is_killed_as_it_starts_is_started_once_more(
         assert compared(sides, cells("good")[:1]).measured == 1
 
 
-@pytest.mark.parametrize("one_process", [True, False])
-def test_a_side_that_ends_when_its_cell_is_over_cannot_step_it(
-    script, sides, monkeypatch, one_process
-):
+def test_a_side_that_ends_when_its_cell_is_over_cannot_step_it(script, sides, monkeypatch):
     put = Process.put
 
     def ends_at_last(self, **message):
@@ -317,7 +331,7 @@ def test_a_side_that_ends_when_its_cell_is_over_cannot_step_it(
             self._answer = Failed("candidate", "killed by SIGTERM")
 
     monkeypatch.setattr(Process, "put", ends_at_last)
-    effort = Effort(processes=3, replication=replace(QUICK, one_process=one_process))
+    effort = Effort(processes=3, replication=replace(QUICK, one_process=False))
     asked = cells("ends")[:2]
     found = versions.compare(asked, base=sides[0], candidate=sides[1], effort=effort)
     assert [one.cell for one in found.figure_verdicts] == asked
@@ -342,7 +356,8 @@ def test_a_count_that_sigkill_ended_once_is_made_again(script, sides):
     script.meets = lambda side, _, times: killed(side) if times == 1 else None
     assert {one.failure for one in counted(sides, cells("good")).values()} == {""}
     script.meets = lambda side, *_: killed(side)
-    assert {one.failure for one in counted(sides, cells("big")).values()} == {"killed by SIGKILL"}
+    big = counted(sides, cells("big")).values()  # whose steps may be able to come to an end
+    assert {(one.failure, one.skipped) for one in big} == {("", f"it was {KILLED_TWICE}")}
 
 
 @pytest.mark.parametrize("limit_s", [0, -1.0, float("nan"), float("inf")])
