@@ -1,4 +1,4 @@
-"""The verdict on a figure that repeats: it is judged as it is, less what a rule allows."""
+"""The verdict on a deterministic metric: it is judged as it is, less what a rule allows."""
 
 from ..analysis import format_units
 from ..experiment.matrix import Cell

@@ -701,7 +701,7 @@ def test_instructions_are_counted_before_any_time_and_kept_by_an_interruption(
 def test_a_base_that_imports_the_candidate_s_code_is_why_no_instructions_are_counted(
     line, counting, executed, tmp_path, monkeypatch
 ):
-    def refuse(*_):
+    def refuse(*_, **_how):
         raise BadModel("the base imports nets from the candidate's tree")
 
     monkeypatch.setattr(Drawn, "examine", refuse)
