@@ -356,8 +356,10 @@ def test_a_count_that_sigkill_ended_once_is_made_again(script, sides):
     script.meets = lambda side, _, times: killed(side) if times == 1 else None
     assert {one.failure for one in counted(sides, cells("good")).values()} == {""}
     script.meets = lambda side, *_: killed(side)
-    big = counted(sides, cells("big")).values()  # whose steps may be able to come to an end
-    assert {(one.failure, one.skipped) for one in big} == {("", f"it was {KILLED_TWICE}")}
+    big = counted(sides, cells("big")).values()
+    assert {(one.failure, one.doubt) for one in big} == {
+        ("killed by SIGKILL", f"was {KILLED_TWICE}")
+    }
 
 
 @pytest.mark.parametrize("limit_s", [0, -1.0, float("nan"), float("inf")])
