@@ -60,7 +60,7 @@ def percent(ratio: float) -> str:
 def of_exact(
     before: float, now: float, *, allowed: float = 0.0, higher_is_better: bool = False
 ) -> Verdict:
-    """Return the verdict on a deterministic metric: any difference beyond what is allowed counts."""
+    """Return the verdict on a deterministic metric: beyond what is allowed, all counts."""
     grown = before - now if higher_is_better else now - before
     if grown > allowed:
         return Verdict.WORSE
