@@ -16,7 +16,7 @@ CALLS: Final = 2 * READINGS
 """That each takes at most: of a reading, one as it is and one with hooks."""
 SHARE: Final = 0.2
 """Of the budget, for these calls, at most."""
-LEAST_BUDGET_S: Final = 0.5
+LEAST_BUDGET_S: Final = 1.0
 """A budget of which that share holds the start of a profiler."""
 FIGURES: Final[Mapping[str, Callable[[Usage], int]]] = {
     "peak": lambda usage: usage.peak_bytes,
@@ -42,20 +42,19 @@ class BytesChange:
 def changes(
     usages: Sequence[Callable[[], Usage]], *, budget_s: float, first_s: float
 ) -> tuple[dict[str, BytesChange], dict[str, str]]:
-    """Return what calls of base and candidate take, by figure, and of the others why not.
+    """Return what calls of base and candidate take, by figure, and as notes what was not read.
 
     ``usages`` read a call of each; ``first_s`` is what a call of both took.
     """
     needed_s = max(LEAST_BUDGET_S, CALLS * first_s / SHARE)
     if budget_s < needed_s:
-        why = f"not read: a budget_s of {needed_s:.3g} has time for it"
-        return {}, dict.fromkeys(FIGURES, why)
+        return {}, {"memory": f"not read: a budget_s of {needed_s:.3g} has time for it"}
     try:
         readings = [[usage() for usage in usages]]
         if len({_figures(usage) for usage in readings[0]}) > 1:
             readings += [[usage() for usage in usages] for _ in range(READINGS - 1)]
     except (Unreadable, GradbenchError) as why:
-        return {}, dict.fromkeys(FIGURES, f"not read: {why}")
+        return {}, {"memory": f"not read: {why}"}
     found: dict[str, BytesChange] = {}
     unread: dict[str, str] = {}
     for name, figure in FIGURES.items():
