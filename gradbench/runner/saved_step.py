@@ -7,10 +7,10 @@ from torch import nn
 from torch.autograd.graph import Node
 from torch.nn.modules.module import register_module_forward_hook
 
-from ..devices import Device, OutOfSight, Unreadable
+from ..devices import Device, Unreadable
 from ..memory.fused_calls import FusedCalls
 from ..memory.leaves import kept_unsaved, nodes
-from ..memory.saved_tensors import SavedTensors, paths
+from ..memory.saved_tensors import SavedTensors, paths, unwatched_thread
 from ..memory.step_phases import Marks
 from ..workloads.arms import CellArm
 from ..workloads.state import RandomNumbers
@@ -53,10 +53,7 @@ class SavedStep:
             return Unreadable(f"saved-tensor hooks do not work here: {fused.reason}")
         if look.unseen or look.elsewhere:
             what = f"{look.elsewhere} runs" if look.elsewhere else "a graph is built"
-            return OutOfSight(
-                f"{what} in a thread that was there before the step, and what that allocates is "
-                "not seen: start the thread in the step, or use a ThreadPoolExecutor"
-            )
+            return unwatched_thread(what)
         if fused.counts != self._fused_calls:
             return Unreadable(OTHER_PATH)
         if look.unsaved:
