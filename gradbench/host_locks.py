@@ -22,6 +22,8 @@ VARIABLE: Final = "GRADBENCH_LOCKS"
 DEFAULT: Final = "/tmp/gradbench-locks"  # noqa: S108 # TMPDIR may differ between processes of a host
 WAITING: Final = "waiting for another run"
 """What whoever measures says it is doing meanwhile."""
+TURN: Final = "-turn"
+"""Behind the name of a lock: the lock of whoever has it next."""
 LOOK_S: Final = 0.05
 """Between two tries to get a lock."""
 
@@ -43,24 +45,33 @@ def holding(
     Raise `GradbenchError` at once where a process holds one that this one was started by, as where
     a model that is measured measures: it would wait for its own end.
 
-    They are taken in one order, so that no two processes wait for each other. ``waiting`` is
+    They are taken in one order, so that no two processes wait for each other. Each has a turn, a
+    lock of its own that whoever is next holds while it waits: who gives a lock back and wants it
+    again comes behind them, however short the moment in which nobody holds it. ``waiting`` is
     called when others hold one, and ``given_up`` is asked from then on whether to go on waiting.
     """
     deadline = time.monotonic() + wait_s
+
+    def wait_for(file: IO[bytes], name: str) -> None:
+        while not _taken(file):
+            if given_up():
+                raise Held(f"{name} is held by another run, and nobody waits for it any more")
+            if time.monotonic() > deadline:
+                raise Held(f"{name} was held by another run for {wait_s:g} s")
+            time.sleep(LOOK_S)
+
     with ExitStack() as stack:
         for name in sorted(names):
             file = stack.enter_context(_opened(name))
-            taken = _taken(file)  # once: some systems refuse what one holds already
-            if not taken:
+            with _opened(f"{name}{TURN}") as turn:
+                has_turn = _taken(turn)
+                if has_turn and _taken(file):  # once: some systems refuse what one holds already
+                    continue
                 _refuse_own(file, name)
                 waiting()
-            while not taken:
-                if given_up():
-                    raise Held(f"{name} is held by another run, and nobody waits for it any more")
-                if time.monotonic() > deadline:
-                    raise Held(f"{name} was held by another run for {wait_s:g} s")
-                time.sleep(LOOK_S)
-                taken = _taken(file)
+                if not has_turn:
+                    wait_for(turn, name)
+                wait_for(file, name)
         yield
 
 

@@ -4,6 +4,10 @@ import errno
 import multiprocessing
 import os
 import signal
+import threading
+from collections import Counter
+from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -84,7 +88,7 @@ def test_a_system_that_refuses_what_one_holds_already_lets_it_be_held(monkeypatc
 
     monkeypatch.setattr(host_locks.file_lock, "hold", refuse_twice)
     with holding(["core-0", "core-1"], wait_s=0.0):
-        assert len(asked) == 2
+        assert len(asked) == 4  # each lock, and whose turn it is
 
 
 @pytest.mark.parametrize(
@@ -133,3 +137,72 @@ def test_a_pipe_in_the_place_of_a_lock_is_not_waited_for(folder):
     os.mkfifo(folder / "core-0.lock")
     with holding(["core-0"], wait_s=0.0), pytest.raises(Held), holding(["core-0"], wait_s=0.0):
         pytest.fail("it was had twice")
+
+
+def _in_a_thread(act):
+    """Start a thread; return it when what it waits for is held by others."""
+    waits = threading.Event()
+    thread = threading.Thread(target=act, args=(waits,))
+    thread.start()
+    return thread, waits
+
+
+def test_who_gives_a_lock_back_and_wants_it_again_comes_behind_who_waits():
+    """As a node of a cluster does between two blocks: another on its host would wait for ever."""
+    had = []
+
+    def once(waits):
+        with holding(["core-0"], waiting=waits.set):
+            had.append("who waited")
+
+    with holding(["core-0"]):
+        thread, waits = _in_a_thread(once)
+        assert waits.wait(60)
+    with holding(["core-0"]):
+        had.append("who had it before")
+    thread.join()
+    assert had == ["who waited", "who had it before"]
+
+
+def test_all_who_wait_for_locks_in_common_have_them_in_the_end():
+    had = []
+
+    def often(_, names, own):
+        for _ in range(5):
+            with holding(names, wait_s=60):
+                had.append(own)
+
+    wanted = [["core-0", "core-1"], ["core-1", "device-0"], ["core-0", "device-0"]]
+    with holding(["core-0", "core-1", "device-0"]):
+        started = [
+            _in_a_thread(partial(often, names=names, own=own)) for own, names in enumerate(wanted)
+        ]
+    for thread, _ in started:
+        thread.join()
+    assert Counter(had) == {0: 5, 1: 5, 2: 5}
+
+
+def test_a_process_below_the_one_that_holds_a_lock_is_refused_though_another_has_the_turn(tmp_path):
+    refused = tmp_path / "refused"
+    with holding(["core-0"]):
+        over = threading.Event()
+        thread, waits = _in_a_thread(partial(_wait_until, over=over))
+        assert waits.wait(60)
+        child = os.fork()
+        if child == 0:
+            try:
+                with holding(["core-0"], wait_s=5):
+                    pass
+            except GradbenchError as why:
+                refused.write_text(str(why), "utf-8")
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        over.set()
+        thread.join()
+    assert "is held by the run that started this one" in refused.read_text("utf-8")
+
+
+def _wait_until(waits, over):
+    with suppress(Held), holding(["core-0"], waiting=waits.set, given_up=over.is_set):
+        pass

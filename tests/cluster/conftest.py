@@ -78,7 +78,7 @@ def cluster(folder, free_port):
 def nodes(cluster):
     """Start nodes by name, and end them.
 
-    They take turns on this host's cores, in no order, unless ``locks`` names a folder of its own.
+    They take turns on this host's cores, unless ``locks`` names a folder of its own.
     """
     there = {}
 
