@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final
 
 from .errors import StoreError
@@ -68,6 +69,7 @@ def check(path: Path, *, like: re.Pattern[bytes], what: str) -> None:
         if mode is not None and not stat.S_ISREG(mode):
             return
         _check(path, like, what, exists=mode is not None)
+        _check_folder(path, exists=mode is not None)
 
 
 def remove(path: Path, *, like: re.Pattern[bytes]) -> None:
@@ -100,6 +102,18 @@ def _check(path: Path, like: re.Pattern[bytes], what: str, *, exists: bool) -> N
             f"{str(path)!r} is there and is no {what} of gradbench: choose another name, or "
             "remove it"
         )
+
+
+def _check_folder(path: Path, *, exists: bool) -> None:
+    """Raise `OSError` where a file's folder, or the one to make it in, takes no file."""
+    folder = next(one for one in path.absolute().parents if one.exists())
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        in_its_place = exists and error.errno in NO_PLACE_BESIDE and os.access(path, os.W_OK)
+        if not in_its_place:
+            raise
 
 
 def _opening(path: Path) -> bytes:

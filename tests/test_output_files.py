@@ -1,6 +1,7 @@
 """A file that a command writes takes no other's place, and is there whole or not at all."""
 
 import ast
+import errno
 import os
 import re
 import stat
@@ -113,6 +114,24 @@ def test_before_work_it_is_known_whether_it_could_be_written(tmp_path):
         output_files.check(tmp_path, like=OWN, what="file")
     for name in ("nothing", os.devnull):
         output_files.check(tmp_path / name, like=OWN, what="file")
+
+
+def test_before_work_it_is_known_whether_a_folder_takes_a_file(tmp_path, monkeypatch):
+    (tmp_path / "there").write_bytes(OLD)
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="Not a directory"):
+        output_files.check(tmp_path / "file" / "new", like=OWN, what="file")
+
+    def refuse(*, dir):
+        assert dir == tmp_path
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(output_files, "TemporaryFile", refuse)
+    for name in ("new", "several/new/folders"):
+        with pytest.raises(StoreError, match="Read-only file system"):
+            output_files.check(tmp_path / name, like=OWN, what="file")
+    output_files.check(tmp_path / "there", like=OWN, what="file")  # itself it can be written
+    assert contents(tmp_path) == {"there": OLD, "file": b""}
 
 
 def test_what_opens_like_its_kind_is_removed_and_nothing_else(tmp_path):

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 NO_MEANS: Final = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE),
+    *(errno.EAGAIN, errno.ENOMEM),
     errno.ENOENT,  # where it is no file: of a folder for temporary ones
 )
 """Errors of a machine that has too little: of room, of descriptors, of processes."""

@@ -193,7 +193,7 @@ def _run_files(sources: Sequence[Path], warnings: list[str]) -> Iterator[Path]:
     for source in sources:
         if not source.exists():
             raise StoreError(f"no runs in {str(source)!r}: there is no such folder or file")
-        for path in run_files(source) if source.is_dir() else [source]:
+        for path in run_files(source, warnings) if source.is_dir() else [source]:
             if path.name.endswith(PART):
                 warnings.append(f"{path} is not complete: it is left out until it is")
             else:

@@ -249,21 +249,26 @@ def _measure_on_slurm(
 
 
 def _write_page(run: "Run", path: Path, reports: Path | None, *, semantics: bool) -> None:
-    """Write a run's page, with what the modes do on its torch, if there is a folder for it.
+    """Print where the records are; write a run's page where there is a folder for it, and print where.
 
-    Print where the records and the page are.
+    The page has what the modes do on the run's torch.
     """
     from ..recording import write_page
 
-    where = f"records  {shown(str(path))}"
-    if reports is not None:
-        torch = run.environment.facts.get("torch")
-        behaviour = load_or_examine(path.parent, torch=str(torch)) if semantics and torch else None
-        page = write_page(run, path.parent, reports, semantics=behaviour)
-        where += f"\npage     {shown(str(page))}"
-    out.print(where)
-    if standard_streams.lost() is not None:  # whoever reads errors is to know that they are there
-        err.print(where)
+    _print_where(f"records  {shown(str(path))}")  # before a page that may find no room
+    if reports is None:
+        return
+    torch = run.environment.facts.get("torch")
+    behaviour = load_or_examine(path.parent, torch=str(torch)) if semantics and torch else None
+    page = write_page(run, path.parent, reports, semantics=behaviour)
+    _print_where(f"page     {shown(str(page))}")
+
+
+def _print_where(line: str) -> None:
+    """Print a line, on standard error too where nobody reads the output."""
+    out.print(line)
+    if standard_streams.lost() is not None:
+        err.print(line)
 
 
 @contextmanager

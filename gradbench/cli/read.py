@@ -133,12 +133,11 @@ def runs(
 
         store = Store(results)
         moved = store.set_broken_aside() if quarantine else []
-        loaded, warnings = store.load_all()
+        loaded, warnings = store.load_files()
         if not loaded and not warnings and not moved:
             err.print(f"no runs in {shown(repr(str(results)))}")
         where = None if results == Path("results") else results
-        for listed in loaded:
-            path = store.find(listed.name)
+        for path, listed in loaded.items():
             going = not listed.sealed and being_written(path)
             one = listed if listed.sealed or going else load(path)  # sealed by now, perhaps
             total = len(by_block(one.header.cells))

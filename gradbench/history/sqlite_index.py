@@ -21,7 +21,7 @@ import pandas as pd
 from ..errors import StoreError
 from ..experiment.matrix import AXES
 from ..plurals import counted
-from ..printable import printable
+from ..printable import brief, printable
 from ..records.run import Run
 from ..store.jsonl import PART, QUARANTINE, SEALED, load, read_content
 from . import figures
@@ -134,7 +134,7 @@ class Index:
         rows = connection.execute(f"SELECT path, {', '.join(_STAMP)}, sha256 FROM runs")  # noqa: S608 # names from below
         known = {row[0]: (row[1:-1], row[-1]) for row in rows}
         warnings: list[str] = []
-        for path in run_files(self.folder):
+        for path in run_files(self.folder, warnings):
             name = str(path.relative_to(self.folder))
             if path.name.endswith(PART):
                 warnings.append(f"{name} is not complete: it is left out until it is")
@@ -246,22 +246,29 @@ def _prepare(connection: sqlite3.Connection) -> None:
         raise _Outdated
 
 
-def run_files(folder: Path) -> Iterator[Path]:
+def run_files(folder: Path, warnings: list[str] | None = None) -> Iterator[Path]:
     """Yield the files of runs in a folder and below it, as artifacts are unpacked, by name.
 
-    Raise `StoreError` for one that holds much else: nobody means the whole disk.
+    Raise `StoreError` for one that cannot be read, and for one that holds much else: nobody means
+    the whole disk. A folder below it that cannot be read is named in the warnings.
     """
     found: list[Path] = []
     seen, folders = 0, [folder]
     while folders:  # and no recursion: a folder may lie a thousand deep
         here = folders.pop()
-        with suppress(OSError):  # one that cannot be read, as any is that is too deep to be named
+        try:
             for entry in os.scandir(here):
                 seen += 1
                 if entry.is_dir(follow_symlinks=False):
                     folders += [here / entry.name] if entry.name != QUARANTINE else []
                 elif entry.name.endswith((SEALED, PART)) and (path := here / entry.name).is_file():
                     found.append(path)
+        except OSError as error:
+            words = f"cannot read the folder {brief(str(here))}: {error.strerror}"
+            if here == folder:
+                raise StoreError(words) from error
+            if warnings is not None and not isinstance(error, FileNotFoundError):  # gone meanwhile
+                warnings.append(f"{words}: its runs are left out")
         if seen > max(MOST_SEEN, SEEN_A_RUN * len(found)):
             raise StoreError(
                 f"{seen:,} files and folders or more lie in {str(folder)!r}, with "

@@ -222,13 +222,18 @@ class Store:
 
     def load_all(self) -> tuple[list[Run], list[str]]:
         """Return the readable runs by time, and in words what is wrong with the other files."""
-        runs, warnings = [], []
+        loaded, warnings = self.load_files()
+        return [*loaded.values()], warnings
+
+    def load_files(self) -> tuple[dict[Path, Run], list[str]]:
+        """Return the same, each run under its file."""
+        loaded, warnings = {}, []
         for path in self._files():
             try:
-                runs.append(load(path))
+                loaded[path] = load(path)
             except StoreError as error:
                 warnings.append(str(error))
-        return runs, warnings
+        return loaded, warnings
 
     def set_broken_aside(self) -> list[str]:
         """Move the runs that are not what was sealed to ``quarantine/``; say where each is now."""
@@ -385,10 +390,12 @@ def check_writable(folder: Path, option: str) -> None:
 
 
 def being_written(path: Path) -> bool:
-    """Return whether a writer holds the part file right now; raise `StoreError` without one."""
+    """Return whether a writer holds the part file right now: not one that was sealed meanwhile."""
     try:
         with path.open("rb") as file:
             return file_lock.held(file)
+    except FileNotFoundError:
+        return False
     except OSError as error:
         raise StoreError(f"cannot read {str(path)!r}: {error.strerror}") from error
 

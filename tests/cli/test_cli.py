@@ -489,6 +489,22 @@ def test_a_run_that_is_still_going_is_not_called_cut_short(gradbench, here):
     assert "cut short" not in output
 
 
+def test_a_run_that_is_sealed_while_it_is_listed_is_complete(gradbench, here, monkeypatch):
+    load_files = Store.load_files
+    with Store(here / "results").create() as writer:
+        writer.write(started(block()))
+
+        def sealed_behind_it(store):
+            found = load_files(store)
+            writer.seal()
+            return found
+
+        monkeypatch.setattr(Store, "load_files", sealed_behind_it)
+        result = gradbench("runs")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.split() == [writer.name, "0", "of", "1", "block", "complete"]
+
+
 def test_what_runs_proposes_can_be_pasted(gradbench, here):
     with Store(here / "elsewhere").create() as writer:
         writer.write(started(block()))

@@ -1,8 +1,10 @@
 """The index says what the files say, whatever became of it or of them."""
 
 import contextlib
+import errno
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -300,6 +302,25 @@ def test_a_folder_of_much_else_is_refused_and_one_of_many_runs_is_not(tmp_path, 
     for number in range(10):
         shutil.copytree(tmp_path / "a", tmp_path / f"a{number}")
     assert len(list(run_files(tmp_path))) == 11
+
+
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(tmp_path, runs, monkeypatch):
+    for number, run in enumerate(runs[:2]):
+        write_run(run, tmp_path / f"of-{number}")
+    scandir = os.scandir
+
+    def refuse(path):
+        if path == tmp_path / "of-1":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    figures = Index(tmp_path).read()
+    assert as_rows(figures) == as_rows(series.of(runs[:1]))
+    why = f"cannot read the folder {str(tmp_path / 'of-1')!r}: Permission denied"
+    assert figures.warnings == [f"{why}: its runs are left out"]
+    with pytest.raises(StoreError, match=re.escape(why)):
+        Index(tmp_path / "of-1").read()
 
 
 def test_a_run_that_lies_there_twice_counts_once_and_still_when_one_goes(tmp_path, runs):
