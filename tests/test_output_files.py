@@ -122,8 +122,8 @@ def test_before_work_it_is_known_whether_a_folder_takes_a_file(tmp_path, monkeyp
     with pytest.raises(StoreError, match="Not a directory"):
         output_files.check(tmp_path / "file" / "new", like=OWN, what="file")
 
-    def refuse(*, dir):
-        assert dir == tmp_path
+    def refuse(**options):
+        assert options == {"dir": tmp_path}
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(output_files, "TemporaryFile", refuse)

@@ -249,7 +249,7 @@ def _measure_on_slurm(
 
 
 def _write_page(run: "Run", path: Path, reports: Path | None, *, semantics: bool) -> None:
-    """Print where the records are; write a run's page where there is a folder for it, and print where.
+    """Print where the records are; write a run's page where there is a folder for it; say where.
 
     The page has what the modes do on the run's torch.
     """
