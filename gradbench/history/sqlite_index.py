@@ -261,7 +261,7 @@ def run_files(folder: Path, warnings: list[str] | None = None) -> Iterator[Path]
                 seen += 1
                 if entry.is_dir(follow_symlinks=False):
                     folders += [here / entry.name] if entry.name != QUARANTINE else []
-                elif entry.name.endswith((SEALED, PART)) and (path := here / entry.name).is_file():
+                elif _is_a_runs_name(entry.name) and (path := here / entry.name).is_file():
                     found.append(path)
         except OSError as error:
             words = f"cannot read the folder {brief(str(here))}: {error.strerror}"
@@ -275,6 +275,10 @@ def run_files(folder: Path, warnings: list[str] | None = None) -> Iterator[Path]
                 f"{counted(len(found), 'run')} among them: name the folder that holds the runs"
             )
     return iter(sorted(found))
+
+
+def _is_a_runs_name(name: str) -> bool:
+    return name.endswith((SEALED, PART)) and not name.startswith(".")  # which drafts do
 
 
 def _same(stamp: tuple[int, ...], was: tuple[int, ...]) -> bool:

@@ -242,7 +242,7 @@ class Store:
     def _files(self) -> Iterator[Path]:
         return (
             path
-            for path in sorted(self.folder.glob("*"))
+            for path in sorted(self.folder.glob("[!.]*"))  # not what `write` was killed over
             if path.name.endswith((SEALED, PART)) and path.is_file()
         )
 

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ from hypothesis import given, settings, strategies as st
 from gradbench.errors import StoreError
 from gradbench.experiment.matrix import by_block
 from gradbench.experiment.model_source import ModelSource
+from gradbench.history.sqlite_index import run_files
 from gradbench.records.validation import LONGEST_TEXT
 from gradbench.store import jsonl as store_module, record_rows
 from gradbench.store.jsonl import (
@@ -204,6 +206,20 @@ def test_names_sort_by_time(store, frozen):
     assert names == sorted(names)
     assert [run.name for run in store.load_all()[0]] == names
     assert load(store.find("latest")).name == names[-1]
+
+
+def test_what_a_killed_writer_of_a_file_leaves_is_no_run(store, monkeypatch):
+    name = store.save(RECORDS).name
+    with monkeypatch.context() as killed:
+        killed.setattr(store_module.Writer, "seal", lambda _: os._exit(9))
+        child = os.fork()
+        if child == 0:
+            write_whole(RECORDS, store.folder / "baseline.jsonl")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert len([*store.folder.iterdir()]) == 2
+    runs, warnings = store.load_all()
+    assert ([run.name for run in runs], warnings) == ([name], [])
+    assert [path.name for path in run_files(store.folder)] == [f"{name}.jsonl"]
 
 
 def test_names_of_one_second_sort_by_time_too(store, frozen):
