@@ -1,5 +1,6 @@
 """Commands over many runs: ``history`` shows series and their changes, ``pack`` makes Parquet."""
 
+import filecmp
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -156,9 +157,10 @@ def pack(
         from ..history.parquet_write import Packer
 
         warnings: list[str] = []
+        by_name: dict[str, Path] = {}
         with Packer(output, rounds=rounds) as packer:
             for path in _run_files(sources or [Path("results")], warnings):
-                _pack_one(packer, path, warnings)
+                _pack_one(packer, path, by_name, warnings)
         packed = packer.packed
     for words in warnings:
         err.print(f"[yellow]{shown(words)}[/yellow]")
@@ -200,11 +202,19 @@ def _run_files(sources: Sequence[Path], warnings: list[str]) -> Iterator[Path]:
                 yield path
 
 
-def _pack_one(packer: "Packer", path: Path, warnings: list[str]) -> None:
-    """Pack a run; one that is there already is not read again."""
+def _pack_one(packer: "Packer", path: Path, by_name: dict[str, Path], warnings: list[str]) -> None:
+    """Pack a run; one that is there already is not read again.
+
+    ``by_name`` are the files so far: of two runs that have one name, one counts, which is said.
+    """
     from ..store.jsonl import load, run_name
 
-    if packer.has(run_name(path)):
+    name = run_name(path)
+    first = by_name.setdefault(name, path)
+    if first is not path and not _are_equal(first, path):
+        both = f"{str(first)!r} and {str(path)!r}"
+        warnings.append(f"{both} differ and are both run {name}: one counts")
+    if packer.has(name):
         return
     try:
         run = load(path)
@@ -212,6 +222,14 @@ def _pack_one(packer: "Packer", path: Path, warnings: list[str]) -> None:
         warnings.append(str(error))
     else:
         packer.add(run)
+
+
+def _are_equal(one: Path, other: Path) -> bool:
+    """Return whether two files are equal; what cannot be read is said elsewhere."""
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return True
 
 
 def _commits_of(branch: str) -> frozenset[str]:

@@ -426,6 +426,18 @@ def test_a_run_that_is_packed_is_not_read_again(folder, tmp_path):
     assert "quarantined" not in answer.output
 
 
+def test_of_two_runs_of_one_name_one_is_packed_and_that_is_said(tmp_path):
+    first, equal = (write_run(RUNS[0], tmp_path / "runs" / name) for name in ("a", "b"))
+    other = write_run(RUNS[1], tmp_path / "runs" / "c")
+    other = other.replace(other.with_name(first.name))
+    answer = cli("pack", tmp_path / "runs", "-o", tmp_path / "pack")
+    assert answer.exit_code == 0
+    assert "added 1 run," in answer.stdout
+    (said,) = answer.stderr.splitlines()
+    assert said.startswith(f"{str(first)!r} and {str(other)!r} differ and are both run")
+    assert str(equal) not in answer.stderr
+
+
 @pytest.mark.parametrize("since", ["June", "2026-13-01"])
 def test_a_since_that_is_no_date_is_one_line(folder, since):
     answer = cli("history", folder, "--since", since)
