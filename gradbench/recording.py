@@ -28,7 +28,8 @@ class Recording:
     It writes the header and the environment when it is entered, every outcome the moment it is
     there, and the seal when it is finished. Left before that, in whatever way, it leaves a part
     that can be resumed: ``resumed`` is then the run that was cut short, and what that has read is
-    not measured again. One that is refused before anything is measured leaves nothing.
+    not measured again. One that is refused before anything is measured, or interrupted before
+    anything is written, leaves nothing.
     ``measured_by`` says who measures the blocks: without it, they are measured here, one after the
     other. ``meanwhile`` is called while that loads.
     """
@@ -80,9 +81,13 @@ class Recording:
     def _leave_nothing_refused(
         self, _kind: object, error: BaseException | None, _trace: object
     ) -> None:
-        """Remove a file without any outcome, unless it is said how to go on with that."""
+        """Remove a file without any outcome, unless it is said how to go on with that.
+
+        An empty one, as of a run that was interrupted before its header, can never be gone on with.
+        """
         goes_on = self._resumed is not None or isinstance(error, StoreError | ClusterLost)
-        if isinstance(error, GradbenchError) and not goes_on and not self._done:
+        is_refused = isinstance(error, GradbenchError) and not goes_on and not self._done
+        if is_refused or (error is not None and self._writer.is_empty):
             self._writer.discard()
 
     def measure(

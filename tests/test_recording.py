@@ -125,6 +125,16 @@ def test_a_run_that_is_refused_before_anything_is_measured_leaves_no_file(store,
     assert {cell.batch_size for cell, _ in load(recording.path).done} == {1}
 
 
+def test_a_run_that_is_interrupted_before_its_first_line_leaves_no_file(store, bench, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gradbench.runner.preflight.check", interrupt)
+    with pytest.raises(KeyboardInterrupt), Recording(store.create(), header()):
+        pytest.fail("it began")
+    assert list(store.folder.iterdir()) == []
+
+
 def test_a_name_that_no_catalogue_knows_starts_no_process(store, bench):
     with (
         pytest.raises(UnknownName, match="step_tme"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import ClusterLost, Impossible
+from ..errors import ClusterLost, Impossible, StoreError
 from ..exit_status import ExitStatus
 from ..experiment import shards
 from ..experiment.matrix import GRAD_MODES, by_block
@@ -315,7 +315,11 @@ def progress(cells: int) -> Iterator[Callable[["Progress"], None]]:
 def _say_what_is_kept(path: Path) -> None:
     from ..store.jsonl import load
 
-    kept = load(path)
+    try:
+        kept = load(path)
+    except StoreError:  # it was stopped before its first line
+        err.print("stopped: nothing was measured")
+        return
     if kept.sealed:
         page = f"gradbench report {kept.name} --results {shlex.quote(str(path.parent))}"
         err.print(f"stopped; the run is complete, its page comes by: {shown(page)}")

@@ -83,6 +83,14 @@ class Writer:
             self._file.close()
         return final
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the part file is there and nothing was written to it."""
+        try:
+            return self.path.stat().st_size == 0
+        except OSError:
+            return False
+
     def discard(self) -> None:
         """Remove the part file, which holds nothing to go on with."""
         with suppress(OSError):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from ..errors import GradbenchError
@@ -106,10 +106,10 @@ def _check_names(facts: Mapping[str, Fact], where: str) -> None:
 
 def _started(record: Started) -> Started:
     try:
-        timed = datetime.fromisoformat(record.started_at).tzinfo is not None
+        offset = datetime.fromisoformat(record.started_at).utcoffset()
     except ValueError:
-        timed = False
-    if not timed:
+        offset = None
+    if offset != timedelta(0):  # runs are in order by this text
         raise misfit("started_at", "a time in UTC as 2026-01-02T03:04:05+00:00", record.started_at)
     for field, check in (("shard", _check_shard), ("sources", _check_inputs)):
         try:

@@ -577,6 +577,7 @@ WRONG = [
     ({"notes": {"load": float("inf")}}, "it holds Infinity, which is no number of JSON"),
     ({"started_at": "../../../x"}, "started_at must be a time in UTC"),
     ({"started_at": "2026-01-01"}, "started_at must be a time in UTC"),
+    ({"started_at": "2026-01-01T00:00:00+02:00"}, "started_at must be a time in UTC"),
     ({"shard": "3/2"}, "shard: shard '3/2' is not like 2/3"),
     ({"shard": "1/" + "9" * 5000}, "shard: shard '1/999"),
     ({"protocol": "2"}, "protocol must be a whole number, not '2'"),
