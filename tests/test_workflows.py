@@ -198,6 +198,16 @@ def test_the_linters_of_a_commit_are_the_project_s_own():
     assert any(text.startswith("mypy") for text in bounds)
 
 
+def test_every_night_the_least_versions_are_tried_that_the_package_takes():
+    """But for torch's, which the simulated CUDA runtime is tried with."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    least = {text.replace(">=", "==") for text in project["dependencies"] if "torch" not in text}
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read(ROOT / "tox.ini", "utf-8")
+    assert set(settings["testenv:least"]["deps"].split()) == least
+    assert "tox -e least" in (ROOT / ".github/workflows/nightly.yml").read_text("utf-8")
+
+
 def test_ci_runs_every_environment_that_is_run_by_default():
     """By tox or, in an environment that is there, by the environment's own command."""
     script = (ROOT / ".ci/run").read_text("utf-8")
