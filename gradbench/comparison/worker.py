@@ -32,6 +32,8 @@ MOST_BYTES: Final = 2**25
 """Of one message: more than that, a model wrote over the socket."""
 DEPTH: Final = 10
 """Errors behind an error that are looked at."""
+OWN_NS: Final = 20_000
+"""CPU time of other threads of this process in a batch, from which on they took the core."""
 STARTED_WITH: Final = dict(os.environ)
 """The environment before anything of the user's could change it."""
 
@@ -384,7 +386,7 @@ def warmed_up(arm: Any, device: Any, *, seconds: float) -> float:
 def slice_ns(arm: Any, device: Any, iterations: int, batches: int) -> list[int]:
     """Return the ns of batches of steps, one after the other, after one step that is not timed.
 
-    Batches in which the kernel gave the core to others are left out where others remain.
+    Batches in which the kernel gave the core to other processes are left out where others remain.
     """
     batches_ns, undisturbed = [], []
     clock_ns, synchronize, step = time.perf_counter_ns, device.synchronize, arm.step
@@ -393,15 +395,25 @@ def slice_ns(arm: Any, device: Any, iterations: int, batches: int) -> list[int]:
         for _ in range(batches):
             repeats = itertools.repeat(None, iterations)
             synchronize()
-            switches = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+            before = taken_away()
             start_ns = clock_ns()
             for _ in repeats:
                 step()
             synchronize()
             batches_ns.append(clock_ns() - start_ns)
-            if resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw == switches:
+            switches, own_ns = (now - then for now, then in zip(taken_away(), before, strict=True))
+            if not switches or own_ns > OWN_NS:
                 undisturbed.append(batches_ns[-1])
     return undisturbed or batches_ns
+
+
+def taken_away() -> tuple[int, int]:
+    """Return how often the kernel has taken the core from this thread, and the ns of other threads.
+
+    Those are CPU time, of this process: what they take from the steps is the version's own.
+    """
+    switches = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+    return switches, time.process_time_ns() - time.thread_time_ns()
 
 
 def examined(sides: Sides, asked: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from .verdicts import Verdict, percent
 
 SHARE: Final = 0.1
 """Of the chance that an equal cell of a table is called slower: what is added to it here."""
-WILD: Final = 5.0
+WILD: Final = 20.0
 """Times a side's median that a batch counts as, at most."""
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from gradbench.analysis.operation_changes import in_words
-from gradbench.comparison import checkouts, interleaved_sides, shared_state, side_imports
+from gradbench.comparison import checkouts, interleaved_sides, shared_state, side_imports, worker
 from gradbench.comparison.replicate_effort import Replication
 from gradbench.comparison.replication import Replicator, check_modules, obstacle
 from gradbench.errors import BadModel
@@ -778,6 +778,25 @@ def test_rounds_in_which_the_core_was_taken_are_left_out_where_enough_others_rem
         arms, iterations=1, seconds=6, least=2, untimed=False, precision=precision
     )
     assert list(map(len, times)) == [left, left]
+
+
+def test_a_batch_of_a_pair_in_which_others_had_the_core_is_left_out_and_one_of_own_threads_is_not(
+    monkeypatch,
+):
+    clock = iter(range(0, 1000, 7))
+    monkeypatch.setattr("time.perf_counter_ns", lambda: next(clock) ** 2)
+    arm = SimpleNamespace(step=lambda: None, held=torch.no_grad)
+    device = SimpleNamespace(synchronize=lambda: None)
+
+    def batches(*taken):
+        reads = iter(one for end in taken for one in ((0, 0), end))
+        monkeypatch.setattr(worker, "taken_away", lambda: next(reads))
+        return len(worker.slice_ns(arm, device, 1, len(taken)))
+
+    own = worker.OWN_NS + 1
+    assert batches((0, 0), (0, own), (0, 0)) == 3
+    assert batches((0, 0), (1, 0), (2, own)) == 2
+    assert batches((1, 0), (1, 0)) == 2  # none is left: then all count
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0])
