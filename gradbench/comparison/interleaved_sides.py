@@ -25,6 +25,9 @@ FIRST_LOOK: Final = 64
 """Rounds after which its precision is looked at first."""
 PATIENCE: Final = 5
 """Times the CPU time of a cell that may pass on the clock, where other work has the core."""
+MORE_UNTIMED: Final = 0.125
+"""Share of rounds with an untimed step more: or what comes in each fourth step, say, might come in
+the untimed ones alone, or in all that are timed."""
 BALLAST: Final = 2000
 """Small objects, at most, and `BALLAST_BYTES` for tensors, that move what comes after them."""
 BALLAST_BYTES: Final = 2**20
@@ -191,7 +194,7 @@ class Visits:
         self._numbers.mark()
         for one in arms:
             self._numbers.put_back()
-            self._visit(one, 1, untimed=False)
+            self._visit(one, 1, untimed=0)
 
     def warm_up(self, arms: Sequence[Arm], *, seconds: float) -> float:
         """Visit both for a while; return the quicker one's typical step in ns."""
@@ -200,7 +203,7 @@ class Visits:
         end = time.perf_counter() + 2 * seconds
         while len(times[0]) < 3 or time.perf_counter() < end:
             for one in self._shuffled(arms):
-                times[one.index].append(self._visit(one, 1, untimed=False))
+                times[one.index].append(self._visit(one, 1, untimed=0))
         self._numbers.look()
         for one in arms:
             tensors = one.subject.resident() if hasattr(one.subject, "resident") else ()
@@ -228,9 +231,10 @@ class Visits:
         while len(times[0]) < least or (time.process_time() < end and time.perf_counter() < latest):
             self._numbers.mark()
             self._preempted = False
+            steps = untimed and 1 + (self._rng.random() < MORE_UNTIMED)
             for one in self._shuffled(arms):
                 self._numbers.put_back()  # both draw the same
-                step_ns = self._visit(one, iterations, untimed=untimed)
+                step_ns = self._visit(one, iterations, untimed=steps)
                 times[one.index].append(round(step_ns, 1))
             if self._preempted:
                 disturbed.add(len(times[0]) - 1)
@@ -242,12 +246,12 @@ class Visits:
             return times
         return [[ns for n, ns in enumerate(own) if n not in disturbed] for own in times]
 
-    def _visit(self, one: Arm, iterations: int, *, untimed: bool) -> float:
+    def _visit(self, one: Arm, iterations: int, *, untimed: int) -> float:
         clock_ns, synchronize, step = time.perf_counter_ns, self._synchronize, one.arm.step
         self._turns.give(one.index)
         repeats = itertools.repeat(None, iterations)
         with one.arm.held():
-            if untimed:
+            for _ in range(untimed):
                 step()
             synchronize()
             switches = _switches()

@@ -734,7 +734,8 @@ def test_each_side_steps_in_its_turn_and_in_its_mode_and_both_draw_the_same():
     )
     assert list(map(len, times)) == [5, 5]
     assert seen[0] == seen[1]
-    assert len(seen[0]) == len(set(seen[0])) == 5 * (3 + 1)
+    assert len(seen[0]) == len(set(seen[0]))
+    assert 5 * (3 + 1) <= len(seen[0]) <= 5 * (3 + 2)  # some rounds have an untimed step more
 
 
 def test_both_sides_draw_the_same_from_whichever_generator_a_step_draws_from():
