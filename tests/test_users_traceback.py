@@ -46,7 +46,10 @@ def test_frames_are_the_users_from_their_own_first_one_on():
         (lambda size: torch.ones(size, 4), ["missing 1 required positional argument: 'scale'"]),
         (
             lambda size: {"y": torch.ones(size, 4)},
-            ["unexpected keyword argument", "y=float32 [3, 4]"],
+            [
+                "unexpected keyword argument",
+                "y=float32 [3, 4]; where forward takes the dict itself",
+            ],
         ),
     ],
 )

@@ -20,6 +20,7 @@ from ..runner import preflight
 from ..runner.block_runner import OneAfterAnother
 from ..runner.fork_server import AS_TIMED
 from ..store.jsonl import Store
+from ..workloads.checkpointing import NOT_CHECKPOINTED
 from ..workloads.models import Model
 from .findings import look_at
 from .largest_batches import LIKELY, Batches, largest_batches
@@ -139,7 +140,8 @@ def _checkpointing(batches: Batches) -> Iterator[Trial]:
     if checkpointed.fit is None:
         alike = checkpointed.reason == training.reason
         why_not = "what keeps training from being predicted keeps it, too" if alike else ""
-        yield Trial(name="checkpointing", not_tried=why_not or checkpointed.reason)
+        reason = checkpointed.reason.removesuffix(f": {NOT_CHECKPOINTED}")  # it is not, here
+        yield Trial(name="checkpointing", not_tried=why_not or reason)
     elif training.fit is not None:
         yield Trial(name="checkpointing", fits=(training.fit, checkpointed.fit))
 

@@ -161,9 +161,16 @@ def _say_misuse(error: Any) -> None:
         return
     help_of = error.ctx.command_path if error.ctx is not None else "gradbench"
     remedy = "" if "Did you mean" in message else f": see {help_of} --help"
+    if "unexpected extra argument" in message and _takes_model(error.ctx):
+        remedy = f": a model goes with --model{remedy}"
     first, space, rest = message.partition(" ")
     first = first.lower() if first[1:].islower() else first  # a word, and no name of an argument
     err.print(f"[red]gradbench:[/red] {shown_briefly(f'{first}{space}{rest}{remedy}')}")
+
+
+def _takes_model(context: Any) -> bool:
+    """Return whether the command that was called takes a model, by an option."""
+    return context is not None and any(one.name == "model" for one in context.command.params)
 
 
 @contextmanager

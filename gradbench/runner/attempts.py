@@ -202,6 +202,8 @@ def _with_call(why: Refusal, error: BaseException, subject: Subject) -> Refusal:
     if why.cause != "failed" or not is_over_the_call(error):
         return why
     said = [f"called with {subject.batch}"]
+    if "unexpected keyword argument" in why.reason and not subject.batch.args:
+        said.append("where forward takes the dict itself, the batch is a tuple of it: (dict,)")
     said += _of_indices(subject) if isinstance(error, IndexError) else []
     return why._replace(reason=f"{why.reason} ({'; '.join(said)})")
 

@@ -8,6 +8,9 @@ from .estimates import CONFIDENCE, Estimate
 TOLERANCE: Final = 0.01
 """Relative change below which two sides count as the same, unless the noise floor is higher."""
 
+LOUDEST: Final = 0.05
+"""The noise floor up to which a ratio within it is the same; above it noise hides what counts."""
+
 
 class Verdict(StrEnum):
     """What an interval says about a change."""
@@ -33,10 +36,10 @@ def classify(change: Estimate, *, floor: float = 0.0, tolerance: float = TOLERAN
     figures), ``tolerance`` the largest change that does not matter. The verdict is ``better``
     or ``worse`` when the whole interval lies beyond the floor on one side of 1, ``same`` when
     it lies within the larger of floor and tolerance around 1 (equivalence, not absence of
-    evidence), and ``inconclusive`` when it does neither, or when it carries less than 95%, as that
-    of fewer than six rounds does. A ratio and its inverse are equally far from 1: the band reaches
-    from 1 / (1 + floor) to 1 + floor. An exact figure that differs at all beyond the floor is
-    better or worse.
+    evidence: of a floor above `LOUDEST` no more than that counts), and ``inconclusive`` when it
+    does neither, or when it carries less than 95%, as that of fewer than six rounds does. A
+    ratio and its inverse are equally far from 1: the band reaches from 1 / (1 + floor) to 1 +
+    floor. An exact figure that differs at all beyond the floor is better or worse.
     """
     if change.confidence < CONFIDENCE:
         return Verdict.INCONCLUSIVE
@@ -44,7 +47,7 @@ def classify(change: Estimate, *, floor: float = 0.0, tolerance: float = TOLERAN
         return Verdict.BETTER
     if change.low > 1 + floor:
         return Verdict.WORSE
-    margin = max(floor, tolerance)
+    margin = max(min(floor, LOUDEST), tolerance)
     if 1 / (1 + margin) <= change.low and change.high <= 1 + margin:
         return Verdict.SAME
     return Verdict.INCONCLUSIVE

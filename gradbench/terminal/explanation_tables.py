@@ -21,6 +21,11 @@ from ..printable import printable
 from ..records.explanation import Explanation
 from ..stats.estimates import Estimate
 
+LEGEND: Final = (
+    "Counted in one call. operators: dispatched by torch. nodes: of autograd's graph. saved: kept "
+    "for backward. views: that know their base. versions: tensors with a version counter. What is "
+    "not sure is dim; docs/explain.md says more."
+)
 PARTS: Final = 10
 """Parts of a difference that are listed; the rest are one line."""
 NAME: Final = 28
@@ -60,7 +65,7 @@ def explanation_tables(explanation: Explanation, title: str) -> RenderableType:
     for one, same in zip(differences(explanation), operator_differences(explanation), strict=True):
         shown += _difference(one, MODULE_COUNTS, "by module")
         shown += _difference(same, OPERATOR_COUNTS, "by operator")
-    return Group(*shown, *_operators(explanation))
+    return Group(*shown, *_operators(explanation), Text(f"\n{LEGEND}", style="dim"))
 
 
 def _table(*headings: str) -> Table:

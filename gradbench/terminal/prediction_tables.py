@@ -37,8 +37,8 @@ MAKING_TOKENS: Final = {
 """Where tokens are made, nothing has gradients."""
 
 AT_THE_PEAK: Final = (
-    "params to other: what is live at the peak. What autograd saves over the whole step "
-    "is saved_for_backward, which run measures."
+    "params to other: what is live at the peak, beside the batch and buffers. What autograd saves "
+    "over the whole step is saved_for_backward, which run measures."
 )
 
 MEASURED: Final = "*"

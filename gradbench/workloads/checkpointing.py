@@ -16,9 +16,12 @@ from .steps import Cut
 
 CONTAINERS: Final = (nn.Sequential, nn.ModuleList)
 
+NOT_CHECKPOINTED: Final = "checkpointing=off"
+"""What is to be asked for instead where a model cannot be checkpointed."""
+
 NO_BLOCKS: Final = (
     "it has no blocks to compute again: no module made of others, and no Sequential: "
-    "checkpointing=off"
+    f"{NOT_CHECKPOINTED}"
 )
 
 

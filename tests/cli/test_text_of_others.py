@@ -145,6 +145,11 @@ def test_a_size_of_the_screen_that_none_has_is_as_none(size, monkeypatch):
             ["run", "--model"],
             "gradbench: option '--model' requires an argument: see gradbench run --help",
         ),
+        (
+            ["advise", "mlp_tiny"],
+            "gradbench: got unexpected extra argument(s) (mlp_tiny): a model goes with --model: "
+            "see gradbench advise --help",
+        ),
         (["export"], "gradbench: missing argument 'FORMAT': see gradbench export --help"),
         (["gate", "--alpha", "x\x1b"], "gradbench: invalid value for '--alpha'"),
         (["show", "a" * 300], "gradbench: no run 'aaaa"),

@@ -36,6 +36,13 @@ def test_a_high_floor_widens_what_counts_as_the_same() -> None:
     assert classify(change(0.97, 1.03), floor=0.04) is Verdict.SAME
 
 
+def test_a_floor_that_would_hide_anything_makes_nothing_the_same() -> None:
+    assert classify(change(0.97, 1.03), floor=40.0) is Verdict.SAME
+    assert classify(change(0.9, 1.1), floor=0.2) is Verdict.INCONCLUSIVE
+    assert classify(change(0.026, 37.0), floor=42.0) is Verdict.INCONCLUSIVE
+    assert classify(change(1.1, 1.15), floor=0.2, tolerance=0.2) is Verdict.SAME
+
+
 def test_an_interval_that_carries_less_than_95_decides_nothing() -> None:
     assert classify(change(1.05, 1.10, confidence=0.94)) is Verdict.INCONCLUSIVE
     assert classify(change(0.999, 1.001, confidence=0.94)) is Verdict.INCONCLUSIVE
