@@ -112,7 +112,7 @@ SYMPTOMS: Final = (
         1.0,
         _note("minor_faults_per_step"),
         "a step took {value}",
-        "with malloc=system this is expected; with pinned, warm up longer (warmup_s of a TOML file's plan)",
+        "with malloc=system this is expected; with pinned, warm up longer: warmup_s in a TOML file",
         lambda value: counted(round(value), "page fault"),
     ),
     Symptom(
