@@ -71,6 +71,9 @@ def answer(found: Findings) -> str:
     if not found.is_finished:
         known = f"{_culprits(found)} so far; " if found.culprits else ""
         return f"{known}it is not finished: {_missing(found)}"
+    unstepped = found.counts.unstepped
+    if not found.verdicts and len(unstepped) == len(found.record.cells):
+        return f"nothing measured between {ends}: {next(iter(unstepped.values()))}"
     if not found.verdicts:
         return f"no difference between {ends}: {_compared(found)}"
     verdicts = Counter(found.verdicts.values())

@@ -254,6 +254,7 @@ def test_cells_that_neither_end_can_step_are_not_compared():
     found, _ = followed(record(*LINE), lambda _: [CellCounts(cell=CELL, failure="no")])
     assert found.status() is ExitStatus.NOTHING_MEASURED
     assert notes(found) == [f"not compared: {CELL}: no"]
+    assert answer(found) == "nothing measured between good and c15: no"
 
 
 @pytest.mark.parametrize("doubt", ["was killed by SIGKILL, twice", "gave no answer in time"])
