@@ -54,15 +54,9 @@ def counted_step(device: Device, build: Callable[[], CellArm]) -> tuple[CellArm,
     try:
         gc.collect()  # what was there before must not be freed while steps are counted
         account = _Account(device)
-        arm, _ = account.observe(build)
-        numbers = RandomNumbers(arm.subject.resident())
-        prepare = partial(_prepare, arm, numbers)
-        account.observe(prepare)
-        account.observe(device.forget)
-        window = None
-        for _ in range(WARM_UP_STEPS + 1):
-            account.observe(prepare)
-            _, window = account.observe(partial(_finished, arm, device))
+        # in one window, for it takes longer to watch one than to make a step
+        (arm, prepare), _ = account.observe(partial(_warmed_up, device, build))
+        _, window = account.observe(partial(_finished, arm, device))
         counts = operations_of(arm, prepare=prepare)
     finally:
         if collects:
@@ -98,10 +92,23 @@ class _Account:
         return results.pop() if results else function(), None
 
 
+def _warmed_up(device: Device, build: Callable[[], CellArm]) -> tuple[CellArm, Callable[[], None]]:
+    """Build a step, make it until it is warm, and prepare another; return it, and what prepares."""
+    arm = build()
+    prepare = partial(_prepare, arm, RandomNumbers(arm.subject.resident()))
+    prepare()
+    device.forget()
+    for _ in range(WARM_UP_STEPS):
+        prepare()
+        _finished(arm, device)
+    gc.collect()  # what is garbage now must not be freed while the next one is counted
+    prepare()
+    return arm, prepare
+
+
 def _prepare(arm: CellArm, numbers: RandomNumbers) -> None:
     """Bring about what each step is to begin with."""
     arm.subject.clear_gradients()
-    gc.collect()
     arm.renew()
     numbers.put_back()
 

@@ -201,7 +201,7 @@ class Blind:
         return getattr(CPU, name)
 
 
-@pytest.mark.parametrize("windows", [0, 1, 4])
+@pytest.mark.parametrize("windows", [0, 1, 2])
 def test_a_peak_that_cannot_be_read_is_a_reason_and_all_else_is_counted_once_built(windows):
     counts, plain = counted(around(nothing), device=Blind(windows)), counted(around(nothing))
     assert counts.peak_bytes is None
