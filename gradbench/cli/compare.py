@@ -259,7 +259,8 @@ def _check_what_is_compared(
     if of_commits and of_sides:
         raise Impossible(f"{of_commits[0]} names both sides: leave out {', '.join(of_sides)}")
     if given and not of_commits:
-        raise Impossible(f"{', '.join(given)} goes with --bisect GOOD..BAD")
+        meant = "" if of_sides else "; a revision to compare with, with --base"
+        raise Impossible(f"{', '.join(given)} goes with --bisect GOOD..BAD{meant}")
     if not of_sides and not of_commits:
         raise Impossible(
             "nothing to compare with: give --base REV, --base-python PATH, or both; "

@@ -341,6 +341,7 @@ def test_a_commit_that_cannot_be_built_cannot_be_measured(project, compare, coun
         (("--base", "main", "--first-parent"), "goes with --bisect"),
         (("--base-python", "python", "--build", "make"), "--build goes with --base"),
         (("--base", "main", "--", "nets.py"), "goes with --bisect"),
+        (("main",), "a revision to compare with, with --base"),
         (("--base", "main", "--reports", "elsewhere"), "--reports goes with --bisect"),
     ],
 )
