@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any, Final
 
@@ -15,9 +16,16 @@ from .call_threads import CallThreads
 from .lazy_results import check_done
 from .memory.called_modules import called_modules
 from .memory.leaves import nodes, tensors_within
-from .memory.saved_tensors import ModuleFrames, SavedTensors, meeting, users_line
+from .memory.saved_tensors import (
+    ModuleFrames,
+    SavedTensors,
+    meeting,
+    refuses_hooks,
+    users_line,
+)
 from .memory.storages import shape
 from .plurals import counted
+from .workloads.module_parts import buffers, named_parameters
 from .workloads.trees import tensors
 
 MANY: Final = 5
@@ -81,8 +89,9 @@ KINDS: Final[Mapping[str, str]] = {
 class Observation:
     """What the modes did to one call.
 
-    Every field is a fact to assert on: ``assert not observation.graph_built``. ``saved`` and
-    ``saved_bytes`` are None where a graph was built ``out_of_sight``: that says where.
+    every field is a fact to assert on: ``assert not observation.graph_built``. ``saved`` and
+    ``saved_bytes`` are None where a graph was built ``out_of_sight``, which says where, and where
+    the call fails with the hooks that count them.
     """
 
     entry: State
@@ -184,27 +193,31 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
     another iterator: then its body has not run. The grad bit is put back as it was at entry, leaked
     or not; an inference mode that leaked is held by whatever entered it, and is left.
 
-    Operations are seen through a ``TorchFunctionMode``, so inside compiled code nothing is seen but
-    what is saved and what is returned.
+    A call that fails with hooks on what autograd saves, as `torch.func` does, is made a second time
+    without: what is saved is not known then. Operations are seen through a ``TorchFunctionMode``,
+    so inside compiled code nothing is seen but what is saved and what is returned.
     """
     roots = called_modules(function, inputs, options)
     parameters = _parameters(roots)
     apart = [
         *parameters.values(),
-        *(buffer for root in roots for buffer in root.buffers()),
+        *(buffer for root in roots for buffer in buffers(root)),
         *(tensor for _, tensor in tensors((inputs, options))),
     ]
     marks = {id(tensor): _gradient_mark(tensor) for tensor in parameters.values()}
     entry = _state()
-    watch = _Watch()
+    call, watch, saved = partial(function, *inputs, **options), _Watch(), SavedTensors(apart=apart)
+    seen: SavedTensors | None = saved
     try:
-        with (
-            SavedTensors(apart=apart) as saved,
-            meeting(ModuleFrames({}), saved.leave_out),
-            CallThreads(lambda: watch),
-            watch,
-        ):
-            outputs = function(*inputs, **options)
+        try:
+            with saved, meeting(ModuleFrames({}), saved.leave_out):
+                outputs = watch.called(call)
+        except RuntimeError as error:
+            if not refuses_hooks(str(error)):
+                raise
+            torch.set_grad_enabled(entry.grad)
+            watch, seen = _Watch(), None
+            outputs = watch.called(call)
         left = _state()
     finally:
         torch.set_grad_enabled(entry.grad)
@@ -212,15 +225,17 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
     returned = list(tensors(outputs))
     given = {tensor.grad_fn for _, tensor in tensors((inputs, options))}
     built = any(tensor.grad_fn not in given for _, tensor in returned if tensor.grad_fn is not None)
+    known = [] if seen is None else seen.saved
     reached = _reached([tensor for tensor in tensors_within(outputs) if tensor is not None])
     blind = "a graph leads to what a thread made that was there before the call"
-    unseen = saved.hooks.unseen(outputs) - set(nodes((inputs, options)))
+    unseen = saved.hooks.unseen(outputs) - set(nodes((inputs, options))) if seen else set()
+    count = None if unseen or seen is None else len(known)
     return Observation(
         entry=entry,
         exit=left,
-        graph_built=built or watch.recorded or bool(saved.saved),
-        saved=None if unseen else len(saved.saved),
-        saved_bytes=None if unseen else saved.nbytes,
+        graph_built=built or watch.recorded or bool(known),
+        saved=count,
+        saved_bytes=None if count is None else saved.nbytes,
         without_gradient=_missing_gradients(parameters, marks, watch, reached),
         inference_outputs=tuple(path for path, tensor in returned if tensor.is_inference()),
         switches=tuple(watch.switches),
@@ -258,6 +273,11 @@ class _Watch(TorchFunctionMode):
         self._caller = threading.get_ident()
         self._inference = {self._caller: torch.is_inference_mode_enabled()}
         self._uses: dict[int, _Use] = {}
+
+    def called(self, call: Callable[[], object]) -> object:
+        """Return what a call returns that is watched, in all of its threads."""
+        with CallThreads(lambda: self), self:
+            return call()
 
     def __torch_function__(
         self,
@@ -358,7 +378,7 @@ def _parameters(roots: Sequence[nn.Module]) -> dict[str, Tensor]:
     visited: set[int] = set()
     for number, root in enumerate(roots):
         prefix = f"{type(root).__name__}{number}." if len(roots) > 1 else ""
-        for name, parameter in root.named_parameters():
+        for name, parameter in named_parameters(root):
             if id(parameter) not in visited:
                 visited.add(id(parameter))
                 parameters[prefix + name] = parameter

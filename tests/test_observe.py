@@ -5,7 +5,7 @@ import functools
 import queue
 import re
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.pool import ThreadPool
@@ -430,6 +430,30 @@ LAZY = {
     "coroutine function": _coroutine,
     "map": lambda: map(mlp(4, 2), [torch.ones(1, 4)]),
 }
+
+
+@pytest.mark.parametrize("look", [gradbench.observe, gradbench.memory_usage])
+@pytest.mark.parametrize("kind", [Future, torch.futures.Future])
+def test_a_future_is_refused_until_its_work_has_ended(look, kind):
+    future = kind()
+    with pytest.raises(LazyResult, match="returned a Future, and its work has not ended: give"):
+        look(lambda: future)
+    future.set_result(torch.ones(1))
+    look(lambda: future)
+
+
+def test_a_call_that_fails_with_hooks_on_what_is_saved_is_observed_without():
+    layer = nn.Linear(3, 3)
+
+    def call(x):
+        torch.set_grad_enabled(True)
+        return torch.func.grad(lambda one: layer(one).sum())(x).sum()
+
+    with torch.no_grad():
+        seen = gradbench.observe(call, torch.ones(3))
+    assert (seen.saved, seen.saved_bytes) == (None, None)
+    assert [str(switch.to) for switch in seen.switches][:1] == ["grad on"]
+    assert "what is saved is not known" in repr(seen)
 
 
 @pytest.mark.parametrize("look", [gradbench.observe, gradbench.memory_usage])

@@ -2,20 +2,21 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from .. import runner
-from ..devices import Device
+from ..devices import Device, Unreadable
 from ..errors import BadModel
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
 from ..memory.call_counts import counted
-from ..memory.saved_tensors import paths
+from ..memory.saved_tensors import paths, refuses_hooks
 from ..recording import Recording
 from ..records.explanation import Explanation, OperatorCounts
 from ..records.run import Run
 from ..runner import preflight
-from ..runner.attempts import Refusal, settle
+from ..runner.attempts import Refusal, guarded, settle
 from ..runner.host_times import host_times
 from ..runner.module_times import ModuleClock
 from ..runner.operator_times import OperatorClock, operator_calls
@@ -71,10 +72,16 @@ def look_inside(cell: Cell, model: Model, plan: Plan) -> Iterator[Explanation | 
             return
         arms.append(arm)
     share_numbers(arms, begun)
-    yield from _looked(arms, device=device, plan=plan)
+    try:
+        found = guarded(partial(_looked, arms, device=device, plan=plan), device)
+    except Unreadable as reason:
+        found = Refusal("unreadable", str(reason))
+    if isinstance(found, Refusal) and refuses_hooks(found.reason):
+        found = found._replace(reason=f"its call fails with hooks on what is saved: {found.reason}")
+    yield found
 
 
-def _looked(arms: list[VisitedArm], *, device: Device, plan: Plan) -> Iterator[Explanation]:
+def _looked(arms: list[VisitedArm], *, device: Device, plan: Plan) -> Explanation:
     subject = arms[0].arm.subject
     modules, resident = paths(*subject.parts()), list(subject.resident())
     counts, operators = {}, {}
@@ -83,7 +90,7 @@ def _looked(arms: list[VisitedArm], *, device: Device, plan: Plan) -> Iterator[E
             found = counted(arm.step, modules, resident)
             counts[arm.cell.grad_mode] = found.modules
             operators[arm.cell.grad_mode] = _with_calls(found.operators, operator_calls(arm.step))
-    yield Explanation(
+    return Explanation(
         classes={
             path: type(modules[path]).__name__ for path in counts[MODES[0]] if path in modules
         },

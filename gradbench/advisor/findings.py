@@ -17,6 +17,7 @@ from ..records.advice import Finding
 from ..runner.attempts import Refusal, attempt, guarded, settle, try_to_arm, try_to_build
 from ..workloads.grad_modes import MODES
 from ..workloads.models import Model
+from ..workloads.module_parts import named_parts, parts
 from ..workloads.state import Snapshot
 from ..workloads.steps import WORKLOADS, Subject, evaluation
 
@@ -54,7 +55,7 @@ def _called_in(cell: Cell, subject: Subject, device: Device) -> list[Finding]:
 
 
 def _in_train_mode(module: nn.Module) -> Iterator[Finding]:
-    layers = [one for one in module.modules() if one.training and isinstance(one, _TRAINED)]
+    layers = [one for one in parts(module) if one.training and isinstance(one, _TRAINED)]
     if not layers:
         return
     counts = Counter(type(layer).__name__ for layer in layers)
@@ -65,7 +66,7 @@ def _in_train_mode(module: nn.Module) -> Iterator[Finding]:
         cure="call model.eval() before inference, as this study did",
     )
     module.eval()
-    stuck = [path for path, one in module.named_modules() if one.training and path]
+    stuck = [path for path, one in named_parts(module) if one.training and path]
     module.train()
     if stuck:
         yield Finding(

@@ -228,7 +228,7 @@ FUSED: Final = "fused_attention"
 """The note on whether torch's fused attention ran."""
 
 _ODDITIES: Final[Mapping[str, str]] = {
-    "nothing_computed": "{}: nothing was computed, and what is shown is the cost of that",
+    "nothing_computed": "{}: what is shown is the cost of that call alone",
     "grad_left": "the model's step leaves grad {}: later steps did not run in their mode",
     "stays_in_training": "{}: it ran as it was built",
     "model_set": "the model set {}",

@@ -17,6 +17,7 @@ from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..records.explanation import OUTSIDE, ModuleCounts, OperatorCounts
+from ..workloads.module_parts import own_parameters
 from ..workloads.trees import tensors
 from .leaves import nodes, saved_by
 from .saved_tensors import ModuleFrames, SavedTensors
@@ -81,7 +82,7 @@ def _by_module(
     modules: Mapping[str, nn.Module],
     saved_bytes: Mapping[str, int],
 ) -> dict[str, ModuleCounts]:
-    owners = {id(p): path for path, module in modules.items() for p in module.parameters(False)}
+    owners = {id(p): path for path, module in modules.items() for _, p in own_parameters(module)}
     by_path: dict[str, Counter[str]] = defaultdict(Counter)
     for node, number in made:
         variable = getattr(node, "variable", None)

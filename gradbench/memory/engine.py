@@ -1,7 +1,8 @@
 """What autograd does past a dispatch mode, or otherwise under one: sums in place, numbers kept."""
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from .fake_model import SharedFakeMode
 from .leaves import nodes
 from .storage_tracker import Operator, StorageTracker
-from .storages import handed_out
+from .storages import handed_out, tensors_among
 
 KEPT: Final = "gradbench kept number"
 NUMBER_BYTES: Final = 8
@@ -42,10 +43,10 @@ class EngineTracker(StorageTracker):  # type: ignore[no-untyped-call] # torch le
     _between_nodes = False
     _product: weakref.ref[Tensor] | None = None
 
-    def watch(self, loss: Tensor) -> None:
-        """Follow the backward pass of a loss that is about to begin."""
+    def watch(self, *outputs: Tensor) -> None:
+        """Follow the backward pass that is about to begin at these."""
         self._attach()
-        for node in nodes(loss):
+        for node in nodes(list(outputs)):
             node.register_prehook(self._entering(_metadata(node)))
             if not node.name().endswith("AccumulateGrad"):  # a hook there is a reference it counts
                 node.register_hook(self._leave)
@@ -102,6 +103,34 @@ class EngineTracker(StorageTracker):  # type: ignore[no-untyped-call] # torch le
             and torch._prims_common.is_non_overlapping_and_dense_or_false(tensor)
             and uses(tensor) == uses_of_one_holder()
         )
+
+
+@contextmanager
+def backward_passes_of(tracker: EngineTracker) -> Iterator[None]:
+    """Let a tracker follow every backward pass while entered: a forward may make some, too."""
+    functions: Any = torch.autograd
+    own = {name: getattr(functions, name) for name in ("backward", "grad")}
+
+    def following(run: Callable[..., Any]) -> Callable[..., Any]:
+        def followed(*args: Any, **kwargs: Any) -> Any:
+            begins = args[0] if args else kwargs.get("tensors", kwargs.get("outputs"))
+            outputs = list(tensors_among((begins,)))
+            if not any(map(torch._C._functorch.is_functorch_wrapped_tensor, outputs)):
+                tracker.watch(*outputs)
+            try:
+                return run(*args, **kwargs)
+            finally:
+                tracker.ended()
+
+        return followed
+
+    for name, run in own.items():
+        setattr(functions, name, following(run))
+    try:
+        yield
+    finally:
+        for name, run in own.items():
+            setattr(functions, name, run)
 
 
 class _Counts(EngineTracker):  # type: ignore[no-untyped-call] # torch leaves it untyped

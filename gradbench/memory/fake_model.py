@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ..devices.host_memory import free_bytes
 from ..workloads.arms import Layout
+from ..workloads.module_parts import own_buffers, own_parameters, parts, tensors_of
 from ..workloads.state import seed_all
 from ..workloads.trees import mapped
 from .host_numbers import HostNumbers
@@ -127,11 +128,13 @@ def fake_module(
             seed_all(seed)
             module = _real(factory, on_fakes)
         built_for_real = True
-    tensors = (*module.parameters(), *module.buffers())
+    tensors = list(tensors_of(module))
     if all(isinstance(tensor, FakeTensor) for tensor in tensors) and tensors:
         return module
     adopting = adopt if built_for_real else _unseen
-    with _disable_current_modes(), _MadeFake(mode, place, adopting) as made_fake:
+    skeletons = any(not tensor.is_meta for tensor in tensors)  # what is on meta stays there
+    made = _MadeFake(mode, place, adopting, skeletons=skeletons)
+    with _disable_current_modes(), made as made_fake:
         memo: dict[int, Any] = {id(tensor): made_fake.like(tensor) for tensor in tensors}
         return copy.deepcopy(module, memo)
 
@@ -184,12 +187,22 @@ def _real(factory: Callable[[], nn.Module], on_fakes: BaseException) -> nn.Modul
 class _MadeFake(TorchFunctionMode):
     """Whatever is copied deep becomes a fake tensor: those that modules hold as attributes, too."""
 
-    def __init__(self, mode: SharedFakeMode, place: str, adopt: Callable[[Tensor], None]) -> None:
+    def __init__(
+        self,
+        mode: SharedFakeMode,
+        place: str,
+        adopt: Callable[[Tensor], None],
+        *,
+        skeletons: bool,
+    ) -> None:
         super().__init__()
         self._mode, self._place, self._adopt = mode, place, adopt
+        self._skeletons = skeletons
 
     def like(self, tensor: Tensor) -> Tensor:
         """Return a fake one."""
+        if self._skeletons and tensor.is_meta:
+            return tensor
         made = self._mode.made_fake(tensor, self._place)
         if all(handed_out(storage) for storage in storages(tensor)):
             self._adopt(made)
@@ -220,6 +233,8 @@ def remade(module: nn.Module, device: str, dtype: torch.dtype | None, layout: La
     made: dict[int, Tensor] = {}  # shared ones stay shared
 
     def changed(tensor: Tensor) -> Tensor:
+        if tensor.is_meta:  # a skeleton
+            return tensor
         if id(tensor) not in made:
             new = tensor.detach()
             real = dtype is not None and tensor.is_floating_point()
@@ -240,9 +255,9 @@ def remade(module: nn.Module, device: str, dtype: torch.dtype | None, layout: La
             )
         return made[id(tensor)]
 
-    for part in module.modules():
-        for name, parameter in part.named_parameters(recurse=False):
-            setattr(part, name, changed(parameter))
-        for name, buffer in part.named_buffers(recurse=False):
-            setattr(part, name, changed(buffer))
+    for part in parts(module):
+        for name, parameter in list(own_parameters(part)):
+            part._parameters[name] = changed(parameter)  # type: ignore[assignment] # one remains one
+        for name, buffer in list(own_buffers(part)):
+            part._buffers[name] = changed(buffer)
     return module

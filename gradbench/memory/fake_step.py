@@ -22,13 +22,15 @@ from ..experiment.matrix import Cell
 from ..records.allocations import Change, Entry, Mark, Phase, Within
 from ..workloads.arms import assemble, fed, make_arm, steps
 from ..workloads.models import Model
+from ..workloads.module_parts import parts
 from ..workloads.steps import Subject
 from .autocast_copies import FunctionsCalled
-from .engine import EngineTracker, uses_of_one_holder
+from .engine import EngineTracker, backward_passes_of, uses_of_one_holder
 from .fake_model import SharedFakeMode, UnaskingFakeMode, fake_batch, fake_module, remade
 from .fake_ranks import QuietCollectives, fake_ranks
 from .host_numbers import HostNumbers
 from .measured_step import WARM_UP_STEPS
+from .module_threads import in_sight
 from .outline import Outline
 from .probe import Call, needs_probe
 from .step_phases import Marks
@@ -55,9 +57,6 @@ class Unfaithful(Exception):
         self.frames = frames
 
 
-Loss = Callable[[Any, Any], Tensor]
-
-
 class _Recorder:
     """Keeps what a step on fake tensors makes and frees on its device, and what it runs."""
 
@@ -69,14 +68,11 @@ class _Recorder:
         self._numbers_elsewhere = device.place != place  # is the CPU asked in the place of it?
         self._functions, self._casts = functions, False
         self._phase = ""
-        self.tracker: EngineTracker | None = None
 
     def mark(self, mark: Mark) -> None:
         """Keep a mark."""
         if isinstance(mark, Phase):
             self._phase = mark.name
-            if mark.name == "optimizer" and self.tracker is not None:
-                self.tracker.ended()
         self.entries.append(mark)
 
     def created(self, one: Creation) -> None:
@@ -143,22 +139,22 @@ def fake_step(cell: Cell, model: Model, device: Device, *, seed: int, here: bool
     marks = Marks(address=storage_key, unpacking=lambda: functions or nullcontext())
     mode = SharedFakeMode()
     tracker = EngineTracker(mode, on_create=fake.created, on_free=fake.freed, called=fake.called)
-    fake.tracker = tracker
     uses_of_one_holder()  # it is asked here, where no step is under way
     threads = CallThreads(partial(_both, mode, tracker))
     past = _seen_past_the_mode(states_elsewhere=elsewhere)
     resizing = _resizing(fake.resized) if cell.in_ranks else nullcontext()
     quiet = QuietCollectives() if cell.in_ranks else nullcontext()
-    modes = mode, threads, tracker, functions or nullcontext(), quiet, _BiasInPlace()
+    backward = backward_passes_of(tracker)
+    modes = mode, threads, tracker, functions or nullcontext(), quiet, _BiasInPlace(), backward
     with fake_ranks(cell, place), _nothing_compiles(), past, resizing, ExitStack() as entered:
-        for one in modes:
+        for one in (*modes, in_sight(threads)):
             entered.enter_context(one)
         subject = _subject(cell, model, device, place, seed=seed, mode=mode, adopt=tracker.adopt)
         gc.collect()  # what building left to the collector: weights that quantization replaced
         numbers = HostNumbers()
         there_before = _real_tensors()
         subject = marks.around(subject)
-        arm = make_arm(cell, replace(subject, loss=_watched(subject.loss, tracker)))
+        arm = make_arm(cell, subject)
         arm.renew()
         with marks.telling(fake.mark, subject.parameters()):
             steps(arm, 1)  # the first makes optimizer state
@@ -237,18 +233,6 @@ def _both(mode: SharedFakeMode, tracker: EngineTracker) -> Iterator[None]:
         yield
 
 
-def _watched(loss: Loss, tracker: EngineTracker) -> Loss:
-    """Return the loss with a tracker that follows its backward pass."""
-
-    def watched(output: Any, given: Any) -> Tensor:
-        value = loss(output, given)
-        if isinstance(value, Tensor):  # or the step says in words what it is
-            tracker.watch(value)
-        return value
-
-    return watched
-
-
 def _subject(
     cell: Cell,
     model: Model,
@@ -290,7 +274,7 @@ def _check_call(func: Any, args: Any, kwargs: Any, result: Any) -> None:
 
 def _check(module: nn.Module) -> None:
     """Raise where the module brings an executor of its own, which fake tensors do not meet."""
-    for part in module.modules():
+    for part in parts(module):
         if isinstance(part, torch._dynamo.OptimizedModule) or part._compiled_call_impl is not None:
             raise Compiled(COMPILED)
         if isinstance(part, torch.jit.ScriptModule):

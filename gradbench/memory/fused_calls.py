@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..plurals import counted
+from ..workloads.module_parts import parts
 
 LAYERS: Final = (nn.TransformerEncoderLayer, nn.MultiheadAttention)
 FUSED: Final = ("_transformer_encoder_layer_fwd", "_native_multi_head_attention")
@@ -51,8 +52,8 @@ class FusedCalls:
 
 def fusible(*roots: nn.Module) -> list[nn.Module]:
     """Return the layers that have a fused path; the attention inside an encoder layer is its."""
-    layers = [one for root in roots for one in root.modules() if isinstance(one, LAYERS)]
-    inside = {id(part) for one in layers for part in one.modules() if part is not one}
+    layers = [one for root in roots for one in parts(root) if isinstance(one, LAYERS)]
+    inside = {id(part) for one in layers for part in parts(one) if part is not one}
     return [one for one in layers if id(one) not in inside]
 
 
@@ -77,7 +78,7 @@ def in_words(counts: tuple[int, int], *roots: nn.Module, recorded: bool) -> str:
 
 def _why_not(layers: list[nn.Module], *, recorded: bool) -> str:
     encoders = [one for one in layers if isinstance(one, nn.TransformerEncoderLayer)]
-    hooked = [part for one in encoders for part in one.modules() if _has_hooks(part)]
+    hooked = [part for one in encoders for part in parts(one) if _has_hooks(part)]
     if hooked:
         return f"hooks are set on {type(hooked[0]).__name__}, and torch leaves it for them"
     if any(one.training for one in layers):

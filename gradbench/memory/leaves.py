@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final
@@ -11,7 +11,7 @@ from typing import Any, Final
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from ..workloads.trees import tensors
+from ..workloads.trees import given_fields, tensors
 
 OPAQUE: Final = (str, bytes, int, float, complex, type, ModuleType, nn.Module)
 """What is not looked into: a module is there without the graph, with its parameters."""
@@ -136,4 +136,4 @@ def _inside(one: object) -> Iterator[object]:
         case _:
             yield from getattr(one, "__dict__", {}).values()
             if is_dataclass(one):  # it may have slots
-                yield from (getattr(one, each.name) for each in fields(one))
+                yield from (getattr(one, name) for name in given_fields(one))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..plurals import counted
+from ..workloads.module_parts import own_buffers
 from ..workloads.state import MODULES_OWN, OPAQUE, bits, has_plain_contents, is_foreign
 from . import leaks
 from .saved_tensors import paths
@@ -88,7 +89,7 @@ def attributes(roots: Iterable[nn.Module]) -> Iterator[tuple[Place, Tensor]]:
     for path, module in paths(*roots).items():
         title = f"{path} {type(module).__name__}"
         own = {name: one for name, one in vars(module).items() if name not in MODULES_OWN}
-        buffers = dict(module.named_buffers(recurse=False))
+        buffers = dict(own_buffers(module))
         for name, value in (own | buffers).items():
             for attribute, tensor in _tensors(value, f".{name}"):
                 yield (title, attribute), tensor

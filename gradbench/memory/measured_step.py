@@ -2,13 +2,14 @@
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import torch
 
+from ..call_threads import CallThreads
 from ..devices import Device
 from ..devices.host_memory import free_bytes
 from ..experiment.matrix import Cell
@@ -19,6 +20,7 @@ from ..workloads.state import RandomNumbers
 from ..workloads.steps import Subject, is_over_the_call
 from .child_process import Children
 from .fake_model import SHARE
+from .module_threads import in_sight
 from .outline import Outline
 from .resident_blocks import disjoint, live, outside
 from .saved_tensors import refuses_hooks
@@ -115,7 +117,7 @@ def _run(
         with marks.telling(mark, subject.parameters()):  # the first says where its state is, too
             steps(arm, 1)
 
-    with _with_its_call(subject):
+    with _with_its_call(subject), CallThreads(nullcontext) as threads, in_sight(threads):
         for _ in range(WARM_UP_STEPS):
             ledger.observe(arm.renew)
             ledger.observe(partial(step, _unheard))

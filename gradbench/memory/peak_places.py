@@ -11,6 +11,7 @@ from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..records.allocations import Change, Entry, Mark, Phase, Tag
+from ..workloads.module_parts import own_parameters
 from .saved_tensors import ModuleFrames, users_line
 from .storage_tracker import Operator
 
@@ -48,7 +49,7 @@ class BackwardModules:
         self._owners = {
             id(parameter): path
             for path, module in modules.items()
-            for parameter in module.parameters(recurse=False)
+            for _, parameter in own_parameters(module)
         }
         self._makers: dict[int, str] = {}
 

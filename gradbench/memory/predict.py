@@ -10,7 +10,7 @@ from typing import Final
 import torch.distributed as dist
 
 from .. import devices
-from ..devices import Device
+from ..devices import Device, OutOfSight
 from ..devices.host_memory import free_bytes
 from ..errors import DeviceUnavailable, GradbenchError, in_one_line, message_line
 from ..experiment.matrix import RECORDING, Cell
@@ -380,7 +380,7 @@ class Predictor:
             return self._children().run(
                 partial(_outlined, cell, model, self._device, seed, self._here)
             )
-        except Compiled as error:
+        except (Compiled, OutOfSight) as error:
             raise Unpredictable(str(error)) from error
         except TimedOut as how:
             raise TookTooLong(f"its step on fake tensors was {how}") from how
@@ -507,6 +507,8 @@ class Predictor:
                 raise TookTooLong(f"{why}; and its step was {how}") from how
             except Died as how:
                 raise EndsItsProcess(f"its step ended its process: {how}") from how
+            except OutOfSight as error:
+                raise Unpredictable(f"{why}; nor could it be measured: {error}") from error
             except (Exception, SystemExit) as error:
                 if says_the_mode(cell.workload, cell.grad_mode, error):
                     self._hold_that_it_trains(cell, model, seed, message_line(error))
@@ -546,7 +548,7 @@ def _outlined(
     """
     try:
         return fake_step(cell, model, device, seed=seed, here=here)
-    except (Compiled, Unfaithful, GradbenchError):
+    except (Compiled, OutOfSight, Unfaithful, GradbenchError):
         raise
     except (Exception, SystemExit) as error:
         if says_the_mode(cell.workload, cell.grad_mode, error):

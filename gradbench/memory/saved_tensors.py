@@ -18,6 +18,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..call_threads import CallThreads
 from ..devices import OutOfSight
+from ..workloads.module_parts import named_parts, tensors_of
 from ..workloads.trees import tensors
 from .leaves import GivenHooks, nodes
 from .storages import handed_out, key, shape, storages
@@ -67,7 +68,7 @@ class ModuleFrames:
         """
         if id(module) in self._paths:
             return False
-        for path, part in module.named_modules():
+        for path, part in named_parts(module):
             if id(part) not in self._paths:
                 self._paths[id(part)] = f"{type(module).__name__}.{path}".rstrip(".")
                 self._met[id(part)] = weakref.ref(part, partial(self._forget, id(part)))
@@ -155,6 +156,7 @@ class SavingHooks:
         self._stack.enter_context(self._threads)
         self._stack.enter_context(self._hooks())
         self._stack.enter_context(self._packing_of_others())
+        self._stack.enter_context(_refusals_in_torchs_words())
         self._stack.enter_context(self.given.noted())
         return self
 
@@ -219,6 +221,31 @@ class SavingHooks:
                 return unpack(held[0])
 
         return packing, unpacking
+
+
+@contextmanager
+def _refusals_in_torchs_words() -> Iterator[None]:
+    """Let code that switches hooks off say, where some are set, that this is why it raises.
+
+    `torch.autograd.graph.disable_saved_tensors_hooks` raises in its caller's words, whatever these
+    are; see `refuses_hooks`.
+    """
+    functions: Any = torch._C._autograd
+    disable = functions._saved_tensors_hooks_disable
+
+    def disabled(message: str, *rest: Any, **further: Any) -> None:
+        try:
+            disable(message, *rest, **further)
+        except RuntimeError as error:
+            if refuses_hooks(str(error)):
+                raise
+            raise RuntimeError(f"saved tensor hooks are switched off here: {error}") from error
+
+    functions._saved_tensors_hooks_disable = disabled
+    try:
+        yield
+    finally:
+        functions._saved_tensors_hooks_disable = disable
 
 
 def _unpacked(packed: Packed) -> Tensor:
@@ -359,7 +386,7 @@ class SavedTensors:
 
     def leave_out(self, module: nn.Module) -> None:
         """Take a module's parameters and buffers for some of those that are apart."""
-        for tensor in (*module.parameters(), *module.buffers()):
+        for tensor in tensors_of(module):
             self._apart |= {key(storage) for storage in storages(tensor)}
 
     def counts(self, tensor: Tensor) -> bool:
@@ -414,9 +441,7 @@ class SavedTensors:
 
 def paths(*roots: nn.Module) -> dict[str, nn.Module]:
     """Return every module of the roots by its path; a root itself is called `ROOT`."""
-    return {
-        path or ROOT: module for root in reversed(roots) for path, module in root.named_modules()
-    }
+    return {path or ROOT: module for root in reversed(roots) for path, module in named_parts(root)}
 
 
 def users_line() -> str:

@@ -15,6 +15,7 @@ from torch.optim.optimizer import (
 from ..devices import nothing
 from ..records.allocations import FURTHER, PREFILL, Mark, Phase, Resident, Tag
 from ..workloads.generation import Generation, cache_tensors
+from ..workloads.module_parts import buffers, parameters
 from ..workloads.steps import Subject
 from ..workloads.trees import tensors as tree_tensors
 from .saved_tensors import Packed, SavingHooks
@@ -126,13 +127,13 @@ class Marks:
         parts, device = subject.parts(), subject.device
         residents: dict[int, Resident] = {}
         owned: list[tuple[str, Iterable[Tensor]]] = [
-            ("parameters", (p for part in parts for p in part.parameters())),
-            ("buffers", (b for part in parts for b in part.buffers())),
+            ("parameters", (p for part in parts for p in parameters(part))),
+            ("buffers", (b for part in parts for b in buffers(part))),
             ("inputs", (tensor for _, tensor in tree_tensors(subject.given))),
             ("cache", cache),
             (
                 "gradients",
-                (p.grad for part in parts for p in part.parameters() if p.grad is not None),
+                (p.grad for part in parts for p in parameters(part) if p.grad is not None),
             ),
             ("optimizer_state", self.state()),
         ]

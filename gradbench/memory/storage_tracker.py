@@ -64,6 +64,8 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torc
     ) -> Any:
         """Run the operator; tell of it and of what it brought to life."""
         kwargs = kwargs or {}
+        if any(map(_runs_operators, types)):
+            return NotImplemented  # then it does so, and each of those comes here
         given = list(tensors_among((*args, *kwargs.values())))
         # Operators of "prim" ask for facts, and torch cannot look them up; one that has a kernel of
         # the device's own is run by that, though it could be taken apart.
@@ -117,6 +119,11 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # torc
 
         self._alive[birth.key] = weakref.ref(storage, gone)
         self._on_create(birth)
+
+
+def _runs_operators(kind: type) -> bool:
+    """Return whether a class of tensors, not torch's own, runs others on the tensors in it."""
+    return hasattr(kind, "__tensor_flatten__") and not kind.__module__.startswith("torch.")
 
 
 def _taken_apart(func: Operator, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from ..devices import Device, Ledger, OutOfSight, Trace, Unreadable
 from ..errors import GradbenchError, WrongDevice, in_one_line
 from ..lazy_results import check_done
 from ..records.allocations import Change, Entry, Mark, PeakBreakdown, Tag, attribute_peak
+from ..workloads.module_parts import tensors_of
 from ..workloads.trees import tensors
 from . import leaks
 from .called_modules import called_modules
@@ -351,7 +352,7 @@ class CallMeter:
                     mark(_ReleasedTag(address, "saved"))
 
         def owned(module: nn.Module) -> None:
-            for tensor in (*module.parameters(), *module.buffers()):
+            for tensor in tensors_of(module):
                 for block in storages(tensor):
                     mark(_OwnedTag(block.data_ptr(), "other"))
 

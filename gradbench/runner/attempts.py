@@ -27,6 +27,7 @@ from ..records.measurements import (
 from ..users_traceback import users_traceback
 from ..workloads.arms import CellArm, build, make_arm, steps
 from ..workloads.models import Model
+from ..workloads.module_parts import named_parts
 from ..workloads.steps import Subject, is_over_the_call, says_the_mode
 from ..workloads.trees import tensors
 from . import environment, host_system, ranks
@@ -226,7 +227,7 @@ def _of_indices(subject: Subject) -> Iterator[str]:
         highest = max(highest, subject.generation.vocabulary - 1)
     rows = {
         f"{path} {type(part).__name__}".strip(): part.num_embeddings
-        for path, part in subject.module.named_modules()
+        for path, part in named_parts(subject.module)
         if isinstance(part, nn.Embedding | nn.EmbeddingBag)
     }
     for name, count in rows.items():

@@ -21,7 +21,7 @@ from ..records.allocations import Mark, PeakBreakdown, attribute_peak
 from ..records.measurements import Breakdown, Fact, Reading
 from ..workloads.arms import steps
 from ..workloads.models import Model
-from ..workloads.state import RandomNumbers
+from ..workloads.state import RandomNumbers, Snapshot
 from ..workloads.steps import WORKLOADS, Subject, may_fail
 from . import meters, ranks
 from .attempts import (
@@ -99,7 +99,10 @@ def _measured(
 
     build = partial(try_to_build, cell, model, device, seed=plan.seed, settings=settings)
     reader = _Reader(cell, ledger, device, build)
-    unbuilt = reader.build()
+    try:
+        unbuilt = reader.build()
+    except OutOfSight as reason:
+        unbuilt = Refusal("unreadable", f"built: {reason}")
     yield watch.lap("build")
     if unbuilt is not None:
         yield from (skip(cell, name, unbuilt) for name in wanted)
@@ -131,6 +134,7 @@ class _Reader:
     ) -> None:
         self._cell, self._ledger, self._device, self._try_to_build = cell, ledger, device, build
         self._made = 0  # steps of this subject
+        self._beside: Snapshot | None = None  # what classes and files had when it was first built
         self._settings = ProcessSettings.now()
 
     def build(self) -> Refusal | None:
@@ -150,6 +154,7 @@ class _Reader:
         self._elsewhere_bytes = outside(self._marks.resident(self._subject), there)
         self._numbers = RandomNumbers(shared.resident())
         self._made = 0
+        self._beside = self._beside or Snapshot.beside(shared.parts())
         return None
 
     def read(self) -> dict[str, MeterResult] | Refusal:
@@ -238,6 +243,8 @@ class _Reader:
         for name in ("_arm", "_subject", "_marks"):
             vars(self).pop(name, None)  # some are missing where an earlier build has failed
         self._settings.put_back()
+        if self._beside is not None:
+            self._beside.put_back()
         gc.collect()  # or it would be freed while the other counts
         self._ledger = self._device.ledger()
         return self.build()

@@ -78,7 +78,7 @@ PASSES: Final[Mapping[str, Pass]] = {
         Pass(name="time", job=time_block, malloc=AS_TIMED, needs_idle_cores=True),
         Pass(name="memory", job=memory_block, malloc=FOR_MEMORY, one_process_per_cell=True),
         Pass(name="prediction", job=predict_block, malloc=FOR_MEMORY, in_ranks=False),
-        Pass(name="evaluation", job=evaluation_block, malloc=FOR_MEMORY),
+        Pass(name="evaluation", job=evaluation_block, malloc=FOR_MEMORY, one_process_per_cell=True),
         Pass(name="process", job=process_cells, malloc=FOR_MEMORY, one_process_per_cell=True),
         # valgrind wants a process from its first instruction on
         Pass(name="instructions", job=count_block, malloc=AS_TIMED, forked=False),

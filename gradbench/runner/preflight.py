@@ -20,6 +20,7 @@ from ..plurals import counted
 from ..records.measurements import Cause
 from ..workloads.distributed import lacking
 from ..workloads.models import MODELS, Model
+from ..workloads.module_parts import named_parts, parameters
 from ..workloads.steps import WORKLOADS
 from ..workloads.trees import Batch, tensors
 from .host_system import here, usable_cores
@@ -225,8 +226,8 @@ def _parts(model: Model) -> _Parts | None:
             module = model.build()
         children = module.named_children()
         return _Parts(
-            tuple(name for name, _ in module.named_modules()),
-            tuple(name for name, part in children if next(part.parameters(), None) is not None),
+            tuple(name for name, _ in named_parts(module)),
+            tuple(name for name, part in children if next(parameters(part), None) is not None),
         )
 
     try:

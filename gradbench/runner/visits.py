@@ -1,6 +1,5 @@
 """An arm as a pass visits it: from the state that its own first step left, drawing the same."""
 
-import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 from ..devices import Device, nothing
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
+from ..lazy_results import not_done
 from ..memory.fused_calls import FusedCalls, in_words
 from ..records.measurements import Fact
 from ..workloads.arms import CellArm
@@ -63,7 +63,12 @@ class VisitedArm:
     def held(self) -> Iterator[None]:
         """Put back what the others may have changed, then hold the mode."""
         self.numbers.put_back()
-        self.state.put_back()
+        if self.state.forget():  # to fill it anew is no part of the time of a visit
+            self.state.put_back()
+            with self.arm.held():
+                self.arm.step()
+            self.numbers.put_back()
+        self.state.put_back(forgetting=False)
         with self.arm.held():
             yield
         self.after()
@@ -107,7 +112,8 @@ class Start:
         if refused is not None:
             return refused
         took_s = ranks.largest("first steps took", (time.monotonic() - began) / count)
-        visited = VisitedArm(arm, _snapshot(subject, cell), self.numbers, dict(subject.notes))
+        state = _snapshot(subject, cell, since=self._built)
+        visited = VisitedArm(arm, state, self.numbers, dict(subject.notes))
         if took_s <= LONG_TRIAL * self._limit_s:
             notes = guarded(partial(watched_step, arm, self._device), self._device)
             if isinstance(notes, Refusal):
@@ -123,7 +129,7 @@ class Start:
         return visited
 
 
-def _snapshot(subject: Subject, cell: Cell) -> Snapshot:
+def _snapshot(subject: Subject, cell: Cell, *, since: Snapshot | None = None) -> Snapshot:
     """Keep the state of a cell's subject and batch.
 
     Of a subject that other modes do not step the batch alone: torch replaces the parameters of what
@@ -133,7 +139,8 @@ def _snapshot(subject: Subject, cell: Cell) -> Snapshot:
     # Those in Python's own containers, too, into which a snapshot does not look.
     found = (tensor for _, tensor in tensors(subject.given))
     parts = subject.parts() if WORKLOADS[cell.workload].one_subject else []
-    return Snapshot(parts, given=[*found, batch.args, batch.kwargs, batch.target])
+    given = [*found, batch.args, batch.kwargs, batch.target]
+    return Snapshot(parts, given=given, since=since)
 
 
 def restorer(
@@ -219,11 +226,8 @@ def watched_step(arm: CellArm, device: Device) -> dict[str, Fact]:
 
 
 def _nothing_in(returned: object) -> str:
-    """Return what a forward returned that has computed nothing, or ``""``."""
+    """Return what a forward returned that is no result of a computation, or ``""``."""
     if returned is None:
         return "forward returned None"
-    if inspect.isgenerator(returned) or inspect.isasyncgen(returned):
-        return "forward returned a generator, which nobody ran"
-    if inspect.isawaitable(returned):
-        return "forward returned a coroutine, which nobody awaited"
-    return ""
+    lazy = not_done(returned)
+    return f"forward returned {lazy}" if lazy else ""

@@ -16,6 +16,7 @@ from .checkpointing import blocks, compute_again, keep_everything
 from .generation import Decoding, Generation, held_to_contract
 from .grad_modes import MODES, GradMode
 from .models import Model, StandIn
+from .module_parts import parameters, tensors_of
 from .state import RandomNumbers, seed_all
 from .steps import OPTIMIZERS, WORKLOADS, Cut, Region, Step, Subject, Workload
 from .trees import Batch, mapped, tensors
@@ -59,17 +60,21 @@ Convert = Callable[[nn.Module, str, torch.dtype | None, Layout], nn.Module]
 def moved(module: nn.Module, device: str, dtype: torch.dtype | None, layout: Layout) -> nn.Module:
     """Return the module on the device, its real floating tensors of the dtype, if one is given.
 
-    `torch.nn.Module.to` would make complex tensors real. What is as it should be is not touched.
+    `torch.nn.Module.to` would make complex tensors real. What is as it should be is not touched,
+    and what lies on meta beside others is a skeleton that its author wants there.
     """
     target = torch.device(device)
-    tensors = [*module.parameters(), *module.buffers()]
-    if any(tensor.is_meta for tensor in tensors):
+    tensors = list(tensors_of(module))
+    if tensors and all(tensor.is_meta for tensor in tensors):
         raise BadModel(
             "its parameters are on meta, without numbers: a factory that keeps what it makes keeps "
             "what it was first asked for, so make the module anew in each call"
         )
-    if any(_is_elsewhere(tensor, target) for tensor in tensors):
-        module = module.to(target)
+    if any(_is_elsewhere(tensor, target) for tensor in tensors if not tensor.is_meta):
+        if any(tensor.is_meta for tensor in tensors):
+            module._apply(lambda one: one if one.is_meta else one.to(target))  # type: ignore[no-untyped-call] # torch leaves it untyped
+        else:
+            module = module.to(target)
     if dtype is not None and any(
         tensor.is_floating_point() and tensor.dtype != dtype for tensor in tensors
     ):
@@ -85,7 +90,7 @@ def _is_elsewhere(tensor: Tensor, device: torch.device) -> bool:
 
 def _only_dtype(module: nn.Module) -> torch.dtype | None:
     """Return the one dtype of the module's real floating parameters, if there is but one."""
-    dtypes = {one.dtype for one in module.parameters() if one.is_floating_point()}
+    dtypes = {one.dtype for one in parameters(module) if one.is_floating_point()}
     return dtypes.pop() if len(dtypes) == 1 else None
 
 
@@ -117,7 +122,7 @@ def assemble(cell: Cell, model: Model, *, seed: int, convert: Convert = moved) -
     given = _placed(given, cell.device, dtype, layout)
     batch = Batch.of(given)
     _check_samples(batch, cell)
-    if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+    if any(is_lazy(tensor) for tensor in tensors_of(module)):
         with torch.no_grad():
             module(
                 *batch.args, **batch.kwargs

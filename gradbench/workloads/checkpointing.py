@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from ..errors import Impossible
 from ..plurals import counted
+from .module_parts import parts
 from .steps import Cut
 
 CONTAINERS: Final = (nn.Sequential, nn.ModuleList)
@@ -71,7 +72,7 @@ def compute_again(module: nn.Module) -> str:
     """
     by_path = blocks(module)
     for block in by_path.values():
-        block.forward = Recomputed(block.forward)
+        object.__setattr__(block, "forward", Recomputed(block.forward))  # its author's may refuse
     if by_path:
         names = list(by_path)
         last = f" to {names[-1]}" if names[1:] else ""
@@ -100,12 +101,12 @@ def _is_plain(module: nn.Sequential) -> bool:
 
 def keep_everything(module: nn.Module) -> None:
     """Take away what `compute_again` did to a module that an earlier cell may have had."""
-    for part in module.modules():
+    for part in parts(module):
         match vars(part).get("forward"):
             case Recomputed(forward) if getattr(forward, "__self__", None) is not part:
-                part.forward = forward  # that it had brought along
+                object.__setattr__(part, "forward", forward)  # that it had brought along
             case Recomputed() | RecomputedSegments():
-                del part.forward
+                object.__delattr__(part, "forward")
 
 
 def _in_containers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -135,9 +136,9 @@ def _made_of_others(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     that is set, and a head that was cut out must not be met twice.
     """
     for name, child in module.named_children():
-        parts = list(child.modules())
-        plain = len(parts) == 1 and type(child).__module__.startswith("torch.nn.")
-        other = any(isinstance(part, Cut | torch.jit.ScriptModule) for part in parts)
+        inside = list(parts(child))
+        plain = len(inside) == 1 and type(child).__module__.startswith("torch.nn.")
+        other = any(isinstance(part, Cut | torch.jit.ScriptModule) for part in inside)
         if not (plain or other):
             yield name, child
 

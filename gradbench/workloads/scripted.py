@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .module_parts import parts, tensors_of
+
 
 def with_own_executors(module: nn.Module) -> nn.Module:
     """Return a copy whose TorchScript has run in no mode yet; the tensors are the module's own.
@@ -15,13 +17,11 @@ def with_own_executors(module: nn.Module) -> nn.Module:
     first run in inference mode is slow where autograd records. Without TorchScript it is the module
     itself.
     """
-    scripts = [part for part in module.modules() if isinstance(part, torch.jit.ScriptModule)]
+    scripts = [part for part in parts(module) if isinstance(part, torch.jit.ScriptModule)]
     if not scripts:
         return module
-    memo: dict[int, Any] = {
-        id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())
-    }
-    inside = {id(part) for one in scripts for part in one.modules() if part is not one}
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in tensors_of(module)}
+    inside = {id(part) for one in scripts for part in parts(one) if part is not one}
     memo |= {id(one): _reloaded(one) for one in scripts if id(one) not in inside}
     return copy.deepcopy(module, memo)
 

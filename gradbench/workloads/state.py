@@ -6,6 +6,8 @@ numbers. Parameters are not put back: an optimizer moves them, by so little that
 """
 
 import copy
+import functools
+import inspect
 import itertools
 import operator
 import pickle
@@ -22,6 +24,8 @@ from typing import Any, Final, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from .module_parts import buffers, parameters, parts
+
 MOST: Final = 10_000
 """Entries of a container up to which each is looked at; of a longer one the length alone is."""
 
@@ -29,6 +33,11 @@ _MISSING: Final = object()
 OPAQUE: Final = (FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
 FOREIGN: Final = frozenset(("torch", "numpy", *sys.stdlib_module_names))
 """Packages whose objects are taken as they are: their insides are nobody's hidden state."""
+_METHODS: Final = (staticmethod, classmethod)
+_Cache: Final = functools._lru_cache_wrapper
+_OURS: Final = __name__.partition(".")[0]
+_NO_DATA: Final = (*OPAQUE, nn.Module, _Cache)
+_CONTAINERS: Final = (dict, list, deque, set)
 
 
 class _Kept(Protocol):
@@ -87,7 +96,7 @@ class _KeptSlots:
     def put_back(self) -> None:
         for name, value in self.values.items():
             if getattr(self.owner, name, _MISSING) is not value:
-                setattr(self.owner, name, value)
+                object.__setattr__(self.owner, name, value)  # its own may refuse to go back
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,21 @@ class _KeptClass:
         for name, value in self.values.items():
             if vars(self.owner).get(name, _MISSING) is not value:
                 setattr(self.owner, name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptFile:
+    """What stands in the file of a class beside functions and classes."""
+
+    owner: dict[str, Any]
+    values: dict[str, Any]
+
+    def put_back(self) -> None:
+        for name in _data_in(self.owner).keys() - self.values.keys():
+            del self.owner[name]
+        for name, value in self.values.items():
+            if self.owner.get(name, _MISSING) is not value:
+                self.owner[name] = value
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +167,12 @@ class Snapshot:
 
     Kept are buffers, plain attributes, those of the user's own classes, what these lead to through
     containers and objects of such classes, generators of random numbers among them, and what the
-    modules are ``given``, which some change: a cache, say. With ``on_host`` contents lie on the
-    host, so that a device's memory stays as it is.
+    modules are ``given``, which some change: a cache, say. So are the names and containers that
+    stand in the files of those classes. With ``on_host`` contents lie on the host, so that a
+    device's memory stays as it is.
+
+    What a function that `functools.lru_cache` wraps has kept cannot be read. It is forgotten where
+    nothing was kept at first, here or in the snapshot ``since``, the one of the module as built.
     """
 
     def __init__(
@@ -153,6 +181,7 @@ class Snapshot:
         *,
         given: Iterable[object] = (),
         on_host: bool = False,
+        since: "Snapshot | None" = None,
     ) -> None:
         roots = list(roots)
         self._on_host = on_host
@@ -162,24 +191,42 @@ class Snapshot:
         self._watched: list[
             Collection[Any]
         ] = []  # whose entries show at once that all is as it was
+        self._caches: list[functools._lru_cache_wrapper[Any]] = (
+            [] if since is None else list(since._caches)
+        )
         self._seen: set[int] = {
-            id(parameter) for root in roots for parameter in root.parameters(recurse=True)
-        }
+            id(parameter) for root in roots for parameter in parameters(root)
+        } | {id(sys.modules)}
         for root in roots:
             self._keep(root)
-            for buffer in root.buffers():  # TorchScript's are in no dictionary
+            for buffer in buffers(root):  # TorchScript's are in no dictionary
                 self._keep(buffer)
         for one in given:
             self._keep(one)
         self._lengths, self._entries = self._fingerprint()
+
+    @classmethod
+    def beside(cls, roots: Iterable[nn.Module]) -> Self:
+        """Return the state of modules' classes and files alone: what building leaves as it is.
+
+        No contents of tensors are kept, and nothing that the modules hold themselves.
+        """
+        shared = cls(())
+        for root in roots:
+            for part in parts(root):
+                shared._keep_containers(shared._keep_class(type(part)))
+        shared._lengths, shared._entries = shared._fingerprint()
+        return shared
 
     def look(self) -> None:
         """Learn which tensors a step changes: call it when one was made since."""
         for tensor in self._tensors:
             tensor.look()
 
-    def put_back(self) -> None:
+    def put_back(self, *, forgetting: bool = True) -> None:
         """Make everything as it was."""
+        if forgetting:
+            self.forget()
         if self._fingerprint() != (self._lengths, self._entries):
             for other in self._others:
                 other.put_back()
@@ -189,6 +236,13 @@ class Snapshot:
         if changed:
             with torch.inference_mode():  # where inference tensors may be written, and others too
                 torch._foreach_copy_([t.owner for t in changed], [t.contents for t in changed])
+
+    def forget(self) -> bool:
+        """Have functions forget the results that were kept since; return whether there were any."""
+        full = [cache for cache in self._caches if cache.cache_info().currsize]
+        for cache in full:
+            cache.cache_clear()
+        return bool(full)
 
     def _fingerprint(self) -> tuple[list[int], list[int]]:
         """Return how many entries each container has, and which objects they are, one after other.
@@ -252,11 +306,41 @@ class Snapshot:
             if id(base) in self._seen or is_foreign(base):
                 continue
             self._seen.add(id(base))
+            self._note_caches(vars(base).values())
+            self._keep_file_of(base)
             data = _data_of(base)
             self._others.append(_KeptClass(base, data))
             self._watched.append(_ClassEntries(base, tuple(data)))
             leads_to += _few(data.values())
         return leads_to
+
+    def _keep_file_of(self, kind: type) -> None:
+        """Keep names and containers that stand beside a class."""
+        file = _file_of(kind)
+        if file is None or id(file) in self._seen:
+            return
+        self._seen.add(id(file))
+        self._note_caches(file.values())
+        data = _data_in(file)
+        self._others.append(_KeptFile(file, data))
+        self._watched.append(_FileEntries(file, tuple(data)))
+        self._keep_containers(data.values())
+
+    def _keep_containers(self, values: Iterable[object]) -> None:
+        """Keep containers, and those in them; contents of tensors there may be a data set."""
+        todo = list(values)
+        while todo:
+            one = todo.pop()
+            if issubclass(type(one), _CONTAINERS) and id(one) not in self._seen:
+                self._seen.add(id(one))
+                todo += self._keep_one(one)
+
+    def _note_caches(self, values: Iterable[object]) -> None:
+        """Note which functions have kept no result yet."""
+        for value in values:
+            function = getattr(value, "__func__", value) if isinstance(value, _METHODS) else value
+            if isinstance(function, _Cache) and not function.cache_info().currsize:
+                self._caches.append(function)
 
     def _keep_module(self, module: nn.Module) -> list[object]:
         own = module.__dict__
@@ -318,6 +402,23 @@ class _ClassEntries:
         return one in list(self)
 
 
+@dataclass(frozen=True, slots=True)
+class _FileEntries:
+    """A file's data, of whose other names the number alone is looked at."""
+
+    owner: dict[str, Any]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.owner.get, self.names)
+
+    def __contains__(self, one: object) -> bool:
+        return one in list(self)
+
+
 MODULES_OWN: Final = frozenset(nn.Module().__dict__) - {"training"}
 """What every module has: dictionaries of parameters, hooks and the like."""
 
@@ -334,6 +435,27 @@ def _data_of(kind: type) -> dict[str, Any]:
         for name, value in vars(kind).items()
         if not (name.startswith("__") or name == "_abc_impl" or hasattr(type(value), "__get__"))
     }
+
+
+def _data_in(file: dict[str, Any]) -> dict[str, Any]:
+    """Return what is no function, class or module in a file, and has no name of Python's."""
+    return {
+        name: value
+        for name, value in file.items()
+        if not (name.startswith("__") or issubclass(type(value), _NO_DATA))
+    }
+
+
+def _file_of(kind: type) -> dict[str, Any] | None:
+    """Return the names that a class's own methods see as global; None for none, or for ours."""
+    for method in vars(kind).values():
+        function = getattr(method, "__func__", method) if isinstance(method, _METHODS) else method
+        if not isinstance(function, FunctionType):
+            continue
+        names: dict[str, Any] = inspect.unwrap(function).__globals__
+        if str(names.get("__name__", "")).partition(".")[0] not in (*FOREIGN, _OURS):
+            return names
+    return None
 
 
 def _generator(one: object) -> _KeptGenerator | None:
@@ -355,9 +477,12 @@ def _generator(one: object) -> _KeptGenerator | None:
 
 
 def _slots(kind: type) -> Iterator[str]:
+    """Yield the names of a class's slots, private ones as they are to be asked for."""
     names = kind.__dict__.get("__slots__", ())
     for name in (names,) if isinstance(names, str) else names:
-        if name not in ("__dict__", "__weakref__"):
+        if name.startswith("__") and not name.endswith("__"):
+            yield f"_{kind.__name__.lstrip('_')}{name}"
+        elif name not in ("__dict__", "__weakref__"):
             yield name
 
 

@@ -14,6 +14,7 @@ from ..errors import Impossible, in_one_line
 from .distributed import SHARDING, Spread, replicated, sharded
 from .generation import Decoding, Generation, lengthened, likeliest
 from .grad_modes import MODES, GradMode
+from .module_parts import parameters, parts, tensors_of
 from .trees import Batch, mapped, tensors
 
 P = ParamSpec("P")
@@ -84,12 +85,13 @@ class Subject:
     @property
     def device(self) -> torch.device:
         """Where the module is, or its batch."""
-        return next((one.device for one in self.resident()), torch.device("cpu"))
+        placed = (one.device for one in self.resident() if not one.is_meta)
+        return next(placed, torch.device("cpu"))
 
     def clear_gradients(self) -> None:
         """Drop the gradients, so that what a step adds is counted from the same start."""
-        for part in self.parts():
-            part.zero_grad(set_to_none=True)
+        for parameter in self.parameters():
+            parameter.grad = None
 
     def parts(self) -> list[nn.Module]:
         """Return the modules that hold parameters."""
@@ -97,11 +99,11 @@ class Subject:
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters of all parts."""
-        return [parameter for part in self.parts() for parameter in part.parameters()]
+        return [parameter for part in self.parts() for parameter in parameters(part)]
 
     def resident(self) -> list[Tensor]:
         """Return what is there whether a graph is kept or not: parameters, buffers, the batch."""
-        owned = [t for part in self.parts() for t in (*part.parameters(), *part.buffers())]
+        owned = [tensor for part in self.parts() for tensor in tensors_of(part)]
         return [*owned, *(tensor for _, tensor in tensors(self.given))]
 
 
@@ -163,7 +165,7 @@ def switch(module: nn.Module, *, training: bool) -> None:
         change()
     except Exception:  # noqa: BLE001 # whatever its author's own method raises
         if not isinstance(module, torch.fx.GraphModule):
-            for part in module.modules():
+            for part in parts(module):
                 part.training = training
 
 

@@ -4,12 +4,15 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import BadModel
+
+DEEP: Final = 5
+"""Containers in one another that are outlined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +51,40 @@ class Batch:
 
 
 def tensors(tree: object, path: str = "output") -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors in nested tuples, lists, mappings and dataclasses, each with its path."""
-    if isinstance(tree, Tensor):
-        yield path, tree
-    elif isinstance(tree, Mapping):
+    """Yield the tensors in nested tuples, lists, mappings and dataclasses, each with its path.
+
+    However deep they lie; a container inside itself, as a parent that a child knows, is not entered
+    again.
+    """
+    around: dict[int, object] = {}  # containers that are entered, held, or an id could be another's
+    todo: list[_Place | int] = [(path, tree)]  # what to look at, and what to leave
+    while todo:
+        one = todo.pop()
+        if isinstance(one, int):
+            del around[one]
+            continue
+        where, value = one
+        if isinstance(value, Tensor):
+            yield where, value
+        elif id(value) not in around and (inside := list(_inside(where, value))):
+            around[id(value)] = value
+            todo += [id(value), *reversed(inside)]
+
+
+_Place = tuple[str, object]
+
+
+def _inside(path: str, tree: object) -> Iterator[_Place]:
+    """Yield what a container holds, by path; a field that was given no value yet is left out."""
+    if isinstance(tree, Mapping):
         for key, one in tree.items():
-            yield from tensors(one, f"{path}[{key!r}]")
+            yield f"{path}[{key!r}]", one
     elif isinstance(tree, (tuple, list)):
         for index, one in enumerate(tree):
-            yield from tensors(one, f"{path}[{index}]")
-    elif is_dataclass(tree) and not isinstance(tree, type):
-        for one_field in fields(tree):
-            yield from tensors(getattr(tree, one_field.name), f"{path}.{one_field.name}")
+            yield f"{path}[{index}]", one
+    elif _is_dataclass(tree):
+        for name in given_fields(tree):
+            yield f"{path}.{name}", getattr(tree, name)
 
 
 def mapped(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -110,9 +135,9 @@ def _tuple_like(tree: tuple[Any, ...], items: Sequence[Any]) -> tuple[Any, ...]:
 
 def _mapped_fields(tree: Any, leaf: Callable[[Tensor], Tensor]) -> Any:
     new = copy.copy(tree)
-    for one in fields(tree):
-        value = _mapped(getattr(tree, one.name), leaf)
-        object.__setattr__(new, one.name, value)  # a frozen one, too
+    for name in given_fields(tree):
+        value = _mapped(getattr(tree, name), leaf)
+        object.__setattr__(new, name, value)  # a frozen one, too
     return new
 
 
@@ -120,13 +145,21 @@ def _is_dataclass(tree: object) -> bool:
     return is_dataclass(tree) and not isinstance(tree, type)
 
 
-def outlined(tree: object, *, numbers: bool = True) -> str:
+def given_fields(tree: Any) -> list[str]:
+    """Return the fields of a dataclass's object that have a value: some get theirs later."""
+    return [one.name for one in fields(tree) if hasattr(tree, one.name)]
+
+
+def outlined(tree: object, *, numbers: bool = True, depth: int = DEEP) -> str:
     """Return a tree in few words: shapes and dtypes of tensors, types of all else.
 
-    Numbers are written out, unless they are of an output: those differ from call to call.
+    Numbers are written out, unless they are of an output: those differ from call to call. So deep
+    containers are entered, and no deeper.
     """
-    within = partial(outlined, numbers=numbers)
+    within = partial(outlined, numbers=numbers, depth=depth - 1)
     match tree:
+        case Mapping() | list() | tuple() if not depth:
+            return type(tree).__name__
         case Tensor():
             return f"{str(tree.dtype).removeprefix('torch.')} {list(tree.shape)}"
         case Mapping():

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gradbench.devices import Trace, Unreadable, Window, trace as trace_module
+from gradbench.devices import OutOfSight, Trace, Unreadable, Window, trace as trace_module
 from gradbench.devices.cpu import ProfilerLedger
-from gradbench.devices.trace import trace
+from gradbench.devices.trace import OperatorProfile, cpu_changes, trace
 from gradbench.records.allocations import Change, Phase, Tag
 from gradbench.workloads.models import cnn_small, mlp
 
@@ -158,6 +158,39 @@ def test_marks_from_within_backward_stand_before_the_gradients_that_follow():
         ]
         assert born[-1] < tags[name]
     assert tags["2.weight"] < tags["0.weight"]
+
+
+def _profiled():
+    with torch.profiler.profile():
+        return torch.ones(3)
+
+
+def _warming_up():
+    with torch.profiler.profile(schedule=torch.profiler.schedule(wait=0, warmup=2, active=1)):
+        return torch.ones(3)
+
+
+def _started():
+    torch.profiler.profile().start()
+    raise RuntimeError("its own error comes second")
+
+
+@pytest.mark.parametrize("call", [_profiled, _warming_up, _started])
+@pytest.mark.parametrize("read", [cpu_changes, lambda call: trace(lambda _: call())])
+def test_a_call_that_profiles_itself_is_out_of_sight(read, call):
+    """A second profiler of torch ends the first one, which would have counted nothing."""
+    with pytest.raises(OutOfSight, match="it runs torch's profiler itself, of which one"):
+        read(call)
+    _, changes = cpu_changes(lambda: torch.ones(3))
+    assert changes == [12]
+
+
+def test_operators_of_a_call_that_profiles_itself_are_out_of_sight():
+    with (
+        pytest.raises(OutOfSight, match="it runs torch's profiler itself"),
+        OperatorProfile() as ops,
+    ):
+        ops.call(_profiled)
 
 
 def test_many_marks_keep_their_order():

@@ -1,5 +1,6 @@
 """What is put back between two visits of a module: everything but parameters."""
 
+import functools
 import random
 import threading
 from collections import deque
@@ -183,6 +184,88 @@ def test_a_buffer_changed_unseen_by_its_version_is_put_back():
     snapshot.look()
     snapshot.put_back()
     assert norm.running_mean.tolist() == [0] * 4
+
+
+class Private:
+    __slots__ = ("__calls",)
+
+    def __init__(self):
+        self.__calls = 0
+
+    def __setattr__(self, name, value):
+        if value < getattr(self, name, 0):
+            raise ValueError("it only grows")
+        object.__setattr__(self, name, value)
+
+    def next(self):
+        self.__calls += 1
+        return self.__calls
+
+
+TABLES: dict[int, torch.Tensor] = {}
+CALLS = 0
+
+
+@functools.lru_cache
+def table(size):
+    return torch.arange(size)
+
+
+class OfAFile(nn.Module):
+    """Keeps what it has in its file: a dict, a number, what a function remembers."""
+
+    def __init__(self):
+        super().__init__()
+        self.private = Private()
+
+    def forward(self, x):
+        global CALLS, LATER  # noqa: PLW0603 # that it does is the point
+        CALLS += 1
+        LATER = CALLS
+        TABLES[CALLS] = table(CALLS)
+        return x * CALLS * self.private.next()
+
+
+def test_what_stands_in_the_file_of_a_class_is_put_back():
+    net, x = OfAFile(), torch.ones(2)
+    built, tables = Snapshot([net]), TABLES
+    first = net(x)
+    after = Snapshot([net], since=built)
+    net(x)
+    after.put_back(forgetting=False)
+    assert (CALLS, sorted(TABLES), table.cache_info().currsize) == (1, [1], 2)
+    assert net(x).equal(4 * first)
+    built.put_back()
+    assert (CALLS, TABLES, "LATER" in globals()) == (0, {}, False)
+    assert TABLES is tables
+    assert net(x).equal(first)
+    built.put_back()
+
+
+def test_a_function_forgets_what_it_keeps_where_it_kept_nothing_at_first():
+    net = OfAFile()
+    built = Snapshot([net])
+    net(torch.ones(1))
+    after = Snapshot([net], since=built)
+    assert after.forget()
+    assert table.cache_info().currsize == 0
+    assert not after.forget()
+    table(7)
+    full = Snapshot([net])
+    table(8)
+    assert not full.forget()
+    assert table.cache_info().currsize == 2
+    built.put_back()
+
+
+def test_what_is_beside_modules_is_kept_without_their_own():
+    net = OfAFile()
+    net.own = [1]
+    beside = Snapshot.beside([net])
+    net(torch.ones(1))
+    net.own.append(2)
+    beside.put_back()
+    assert (CALLS, TABLES, net.own) == (0, {}, [1, 2])
 
 
 def test_a_long_list_is_judged_by_its_length():

@@ -1,7 +1,7 @@
 """Batches and outputs as trees: what a model is called with, moved, counted, and trained by."""
 
 from collections import OrderedDict, UserDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -114,6 +114,41 @@ def test_a_tensor_that_is_there_twice_stays_one():
 def test_what_is_no_container_is_passed_through():
     thing = object()
     assert mapped({"a": thing, "b": None}, torch.clone) == {"a": thing, "b": None}
+
+
+@dataclass
+class Branch:
+    value: torch.Tensor
+    parent: "Branch | None" = None
+    later: torch.Tensor = field(init=False)  # none is given
+
+
+def test_a_child_that_knows_its_parent_is_looked_into_once():
+    root = Branch(torch.ones(1))
+    child = Branch(torch.ones(2), parent=root)
+    tree = {"root": root, "child": child}
+    root.parent = child
+    assert [path for path, _ in tensors(tree)] == [
+        "output['root'].value",
+        "output['root'].parent.value",
+        "output['child'].value",
+        "output['child'].parent.value",
+    ]
+    assert len(outlined([tree, {"itself": tree}])) < 200
+
+
+def test_a_tree_may_be_deeper_than_functions_may_call_one_another():
+    tree = (torch.ones(3),)
+    for _ in range(3000):
+        tree = (tree,)
+    assert [tensor.numel() for _, tensor in tensors(tree)] == [3]
+    assert outlined(tree) == "(((((tuple)))))"
+
+
+def test_a_field_without_a_value_stays_without_one():
+    mapped_to = mapped(Branch(torch.ones(1)), lambda tensor: tensor * 2)
+    assert mapped_to.value == 2
+    assert not hasattr(mapped_to, "later")
 
 
 def test_a_batch_is_shown_by_shapes_and_dtypes():

@@ -3,7 +3,9 @@
 A row names a factory by the path of this module, so that every way in builds it for itself.
 """
 
+import _thread
 import copy
+import functools
 import itertools
 import os
 import queue
@@ -13,7 +15,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -338,6 +340,15 @@ class OwnWorker(Plain):
         return self.done.get()
 
 
+class Raw(Plain):
+    """Starts its threads past Python's own module for them."""
+
+    def forward(self, x):
+        done = queue.SimpleQueue()
+        _thread.start_new_thread(lambda: done.put(Plain.forward(self, x)), ())
+        return done.get(timeout=60)
+
+
 class Square(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -414,6 +425,46 @@ class Answering(Plain):
         return Answer(super().forward(x), {"features": [x]})
 
 
+@dataclass
+class Branch:
+    value: torch.Tensor
+    parent: "Branch | None" = None
+    children: list["Branch"] = field(default_factory=list)
+    later: torch.Tensor = field(init=False)
+
+
+class Branching(Plain):
+    """Returns a tree whose parts know their parents, and lack a field."""
+
+    def forward(self, x):
+        root = Branch(super().forward(x))
+        root.children.append(Branch(root.value * 2, parent=root))
+        return root
+
+
+class Promising(Plain):
+    """Returns before its work is done."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = ThreadPoolExecutor(1)
+
+    def forward(self, x):
+        def work():
+            time.sleep(0.01)
+            return Plain.forward(self, x)
+
+        return self.pool.submit(work)
+
+
+class Profiling(Plain):
+    """Runs torch's profiler in each call."""
+
+    def forward(self, x):
+        with torch.profiler.profile():
+            return super().forward(x)
+
+
 class Thrifty(Plain):
     """Recomputes what it does not save."""
 
@@ -479,6 +530,103 @@ class Remembering(Plain):
         Remembering.calls += 1
         self.past.append(super().forward(x.repeat(Remembering.calls, 1)).sum(0))
         return torch.stack(self.past)
+
+
+@functools.lru_cache
+def cosines(size):
+    return torch.arange(size, dtype=torch.float32).cos()
+
+
+class Tabled(Plain):
+    """A function remembers its table, whatever mode that was made in."""
+
+    def forward(self, x):
+        return self.last(self.first(x) * cosines(32))
+
+
+CALLS = 0
+PAST: list[torch.Tensor] = []
+
+
+class Counting(Plain):
+    """Counts its calls, and keeps outputs, in its file."""
+
+    def forward(self, x):
+        global CALLS  # noqa: PLW0603 # people do
+        CALLS += 1
+        PAST.append(super().forward(x.repeat(CALLS, 1)).sum(0))
+        return torch.stack(PAST)
+
+
+class Selling(Plain):
+    """``parameters`` and ``zero_grad`` are its own, without torch's arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.first.requires_grad_(requires_grad=False)
+
+    def parameters(self):
+        return list(self.last.parameters())
+
+    def named_parameters(self):
+        return self.last.named_parameters()
+
+    def zero_grad(self):
+        for parameter in self.parameters():
+            parameter.grad = None
+
+
+class Closed(Plain):
+    """Takes no attribute once it is built, and counts in a private slot."""
+
+    class Count:
+        __slots__ = ("__calls",)
+
+        def __init__(self):
+            self.__calls = 0
+
+        def next(self):
+            self.__calls += 1
+            return self.__calls
+
+    def __init__(self):
+        super().__init__()
+        self.count = self.Count()
+        self.closed = True
+
+    def __setattr__(self, name, value):
+        if vars(self).get("closed") and name != "training":
+            raise AttributeError(f"{name} is none of mine")
+        super().__setattr__(name, value)
+
+    def forward(self, x):
+        return super().forward(x.repeat(self.count.next(), 1))
+
+
+class HooksOff(Plain):
+    """Switches hooks on saved tensors off, in words of its own."""
+
+    def forward(self, x):
+        with torch.autograd.graph.disable_saved_tensors_hooks("no offloading in this block"):
+            return super().forward(x)
+
+
+class Skeleton(nn.Module):
+    """Parameters stacked, and one of its modules on meta to call them by."""
+
+    def __init__(self):
+        super().__init__()
+        stacked, _ = torch.func.stack_module_state([Plain() for _ in range(3)])
+        self.names, self.stacked = list(stacked), nn.ParameterList(stacked.values())
+        self.skeleton = Plain().to("meta")
+
+    def forward(self, x):
+        given = dict(zip(self.names, self.stacked, strict=True))
+
+        def one(parameters, x):
+            return torch.func.functional_call(self.skeleton, parameters, (x,))
+
+        return torch.func.vmap(one, in_dims=(0, None))(given, x)
 
 
 class Logged(torch.Tensor):
