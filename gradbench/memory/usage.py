@@ -58,6 +58,17 @@ class Usage:
     kept: tuple[Creation, ...] = ()
     held: tuple[Held, ...] = ()
 
+    def __str__(self) -> str:
+        """Return the figures in a line, as a user prints them."""
+        unread = isinstance(self.seen, Unreadable)
+        parts = [
+            f"peak {self.peak_bytes:,} B",
+            f"saved for backward: {self.seen}" if unread else f"saved {self.saved_bytes:,} B",
+        ]
+        if self.leaked_bytes is not None:
+            parts.append(f"each further call leaves {self.leaked_bytes:,} B")
+        return "; ".join(parts)
+
     @property
     def saved(self) -> tuple[Saved, ...]:
         """What the call allocated and autograd saved, at once when that was most.

@@ -78,3 +78,8 @@ def test_a_variable_without_a_value_and_a_function_that_wraps_itself_are_no_obst
     calls_what_is_not_there_yet.__wrapped__ = calls_what_is_not_there_yet
     assert called_modules(calls_what_is_not_there_yet) == []
     later = 1
+
+
+def test_what_a_call_used_is_printed_in_a_line():
+    used = memory_usage(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.ones(2, 4), leaks_too=True)
+    assert str(used) == "peak 64 B; saved 32 B; each further call leaves 0 B"

@@ -188,5 +188,8 @@ def test_what_a_hook_of_a_tensor_keeps_is_a_reason_and_no_number():
     assert found[SAVED].cause == "unreadable"
     assert found[SAVED].reason == "a graph is built, and a tensor's hook keeps tensors, not saved"
     assert found["peak_allocated"].values[0] > 0
+    used = memory_usage(modules.Holding(), torch.randn(4, 16))
     with pytest.raises(Unreadable, match="a tensor's hook keeps tensors of the call, not saved"):
-        _ = memory_usage(modules.Holding(), torch.randn(4, 16)).saved_bytes
+        _ = used.saved_bytes
+    assert "; saved for backward: " in str(used)
+    assert "a tensor's hook keeps tensors" in str(used)
