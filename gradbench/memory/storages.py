@@ -96,7 +96,7 @@ def _parts(tensor: Tensor) -> Sequence[Tensor]:  # noqa: PLR0911 # one return a 
 
 
 def _own(tensor: Tensor) -> Iterator[UntypedStorage]:
-    if not is_lazy(tensor):
+    if not (is_lazy(tensor) or tensor._is_zerotensor()):  # forward AD's zeros have no numbers
         try:
             yield tensor.untyped_storage()
         except (RuntimeError, NotImplementedError):

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from gradbench.memory.storages import shape, storages
+from gradbench.memory.usage import memory_usage
 
 DENSE = torch.randn(3, 4)
 ROWS, COLUMNS = torch.arange(4) * 4, torch.arange(4).repeat(3)
@@ -62,3 +63,11 @@ def test_a_tensor_without_a_shape_has_an_empty_one():
     assert shape(torch.nested.nested_tensor([DENSE, DENSE[:2]])) == ()
     assert shape(nn.LazyLinear(2).weight) == ()
     assert shape(DENSE) == (3, 4)
+
+
+def test_zeros_of_forward_ad_lie_nowhere_and_fail_no_meter():
+    """Tangents of what does not vary have a storage that must not be asked where it is."""
+    assert storages(torch._efficientzerotensor(3)) == []
+    layer = nn.Linear(3, 3)
+    used = memory_usage(lambda: torch.func.jvp(layer, (torch.ones(3),), (torch.ones(3),)))
+    assert used.peak_bytes > 0
