@@ -232,6 +232,14 @@ def counted(lines: Sequence[Line]) -> Iterator[str]:
             f"| {counts} | ±{half_width(some):.2%} | {min(seconds):.0f} to {max(seconds):.0f} |"
         )
     yield ""
+    newer = [one for one in lines if one.get("means_judged")]
+    alarms = sum(any(word in CHANGED for word in table) for table in verdicts(newer, 0))
+    yield (
+        f"Since {len(newer)} of these tables the mean of all batches is judged, too "
+        f"([gate.md](gate.md#gradbench-compare)): {alarms} of them with a false alarm. "
+        "The others were judged by the fastest batches alone."
+    )
+    yield ""
     for first, some in alike(lines, "beside", "size"):
         yield f"{quality.BESIDE[first['beside']].capitalize()}: {made_by(some)}."
 

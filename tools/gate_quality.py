@@ -52,7 +52,7 @@ from gradbench.process_tree import ProcessTree
 from gradbench.runner.bench import Bench
 from gradbench.selfcheck import faults, gate as proof, trials
 from gradbench.selfcheck.checks import thrashing
-from gradbench.stats import table_rule
+from gradbench.stats import table_rule, uneven_steps
 from gradbench.stats.replicate import Replicate
 from gradbench.stats.table_rule import TableRule
 from gradbench.stats.verdicts import Verdict
@@ -291,6 +291,7 @@ def executed(given: argparse.Namespace) -> None:
                 seed=number,
                 seconds=round(seconds, 1),
                 verdicts=words,
+                means_judged=True,
                 changes={
                     str(one.cell): [round(end, 5) for end in (one.change.low, one.change.high)]
                     for one in timed
@@ -418,27 +419,34 @@ class Side:
 class Sample:
     """What rules see of a replicate."""
 
-    base: Side
-    candidate: Side
-    log: float
+    replicate: Replicate
 
     @classmethod
     def of(cls, base_ns: Any, candidate_ns: Any) -> "Sample":
-        base, candidate = (
-            Side(np.array(list(itertools.chain(*turns)), dtype=float))
-            for turns in (base_ns, candidate_ns)
-        )
-        return cls(base, candidate, Replicate(base_ns, candidate_ns).log_ratio)
+        return cls(Replicate(base_ns, candidate_ns))
+
+    @cached_property
+    def base(self) -> Side:
+        return Side(np.array(list(itertools.chain(*self.replicate.base_ns)), dtype=float))
+
+    @cached_property
+    def candidate(self) -> Side:
+        return Side(np.array(list(itertools.chain(*self.replicate.candidate_ns)), dtype=float))
+
+    @cached_property
+    def log(self) -> float:
+        return self.replicate.log_ratio
 
     @cached_property
     def swapped(self) -> "Sample":
         """The same with the sides called the other way round."""
-        return Sample(self.candidate, self.base, -self.log)
+        return Sample.of(self.replicate.candidate_ns, self.replicate.base_ns)
 
     def slowed(self, slowdown: float) -> "Sample":
         """Return it as if the candidate had taken so much longer."""
-        longer = Side(self.candidate.ns * (1 + slowdown))
-        return Sample(self.base, longer, self.log + float(np.log1p(slowdown)))
+        turns = self.replicate.candidate_ns
+        longer = [[ns * (1 + slowdown) for ns in turn] for turn in turns]
+        return Sample.of(self.replicate.base_ns, longer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,18 +491,22 @@ def compare_rule(threshold: float) -> Rule:
     rule = TableRule(threshold=threshold)
 
     def table_of(table: Table, rng: random.Random) -> dict[str, Asked]:
-        drawn = {
-            cell: [one.log for one in rng.sample(own, min(rule.most, len(own)))]
-            for cell, own in table.items()
-        }
-        suspects = rule.suspects(drawn.values())
+        drawn = {cell: rng.sample(own, min(rule.most, len(own))) for cell, own in table.items()}
+        logs_of = {cell: [one.log for one in own] for cell, own in drawn.items()}
+        suspects = rule.suspects(logs_of.values())
         found = {}
-        for cell, logs in drawn.items():
+        for cell, logs in logs_of.items():
             count = rule.first
             while count < len(logs) and rule.more(logs[:count], suspects=suspects):
                 count += 1
-            verdict = rule.verdict(logs[:count], suspects=suspects)
-            found[cell] = Asked(verdict.verdict, verdict.change.point > 1)
+            verdict = uneven_steps.judged(
+                rule.verdict(logs[:count], suspects=suspects),
+                [one.replicate for one in drawn[cell][:count]],
+                threshold=threshold,
+                cells=len(table),
+            )
+            slower = verdict.verdict is Verdict.WORSE or verdict.change.point > 1
+            found[cell] = Asked(verdict.verdict, slower)
         return found
 
     return table_of
