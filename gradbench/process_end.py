@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 TAIL_BYTES: Final = 65536
@@ -33,6 +34,18 @@ def how_it_ended(code: int, output: str = "") -> str:
 def ended_by_others(code: int) -> bool:
     """Return whether a signal ended a process that others send: the kernel, a limit, a user."""
     return code < 0 and signal_name(-code) not in _OWN_FAULTS
+
+
+def out_of_memory_kills(statistics: Path = Path("/proc/vmstat")) -> int | None:
+    """Return how many processes the kernel has ended for want of memory since the host started.
+
+    None where that is not known: Linux counts them, from 4.13 on, of all containers together.
+    """
+    try:
+        lines = dict(line.split(maxsplit=1) for line in statistics.read_text().splitlines())
+        return int(lines["oom_kill"])
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 def says_others_ended(words: str) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -11,7 +12,13 @@ from contextlib import suppress
 from typing import Any, Final, Self
 
 from ..errors import Impossible
-from ..process_end import ended_by_others, how_it_ended, last_words, tail
+from ..process_end import (
+    ended_by_others,
+    how_it_ended,
+    last_words,
+    out_of_memory_kills,
+    tail,
+)
 from ..process_tree import ProcessTree
 from ..runner.fork_server import settings
 from . import worker
@@ -27,14 +34,21 @@ LOAD_S: Final = 120.0
 class Failed(Exception):
     """A process that cannot go on with a cell: whose, and its own words.
 
-    ``killed`` is whether a signal ended it that others send, as the kernel where memory runs out;
-    ``missing`` is the file that was not there, where that is why.
+    ``killed`` is whether a signal ended it that others send, ``out_of_memory`` whether that was the
+    kernel's, for want of memory; ``missing`` is the file that was not there, where that is why.
     """
 
     def __init__(
-        self, side_name: str, why: str, *, killed: bool = False, missing: str = ""
+        self,
+        side_name: str,
+        why: str,
+        *,
+        killed: bool = False,
+        out_of_memory: bool = False,
+        missing: str = "",
     ) -> None:
-        self.side, self.why, self.killed, self.missing = side_name, why, killed, missing
+        self.side, self.why, self.missing = side_name, why, missing
+        self.killed, self.out_of_memory = killed, out_of_memory
         super().__init__(why)
 
     @property
@@ -42,9 +56,12 @@ class Failed(Exception):
         """Say what else may have brought it about, and what would show it; or ``""``."""
         if not self.killed:
             return ""
+        advice = "free memory or take a smaller batch, and try again"
+        if self.out_of_memory:
+            return f"was {self.why}, twice: {advice}"
         by_kernel = self.why.startswith("killed by SIGKILL")
         return f"was {self.why}, twice: " + (
-            "memory ran out, or others ended it; free memory or take a smaller batch, and try again"
+            f"memory ran out, or others ended it; {advice}"
             if by_kernel
             else "others end a process so; try again"
         )
@@ -54,9 +71,15 @@ class Lost(Failed):
     """A process that is gone or does not answer; ``late`` is whether its time was over."""
 
     def __init__(
-        self, side_name: str, why: str, *, killed: bool = False, late: bool = False
+        self,
+        side_name: str,
+        why: str,
+        *,
+        killed: bool = False,
+        out_of_memory: bool = False,
+        late: bool = False,
     ) -> None:
-        super().__init__(side_name, why, killed=killed)
+        super().__init__(side_name, why, killed=killed, out_of_memory=out_of_memory)
         self.late = late
 
     @property
@@ -102,6 +125,7 @@ class LiveProcess:
             "order": list(order),
             "training": training,
         }
+        self._kills_before = out_of_memory_kills()
         parent_end, child_end = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 # closed with the process
         self._asked_at = 0  # where in the log the output begins that belongs to the last question
@@ -136,6 +160,7 @@ class LiveProcess:
     def put(self, *, limit_s: float | None = None, **message: Any) -> None:
         """Send a message, to which there is to be an answer within the time limit from now on."""
         self._asked_at = os.fstat(self._log.fileno()).st_size
+        self._kills_before = out_of_memory_kills()
         self._allow(self._limit_s if limit_s is None else limit_s)
         with suppress(OSError):  # it is gone, which is heard instead of an answer
             self._line.send(**message)
@@ -154,9 +179,7 @@ class LiveProcess:
         if answer is None:
             raise self._lost()
         if "ended" in answer:  # the fork that took the cell
-            code = answer["ended"]
-            words = how_it_ended(code, self._output())
-            raise Failed(self.name, words, killed=ended_by_others(code))
+            raise Failed(self.name, **self._end(answer["ended"]))
         if "failed" in answer:
             raise Failed(self.name, answer["failed"], missing=answer.get("missing", ""))
         return answer
@@ -180,8 +203,17 @@ class LiveProcess:
         except subprocess.TimeoutExpired:
             why = last_words(self._output()) or "it closed the socket that it answers by"
             return Lost(self.name, why)
+        return Lost(self.name, **self._end(code))
+
+    def _end(self, code: int) -> dict[str, Any]:
+        """Return how it ended with that exit status, as `Failed` takes it."""
         words = how_it_ended(code, self._output())
-        return Lost(self.name, words, killed=ended_by_others(code))
+        killed = ended_by_others(code)
+        before, now = self._kills_before, out_of_memory_kills()
+        out_of_memory = code == -signal.SIGKILL and None not in (before, now) and before != now
+        if out_of_memory:
+            words += ": memory had run out"
+        return {"why": words, "killed": killed, "out_of_memory": out_of_memory}
 
     def _output(self) -> str:
         return tail(self._log.fileno(), since=self._asked_at)

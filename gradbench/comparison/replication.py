@@ -441,10 +441,12 @@ class Replicator:
     def _fail(self, cell: Cell, failure: Failed, why: str) -> None:
         """Note why a side cannot step a cell, and whether that is in doubt.
 
-        A candidate that had all of its time is not to be trusted; a base may be able to.
+        A candidate that had all of its time is not to be trusted, nor one for which there was not
+        enough memory each time; a base may be able to.
         """
         self.results.failures.setdefault(cell, {})[failure.side] = why
-        if failure.killed or (failure.doubt and failure.side == SIDES[0]):
+        by_others = failure.killed and not failure.out_of_memory
+        if by_others or (failure.doubt and failure.side == SIDES[0]):
             self.results.doubts[cell, failure.side] = failure.doubt
         if failure.side == SIDES[0] and (lacking := self._lacking(failure.missing)):
             self.results.lacking[cell] = lacking

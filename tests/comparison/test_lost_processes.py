@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import time
 from contextlib import nullcontext
@@ -12,8 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gradbench import process_end
 from gradbench.cli.gate import conclusion
-from gradbench.comparison import checkouts, commit_counts, replication, versions, worker
+from gradbench.comparison import checkouts, commit_counts, process, replication, versions, worker
 from gradbench.comparison.effort import Effort
 from gradbench.comparison.process import Failed, Lost
 from gradbench.comparison.replicate_effort import Replication
@@ -279,6 +281,51 @@ def test_what_a_signal_of_others_ends_each_time_is_inconclusive_whichever_side_i
     assert script.asked.count((side, "big global_on")) == 2
     assert found.status() is ExitStatus.OK
     assert found.status(strict=True) is ExitStatus.INCONCLUSIVE
+
+
+def test_a_candidate_for_which_there_was_not_enough_memory_twice_is_worse(script, sides):
+    big = cells("big")[0]
+    why = "killed by SIGKILL: memory had run out"
+    script.meets = lambda name, *_: (
+        Lost(name, why, killed=True, out_of_memory=True) if name == "candidate" else None
+    )
+    (found,) = compared(sides, [big]).figure_verdicts
+    assert found.verdict is Verdict.WORSE
+    assert found.reason == f"the candidate cannot step it: {why}"
+    assert script.asked.count(("candidate", "big global_on")) == 2
+
+
+def test_a_base_for_which_there_was_not_enough_memory_twice_is_inconclusive(script, sides):
+    why = "killed by SIGKILL: memory had run out"
+    script.meets = lambda name, *_: (
+        Lost(name, why, killed=True, out_of_memory=True) if name == "base" else None
+    )
+    (found,) = compared(sides, cells("big")[:1]).figure_verdicts
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.reason == (
+        f"the base was {why}, twice: free memory or take a smaller batch, and try again"
+    )
+
+
+@pytest.mark.parametrize(("kills", "out_of_memory"), [((3, 4), True), ((3, 3), False)])
+def test_memory_had_run_out_where_the_kernel_counts_a_process_more(
+    monkeypatch, tmp_path, kills, out_of_memory
+):
+    counts = iter(kills)
+    monkeypatch.setattr(process, "out_of_memory_kills", lambda: next(counts))
+    live = process.LiveProcess.__new__(process.LiveProcess)
+    with (tmp_path / "log").open("w+") as live._log:
+        live._asked_at, live._kills_before = 0, process.out_of_memory_kills()
+        end = live._end(-signal.SIGKILL)
+    assert end["killed"]
+    assert end["out_of_memory"] is out_of_memory
+    assert end["why"].endswith("memory had run out") is out_of_memory
+
+
+def test_kills_for_want_of_memory_are_read_from_the_kernels_counts_or_not_known(tmp_path):
+    (tmp_path / "vmstat").write_text("nr_free_pages 12\noom_kill 7\n", "utf-8")
+    assert process_end.out_of_memory_kills(tmp_path / "vmstat") == 7
+    assert process_end.out_of_memory_kills(tmp_path / "none") is None
 
 
 def test_a_candidate_that_others_end_twice_as_it_imports_a_model_is_inconclusive(script, sides):
