@@ -21,8 +21,14 @@ def test_one_module_alone_says_how_this_interpreter_is_started():
         for path in PACKAGE.rglob("*.py")
         if "sys.executable" in path.read_text("utf-8")
     }
-    # a supervisor is isolated from all folders, and a comparison's side may have another's
-    assert naming == {"own_python.py", "process_tree.py", "comparison/checkouts.py"}
+    # a supervisor is isolated from all folders, a comparison's side may have another's, and its
+    # worker, which is no part of the package there, begins itself anew
+    assert naming == {
+        "own_python.py",
+        "process_tree.py",
+        "comparison/checkouts.py",
+        "comparison/worker.py",
+    }
 
 
 def test_what_a_program_puts_in_front_stands_behind_the_library_until_gradbench_is_loaded(

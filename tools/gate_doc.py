@@ -235,7 +235,7 @@ def counted(lines: Sequence[Line]) -> Iterator[str]:
     newer = [one for one in lines if one.get("means_judged")]
     alarms = sum(any(word in CHANGED for word in table) for table in verdicts(newer, 0))
     yield (
-        f"Since {len(newer)} of these tables the mean of all batches is judged, too "
+        f"In {len(newer)} of these tables the mean of all batches was judged, too "
         f"([gate.md](gate.md#gradbench-compare)): {alarms} of them with a false alarm. "
         "The others were judged by the fastest batches alone."
     )

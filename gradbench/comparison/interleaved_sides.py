@@ -153,9 +153,9 @@ class Numbers:
             (torch.get_rng_state, torch.set_rng_state),
             (random.getstate, random.setstate),
         ]
-        if "numpy.random" in sys.modules:
-            numpy: Any = sys.modules["numpy.random"]
-            self._sources.append((numpy.get_state, numpy.set_state))
+        if "numpy" in sys.modules:
+            numpy: Any = sys.modules["numpy"]
+            self._sources.append((numpy.random.get_state, numpy.random.set_state))
         self._marked: list[Any] = []
 
     def mark(self) -> None:

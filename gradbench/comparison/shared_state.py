@@ -155,6 +155,7 @@ class Bindings:
             for place, owner in [(name, module), *_classes(name, module)]
         ]
         self._known = frozenset(sys.modules)
+        self.threads = frozenset(threading.enumerate())
         self._began = [clock() for clock in _CLOCKS]
         self._counters: frozenset[str] = frozenset()
 
@@ -308,7 +309,8 @@ def _described(value: object) -> str:
 def obstacles(code: Code, registrations: Registrations, bindings: Bindings) -> Iterator[str]:
     """Yield in words what of the tree's two versions could not both be in one process.
 
-    ``bindings`` are those before the tree was imported: nothing that had a name then is its code.
+    ``bindings`` are those before the tree was imported: nothing that had a name then is its code,
+    and no thread that ran then is its own.
     """
     code.modules.update(
         (name, module) for name, module in list(sys.modules.items()) if code.owns(name, module)
@@ -322,7 +324,7 @@ def obstacles(code: Code, registrations: Registrations, bindings: Bindings) -> I
     for mode in _modes():
         yield f"it enters {mode} for the whole process"
     for thread in threading.enumerate():
-        if thread is not threading.current_thread():
+        if thread is not threading.current_thread() and thread not in bindings.threads:
             yield f"its thread {thread.name} goes on beside the steps, of both sides"
     if frames_compiled() > registrations.frames_before:
         yield "it uses torch.compile, which keeps one cache of code and guards for a whole process"

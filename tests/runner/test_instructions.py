@@ -292,7 +292,10 @@ class Still:
 
     drawn_from = ()
 
-    def put_back(self):
+    def forget(self):
+        return False
+
+    def put_back(self, *, forgetting=True):
         pass
 
     def used(self):

@@ -1,5 +1,6 @@
 """Modes draw the same random numbers, in timed rounds too, and the record says whose."""
 
+import queue
 import random
 
 import numpy as np
@@ -15,7 +16,7 @@ from gradbench.workloads.models import Model, unlabelled
 
 pytestmark = pytest.mark.usefixtures("measured_here")
 
-DRAWN = []
+DRAWN = queue.SimpleQueue()  # no container: those of a model's file are put back between modes
 
 
 class Sampling(nn.Module):
@@ -26,13 +27,19 @@ class Sampling(nn.Module):
     def forward(self, x):
         grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
         kept = nn.functional.dropout(torch.ones(32), training=True)
-        DRAWN.append(((grad, inference), kept.sum().item(), random.random(), np.random.random()))
+        DRAWN.put(((grad, inference), kept.sum().item(), random.random(), np.random.random()))
         return self.layer(x)
 
 
 class Dropping(nn.Sequential):
     def __init__(self):
         super().__init__(nn.Linear(4, 4), nn.Dropout(0.5))
+
+
+def drawn():
+    """Yield what the steps drew since the last call."""
+    while not DRAWN.empty():
+        yield DRAWN.get()
 
 
 def measured(job, build, meter, *, modes=GRAD_MODES, workload="inference"):
@@ -44,12 +51,12 @@ def measured(job, build, meter, *, modes=GRAD_MODES, workload="inference"):
 
 
 def test_every_timed_step_of_a_mode_draws_what_the_other_modes_draw():
-    DRAWN.clear()
+    assert not list(drawn())
     modes = ("global_on", "no_grad", "inference_mode")
     found = measured(time_pass.time_block, Sampling, "step_time", modes=modes)
     assert len(found) == 3
     by_mode = {}
-    for mode, *numbers in DRAWN:
+    for mode, *numbers in drawn():
         by_mode.setdefault(mode, []).append(numbers)
     first, second, third = by_mode.values()
     assert first == second == third

@@ -104,7 +104,7 @@ def test_one_that_is_being_written_is_not_gone_on_with(tmp_path):
 
 HOSTILE = {
     "a run": {"kind": "started"},
-    "newer": {"schema": 2},
+    "newer": {"schema": bisections.SCHEMA + 1},
     "an option": {"good": "--upload-pack=touch x"},
     "a short hash": {"bad": "abc"},
     "a parent from nowhere": {"commits": [commit(BAD, "e" * 40)]},
