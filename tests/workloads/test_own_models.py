@@ -384,7 +384,7 @@ def test_a_step_has_the_functions_of_the_module_that_stands_at_the_path_when_it_
     file = tmp_path / "takes_turns.py"
     cell = Cell(model="it", workload="generate", grad_mode="no_grad", batch_size=2, prompt=3)
     arms, modules = [], []
-    for calls in (1, 2):
+    for calls in (1, 22):  # of another length: or Python takes the first one's bytecode
         file.write_text(TOKENS.replace("lambda model, tokens, room: model(tokens)",
                                        f"lambda *given: seen.append({calls}) or given[0](given[1])")
                         + "seen = []\n", "utf-8")  # fmt: skip
@@ -396,4 +396,4 @@ def test_a_step_has_the_functions_of_the_module_that_stands_at_the_path_when_it_
     for arm in arms:
         with arm.held():
             arm.step()
-    assert [module.seen for module in modules] == [[1], [2]]
+    assert [module.seen for module in modules] == [[1], [22]]
