@@ -1,5 +1,6 @@
 """Training after an evaluation on a GPU, what first steps keep there, and a card that fills up."""
 
+import queue
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -76,7 +77,7 @@ def test_optimizer_state_gradients_and_workspaces_are_nothing_that_is_kept(found
     assert found[TRAINED[0], "leaked"].values == (0,)
 
 
-KEPT = []
+KEPT = queue.SimpleQueue()  # no container: those of a model's file are put back between modes
 
 
 class Keeping(nn.Module):
@@ -86,7 +87,7 @@ class Keeping(nn.Module):
 
     def forward(self, x):
         if not torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
-            KEPT.append(torch.empty(2 * MIB, dtype=torch.uint8, device=x.device))
+            KEPT.put(torch.empty(2 * MIB, dtype=torch.uint8, device=x.device))
         return self.layer(x)
 
 
