@@ -70,16 +70,8 @@ class Failed(Exception):
 class Lost(Failed):
     """A process that is gone or does not answer; ``late`` is whether its time was over."""
 
-    def __init__(
-        self,
-        side_name: str,
-        why: str,
-        *,
-        killed: bool = False,
-        out_of_memory: bool = False,
-        late: bool = False,
-    ) -> None:
-        super().__init__(side_name, why, killed=killed, out_of_memory=out_of_memory)
+    def __init__(self, side_name: str, why: str, *, late: bool = False, **more: Any) -> None:
+        super().__init__(side_name, why, **more)
         self.late = late
 
     @property
