@@ -113,20 +113,25 @@ def test_a_folder_that_cannot_be_is_an_error_of_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(why.value)
 
 
+def _ask_in_a_fork(refused):
+    """Ask for the lock in a process below this one; why it was refused goes to the file."""
+    child = os.fork()
+    if child == 0:
+        try:
+            with holding(["core-0"], wait_s=5):
+                pass
+        except GradbenchError as why:
+            refused.write_text(str(why), "utf-8")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
 def test_a_process_below_the_one_that_holds_a_lock_is_refused_and_does_not_wait(tmp_path):
     """As of a model that measures while it is measured: it would wait for its own end."""
     refused = tmp_path / "refused"
     with holding(["core-0"]):
-        child = os.fork()
-        if child == 0:
-            try:
-                with holding(["core-0"], wait_s=5):
-                    pass
-            except GradbenchError as why:
-                refused.write_text(str(why), "utf-8")
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
+        _ask_in_a_fork(refused)
     started_by = f"core-0 is held by the run that started this one (process {os.getpid()})"
     assert refused.read_text("utf-8").startswith(started_by)
 
@@ -188,16 +193,7 @@ def test_a_process_below_the_one_that_holds_a_lock_is_refused_though_another_has
         over = threading.Event()
         thread, waits = _in_a_thread(partial(_wait_until, over=over))
         assert waits.wait(60)
-        child = os.fork()
-        if child == 0:
-            try:
-                with holding(["core-0"], wait_s=5):
-                    pass
-            except GradbenchError as why:
-                refused.write_text(str(why), "utf-8")
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
+        _ask_in_a_fork(refused)
         over.set()
         thread.join()
     assert "is held by the run that started this one" in refused.read_text("utf-8")
