@@ -220,10 +220,12 @@ class Misbehaving(nn.Module):
 
     def __init__(self, what, folder):
         super().__init__()
-        self.layer, self.what, self.folder = nn.Linear(4, 3), what, folder
+        self.layer, self.what = nn.Linear(4, 3), what
+        # Ranks meet when the model is spread, so each has left its pid before one of them fails.
+        if "RANK" in os.environ:
+            (folder / str(os.getpid())).touch()
 
     def forward(self, x):
-        (self.folder / str(os.getpid())).touch()
         if torch.is_inference_mode_enabled() and os.environ.get("RANK") == "1":
             match self.what:
                 case "is killed":
