@@ -232,17 +232,21 @@ def _bias(server: Processes, effort: Effort) -> Check:
     (answer,) = server.run(
         trials.interleaved_and_separate, cells, MODELS["mlp_tiny"], plan, 20, limit_s=LIMIT_S
     )
-    batch_ns, steps, medians = answer
-    together = paired_ratio(trials.Trial(0.0, batch_ns, steps)).point
-    apart = statistics.median(medians[1]) / statistics.median(medians[0])
+    together, apart = map(paired_ratio, answer)
+    difference = abs(together.point - apart.point)
     return Check(
         "bias of interleaving: global_on / no_grad, tiny MLP",
-        abs(together - apart),
+        difference,
         "points",
-        f"{together:.4f} interleaved, {apart:.4f} in 20 long separate blocks",
+        f"{_with_interval(together)} interleaved, {_with_interval(apart)} in {apart.rounds} pairs "
+        "of long separate blocks",
         "<= 0.5 points",
-        abs(together - apart) <= 0.005,
+        difference <= 0.005,
     )
+
+
+def _with_interval(ratio: Estimate) -> str:
+    return f"{ratio.point:.4f} [{ratio.low:.4f}, {ratio.high:.4f}]"
 
 
 def _agreement(server: Processes, effort: Effort) -> Check:

@@ -147,8 +147,11 @@ def compare_with_itself(
 
 def interleaved_and_separate(
     cells: Sequence[Cell], model: Model, plan: Plan, blocks: int
-) -> Iterator[tuple[list[list[int]], list[int], list[list[float]]]]:
-    """Yield interleaved rounds of two cells, and each cell's median step in long blocks (ABBA)."""
+) -> Iterator[tuple[Trial, Trial]]:
+    """Yield two cells' interleaved rounds, and as many pairs of long ``blocks`` (ABBA), as trials.
+
+    A block's time is the median of its batches.
+    """
     device = settle(cells[0])
     subject = build(cells[0], model, seed=plan.seed)
     arms = [make_arm(cell, subject) for cell in cells]
@@ -157,14 +160,15 @@ def interleaved_and_separate(
     rounds = timed_rounds(arms, clock, plan=plan, rng=rng, warmth=warmth)
     typical_ns = min(warmth.typical_ns)
     steps = calibrate(typical_ns, clock.batch_ns)
-    medians: list[list[float]] = [[], []]
+    medians: list[list[int]] = [[], []]
     long = max(20, round(plan.budget_s * 1e9 / blocks / 2 / (typical_ns * steps)))
     for block in range(blocks):
         for index in (0, 1) if block % 2 == 0 else (1, 0):
             with arms[index].held():
                 times = [clock.read(arms[index].step, steps) for _ in range(long)]
-            medians[index].append(statistics.median(times) / steps)
-    yield rounds.batch_ns, rounds.iterations, medians
+            medians[index].append(round(statistics.median(times)))
+    apart = Trial(0.0, medians, [steps] * blocks)
+    yield Trial(0.0, rounds.batch_ns, rounds.iterations), apart
 
 
 def overheads() -> Iterator[tuple[float, float]]:

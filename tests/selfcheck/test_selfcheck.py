@@ -224,6 +224,10 @@ def test_a_small_self_check_runs_end_to_end_and_memory_matches_arithmetic(tmp_pa
     (detected,) = [check for name, check in by_name.items() if name.startswith("+5.0% detected")]
     assert "of 2 intervals" in detected.detail
     assert any("neighbour" in name for name in by_name)
+    bias = by_name["bias of interleaving: global_on / no_grad, tiny MLP"]
+    together, lowest, highest, apart, low, high = map(float, re.findall(r"\d\.\d{4}", bias.detail))
+    assert lowest <= together <= highest and low <= apart <= high
+    assert bias.value == pytest.approx(abs(together - apart), abs=1e-4)
     assert {"cpu", "cores", "torch", "load_before", "load_after", "when"} <= facts.keys()
     assert len(said) >= 7
 
