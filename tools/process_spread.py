@@ -22,8 +22,8 @@ import numpy as np
 from gate_records import Line, Sitting
 
 from gradbench.analysis import format_units
+from gradbench.comparison.one_process import in_turns
 from gradbench.comparison.replicate_effort import Replication
-from gradbench.comparison.replication import in_turns
 from gradbench.stats import estimates, table_rule
 from gradbench.stats.replicate import Replicate
 

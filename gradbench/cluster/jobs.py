@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from ..comparison.replicate_effort import Replication
-from ..comparison.replication import Results
+from ..comparison.replicate_results import Results
 from ..experiment.matrix import Block, Cell
 from ..experiment.model_source import ModelSource
 from ..experiment.plan import Plan

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Final
 
 from ..comparison.budget import Budget
-from ..comparison.replication import Results, unlike
+from ..comparison.replicate_results import Results
+from ..comparison.replication import unlike
 from ..errors import BadModel
 from ..experiment.matrix import Cell
 from . import replicate_process

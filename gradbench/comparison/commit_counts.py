@@ -8,9 +8,10 @@ from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
 from ..records.bisection import CellCounts
 from ..workloads.steps import WORKLOADS
+from .cell_requests import cell_request, like, own_sources
 from .checkouts import Version
+from .code_origins import check_modules, check_origin
 from .process import Failed, LiveProcess, Lost, why_not_imported
-from .replication import cell_request, check_modules, check_origin, like, own_sources
 
 Sources = Mapping[str, ModelSource]
 

@@ -18,9 +18,10 @@ from ..plurals import counted
 from ..runner import callgrind, instructions_pass
 from ..runner.instructions_pass import StepInstructions
 from .budget import Budget
+from .cell_requests import like
 from .checkouts import Version
 from .process import Failed, LiveProcess, Lost
-from .replication import Replicator, like
+from .replication import Replicator
 
 LIMIT_S: Final = 600.0
 """For any one answer under valgrind, which makes a process some fifty times slower."""
@@ -48,7 +49,7 @@ class InstructionCounter:
         """Count what can be counted; note why not of the others."""
         apart = self._replicator.results.apart
         able = [cell for cell in cells if self._may_be_counted(cell)]
-        base, candidate = self._replicator.versions
+        base, candidate = self._replicator.processes.versions
         self._count([cell for cell in able if cell not in apart], [[base, candidate]])
         self._count([cell for cell in able if cell in apart], [[base], [candidate]])
 
@@ -89,7 +90,7 @@ class InstructionCounter:
     ) -> AbstractContextManager[LiveProcess]:
         """Start a process under valgrind that has imported the cells' models."""
         self._say("instructions: starting under valgrind")
-        return self._replicator.started(
+        return self._replicator.processes.started(
             group,
             cells,
             order=range(len(group)),
@@ -128,7 +129,7 @@ class InstructionCounter:
 
     def _counted(self, process: LiveProcess, cell: Cell, folder: Path) -> list[int]:
         """Return what a process's sides execute for a step, by its dumps."""
-        answer = process.ask(**self._replicator.asked(cell), instructions=True)
+        answer = process.ask(**self._replicator.processes.asked(cell), instructions=True)
         counts = callgrind.read_dumps(folder, dumps=f"{callgrind.DUMPS}-{answer['dumps_of']}")
         steps = [StepInstructions.read(counts, index) for index in range(len(process.versions))]
         if None in steps:

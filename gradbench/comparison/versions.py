@@ -28,7 +28,8 @@ from .budget import Budget
 from .checkouts import SIDES, Version
 from .effort import Effort
 from .instruction_counts import InstructionCounter
-from .replication import Replicator, Results
+from .replicate_results import Results
+from .replication import Replicator
 
 Say = Callable[[str], None]
 OUT_OF_TIME: Final = "the budget ended before it was measured: loading torch is part of it"

@@ -18,7 +18,7 @@ from gradbench.comparison import versions
 from gradbench.comparison.budget import Budget
 from gradbench.comparison.effort import Effort
 from gradbench.comparison.replicate_effort import Replication
-from gradbench.comparison.replication import Results
+from gradbench.comparison.replicate_results import Results
 from gradbench.comparison.versions import Comparison
 from gradbench.errors import BadModel
 from gradbench.exit_status import ExitStatus

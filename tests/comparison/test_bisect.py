@@ -26,7 +26,7 @@ from gradbench.comparison import (
 )
 from gradbench.comparison.effort import Effort
 from gradbench.comparison.replicate_effort import Replication
-from gradbench.comparison.replication import Results
+from gradbench.comparison.replicate_results import Results
 from gradbench.errors import BadModel, GradbenchError
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell

@@ -28,8 +28,9 @@ from gradbench.comparison import call_memory, checkouts, instruction_counts, ver
 from gradbench.comparison.budget import Budget
 from gradbench.comparison.call_memory import BytesChange
 from gradbench.comparison.effort import Effort
+from gradbench.comparison.one_process import in_turns
 from gradbench.comparison.replicate_effort import Replication
-from gradbench.comparison.replication import Replicator, in_turns
+from gradbench.comparison.replication import Replicator, unlike
 from gradbench.errors import BadModel, GradbenchError, Impossible
 from gradbench.exit_status import ExitStatus
 from gradbench.experiment.matrix import Cell
@@ -358,12 +359,11 @@ def trees(project, tmp_path):
         yield base, candidate
 
 
-def test_sides_of_another_torch_are_named_apart(trees):
-    replicator = Replicator(*trees, replication=QUICK.replication, sources={})
-    replicator.facts = {key: {"torch": "2.13.0", "python": "3.11.7"} for key in checkouts.SIDES}
-    assert replicator.unlike() == ""
-    replicator.facts["base"] = {"torch": "2.11.0", "python": "3.11.7"}
-    assert replicator.unlike() == (
+def test_sides_of_another_torch_are_named_apart():
+    facts = {key: {"torch": "2.13.0", "python": "3.11.7"} for key in checkouts.SIDES}
+    assert unlike(facts) == ""
+    facts["base"] = {"torch": "2.11.0", "python": "3.11.7"}
+    assert unlike(facts) == (
         "base: torch 2.11.0, Python 3.11.7; candidate: torch 2.13.0, Python 3.11.7"
     )
 

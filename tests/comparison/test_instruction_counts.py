@@ -21,7 +21,8 @@ from gradbench.comparison.budget import Budget
 from gradbench.comparison.instruction_counts import InstructionCounter
 from gradbench.comparison.process import Failed, Lost
 from gradbench.comparison.replicate_effort import Replication
-from gradbench.comparison.replication import Replicator, Results
+from gradbench.comparison.replicate_results import Results
+from gradbench.comparison.replication import Replicator
 from gradbench.experiment.matrix import Cell
 from gradbench.experiment.model_source import ModelSource
 from gradbench.runner import callgrind
@@ -70,9 +71,11 @@ def counter(monkeypatch):
 
         replicator = SimpleNamespace(
             results=results,
-            versions=("base", "candidate"),
-            started=started,
-            asked=lambda one: {"batch_size": one.batch_size},
+            processes=SimpleNamespace(
+                versions=("base", "candidate"),
+                started=started,
+                asked=lambda one: {"batch_size": one.batch_size},
+            ),
         )
         return InstructionCounter(replicator, budget=Budget(seconds), say=lambda _: None), log
 

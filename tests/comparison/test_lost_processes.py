@@ -15,7 +15,14 @@ import torch
 
 from gradbench import process_end
 from gradbench.cli.gate import conclusion
-from gradbench.comparison import checkouts, commit_counts, process, replication, versions, worker
+from gradbench.comparison import (
+    checkouts,
+    commit_counts,
+    process,
+    side_processes,
+    versions,
+    worker,
+)
 from gradbench.comparison.effort import Effort
 from gradbench.comparison.process import Failed, Lost
 from gradbench.comparison.replicate_effort import Replication
@@ -95,7 +102,7 @@ class Process:
 @pytest.fixture
 def script(monkeypatch):
     script = Script()
-    monkeypatch.setattr(replication, "LiveProcess", script.process)
+    monkeypatch.setattr(side_processes, "LiveProcess", script.process)
     monkeypatch.setattr(commit_counts, "LiveProcess", script.process)
     return script
 

@@ -20,8 +20,10 @@ from torch import nn
 
 from gradbench.analysis.operation_changes import in_words
 from gradbench.comparison import checkouts, interleaved_sides, shared_state, side_imports, worker
+from gradbench.comparison.code_origins import check_modules
 from gradbench.comparison.replicate_effort import Replication
-from gradbench.comparison.replication import Replicator, check_modules, obstacle
+from gradbench.comparison.replication import Replicator
+from gradbench.comparison.sharing import obstacle
 from gradbench.errors import BadModel
 from gradbench.experiment.matrix import AXES, Cell
 from gradbench.experiment.model_source import ModelSource
