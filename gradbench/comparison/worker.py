@@ -95,10 +95,18 @@ class JsonLineSocket:
 
 
 def beside(name: str) -> ModuleType:
-    """Load a module of this script's own package, which the side may have in another version."""
-    place = Path(__file__).resolve().parents[1] / f"{name}.py"
-    own_name = f"beside_{place.stem}"
-    spec = importlib.util.spec_from_file_location(own_name, place)
+    """Load a module or a package of this script's own, of which the side may have other versions.
+
+    ``name`` is its path in gradbench, without the ending of a file.
+    """
+    place = Path(__file__).resolve().parents[1] / name
+    is_package = place.is_dir()
+    own_name = f"beside_{place.name}"
+    spec = importlib.util.spec_from_file_location(
+        own_name,
+        place / "__init__.py" if is_package else place.with_suffix(".py"),
+        submodule_search_locations=[str(place)] if is_package else None,
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
