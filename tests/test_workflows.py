@@ -108,6 +108,14 @@ def test_a_job_that_uses_this_checkout_s_action_has_checked_it_out_first():
             assert uses[0].startswith("actions/checkout@")
 
 
+def test_torch_comes_from_the_index_of_cpu_builds_but_where_the_gpu_is_simulated():
+    """The default index has the build for CUDA, of gigabytes."""
+    jobs = read(ROOT / ".github/workflows/nightly.yml")["jobs"]
+    indexes = {name: job.get("env", {}).get("PIP_EXTRA_INDEX_URL") for name, job in jobs.items()}
+    assert indexes.pop("simulated-cuda") is None
+    assert set(indexes.values()) == {read(ACTION)["inputs"]["torch-index"]["default"]}
+
+
 # The action's own script, run as GitHub would
 
 
