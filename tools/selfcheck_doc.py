@@ -1,41 +1,19 @@
-"""Write docs/selfcheck.md from a saved self-check.
+"""Write the results of docs/selfcheck.md from a saved self-check; what stands above them stays.
 
-gradbench selfcheck --thorough && python tools/selfcheck_doc.py results/selfcheck.json
+gradbench selfcheck --thorough && python tools/selfcheck_doc.py results/selfcheck.json [NOTE ...]
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from gradbench.records import selfcheck
 from gradbench.records.selfcheck import SelfCheck
 
-TEXT = """\
-# Validating the measurement: the self-check
-
-`gradbench selfcheck` checks the measurement against known answers, by A/A tests and injected
-slowdowns, on the machine it runs on:
-
-- **Equal arms** must come out equal. A step is compared with itself, many times; a 95% interval
-  should exclude 1 in about 5% of the trials, not more.
-- **Injected slowdowns** must be detected. An empty loop of known cost follows the step on one side.
-- **Memory** must match arithmetic, to the byte.
-- The timing loop's own cost, what interleaving does to a ratio against long separate blocks, what
-  `torch.utils.benchmark.Timer` says of the same step, and how far identical processes differ, with
-  malloc pinned and not.
-- The same tests, with Timer and with pytest-benchmark as they are used: two runs, one after the
-  other.
-
-It takes under two minutes; the trials of `--thorough` alone time for ten minutes. It runs nightly
-(`.github/workflows/nightly.yml`). The results go to `results/selfcheck.json` and onto every page.
-Exit status: 1 where memory differs from arithmetic, which no machine excuses. A missed target of
-times says how well this machine measures at this moment, and may be met in the next hour: it is
-called missed, and the status is 0, or 1 with `--strict`.
-Of a GPU `gradbench selfcheck --device cuda` asks other questions:
-[selfcheck-cuda.md](selfcheck-cuda.md).
-
-## Results
-
+PAGE: Final = Path(__file__).parents[1] / "docs" / "selfcheck.md"
+HEADING: Final = "## Results\n"
+RESULTS: Final = """
 Printed by `gradbench selfcheck --thorough`, written here by `tools/selfcheck_doc.py`:
 {where}.{note}
 
@@ -47,8 +25,14 @@ A figure without a target is shown for comparison. A missed target is called mis
 """
 
 
-def page(saved: SelfCheck, notes: Sequence[str] = ()) -> str:
-    """Return the page."""
+def with_results(page: str, saved: SelfCheck, notes: Sequence[str] = ()) -> str:
+    """Return the page with the results of a self-check in the place of those that it has.
+
+    Each of the ``notes`` is a paragraph beneath the machine.
+    """
+    above, heading, _ = page.partition(HEADING)
+    if not heading:
+        raise ValueError(f"the page has no heading {HEADING.strip()!r}")
     checks, facts = saved
     where = (
         f"{facts['cpu']}, {facts['cores']} cores, torch {facts['torch']}, "
@@ -60,14 +44,14 @@ def page(saved: SelfCheck, notes: Sequence[str] = ()) -> str:
         for check in checks
     )
     note = "".join(f"\n\n{words}" for words in notes)
-    return TEXT.format(where=where, rows=rows, note=note)
+    return above + heading + RESULTS.format(where=where, rows=rows, note=note)
 
 
 def main() -> None:
     saved = selfcheck.load(Path(sys.argv[1]))
     if saved is None:
         sys.exit(f"{sys.argv[1]!r} is no self-check: run gradbench selfcheck first")
-    Path("docs/selfcheck.md").write_text(page(saved, sys.argv[2:]), "utf-8")
+    PAGE.write_text(with_results(PAGE.read_text("utf-8"), saved, sys.argv[2:]), "utf-8")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 
 import gradbench
 from gradbench.experiment.plan import Plan
+from gradbench.records import selfcheck
 from gradbench.semantics.proof import in_a_thread
 from gradbench.semantics.state import RULES, Rule
 from gradbench.store.jsonl import load
@@ -135,3 +136,15 @@ def test_the_listing_that_measures_leaves_records_a_page_and_three_tables(
 def test_the_page_on_reliability_is_what_its_figures_print(capsys):
     runpy.run_path(str(ROOT / "tools/faults/reliability_doc.py"), run_name="__main__")
     assert capsys.readouterr().out == (ROOT / "docs/reliability.md").read_text("utf-8")
+
+
+def test_a_self_check_changes_the_results_on_its_page_and_nothing_above_them():
+    tool = runpy.run_path(str(ROOT / "tools/selfcheck_doc.py"))
+    page = (ROOT / "docs/selfcheck.md").read_text("utf-8")
+    saved = selfcheck.load(ROOT / "results/reference/selfcheck.json")
+    above, heading, results = tool["with_results"](page, saved, ["A note."]).partition("## Results")
+    assert (above, heading) == page.partition("## Results")[:2]
+    assert results.splitlines()[-1] == page.splitlines()[-1]
+    checks, facts = saved
+    assert f"{facts['when']}.\n\nA note.\n" in results
+    assert [check.name for check in checks if f"\n| {check.name} |" not in results] == []
