@@ -96,11 +96,6 @@ def classification(size: int, *, shape: Sequence[int], classes: int = 10) -> Bat
     return Batch((x,), target=torch.randint(classes, (size,)))
 
 
-def unlabelled(size: int, *, shape: Sequence[int]) -> Tensor:
-    """Return a random input (size, \\*shape), for losses that need no target."""
-    return torch.randn(size, *shape)
-
-
 def mlp(*widths: int) -> nn.Sequential:
     """Return linear layers between ``widths``, a ReLU after each but the last."""
     layers: list[nn.Module] = []

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import unlabelled
 from matplotlib.text import Text
 from rich.console import Console
 from torch import nn
@@ -24,7 +25,6 @@ from gradbench.report import render
 from gradbench.report.figures.difference import difference
 from gradbench.runner.module_times import ModuleClock
 from gradbench.terminal.explanation_tables import explanation_tables
-from gradbench.workloads.models import unlabelled
 
 pytestmark = pytest.mark.usefixtures("shared_fork_servers")
 

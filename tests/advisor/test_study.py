@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import unlabelled
 from rich.console import Console
 from torch import nn
 
@@ -22,7 +23,6 @@ from gradbench.experiment.plan import Plan
 from gradbench.report.advice import advice_html
 from gradbench.runner import host_system
 from gradbench.terminal.advice_screen import COLUMNS, advice_screen
-from gradbench.workloads.models import unlabelled
 from gradbench.workloads.trees import Batch
 
 pytestmark = pytest.mark.usefixtures("shared_fork_servers")

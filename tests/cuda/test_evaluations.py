@@ -6,6 +6,7 @@ from multiprocessing import get_context
 
 import pytest
 import torch
+from batches import unlabelled
 from simulated_gpu.stand_in import in_child
 from torch import nn
 
@@ -14,7 +15,7 @@ from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import Measurement, Skipped
 from gradbench.runner import run
 from gradbench.runner.time_pass import time_block
-from gradbench.workloads.models import Model, unlabelled
+from gradbench.workloads.models import Model
 
 pytestmark = pytest.mark.simulated_cuda
 

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from batches import unlabelled
 from torch import nn
 
 from gradbench.experiment.matrix import GRAD_MODES, Cell
@@ -13,7 +14,7 @@ from gradbench.memory.predict import Predictor
 from gradbench.records.measurements import Breakdown, Measurement
 from gradbench.runner import memory_pass
 from gradbench.workloads.losses import mean_square
-from gradbench.workloads.models import MODELS, Model, unlabelled
+from gradbench.workloads.models import MODELS, Model
 
 pytestmark = pytest.mark.usefixtures("measured_here")
 

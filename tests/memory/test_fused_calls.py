@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from batches import unlabelled
 from torch import nn
 from torch.nn.modules import module as torchs_module
 
@@ -11,7 +12,7 @@ from gradbench.memory.fused_calls import FUSED, FusedCalls, fusible
 from gradbench.records.measurements import Breakdown, Measurement, Skipped
 from gradbench.runner import memory_pass
 from gradbench.runner.memory_pass import OTHER_PATH
-from gradbench.workloads.models import Model, unlabelled
+from gradbench.workloads.models import Model
 
 pytestmark = pytest.mark.usefixtures("measured_here")
 

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from batches import unlabelled
 from torch import nn
 from zoo import modules
 
@@ -15,7 +16,7 @@ from gradbench.memory.saved_tensors import SavedTensors, SavingHooks
 from gradbench.memory.usage import memory_usage
 from gradbench.records.measurements import Measurement, Skipped
 from gradbench.runner import memory_pass
-from gradbench.workloads.models import Model, unlabelled
+from gradbench.workloads.models import Model
 
 FLOAT, HALF = 4, 2  # bytes
 X = torch.zeros(8, 64, requires_grad=True)

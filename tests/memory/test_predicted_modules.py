@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from batches import unlabelled
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -23,7 +24,7 @@ from gradbench.memory.predict import Predictor, Unpredictable
 from gradbench.records.measurements import Measurement, Skipped
 from gradbench.runner import memory_pass
 from gradbench.workloads.losses import mean_square
-from gradbench.workloads.models import Model, unlabelled
+from gradbench.workloads.models import Model
 
 pytestmark = pytest.mark.usefixtures("measured_here")
 

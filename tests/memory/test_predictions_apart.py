@@ -13,6 +13,7 @@ import jobs
 import psutil
 import pytest
 import torch
+from batches import unlabelled
 from torch import nn
 
 from gradbench.devices.cpu import CPU
@@ -24,7 +25,7 @@ from gradbench.memory.child_process import Children, Died, TimedOut, frames_of
 from gradbench.memory.predict import EndsItsProcess, Predictor, TookTooLong, Unpredictable
 from gradbench.records.measurements import Measurement, Skipped
 from gradbench.runner.prediction_pass import predict_block
-from gradbench.workloads.models import MODELS, Model, unlabelled
+from gradbench.workloads.models import MODELS, Model
 
 REMEMBERED = {}
 

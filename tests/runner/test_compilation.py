@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from batches import unlabelled
 from torch import nn
 
 from gradbench import Matrix, Measurement, Plan, Skipped, scratch
@@ -12,7 +13,7 @@ from gradbench.experiment.matrix import GRAD_MODES, Cell
 from gradbench.runner import run
 from gradbench.runner.compilation import CACHE, NOTHING, Compilations, nothing_cached
 from gradbench.runner.preflight import obstacle
-from gradbench.workloads.models import Model, unlabelled
+from gradbench.workloads.models import Model
 
 pytestmark = pytest.mark.usefixtures("shared_fork_servers")
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from batches import unlabelled
 from rich.console import Console
 from torch import nn
 
@@ -17,7 +18,7 @@ from gradbench.report.page import render
 from gradbench.runner import evaluation_pass, run
 from gradbench.runner.preflight import DEFAULT_METERS
 from gradbench.terminal.run_tables import run_tables
-from gradbench.workloads.models import Model, unlabelled
+from gradbench.workloads.models import Model
 
 pytestmark = pytest.mark.usefixtures("shared_fork_servers", "measured_here")
 

@@ -4,6 +4,7 @@ import queue
 
 import pytest
 import torch
+from batches import unlabelled
 from torch import nn
 
 from gradbench.devices import Memory
@@ -13,7 +14,7 @@ from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import Measurement, Skipped
 from gradbench.runner import time_pass
 from gradbench.runner.memory_guard import LOOK_S, SHARE, GrowingMemory, MemoryGuard
-from gradbench.workloads.models import Model, unlabelled
+from gradbench.workloads.models import Model
 
 FREE = 8_000
 EIGHTH = FREE // SHARE

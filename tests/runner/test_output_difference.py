@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from batches import unlabelled
 from builders import block
 from torch import nn
 from torch.nn import functional
@@ -12,7 +13,6 @@ from gradbench import Measurement, Model, Skipped
 from gradbench.experiment.plan import Plan
 from gradbench.runner import run
 from gradbench.runner.output_difference import NAME, NO_TENSOR, PPT, Difference, compared
-from gradbench.workloads.models import unlabelled
 
 pytestmark = pytest.mark.usefixtures("shared_fork_servers")
 

@@ -6,13 +6,14 @@ import random
 import numpy as np
 import pytest
 import torch
+from batches import unlabelled
 from torch import nn
 
 from gradbench.experiment.matrix import GRAD_MODES, Matrix
 from gradbench.experiment.plan import Plan
 from gradbench.records.measurements import Measurement
 from gradbench.runner import memory_pass, time_pass
-from gradbench.workloads.models import Model, unlabelled
+from gradbench.workloads.models import Model
 
 pytestmark = pytest.mark.usefixtures("measured_here")
 

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from batches import unlabelled
 from torch import nn
 
 from gradbench.errors import Impossible
@@ -12,7 +13,7 @@ from gradbench.runner.preflight import obstacle
 from gradbench.workloads.arms import build, make_arm, steps
 from gradbench.workloads.checkpointing import compute_again, keep_everything
 from gradbench.workloads.losses import mean_square
-from gradbench.workloads.models import MODELS, Model, unlabelled
+from gradbench.workloads.models import MODELS, Model
 
 WIDE = 8
 
