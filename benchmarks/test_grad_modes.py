@@ -1,6 +1,7 @@
 """Every grad mode, for every cell of the chosen matrix: one test a cell, one function a workload.
 
-Run with ``pytest --benchmark-only`` from the root; ``--gradbench-preset`` chooses the matrix.
+Run with ``pytest --benchmark-only`` from the root; ``--gradbench-preset`` chooses the matrix. Each
+function is written out: it is the line that CI's annotations of its workload point at.
 """
 
 from collections.abc import Callable
