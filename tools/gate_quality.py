@@ -501,7 +501,8 @@ def compare_rule(threshold: float) -> Rule:
                 count += 1
             verdict = uneven_steps.judged(
                 rule.verdict(logs[:count], suspects=suspects),
-                [one.replicate for one in drawn[cell][:count]],
+                [one.replicate.log_ratio for one in drawn[cell][:count]],
+                [one.replicate.mean_log_ratio for one in drawn[cell][:count]],
                 threshold=threshold,
                 cells=len(table),
             )

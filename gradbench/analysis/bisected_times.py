@@ -12,8 +12,10 @@ from typing import Final
 
 from ..experiment.matrix import Cell
 from ..records.bisection import Bisection, TimedCell
+from ..stats import uneven_steps
+from ..stats.estimates import Estimate
 from ..stats.half_way import HalfWayRule, planned_tests
-from ..stats.table_rule import CellVerdict, TableRule
+from ..stats.table_rule import CellVerdict, TableRule, change
 from ..stats.verdicts import Verdict, percent
 from .bisected_counts import CountFindings
 from .bisected_instructions import InstructionFindings
@@ -78,10 +80,10 @@ class TimeFindings:
         return tuple(cell for cell in self.record.cells if cell not in without)
 
     @cached_property
-    def _whole(self) -> Mapping[Cell, tuple[float, ...]]:
-        """The replicates of the bad commit against the good one, of cells that both step."""
+    def _whole(self) -> Mapping[Cell, TimedCell]:
+        """What was timed of the bad commit against the good one, of cells that both step."""
         whole = {cell: self.of(self.record.good, self.record.bad, cell) for cell in self.cells}
-        return {cell: one.logs for cell, one in whole.items() if not one.failure}
+        return {cell: one for cell, one in whole.items() if not one.failure}
 
     @property
     def failures(self) -> Mapping[Cell, str]:
@@ -92,17 +94,33 @@ class TimeFindings:
     @cached_property
     def open(self) -> tuple[Cell, ...]:
         """The cells of which it is not settled whether the ends differ."""
-        suspects = self.rule.suspects(self._whole.values())
-        return tuple(c for c, own in self._whole.items() if self.rule.more(own, suspects=suspects))
+        suspects = self._suspects
+        return tuple(
+            cell for cell, own in self._whole.items() if self.rule.more(own.logs, suspects=suspects)
+        )
+
+    @property
+    def _suspects(self) -> int:
+        return self.rule.suspects(own.logs for own in self._whole.values())
+
+    def _verdict(self, one: TimedCell, *, suspects: int) -> CellVerdict:
+        """Return how a commit's times are held against another's, by the mean, too."""
+        return uneven_steps.judged(
+            self.rule.verdict(one.logs, suspects=suspects),
+            one.logs,
+            one.means,
+            threshold=self.rule.threshold,
+            cells=len(self._whole),
+        )
 
     @cached_property
     def verdicts(self) -> Mapping[Cell, CellVerdict]:
         """How the bad commit's times are held against the good one's, of cells that have any."""
-        suspects = self.rule.suspects(self._whole.values())
+        suspects = self._suspects
         return {
-            cell: self.rule.verdict(own, suspects=suspects)
+            cell: self._verdict(own, suspects=suspects)
             for cell, own in self._whole.items()
-            if own
+            if own.logs
         }
 
     @cached_property
@@ -117,10 +135,24 @@ class TimeFindings:
         cells = len(self.differing)
         looked_at = {one.commit for one in self.record.timed if one.base == self.record.good}
         return HalfWayRule(
-            change_log=math.log(self.differing[cell].change.point),
+            change_log=math.log(self._whole_change(cell).point),
             tests=max(planned_tests(len(self.graph.ids), cells), len(looked_at) * cells),
             first=self.record.processes,
         )
+
+    def _whole_change(self, cell: Cell) -> Estimate:
+        """Return the change between the ends: of the mean where that alone shows it."""
+        whole = self.differing[cell]
+        return whole.average or whole.change
+
+    def _followed(self, one: TimedCell) -> tuple[float, ...]:
+        """Return the log ratios of the figure that is followed from the bad commit down."""
+        whole = self.differing.get(one.cell)
+        return one.means if whole is not None and whole.average is not None else one.logs
+
+    def change(self, one: TimedCell) -> Estimate:
+        """Return the change of the figure that is followed, of a cell that has replicates."""
+        return change(self._followed(one))
 
     @cached_property
     def traces(self) -> Mapping[Cell, TimeTrace]:
@@ -143,10 +175,10 @@ class TimeFindings:
         for one in between:
             if one.commit == bad:
                 continue
-            if not one.failure and half.more(one.logs):
+            if not one.failure and half.more(self._followed(one)):
                 search = Search(bad=bad, suspects=(), next=one.commit, untested=1)
                 return TimeTrace(search=search, base=good)
-            sides[one.commit] = _side(None if one.failure else half.is_beyond(one.logs))
+            sides[one.commit] = _side(None if one.failure else half.is_beyond(self._followed(one)))
         found = self.graph.first_bad(bad, sides | {good: Side.GOOD, bad: Side.BAD})
         if found.next is not None:
             return TimeTrace(search=found, base=good)
@@ -161,7 +193,8 @@ class TimeFindings:
         if exact and not one.failure and self.rule.more(one.logs, suspects=suspects):
             return TimeTrace(search=replace(found, next=found.bad, untested=1), base=one.base)
         held = bool(one.logs) and not one.failure
-        own = self.rule.verdict(one.logs, suspects=suspects) if held else whole
+        own = self._verdict(one, suspects=suspects) if held else whole
+        own = replace(own, change=self.change(one) if held else self._whole_change(cell))
         before = one.base if held else self.record.good
         return TimeTrace(
             change=Change(
@@ -179,13 +212,16 @@ class TimeFindings:
 
     def _words(self, cell: Cell, found: Search, base: str, own: CellVerdict, failure: str) -> str:
         words = own.reason
+        of_mean = self.differing[cell].average is not None
         if failure:
             words = f"the whole range's change: it could not be timed by itself: {failure}"
-        elif own.verdict in (Verdict.SAME, Verdict.INCONCLUSIVE):
+        elif own.verdict in (Verdict.SAME, Verdict.INCONCLUSIVE) or (
+            of_mean and own.verdict is not Verdict.WORSE
+        ):
             words = f"held against {base[:10]} it is not confirmed: {words}"
         operations = self._counts.in_operations(base, found.bad, cell)
         words += f"; {operations}" if operations else ""
-        whole = self.differing[cell].change.point
+        whole = self._whole_change(cell).point
         if math.log(own.change.point) / math.log(whole) < EXPLAINS:
             words += (
                 f"; this is a part of the whole, {percent(whole)}: "

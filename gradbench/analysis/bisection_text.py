@@ -8,7 +8,6 @@ from typing import Final
 from ..experiment.matrix import Cell
 from ..plurals import counted, plural
 from ..records.bisection import Commit
-from ..stats.table_rule import change
 from ..stats.verdicts import Verdict, percent
 from .bisected_instructions import FOLLOWED
 from .bisection import Findings
@@ -224,7 +223,7 @@ def _series(found: Findings, key: Key) -> dict[str, float]:
     ratios = {found.record.good: 1.0}
     for one in found.record.timed:
         if one.base == found.record.good and one.cell == key.cell and one.logs:
-            ratios[one.commit] = change(one.logs).point
+            ratios[one.commit] = found.times.change(one).point
     return ratios
 
 

@@ -289,18 +289,23 @@ class Bisector:
         """Return all replicates of a cell: this process's, and those of before, if made alike."""
         results = pair.replicator.results
         apart, before = results.apart.get(cell, ""), pair.before.get(cell)
-        earlier = before.logs if before is not None and before.apart == apart else ()
-        made = pair.replicator.logs(cell)
+        nothing = TimedCell(base=pair.base, commit=pair.commit, cell=cell)
+        earlier = before if before is not None and _alike(before, apart) else nothing
+        made = pair.replicator.replicates_of(cell)
         failures = results.failures.get(cell, {} if made else {"both": "no replicate was made"})
         failure = _in_words(failures)
-        return TimedCell(
-            base=pair.base,
-            commit=pair.commit,
-            cell=cell,
-            logs=(*earlier, *made),
+        return replace(
+            nothing,
+            logs=(*earlier.logs, *(one.log_ratio for one in made)),
+            means=(*earlier.means, *(one.mean_log_ratio for one in made)),
             apart=apart,
             failure=failure,
         )
+
+
+def _alike(before: TimedCell, apart: str) -> bool:
+    """Return whether a record's replicates are of the kind that is made now, which they join."""
+    return before.apart == apart and len(before.means) == len(before.logs)
 
 
 def _uncounted(job: Instructions, cell: Cell, why: str) -> CountedInstructions:

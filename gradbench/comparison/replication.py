@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
 from ..host_locks import Held
+from ..stats.replicate import Replicate
 from .alone import alone
 from .budget import Budget
 from .byte_readings import READINGS, is_to_be_read_again
@@ -114,9 +115,9 @@ class Replicator:
         """Return in words where the sides' torch or Python differ, or ``""``."""
         return unlike(self.facts)
 
-    def logs(self, cell: Cell) -> list[float]:
-        """Return the log ratios of a cell's replicates."""
-        return [each.log_ratio for each in self.results.replicates.get(cell, ())]
+    def replicates_of(self, cell: Cell) -> Sequence[Replicate]:
+        """Return a cell's replicates."""
+        return self.results.replicates.get(cell, ())
 
     def _examine_cell(
         self, sides: Sequence[LiveProcess], cell: Cell, looked_at: dict[tuple[str, str], str]

@@ -45,6 +45,11 @@ class Rule(Protocol):
     def sample(self, replicates: Sequence[Replicate]) -> Any:
         """Return what is judged of a cell's replicates."""
 
+    def independent(
+        self, replicates: Sequence[Replicate], figure: Callable[[Replicate], float]
+    ) -> Sequence[float]:
+        """Return a figure of the replicates that are judged, one for each independent sample."""
+
     def suspects(self, table: Iterable[Any]) -> int:
         """Return how many cells of a table are tested."""
 
@@ -184,11 +189,15 @@ class Comparison:
     def _time(self, cell: Cell, sample: Any, suspects: int, *, cells: int) -> FigureVerdict:
         results = self._replicates.results
         verdict = self._rule.verdict(sample, suspects=suspects)
-        if not self._replicates.machines:
-            verdict = uneven_steps.judged(
-                verdict, results.replicates[cell], threshold=self._threshold, cells=cells
-            )
-        base, candidate = zip(*(one.typical_ns for one in results.replicates[cell]), strict=True)
+        made = results.replicates[cell]
+        verdict = uneven_steps.judged(
+            verdict,
+            self._rule.independent(made, lambda one: one.log_ratio),
+            self._rule.independent(made, lambda one: one.mean_log_ratio),
+            threshold=self._threshold,
+            cells=cells,
+        )
+        base, candidate = zip(*(one.typical_ns for one in made), strict=True)
         reasons = [verdict.reason]
         if verdict.verdict is Verdict.INCONCLUSIVE:
             reasons += ["the budget ended"] if self._out_of_time else []

@@ -58,14 +58,16 @@ class CountedCommit:
 class TimedCell:
     """How long a cell's step takes at a commit, held against another commit.
 
-    ``logs`` are the replicates' log ratios, commit / base. ``apart`` says why the two took two
-    processes, ``failure`` why there is no time.
+    ``logs`` are the replicates' log ratios, commit / base, of the fastest batches, and ``means``
+    those of the means of all batches. ``apart`` says why the two took two processes, ``failure``
+    why there is no time.
     """
 
     base: str
     commit: str
     cell: Cell
     logs: tuple[float, ...] = ()
+    means: tuple[float, ...] = ()
     apart: str = ""
     failure: str = ""
 

@@ -6,7 +6,7 @@ change is estimated within each machine, and the machines' changes are the sampl
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -71,6 +71,12 @@ class MachineRule:
     def sample(self, replicates: Sequence[Replicate]) -> Sample:
         """Return what is judged of replicates."""
         return [(one.machine, one.log_ratio) for one in replicates]
+
+    def independent(
+        self, replicates: Sequence[Replicate], figure: Callable[[Replicate], float]
+    ) -> list[float]:
+        """Return a figure of replicates as each machine has it, which is a sample of its own."""
+        return list(machine_changes(tuple((one.machine, figure(one)) for one in replicates)))
 
     def suspects(self, table: Iterable[Sample]) -> int:
         """Return how many cells are tested: all."""

@@ -6,7 +6,7 @@ first replicates leave open is put to fresh ones, which are tested by themselves
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -42,11 +42,16 @@ MANY: Final = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellVerdict:
-    """A verdict on one cell, the change over all its replicates, and the reason."""
+    """A verdict on one cell, the change over all its replicates, and the reason.
+
+    ``average`` is the change of the mean of all batches where it is that which makes the cell
+    worse, and the fastest ones, which ``change`` is of, do not show it.
+    """
 
     verdict: Verdict
     change: Estimate
     reason: str
+    average: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +87,13 @@ class TableRule:
 
     def sample(self, replicates: Sequence[Replicate]) -> list[float]:
         """Return what is judged of replicates: those of the machine that the last one is from."""
-        return [one.log_ratio for one in replicates if one.machine == replicates[-1].machine]
+        return self.independent(replicates, lambda one: one.log_ratio)
+
+    def independent(
+        self, replicates: Sequence[Replicate], figure: Callable[[Replicate], float]
+    ) -> list[float]:
+        """Return a figure of the replicates that are judged, each a sample of its own."""
+        return [figure(one) for one in replicates if one.machine == replicates[-1].machine]
 
     def suspects(self, table: Iterable[Sequence[float]]) -> int:
         """Return how many cells of a table the first replicates leave open."""

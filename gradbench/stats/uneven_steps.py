@@ -7,52 +7,49 @@ in them. It is in the mean of all batches, which other work disturbs, so it take
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from .estimates import Floats
 from .log_t_test import t_below
-from .replicate import Replicate
-from .table_rule import ALPHA, CellVerdict
+from .table_rule import ALPHA, FEWEST, CellVerdict, change
 from .verdicts import Verdict, percent
 
 SHARE: Final = 0.1
 """Of the chance that an equal cell of a table is called slower: what is added to it here."""
-WILD: Final = 20.0
-"""Times a side's median that a batch counts as, at most."""
 
 
 def judged(
-    verdict: CellVerdict, replicates: Sequence[Replicate], *, threshold: float, cells: int
+    verdict: CellVerdict,
+    fastest: Sequence[float],
+    means: Sequence[float],
+    *,
+    threshold: float,
+    cells: int,
 ) -> CellVerdict:
-    """Return the verdict, or "worse" where the mean is so for sure and beyond the threshold."""
-    if verdict.verdict is Verdict.WORSE or len(replicates) < 3:
+    """Return the verdict, or "worse" where the mean is so for sure and beyond the threshold.
+
+    ``fastest`` and ``means`` are a cell's log ratios, of the fastest batches and of the means of
+    all: a pair for each replicate, or for each machine where these are what is independent. The
+    verdict that is "worse" by them has the change of the mean as its ``average``.
+    """
+    if verdict.verdict is Verdict.WORSE or not FEWEST <= len(means) == len(fastest):
         return verdict
-    means = np.array([mean_log_ratio(one) for one in replicates])
-    more = means - np.array([one.log_ratio for one in replicates])
-    beyond = min(float(means.mean()), float(more.mean())) > math.log1p(threshold)
+    more: Floats = np.asarray(means, dtype=np.float64) - np.asarray(fastest, dtype=np.float64)
+    beyond = min(float(np.mean(means)), float(more.mean())) > math.log1p(threshold)
     p = _p_of_more(more)
     if not (beyond and p <= SHARE * ALPHA / max(cells, 1)):
         return verdict
-    mean = percent(math.exp(float(means.mean())))
-    return CellVerdict(
+    mean = change(means)
+    return replace(
+        verdict,
         verdict=Verdict.WORSE,
-        change=verdict.change,
-        reason=f"slower on average, by {mean}: its steps are not alike, and the fastest of them, "
-        f"which the change is of, do not show it (p {p:.1g})",
+        average=mean,
+        reason=f"slower on average, by {percent(mean.point)}: its steps are not alike, and the "
+        f"fastest of them do not show it (p {p:.1g})",
     )
-
-
-def mean_log_ratio(one: Replicate) -> float:
-    """Return the log of candidate / base of the means of all batches."""
-    base, candidate = (_mean(side) for side in (one.base_ns, one.candidate_ns))
-    return math.log(candidate / base)
-
-
-def _mean(turns: Sequence[Sequence[float]]) -> float:
-    batches: Floats = np.concatenate([np.asarray(turn, dtype=np.float64) for turn in turns])
-    return float(np.minimum(batches, WILD * np.median(batches)).mean())
 
 
 def _p_of_more(more: Floats) -> float:

@@ -224,7 +224,9 @@ def _check_measured(record: Bisection) -> None:
             raise Misfit(f"{where} is of a cell that was not asked for")
         if len(timed.logs) > MOST_REPLICATES * record.processes:
             raise Misfit(f"{where} has more replicates than are ever made")
-        if any(abs(log) > LARGEST_LOG for log in timed.logs):
+        if len(timed.means) not in (0, len(timed.logs)):
+            raise Misfit(f"{where} must have a mean for each replicate")
+        if any(abs(log) > LARGEST_LOG for log in (*timed.logs, *timed.means)):
             raise Misfit(f"{where} has a ratio that no times have")
 
 

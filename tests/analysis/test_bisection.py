@@ -61,8 +61,9 @@ def followed(
 ) -> tuple[Findings, list]:
     """Do what is to be done next until nothing is; return what is found, and the jobs.
 
-    ``counted`` says a commit's cells, or why it cannot be measured; ``logs`` a replicate's ratio;
-    ``executed`` a commit's instructions, or why there are none.
+    ``counted`` says a commit's cells, or why it cannot be measured; ``logs`` a replicate's ratio of
+    the fastest, which is that of the means, too, unless there are two; ``executed`` a commit's
+    instructions, or why there are none.
     """
     graph, jobs, now = Graph(start.commits, start.border), [], start
     while (job := Findings(now, graph).next_job) is not None:
@@ -90,7 +91,9 @@ def timed(known, job: Time, logs) -> tuple[TimedCell, ...]:
     for cell in job.cells:
         place = (job.base, job.commit, cell)
         before = by_place.get(place, TimedCell(base=job.base, commit=job.commit, cell=cell))
-        by_place[place] = replace(before, logs=(*before.logs, logs(*place)))
+        made = logs(*place)
+        fastest, mean = made if isinstance(made, tuple) else (made, made)
+        by_place[place] = replace(before, logs=(*before.logs, fastest), means=(*before.means, mean))
     return tuple(by_place.values())
 
 
@@ -366,6 +369,47 @@ def test_where_the_counts_are_silent_times_find_it_and_its_parent_confirms(name)
     assert (before, name) in asked
     assert len(asked) <= 1 + 4 + 1
     assert found.status() is ExitStatus.REGRESSION
+
+
+def in_some_steps(name: str, size: float, *, spread: float = 0.004):
+    """Return replicates of a line whose mean alone is slower from a commit on."""
+    fastest, mean = drawn("good", 0.0, spread=spread), drawn(name, size, spread=spread, seed=1)
+
+    def logs(base: str, commit: str, cell: Cell) -> tuple[float, float]:
+        log = fastest("good", commit, cell)
+        return log, log + mean(base, commit, cell)
+
+    return logs
+
+
+@pytest.mark.parametrize("name", ["c1", "c7", "c15"])
+def test_work_in_some_steps_alone_is_found_by_the_mean_of_all_batches(name):
+    start = record(*LINE, times="silent")
+    found, jobs = followed(start, lambda _: [counts()], in_some_steps(name, math.log(1.2)))
+    (culprit,) = found.culprits
+    (change,) = culprit.changes
+    assert (culprit.suspects, culprit.verdict, change.key.figure) == ((name,), "worse", TIME)
+    assert change.new == pytest.approx(1.2, rel=0.02)
+    assert change.estimate.low > 1.1
+    assert change.words.startswith("slower on average, by +")
+    before = LINE[LINE.index(name) - 1]
+    assert (before, name) in {(job.base, job.commit) for job in jobs if isinstance(job, Time)}
+    (column,) = columns(found)
+    assert column.values["c15"] == pytest.approx(1.2, rel=0.02)
+    assert found.status() is ExitStatus.REGRESSION
+
+
+def test_a_mean_that_is_slower_in_small_steps_is_part_of_the_whole_and_not_confirmed():
+    rng = random.Random(0)
+
+    def logs(base: str, commit: str, cell: Cell) -> tuple[float, float]:
+        grown = 0.02 * (LINE.index(commit) - LINE.index(base))
+        return rng.gauss(0, 0.002), grown + rng.gauss(0, 0.002)
+
+    found, _ = followed(record(*LINE, times="silent"), lambda _: [counts()], logs)
+    (culprit,) = found.culprits
+    assert "it is not confirmed" in culprit.changes[0].words
+    assert "this is a part of the whole" in culprit.changes[0].words
 
 
 def test_equal_times_are_compared_once_and_called_the_same():

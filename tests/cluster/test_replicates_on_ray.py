@@ -36,7 +36,7 @@ KIND = {
 
 
 def replicate(change=1.0):
-    return Replicate([[100.0, 110.0]], [[100.0 * change, 120.0 * change]])
+    return Replicate([[100.0, 110.0]], [[100.0 * change, 110.0 * change]])
 
 
 def made(slot, *, change=1.0, apart=(), **fields):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import random
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from gradbench.experiment.model_source import ModelSource
 from gradbench.gate.figure_verdicts import FigureVerdict
 from gradbench.gate.result import GateResult
 from gradbench.records.bisection import CellCounts, TimedCell
+from gradbench.stats.replicate import Replicate
 from gradbench.stats.verdicts import Verdict
 from gradbench.store import bisections
 
@@ -528,8 +530,8 @@ class Drawn:
             log = slow[1] - slow[0] + self.rng.gauss(0, 0.003)
             self.drawn.setdefault(cell, []).append(log)
 
-    def logs(self, cell):
-        return self.drawn.get(cell, [])
+    def replicates_of(self, cell):
+        return [Replicate([[1.0]], [[math.exp(log)]]) for log in self.drawn.get(cell, [])]
 
 
 @pytest.fixture
@@ -611,26 +613,28 @@ def test_times_of_before_an_interruption_are_kept(line, counting, tmp_path, monk
 
 
 def test_replicates_of_one_process_are_not_put_beside_those_of_pairs(line, counting, tmp_path):
-    known = TimedCell(
-        base=line.by_subject["c0"], commit=line.by_subject["c8"], cell=CELL, logs=(9.0,)
-    )
+    ends = {"base": line.by_subject["c0"], "commit": line.by_subject["c8"]}
+    known = TimedCell(**ends, cell=CELL, logs=(9.0,), means=(9.1,))
     pair = bisector._Pair(known.base, known.commit, Drawn(None, None, layout_seed=0), {CELL: known})
     pair.replicator.drawn[CELL] = [0.5]
     asked = bisector.Bisector.__new__(bisector.Bisector)
-    assert asked._timed(pair, CELL).logs == (9.0, 0.5)
+    found = asked._timed(pair, CELL)
+    assert found.logs == (9.0, pytest.approx(0.5))
+    assert found.means == (9.1, pytest.approx(0.5))
     pair.replicator.results.apart[CELL] = "a compiled extension"
-    assert asked._timed(pair, CELL).logs == (0.5,)
+    assert asked._timed(pair, CELL).logs == (pytest.approx(0.5),)
 
 
 def test_a_cell_once_timed_in_two_processes_stays_so_and_its_replicates_add_up(line, monkeypatch):
-    known = TimedCell(base="c0", commit="c8", cell=CELL, logs=(9.0,), apart="it failed, number 1")
+    why = "it failed, number 1"
+    known = TimedCell(base="c0", commit="c8", cell=CELL, logs=(9.0,), means=(9.0,), apart=why)
     asked = bisector.Bisector.__new__(bisector.Bisector)
     asked.record = SimpleNamespace(timed=(known,), sources={}, seed=0)
     asked._pair = asked._how = None
     trees = SimpleNamespace(at=lambda commit, name: commit)
     pair = asked._pair_of(Time(base="c0", commit="c8", cells=(CELL,)), trees)
     pair.replicator.drawn[CELL] = [0.5]
-    assert asked._timed(pair, CELL).logs == (9.0, 0.5)
+    assert asked._timed(pair, CELL).logs == (9.0, pytest.approx(0.5))
 
 
 def test_a_step_that_fails_in_its_turns_leaves_a_range(line, counting, tmp_path):

@@ -1,9 +1,12 @@
 """Steps of which some take longer: seen in the mean, for sure, and not where sides are equal."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from gradbench.stats import uneven_steps
+from gradbench.stats.machine_rule import MachineRule
 from gradbench.stats.replicate import Replicate
 from gradbench.stats.table_rule import TableRule
 from gradbench.stats.verdicts import Verdict
@@ -26,8 +29,18 @@ def replicate(rng, *, longer=1.0, each=4, slower=1.0, wild=0.02):
 
 
 def verdicts(made, cells=9):
-    before = RULE.verdict([one.log_ratio for one in made], suspects=1)
-    return before, uneven_steps.judged(before, made, threshold=RULE.threshold, cells=cells)
+    before = RULE.verdict(RULE.sample(made), suspects=1)
+    return before, judged(before, made, cells=cells)
+
+
+def judged(before, made, *, cells, rule=RULE):
+    return uneven_steps.judged(
+        before,
+        rule.independent(made, lambda one: one.log_ratio),
+        rule.independent(made, lambda one: one.mean_log_ratio),
+        threshold=rule.threshold,
+        cells=cells,
+    )
 
 
 @pytest.mark.parametrize(("longer", "each"), [(1.4, 4), (3.0, 8)])
@@ -39,6 +52,22 @@ def test_work_in_some_steps_alone_is_found_though_the_fastest_batches_do_not_sho
     assert after.verdict is Verdict.WORSE
     assert after.change == before.change
     assert "slower on average, by +" in after.reason
+    assert after.average.low > 1.03
+
+
+@pytest.mark.parametrize(("shifts", "found"), [(True, False), (False, True)])
+def test_over_machines_the_mean_must_be_slower_on_each_of_them(shifts, found):
+    """A machine's disturbance is in all of its replicates: they are one sample."""
+    rng, rule = np.random.default_rng(0), MachineRule(machines=5)
+    made = []
+    for number in range(5):
+        longer = 1.4 if not shifts else 1.0 + 2.0 * (number == 0)
+        made += [
+            replace(replicate(rng, longer=longer, wild=0), machine=f"m{number}") for _ in range(6)
+        ]
+    before = rule.verdict(rule.sample(made), suspects=9)
+    after = judged(before, made, cells=9, rule=rule)
+    assert (after.verdict is Verdict.WORSE) is found
 
 
 def test_what_all_steps_take_is_left_to_the_rule():
@@ -56,7 +85,7 @@ def test_of_equal_tables_with_wild_batches_hardly_any_has_a_cell_that_is_slower_
     for _ in range(tables):
         table = [[replicate(rng) for _ in range(RULE.first)] for _ in range(cells)]
         same = verdicts(table[0])[0]
-        found = [uneven_steps.judged(same, made, threshold=0.03, cells=cells) for made in table]
+        found = [judged(same, made, cells=cells) for made in table]
         alarms += any(one is not same for one in found)
     assert alarms <= tables // 100
 

@@ -60,7 +60,7 @@ RECORD = Bisection(
         CountedInstructions(commit=BAD, cell=CELL, counts=(10**6, 2 * 10**6)),
         CountedInstructions(commit=FIRST, cell=CELL, why="killed by SIGSEGV"),
     ),
-    timed=(TimedCell(base=GOOD, commit=BAD, cell=CELL, logs=(0.1, -0.2)),),
+    timed=(TimedCell(base=GOOD, commit=BAD, cell=CELL, logs=(0.1, -0.2), means=(0.1, 0.0)),),
 )
 
 
@@ -133,6 +133,12 @@ HOSTILE = {
         "timed": [TimedCell(base=GOOD, commit=BAD, cell=replace(CELL, batch_size=5))]
     },
     "a ratio beyond all": {"timed": [TimedCell(base=GOOD, commit=BAD, cell=CELL, logs=(1e3,))]},
+    "a mean beyond all": {
+        "timed": [TimedCell(base=GOOD, commit=BAD, cell=CELL, logs=(0.1,), means=(1e3,))]
+    },
+    "means of other replicates": {
+        "timed": [TimedCell(base=GOOD, commit=BAD, cell=CELL, logs=(0.1, 0.2), means=(0.1,))]
+    },
     "more replicates than are made": {
         "timed": [TimedCell(base=GOOD, commit=BAD, cell=CELL, logs=(0.1,) * 21)]
     },
