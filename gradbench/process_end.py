@@ -12,6 +12,8 @@ from typing import Final
 
 TAIL_BYTES: Final = 65536
 """How much of a log is read, from its end: a model may print for hours before it crashes."""
+MEMORY_RAN_OUT: Final = "killed by SIGKILL: memory had run out"
+"""How a process ended while the kernel's count of those that it ended for that rose."""
 _OWN_FAULTS: Final = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
 """Signals that a process gets for what it does wrong itself."""
 _KILLED: Final = re.compile(r"\bkilled by (SIG\w+|signal \d+)")
@@ -46,6 +48,21 @@ def out_of_memory_kills(statistics: Path = Path("/proc/vmstat")) -> int | None:
         return int(lines["oom_kill"])
     except (OSError, KeyError, ValueError):
         return None
+
+
+def ran_out_of_memory(code: int, kills_before: int | None) -> bool:
+    """Return whether the kernel has ended a process for want of memory, as far as it counts that.
+
+    ``kills_before`` is what `out_of_memory_kills` was before.
+    """
+    killed = code < 0 and signal_name(-code) == "SIGKILL"
+    now = out_of_memory_kills() if killed else None
+    return None not in (kills_before, now) and kills_before != now
+
+
+def says_memory_ran_out(words: str) -> bool:
+    """Return whether words, as a record keeps them, are those of `MEMORY_RAN_OUT`."""
+    return MEMORY_RAN_OUT in words.partition(" (")[0]
 
 
 def says_others_ended(words: str) -> bool:

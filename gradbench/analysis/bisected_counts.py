@@ -56,7 +56,7 @@ class CountFindings:
     @cached_property
     def differing(self) -> tuple[Key, ...]:
         """The figures that differ between the good commit and the bad one."""
-        left_out, (good, bad) = {*self.unsteady, *self._in_doubt}, self.ends
+        left_out, (good, bad) = {*self.unsteady, *self.in_doubt}, self.ends
         return tuple(
             key
             for key, values in self.values.items()
@@ -64,16 +64,18 @@ class CountFindings:
         )
 
     @cached_property
-    def _in_doubt(self) -> Mapping[Key, str]:
-        """Whether cells can be stepped that the good commit may be able to step, and why.
+    def in_doubt(self) -> Mapping[Key, str]:
+        """Whether cells can be stepped that an end of the range may be able to step, and why.
 
-        It was killed there, perhaps by others or too soon: that makes no later commit better.
+        The good commit was killed there, perhaps by others or too soon: that makes no later commit
+        better. Others may have ended the bad one: that makes it no worse.
         """
-        good = self.commits.get(self.record.good)
+        good, bad = (self.commits.get(end) for end in self.ends)
+        doubts = [("good", one) for one in (good.cells if good is not None else ()) if one.doubt]
+        doubts += [("bad", one) for one in (bad.cells if bad is not None else ()) if one.by_others]
         return {
-            Key(cell=one.cell, figure=STEPS): f"the good commit {one.doubt}"
-            for one in (good.cells if good is not None else ())
-            if one.doubt
+            Key(cell=one.cell, figure=STEPS): f"the {name} commit {one.doubt}"
+            for name, one in doubts
         }
 
     @property
@@ -93,7 +95,7 @@ class CountFindings:
             ends = [one for end in self.ends if (one := self.of(end, cell)) is not None]
             skipped = [one.skipped for one in ends if one.skipped]
             failures = [one.failure for one in ends if one.failure]
-            doubt = self._in_doubt.get(Key(cell=cell, figure=STEPS))
+            doubt = self.in_doubt.get(Key(cell=cell, figure=STEPS))
             if skipped or len(failures) == len(self.ends):
                 found[cell] = (skipped or failures)[0]
             elif doubt is not None:

@@ -138,7 +138,7 @@ class Findings:
             return ExitStatus.REGRESSION
         if len(self.counts.unstepped) == len(self.record.cells):
             return ExitStatus.NOTHING_MEASURED
-        if not self.is_finished or (strict and self.unclear):
+        if not self.is_finished or (strict and (self.unclear or self.counts.in_doubt)):
             return ExitStatus.INCONCLUSIVE
         return ExitStatus.OK
 

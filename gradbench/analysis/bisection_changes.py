@@ -94,7 +94,8 @@ def values_of(counted: CountedCommit) -> Iterator[tuple[Key, Value]]:
     for counts in counted.cells:
         if counts.skipped:
             continue
-        yield Key(cell=counts.cell, figure=STEPS), not counts.failure
+        if not counts.by_others:
+            yield Key(cell=counts.cell, figure=STEPS), not counts.failure
         if counts.failure:
             continue
         if counts.operators is not None:

@@ -86,7 +86,9 @@ def _count(
             if failure.killed and cell not in killed_once:  # once may be anybody's doing
                 killed_once.add(cell)
                 return
-            by_cell[cell] = CellCounts(cell=cell, failure=failure.why, doubt=failure.doubt)
+            by_cell[cell] = CellCounts(
+                cell=cell, failure=failure.why, doubt=failure.doubt, by_others=failure.by_others
+            )
             if isinstance(failure, Lost):
                 left = [one for one in requests if one not in by_cell]
                 for one in like(cell, left) if failure.late else ():

@@ -59,8 +59,7 @@ class FailureNotes:
         enough memory each time; a base may be able to.
         """
         self._results.failures.setdefault(cell, {})[failure.side] = why
-        by_others = failure.killed and not failure.out_of_memory
-        if by_others or (failure.doubt and failure.side == SIDES[0]):
+        if failure.by_others or (failure.doubt and failure.side == SIDES[0]):
             self._results.doubts[cell, failure.side] = failure.doubt
         if failure.side == SIDES[0] and (lacking := self._lacking(failure.missing)):
             self._results.lacking[cell] = lacking

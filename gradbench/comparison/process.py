@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import tempfile
@@ -13,10 +12,12 @@ from typing import Any, Final, Self
 
 from ..errors import Impossible
 from ..process_end import (
+    MEMORY_RAN_OUT,
     ended_by_others,
     how_it_ended,
     last_words,
     out_of_memory_kills,
+    ran_out_of_memory,
     tail,
 )
 from ..process_tree import ProcessTree
@@ -50,6 +51,11 @@ class Failed(Exception):
         self.side, self.why, self.missing = side_name, why, missing
         self.killed, self.out_of_memory = killed, out_of_memory
         super().__init__(why)
+
+    @property
+    def by_others(self) -> bool:
+        """Whether others may have ended it, so that nothing is known of what it would have done."""
+        return self.killed and not self.out_of_memory
 
     @property
     def doubt(self) -> str:
@@ -199,13 +205,9 @@ class LiveProcess:
 
     def _end(self, code: int) -> dict[str, Any]:
         """Return how it ended with that exit status, as `Failed` takes it."""
-        words = how_it_ended(code, self._output())
-        killed = ended_by_others(code)
-        before, now = self._kills_before, out_of_memory_kills()
-        out_of_memory = code == -signal.SIGKILL and None not in (before, now) and before != now
-        if out_of_memory:
-            words += ": memory had run out"
-        return {"why": words, "killed": killed, "out_of_memory": out_of_memory}
+        out_of_memory = ran_out_of_memory(code, self._kills_before)
+        words = MEMORY_RAN_OUT if out_of_memory else how_it_ended(code, self._output())
+        return {"why": words, "killed": ended_by_others(code), "out_of_memory": out_of_memory}
 
     def _output(self) -> str:
         return tail(self._log.fileno(), since=self._asked_at)

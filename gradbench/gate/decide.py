@@ -16,7 +16,7 @@ import numpy as np
 from ..analysis.run_view import View
 from ..experiment.matrix import EQUAL_MODES, Cell
 from ..plurals import counted
-from ..process_end import says_others_ended
+from ..process_end import says_memory_ran_out, says_others_ended
 from ..records.measurements import Cause, Fact, Measurement, Outcome, Skipped
 from ..records.run import Run
 from ..stats import estimates
@@ -180,8 +180,7 @@ class _Gate:
     ) -> FigureVerdict | NotCompared:
         before, now = self._before.reasons(cell, meter), self._now.reasons(cell, meter)
         if baseline and now and now[-1].cause in FAILURES:
-            measured = baseline[-1].measured
-            return _broken(measured, None, Verdict.WORSE, _words(now[-1]))
+            return _not_measured_now(baseline[-1].measured, now[-1])
         if candidate and before and before[-1].cause in FAILURES:
             return _measured_now(before[-1], candidate[-1].measured)
         if not baseline and not before:
@@ -400,6 +399,23 @@ def _no_test(side: str, levels: Sequence[Estimate]) -> str:
     return ""
 
 
+def _not_measured_now(before: Measurement, now: Skipped) -> FigureVerdict:
+    """Return what it means that the candidate has no number where the baseline has one.
+
+    It is worse, unless others may have killed it and the kernel did not say that memory ran out.
+    A candidate that had as long as was asked for is not to be trusted. As in a comparison.
+    """
+    if _killed_by_others(now) and not says_memory_ran_out(now.reason):
+        words = f"the candidate has no number: {_words(now)}"
+        more = "; others may have done that: measure the candidate again"
+        return _broken(before, None, Verdict.INCONCLUSIVE, words + more)
+    return _broken(before, None, Verdict.WORSE, _words(now))
+
+
+def _killed_by_others(one: Skipped) -> bool:
+    return one.cause in KILLED and says_others_ended(one.reason)
+
+
 def _measured_now(before: Skipped, now: Measurement) -> FigureVerdict:
     """Return what it means that a figure has a number which the baseline has not.
 
@@ -409,7 +425,7 @@ def _measured_now(before: Skipped, now: Measurement) -> FigureVerdict:
     verdict, words = Verdict.INCONCLUSIVE, f"the baseline has no number: {_words(before)}"
     if before.cause == "timed_out":
         words += "; a baseline with a longer --limit shows whether it can have one"
-    elif before.cause in KILLED and says_others_ended(before.reason):
+    elif _killed_by_others(before):
         words += "; others may have done that: measure the baseline again"
     else:
         verdict = Verdict.BETTER

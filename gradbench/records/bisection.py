@@ -30,8 +30,8 @@ class CellCounts:
     """What a cell's step makes torch do at one commit; None for what could not be counted.
 
     ``failure`` are the words of a step that raises; then there are no counts. ``doubt`` says of one
-    that was killed what else may have done that. ``skipped`` says why nothing is known, not even
-    whether it can be stepped.
+    that was killed what else may have done that, and ``by_others`` that these may have been others:
+    then it is not known whether it can be stepped. ``skipped`` says why nothing is known at all.
     """
 
     cell: Cell
@@ -41,6 +41,7 @@ class CellCounts:
     peak_bytes: int | None = None  # most that the step adds to what was there before it
     failure: str = ""
     doubt: str = ""
+    by_others: bool = False
     skipped: str = ""
 
 

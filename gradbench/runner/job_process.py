@@ -18,7 +18,13 @@ from typing import Final, Literal, NoReturn
 
 from .. import supervisor
 from ..errors import in_one_line
-from ..process_end import how_it_ended, tail
+from ..process_end import (
+    MEMORY_RAN_OUT,
+    how_it_ended,
+    out_of_memory_kills,
+    ran_out_of_memory,
+    tail,
+)
 
 SIGKILL: Final = 9  # which Python's `signal` does not know on Windows
 CLOSED_S: Final = 5.0
@@ -110,6 +116,7 @@ class JobProcess:
         self._log, self._frames = log, Frames()
         self._status: int | None = None
         self._reader, writer = os.pipe()
+        self._kills_before = out_of_memory_kills()
         parent = os.getpid()
         try:
             self._pid = os.fork()
@@ -152,7 +159,7 @@ class JobProcess:
                 )
                 return
             if ended is not None:
-                yield _ended(*cause_of_death(ended, tail(self._log)))
+                yield _ended(*cause_of_death(ended, tail(self._log), self._kills_before))
                 return
             if was_open and not self._open and time.monotonic() + CLOSED_S < deadline:
                 deadline = time.monotonic() + CLOSED_S
@@ -252,8 +259,13 @@ def content(message: Message) -> object:
     return value
 
 
-def cause_of_death(code: int, output: str) -> tuple[Cause, str]:
-    """Return how a process ended that sent no last message, as a cause and in words."""
+def cause_of_death(code: int, output: str, kills_before: int | None = None) -> tuple[Cause, str]:
+    """Return how a process ended that sent no last message, as a cause and in words.
+
+    ``kills_before`` is what the kernel had counted, before, of those that it ended for memory.
+    """
+    if ran_out_of_memory(code, kills_before):
+        return "out_of_memory", MEMORY_RAN_OUT
     if code == -SIGKILL:
         return "out_of_memory", "killed by SIGKILL, as the kernel does when memory runs out"
     return "crashed", how_it_ended(code, output)

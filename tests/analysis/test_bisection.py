@@ -280,6 +280,28 @@ def test_a_cell_that_a_later_commit_is_killed_in_is_followed_to_it():
     assert found.status() is ExitStatus.REGRESSION
 
 
+def test_a_bad_commit_that_others_may_have_killed_is_not_compared_and_is_no_worse():
+    """As in a comparison: it may be able to step it."""
+    killed = CellCounts(cell=CELL, failure="it ended", doubt="was killed, twice", by_others=True)
+    found, _ = followed(
+        record(*LINE, cells=(CELL, OTHER)),
+        lambda one: [killed if one == "c15" else counts(), counts(OTHER)],
+    )
+    assert not found.culprits
+    assert f"not compared: {CELL}: the bad commit was killed, twice" in notes(found)
+    assert found.status() is ExitStatus.OK
+    assert found.status(strict=True) is ExitStatus.INCONCLUSIVE
+
+
+def test_a_commit_between_that_others_may_have_killed_is_stepped_over():
+    killed = CellCounts(cell=CELL, failure="it ended", doubt="was killed", by_others=True)
+    found, _ = followed(
+        record(*LINE),
+        lambda one: [killed if one == "c8" else counts(saved=2 if since(one, "c9") else 1)],
+    )
+    assert {one.suspects for one in found.culprits} == {("c8", "c9")}
+
+
 def test_an_end_that_cannot_be_measured_ends_the_search():
     found, jobs = followed(record(*LINE), lambda one: "no" if one == "c15" else [counts()])
     assert found.counts.unmeasurable_end == ("c15", "no")

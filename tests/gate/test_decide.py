@@ -315,7 +315,31 @@ def test_a_baseline_that_was_killed_makes_no_candidate_better(cause):
         ExitStatus.OK,
         ExitStatus.INCONCLUSIVE,
     )
-    assert only(decide([run([saved(1)])], [base])).verdict is Verdict.WORSE
+
+
+@pytest.mark.parametrize(
+    ("cause", "words", "verdict"),
+    [
+        ("timed_out", "killed at its time limit of 300 s", Verdict.WORSE),
+        ("out_of_memory", "killed by SIGKILL: memory had run out", Verdict.WORSE),
+        ("out_of_memory", "RuntimeError: DefaultCPUAllocator: can't allocate", Verdict.WORSE),
+        ("crashed", "killed by SIGSEGV", Verdict.WORSE),
+        (
+            "out_of_memory",
+            "killed by SIGKILL, as the kernel does when memory runs out",
+            Verdict.INCONCLUSIVE,
+        ),
+        ("crashed", "killed by SIGTERM (killed by SIGKILL: memory had run out)",
+         Verdict.INCONCLUSIVE),
+    ],
+)  # fmt: skip
+def test_a_candidate_that_others_may_have_killed_is_no_worse(cause, words, verdict):
+    """As in a comparison: unless the kernel's count says that memory ran out."""
+    killed = skipped(cell(), meter="saved_for_backward", cause=cause, reason=words)
+    decision = decide([run([saved(1)])], [run([killed])])
+    assert only(decision).verdict is verdict
+    worse = verdict is Verdict.WORSE
+    assert decision.status() is (ExitStatus.REGRESSION if worse else ExitStatus.NOTHING_MEASURED)
 
 
 @pytest.mark.parametrize(
