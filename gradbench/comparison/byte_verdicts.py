@@ -16,9 +16,18 @@ from .checkouts import SIDES
 
 
 def outcomes(
-    cell: Cell, readings: Sequence[Reading], *, rules: Rules, unread: str
+    cell: Cell,
+    readings: Sequence[Reading],
+    *,
+    rules: Rules,
+    unread: str,
+    cut_short: str = "the budget ended",
 ) -> list[FigureVerdict | NotCompared]:
-    """Return what came of each figure; where there is no reading, ``unread`` says why."""
+    """Return what came of each figure.
+
+    ``unread`` says why there is no reading where there is none, ``cut_short`` why there are no more
+    where a difference takes more.
+    """
     judged = {meter: rules.rule(cell, meter, EXACT) for meter in METERS.values()}
     if not readings:
         return [
@@ -38,12 +47,16 @@ def outcomes(
         verdict = exact_figures.judged(
             cell, meter, "bytes", baseline=base, candidate=candidate, rule=rule
         )
-        found.append(_believed(verdict, bytes_))
+        why = _too_few(bytes_, readings, count, cut_short)
+        found.append(_believed(verdict, bytes_, why))
     return found
 
 
-def _believed(verdict: FigureVerdict, read: TwoSides) -> FigureVerdict:
-    """Return the verdict, which takes as many processes as agree where the sides differ."""
+def _believed(verdict: FigureVerdict, read: TwoSides, too_few: str) -> FigureVerdict:
+    """Return the verdict, which takes as many processes as agree where the sides differ.
+
+    ``too_few`` says why not so many have read it, if they have not.
+    """
     if read.vary:
         return replace(
             verdict,
@@ -51,15 +64,28 @@ def _believed(verdict: FigureVerdict, read: TwoSides) -> FigureVerdict:
             change=None,
             reason=f"varies from process to process: {read}",
         )
-    if verdict.verdict is Verdict.SAME:
+    if verdict.verdict is Verdict.SAME or not too_few:
         return verdict
-    made = min(len(read.base), len(read.candidate))
-    if made >= READINGS:
-        return verdict
-    why = f"the budget ended after {counted(made, 'process')} of each side, and it takes {READINGS}"
     return replace(
-        verdict, verdict=Verdict.INCONCLUSIVE, reason=f"{verdict.reason}; not confirmed: {why}"
+        verdict, verdict=Verdict.INCONCLUSIVE, reason=f"{verdict.reason}; not confirmed: {too_few}"
     )
+
+
+def _too_few(read: TwoSides, readings: Sequence[Reading], count: str, cut_short: str) -> str:
+    """Return why fewer processes have read a figure than it takes where sides differ, or ``""``."""
+    fewest = min(len(read.base), len(read.candidate))
+    if fewest >= READINGS:
+        return ""
+    if len(readings) < READINGS:
+        made = counted(len(readings), "process")
+        return f"{cut_short} after {made} of each side, and it takes {READINGS}"
+    name, reason = next(
+        (name, side.get("unread", {}).get(count, "it was not counted"))
+        for two in readings
+        for name, side in zip(SIDES, two, strict=True)
+        if side.get(count) is None
+    )
+    return f"{fewest} of {counted(len(readings), 'process')} of the {name} read it: {reason}"
 
 
 def _unread(cell: Cell, meter: str, readings: Sequence[Reading], count: str) -> NotCompared:

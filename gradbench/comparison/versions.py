@@ -32,7 +32,8 @@ from .replicate_results import Results
 from .replication import Replicator
 
 Say = Callable[[str], None]
-OUT_OF_TIME: Final = "the budget ended before it was measured: loading torch is part of it"
+BUDGET_ENDED: Final = "the budget ended"
+OUT_OF_TIME: Final = f"{BUDGET_ENDED} before it was measured: loading torch is part of it"
 
 
 class Rule(Protocol):
@@ -165,7 +166,7 @@ class Comparison:
             if cell in results.replicates:
                 judged.append(self._time(cell, samples[cell], suspects, cells=len(samples)))
             else:
-                why = results.given_up.get(cell, OUT_OF_TIME)
+                why = self._why_no_more(cell, OUT_OF_TIME)
                 not_compared.append(
                     NotCompared(cell=cell, meter="step_time", why="no number", reason=why)
                 )
@@ -199,9 +200,10 @@ class Comparison:
         )
         base, candidate = zip(*(one.typical_ns for one in made), strict=True)
         reasons = [verdict.reason]
-        if verdict.verdict is Verdict.INCONCLUSIVE:
-            reasons += ["the budget ended"] if self._out_of_time else []
-            reasons += [results.given_up[cell]] if cell in results.given_up else []
+        if verdict.average is not None:
+            reasons.append("the change is that of the fastest")
+        if verdict.verdict is Verdict.INCONCLUSIVE and self._rule.more(sample, suspects=suspects):
+            reasons.append(self._why_no_more(cell, BUDGET_ENDED))
         if cell in results.operations:
             readings = results.readings.get(cell, ())
             counts = byte_readings.without_varying(results.operations[cell], readings)
@@ -225,9 +227,18 @@ class Comparison:
 
     def _bytes(self, cell: Cell) -> list[FigureVerdict | NotCompared]:
         results = self._replicates.results
-        unread = results.given_up.get(cell, OUT_OF_TIME)
-        readings = results.readings.get(cell, ())
-        return byte_verdicts.outcomes(cell, readings, rules=self._by, unread=unread)
+        return byte_verdicts.outcomes(
+            cell,
+            results.readings.get(cell, ()),
+            rules=self._by,
+            unread=self._why_no_more(cell, OUT_OF_TIME),
+            cut_short=self._why_no_more(cell, BUDGET_ENDED),
+        )
+
+    def _why_no_more(self, cell: Cell, of_budget: str) -> str:
+        """Return why nothing more was measured of a cell: ``of_budget``, or what else it was."""
+        known = self._replicates.results.given_up.get(cell)
+        return known or (of_budget if self._out_of_time else "its processes were lost")
 
 
 def compare(

@@ -92,7 +92,21 @@ def test_a_difference_is_believed_when_enough_processes_of_each_side_agree(made)
     assert (found.verdict is Verdict.WORSE) is (made == READINGS)
     if made < READINGS:
         assert found.verdict is Verdict.INCONCLUSIVE
-        assert "+4,096 B, 0 allowed; not confirmed: the budget ended" in found.reason
+        of = "1 process" if made == 1 else f"{made} processes"
+        why = f"the budget ended after {of} of each side, and it takes {READINGS}"
+        assert found.reason == f"+4,096 B, 0 allowed; not confirmed: {why}"
+
+
+def test_a_difference_that_too_few_processes_could_read_says_what_they_said():
+    """The budget did not end: four processes of each side were asked."""
+    one = (side(), side(peak=8192))
+    unread = {"peak_bytes": "a thread was there before the step"}
+    found = read(one, one, (side(), side(peak=None, unread=unread)), one)["peak_transient"]
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.reason == (
+        "+4,096 B, 0 allowed; not confirmed: 3 of 4 processes of the candidate read it: "
+        "a thread was there before the step"
+    )
 
 
 def test_one_process_of_each_side_is_enough_where_they_are_equal():
