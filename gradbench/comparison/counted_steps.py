@@ -39,7 +39,7 @@ def counted(sides: Any, asked: Mapping[str, Any], build: Build, both: Any) -> di
 
     steps = [_stepping(arm) for arm in arms]
     if len(subjects) == 2 and asked["share"]:
-        both.share(*subjects, step=lambda: in_turns(steps))
+        both.share(*subjects, step=lambda: in_turns(steps), optimizes=both.optimized(arms))
     for _ in range(entry.WARM_UP_STEPS):
         in_turns(steps)
     gc.collect()

@@ -12,8 +12,9 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -31,6 +32,14 @@ the untimed ones alone, or in all that are timed."""
 BALLAST: Final = 2000
 """Small objects, at most, and `BALLAST_BYTES` for tensors, that move what comes after them."""
 BALLAST_BYTES: Final = 2**20
+
+WORDS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+"""What numbers of so many bytes are looked at as."""
+CHUNK: Final = 2**18
+"""Numbers of a tensor that are looked at at once: each takes 8 bytes meanwhile."""
+NOT_ASKED: Final = "as asked"
+UNKNOWN: Final = "they are not known to be equal"
+CHANGES: Final = "a step changes weights, which each side must find as it left them"
 
 Precision = Callable[[Sequence[Sequence[float]], Sequence[int]], float]
 Build = Callable[[Any, int, Mapping[str, Any]], tuple[Any, Any, Any]]
@@ -59,8 +68,12 @@ def timed(sides: Any, asked: Mapping[str, Any], build: Build, rules: Any) -> dic
         arm, subject, device = build(sides, index, asked)
         arms[index] = Arm(index, arm, subject)
     visits = Visits(sides.turns, device.synchronize, rng)
-    subjects = (one.subject for one in arms)
-    shared = asked["share"] and share(*subjects, step=lambda: visits.once(arms))
+    subjects = [one.subject for one in arms]
+    unshared, optimizes = NOT_ASKED, optimized(one.arm for one in arms)
+    if asked["share"]:
+        unshared = share(*subjects, step=partial(visits.once, arms), optimizes=optimizes)
+    watched = [] if unshared or optimizes else _parameters(subjects[0])
+    before = list(map(_digest, watched))
     with rules.collector_resting():
         typical_ns = visits.warm_up(arms, seconds=asked["warm_up_s"])
         iterations = rules.calibrate(typical_ns, device.batch_ns)
@@ -73,7 +86,15 @@ def timed(sides: Any, asked: Mapping[str, Any], build: Build, rules: Any) -> dic
             precision=rules.precision,
         )
     del ballast
-    return {"ns": times, "shared": shared}
+    if list(map(_digest, watched)) != before:  # in some steps, and not in that which was looked at
+        return {"failed": CHANGES}
+    return {"ns": times, "unshared": unshared}
+
+
+def optimized(arms: Iterable[Any]) -> bool:
+    """Return whether an optimizer moves the weights, so that they change from step to step."""
+    workloads = [getattr(arm, "workload", None) for arm in arms]
+    return any(getattr(one, "optimizes", True) for one in workloads)  # of an older gradbench: yes
 
 
 def moved_heap(rng: random.Random) -> list[object]:
@@ -82,16 +103,23 @@ def moved_heap(rng: random.Random) -> list[object]:
     return [*small, torch.empty(rng.randrange(BALLAST_BYTES), dtype=torch.uint8)]
 
 
-def share(base: Any, candidate: Any, *, step: Callable[[], object] = lambda: None) -> bool:
+def share(
+    base: Any,
+    candidate: Any,
+    *,
+    step: Callable[[], object] = lambda: None,
+    optimizes: bool = False,
+) -> str:
     """Let the candidate's weights and batch lie where the base's do, if they are equal to the bit.
 
     The tensors stay two, with gradients of their own; only their contents are one. Weights are
     shared all or none; each tensor of the batch by itself. ``step`` makes a step of both sides,
-    each on what is its own: a buffer or input that it changes stays so, or a side would find what
-    the other has left there.
+    each on what is its own: what it changes stays so, or a side would find what the other has left
+    there. Weights that an optimizer moves, on both sides alike, are shared: it moves them by so
+    little that no step notices. Return why weights are not shared, or ``""``.
     """
     if not (hasattr(base, "resident") and hasattr(candidate, "resident")):  # an older gradbench
-        return False
+        return UNKNOWN
     names = [_names(subject) for subject in (base, candidate)]
     pairs = list(zip(base.resident(), candidate.resident(), strict=False))
     count = len(names[0])
@@ -100,25 +128,39 @@ def share(base: Any, candidate: Any, *, step: Callable[[], object] = lambda: Non
     if len(base.resident()) != len(candidate.resident()):
         batch = []
     equal = [*(state if agree else ()), *(two for two in batch if _equal(*two))]
-    before = [[_kept(tensor) for tensor in two] for two in equal]
+    weights = [two for two in equal if isinstance(two[0], nn.Parameter)]
+    others = [two for two in equal if not isinstance(two[0], nn.Parameter)]
+    before = [_digest(one) for one, _ in weights]
+    kept = [one.detach().clone() for one, _ in others]
     step()
-    for two, kept in zip(equal, before, strict=True):
-        one, other = two
-        if all(map(_unchanged, two, kept)):
+    for (one, other), contents in zip(others, kept, strict=True):
+        if all(torch.equal(each.detach(), contents) for each in (one, other)):
             other.data = one.data
-    return agree
+    if not agree:
+        return UNKNOWN
+    if not all(_equal(*two) for two in weights):
+        return CHANGES
+    if not optimizes and [_digest(one) for one, _ in weights] != before:
+        return CHANGES
+    for one, other in weights:
+        other.data = one.data
+    return ""
 
 
-def _kept(tensor: Tensor) -> Tensor | None:
-    """Return the contents of what a step may change, unseen by its version; None of a parameter.
-
-    An optimizer moves that by so little that no step notices.
-    """
-    return None if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+def _parameters(subject: Any) -> list[nn.Parameter]:
+    return [one for one in subject.resident() if isinstance(one, nn.Parameter)]
 
 
-def _unchanged(tensor: Tensor, kept: Tensor | None) -> bool:
-    return kept is None or torch.equal(tensor.detach(), kept)
+def _digest(tensor: Tensor) -> int:
+    """Return a number that tells a tensor's contents from others: a copy may find no room."""
+    flat = tensor.detach().reshape(-1)
+    words = flat.view(WORDS.get(flat.element_size(), torch.int64))
+    total = torch.zeros((), dtype=torch.int64, device=flat.device)
+    for number, start in enumerate(range(0, len(words), CHUNK)):
+        part = words[start : start + CHUNK]
+        places = torch.arange(1, len(part) + 1, device=flat.device)
+        total += (number + 1) * (part * places).sum()
+    return int(total)
 
 
 def _names(subject: Any) -> list[str]:

@@ -63,8 +63,9 @@ class OneProcess:
             try:
                 answer = both.ask(**self._processes.asked(cell))
                 times = [in_turns(side) for side in answer["ns"]]
-                if self._processes.replication.share and not answer.get("shared", True):
-                    results.unshared.add(cell)
+                why = answer.get("unshared", "") if self._processes.replication.share else ""
+                if why:
+                    results.unshared[cell] = why
             except Failed as failure:
                 if self._failures.is_first_kill(failure, cell):
                     return [cell, *left]

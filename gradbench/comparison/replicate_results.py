@@ -18,7 +18,7 @@ class Results:
     operations: dict[Cell, tuple[Operations, Operations]] = field(default_factory=dict)
     readings: dict[Cell, list[Reading]] = field(default_factory=dict)
     apart: dict[Cell, str] = field(default_factory=dict)  # why the sides take two processes
-    unshared: set[Cell] = field(default_factory=set)  # weights that each side has for itself
+    unshared: dict[Cell, str] = field(default_factory=dict)  # why each side has its own weights
     failures: dict[Cell, dict[str, str]] = field(default_factory=dict)
     doubts: dict[tuple[Cell, str], str] = field(default_factory=dict)  # of failures: cell, side
     absent: set[tuple[Cell, str]] = field(default_factory=set)  # models a side cannot import

@@ -213,7 +213,7 @@ class Comparison:
         if cell in results.apart:
             reasons.append(f"in pairs of processes: {results.apart[cell]}")
         elif cell in results.unshared:
-            reasons.append("weights not shared: they are not known to be equal")
+            reasons.append(f"weights not shared: {results.unshared[cell]}")
         return FigureVerdict(
             cell=cell,
             meter="step_time",

@@ -28,7 +28,7 @@ def net(seed, width=4):
 def test_equal_weights_are_one_memory_with_gradients_of_their_own():
     x, base, candidate = torch.ones(2, 4), net(0), net(0)
     other = x.clone()
-    assert interleaved_sides.share(subject(base, x), subject(candidate, other))
+    assert interleaved_sides.share(subject(base, x), subject(candidate, other)) == ""
     for one, two in zip(base.parameters(), candidate.parameters(), strict=True):
         assert (one is not two, one.data_ptr()) == (True, two.data_ptr())
     assert x.data_ptr() == other.data_ptr()
@@ -41,7 +41,8 @@ def test_weights_that_differ_at_all_stay_apart(candidate):
     x = torch.ones(2, 4)
     base = net(0)
     before = [parameter.clone() for parameter in candidate.parameters()]
-    assert not interleaved_sides.share(subject(base, x), subject(candidate, x.clone()))
+    why = interleaved_sides.share(subject(base, x), subject(candidate, x.clone()))
+    assert why == interleaved_sides.UNKNOWN
     assert all(map(torch.equal, before, candidate.parameters()))
     assert not {p.data_ptr() for p in base.parameters()} & {
         p.data_ptr() for p in candidate.parameters()
@@ -58,11 +59,52 @@ def test_a_buffer_or_an_input_that_a_step_changes_stays_each_side_s_own():
             x.add_(1)
 
     subjects = map(subject, (base, candidate), given)
-    assert interleaved_sides.share(*subjects, step=step)
+    assert interleaved_sides.share(*subjects, step=step) == ""
     own = {name for name, one in base.state_dict().items()
            if one.data_ptr() != candidate.state_dict()[name].data_ptr()}  # fmt: skip
     assert own == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
     assert given[0].data_ptr() != given[1].data_ptr()
+
+
+def moved(module, *, by):
+    """Change a weight as a forward or an optimizer does: unseen by its version."""
+    module[0].weight.data.mul_(by)
+
+
+@pytest.mark.parametrize(
+    ("factors", "optimizes", "shared"),
+    [
+        ((1.0, 1.0), False, True),
+        ((0.999, 0.999), False, False),  # or each side would find what the other has left
+        ((1.0, 0.5), False, False),
+        ((0.5, 1.0), False, False),
+        ((0.999, 0.999), True, True),  # an optimizer's, on both sides alike
+        ((0.999, 0.5), True, False),
+    ],
+)
+def test_weights_that_a_step_changes_stay_each_side_s_own(factors, optimizes, shared):
+    base, candidate, x = net(0), net(0), torch.ones(2, 4)
+
+    def step():
+        for module, by in zip((base, candidate), factors, strict=True):
+            moved(module, by=by)
+
+    sides = subject(base, x), subject(candidate, x.clone())
+    why = interleaved_sides.share(*sides, step=step, optimizes=optimizes)
+    assert why == ("" if shared else interleaved_sides.CHANGES)
+    pairs = zip(base.parameters(), candidate.parameters(), strict=True)
+    assert {one.data_ptr() == other.data_ptr() for one, other in pairs} == {shared}
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.bfloat16, torch.float32, torch.complex128])
+def test_contents_differ_from_others_by_bit_and_place(dtype):
+    numbers = torch.arange(12).remainder(5).to(dtype)
+    other, turned = numbers.clone(), numbers.roll(1)
+    assert interleaved_sides._digest(numbers) == interleaved_sides._digest(other)
+    other[7] = not other[7] if dtype == torch.bool else other[7] + 1
+    seen = {interleaved_sides._digest(one) for one in (numbers, other, turned)}
+    assert len(seen) == 3
+    assert interleaved_sides._digest(torch.zeros(3, dtype=dtype)[1:]) == 0
 
 
 # Rounds

@@ -235,9 +235,9 @@ def test_where_nothing_is_timed_both_sides_have_their_time_at_once(script, sides
     assert len(script.asked) == 2
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_sides_with_weights_of_their_own_are_said_to_have_them(script, sides, shared):
-    answer = {"ns": [[1e6] * 4] * 2, "typical_ns": 1e6, "shared": shared}
+@pytest.mark.parametrize("why", ["", "they are not known to be equal"])
+def test_sides_with_weights_of_their_own_are_said_to_have_them(script, sides, why):
+    answer = {"ns": [[1e6] * 4] * 2, "typical_ns": 1e6, "unshared": why}
     script.meets = lambda side, *_: answer if side == "both" else None
     time_, *_ = compared(sides, cells("good")[:1]).figure_verdicts
     assert (f"weights not shared: {why}" in time_.reason) is bool(why)
