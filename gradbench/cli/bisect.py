@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -106,6 +107,15 @@ def bisect(request: Request, asked: Asked, effort: "Effort") -> None:
     raise typer.Exit(found.status(strict=asked.strict))
 
 
+def say_what_is_shared(folders: Sequence[Path]) -> None:
+    """Say which folders of the checkout no version has for itself, so that all import from them."""
+    for folder in folders:
+        err.print(
+            f"git ignores {shown(repr(str(folder)))}, which is on the import path: what is "
+            "imported from there is the same for both versions"
+        )
+
+
 def _begin(
     request: Request, asked: Asked, effort: "Effort", project: "Project"
 ) -> "tuple[BisectionFile, Bisection]":
@@ -138,6 +148,7 @@ def _begin(
         )
     if hint := worktree.hint_at_submodules(project.root, asked.build):
         err.print(hint)
+    say_what_is_shared(project.ignored)
     which = "along first parents" if asked.first_parent else "of the full history"
     number = len(span.commits)
     err.print(

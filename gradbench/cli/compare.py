@@ -359,6 +359,7 @@ def _compare(
         left_out = _left_out(cells, models, elsewhere=spread is not None)
         if base is not None:
             _say_what_is_compared(base, old.tree, new.tree, build=build, outputs=outputs)
+            bisecting.say_what_is_shared(old.environment)
         able = [cell for cell in cells if cell not in {one.cell for one in left_out}]
         left_s = max(effort.budget_s - (time.monotonic() - began), 1e-9)
         effort = replace(effort, budget_s=left_s, rules=by)

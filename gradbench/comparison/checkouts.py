@@ -1,9 +1,10 @@
 """The two versions of a comparison: where each is checked out and imports from."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -11,9 +12,9 @@ from .. import scratch
 from ..errors import Impossible
 from ..experiment.matrix import Cell
 from ..experiment.model_source import ModelSource
-from . import building
+from . import building, side_imports
 from .leftovers import BASE, REPOSITORY
-from .worktree import BadRevision, checked_out, repository
+from .worktree import BadRevision, checked_out, is_ignored, repository
 
 SIDES: Final = ("base", "candidate")
 MEASURING: Final = "measuring"
@@ -26,7 +27,9 @@ class Version:
     """One side: its interpreter, where it imports from, and the tree that must hold its code.
 
     It stands in the first of its paths. ``home`` is the checkout that the user stands in, of which
-    it may run nothing; None where that is its tree.
+    it may run nothing; None where that is its tree. ``environment`` are folders of that checkout
+    that are the user's environment and no version's: what is imported from them is the same on all
+    sides.
     """
 
     name: str  # "base" or "candidate"
@@ -34,6 +37,7 @@ class Version:
     paths: tuple[Path, ...]
     tree: Path
     home: Path | None = None
+    environment: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,7 @@ class Project:
     itself: bool
     folder: Path
     build: str = ""
+    ignored: tuple[Path, ...] = ()  # folders of the import path in it that git ignores
 
     @contextlib.contextmanager
     def checked_out(self, revision: str, name: str) -> Iterator[Path]:
@@ -61,12 +66,17 @@ class Project:
     def version(self, name: str, tree: Path, *, python: str | None = None) -> Version:
         """Return a tree of the project as a side to be measured."""
         measuring = [] if self.itself else [self.folder / MEASURING]
+        elsewhere = tree != self.root
+        root = self.root.resolve()
+        # what --build has made in the tree is the version's own
+        lacking = [one for one in self.ignored if not (tree / one.relative_to(root)).is_dir()]
         return Version(
             name=name,
             python=python or sys.executable,
             paths=(*import_paths(tree, self.inside), *measuring),
             tree=tree,
-            home=None if tree == self.root else self.root,
+            home=self.root if elsewhere else None,
+            environment=tuple(lacking) if elsewhere else (),
         )
 
 
@@ -94,7 +104,23 @@ def opened_project(here: Path, *, at_commits: bool, build: str = "") -> Iterator
             itself=(root / "gradbench" / "runner").is_dir(),
             folder=folder,
             build=build,
+            ignored=tuple(ignored_on_path(root)) if at_commits else (),
         )
+
+
+def ignored_on_path(root: Path) -> Iterator[Path]:
+    """Yield folders of a repository from which this process may import, and which git ignores.
+
+    No commit holds them: they are the user's environment. Those of an environment that is known by
+    its folders' names are left out, as is what commits hold all the same.
+    """
+    top = root.resolve()
+    named = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), *sys.path]
+    folders = dict.fromkeys(Path(name).resolve() for name in named if name)
+    for folder in folders:
+        inside = top in folder.parents and folder.is_dir()
+        if inside and not side_imports.is_installed(folder) and is_ignored(root, folder):
+            yield folder
 
 
 @contextlib.contextmanager
@@ -113,11 +139,9 @@ def checked_out_versions(
         base = project.root
         if revision is not None:
             base = stack.enter_context(project.checked_out(revision, BASE))
-        yield (
-            project.version("base", base, python=base_python),
-            project.version("candidate", project.root),
-            project.itself,
-        )
+        old = project.version(SIDES[0], base, python=base_python)
+        new = project.version(SIDES[1], project.root)
+        yield old, replace(new, environment=old.environment), project.itself
 
 
 def import_paths(tree: Path, inside: Path) -> list[Path]:

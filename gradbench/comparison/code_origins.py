@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import BadModel
-from . import side_imports
+from . import side_imports, worktree
 from .checkouts import Version
 
 
@@ -28,9 +28,22 @@ def check_modules(version: Version, files: Mapping[str, str]) -> None:
         return
     tree = side_imports.tree(version.home.resolve(), [])
     for name, file in sorted(files.items()):
-        if tree.holds(str(Path(file).resolve())):
+        place = Path(file).resolve()
+        if tree.holds(str(place)) and not _is_of_environment(version, place):
             raise BadModel(
                 f"the {version.name} imports {name} from {file!r}, which is the working tree's: "
                 "each version would run the same code of it, and no change in it would be seen; "
                 "run in the folder that holds it, or put its folder on no path but the tree's own"
             )
+
+
+def _is_of_environment(version: Version, file: Path) -> bool:
+    """Return whether a file of the checkout is no version's: an ignored folder has it, no commit.
+
+    A copy of what commits hold, as one that was built, is.
+    """
+    assert version.home is not None
+    return any(
+        folder in file.parents and not worktree.is_kept(version.home, file.relative_to(folder))
+        for folder in version.environment
+    )

@@ -117,6 +117,7 @@ class LiveProcess:
                     "paths": list(map(str, one.paths)),
                     "tree": str(one.tree),
                     "home": str(one.home or ""),
+                    "environment": list(map(str, one.environment)),
                 }
                 for one in versions
             ],

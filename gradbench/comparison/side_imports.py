@@ -29,12 +29,13 @@ class Tree:
     """One side's code: the folder that holds it, and its modules by name while they are put away.
 
     ``path``, ``finders`` and ``folder`` are its own ``sys.path``, ``sys.meta_path`` and working
-    folder: it may change them.
+    folder: it may change them. ``environment`` are folders of which nothing is its own.
     """
 
     root: str
     path: list[str]
     folder: str
+    environment: Sequence[str] = ()
     finders: list[Any] = field(default_factory=lambda: list(sys.meta_path))
     modules: dict[str, Any] = field(default_factory=dict)
     inside_shared: dict[str, tuple[Any, str]] = field(default_factory=dict)
@@ -44,7 +45,8 @@ class Tree:
         if not place.startswith(self.root + os.sep):
             return False
         inside = Path(place[len(self.root) :]).parts
-        return _INSTALLED.isdisjoint(inside) and not place.startswith(_LIBRARY)
+        elsewhere = (*_LIBRARY, *(one + os.sep for one in self.environment))
+        return _INSTALLED.isdisjoint(inside) and not place.startswith(elsewhere)
 
     def leads_out(self, place: str) -> bool:
         """Return whether a file of the tree's is a link to what lies elsewhere."""
@@ -76,15 +78,18 @@ class Tree:
         )
 
 
-def tree(root: Path, paths: Sequence[str], *, home: str = "") -> Tree:
+def tree(
+    root: Path, paths: Sequence[str], *, home: str = "", environment: Sequence[str] = ()
+) -> Tree:
     """Return a tree that imports from its paths before all else but the standard library.
 
     It stands in the first of them. ``home`` is the checkout that the user stands in: what of it is
     on the path of this process, by ``PYTHONPATH`` or as a package that is installed in place, each
-    tree has for itself.
+    tree has for itself, but for folders that are the ``environment`` of all.
     """
-    here = [at_home(path, root=str(root), home=home) for path in sys.path]
-    return Tree(str(root), in_front(paths, filter(None, here)), paths[0] if paths else str(root))
+    here = [at_home(path, root=str(root), home=home, environment=environment) for path in sys.path]
+    folder = paths[0] if paths else str(root)
+    return Tree(str(root), in_front(paths, filter(None, here)), folder, environment)
 
 
 def in_front(paths: Sequence[str], others: Iterable[str]) -> list[str]:
@@ -97,13 +102,20 @@ def in_front(paths: Sequence[str], others: Iterable[str]) -> list[str]:
     return [*first, *paths, *rest]
 
 
-def at_home(path: str, *, root: str, home: str) -> str | None:
+def is_installed(folder: Path) -> bool:
+    """Return whether a folder belongs to an environment, as its name or this process's says."""
+    return not _INSTALLED.isdisjoint(folder.parts) or f"{folder}{os.sep}".startswith(_LIBRARY)
+
+
+def at_home(path: str, *, root: str, home: str, environment: Sequence[str] = ()) -> str | None:
     """Return a folder of the user's checkout as a tree has it, or None where it has none.
 
     Any other is what it was, and so is one of an environment that lies in the checkout.
     """
     real = os.path.realpath(path)
     if not home or home == root or not f"{real}{os.sep}".startswith(home + os.sep):
+        return path
+    if real in environment:
         return path
     inside = real[len(home) :].strip(os.sep)
     if not _INSTALLED.isdisjoint(Path(inside).parts) or f"{real}{os.sep}".startswith(_LIBRARY):

@@ -126,7 +126,12 @@ class Sides:
         shared_state = beside("comparison/shared_state")  # which brings torch
         self.shared_state, self.order, self.alone = shared_state, order, len(sides) == 1
         self.trees = [
-            side_imports.tree(Path(side["tree"]), side["paths"], home=side["home"])
+            side_imports.tree(
+                Path(side["tree"]),
+                side["paths"],
+                home=side["home"],
+                environment=side["environment"],
+            )
             for side in sides
         ]
         self.turns = side_imports.Turns(self.trees)
@@ -164,8 +169,12 @@ class Sides:
     def _others(self, index: int) -> list[str]:
         """Return what else a process that a tree starts is to import from."""
         others = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        root, home = self.trees[index].root, self._homes[index]
-        moved = (side_imports.at_home(one, root=root, home=home) for one in others if one)
+        tree, home = self.trees[index], self._homes[index]
+        moved = (
+            side_imports.at_home(one, root=tree.root, home=home, environment=tree.environment)
+            for one in others
+            if one
+        )
         return [one for one in moved if one]
 
     def origins(self, path: str) -> dict[str, Any]:

@@ -53,6 +53,22 @@ def is_dirty(root: Path, *, outputs: Iterable[Path] = ()) -> bool:
         return False
 
 
+def is_ignored(root: Path, folder: Path) -> bool:
+    """Return whether git ignores a folder of a repository, and keeps nothing in it."""
+    with suppress(GitError):  # its answer where it does not ignore it
+        git("check-ignore", "--quiet", "--", str(folder), folder=root)
+        return not git("ls-files", "--", str(folder), folder=root)
+    return False
+
+
+def is_kept(root: Path, path: Path) -> bool:
+    """Return whether git keeps a file at this path, or at its end, in any folder."""
+    try:
+        return bool(git("ls-files", "--", f":(top,glob)**/{path.as_posix()}", folder=root))
+    except GitError:
+        return False
+
+
 def hint_at_submodules(tree: Path, build: str) -> str:
     """Return in words how a revision's submodules are had, where it has any; else ``""``."""
     if build or not (tree / ".gitmodules").is_file():

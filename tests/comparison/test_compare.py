@@ -27,6 +27,7 @@ from gradbench.cli import app
 from gradbench.comparison import call_memory, checkouts, instruction_counts, versions, worktree
 from gradbench.comparison.budget import Budget
 from gradbench.comparison.call_memory import BytesChange
+from gradbench.comparison.code_origins import check_modules
 from gradbench.comparison.effort import Effort
 from gradbench.comparison.one_process import in_turns
 from gradbench.comparison.replicate_effort import Replication
@@ -527,6 +528,29 @@ def test_modules_are_imported_from_where_the_user_stands_and_from_src(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
     paths = checkouts.import_paths(tmp_path, Path("pkg"))
     assert [str(path.relative_to(tmp_path)) for path in paths] == ["pkg", "pkg/src", ".", "src"]
+
+
+def test_a_folder_that_git_ignores_on_the_import_path_is_every_version_s(project, monkeypatch):
+    """No commit holds it: it is the environment of whoever stands there."""
+    libs, built, kept, new = (project / name for name in ("libs", "built", "kept", "new"))
+    (project / "lib").mkdir()
+    (project / "lib" / "own.py").write_text("", "utf-8")
+    for folder in (libs, built, kept, new):
+        folder.mkdir()
+        (folder / f"of_{folder.name}.py").write_text("", "utf-8")
+    (libs / "own.py").write_text("", "utf-8")
+    (project / ".gitignore").write_text("libs/\nbuilt/\nkept/\n", "utf-8")
+    git(project, "add", "-f", ".gitignore", "kept", "lib")
+    git(project, "commit", "-q", "-m", "what is ignored")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, [libs, built, kept, new])))
+    with checkouts.checked_out_versions(
+        here=project, revision="HEAD", base_python=None, build="mkdir built"
+    ) as (base, candidate, _):
+        assert base.environment == candidate.environment == (libs.resolve(),)
+        check_modules(base, {"of_libs": str(libs / "of_libs.py")})
+        for own in (built / "of_built.py", new / "of_new.py", libs / "own.py"):
+            with pytest.raises(BadModel, match="which is the working tree's"):
+                check_modules(base, {own.stem: str(own)})
 
 
 # The command

@@ -243,6 +243,21 @@ def test_what_the_path_has_of_the_user_s_checkout_each_tree_has_for_itself(tmp_p
     assert of_candidate.path == list(map(str, folders))
 
 
+def test_a_folder_of_the_checkout_that_is_the_environment_of_all_is_kept(tmp_path, monkeypatch):
+    home, base = tmp_path / "candidate", tmp_path / "base"
+    for folder in (home / "libs" / "other", home / "new", base):
+        folder.mkdir(parents=True)
+    folders = list(map(str, [home, home / "libs", home / "libs" / "other", home / "new"]))
+    monkeypatch.setattr(sys, "path", folders)
+    kept = [str(home / "libs")]
+    of_base = side_imports.tree(base, [str(base)], home=str(home), environment=kept)
+    assert of_base.path == [str(base), str(home / "libs")]
+    of_candidate = side_imports.tree(home, [str(home)], environment=kept)
+    assert of_candidate.path == folders
+    assert not of_candidate.holds(str(home / "libs" / "lib.py"))
+    assert of_candidate.holds(str(home / "libs.py"))
+
+
 def test_a_module_that_comes_as_another_goes_is_its_tree_s_own(turns):
     on_both(turns, nets)
     sys.modules["gone_of_a_test"] = ModuleType("gone_of_a_test")
