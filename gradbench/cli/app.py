@@ -2,13 +2,14 @@
 
 import errno
 import inspect
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -42,6 +43,7 @@ NO_PAGES: Final = (
 FIRST: Final = ("advise", "run", "show", "report", "explain", "predict", "list")
 """Commands that a newcomer needs; help lists them first."""
 
+_WITH_UNIT: Final = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(%|s|secs?|seconds?)")
 _UsageError: Final[type[Exception]] = typer.BadParameter.__mro__[1]  # typer names it nowhere else
 
 
@@ -58,6 +60,7 @@ class Command(TyperCommand):
         except _UsageError as error:
             error.ctx = ctx  # type: ignore[attr-defined] # typer has no name for its class
             raise
+        numbers = _numbers(self.callback)
         parameter: Any  # typer has names for their kinds, but not in public
         for parameter in self.params:
             values = given.get(parameter.name or "")
@@ -67,7 +70,43 @@ class Command(TyperCommand):
                     name = max(parameter.opts, key=len) if is_option else parameter.metavar
                     words = f"{name or parameter.name} {value!r} has an empty value"
                     raise _UsageError(f"{words}: name one, or leave it out", ctx)
+                kind = numbers.get(parameter.name or "")
+                if isinstance(value, str) and kind and not _is_number(value, kind):
+                    option = max(parameter.opts, key=len)
+                    raise _UsageError(f"{option} {_no_number(value, kind)}", ctx)
         return super().parse_args(ctx, args)
+
+
+def _numbers(command: Callable[..., object] | None) -> dict[str, type[float]]:
+    """Return which parameters of a command are numbers, whole ones or any."""
+    if command is None:
+        return {}
+    parameters = inspect.signature(command).parameters.items()
+    kinds = {name: get_args(one.annotation)[:1] for name, one in parameters}
+    types = {name: {*kind, *(get_args(kind[0]) if kind else ())} for name, kind in kinds.items()}
+    return {
+        name: number for name, known in types.items() for number in (int, float) if number in known
+    }
+
+
+def _is_number(text: str, kind: type[float]) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _no_number(text: str, kind: type[float]) -> str:
+    """Return what is wrong with a text that is to be a number, and how it is to be written."""
+    written = _WITH_UNIT.fullmatch(text.strip())
+    wanted = "a whole number" if kind is int else "a number"
+    if written is None:
+        return f"is {wanted}, not {text!r}"
+    number = float(written[1])
+    right = f"{number / 100 if written[2] == '%' else number:g}"
+    of = "share" if written[2] == "%" else "number of seconds"
+    return f"is a {of} without a unit, not {text!r}: write {right}"
 
 
 class Commands(TyperGroup):

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from .. import own_python
+from ..exit_status import ExitStatus
+from ..experiment.toml_config import choose
 from ..printable import printable
 from ..process_tree import ProcessTree
 from .app import app, err, examples, out
 from .exports import places
+from .gate import baseline_of
 from .request import Request, takes_request
 from .screen import shown
 
@@ -65,10 +69,31 @@ def ci(
         fail_on=fail_on,
         semantics=semantics,
     )
+    if request.config is not None:
+        choose(file=request.config)
+    _look(base, baseline or (), output, fail_on=fail_on)
     job = perform(wanted, folder=output, call=_call, locator=places)
     _tell_github(job)
     out.print(f"{shown(job.words)}\nsummary  {shown(str(job.summary))}")
     raise typer.Exit(job.exit_status(fail_on))
+
+
+def _look(base: str | None, baseline: Sequence[str], folder: Path, *, fail_on: str) -> None:
+    """Look at what is to be compared with before anything is measured: it takes minutes.
+
+    Raise `GradbenchError` for a revision that is none or a file that cannot be read; exit where
+    there is no baseline, unless the job is to look on.
+    """
+    from ..ci_job import RESULTS
+    from ..comparison import worktree
+
+    if base is not None:
+        worktree.commit(worktree.repository(Path.cwd()), base)
+    if baseline:
+        _, why_none = baseline_of(baseline, folder / RESULTS)
+        if why_none and fail_on != "never":
+            err.print(f"[red]gradbench:[/red] no baseline: {shown(why_none)}")
+            raise typer.Exit(ExitStatus.NO_BASELINE)
 
 
 def _call(part: "Part") -> "Ended":

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from ..experiment.matrix import Cell
 from ..plurals import counted
 from . import bisect as bisecting, cluster, compare_on_ray
 from .app import AsJson, SameToo, Strict, app, err, examples, out, say
-from .gate import STATUSES, as_plain, conclusion, show
+from .gate import STATUSES, as_plain, check_rules_file, conclusion, show
 from .leftovers import clean_up
 from .request import Request, obstacles, takes_request
 from .screen import print_json, shown
@@ -181,6 +182,8 @@ def compare(
     """
     cluster.check_named(on, cluster.RAY)  # a wrong choice is said before what is missing
     bisecting.check_choices(times, bisect)
+    if not (bisect or resume):
+        check_rules_file(rules_file)
     cluster.check_deadline(deadline)
     effort = _effort(
         threshold=threshold,
@@ -208,6 +211,8 @@ def compare(
         raise Impossible("--build is run here, and what it makes goes nowhere: leave out --on ray")
     _check_spreads(on, bisects=not (base or base_python), instructions=instructions)
     _check_rules(rules_file, bisects=not (base or base_python))
+    if on is None:
+        _check_interpreter(base_python)
     effort = _counting_where_it_can(effort)
     if bisect is None and resume is None:
         _compare(
@@ -274,6 +279,14 @@ def _check_spreads(on: str | None, *, bisects: bool, instructions: bool) -> None
         raise Impossible("--on ray goes with --base or --base-python: a bisection is made here")
     if on is not None and instructions:
         raise Impossible("--instructions are counted here: leave out --on ray")
+
+
+def _check_interpreter(python: str | None) -> None:
+    """Raise `Impossible` for an interpreter that cannot be run here."""
+    if python is not None and shutil.which(python) is None:
+        raise Impossible(
+            f"--base-python {python!r} is no program that can be run: give the path of a Python"
+        )
 
 
 def _check_rules(rules_file: Path | None, *, bisects: bool) -> None:

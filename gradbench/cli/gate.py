@@ -11,6 +11,7 @@ import typer
 
 from ..errors import Impossible, StoreError
 from ..exit_status import GATE, ExitStatus
+from ..experiment.toml_file import TomlFile
 from ..gate import rules
 from .app import (
     AsJson,
@@ -90,10 +91,10 @@ def gate(
     """
     with one_line_errors():
         _check_choices(correction, alpha)
-        if self_test:
+        check_rules_file(rules_file)
+        if self_test and save_baseline is None and baseline is None and not candidates:
             _prove()
-            if baseline is None and not candidates:
-                return
+            return
         if save_baseline is not None:
             of_verdicts = {
                 "--baseline": baseline,
@@ -109,7 +110,7 @@ def gate(
                 raise Impossible(
                     f"--save-baseline judges nothing: leave out {', '.join(given)}, or judge apart"
                 )
-            _save(candidates or ["latest"], save_baseline, results)
+            _save(candidates or ["latest"], save_baseline, results, self_test=self_test)
             return
         if baseline is None:
             raise Impossible("nothing to compare with: give --baseline RUN")
@@ -118,6 +119,7 @@ def gate(
             baseline,
             rules_file=rules_file,
             asked={"correction": correction, "alpha": alpha, "strict": strict or None},
+            self_test=self_test,
             everything=everything,
             as_json=as_json,
             results=results,
@@ -132,36 +134,45 @@ def _check_choices(correction: str | None, alpha: float | None) -> None:
         raise Impossible(f"--alpha is a chance between 0 and 1, not {alpha!r}")
 
 
+def check_rules_file(path: Path | None) -> None:
+    """Raise `BadConfig` for a file of rules that cannot be read, before what is missing is said."""
+    if path is not None:
+        TomlFile.read(path)
+
+
 def _gate(
     candidates: Sequence[str],
     baseline: Sequence[str],
     *,
     rules_file: Path | None,
     asked: dict[str, Any],
+    self_test: bool,
     everything: bool,
     as_json: bool,
     results: Path,
 ) -> None:
+    """Judge the candidates, after a self-test if it is asked for; exit with the status.
+
+    All that is named is looked at before anything is measured.
+    """
     from ..gate import decide as gating
 
     candidate_runs = _load(candidates, results)
     if not candidate_runs:
         err.print(f"[red]gradbench:[/red] no run fits {shown(', '.join(candidates))}")
         raise typer.Exit(ExitStatus.NOTHING_MEASURED)
-    try:
-        baseline_runs = _load(baseline, results)
-    except MissingRun as missing:
-        baseline_runs = []
-        err.print(f"[yellow]{shown(str(missing))}[/yellow]")
-    if not baseline_runs:
-        err.print(f"[yellow]no baseline: no run fits {shown(', '.join(baseline))}[/yellow]")
+    baseline_runs, why_none = baseline_of(baseline, results)
+    if why_none:
+        err.print(f"[yellow]no baseline: {shown(why_none)}[/yellow]")
     baseline_runs = _without_candidates(baseline_runs, candidate_runs, results)
     by = _rules(rules_file, asked, [*candidate_runs, *baseline_runs])
+    if self_test and baseline_runs:
+        _prove()
     decision = gating.decide(baseline_runs, candidate_runs, by=by)
     status = decision.status(strict=by.strict)
     if as_json:
         print_json(as_plain(decision, status), indent=1)
-    else:
+    elif baseline_runs or status is not ExitStatus.NO_BASELINE:  # or all is said
         show(decision, everything=everything)
         if any(each.unit == "ns" for each in decision.figure_verdicts):
             print_prose(
@@ -195,6 +206,15 @@ def _without_candidates(
         words = f"{shown(run.name)} is the candidate: it is left out of the baseline"
         err.print(f"[yellow]{words}[/yellow]")
     return others
+
+
+def baseline_of(names: Sequence[str], results: Path) -> "tuple[list[Run], str]":
+    """Return the runs of a baseline, or none and why: names, folders and globs may fit none."""
+    try:
+        runs = _load(names, results)
+    except MissingRun as missing:
+        return [], str(missing)
+    return runs, "" if runs else f"no run fits {', '.join(map(repr, names))}"
 
 
 class MissingRun(StoreError):
@@ -242,15 +262,19 @@ def _rules(path: Path | None, asked: dict[str, Any], runs: "Sequence[Run]") -> r
     return replace(by, **{key: value for key, value in asked.items() if value is not None})
 
 
-def _save(names: Sequence[str], path: Path, results: Path) -> None:
+def _save(names: Sequence[str], path: Path, results: Path, *, self_test: bool) -> None:
     from ..store.baseline import check_place, exact_records
-    from ..store.jsonl import write
+    from ..store.jsonl import check_name, write
 
     runs = _load(names, results)
     if len(runs) != 1:
         raise Impossible(f"--save-baseline takes one run, and {', '.join(names)} is {len(runs)}")
     check_place(path)
-    out.print(shown(str(write(exact_records(runs[0]), path))))
+    check_name(path)
+    records = list(exact_records(runs[0]))
+    if self_test:
+        _prove()
+    out.print(shown(str(write(records, path))))
 
 
 def _prove() -> None:

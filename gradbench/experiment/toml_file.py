@@ -48,8 +48,12 @@ class TomlFile:
                 raise BadConfig(f"{path}: it has {status.st_size:,} bytes: no configuration has")
             text = path.read_text("utf-8-sig")  # some editors begin a file with a mark of that
             return cls(path, text, tomllib.loads(text))
+        except FileNotFoundError as error:
+            raise BadConfig(
+                f"{path}: there is no such file: give the path of a TOML file"
+            ) from error
         except OSError as error:
-            raise BadConfig(f"{path}: {error.strerror}") from error
+            raise BadConfig(f"{path}: {error.strerror}: give a file that can be read") from error
         except UnicodeDecodeError as error:
             raise BadConfig(f"{path}: not UTF-8 text ({error.reason})") from error
         except RecursionError:

@@ -360,16 +360,21 @@ def _is_broken(path: Path) -> bool:
     return False
 
 
+def check_name(path: Path) -> None:
+    """Raise `StoreError` for a file that no run may be written to."""
+    if not path.name.endswith(SEALED):
+        raise StoreError(f"{str(path)!r} is no name for a run: let it end in {SEALED}")
+    if path.exists() and not (path.is_file() and opens_like_a_run(path)):
+        raise StoreError(f"{str(path)!r} is there and is no run of gradbench: choose another name")
+
+
 def write(records: Iterable[Record], path: Path) -> Path:
     """Write a complete run to a file of any name ending in ``.jsonl``; return it.
 
     It may take a run's place, and that of nothing else. Raise `StoreError` where it cannot be
     written; what was there before is then untouched.
     """
-    if not path.name.endswith(SEALED):
-        raise StoreError(f"{str(path)!r} is no name for a run: let it end in {SEALED}")
-    if path.exists() and not (path.is_file() and opens_like_a_run(path)):
-        raise StoreError(f"{str(path)!r} is there and is no run of gradbench: choose another name")
+    check_name(path)
     records = list(records)  # whatever they come from may fail: better now than half written
     draft = path.with_name(f".{secrets.token_hex(8)}{PART}")
     try:

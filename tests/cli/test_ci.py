@@ -1,6 +1,7 @@
 """A CI job: what it asks for, what it makes of what comes back, what it leaves."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -244,13 +245,16 @@ def test_a_part_that_ends_well_without_its_verdicts_broke(tmp_path):
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-    """Return the command called from an empty directory, where processes are scripted."""
+    """Return the command called beside a baseline ``b.jsonl``, where processes are scripted."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    saved = Store(tmp_path / "before").save(run_of_outcomes(measured_block()).records)
+    shutil.copy(Store(tmp_path / "before").find(saved.name), "b.jsonl")
     for variable in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT", "GITHUB_WORKSPACE"):
         monkeypatch.delenv(variable, raising=False)
 
     def call(*arguments, **script):
-        calls = Calls(tmp_path / "gradbench-ci", **script)
+        call.asked = calls = Calls(tmp_path / "gradbench-ci", **script)
         monkeypatch.setattr("gradbench.cli.ci._call", calls)
         return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["ci", *arguments])
 
@@ -287,16 +291,48 @@ def test_elsewhere_the_console_prints_the_result_and_where_it_is_written(command
     [
         (["--fail-on", "nevr"], "did you mean 'never'?"),
         (["--base", ""], "--base '' has an empty value"),
+        (["--base", "main"], "is in no git repository"),
+        (["--config", "nowhere.toml"], "nowhere.toml: there is no such file"),
+        (["--baseline", "damaged.jsonl"], "damaged.jsonl"),
     ],
 )
 def test_a_mistake_costs_a_line_before_anything_is_measured(arguments, words, command, tmp_path):
+    (tmp_path / "damaged.jsonl").write_text("{}\n", "utf-8")
     result = command(*arguments)
     assert result.exit_code == ExitStatus.USAGE
     assert words in result.stderr
     assert not (tmp_path / "gradbench-ci").exists()
 
 
-def test_the_options_that_choose_cells_are_handed_on_as_they_were_given(command, monkeypatch):
+@pytest.mark.parametrize(
+    "name", ["nowhere", "nowhere.jsonl", "no-*.jsonl", "nothing/nowhere.jsonl"]
+)
+def test_a_baseline_that_is_not_there_is_said_before_anything_is_measured(name, command):
+    result = command("--baseline", name)
+    assert result.exit_code == ExitStatus.NO_BASELINE
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("gradbench: no baseline: no run ")
+    assert name in line
+    assert command.asked.asked == []
+
+
+def test_a_job_that_looks_on_measures_where_there_is_no_baseline_yet(command):
+    result = command("--baseline", "nowhere", "--fail-on", "never", gate=(4, None))
+    assert result.exit_code == ExitStatus.OK
+    assert command.asked.asked == ["run", "gate"]
+
+
+def test_a_revision_that_is_none_is_said_before_anything_is_measured(command, tmp_path):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    result = command("--base", "nothere")
+    assert result.exit_code == ExitStatus.USAGE
+    assert "no revision 'nothere'" in result.stderr
+    assert command.asked.asked == []
+
+
+def test_the_options_that_choose_cells_are_handed_on_as_they_were_given(
+    command, monkeypatch, tmp_path
+):
     seen = []
 
     def note(what, **_options):
@@ -305,6 +341,8 @@ def test_the_options_that_choose_cells_are_handed_on_as_they_were_given(command,
 
     monkeypatch.setattr(ci_job, "parts", note)
     command("--preset", "tiny", "--model", "mlp_tiny,p.q:make", "--input", "8,3", "--threads", "2")
+    matrix = '[[matrix]]\nmodels = ["mlp_tiny"]\n'
+    (tmp_path / "x.toml").write_text(matrix, "utf-8")
     command("--config", "x.toml")
     assert seen == [
         [

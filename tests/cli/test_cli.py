@@ -232,10 +232,33 @@ def test_a_typo_costs_one_line_and_exit_status_2(
         (("run", "--deadline", "-3"), "--deadline is a number of seconds above 0"),
         (("compare", "--deadline", "nan", "--on", "ray"), "--deadline is a number of seconds"),
         (("compare", "--bisect", "main"), "is not GOOD..BAD"),
+        (("compare", "--rules", "nowhere.toml"), "nowhere.toml: there is no such file"),
+        (("gate", "--rules", "nowhere.toml"), "nowhere.toml: there is no such file"),
+        (("compare", "--base-python", "no-such-python"), "is no program that can be run"),
     ],
 )
 def test_a_wrong_choice_is_named_before_what_is_missing(arguments, words, gradbench, here):
     assert words in complaint(gradbench(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("compare", "--threshold", "3%"), "--threshold is a share without a unit, not '3%': "
+         "write 0.03"),
+        (("compare", "--budget", "5s"), "--budget is a number of seconds without a unit, not '5s': "
+         "write 5"),
+        (("run", "--limit", "2.5 sec"), "--limit is a number of seconds without a unit"),
+        (("run", "--budget", "soon"), "--budget is a number, not 'soon'"),
+        (("run", "--seed", "1.5"), "--seed is a whole number, not '1.5'"),
+        (("compare", "--processes", "five"), "--processes is a whole number, not 'five'"),
+        (("history", "--fail-on-worse", "x"), "--fail-on-worse is a whole number, not 'x'"),
+        (("gate", "--alpha", "1%"), "--alpha is a share without a unit, not '1%': write 0.01"),
+        (("predict", "--limit", "1m"), "--limit is a number, not '1m'"),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_is_answered_with_the_one_that_is_wanted(arguments, words, gradbench):
+    assert f"gradbench: {words}" in complaint(gradbench(*arguments))
 
 
 @pytest.mark.parametrize("option", ["--batch-size", "--threads"])
@@ -420,7 +443,9 @@ def test_a_mistake_in_a_toml_file_names_file_line_and_key(text, where, words, gr
 
 
 def test_a_toml_file_that_is_not_there_is_named(gradbench):
-    assert "nowhere.toml: No such file" in complaint(gradbench("list", "--config", "nowhere.toml"))
+    assert "nowhere.toml: there is no such file" in complaint(
+        gradbench("list", "--config", "nowhere.toml")
+    )
 
 
 @pytest.mark.parametrize("option", ["--reports", "--results"])

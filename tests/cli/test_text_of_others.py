@@ -151,7 +151,7 @@ def test_a_size_of_the_screen_that_none_has_is_as_none(size, monkeypatch):
             "see gradbench advise --help",
         ),
         (["export"], "gradbench: missing argument 'FORMAT': see gradbench export --help"),
-        (["gate", "--alpha", "x\x1b"], "gradbench: invalid value for '--alpha'"),
+        (["gate", "--alpha", "x\x1b"], "gradbench: --alpha is a number, not 'x\\x1b'"),
         (["show", "a" * 300], "gradbench: no run 'aaaa"),
         (["predict", "--fit", "0"], "gradbench: --fit"),
     ],

@@ -266,7 +266,7 @@ def test_a_file_that_is_no_experiment_is_named_with_what_it_lacks(toml, text, sa
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(BadConfig, match=r"nowhere\.toml: No such file"):
+    with pytest.raises(BadConfig, match=r"nowhere\.toml: there is no such file"):
         choose(file=tmp_path / "nowhere.toml")
 
 

@@ -75,7 +75,7 @@ def test_every_key_that_the_parser_finds_is_found_in_the_text(file):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"\xff", "not UTF-8 text"), (b"a = ", "Invalid value"), (None, "No such file")],
+    [(b"\xff", "not UTF-8 text"), (b"a = ", "Invalid value"), (None, "there is no such file")],
 )
 def test_what_is_no_toml_is_refused_with_the_file_s_name(tmp_path, content, words):
     path = tmp_path / "bench.toml"

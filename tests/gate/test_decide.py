@@ -584,6 +584,8 @@ def test_no_baseline_and_nothing_measured_have_statuses_of_their_own(gate, files
     assert gate("--baseline", "not there", files / "same.jsonl").exit_code == ExitStatus.NO_BASELINE
     none = gate("--baseline", files / "x*.jsonl", files / "same.jsonl")
     assert none.exit_code == ExitStatus.NO_BASELINE
+    (line,) = none.output.splitlines()  # once
+    assert line.startswith("no baseline: no run fits ")
     answer = gate("--baseline", files / "base.jsonl", files / "x*.jsonl")
     assert answer.exit_code == ExitStatus.NOTHING_MEASURED
 
@@ -612,6 +614,26 @@ def test_a_mistake_costs_one_line_and_status_2(gate, files, monkeypatch, argumen
     assert answer.stdout == ""
     assert len(answer.stderr.splitlines()) == 1
     assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["--baseline", "base.jsonl", "not-there"], ExitStatus.USAGE),
+        (["--baseline", "base.jsonl", "same.jsonl", "--rules", "nowhere.toml"], ExitStatus.USAGE),
+        (["same.jsonl"], ExitStatus.USAGE),
+        (["--baseline", "nowhere", "same.jsonl"], ExitStatus.NO_BASELINE),
+        (["--baseline", "base.jsonl", "x*.jsonl"], ExitStatus.NOTHING_MEASURED),
+        (["--save-baseline", "x.jsonl", "not-there"], ExitStatus.USAGE),
+        (["--save-baseline", "x.txt", "same.jsonl"], ExitStatus.USAGE),
+    ],
+)
+def test_what_is_named_is_looked_at_before_the_self_test_measures(
+    gate, files, monkeypatch, arguments, status
+):
+    monkeypatch.chdir(files)
+    monkeypatch.setattr("gradbench.cli.gate._prove", lambda: pytest.fail("it measured"))
+    assert gate("--self-test", *arguments).exit_code == status
 
 
 def test_a_name_that_fits_no_run_is_not_passed_over_for_another_s_sake(gate, files):

@@ -609,7 +609,7 @@ def usage_error(result: pytest.RunResult) -> str:
         (["--gradbench-preset=tny"], "unknown preset 'tny': did you mean 'tiny'?"),
         (["--gradbench-device=cdua"], "unknown device 'cdua': did you mean 'cuda'?"),
         (["--gradbench-budget=0"], "--gradbench-budget must be above 0"),
-        (["--gradbench-config=nowhere.toml"], "nowhere.toml: No such file"),
+        (["--gradbench-config=nowhere.toml"], "nowhere.toml: there is no such file"),
         (["--gradbench-shard=3/2"], "shard '3/2' is not like 2/3"),
         (["--gradbench-shard="], "shard '' is not like 2/3"),
         (["--gradbench-preset=tiny", "--gradbench-shard=1/99"], "a block is measured in one piece"),
