@@ -73,7 +73,10 @@ def check(path: Path, *, like: re.Pattern[bytes], what: str) -> None:
 
 
 def remove(path: Path, *, like: re.Pattern[bytes]) -> None:
-    """Remove a file that opens ``like`` one of ours; leave any other, and a link."""
+    """Remove a file that opens ``like`` one of ours; leave any other, and a link.
+
+    Raise `StoreError` where the system does not let it be removed.
+    """
     try:
         if stat.S_ISREG(path.lstat().st_mode) and like.match(_opening(path)):
             path.unlink()

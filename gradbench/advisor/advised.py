@@ -55,7 +55,8 @@ def advise(model: nn.Module, *args: Any, **kwargs: Any) -> Advised:
     on. The modes are measured in turns, the model is looked at, and the largest batches that fit
     are found. The module itself is not touched: copies of it run, in processes of their own. The
     records are sealed in ``results/studies/``: ``gradbench show`` and ``gradbench report`` take
-    their path.
+    their path. Raise `BadModel` for what is no module, for one that works with other processes
+    (DDP, FSDP), and for a batch without a sample.
     """
     if not isinstance(model, nn.Module):
         raise BadModel(f"advise takes a module and a batch, not {type(model).__name__}")

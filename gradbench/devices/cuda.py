@@ -170,7 +170,8 @@ class CUDA(Accelerator):
     def local_cores(self) -> frozenset[int]:
         """Return the cores of the socket that the GPU is on, by its address on the bus.
 
-        A call into the driver takes longer from another socket.
+        A call into the driver takes longer from another socket. Raise `Unreadable` where the system
+        names none.
         """
         path = PCI_DEVICES / self._pci()[4:] / "local_cpulist"
         try:
@@ -185,7 +186,10 @@ class CUDA(Accelerator):
         torch.backends.cudnn.benchmark = False
 
     def set_precision(self, precision: str) -> None:
-        """Fix how float32 is multiplied, by cuBLAS and by cuDNN."""
+        """Fix how float32 is multiplied, by cuBLAS and by cuDNN.
+
+        Raise `DeviceUnavailable` for TF32 on a GPU that has none.
+        """
         if precision == "tf32" and self._properties().major < TF32_SINCE:
             raise DeviceUnavailable(f"{self.name}: no TF32 before compute capability 8.0")
         # by the old name first: torch refuses to read one that only the new ones have set
@@ -258,7 +262,10 @@ class CUDA(Accelerator):
         return HeldClock.calibrated(self.synchronize, self.spinner())
 
     def spinner(self) -> Callable[[int], object]:
-        """Return the private ``torch.cuda._sleep``, whose ticks are cycles of the SM clock."""
+        """Return the private ``torch.cuda._sleep``, whose ticks are cycles of the SM clock.
+
+        Raise `Unreadable` where this torch has none.
+        """
         sleep: Callable[[int], object] | None = getattr(torch.cuda, "_sleep", None)
         if sleep is None:
             raise Unreadable(f"torch {torch.__version__} has no torch.cuda._sleep to hold it back")

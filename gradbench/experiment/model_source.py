@@ -66,7 +66,8 @@ class InputTensor:
 def parse_input(text: str) -> tuple[InputTensor, int | None]:
     """Return what ``[NAME=]SHAPE[:DTYPE][<HIGH]`` says, and the batch size if a number does.
 
-    The samples are the dimension ``B``, or without one the first.
+    The samples are the dimension ``B``, or without one the first. Raise `Impossible` for what says
+    no input.
     """
     match = _INPUT.fullmatch(text.strip())
     if match is None:
@@ -168,7 +169,10 @@ def is_source(text: str) -> bool:
 
 
 def parse_model(text: str) -> tuple[str, str]:
-    """Return the name on screen and the source of ``[NAME=]SOURCE``."""
+    """Return the name on screen and the source of ``[NAME=]SOURCE``.
+
+    Raise `BadModel` for a name with other characters than a file's may have.
+    """
     name, separator, build = text.partition("=")
     if separator and ":" not in name:
         if not _NAME.fullmatch(name):

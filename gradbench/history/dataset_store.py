@@ -133,7 +133,10 @@ class DatasetStore:
         return [bytes(part) for part in parts]
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file that is there whole or not at all, as object stores do by themselves."""
+        """Write a file that is there whole or not at all, as object stores do by themselves.
+
+        Raise `StoreError` where that cannot be.
+        """
         try:
             with self._as_store_errors("write"):
                 if self._local is None:
@@ -159,6 +162,7 @@ class DatasetStore:
         """Keep a second packer of this machine out, which would pack the same runs.
 
         Elsewhere nothing can: two may pack one run at a time, and it counts once where it is read.
+        Raise `StoreError` where the folder cannot be written in.
         """
         if self._local is None:
             yield

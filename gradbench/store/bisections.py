@@ -75,7 +75,10 @@ class BisectionFile:
 
 
 def create(results: Path) -> BisectionFile:
-    """Return the file of a new bisection in a folder of results; nothing is written yet."""
+    """Return the file of a new bisection in a folder of results; nothing is written yet.
+
+    Raise `StoreError` where the folder cannot be made.
+    """
     folder = results / FOLDER
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     try:
@@ -89,7 +92,10 @@ def create(results: Path) -> BisectionFile:
 
 
 def resume(results: Path, name: str) -> tuple[BisectionFile, Bisection]:
-    """Return the file of a bisection to go on with, and what it holds."""
+    """Return the file of a bisection to go on with, and what it holds.
+
+    Raise `StoreError` where there is no such one, or another process goes on with it.
+    """
     path = find(results, name)
     record = load(path)
     file = path.open("rb")
@@ -102,7 +108,10 @@ def resume(results: Path, name: str) -> tuple[BisectionFile, Bisection]:
 
 
 def find(results: Path, name: str) -> Path:
-    """Return the file of a bisection given by path, by name or its beginning, or ``latest``."""
+    """Return the file of a bisection given by path, by name or its beginning, or ``latest``.
+
+    Raise `StoreError` where that is none, or several.
+    """
     if not name.strip():
         raise StoreError(f"{name!r} names no bisection: give its name, its beginning or latest")
     path, folder = Path(name), results / FOLDER

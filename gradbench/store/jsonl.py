@@ -157,7 +157,8 @@ class Store:
 
         Rounds of a block that was cut while being written are dropped: they have no partners.
         Where more is damaged than the line that was being written, the file is kept beside the new
-        one, and ``dropped`` says where.
+        one, and ``dropped`` says where. Raise `StoreError` for a run that is complete, or that
+        another process writes.
         """
         path = self.find(name)
         if not path.name.endswith(PART):
@@ -185,7 +186,10 @@ class Store:
         return writer, run
 
     def find(self, name: str) -> Path:
-        """Return the file of a run given by path, by name or by its beginning, or ``latest``."""
+        """Return the file of a run given by path, by name or by its beginning, or ``latest``.
+
+        Raise `StoreError` where that is none, or several.
+        """
         if not name.strip():
             raise StoreError(f"{name!r} names no run: give its name, its beginning or latest")
         path = Path(name)
@@ -391,7 +395,10 @@ def write(records: Iterable[Record], path: Path) -> Path:
 
 
 def check_writable(folder: Path, option: str) -> None:
-    """Find out before measuring, not after; the complaint names the option to choose another."""
+    """Raise `StoreError` where a folder cannot be written in; it names the ``option`` for another.
+
+    So that it is found out before measuring, and not after.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
@@ -403,7 +410,10 @@ def check_writable(folder: Path, option: str) -> None:
 
 
 def being_written(path: Path) -> bool:
-    """Return whether a writer holds the part file right now: not one that was sealed meanwhile."""
+    """Return whether a writer holds the part file right now: not one that was sealed meanwhile.
+
+    Raise `StoreError` where the file is there and cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return file_lock.held(file)
