@@ -18,7 +18,7 @@ from ..errors import GradbenchError, StoreError
 from ..experiment.matrix import Cell
 from ..records.bisection import MOST_COMMITS, Bisection, CellCounts, CountedInstructions
 from ..records.validation import Misfit, fill, misfit, read_json
-from . import file_lock
+from . import file_lock, name_lookup
 
 FOLDER: Final = "bisections"
 SUFFIX: Final = ".json"
@@ -112,8 +112,7 @@ def find(results: Path, name: str) -> Path:
 
     Raise `StoreError` where that is none, or several.
     """
-    if not name.strip():
-        raise StoreError(f"{name!r} names no bisection: give its name, its beginning or latest")
+    name_lookup.check_named(name, "bisection")
     path, folder = Path(name), results / FOLDER
     try:
         if path.exists() and not path.is_dir():
@@ -121,16 +120,10 @@ def find(results: Path, name: str) -> Path:
     except OSError as error:  # a name that no file can have
         raise StoreError(f"no bisection {name!r}: {error.strerror}") from error
     names = sorted(one.name.removesuffix(SUFFIX) for one in folder.glob(f"[!.]*{SUFFIX}"))
-    wanted = name.removesuffix(SUFFIX)
-    close = names[-1:] if name == "latest" else [one for one in names if one.startswith(wanted)]
-    if len(close) == 1:
-        return folder / f"{close[0]}{SUFFIX}"
-    if close:
-        raise StoreError(f"{name!r} fits several bisections: {', '.join(close[:5])}")
-    raise StoreError(
-        f"no bisection {name!r} in {str(folder)!r}; the latest there: "
-        f"{', '.join(names[-5:]) or 'none'}"
+    chosen = name_lookup.meant(
+        name, names, beginning=name.removesuffix(SUFFIX), kind="bisection", folder=folder
     )
+    return folder / f"{chosen}{SUFFIX}"
 
 
 def load(path: Path) -> Bisection:

@@ -28,7 +28,7 @@ from ..errors import StoreError
 from ..printable import printable
 from ..records.measurements import Reading, Record, Started
 from ..records.run import Run
-from . import file_lock
+from . import file_lock, name_lookup
 from .run_lines import (
     LONGEST_LINE_BYTES,
     BrokenSeal,
@@ -190,8 +190,7 @@ class Store:
 
         Raise `StoreError` where that is none, or several.
         """
-        if not name.strip():
-            raise StoreError(f"{name!r} names no run: give its name, its beginning or latest")
+        name_lookup.check_named(name, "run")
         path = Path(name)
         try:
             if path.is_file():
@@ -206,17 +205,8 @@ class Store:
         if wanted in files:
             return files[wanted]
         runs = [stem for stem in sorted(files) if _has_a_first_record(files[stem])]
-        if name == "latest" and runs:
-            return files[runs[-1]]
-        close = [stem for stem in runs if stem.startswith(wanted)]
-        if len(close) == 1:
-            return files[close[0]]
-        if close:
-            raise StoreError(f"{name!r} fits several runs: {', '.join(close)}")
-        raise StoreError(
-            f"no run {name!r} in {str(self.folder)!r}; "
-            f"the latest there: {', '.join(runs[-5:]) or 'none'}"
-        )
+        chosen = name_lookup.meant(name, runs, beginning=wanted, kind="run", folder=self.folder)
+        return files[chosen]
 
     def before(self, run: Run) -> str:
         """Return the name of the latest complete run before one, with a cell of its, or ``""``.
