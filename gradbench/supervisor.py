@@ -92,14 +92,30 @@ def descendants(pid: int) -> list[int]:
 
 def holders_of_lock(descriptor: int) -> list[int]:
     """Return the processes that hold a lock on an open file by `flock`, as far as Linux tells."""
-    own = str(os.fstat(descriptor).st_ino)
     try:
+        own = f"{_file_system(descriptor)}:{os.fstat(descriptor).st_ino}"
         lines = (_PROC / "locks").read_text("ascii").splitlines()
-    except OSError:
+    except (OSError, ValueError):  # not Linux, or one that says less
         return []
     rows = [line.split() for line in lines]  # 1: FLOCK ADVISORY WRITE 1234 08:01:5678 0 EOF
     held = [row for row in rows if row[1] == "FLOCK"]  # of one who waits it is an arrow
-    return [int(row[4]) for row in held if row[5].rpartition(":")[2] == own]
+    return [int(row[4]) for row in held if row[5] == own]
+
+
+def _file_system(descriptor: int) -> str:
+    """Return the number of the file system that a file is open on, as the list of locks has it.
+
+    By its mount: `os.fstat` numbers a subvolume of btrfs otherwise. Raise `ValueError` where none
+    is said.
+    """
+    said = (_PROC / "self" / "fdinfo" / str(descriptor)).read_text("ascii").split()
+    mount = said[said.index("mnt_id:") + 1]
+    for line in (_PROC / "self" / "mountinfo").read_bytes().splitlines():
+        number, _, device, *_ = line.split(maxsplit=3)  # 27 1 254:0 / / rw,relatime ...
+        if number == mount.encode():
+            major, minor = map(int, device.split(b":"))
+            return f"{major:02x}:{minor:02x}"
+    raise ValueError(f"mount {mount} is not listed")
 
 
 def _parents() -> Iterator[tuple[int, int]]:

@@ -8,10 +8,11 @@ import threading
 from collections import Counter
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from gradbench import host_locks
+from gradbench import host_locks, supervisor
 from gradbench.errors import GradbenchError
 from gradbench.host_locks import Held, holding
 
@@ -197,6 +198,23 @@ def test_a_process_below_the_one_that_holds_a_lock_is_refused_though_another_has
         over.set()
         thread.join()
     assert "is held by the run that started this one" in refused.read_text("utf-8")
+
+
+def test_a_file_of_the_same_number_on_another_file_system_is_another(folder, tmp_path, monkeypatch):
+    """As a run's records may be, which the process that started this one holds meanwhile."""
+    with holding(["core-0"]), (folder / "core-0.lock").open("rb") as lock:
+        assert supervisor.holders_of_lock(lock.fileno()) == [os.getpid()]
+        number, pid = os.fstat(lock.fileno()).st_ino, str(os.getpid())
+        listed = Path("/proc/locks").read_text("ascii").splitlines()
+        rows = [line.split() for line in listed if line.endswith(f":{number} 0 EOF")]
+        (own,) = (row for row in rows if row[4] == pid)
+        proc = tmp_path / "proc"
+        proc.mkdir()
+        (proc / "self").symlink_to("/proc/self")
+        monkeypatch.setattr(supervisor, "_PROC", proc)
+        for place, holders in ((own[5], [os.getpid()]), (f"ff:ff:{number}", [])):
+            (proc / "locks").write_text(" ".join([*own[:5], place, *own[6:]]), "ascii")
+            assert supervisor.holders_of_lock(lock.fileno()) == holders
 
 
 def _wait_until(waits, over):

@@ -1,6 +1,6 @@
 """The options by which a command measures on a cluster, and what they stand for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -64,8 +64,10 @@ class Cluster:
         return WAIT_S if self.deadline_s is None else self.deadline_s
 
     def devices(self) -> list[str]:
-        """Return the devices that any of its machines has: of GPUs, those of CUDA."""
-        return ["cpu", *(["cuda"] if "GPU" in self.fleet.resources() else [])]
+        """Return the families of devices that any of its machines has."""
+        from .. import devices
+
+        return devices.in_cluster(self.fleet.resources())
 
     def measures(
         self,
@@ -116,17 +118,21 @@ def connected(
     deadline_s: float | None,
     versions: bool,
     sources: Mapping[str, ModelSource],
+    outputs: Sequence[Path],
 ) -> Iterator[Cluster]:
     """Connect to a Ray cluster, to which the code of the sources goes; check its machines.
 
-    With ``versions`` they may have others than this one.
+    With ``versions`` they may have others than this one. What is in ``outputs`` stays here.
     """
     from ..cluster.ray_fleet import RayFleet
+    from ..cluster.sent_trees import left_behind
 
     own = [source for source in sources.values() if names_code(source)]
     for source in own:
         check_travels(source)
-    with RayFleet(address, code=Path.cwd() if own else None, say=say_of_machine) as fleet:
+    here = Path.cwd()
+    code, without = (here, left_behind(here, outputs)) if own else (None, ())
+    with RayFleet(address, code=code, without=without, say=say_of_machine) as fleet:
         fleet.refuse_unlike(allowed=versions)
         yield Cluster(fleet, deadline_s)
 

@@ -89,7 +89,7 @@ def connected(
         sent = folder / "trees"
         places = {base.name: base.tree, candidate.name: candidate.tree}
         sent_trees.gather({name: places[name] for name in dict.fromkeys(trees.values())}, sent)
-        with RayFleet(asked.address, code=sent, without=(), say=say_of_machine) as fleet:
+        with RayFleet(asked.address, code=sent, say=say_of_machine) as fleet:
             fleet.refuse_unlike(allowed=asked.versions)
             yield Spread(
                 cluster=Cluster(fleet, asked.deadline_s),

@@ -197,6 +197,7 @@ def run(
             deadline_s=deadline,
             versions=allow_different_versions,
             sources=asked.sources(),
+            outputs=(results, reports),
         ) as elsewhere:
             finished, path = _measure(asked.recording(at_once=False, elsewhere=elsewhere))
     elif on is not None:

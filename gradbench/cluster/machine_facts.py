@@ -39,11 +39,14 @@ class MachineFacts:
     def refuse_unlike(self, *, allowed: bool = False) -> None:
         """Raise `GradbenchError` for a machine whose software is not this one's, unless allowed."""
         self._own, self._any_versions = node_facts.versions(), allowed
-        for machine in alive(self._ray):
+        there_now = alive(self._ray)
+        for node in there_now.values():  # all at once: each takes seconds to start a worker
+            self._answer(node)
+        for machine in there_now:
             there = self.of(machine)
             if there is None:
                 continue
-            if there["gradbench"].startswith(node_facts.MISSING):
+            if _lacking(there):
                 raise GradbenchError(f"{self._unlike(there)}: install it there")
             if unlike := self._unlike(there):
                 raise GradbenchError(
@@ -86,8 +89,8 @@ class MachineFacts:
         """Return in words what a machine has that keeps it from measuring, or ``""``."""
         own = self._own or {}
         differ = [name for name in own if own[name] != there[name]]
-        if there["gradbench"].startswith(node_facts.MISSING):
-            return f"{there['host']} has no gradbench"
+        if lacking := _lacking(there):
+            return f"{there['host']} has no {lacking}"
         if not differ or self._any_versions:
             return ""
         words = ", ".join(f"{name} {there[name]}, here {own[name]}" for name in differ)
@@ -142,6 +145,13 @@ def in_words(error: BaseException) -> str:
     text = str(error)
     because = [line for line in text.splitlines() if "dead because" in line or "died" in line]
     return (because or text.splitlines() or [type(error).__name__])[-1].strip()[:300]
+
+
+def _lacking(there: Facts) -> str:
+    """Return what a machine lacks without which nothing is measured there, or ``""``."""
+    if there["gradbench"].endswith(f"({node_facts.MISSING})"):  # from wherever: no sources
+        return "gradbench"
+    return "torch" if there["torch"] == node_facts.MISSING else ""
 
 
 def _silent(node: Node, error: BaseException) -> str:

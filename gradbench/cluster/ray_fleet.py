@@ -55,8 +55,8 @@ UNANSWERED: Final = ("ray client connection timeout", "Failed to connect to Ray 
 class RayFleet:
     """A connection to a Ray cluster, or to one that is started on this machine; a context manager.
 
-    ``code`` is a folder that is to be on all machines, but for what is named ``without``. ``say``
-    hears of a machine that joins later and may not measure.
+    ``code`` is a folder that is to be on all machines, but for what is named ``without``, as git
+    writes what it ignores. ``say`` hears of a machine that joins later and may not measure.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class RayFleet:
         address: str | None,
         *,
         code: Path | None = None,
-        without: Sequence[str] | None = None,
+        without: Sequence[str] = (),
         say: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._address, self._code = address or LOCAL, code
-        self._without = list(EXCLUDED if without is None else without)
+        self._without = list(without)
         self._stack = ExitStack()
         self._ray: Any = None
         self._nodes: dict[str, Node] = {}
@@ -264,13 +264,6 @@ class _RaySlot:
             raise SlotLost(in_words(error)) from error
         self.awaited = None
         return answer
-
-
-EXCLUDED: Final = [".git", ".venv", ".tox", "__pycache__", "/results", "/reports"]
-"""What of the folder of the user's code does not go to the machines, as git writes it.
-
-A package of theirs may have a module ``results``, and read files of lines of JSON.
-"""
 
 
 def _knock(address: str) -> None:

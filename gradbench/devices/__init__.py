@@ -4,7 +4,7 @@ Each backend is one file, imported only when its name is asked for.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -463,6 +463,17 @@ def available() -> list[str]:
             continue
         names.append(family)
     return names
+
+
+def in_cluster(resources: Collection[str]) -> list[str]:
+    """Return the families that machines of a cluster have, by the resources that it counts there.
+
+    It counts the GPUs of every maker as one kind, for which the first family stands: CUDA's.
+    """
+    families: dict[str, str] = {}
+    for family in DEVICES:
+        families.setdefault(find(family).cluster_resource, family)
+    return [family for resource, family in families.items() if resource in {"", *resources}]
 
 
 def in_use() -> Device:

@@ -80,6 +80,7 @@ def test_a_machine_that_joins_measures_when_it_has_said_that_it_is_alike():
     [
         (like_this("late", torch="1.0"), "late has torch 1.0, here "),
         (like_this("late", gradbench="none (none)"), "late has no gradbench"),
+        (like_this("late", torch="none"), "late has no torch"),
         (RayError("no such interpreter"), "late does not say what is installed there: no such"),
     ],
 )
@@ -93,12 +94,32 @@ def test_one_that_joins_and_is_unlike_is_left_out_and_that_is_said_once(answer, 
     assert line.startswith(words) and line.endswith(": it joined, and is left out")
 
 
-def test_another_version_is_allowed_where_that_was_asked_for_and_no_gradbench_never_is():
-    other, none = like_this("odd", torch="1.0"), like_this("bare", gradbench="none (none)")
+def test_another_version_is_allowed_where_that_was_asked_for():
+    other = like_this("odd", torch="1.0")
     facts = MachineFacts(ScriptedRay(odd=other), say=pytest.fail)
     with pytest.raises(GradbenchError, match=r"odd has torch 1\.0, here .*--allow-different"):
         facts.refuse_unlike()
     facts.refuse_unlike(allowed=True)
-    facts = MachineFacts(ScriptedRay(bare=none), say=pytest.fail)
-    with pytest.raises(GradbenchError, match=r"^bare has no gradbench: install it there$"):
+
+
+@pytest.mark.parametrize(
+    ("has", "lacks"), [({"gradbench": "none (none)"}, "gradbench"), ({"torch": "none"}, "torch")]
+)
+def test_a_machine_without_what_measures_is_never_allowed(has, lacks):
+    facts = MachineFacts(ScriptedRay(bare=like_this("bare", **has)), say=pytest.fail)
+    with pytest.raises(GradbenchError, match=rf"^bare has no {lacks}: install it there$"):
         facts.refuse_unlike(allowed=True)
+
+
+def test_a_checkout_that_nobody_installed_is_a_gradbench_too(monkeypatch):
+    bare = like_this("bare", gradbench=f"none ({node_facts._sources()})")
+    monkeypatch.setattr(node_facts, "versions", lambda: {"gradbench": bare["gradbench"]})
+    MachineFacts(ScriptedRay(bare=bare), say=pytest.fail).refuse_unlike()
+
+
+def test_all_machines_are_asked_before_the_first_is_waited_for():
+    ray = ScriptedRay(first=like_this("first"), second=like_this("second"))
+    waited_for, get = [], ray.get
+    ray.get = lambda name, timeout: waited_for.append(list(ray.asked)) or get(name)
+    MachineFacts(ray, say=pytest.fail).refuse_unlike()
+    assert waited_for == [["first", "second"]] * 2

@@ -185,6 +185,11 @@ def test_a_device_that_is_not_here_is_unavailable(name):
     assert name not in devices.available()
 
 
+def test_a_cluster_that_counts_gpus_has_the_first_family_that_it_counts_so():
+    assert devices.in_cluster(frozenset()) == devices.in_cluster([""]) == ["cpu"]
+    assert devices.in_cluster(["", "GPU"]) == ["cpu", "cuda"]
+
+
 def test_an_index_beyond_the_last_device_is_unavailable(intel):
     with pytest.raises(DeviceUnavailable, match="counted from xpu:0"):
         devices.find("xpu:2").check()
