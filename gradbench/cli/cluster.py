@@ -11,6 +11,7 @@ import typer
 from ..errors import BadModel, Impossible, UnknownName
 from ..experiment.model_source import ModelSource
 from ..experiment.plan import MOST_S, Plan
+from ..git import GitError, git
 from .app import err
 from .screen import shown
 
@@ -130,6 +131,7 @@ def connected(
     own = [source for source in sources.values() if names_code(source)]
     for source in own:
         check_travels(source)
+        check_goes(source)
     here = Path.cwd()
     code, without = (here, left_behind(here, outputs)) if own else (None, ())
     with RayFleet(address, code=code, without=without, say=say_of_machine) as fleet:
@@ -145,6 +147,31 @@ def say_of_machine(words: str) -> None:
 def names_code(source: ModelSource) -> bool:
     """Say whether a source names code of the user's, and not a library's model alone."""
     return not source.library or bool(source.batch or source.loss)
+
+
+def check_goes(source: ModelSource) -> None:
+    """Raise `BadModel` for a file of this folder that stays here, for git ignores it.
+
+    A module too: it would be found here, and nowhere else.
+    """
+    for text in (source.build, source.batch, source.loss):
+        name = text.rpartition(":")[0]
+        path = Path(name if name.endswith(".py") else f"{name.replace('.', '/')}.py")
+        if name and path.is_file() and _is_ignored(path):
+            raise BadModel(
+                f"{text!r} is in {path.as_posix()!r}, which .gitignore names: such files do not go "
+                "to the machines"
+            )
+
+
+def _is_ignored(path: Path) -> bool:
+    """Say whether a file .gitignore names this one: Ray knows no other patterns of git's."""
+    try:
+        line = git("check-ignore", "--no-index", "--verbose", "--", str(path), folder=Path.cwd())
+    except GitError:  # none does, or there is no repository
+        return False
+    file, _, pattern = line.partition("\t")[0].split(":", 2)
+    return file.endswith(".gitignore") and not pattern.startswith("!")
 
 
 def check_travels(source: ModelSource) -> None:

@@ -144,7 +144,8 @@ def in_words(error: BaseException) -> str:
     """Return what an error of Ray's says, without its pages on where to read more."""
     text = str(error)
     because = [line for line in text.splitlines() if "dead because" in line or "died" in line]
-    return (because or text.splitlines() or [type(error).__name__])[-1].strip()[:300]
+    line = (because or text.splitlines() or [type(error).__name__])[-1]
+    return line.partition(" For more information")[0].strip()[:300]
 
 
 def _lacking(there: Facts) -> str:

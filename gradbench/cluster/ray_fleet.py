@@ -118,10 +118,16 @@ class RayFleet:
             *(self._ray.exceptions.RayError, RuntimeError, ValueError, OSError),
             OverflowError,  # of a port that none can be
         ) as error:
-            words = HOW_TO_CONNECT if _goes_unanswered(error) else in_one_line(error)
             raise GradbenchError(
-                f"cannot use the Ray cluster {self._address!r}: {words}"
+                f"cannot use the Ray cluster {self._address!r}: {self._why_not(error)}"
             ) from error
+
+    def _why_not(self, error: BaseException) -> str:
+        """Return in one line why there is no connection."""
+        if _goes_unanswered(error):
+            return HOW_TO_CONNECT
+        is_ray_s = isinstance(error, self._ray.exceptions.RayError)
+        return in_words(error) if is_ray_s else in_one_line(error)
 
     def refuse_unlike(self, *, allowed: bool = False) -> None:
         """Raise `GradbenchError` for a machine whose software is not this one's, unless allowed."""

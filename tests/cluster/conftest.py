@@ -66,6 +66,7 @@ def cluster(folder, free_port):
         RAY_TMPDIR=str(folder),
         RAY_health_check_period_ms="500",  # a killed node refuses the first that it misses
         RAY_health_check_timeout_ms="20000",  # a starved one answers late
+        RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S="240",  # and so does a client's server
     ):
         (folder / "ray").mkdir()
         head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": free_port()}
