@@ -93,19 +93,33 @@ def opened_project(here: Path, *, at_commits: bool, build: str = "") -> Iterator
     """Find the project that a folder lies in, and make a temporary folder for it.
 
     With ``at_commits`` it must be a git repository, whose worktrees the temporary folder may hold.
+    Meanwhile this process imports models from where the sides do, too, behind all else.
     """
     root = repository(here) if at_commits else _root_or(here)
     notes = {REPOSITORY: str(root)} if at_commits else {}
-    with scratch.folder(**notes) as folder:
+    inside = here.resolve().relative_to(root.resolve())
+    ignored = tuple(ignored_on_path(root)) if at_commits else ()
+    with scratch.folder(**notes) as folder, _importing_from(import_paths(root, inside)):
         link_measuring(folder)
         yield Project(
             root=root,
-            inside=here.resolve().relative_to(root.resolve()),
+            inside=inside,
             itself=(root / "gradbench" / "runner").is_dir(),
             folder=folder,
             build=build,
-            ignored=tuple(ignored_on_path(root)) if at_commits else (),
+            ignored=ignored,
         )
+
+
+@contextlib.contextmanager
+def _importing_from(folders: Sequence[Path]) -> Iterator[None]:
+    """Let this process import from these folders, too, behind all else."""
+    more = [one for one in map(str, folders) if one not in sys.path]
+    sys.path += more
+    try:
+        yield
+    finally:
+        sys.path[:] = [one for one in sys.path if one not in more]
 
 
 def ignored_on_path(root: Path) -> Iterator[Path]:

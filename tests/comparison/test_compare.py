@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import importlib.util
 import itertools
 import json
 import math
@@ -551,6 +552,19 @@ def test_a_folder_that_git_ignores_on_the_import_path_is_every_version_s(project
         for own in (built / "of_built.py", new / "of_new.py", libs / "own.py"):
             with pytest.raises(BadModel, match="which is the working tree's"):
                 check_modules(base, {own.stem: str(own)})
+
+
+def test_a_project_s_models_are_found_where_its_sides_import_them(project):
+    """In a src layout that is not installed, too, and no longer than the project is open."""
+    package = project / "src" / "of_a_src_layout"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("", "utf-8")
+    with checkouts.opened_project(project, at_commits=True):
+        found = importlib.util.find_spec("of_a_src_layout")
+        assert found is not None
+        assert Path(found.origin) == package / "__init__.py"
+        assert sys.path[-1] == str(project / "src")
+    assert importlib.util.find_spec("of_a_src_layout") is None
 
 
 # The command
