@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
@@ -92,6 +93,17 @@ def _measured(
     yield watch.lap("memory passes")
 
 
+@dataclass(frozen=True, slots=True)
+class _WarmSteps:
+    """What the steps after the first are: their notes, the third one's window, what they leave."""
+
+    notes: dict[str, Fact]
+    plain: Window
+    grown: Grown
+    leaked: Figure | Unreadable
+    alike: bool  # do they leave as much live as the one before?
+
+
 class _Reader:
     """Reads every meter of the pass for one cell."""
 
@@ -101,43 +113,30 @@ class _Reader:
     def read(self) -> dict[str, MeterResult] | Refusal:
         """Return what every meter of the pass reads, or why the cell cannot run.
 
-        The first step is traced with hooks, which say what its blocks are for. The third is made
-        as it is, and gives the figures. What is live after each of the first three, gradients put
-        away, says whether something is left every time. Then come a step with hooks and one for
-        what is saved: the fourth and the fifth where steps are alike, else each is the third of a
-        subject that is built again.
+        The first step is traced with hooks, which say what its blocks are for. The second is
+        watched, and the third made as it is: it gives the figures. Then come a step with hooks and
+        one for what is saved: the fourth and the fifth where steps are alike, else each is the
+        third of a subject that is built again.
         """
-        observed = self._observed
         first = self._first_step()
         if isinstance(first, Refusal):
             return first
         first_window, first_parts = first
-        live_bytes = [observed.rest()]
-        with FusedCalls() as fused:
-            notes, _ = observed.observe_step(observed.watched_step)
-        if isinstance(notes, Refusal):
-            return notes
-        self._fused = fused.counts
-        live_bytes.append(observed.rest())
-        grown = Grown.of(observed)
-        refused, plain = observed.observe_step(observed.step)
-        if refused is not None:
-            return refused
-        live_bytes.append(observed.rest())
-        window = observed.with_elsewhere(plain)
-        leaked = kept_bytes.leaked(observed, live_bytes)
-        grown = grown.without_garbage(observed, leaked)
-        alike = not ranks.any_of("steps differ", live_bytes[-1] != live_bytes[-2])
+        warm = self._warm_steps()
+        if isinstance(warm, Refusal):
+            return warm
+        window = self._observed.with_elsewhere(warm.plain)
         parts: PeakBreakdown | Unreadable = Unreadable(NO_HOOKS)
+        alike = warm.alike
         if first_parts is not None:
-            parts, alike = self._alike_or_rebuilt(plain, alike=alike)
+            parts, alike = self._alike_or_rebuilt(warm.plain, alike=alike)
         saved = self._saved() if alike else self._third_step_rebuilt(self._saved)
         if isinstance(saved, OutOfSight):
             raise saved  # no figure of it is right
-        workspaces = observed.forget_workspaces()
+        workspaces = self._observed.forget_workspaces()
         figures = meters.allocator_figures(window, workspaces=workspaces)
         elsewhere = _elsewhere(saved)
-        notes = {**notes, **elsewhere, **_notes(window, workspaces)}
+        notes = {**warm.notes, **elsewhere, **_notes(window, workspaces)}
         return {
             **{
                 name: figure if isinstance(figure, Unreadable) else Figure(figure, notes)
@@ -151,11 +150,35 @@ class _Reader:
                 first_parts or Unreadable(NO_HOOKS), parts, window.rounding_bytes, saved
             ),
             "saved_for_backward": _saved_figure(saved, elsewhere),
-            "leaked": leaked,
+            "leaked": warm.leaked,
             "kept_after_first": self._kept(
-                grown.nbytes - workspaces, hooked=first_parts is not None
+                warm.grown.nbytes - workspaces, hooked=first_parts is not None
             ),
         }
+
+    def _warm_steps(self) -> _WarmSteps | Refusal:
+        """Make the second step, watched, and the third as it is; more where memory grows.
+
+        What is live after each of the first three, gradients put away, says whether something is
+        left every time.
+        """
+        observed = self._observed
+        live_bytes = [observed.rest()]
+        with FusedCalls() as fused:
+            notes, _ = observed.observe_step(observed.watched_step)
+        if isinstance(notes, Refusal):
+            return notes
+        self._fused = fused.counts
+        live_bytes.append(observed.rest())
+        grown = Grown.of(observed)
+        refused, plain = observed.observe_step(observed.step)
+        if refused is not None:
+            return refused
+        live_bytes.append(observed.rest())
+        leaked = kept_bytes.leaked(observed, live_bytes)
+        grown = grown.without_garbage(observed, leaked)
+        alike = not ranks.any_of("steps differ", live_bytes[-1] != live_bytes[-2])
+        return _WarmSteps(notes, plain, grown, leaked, alike)
 
     def _first_step(self) -> tuple[Window, PeakBreakdown | Unreadable | None] | Refusal:
         """Make the very first step; where it fails with hooks, that of a second subject, without.
