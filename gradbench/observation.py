@@ -187,7 +187,8 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
     partial of, closes over or is given, and every other leaf that requires grad and that an
     operation used; a name that is not a module's is its shape and the line that used it first. A
     parameter is without gradient where no path leads to it from what the call returned and no
-    backward() inside the call reached it.
+    backward() inside the call reached it. One on meta is left out, unless the call returns what is
+    there, too: such modules are skeletons, called with others' parameters.
 
     What the call raises is raised, and `LazyResult` where it returned a generator, a coroutine or
     another iterator: then its body has not run. The grad bit is put back as it was at entry, leaked
@@ -236,12 +237,25 @@ def observe(function: Callable[..., object], *inputs: Any, **options: Any) -> Ob
         graph_built=built or watch.recorded or bool(known),
         saved=count,
         saved_bytes=None if count is None else saved.nbytes,
-        without_gradient=_missing_gradients(parameters, marks, watch, reached),
+        without_gradient=_missing_gradients(
+            _there(parameters, on_meta=any(tensor.is_meta for _, tensor in returned)),
+            marks,
+            watch,
+            reached,
+        ),
         inference_outputs=tuple(path for path, tensor in returned if tensor.is_inference()),
         switches=tuple(watch.switches),
         thread_modes=tuple(watch.thread_modes),
         out_of_sight=blind if unseen else "",
     )
+
+
+def _there(parameters: Mapping[str, Tensor], *, on_meta: bool) -> dict[str, Tensor]:
+    """Return the parameters without those on meta, which are a skeleton that others are put into.
+
+    Unless the call works on meta itself.
+    """
+    return {name: one for name, one in parameters.items() if on_meta or not one.is_meta}
 
 
 def _missing_gradients(

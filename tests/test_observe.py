@@ -127,6 +127,22 @@ def test_frozen_parameters_are_no_complaint(batch):
     assert gradbench.observe(model, batch).without_gradient == {}
 
 
+def test_a_skeleton_on_meta_is_no_complaint_unless_the_call_is_there_too(batch):
+    class Called(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4, 4))
+            self.skeleton = nn.Linear(4, 4, bias=False, device="meta")
+
+        def forward(self, batch):
+            return torch.func.functional_call(self.skeleton, {"weight": self.weight}, (batch,))
+
+    assert gradbench.observe(Called(), batch).without_gradient == {}
+    there = nn.ModuleList([nn.Linear(4, 4, device="meta"), nn.Linear(4, 4, device="meta")])
+    seen = gradbench.observe(lambda: there[0](batch.to("meta")))
+    assert set(seen.without_gradient) == {"1.weight", "1.bias"}
+
+
 def test_a_leaf_that_is_no_modules_parameter_is_named_by_shape_and_line():
     weight = torch.ones(3, requires_grad=True)
     seen = gradbench.observe(lambda factor: (weight * factor).detach(), 2)

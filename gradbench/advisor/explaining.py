@@ -10,8 +10,8 @@ from ..devices import Device, Unreadable
 from ..errors import BadModel
 from ..experiment.matrix import Cell
 from ..experiment.plan import Plan
-from ..memory.call_counts import counted
-from ..memory.saved_tensors import paths, refuses_hooks
+from ..memory.call_counts import CallCounts, counted
+from ..memory.saved_tensors import paths
 from ..recording import Recording
 from ..records.explanation import Explanation, OperatorCounts
 from ..records.run import Run
@@ -76,8 +76,6 @@ def look_inside(cell: Cell, model: Model, plan: Plan) -> Iterator[Explanation | 
         found = guarded(partial(_looked, arms, device=device, plan=plan), device)
     except Unreadable as reason:
         found = Refusal("unreadable", str(reason))
-    if isinstance(found, Refusal) and refuses_hooks(found.reason):
-        found = found._replace(reason=f"its call fails with hooks on what is saved: {found.reason}")
     yield found
 
 
@@ -89,7 +87,7 @@ def _looked(arms: list[VisitedArm], *, device: Device, plan: Plan) -> Explanatio
         with arm.held():
             found = counted(arm.step, modules, resident)
             counts[arm.cell.grad_mode] = found.modules
-            operators[arm.cell.grad_mode] = _with_calls(found.operators, operator_calls(arm.step))
+            operators[arm.cell.grad_mode] = _with_calls(found, operator_calls(arm.step))
     return Explanation(
         classes={
             path: type(modules[path]).__name__ for path in counts[MODES[0]] if path in modules
@@ -101,10 +99,10 @@ def _looked(arms: list[VisitedArm], *, device: Device, plan: Plan) -> Explanatio
     )
 
 
-def _with_calls(
-    operators: Mapping[str, OperatorCounts], calls: Mapping[str, int]
-) -> dict[str, OperatorCounts]:
+def _with_calls(found: CallCounts, calls: Mapping[str, int]) -> dict[str, OperatorCounts]:
+    unknown = any(one.saved_bytes is None for one in found.modules.values())
+    no_nodes = OperatorCounts(saved_bytes=None if unknown else 0)
     return {
-        name: replace(operators.get(name, OperatorCounts()), calls=calls.get(name, 0))
-        for name in dict.fromkeys([*calls, *operators])
+        name: replace(found.operators.get(name, no_nodes), calls=calls.get(name, 0))
+        for name in dict.fromkeys([*calls, *found.operators])
     }

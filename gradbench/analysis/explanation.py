@@ -25,7 +25,7 @@ class Counts(NamedTuple):
 
     operators: int  # calls of them
     nodes: int
-    saved_bytes: int
+    saved_bytes: int | None  # None: not known
     tracked_views: int
     version_counters: int
 
@@ -146,7 +146,7 @@ def _difference(
         times = [_rounds(host_ns[mode], key) for mode in (first, second)]
         part = Part(
             name(key),
-            Counts(*(one - other for one, other in zip(before, after, strict=True))),
+            _less(before, after),
             estimates.median(times[0] - times[1]),
         )
         if part.host_ns.point or any(part.counts):
@@ -167,7 +167,28 @@ def together(parts: Sequence[Part]) -> Counts:
 
 
 def _summed(rows: Sequence[Counts]) -> Counts:
-    return Counts(*(sum(column) for column in zip(*rows, strict=True))) if rows else NOTHING
+    saved = [row.saved_bytes for row in rows if row.saved_bytes is not None]
+    return Counts(
+        operators=sum(row.operators for row in rows),
+        nodes=sum(row.nodes for row in rows),
+        saved_bytes=sum(saved) if len(saved) == len(rows) else None,
+        tracked_views=sum(row.tracked_views for row in rows),
+        version_counters=sum(row.version_counters for row in rows),
+    )
+
+
+def _less(before: Counts, after: Counts) -> Counts:
+    """Return the first counts less the second."""
+    saved_bytes = None
+    if before.saved_bytes is not None and after.saved_bytes is not None:
+        saved_bytes = before.saved_bytes - after.saved_bytes
+    return Counts(
+        operators=before.operators - after.operators,
+        nodes=before.nodes - after.nodes,
+        saved_bytes=saved_bytes,
+        tracked_views=before.tracked_views - after.tracked_views,
+        version_counters=before.version_counters - after.version_counters,
+    )
 
 
 def _counts(counts: ModuleCounts) -> Counts:

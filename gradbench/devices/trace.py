@@ -6,19 +6,19 @@ This file alone knows the shape of the profiler's events, which are torch's priv
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
 
 import torch
-import torch.autograd.profiler as autograd_profiler
 from torch.autograd import DeviceType  # type: ignore[attr-defined] # re-exported
 from torch.autograd.profiler import profile, record_function
 
 from ..records.allocations import Change, Mark
-from . import OutOfSight, Trace
+from . import Trace
 from .collective_frees import collective_frees
 from .thread_profile import PLACE, Moment, ThreadProfiles
+from .uncounted_calls import no_forks, the_only_profiler
 
 T = TypeVar("T")
 
@@ -32,14 +32,6 @@ CALL: Final = "gradbench call"
 
 COPY: Final = "aten::to"
 
-PROFILES: Final = (
-    "it runs torch's profiler itself, of which one runs at a time, and that is what counts here: "
-    "leave its own out"
-)
-
-STARTS: Final = ("_enable_profiler", "_prepare_profiler")
-"""What torch's profilers begin with, as its module has it."""
-
 
 def trace(function: Callable[[Callable[[Mark], None]], T]) -> tuple[T, Trace]:
     """Run a function that is given a way to make marks; return its result and the trace.
@@ -48,7 +40,7 @@ def trace(function: Callable[[Callable[[Mark], None]], T]) -> tuple[T, Trace]:
     their sizes on the CPU). Seen is what autograd's own threads allocate, and what those threads
     do on the CPU that the function starts or gives work to; raise `Unreadable` where that cannot
     be. Other threads of the process are not seen. Raise `OutOfSight` where the function runs a
-    profiler of its own.
+    profiler of its own, or TorchScript that forks.
 
     A mark is an operator range of no length in the profiler's own record: its clock alone says
     in which order marks and allocations came. One range is around all: torch leaves a GPU's
@@ -70,7 +62,8 @@ def trace(function: Callable[[Callable[[Mark], None]], T]) -> tuple[T, Trace]:
     with (
         profile(profile_memory=True) as profiler,
         record_function(WHOLE),
-        _the_only_profiler(),
+        the_only_profiler(),
+        no_forks(),
         ThreadProfiles(read_mark) as others,
         collective_frees() as unseen,
     ):
@@ -87,7 +80,8 @@ def cpu_changes(function: Callable[[], T]) -> tuple[T, list[int]]:
     """
     with (
         profile(profile_memory=True) as profiler,
-        _the_only_profiler(),
+        the_only_profiler(),
+        no_forks(),
         ThreadProfiles() as others,
         collective_frees() as unseen,
     ):
@@ -95,33 +89,6 @@ def cpu_changes(function: Callable[[], T]) -> tuple[T, list[int]]:
     freed = [] if unseen is None else unseen.taken()
     moments = others.merged([*_cpu_memory_events(profiler), *freed])
     return result, [entry.nbytes for _, _, entry in moments if isinstance(entry, Change)]
-
-
-@contextmanager
-def _the_only_profiler() -> Iterator[None]:
-    """Raise `OutOfSight` where what runs inside starts torch's profiler: that ends this one."""
-    others: list[str] = []
-
-    def noting(name: str, start: Callable[..., Any]) -> Callable[..., Any]:
-        def starting(*args: Any, **kwargs: Any) -> Any:
-            others.append(name)
-            return start(*args, **kwargs)
-
-        return starting
-
-    try:
-        with ExitStack() as undo:
-            for name in STARTS:
-                start = getattr(autograd_profiler, name)
-                undo.callback(setattr, autograd_profiler, name, start)
-                setattr(autograd_profiler, name, noting(name, start))
-            yield
-    except Exception as error:
-        if others:
-            raise OutOfSight(PROFILES) from error
-        raise
-    if others:
-        raise OutOfSight(PROFILES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +107,7 @@ class OperatorProfile:
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self._profile)
-        self._stack.enter_context(_the_only_profiler())
+        self._stack.enter_context(the_only_profiler())
         return self
 
     def __exit__(self, *error: object) -> None:

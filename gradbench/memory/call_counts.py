@@ -20,7 +20,7 @@ from ..records.explanation import OUTSIDE, ModuleCounts, OperatorCounts
 from ..workloads.module_parts import own_parameters
 from ..workloads.trees import tensors
 from .leaves import nodes, saved_by
-from .saved_tensors import ModuleFrames, SavedTensors
+from .saved_tensors import ModuleFrames, SavedTensors, refuses_hooks
 from .storages import key, storages
 
 COMPOSITE: Final = "CompositeImplicitAutograd"
@@ -42,19 +42,32 @@ def counted(
 ) -> CallCounts:
     """Call twice; return what each module's own forward did, and each operator, as they first ran.
 
-    Once for what is saved, whose hooks make torch dispatch more, and once for all else.
+    Once for what is saved, whose hooks make torch dispatch more, and once for all else. What is
+    saved is None where the call fails with those, as `torch.func.grad` does.
     """
-    with SavedTensors(modules=modules, apart=resident) as saved:
-        call()
+    saved = _saved(call, modules, resident)
     watch = _Dispatched(ModuleFrames(modules))
     before = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined] # of torch's own tracer
     with watch:
         output = call()
     made = _made(output, since=before)
     return CallCounts(
-        _by_module(watch, made, modules, saved.by_module()),
-        _by_operator(watch, made, resident, saved.nbytes),
+        _by_module(watch, made, modules, None if saved is None else saved.by_module()),
+        _by_operator(watch, made, resident, None if saved is None else saved.nbytes),
     )
+
+
+def _saved(
+    call: Callable[[], object], modules: Mapping[str, nn.Module], resident: Sequence[Tensor]
+) -> SavedTensors | None:
+    try:
+        with SavedTensors(modules=modules, apart=resident) as saved:
+            call()
+    except RuntimeError as error:
+        if not refuses_hooks(str(error)):
+            raise
+        return None
+    return saved
 
 
 def _made(output: object, *, since: int) -> list[tuple[Node, int]]:
@@ -80,7 +93,7 @@ def _by_module(
     watch: "_Dispatched",
     made: Sequence[tuple[Node, int]],
     modules: Mapping[str, nn.Module],
-    saved_bytes: Mapping[str, int],
+    saved_bytes: Mapping[str, int] | None,
 ) -> dict[str, ModuleCounts]:
     owners = {id(p): path for path, module in modules.items() for _, p in own_parameters(module)}
     by_path: dict[str, Counter[str]] = defaultdict(Counter)
@@ -92,11 +105,11 @@ def _by_module(
         path: ModuleCounts(
             operators=dict(watch.operators.get(path, {})),
             nodes=dict(by_path.get(path, {})),
-            saved_bytes=saved_bytes.get(path, 0),
+            saved_bytes=None if saved_bytes is None else saved_bytes.get(path, 0),
             tracked_views=watch.views[path],
             version_counters=watch.versions[path],
         )
-        for path in dict.fromkeys([*watch.operators, *by_path, *saved_bytes])
+        for path in dict.fromkeys([*watch.operators, *by_path, *(saved_bytes or ())])
     }
 
 
@@ -104,20 +117,22 @@ def _by_operator(
     watch: "_Dispatched",
     made: Sequence[tuple[Node, int]],
     resident: Iterable[Tensor],
-    saved_bytes: int,
+    saved_bytes: int | None,
 ) -> dict[str, OperatorCounts]:
     """Return nodes and what they save, each storage by the first; the rest is nobody's."""
+    number_of = Counter(watch.at(number).operator for _, number in made)
+    if saved_bytes is None:
+        return {
+            name: OperatorCounts(nodes=count, saved_bytes=None) for name, count in number_of.items()
+        }
     seen = {key(storage) for tensor in resident for storage in storages(tensor)}
-    number_of: Counter[str] = Counter()
     bytes_of: Counter[str] = Counter()
     for node, number in made:
-        operator = watch.at(number).operator
-        number_of[operator] += 1
         for tensor in saved_by(node):
             for storage in storages(tensor):
                 if key(storage) not in seen:
                     seen.add(key(storage))
-                    bytes_of[operator] += storage.nbytes()
+                    bytes_of[watch.at(number).operator] += storage.nbytes()
     bytes_of[OUTSIDE] += saved_bytes - bytes_of.total()
     return {
         name: OperatorCounts(nodes=number_of[name], saved_bytes=bytes_of[name])

@@ -1,7 +1,7 @@
 """What autograd does past a dispatch mode, or otherwise under one: sums in place, numbers kept."""
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
@@ -107,30 +107,27 @@ class EngineTracker(StorageTracker):  # type: ignore[no-untyped-call] # torch le
 
 @contextmanager
 def backward_passes_of(tracker: EngineTracker) -> Iterator[None]:
-    """Let a tracker follow every backward pass while entered: a forward may make some, too."""
+    """Let a tracker follow every backward pass while entered: a forward may make some, too.
+
+    They begin in one function of torch's, by whatever name a module calls `torch.autograd.grad`.
+    """
     functions: Any = torch.autograd
-    own = {name: getattr(functions, name) for name in ("backward", "grad")}
+    run = functions._engine_run_backward
 
-    def following(run: Callable[..., Any]) -> Callable[..., Any]:
-        def followed(*args: Any, **kwargs: Any) -> Any:
-            begins = args[0] if args else kwargs.get("tensors", kwargs.get("outputs"))
-            outputs = list(tensors_among((begins,)))
-            if not any(map(torch._C._functorch.is_functorch_wrapped_tensor, outputs)):
-                tracker.watch(*outputs)
-            try:
-                return run(*args, **kwargs)
-            finally:
-                tracker.ended()
+    def followed(begins: object, *args: Any, **kwargs: Any) -> Any:
+        outputs = list(tensors_among((begins,)))
+        if not any(map(torch._C._functorch.is_functorch_wrapped_tensor, outputs)):
+            tracker.watch(*outputs)
+        try:
+            return run(begins, *args, **kwargs)
+        finally:
+            tracker.ended()
 
-        return followed
-
-    for name, run in own.items():
-        setattr(functions, name, following(run))
+    functions._engine_run_backward = followed
     try:
         yield
     finally:
-        for name, run in own.items():
-            setattr(functions, name, run)
+        functions._engine_run_backward = run
 
 
 class _Counts(EngineTracker):  # type: ignore[no-untyped-call] # torch leaves it untyped

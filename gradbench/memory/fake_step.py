@@ -4,7 +4,7 @@ import gc
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, Final
@@ -140,7 +140,7 @@ def fake_step(cell: Cell, model: Model, device: Device, *, seed: int, here: bool
     mode = SharedFakeMode()
     tracker = EngineTracker(mode, on_create=fake.created, on_free=fake.freed, called=fake.called)
     uses_of_one_holder()  # it is asked here, where no step is under way
-    threads = CallThreads(partial(_both, mode, tracker))
+    threads = CallThreads(partial(_in_a_thread, mode, tracker, functions or nullcontext()))
     past = _seen_past_the_mode(states_elsewhere=elsewhere)
     resizing = _resizing(fake.resized) if cell.in_ranks else nullcontext()
     quiet = QuietCollectives() if cell.in_ranks else nullcontext()
@@ -227,9 +227,11 @@ def _resizing(resized: Callable[[UntypedStorage], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _both(mode: SharedFakeMode, tracker: EngineTracker) -> Iterator[None]:
-    """Enter both in another thread of the step: modes are a thread's own."""
-    with mode, tracker:
+def _in_a_thread(
+    mode: SharedFakeMode, tracker: EngineTracker, functions: AbstractContextManager[object]
+) -> Iterator[None]:
+    """Enter in another thread of the step what its own has: modes are a thread's own."""
+    with mode, tracker, functions, _BiasInPlace():
         yield
 
 
@@ -332,14 +334,6 @@ def _seen_past_the_mode(*, states_elsewhere: bool) -> Iterator[None]:
     so are nothing where the CPU stands for another device. TorchScript's functions run there, and
     files are mapped there, whose whole size counts: both raise `Unfaithful`.
     """
-    get, put = torch.get_rng_state, torch.set_rng_state
-    nbytes = 0 if states_elsewhere else get().nbytes
-
-    def counted() -> Tensor:
-        return torch.empty(nbytes, dtype=torch.uint8, device="cpu")
-
-    def ignored(new_state: Tensor) -> None:
-        """It has no numbers."""
 
     def scripted(*_args: object, **_kwargs: object) -> None:
         raise Unfaithful(SCRIPTED)
@@ -347,9 +341,12 @@ def _seen_past_the_mode(*, states_elsewhere: bool) -> Iterator[None]:
     def mapped(*_args: object, **_kwargs: object) -> None:
         raise Unfaithful("it maps a file of weights, all of which counts")
 
+    random: Any = torch.random
+    generator = random.default_generator
     maps, called = torch.UntypedStorage.from_file, torch.jit.ScriptFunction.__call__
-    torch.get_rng_state = torch.random.get_rng_state = counted
-    torch.set_rng_state = torch.random.set_rng_state = ignored
+    random.default_generator = _FakeStates(
+        generator, nbytes=0 if states_elsewhere else generator.get_state().nbytes
+    )
     torch.UntypedStorage.from_file = mapped  # type: ignore[assignment] # on purpose
     torch.jit.ScriptFunction.__call__ = scripted  # type: ignore[assignment,method-assign] # on purpose
     try:
@@ -357,5 +354,21 @@ def _seen_past_the_mode(*, states_elsewhere: bool) -> Iterator[None]:
     finally:
         torch.UntypedStorage.from_file = maps  # type: ignore[method-assign] # as it was
         torch.jit.ScriptFunction.__call__ = called  # type: ignore[method-assign] # as it was
-        torch.get_rng_state = torch.random.get_rng_state = get
-        torch.set_rng_state = torch.random.set_rng_state = put
+        random.default_generator = generator
+
+
+class _FakeStates:
+    """torch's generator, as `torch.random` finds it: its states are fake, and have no numbers."""
+
+    def __init__(self, generator: torch.Generator, *, nbytes: int) -> None:
+        self._generator, self._nbytes = generator, nbytes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)
+
+    def get_state(self) -> Tensor:
+        """Return a tensor of a state's size."""
+        return torch.empty(self._nbytes, dtype=torch.uint8, device="cpu")
+
+    def set_state(self, new_state: Tensor) -> None:
+        """Do nothing: it has no numbers."""

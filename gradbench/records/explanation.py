@@ -13,7 +13,7 @@ class ModuleCounts:
 
     operators: Mapping[str, int] = field(default_factory=dict)  # dispatched, by name
     nodes: Mapping[str, int] = field(default_factory=dict)  # of the graph, by name
-    saved_bytes: int = 0  # for backward
+    saved_bytes: int | None = 0  # for backward; None where the call fails with hooks on that
     tracked_views: int = 0  # views that know their base
     version_counters: int = 0  # tensors that were made with one
 
@@ -24,7 +24,7 @@ class OperatorCounts:
 
     calls: int = 0  # those that other operators made included
     nodes: int = 0  # of the graph
-    saved_bytes: int = 0  # for backward, by these nodes
+    saved_bytes: int | None = 0  # for backward, by these nodes; None as for modules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,10 @@ LEGEND: Final = (
     "for backward. views: that know their base. versions: tensors with a version counter. What is "
     "not sure is dim; docs/explain.md says more."
 )
+UNKNOWN: Final = "?"
+WHY_UNKNOWN: Final = (
+    "What is saved is not known: the call fails with hooks on that, as torch.func's derivatives do."
+)
 PARTS: Final = 10
 """Parts of a difference that are listed; the rest are one line."""
 NAME: Final = 28
@@ -44,6 +48,8 @@ def _more(name: str) -> Show:
 
 
 def _saved(counts: Counts) -> str:
+    if counts.saved_bytes is None:
+        return UNKNOWN
     return format_units.size(counts.saved_bytes) if counts.saved_bytes else ""
 
 
@@ -65,7 +71,9 @@ def explanation_tables(explanation: Explanation, title: str) -> RenderableType:
     for one, same in zip(differences(explanation), operator_differences(explanation), strict=True):
         shown += _difference(one, MODULE_COUNTS, "by module")
         shown += _difference(same, OPERATOR_COUNTS, "by operator")
-    return Group(*shown, *_operators(explanation), Text(f"\n{LEGEND}", style="dim"))
+    unknown = any(row.counts.saved_bytes is None for row in totals(explanation))
+    legend = f"{WHY_UNKNOWN} {LEGEND}" if unknown else LEGEND
+    return Group(*shown, *_operators(explanation), Text(f"\n{legend}", style="dim"))
 
 
 def _table(*headings: str) -> Table:
@@ -83,7 +91,9 @@ def _totals(explanation: Explanation) -> Table:
             f" {row.mode}",
             f"{row.counts.operators:,}",
             f"{row.counts.nodes:,}",
-            format_units.size(row.counts.saved_bytes),
+            UNKNOWN
+            if row.counts.saved_bytes is None
+            else format_units.size(row.counts.saved_bytes),
             f"{row.counts.tracked_views:,}",
             f"{row.counts.version_counters:,}",
             format_units.duration(row.host_ns.point),

@@ -96,6 +96,19 @@ def test_an_operator_has_the_nodes_made_just_before_it_and_what_they_save():
     assert under(torch.no_grad).operators == {}
 
 
+def test_a_call_that_fails_with_hooks_is_counted_but_for_what_it_saves():
+    module, x = net(), torch.randn(BATCH, WIDTH)
+
+    def call():
+        return torch.func.grad(lambda one: module(one).sin().sum())(x)
+
+    found = counted(call, paths(module), [*module.parameters(), x])
+    assert sum(found.modules["0"].operators.values()) > 0
+    saved = [one.saved_bytes for one in (*found.modules.values(), *found.operators.values())]
+    assert set(saved) == {None}
+    assert sum(one.nodes for one in found.operators.values()) > 0
+
+
 class Twice(torch.autograd.Function):
     """Saves a tensor that no operator of torch's saves."""
 
@@ -209,6 +222,22 @@ def test_what_medians_do_not_add_up_to_is_called_unexplained():
     first, _ = differences(found)
     assert first.whole_ns.point == 30
     assert first.unexplained_ns == 30  # each part's median is 0
+
+
+def test_what_is_saved_and_not_known_is_no_number_on_the_screen():
+    found = chosen(TIMES)
+    counts = {
+        mode: {path: replace(one, saved_bytes=None) for path, one in own.items()}
+        for mode, own in found.counts.items()
+    }
+    found = replace(found, counts=counts)
+    assert [row.counts.saved_bytes for row in totals(found)] == [None] * 3
+    assert differences(found)[0].parts[0].counts.saved_bytes is None
+    console = Console(width=80, color_system=None)
+    with console.capture() as capture:
+        console.print(explanation_tables(found, "m"))
+    assert " ?" in capture.get()
+    assert "What is saved is not known" in capture.get()
 
 
 @pytest.mark.slow

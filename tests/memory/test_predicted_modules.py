@@ -6,13 +6,15 @@ gradients that meet, kernels whose outputs fake tensors do not know, an executor
 
 import gc
 import tempfile
+import threading
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from batches import unlabelled
-from torch import nn
+from torch import get_rng_state, nn
+from torch.autograd import grad
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -253,6 +255,43 @@ def in_a_fork_of_the_numbers(module, y):
     return module.a(y) * noise
 
 
+def pulls(module, y):
+    """A derivative in a thread of the forward, by a name that the module gave torch's function."""
+    forces = []
+
+    def work():
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            x = y.detach().clone().requires_grad_()
+            z = module.a(x).repeat(1, 32)
+            forces.extend(grad((z * 2).sum() + (z * 3).sum() + (z * 4).sum(), x))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return module.b(y) * forces[0]
+
+
+def turns(module, y):
+    """A linear layer of what is not contiguous, in a thread of the forward."""
+    made = []
+
+    def work():
+        with torch.set_grad_enabled(not torch.is_inference_mode_enabled()):
+            z = y.view(-1, 4, 4).transpose(1, 2).unsqueeze(2).expand(-1, -1, 4, -1)
+            made.append(functional.linear(z, module.a.weight[:, :4], module.a.bias))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return made[0].sum((1, 2)).sin() + module.b(y)
+
+
+def keeps_states(module, y):
+    states = [get_rng_state() for _ in range(2)]
+    torch.random.set_rng_state(states[0])
+    return module.a(y).sin()
+
+
 EXACT = {name: (partial(Steps, step), (WIDE,)) for name, step in STEPS.items()} | {
     "attention": (Attention, (6, WIDE)),
     "biased": (Biased, (6, WIDE)),
@@ -264,6 +303,9 @@ EXACT = {name: (partial(Steps, step), (WIDE,)) for name, step in STEPS.items()} 
     "numpy_table": (partial(Tabled, numpys), (WIDE,)),
     "file_table": (partial(Tabled, from_file), (WIDE,)),
     "file_slices": (slices_of_a_file, (WIDE,)),
+    "pulls_in_a_thread": (partial(Steps, pulls), (WIDE,)),
+    "turns_in_a_thread": (partial(Steps, turns), (WIDE,)),
+    "imported_states": (partial(Steps, keeps_states), (WIDE,)),
     "forked_numbers": (partial(Steps, in_a_fork_of_the_numbers), (WIDE,)),
 }
 MEASURED = {
@@ -326,6 +368,8 @@ QUICK = frozenset(
         "looks_when_built",
         "numpy_table",
         "file_slices",
+        "pulls_in_a_thread",
+        "imported_states",
         "picks",
         "lstm",
         "script_function",

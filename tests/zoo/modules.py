@@ -22,6 +22,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import nn
+from torch.autograd import grad
 from torch.utils.checkpoint import checkpoint
 
 WIDTH = 16
@@ -785,6 +786,17 @@ class Adapting(Plain):
         return super().forward(x)
 
 
+class Pulling(Plain):
+    """Takes a derivative in its forward, and calls torch's function by a name of its own."""
+
+    def forward(self, x):
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            x = x.clone().requires_grad_()
+            y = self.first(x).repeat(1, 8)
+            (force,) = grad((y * 2).sum() + (y * 3).sum() + (y * 4).sum(), x)
+        return super().forward(force)
+
+
 class Holding(Plain):
     """A hook of the output keeps a tensor that autograd does not."""
 
@@ -814,6 +826,18 @@ class Talking(Plain):
 
 def scripted():
     return torch.jit.script(nn.Sequential(nn.Linear(WIDTH, 32), nn.ReLU(), nn.Linear(32, 4)))
+
+
+class Forks(Plain):
+    """Its layers run at once where TorchScript runs them."""
+
+    def forward(self, x):
+        part = torch.jit.fork(self.first, x)
+        return self.last(torch.jit.wait(part) + self.first(x).relu())
+
+
+def forking():
+    return torch.jit.script(Forks())
 
 
 def partly_scripted():

@@ -154,12 +154,15 @@ ROWS = (
     Row("Strict", note="model_set"),
     Row("Late", **TRAINED),
     Row("Adapting"),
+    Row("Pulling"),
     Row("Holding"),
     Row("Borrowing"),
     Row("Talking"),
     Row("scripted"),
     Row("scripted", **TRAINED),
     Row("partly_scripted"),
+    Row("Forks"),
+    Row("forking", unseen="its TorchScript forks"),
     Row("exported"),
     Row("exported", **TRAINED),
     Row("quantized"),
@@ -321,14 +324,14 @@ def test_a_graph_excludes_zero_bytes_saved(row, whole):
             assert isinstance(saved, Skipped) or saved.values == (0,)
 
 
-SCRIPTED = ("scripted", "partly_scripted")
+SCRIPTED = ("scripted", "partly_scripted", "forking")
 """Rows that in one process go on as they began: TorchScript keeps to the first graph it ran."""
 
 LEAN = ("Lone",)
 """Modules whose graph keeps nothing but parameters and inputs."""
 
 
-BY_ITSELF = ("Adapting",)
+BY_ITSELF = ("Adapting", "Pulling")
 """Modules that build a graph in each mode, and use it up themselves."""
 
 
