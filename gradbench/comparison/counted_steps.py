@@ -6,7 +6,7 @@ standard library alone, and of gradbench what ``comparison.entry`` names.
 
 import gc
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 Build = Callable[[Any, int, Mapping[str, Any]], tuple[Any, Any, Any]]
@@ -30,16 +30,21 @@ def counted(sides: Any, asked: Mapping[str, Any], build: Build, both: Any) -> di
     numbers = both.Numbers()
     numbers.mark()
 
-    def in_turns(visits: list[Callable[[], object]]) -> None:
+    def each_in_turn(visits: list[Callable[[], object]]) -> Iterator[int]:
         for index, visit in enumerate(visits):
             sides.turns.give(index)
             numbers.put_back()
             visit()
             subjects[index].clear_gradients()
+            yield index
+
+    def in_turns(visits: list[Callable[[], object]]) -> None:
+        for _ in each_in_turn(visits):
+            pass
 
     steps = [_stepping(arm) for arm in arms]
     if len(subjects) == 2 and asked["share"]:
-        both.share(*subjects, step=lambda: in_turns(steps), optimizes=both.optimized(arms))
+        both.share(*subjects, steps=each_in_turn(steps), optimizes=both.optimized(arms))
     for _ in range(entry.WARM_UP_STEPS):
         in_turns(steps)
     gc.collect()

@@ -12,9 +12,8 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import torch
@@ -33,10 +32,6 @@ BALLAST: Final = 2000
 """Small objects, at most, and `BALLAST_BYTES` for tensors, that move what comes after them."""
 BALLAST_BYTES: Final = 2**20
 
-WORDS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
-"""What numbers of so many bytes are looked at as."""
-CHUNK: Final = 2**18
-"""Numbers of a tensor that are looked at at once: each takes 8 bytes meanwhile."""
 NOT_ASKED: Final = "as asked"
 UNKNOWN: Final = "they are not known to be equal"
 CHANGES: Final = "a step changes weights, which each side must find as it left them"
@@ -70,10 +65,9 @@ def timed(sides: Any, asked: Mapping[str, Any], build: Build, rules: Any) -> dic
     visits = Visits(sides.turns, device.synchronize, rng)
     subjects = [one.subject for one in arms]
     unshared, optimizes = NOT_ASKED, optimized(one.arm for one in arms)
+    kept: list[tuple[Tensor, Tensor]] = []
     if asked["share"]:
-        unshared = share(*subjects, step=partial(visits.once, arms), optimizes=optimizes)
-    watched = [] if unshared or optimizes else _parameters(subjects[0])
-    before = list(map(_digest, watched))
+        unshared = share(*subjects, steps=visits.each_once(arms), optimizes=optimizes, kept=kept)
     with rules.collector_resting():
         typical_ns = visits.warm_up(arms, seconds=asked["warm_up_s"])
         iterations = rules.calibrate(typical_ns, device.batch_ns)
@@ -86,8 +80,8 @@ def timed(sides: Any, asked: Mapping[str, Any], build: Build, rules: Any) -> dic
             precision=rules.precision,
         )
     del ballast
-    if list(map(_digest, watched)) != before:  # in some steps, and not in that which was looked at
-        return {"failed": CHANGES}
+    if not (optimizes or all(torch.equal(one.detach(), before) for one, before in kept)):
+        return {"failed": CHANGES}  # in some steps, and not in that which was looked at
     return {"ns": times, "unshared": unshared}
 
 
@@ -107,16 +101,18 @@ def share(
     base: Any,
     candidate: Any,
     *,
-    step: Callable[[], object] = lambda: None,
+    steps: Iterable[object] = (),
     optimizes: bool = False,
+    kept: list[tuple[Tensor, Tensor]] | None = None,
 ) -> str:
     """Let the candidate's weights and batch lie where the base's do, if they are equal to the bit.
 
     The tensors stay two, with gradients of their own; only their contents are one. Weights are
-    shared all or none; each tensor of the batch by itself. ``step`` makes a step of both sides,
-    each on what is its own: what it changes stays so, or a side would find what the other has left
-    there. Weights that an optimizer moves, on both sides alike, are shared: it moves them by so
-    little that no step notices. Return why weights are not shared, or ``""``.
+    shared all or none; each tensor of the batch by itself. To go through ``steps`` is a step of the
+    base, then one of the candidate, each on what is its own: what it changes stays so, or a side
+    would find what the other has left there. Weights that an optimizer moves, on both sides alike,
+    are shared: it moves them by so little that no step notices. ``kept`` gets each weight that is
+    shared, with its contents as they are now. Return why weights are not shared, or ``""``.
     """
     if not (hasattr(base, "resident") and hasattr(candidate, "resident")):  # an older gradbench
         return UNKNOWN
@@ -130,37 +126,24 @@ def share(
     equal = [*(state if agree else ()), *(two for two in batch if _equal(*two))]
     weights = [two for two in equal if isinstance(two[0], nn.Parameter)]
     others = [two for two in equal if not isinstance(two[0], nn.Parameter)]
-    before = [_digest(one) for one, _ in weights]
-    kept = [one.detach().clone() for one, _ in others]
-    step()
-    for (one, other), contents in zip(others, kept, strict=True):
+    before = [one.detach().clone() for one, _ in others]
+    moved = False
+    for _ in steps:  # after the first one the candidate's weights are what both were
+        moved = moved or not all(_equal(*two) for two in weights)
+    for (one, other), contents in zip(others, before, strict=True):
         if all(torch.equal(each.detach(), contents) for each in (one, other)):
             other.data = one.data
     if not agree:
         return UNKNOWN
     if not all(_equal(*two) for two in weights):
         return CHANGES
-    if not optimizes and [_digest(one) for one, _ in weights] != before:
+    if moved and not optimizes:
         return CHANGES
     for one, other in weights:
+        if kept is not None:
+            kept.append((one, other.detach()))  # which has the memory that was the candidate's
         other.data = one.data
     return ""
-
-
-def _parameters(subject: Any) -> list[nn.Parameter]:
-    return [one for one in subject.resident() if isinstance(one, nn.Parameter)]
-
-
-def _digest(tensor: Tensor) -> int:
-    """Return a number that tells a tensor's contents from others: a copy may find no room."""
-    flat = tensor.detach().reshape(-1)
-    words = flat.view(WORDS.get(flat.element_size(), torch.int64))
-    total = torch.zeros((), dtype=torch.int64, device=flat.device)
-    for number, start in enumerate(range(0, len(words), CHUNK)):
-        part = words[start : start + CHUNK]
-        places = torch.arange(1, len(part) + 1, device=flat.device)
-        total += (number + 1) * (part * places).sum()
-    return int(total)
 
 
 def _names(subject: Any) -> list[str]:
@@ -231,12 +214,13 @@ class Visits:
         self._numbers = Numbers()
         self._preempted = False
 
-    def once(self, arms: Sequence[Arm]) -> None:
-        """Step each side once, on the same random numbers."""
+    def each_once(self, arms: Sequence[Arm]) -> Iterator[Arm]:
+        """Step each side once, on the same random numbers; yield it after its step."""
         self._numbers.mark()
         for one in arms:
             self._numbers.put_back()
             self._visit(one, 1, untimed=0)
+            yield one
 
     def warm_up(self, arms: Sequence[Arm], *, seconds: float) -> float:
         """Visit both for a while; return the quicker one's typical step in ns."""
