@@ -89,7 +89,7 @@ KINDS: Final[Mapping[str, str]] = {
 class Observation:
     """What the modes did to one call.
 
-    every field is a fact to assert on: ``assert not observation.graph_built``. ``saved`` and
+    Every field is a fact to assert on: ``assert not observation.graph_built``. ``saved`` and
     ``saved_bytes`` are None where a graph was built ``out_of_sight``, which says where, and where
     the call fails with the hooks that count them.
     """

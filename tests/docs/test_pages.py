@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import gradbench
+from gradbench.experiment.matrix import AXES
 from gradbench.experiment.plan import Plan
 from gradbench.records import selfcheck
 from gradbench.semantics.proof import in_a_thread
@@ -91,17 +92,28 @@ def test_the_picture_of_the_architecture_names_every_folder():
     assert {name for name in folders | modules if name not in picture} == set()
 
 
-def names_in(section: str) -> set[str]:
-    """Return what the first column of a section's table in docs/matrix.md names."""
+def section_of_the_matrix(title: str) -> str:
+    """Return a section of docs/matrix.md."""
     text = (ROOT / "docs/matrix.md").read_text("utf-8")
-    part = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (.*?) \|", part, re.MULTILINE)[2:]  # without its head
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def names_in(title: str) -> set[str]:
+    """Return what the first column of a section's table in docs/matrix.md names."""
+    rows = re.findall(r"^\| (.*?) \|", section_of_the_matrix(title), re.MULTILINE)[2:]  # no head
     return {name.strip(" `").replace(" ", "_") for row in rows for name in row.split(",")}
 
 
 def test_the_tables_of_the_matrix_have_every_axis_and_every_meter():
     assert names_in("Axes") == {axis.name for axis in fields(gradbench.Cell)}
     assert names_in("Meters") == set(gradbench.METERS)
+
+
+def test_the_table_of_axes_has_every_value_of_an_axis_that_has_a_list_of_them():
+    text = section_of_the_matrix("Axes")
+    values = [value for axis in AXES.values() for value in axis.values]
+    assert len(values) > 30
+    assert [value for value in values if f"`{value}`" not in text] == []
 
 
 def test_the_glossary_says_each_word_once():
