@@ -76,7 +76,9 @@ def _about(view: View, cells: Sequence[Cell], device: str, kind: str) -> Iterato
         )
     ]
     own = [c for c in cells if c.grad_mode in modes]
-    parts = [part for part in (_memory(view, own), _time(view, own)) if part]
+    memory = _memory(view, own)
+    whose = "its time" if memory else "the time of an inference step"
+    parts = [part for part in (memory, _time(view, own, whose)) if part]
     if len(modes) == 1:
         parts = [_singular(part) for part in parts]
     if parts:
@@ -108,7 +110,7 @@ def _memory(view: View, cells: Sequence[Cell]) -> str:
     return f"bring the memory that an inference step adds to {span} of `{REFERENCE}`'s"
 
 
-def _time(view: View, cells: Sequence[Cell]) -> str:
+def _time(view: View, cells: Sequence[Cell], whose: str) -> str:
     changes = [
         (change.point, verdict)
         for c in cells
@@ -125,11 +127,11 @@ def _time(view: View, cells: Sequence[Cell]) -> str:
     if most < 1 and counts[Verdict.BETTER]:
         return f"take {_to(percentage(1 - most), percentage(1 - least))} less time {share}"
     if not counts[Verdict.BETTER] and not counts[Verdict.WORSE]:
-        return f"show no difference in its time beyond the noise floor {share}"
+        return f"show no difference in {whose} beyond the noise floor {share}"
     if most >= 2:
         span = _to(format_units.factor(least), format_units.factor(most))
-        return f"bring its time to {span} times `{REFERENCE}`'s {share}"
-    return f"change its time by {_signed(least - 1)} to {_signed(most - 1)} {share}"
+        return f"bring {whose} to {span} times `{REFERENCE}`'s {share}"
+    return f"change {whose} by {_signed(least - 1)} to {_signed(most - 1)} {share}"
 
 
 def _between(view: View, cells: Sequence[Cell]) -> str:
@@ -219,9 +221,19 @@ def noise(view: View) -> Noise | None:
 
 
 def missing(run: Run | View) -> Mapping[str, int]:
-    """Return how many cells have no number at all, by cause."""
+    """Return how many cells have no number at all, by cause: those not come to are not measured."""
     view = View.of(run)
-    return Counter(why.cause for cell in view.cells if (why := view.stopped(cell)))
+    return Counter(why for cell in view.cells if (why := _without_numbers(view, cell)))
+
+
+def _without_numbers(view: View, cell: Cell) -> str:
+    """Return why a cell has no number at all, or "" where it has one."""
+    if (stopped := view.stopped(cell)) is not None:
+        return stopped.cause
+    outcomes = view.outcomes(cell).values()
+    if not outcomes and cell not in view.run.breakdowns:
+        return "not_measured"
+    return ""
 
 
 def _signed(share: float) -> str:

@@ -174,9 +174,19 @@ class View:
         reasons = [outcome for outcome in tried if isinstance(outcome, Skipped)]
         return reasons[0] if reasons and len(reasons) == len(tried) else None
 
+    def missing(self, meter: str) -> str:
+        """Return in words why a meter has no outcome: nobody asked for it, or it was not reached.
+
+        One that is not here, as on a device of others, has an outcome that says so.
+        """
+        return "not measured" if meter in self.run.header.meters else "not asked for"
+
     def value(self, cell: Cell, meter: str) -> Value:
         """Return a meter's number, its spread in the detail, or why there is none."""
-        value = outcome_value(self.outcomes(cell).get(meter), self.estimate(cell, meter))
+        outcome = self.outcomes(cell).get(meter)
+        if outcome is None:
+            return Value(self.missing(meter), kind="reason")
+        value = outcome_value(outcome, self.estimate(cell, meter))
         off = self.prediction_errors.get(cell) if meter == "predicted_peak" else None
         if not off:
             return value

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..experiment.matrix import Block, Cell, by_block
+from ..plurals import counted
 from .machines import joined
 from .measurements import (
     Breakdown,
@@ -20,7 +21,7 @@ from .measurements import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """One run as loaded; ``dropped`` says in words what could not be read, if anything."""
 
@@ -28,6 +29,11 @@ class Run:
     records: tuple[Record, ...]
     sealed: bool
     dropped: str = ""
+
+    def __repr__(self) -> str:
+        """Return it in a line: its records are thousands, which `gradbench.summary` shows."""
+        state = "complete" if self.sealed else "not sealed"
+        return f"<Run {self.name}: {counted(len(self.records), 'record')}, {state}>"
 
     @cached_property
     def header(self) -> Started:

@@ -27,6 +27,12 @@ class Report:
         self.runs = [runs] if isinstance(runs, Run) else list(runs)
         self.reference, self.checks = reference, checks
 
+    def __repr__(self) -> str:
+        """Return the answer of each run, for where no page can be shown."""
+        return "\n".join(
+            f"{run.name}: {' '.join(headline.answer(run))}".replace("`", "") for run in self.runs
+        )
+
     def html(self) -> str:
         """Return the page."""
         return render(self.runs, checks=self.checks)

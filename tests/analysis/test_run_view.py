@@ -7,11 +7,14 @@ from builders import (
     block,
     cell,
     counted,
+    environment,
     measured_block,
     refused_block,
     run,
+    run_of,
     run_on_machines,
     skipped,
+    started,
     timed,
 )
 
@@ -116,9 +119,11 @@ def test_a_cell_has_stopped_only_when_nothing_of_it_was_read():
 
 
 @pytest.mark.parametrize("meter", [TIME, MEMORY, "latency", "peak_rss"])
-def test_whatever_was_not_measured_says_so(meter):
-    value = View(run([timed(cell(batch_size=64), [1])])).value(ON, meter)
-    assert (value.text, value.kind, value.number) == ("not measured", "reason", None)
+def test_whatever_was_not_measured_says_so_and_what_was_not_asked_for_says_that(meter):
+    read = timed(cell(batch_size=64), [1])
+    for meters, words in (((TIME, meter), "not measured"), ((), "not asked for")):
+        value = View(run_of([started([ON], meters=meters), environment(), read])).value(ON, meter)
+        assert (value.text, value.kind, value.number) == (words, "reason", None)
 
 
 def test_bytes_of_ranks_have_each_ones_and_their_sum_behind_the_largest():

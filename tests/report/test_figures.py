@@ -8,11 +8,13 @@ from builders import (
     broken_down,
     cell,
     counted,
+    environment,
     measured_block,
     run,
     run_of,
     sequence,
     skipped,
+    started,
     timed,
 )
 from matplotlib.collections import PathCollection
@@ -149,10 +151,18 @@ def test_a_mark_stands_at_its_mode_s_ratio_in_its_mode_s_row():
     assert [row - rows[0] for row in rows] == pytest.approx([0, 1, 2])
 
 
-def test_where_no_time_was_measured_the_forest_says_so_instead_of_numbers():
+@pytest.mark.parametrize(
+    ("meters", "words"),
+    [
+        (("peak_transient",), "not asked for"),
+        (("step_time", "peak_transient"), "not measured"),
+    ],
+)
+def test_where_no_time_was_measured_the_forest_says_why_instead_of_numbers(meters, words):
     outcomes = [o for o in measured_block() if o.meter == "peak_transient"]
-    times, memory = FIGURES["forest"](run(outcomes)).axes
-    assert [text.get_text() for text in times.texts if text.get_text()][-1] == "not measured"
+    first = started([o.cell for o in outcomes], meters=meters)
+    times, memory = FIGURES["forest"](run_of([first, environment(), *outcomes])).axes
+    assert [text.get_text() for text in times.texts if text.get_text()][-1] == words
     assert list(times.get_xticks()) == []
     assert len(marks(memory)) == 3
 

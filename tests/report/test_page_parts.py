@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,28 @@ def test_the_answer_does_not_call_noise_a_difference():
         "Between the two no difference in time shows beyond the noise floor of the inference "
         "block, ±10% at most."
     )
+
+
+def test_a_run_and_its_report_show_themselves_in_a_line_where_no_page_can_be():
+    whole = run(measured_block())
+    assert repr(whole) == f"<Run {whole.name}: 11 records, complete>"
+    shown = repr(Report(whole))
+    assert shown.startswith(f"{whole.name}: On cpu, no_grad and inference_mode cut the memory")
+    assert "\n" not in shown
+
+
+def test_a_cell_that_a_run_did_not_come_to_has_no_figures():
+    read, failed, later = block()[:3]
+    begun = started([read, failed, later])
+    cut = run_of([begun, environment(), timed(read, [5]), skipped(failed)], sealed=False)
+    assert headline.missing(cut) == {"cannot_train": 1, "not_measured": 1}
+
+
+def test_the_answer_names_whose_time_it_is_where_no_memory_was_measured():
+    outcomes = [one for one in measured_block() if one.meter == "step_time"]
+    equal = [replace(one, values=(1000,) * 12) for one in outcomes]
+    words = "show no difference in the time of an inference step beyond the noise floor"
+    assert words in answer(run(equal))[0]
 
 
 def test_the_answer_has_both_signs_where_a_mode_is_slower():

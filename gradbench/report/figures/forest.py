@@ -87,7 +87,7 @@ def forest(
             if marks:
                 _draw(axes, view, theme, marks, reference)
             else:
-                say_empty(axes, theme)
+                say_empty(axes, theme, view.missing(meter))
         times.set_xlabel(f"step time over {reference}, log scale; left is faster")
         memory.set_xlabel(f"memory over {reference} (exact: no interval)")
         say_cut(figure, len(shown), len(every))

@@ -176,9 +176,9 @@ def say_cut(figure: Figure, shown: int, every: int, what: str = "blocks") -> Non
         figure.text(0.99, 1 - 0.08 / figure.get_figheight(), words, ha="right", va="top")
 
 
-def say_empty(axes: Axes, theme: Theme) -> None:
-    """Say in the middle of axes that there is nothing to draw, instead of numbers along them."""
-    axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=theme.dim)
+def say_empty(axes: Axes, theme: Theme, why: str) -> None:
+    """Say in the middle of axes why there is nothing to draw, instead of numbers along them."""
+    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color=theme.dim)
     axes.set_xticks([])
 
 
