@@ -350,6 +350,8 @@ def _room(name: str, plain: Fit, changed: Fit) -> Gain:
     if None in (plain.next_bytes, changed.next_bytes):
         sizes = f"{changed.size} samples, and {plain.size} without it"
         return Gain(name, f"training fits {sizes}: memory is no limit here")
+    if changed.batch_size <= plain.batch_size:
+        return Gain(name, f"no more samples fit: {changed.size}, and {plain.size} without it")
     words = f"training fits {counted(changed.batch_size, 'sample')} instead of {plain.size}"
     times = changed.times(plain)
     words += f", {format_units.factor(times)} times as many" if times is not None else ""

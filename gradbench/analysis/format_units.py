@@ -72,7 +72,7 @@ def parse_size(text: str) -> int:
     scales = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
     scales |= {unit.lower(): scale for scale, unit in _BYTES}
     if match is None or match[2].lower() not in scales:
-        raise ValueError(f"{text!r} is no size: write 80GiB, 1.5MiB, 24GB or a number of bytes")
+        raise ValueError(f"{text!r} is no size: write 80GiB, 1.5MiB or 24GB")
     return int(Fraction(match[1]) * scales[match[2].lower()])
 
 

@@ -44,7 +44,7 @@ def ci(
         list[str] | None, typer.Option(metavar="RUN", help="Gate against this run or file.")
     ] = None,
     fail_on: Annotated[
-        str, typer.Option(help="regression; inconclusive as well; or never, to look on.")
+        str, typer.Option(help="What fails the job: regression, inconclusive (that too) or never.")
     ] = "regression",
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for the run, verdicts and reports.")

@@ -24,7 +24,9 @@ from .screen import Screen, print_json, shown
 def explain(
     request: Request,
     *,
-    budget: Annotated[float | None, typer.Option(help="Seconds of timing, twice.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Seconds of timing, for each of three passes.")
+    ] = None,
     as_json: AsJson = False,
     open_: OpenPage = False,
     results: Results = Path("results"),

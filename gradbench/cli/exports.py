@@ -95,13 +95,17 @@ def merge(
     *,
     allow_different_machines: Annotated[
         bool,
-        typer.Option("--allow-different-machines", help="Ratios and exact figures still hold."),
+        typer.Option(
+            "--allow-different-machines",
+            help="Join shards of machines that differ: ratios and exact figures still hold.",
+        ),
     ] = False,
     results: Results = Path("results"),
 ) -> None:
     """Join the shards of one matrix (run --shard 1/3, 2/3, 3/3) into one run.
 
-    Join shards of different machines; their times are then not compared.
+    Shards of machines that differ are refused, unless --allow-different-machines says that times
+    of two machines will not be compared.
     """
     with one_line_errors():
         from ..store.jsonl import Store

@@ -70,7 +70,9 @@ def gate(
             "alarm is at most alpha; default) or fdr (the share of false alarms is)."
         ),
     ] = None,
-    alpha: Annotated[float | None, typer.Option(help="That chance or share (0.01).")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="The chance, or share, of false alarms (0.01).")
+    ] = None,
     strict: Strict = False,
     everything: SameToo = False,
     as_json: AsJson = False,

@@ -208,7 +208,8 @@ def run(
         finished, path = _measure(asked.recording(at_once=side_by_side))
     folder = "" if results == Path("results") else f" --results {shlex.quote(str(results))}"
     print_run(finished, reference, verbose=verbose, more=f"gradbench show --verbose{folder}")
-    _write_page(finished, path, None if no_page else reports, semantics=semantics)
+    examines = semantics and finished.measured  # which takes a while: not for a page of reasons
+    _write_page(finished, path, None if no_page else reports, semantics=examines)
     if not finished.measured:
         raise typer.Exit(ExitStatus.NOTHING_MEASURED)
 

@@ -229,8 +229,7 @@ class Request:
         """Return the user's models by name, and the batch size that their inputs say, or ""."""
         given = [text for text in self._selections["model"] if _is_own(text)]
         if self._of_model and not given:
-            option = next(iter(self._of_model))
-            raise BadModel(f"--{option} goes with --model package.module:factory")
+            raise _no_model_of_yours(f"--{next(iter(self._of_model))}", self.models)
         inputs, batch = _inputs(self._of_model.get("input", ()))
         options = {key: value for key, value in self._of_model.items() if key != "input"}
         sources: dict[str, ModelSource] = {}
@@ -254,6 +253,16 @@ def _resized(cells: Iterable[Cell], own: Collection[str], sizes: Sequence[str]) 
     resized = [replace(c, batch_size=b) for c in cells if c.model in own for b in batches]
     others = [cell for cell in cells if cell.model not in own]
     return unique([*(select(others, "batch_size", batches) if others else []), *resized])
+
+
+def _no_model_of_yours(option: str, models: Sequence[str]) -> BadModel:
+    """Return the error for an option about a model of the user's where none was given."""
+    words = f"{option} goes with --model package.module:NAME or file.py:NAME"
+    if not models:
+        return BadModel(words)
+    where, _, name = models[0].rpartition(".")
+    meant = f": did you mean '{where}:{name}'?" if where and name else ""
+    return BadModel(f"{words}, and {models[0]!r} is neither{meant}")
 
 
 def _is_own(text: str) -> bool:

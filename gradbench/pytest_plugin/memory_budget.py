@@ -227,11 +227,12 @@ def _used(
             usage = meter.only(figure, leaks_too="leaked" in limits)
         return meter.named(usage) if usage.peak_bytes > limits.get("peak", math.inf) else usage
     except OutOfSight as reason:
-        pytest.fail(f"{MARKER} could not be held: {reason}", pytrace=False)
+        words = f"{MARKER} could not be held: {reason}"
+        raise pytest.fail.Exception(words, pytrace=False) from None
     except (DeviceUnavailable, Unreadable) as reason:
         pytest.skip(f"{MARKER}: {reason}")
     except (UnknownName, WrongDevice, LazyResult) as mistake:
-        pytest.fail(f"{MARKER}: {mistake}", pytrace=False)
+        raise pytest.fail.Exception(f"{MARKER}: {mistake}", pytrace=False) from None
 
 
 def _limits(args: tuple[object, ...], given: Mapping[str, Any], where: str) -> dict[str, int]:
@@ -247,7 +248,8 @@ def _limits(args: tuple[object, ...], given: Mapping[str, Any], where: str) -> d
             if limit is not None:
                 limits[name] = format_units.parse_size(str(limit))
         except ValueError as error:
-            pytest.fail(f"{where}: {name}: {error}", pytrace=False)
+            words = f"{where}: {name}: {error}"
+            raise pytest.fail.Exception(words, pytrace=False) from None
     return limits
 
 

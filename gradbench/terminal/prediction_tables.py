@@ -41,6 +41,9 @@ AT_THE_PEAK: Final = (
     "over the whole step is saved_for_backward, which run measures."
 )
 
+NOT_PREDICTED: Final = "no mode has a prediction: the reason stands below"
+"""In the place of a table without a number."""
+
 MEASURED: Final = "*"
 """Beside what was measured at small batches instead of predicted."""
 
@@ -56,6 +59,9 @@ def prediction_tables(
     sums = ("before", "adds") if width >= WIDE else ()
     shown: list[RenderableType] = []
     for block, cells in by_block(predictions).items():
+        if not any(isinstance(predictions[cell], Prediction) for cell in cells):
+            shown += [Text(f"\n{block}", style="bold"), Text(f"  {NOT_PREDICTED}", style="dim")]
+            continue
         every = MAKING_TOKENS if block.cell.workload in OF_TOKENS else PREDICTED_PARTS
         named = {
             part: heading

@@ -52,8 +52,10 @@ def model_of(source: ModelSource) -> Model:
     given = target if isinstance(target, Model) else None
     if batch is None and given is None:
         made = _made(target)
-        if not isinstance(made, Model):
+        if isinstance(made, nn.Module | type | None):
             needs_input(source.build, forward_of(made))
+        if not isinstance(made, Model):
+            raise _no_module(source.build, made)
         given = made
     build = ImportedFactory(source.build, of_module=given is None)
     fed = batch or ImportedBatch(source.build)
@@ -149,9 +151,7 @@ class ImportedFactory:
                 )
             made = made.build()
         if not isinstance(made, nn.Module):
-            raise BadModel(
-                f"model {self.path!r} returned {type(made).__name__}, not torch.nn.Module"
-            )
+            raise _no_module(self.path, made)
         return made
 
 
@@ -242,6 +242,11 @@ def _model_at(path: str) -> Model:
     if not isinstance(given, Model):
         raise BadModel(f"model {path!r} no longer returns a gradbench.Model")
     return given
+
+
+def _no_module(path: str, made: object) -> BadModel:
+    """Return the error for a factory that returned something else than a module."""
+    return BadModel(f"model {path!r} returned {type(made).__name__}, not torch.nn.Module")
 
 
 def _made(target: object) -> object | None:
@@ -456,8 +461,10 @@ def _example(parameters: Sequence[inspect.Parameter]) -> str:
         return "--input NAME=8,64"
     if len(names) == 1 and not any(part in names[0] for part, _ in _EXAMPLES):
         return "--input 8,3,224,224"
+    if not parameters:  # nobody knows how it is called
+        return "--input 8,64"
     options = []
-    for name in names or ["x"]:
+    for name in names or [parameters[0].name]:
         text = next((form for part, form in _EXAMPLES if part in name), "{}=8,64")
         options.append(f"--input '{text.format(name)}'")
     return " ".join(options)

@@ -184,6 +184,14 @@ def test_a_trial_is_held_against_the_plain_step_in_the_same_mode():
     )
 
 
+def test_a_trial_that_makes_room_for_no_more_samples_is_no_gain():
+    tried = cell("inference_mode", workload="training")
+    fits = tuple(Fit(tried, 100, size, 90, 110) for size in (21, 19))
+    shown = replace(study([1000] * 4), trials=(Trial(name="checkpointing", fits=fits),))
+    (gain,) = Advice(shown).gains()
+    assert gain.words == "no more samples fit: 19, and 21 without it"
+
+
 def test_a_trial_within_the_noise_floor_is_said_to_be_no_difference_beyond_it():
     noisy = study([2000, 1500, 1000, 1000], spread=0.4)
     assert Advice(noisy).floor() > 0.1

@@ -71,6 +71,7 @@ class Verdict:
 
     outcome: str
     words: str = ""
+    errors: int = 1  # that pytest shows, one during another
 
 
 @pytest.fixture
@@ -82,7 +83,9 @@ def verdicts(pytester):
         found = pytester.inline_run(*LEAN, "-p", "no:terminal", "--strict-markers")
         return {
             report.nodeid.rpartition("::")[2]: Verdict(
-                report.outcome, report.longrepr.reprcrash.message if report.failed else ""
+                report.outcome,
+                report.longrepr.reprcrash.message if report.failed else "",
+                len(getattr(report.longrepr, "chain", "1")),
             )
             for report in found.getreports("pytest_runtest_logreport")
             if report.when == "call"
@@ -279,7 +282,8 @@ MISTAKES = """
 
 def test_a_mistake_in_a_budget_is_reported_in_one_line_that_names_the_test(verdicts):
     found = verdicts(MISTAKES)
-    no_size = "is no size: write 80GiB, 1.5MiB, 24GB or a number of bytes"
+    assert {verdict.errors for verdict in found.values()} == {1}
+    no_size = "is no size: write 80GiB, 1.5MiB or 24GB"
     assert {name: verdict.words for name, verdict in found.items() if verdict.words} == {
         name: f"Failed: {words}"
         for name, words in {
