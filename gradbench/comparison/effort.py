@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..errors import Impossible
+from ..errors import BadSetting
 from ..experiment.axis import MOST
 from ..gate.rules import Rules
 from ..plurals import counted
@@ -30,18 +30,20 @@ class Effort:
 
     def __post_init__(self) -> None:
         if self.processes < table_rule.FEWEST:
-            raise Impossible(
-                f"{counted(self.processes, 'process')} cannot outvote a disturbed one: "
-                f"{table_rule.FEWEST} at least"
+            raise BadSetting(
+                "processes",
+                f"is {table_rule.FEWEST} at least: {counted(self.processes, 'process')} cannot "
+                "outvote a disturbed one",
             )
         if self.processes > MOST_PROCESSES:
-            raise Impossible(f"{counted(MOST_PROCESSES, 'process')} of a cell are the most")
+            raise BadSetting("processes", f"is {MOST_PROCESSES:,} of a cell at most")
         if not 0 <= self.seed <= MOST:  # as a bisection is read that is gone on with
-            raise Impossible("the seed must be a whole number from 0 up, of 64 bits at most")
+            raise BadSetting("seed", "must be a whole number from 0 up, of 64 bits at most")
         if not MIN_DETECTABLE_EFFECT <= self.threshold < 1:
-            raise Impossible(
-                f"the threshold is a share of {MIN_DETECTABLE_EFFECT} or more, as 0.03, not "
-                f"{self.threshold!r}"
+            raise BadSetting(
+                "threshold",
+                f"is a share of {MIN_DETECTABLE_EFFECT} or more, as 0.03, not {self.threshold!r}",
             )
         if not self.budget_s > 0:
-            raise Impossible(f"the budget is a number of seconds above 0, not {self.budget_s!r}")
+            words = f"is a number of seconds above 0, not {self.budget_s!r}"
+            raise BadSetting("budget_s", words)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..errors import Impossible
+from ..errors import BadSetting
 from ..experiment.plan import MOST_S
 
 
@@ -23,7 +23,5 @@ class Replication:
 
     def __post_init__(self) -> None:
         if not 0 < self.limit_s <= MOST_S:
-            raise Impossible(
-                f"the limit is a number of seconds above 0, {MOST_S:g} at most, "
-                f"not {self.limit_s!r}"
-            )
+            words = f"is a number of seconds above 0, {MOST_S:g} at most, not {self.limit_s!r}"
+            raise BadSetting("limit_s", words)

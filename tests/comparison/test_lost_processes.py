@@ -418,7 +418,7 @@ def test_a_count_that_sigkill_ended_once_is_made_again(script, sides):
 
 @pytest.mark.parametrize("limit_s", [0, -1.0, float("nan"), float("inf")])
 def test_a_limit_that_is_no_time_is_refused(limit_s):
-    with pytest.raises(Impossible, match="the limit is a number of seconds above 0"):
+    with pytest.raises(Impossible, match="limit_s is a number of seconds above 0"):
         replace(QUICK, limit_s=limit_s)
 
 
