@@ -187,6 +187,7 @@ class _BiasInPlace(TorchFunctionMode):
     """Adds the bias of a linear layer as torch does where no mode looks on: in place.
 
     So it does for inputs of several dimensions that are not contiguous; the others are one product.
+    Raise `Unfaithful` where such a layer is inside an operator.
     """
 
     def __torch_function__(
@@ -200,7 +201,22 @@ class _BiasInPlace(TorchFunctionMode):
         if func is torch.nn.functional.linear and len(args) == 3 and _adds_a_bias(*args):
             x, weight, bias = args
             return torch.matmul(x, weight.t()).add_(bias)
+        if func == torch.lstm and _projects_across(args):
+            raise Unfaithful("its LSTM adds biases in place, inside of aten::lstm")
         return func(*args, **(kwargs or {}))
+
+
+def _projects_across(args: Sequence[Any]) -> bool:
+    """Return whether an LSTM with projections, which torch's own code runs, has its batch first.
+
+    Then its input is transposed. Of a packed sequence the second argument is no pair of states.
+    """
+    _, states, *_, batch_first = args
+    return batch_first is True and not isinstance(states, Tensor) and _differ(*states)
+
+
+def _differ(hidden: Tensor, cell: Tensor) -> bool:
+    return hidden.shape != cell.shape
 
 
 def _adds_a_bias(x: Tensor, _weight: Tensor, bias: Tensor | None) -> bool:

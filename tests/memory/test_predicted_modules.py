@@ -163,6 +163,17 @@ class Recurrent(nn.Module):
         return self.out(self.body(x)[0][:, -1])
 
 
+class Projected(nn.Module):
+    """An LSTM whose outputs are projected, batch first: its input is not contiguous."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.LSTM(WIDE, 8, proj_size=4, batch_first=True)
+
+    def forward(self, x):
+        return self.body(x)[0]
+
+
 class SparseTable(nn.Module):
     """An embedding whose gradient is sparse."""
 
@@ -312,6 +323,7 @@ MEASURED = {
     "picks": (partial(Steps, picks), (WIDE,)),
     "branches": (partial(Steps, branches), (WIDE,)),
     "lstm": (partial(Recurrent, nn.LSTM), (5, WIDE)),
+    "projected": (Projected, (5, WIDE)),
     "sparse_gradient": (SparseTable, (6,)),
     "orthogonal": (orthogonal, (WIDE,)),
     "gru": (partial(Recurrent, nn.GRU), (5, WIDE)),
