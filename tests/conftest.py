@@ -39,6 +39,21 @@ def pytest_configure(config: pytest.Config) -> None:
     asked = "cuda" in config.getoption("markexpr") or config.getoption("benchmark_only")
     if not asked and "GRADBENCH_SIMULATED_CUDA" not in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if config.pluginmanager.hasplugin("hypothesispytest"):  # where there are only benchmarks, none
+        _take_no_chances()
+
+
+def _take_no_chances() -> None:
+    """Let no property fail by chance: before test modules take their settings from the profile."""
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile(
+        "any machine",
+        deadline=None,  # a busy machine takes as long as it takes for an example
+        suppress_health_check=[HealthCheck.too_slow],
+        derandomize=True,  # what has passed on a commit passes on it again
+    )
+    settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

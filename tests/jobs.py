@@ -143,8 +143,8 @@ def interrupt_by_alarm() -> Iterator[int]:
         raise TimeoutError("the model's own alarm")
 
     signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
     yield os.getpid()
+    signal.setitimer(signal.ITIMER_REAL, 0.1)  # only now: until then it would meet our sending
     time.sleep(600)
 
 

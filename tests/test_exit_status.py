@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from builders import block, counted, run_on_a_machine, write_run
+from patience import PATIENCE_S
 
 from gradbench import cli
 from gradbench.exit_status import GATE, ExitStatus
@@ -74,7 +75,7 @@ def test_a_reader_that_is_gone_is_no_regression(tmp_path):
     ) as process:
         assert process.stdout is not None
         process.stdout.close()
-        process.wait(timeout=120)
+        process.wait(timeout=PATIENCE_S)
     assert process.returncode == ExitStatus.NO_READER
 
 

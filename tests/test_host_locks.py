@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from gradbench import host_locks, supervisor
 from gradbench.errors import GradbenchError
@@ -60,7 +61,7 @@ def test_a_lock_ends_with_the_process_that_held_it():
     if child == 0:
         _hold_until_killed(ready)
     try:
-        assert ready.wait(60)
+        assert ready.wait(PATIENCE_S)
         with pytest.raises(Held), holding(["core-0"], wait_s=0.0):
             pass
     finally:
@@ -119,7 +120,7 @@ def _ask_in_a_fork(refused):
     child = os.fork()
     if child == 0:
         try:
-            with holding(["core-0"], wait_s=5):
+            with holding(["core-0"], wait_s=PATIENCE_S):
                 pass
         except GradbenchError as why:
             refused.write_text(str(why), "utf-8")
@@ -163,7 +164,7 @@ def test_who_gives_a_lock_back_and_wants_it_again_comes_behind_who_waits():
 
     with holding(["core-0"]):
         thread, waits = _in_a_thread(once)
-        assert waits.wait(60)
+        assert waits.wait(PATIENCE_S)
     with holding(["core-0"]):
         had.append("who had it before")
     thread.join()
@@ -175,7 +176,7 @@ def test_all_who_wait_for_locks_in_common_have_them_in_the_end():
 
     def often(_, names, own):
         for _ in range(5):
-            with holding(names, wait_s=60):
+            with holding(names, wait_s=PATIENCE_S):
                 had.append(own)
 
     wanted = [["core-0", "core-1"], ["core-1", "device-0"], ["core-0", "device-0"]]
@@ -193,7 +194,7 @@ def test_a_process_below_the_one_that_holds_a_lock_is_refused_though_another_has
     with holding(["core-0"]):
         over = threading.Event()
         thread, waits = _in_a_thread(partial(_wait_until, over=over))
-        assert waits.wait(60)
+        assert waits.wait(PATIENCE_S)
         _ask_in_a_fork(refused)
         over.set()
         thread.join()

@@ -1,6 +1,7 @@
 """What importing costs, promises held in new interpreters; and how tests are run."""
 
 import json
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -122,6 +123,17 @@ def test_public_names_are_all_there_and_a_wrong_one_is_an_attribute_error():
         getattr(gradbench, name)
     with pytest.raises(AttributeError, match="no attribute 'MODELLS'"):
         _ = gradbench.MODELLS
+
+
+def test_no_property_fails_by_chance_or_for_a_busy_machine():
+    from hypothesis import HealthCheck, settings
+
+    assert settings.default.deadline is None
+    assert settings.default.derandomize
+    assert HealthCheck.too_slow in settings.default.suppress_health_check
+    named = re.compile(r"@settings\(.*(deadline|derandomize)=")
+    texts = {path: path.read_text("utf-8") for path in TESTS.rglob("test_*.py")}
+    assert [path.name for path, text in texts.items() if named.search(text)] == []
 
 
 def test_workers_begin_with_the_longest_files_and_those_exist():

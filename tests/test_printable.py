@@ -41,7 +41,7 @@ def test_what_cannot_be_seen_is_spelled_out(text, seen):
     assert printable(text) == seen
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(st.characters(exclude_categories=())))
 def test_of_any_text_nothing_unseen_is_left_and_what_can_be_seen_is_as_it_was(text):
     seen = printable(text)

@@ -3,10 +3,10 @@
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
+from patience import PATIENCE_S, is_gone, wait_until
 
 from gradbench import process_tree
 from gradbench.process_tree import ProcessTree
@@ -36,7 +36,7 @@ def python(code):
 )
 def test_a_command_ends_with_its_own_status_or_signal(code, status):
     with ProcessTree(python(code)) as process:
-        assert process.wait(60) == status
+        assert process.wait(PATIENCE_S) == status
 
 
 @pytest.mark.parametrize("linux", [True, False])
@@ -55,10 +55,7 @@ def test_the_end_of_a_command_is_that_of_what_it_started(linux, session, monkeyp
     with ProcessTree(python(FAMILY.format(session=session)), stdout=subprocess.PIPE) as process:
         child = int(process.stdout.readline())
         assert psutil.pid_exists(child)
-    deadline = time.monotonic() + 60
-    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: is_gone(child))
 
 
 def test_a_request_to_end_reaches_the_command_itself():
@@ -70,4 +67,4 @@ def test_a_request_to_end_reaches_the_command_itself():
     with ProcessTree(python(code), stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         process.terminate()
-        assert process.wait(60) == 5
+        assert process.wait(PATIENCE_S) == 5

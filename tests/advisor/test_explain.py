@@ -6,6 +6,7 @@ import pytest
 import torch
 from batches import unlabelled
 from matplotlib.text import Text
+from patience import PATIENCE_S
 from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
@@ -244,7 +245,7 @@ def test_what_is_saved_and_not_known_is_no_number_on_the_screen():
 def test_the_command_s_run_is_sealed_and_its_tables_fit(tmp_path):
     model = Model(net, lambda size: unlabelled(size, shape=(WIDTH,)))
     cell = Cell(model="m", workload="inference", grad_mode="no_grad", batch_size=BATCH)
-    plan = Plan(budget_s=0.1, warmup_s=0.01, limit_s=60)
+    plan = Plan(budget_s=0.1, warmup_s=0.01, limit_s=PATIENCE_S)
     store = Store(tmp_path)
     run, found = explain(Question(cell=cell, model=model, plan=plan), store, say=lambda words: None)
     assert store.load_all()[0][0].sealed
@@ -272,7 +273,7 @@ def test_a_model_that_does_not_run_is_refused_with_its_own_words(tmp_path):
 
     model = Model(build, lambda size: unlabelled(size, shape=(WIDTH,)))
     cell = Cell(model="m", workload="inference", grad_mode="no_grad", batch_size=BATCH)
-    plan = Plan(budget_s=0.1, warmup_s=0.01, limit_s=60)
+    plan = Plan(budget_s=0.1, warmup_s=0.01, limit_s=PATIENCE_S)
     with pytest.raises(BadModel, match="ValueError: no weights today") as raised:
         explain(Question(cell=cell, model=model, plan=plan), Store(tmp_path), say=print)
     first, *_ = raised.value.traceback.splitlines()  # their own line, which is shown above

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from batches import unlabelled
+from patience import PATIENCE_S
 from rich.console import Console
 from torch import nn
 
@@ -28,7 +29,7 @@ from gradbench.workloads.trees import Batch
 pytestmark = pytest.mark.usefixtures("shared_fork_servers")
 
 CELL = Cell(model="mlp_d1_w8", workload="inference", grad_mode="no_grad", batch_size=4)
-PLAN = Plan(budget_s=0.2, warmup_s=0.01, limit_s=60)
+PLAN = Plan(budget_s=0.2, warmup_s=0.01, limit_s=PATIENCE_S)
 
 
 @pytest.fixture(scope="module")

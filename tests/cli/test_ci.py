@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from builders import cell, measured_block, run as run_of_outcomes, skipped
+from patience import PATIENCE_S
 from typer.testing import CliRunner
 
 from gradbench import ci_job
@@ -365,7 +366,7 @@ def test_a_real_job_measures_in_a_process_of_its_own(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

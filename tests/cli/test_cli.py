@@ -5,9 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import chdir, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +16,7 @@ import psutil
 import pytest
 import typer
 from builders import block, cell, ended, measured_block, started
+from patience import PATIENCE_S, is_gone, wait_until
 from typer.testing import CliRunner
 
 from gradbench import __version__, devices
@@ -30,7 +29,7 @@ from gradbench.records.measurements import Measurement
 from gradbench.records.run import Run
 from gradbench.store.jsonl import PART, SEALED, Store, load
 
-TIMEOUT_S = 120
+TESTS = Path(__file__).parents[1]
 TINY = ("--preset", "tiny", "--model", "mlp_tiny")
 ONE_BLOCK = (*TINY, "--workload", "inference")
 WHERE = ("--results", "T", "--reports", "T2")
@@ -48,7 +47,7 @@ def call(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
+        timeout=PATIENCE_S,
         check=False,
     )
 
@@ -78,20 +77,6 @@ def outcome_lines(folder: Path) -> int:
     """Count the outcomes written so far, whole or not."""
     written = "".join(path.read_text("utf-8") for path in folder.glob(f"*{PART}"))
     return written.count('"kind":"measurement"') + written.count('"kind":"skipped"')
-
-
-def wait_until(condition: Callable[[], bool], *, limit_s: float = TIMEOUT_S) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)
-
-
-def is_gone(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 COMMANDS = typer.main.get_command(app).commands
@@ -733,7 +718,13 @@ def test_a_model_of_ones_own_is_measured_from_where_the_user_stands(tmp_path):
 # A run that is stopped by Ctrl-C, goes on, is killed, goes on, and comes to its end
 
 
-SEVERAL_BLOCKS = (*TINY, "--budget", 0.5, "--meter", "step_time,latency")  # of one pass
+WAITING = ("--model", "zoo.modules:Waiting")
+SIZES = (1, 2, 3, 4)
+SEVERAL_BLOCKS = (
+    *(*WAITING, "--input", "1,16", "--batch-size", ",".join(map(str, SIZES))),
+    *("--preset", "tiny", "--workload", "inference", "--budget", 0.05),
+    *("--meter", "step_time,latency"),  # of one pass
+)
 OUTCOMES_OF_A_BLOCK = 4 * 2
 
 
@@ -754,11 +745,19 @@ class Stopped:
         return 4 - len(self.run.unfinished())
 
 
-def stop(*arguments: object, folder: Path, outcomes: int, by: signal.Signals) -> Stopped:
-    """Start a run, wait until it has written so much and measures, and send it a signal."""
+def stop(*arguments: object, folder: Path, blocks: int, by: signal.Signals) -> Stopped:
+    """Start a run, send it a signal when it has written so many blocks and measures the next.
+
+    Which does not end: its model waits.
+    """
+    (gate := folder / "gate").mkdir(exist_ok=True)
+    for size in SIZES[:blocks]:
+        (gate / str(size)).touch()
+    found = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(TESTS)]))
     with subprocess.Popen(
         command(*arguments, *WHERE, "--no-semantics"),
         cwd=folder,
+        env={**os.environ, "TEST_GATE": str(gate), "PYTHONPATH": found},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -771,14 +770,15 @@ def stop(*arguments: object, folder: Path, outcomes: int, by: signal.Signals) ->
             assert process.poll() is None, "it ended before it was stopped"
             with suppress(psutil.NoSuchProcess):  # a child that ended while it was looked at
                 parents = {child.ppid() for child in main.children(recursive=True)}
-                return outcome_lines(folder / "T") >= outcomes and len(parents) > 1
+                measuring = len(parents) >= 3  # its own, a supervisor's, and a loaded parent's
+                return measuring and outcome_lines(folder / "T") == blocks * OUTCOMES_OF_A_BLOCK
             return False
 
         try:
             wait_until(measures)
             processes = tuple(main.children(recursive=True))
             os.kill(process.pid, by)
-            said, _ = process.communicate(timeout=TIMEOUT_S)
+            said, _ = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
     listed = call_here("runs", "--results", "T", cwd=folder).done.stdout
@@ -789,29 +789,28 @@ def stop(*arguments: object, folder: Path, outcomes: int, by: signal.Signals) ->
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory) -> Stopped:
     folder = tmp_path_factory.mktemp("stopped")
-    return stop(
-        "run", *SEVERAL_BLOCKS, folder=folder, outcomes=OUTCOMES_OF_A_BLOCK, by=signal.SIGINT
-    )
+    return stop("run", *SEVERAL_BLOCKS, folder=folder, blocks=1, by=signal.SIGINT)
 
 
 @pytest.fixture(scope="module")
 def killed(interrupted) -> Stopped:
-    more = len(interrupted.run.outcomes) + 1
-    again = ("run", "--resume", "latest")
-    return stop(*again, folder=interrupted.folder, outcomes=more, by=signal.SIGKILL)
+    again = ("run", "--resume", "latest", *WAITING)
+    return stop(*again, folder=interrupted.folder, blocks=2, by=signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
 def resumed(killed, shared_fork_servers) -> Called:
     """The rest, measured in this process: it was the others' to be stopped."""
-    return call_here("run", "--resume", "latest", *WHERE, "--no-semantics", cwd=killed.folder)
+    again = ("run", "--resume", "latest", *WAITING)
+    return call_here(*again, *WHERE, "--no-semantics", cwd=killed.folder)
 
 
 def test_ctrl_c_keeps_finished_blocks_and_says_how_to_go_on(interrupted):
     assert interrupted.status == ExitStatus.INTERRUPTED
-    assert 1 <= interrupted.kept < 4
-    assert f"stopped: {interrupted.kept} of 4 blocks are kept" in interrupted.said
-    assert f"gradbench run --resume {interrupted.run.name} --results T" in interrupted.said
+    assert interrupted.kept == 1
+    assert "stopped: 1 of 4 blocks are kept" in interrupted.said
+    go_on = f"gradbench run --resume {interrupted.run.name} --model modules.Waiting --results T"
+    assert go_on in interrupted.said
     assert "Traceback" not in interrupted.said
 
 
@@ -819,7 +818,7 @@ def test_ctrl_c_keeps_finished_blocks_and_says_how_to_go_on(interrupted):
 def test_measuring_processes_vanish_with_a_run_that_is(how, request):
     stopped = request.getfixturevalue(how)
     assert len(stopped.processes) > 1  # a loaded parent and what it forked
-    wait_until(lambda: all(map(is_gone, stopped.processes)), limit_s=20)
+    wait_until(lambda: all(map(is_gone, stopped.processes)))
 
 
 @pytest.mark.parametrize("how", ["interrupted", "killed"])
@@ -833,6 +832,7 @@ def test_runs_calls_a_run_cut_short_that_was(how, request):
 def test_what_was_kept_survives_a_kill(interrupted, killed):
     assert killed.status == -signal.SIGKILL
     assert killed.run.name == interrupted.run.name
+    assert killed.kept == 2
     before, after = (
         {(o.cell, o.meter): o for o in stopped.run.outcomes} for stopped in (interrupted, killed)
     )
@@ -861,5 +861,6 @@ def test_resuming_measures_nothing_again_that_was_kept(killed, resumed):
 
 
 def test_a_run_that_was_resumed_and_completed_is_not_resumed_again(resumed, gradbench):
-    line = complaint(gradbench("run", "--resume", "latest", "--results", resumed.folder / "T"))
+    again = ("run", "--resume", "latest", *WAITING)
+    line = complaint(gradbench(*again, "--results", resumed.folder / "T"))
     assert "is complete" in line

@@ -296,7 +296,7 @@ def test_show_says_when_a_run_has_no_line_to_draw(gradbench, tmp_path):
 
 
 @pytest.mark.slow
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(st.integers(0, 400), st.integers(-1, 1), st.sampled_from(sorted(ADDS)))
 def test_the_batch_that_is_found_fits_and_the_next_does_not(batch, beside, mode):
     """Budgets a byte around a batch's peak: where a search that guesses is wrong by one."""
@@ -350,7 +350,7 @@ CURVES = {
 
 
 @pytest.mark.parametrize("curve", CURVES)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(budget=st.integers(0, 10**9))
 def test_the_search_is_right_on_any_curve_that_never_falls(curve, budget):
     peaks = CURVES[curve]

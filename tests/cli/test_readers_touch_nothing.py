@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from builders import block, run_at, started, write_run
+from patience import PATIENCE_S
 from typer.testing import CliRunner, Result
 
 from gradbench.cli import app
@@ -15,7 +16,6 @@ from gradbench.exit_status import ExitStatus
 from gradbench.store.jsonl import DRAFT, PART, SEALED, Store
 
 NO_RUN = "is no run of gradbench"
-PATIENCE_S = 120
 DATA = '{"text": "a line of training data"}\n' * 3
 
 

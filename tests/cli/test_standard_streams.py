@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from gradbench.cli import signals, standard_streams
 from gradbench.exit_status import ExitStatus
@@ -40,7 +41,7 @@ def streamed(stdout, **environment):
     ) as process:
         if process.stdout is not None:
             process.stdout.close()
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_S)
     return process.returncode, said.decode()
 
 
@@ -85,7 +86,7 @@ def test_a_signal_unwinds_a_command_and_a_second_one_does_not_disturb_that(numbe
         with pytest.raises(raised):
             try:
                 os.kill(os.getpid(), number)
-                time.sleep(10)
+                time.sleep(PATIENCE_S)
             finally:
                 os.kill(os.getpid(), number)
                 unwound.append(number)

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import pytest
 from builders import net_source
+from patience import PATIENCE_S
 from typer.testing import CliRunner
 
 from gradbench.analysis.bisection_jobs import Time
@@ -454,7 +455,7 @@ def test_a_commit_is_counted_from_its_own_tree(project):
     with checkouts.opened_project(project.root, at_commits=True) as opened:
         version = opened.version("candidate", project.root)
         (one, other), facts = commit_counts.count(
-            version, (CELL, gone), sources, seed=0, limit_s=120
+            version, (CELL, gone), sources, seed=0, limit_s=PATIENCE_S
         )
     assert one.operators is not None
     assert one.operators["aten.mul.Tensor"] >= 1

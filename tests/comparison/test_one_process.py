@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from patience import PATIENCE_S
 from two_trees import written
 
 from gradbench.analysis.operation_changes import in_words
@@ -13,7 +14,13 @@ from gradbench.experiment.matrix import Cell
 from gradbench.experiment.model_source import ModelSource
 
 QUICK = Replication(
-    warm_up_s=0.0, limit_s=60, cell_s=0.0, least_rounds=4, turns=3, least_turns=3, slice_s=0.001
+    warm_up_s=0.0,
+    limit_s=PATIENCE_S,
+    cell_s=0.0,
+    least_rounds=4,
+    turns=3,
+    least_turns=3,
+    slice_s=0.001,
 )
 
 

@@ -32,7 +32,7 @@ def matrix(blocks: int) -> list:
     return list(Matrix(models=["mlp_tiny"], batch_sizes=list(range(1, blocks + 1))))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(blocks=st.integers(1, 12), count=st.integers(1, 12))
 def test_shards_share_no_block_miss_none_and_differ_by_one_at_most(blocks, count):
     cells = matrix(blocks)

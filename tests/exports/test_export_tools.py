@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from builders import counted, ended, environment, measured_block, refused_block, run_of, started
+from patience import PATIENCE_S
 
 from gradbench.exports.formats import export, write
 from gradbench.exports.otava import CONFIG
@@ -30,7 +31,12 @@ def tool(name: str) -> str | None:
 def call(*arguments: object, cwd: Path) -> str:
     """Return what a tool printed; it must have succeeded."""
     done = subprocess.run(
-        list(map(str, arguments)), cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+        list(map(str, arguments)),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

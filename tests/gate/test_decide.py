@@ -83,7 +83,7 @@ def test_bytes_where_there_were_none_are_a_regression_without_a_ratio():
 @given(
     size=st.integers(0, 10**12), more=st.integers(-(10**6), 10**6), allowed=st.integers(0, 10**6)
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_beyond_the_tolerance_in_bytes_and_only_that_is_judged(size, more, allowed):
     by = Rules(overrides=[Override(changes={"tolerance_bytes": allowed})])
     judged = only(decide([run([saved(size)])], [run([saved(max(0, size + more))])], by=by))

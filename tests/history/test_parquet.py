@@ -18,6 +18,7 @@ from builders import (
     timed,
     write_run,
 )
+from patience import PATIENCE_S
 
 from gradbench.errors import StoreError
 from gradbench.experiment.matrix import AXES
@@ -222,7 +223,10 @@ def test_two_packers_at_once_pack_each_run_once(tmp_path):
         write_run(run, tmp_path / "runs")
     command = [sys.executable, "-m", "gradbench", "pack", "runs", "-o", "pack"]
     both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) for _ in range(2)]
-    assert [process.communicate(timeout=120) and process.returncode for process in both] == [0, 0]
+    assert [process.communicate(timeout=PATIENCE_S) and process.returncode for process in both] == [
+        0,
+        0,
+    ]
     rows = sum(len(pq.read_table(path)) for path in files(tmp_path / "pack"))
     assert rows == len(series.of(RUNS).frame)
 

@@ -25,6 +25,7 @@ from builders import (
     timed,
     write_run,
 )
+from patience import PATIENCE_S
 
 from gradbench.errors import StoreError
 from gradbench.history import series, sqlite_index
@@ -349,7 +350,7 @@ def test_two_processes_may_make_the_index_at_once(folder, runs):
         subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    answers = [process.communicate(timeout=60)[0].strip() for process in asked]
+    answers = [process.communicate(timeout=PATIENCE_S)[0].strip() for process in asked]
     assert answers == [str(len(series.of(runs).frame))] * 2
 
 

@@ -279,7 +279,7 @@ def running(entries, before):
     return sizes
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @example(actions=[])
 @given(actions=st.lists(ACTIONS, max_size=150))
 def test_parts_sum_to_the_peak_whatever_happens(actions):

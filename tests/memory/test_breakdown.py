@@ -6,6 +6,7 @@ from itertools import groupby, pairwise
 
 import pytest
 import torch
+from patience import PATIENCE_S
 from torch import nn
 
 from gradbench.experiment.matrix import GRAD_MODES, Matrix
@@ -477,7 +478,7 @@ def test_runs_and_fresh_processes_agree_to_the_byte_and_to_the_moment(runs, proc
     server = servers("memory")
     for _ in range(processes):
         messages = server.run(
-            memory_pass.memory_block, matrix(**axes), model, Plan(), WANTED, limit_s=60
+            memory_pass.memory_block, matrix(**axes), model, Plan(), WANTED, limit_s=PATIENCE_S
         )
         there = [m for m in messages if isinstance(m, Measurement | Breakdown | Skipped)]
         assert {(o.cell.grad_mode, o.meter): o for o in there} == here

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from patience import PATIENCE_S
 from torch import nn
 
 from gradbench.devices import Unreadable
@@ -69,7 +70,7 @@ def transient_without_graph(widths):
 
 def read(models, workloads=("inference",), meters=MEASURED, **axes):
     matrix = Matrix(models=models, workloads=workloads, batch_sizes=[BATCH], **axes)
-    with Bench(plan=Plan(limit_s=120), meters=meters) as bench:
+    with Bench(plan=Plan(limit_s=PATIENCE_S), meters=meters) as bench:
         outcomes = [o for outcomes in bench.measure(list(matrix)) for o in outcomes]
     return {(o.cell.grad_mode, o.meter): o for o in outcomes}
 

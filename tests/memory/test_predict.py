@@ -10,6 +10,7 @@ from itertools import groupby, pairwise
 
 import pytest
 import torch
+from patience import PATIENCE_S
 from torch import nn
 
 from gradbench.devices.cpu import CPU
@@ -383,7 +384,11 @@ print(found.peak_bytes, int(mark) * 1024)
 def test_a_resnet_of_64_pictures_is_predicted_in_less_than_a_gibibyte():
     """Weights of 47 MB, pictures of 39 MB, and at the first BatchNorm two maps of 206 MB."""
     done = subprocess.run(
-        [sys.executable, "-c", RESNET], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", RESNET],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=True,
     )
     peak, mark = map(int, done.stdout.split()[-2:])
     pictures, maps = 64 * 3 * 224 * 224 * FLOAT, 64 * 64 * 112 * 112 * FLOAT

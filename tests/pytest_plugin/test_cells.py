@@ -39,7 +39,6 @@ pytest_plugins = ["pytester"]
 
 LOADED = (recording, report, runner, run_tables, words)
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 120
 MATRIX = """
 [[matrix]]
 models = ["mlp_tiny"]

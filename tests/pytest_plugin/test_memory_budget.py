@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from patience import PATIENCE_S
 from torch import nn
 
 # An inner session in this process must find these loaded: torch loads only once.
@@ -483,7 +484,7 @@ def test_budgets_work_without_pytest_benchmark_and_say_what_failed(pytester):
         cwd=pytester.path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert "2 failed, 2 passed" in done.stdout.splitlines()[-1], done.stdout + done.stderr

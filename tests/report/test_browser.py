@@ -27,12 +27,14 @@ from builders import (
     timed,
 )
 from pages import HOSTILE, bisected, with_breakdowns
+from patience import PATIENCE_S
 
 from gradbench.report import template, write
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install -e .[dev]"
 )
+playwright.expect.set_options(timeout=PATIENCE_S * 1000)
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -111,7 +113,9 @@ def pages(tmp_path_factory):
 def browser():
     with playwright.sync_playwright() as engine:
         started = engine.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu"],
+            timeout=PATIENCE_S * 1000,
         )
         yield started
         started.close()
@@ -124,6 +128,7 @@ def visit(browser, pages):
 
     def opened(name="everything", fragment="", **options):
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+        context.set_default_timeout(PATIENCE_S * 1000)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: wrong.append(f"console: {message.text}"))

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from batches import unlabelled
+from patience import PATIENCE_S
 from rich.console import Console
 from torch import nn
 
@@ -30,7 +31,7 @@ NOT_OF_THE_CPU = ("host_time", "device_time", "energy", "peak_requested", "peak_
 @pytest.fixture(scope="module")
 def measured():
     cells = Matrix(models=["attention_rotary"], workloads=["evaluate_then_train"], batch_sizes=[2])
-    plan = Plan(budget_s=0.05, warmup_s=0.01, limit_s=60)
+    plan = Plan(budget_s=0.05, warmup_s=0.01, limit_s=PATIENCE_S)
     return Run(name="it", records=tuple(run(cells, plan=plan)), sealed=True)
 
 

@@ -8,10 +8,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import jobs
+import psutil
 import pytest
+from patience import PATIENCE_S, is_gone, wait_until
 from servers import LentServer
 
 from gradbench import supervisor
@@ -27,7 +30,7 @@ def server(servers) -> LentServer:
     return servers("time")
 
 
-def run(server: LentServer | ForkServer, job, *arguments, limit_s=30.0):
+def run(server: LentServer | ForkServer, job, *arguments, limit_s=PATIENCE_S):
     return list(server.run(job, *arguments, limit_s=limit_s))
 
 
@@ -65,7 +68,7 @@ def test_a_hang_ends_at_the_time_limit_and_its_process_is_gone(server):
     with pytest.raises(WorkerDied, match=r"time limit of 0.5 s") as death:
         next(stream)
     assert death.value.cause == "timed_out"
-    assert gone(pid)
+    wait_until(lambda: is_gone(pid))
     assert run(server, jobs.count, 1) == [0]
 
 
@@ -103,7 +106,7 @@ def test_a_stream_that_is_abandoned_closes_the_fork_server_which_kills_the_job_t
     stream = server.run(jobs.hang, limit_s=600)
     pid = next(stream)
     stream.close()
-    assert gone(pid)
+    wait_until(lambda: is_gone(pid))
     assert not server.alive
     with pytest.raises(WorkerDied, match="gone"):
         run(server, jobs.count, 1)
@@ -126,7 +129,7 @@ def test_whatever_a_job_does_it_ends_in_time_and_with_all_it_started(server, job
     with pytest.raises(WorkerDied, match=words) as death:
         next(stream)
     assert death.value.cause == cause
-    assert gone(pid)
+    wait_until(lambda: is_gone(pid))
     assert run(server, jobs.count, 1) == [0]
 
 
@@ -140,7 +143,7 @@ def test_a_job_that_closes_its_pipe_and_goes_on_is_not_waited_for(server):
 @pytest.mark.parametrize("job", [jobs.leave_a_daemon, jobs.hang_at_the_end])
 def test_nothing_outlives_a_job_that_is_done(server, job):
     (pid,) = run(server, job)
-    assert gone(pid)
+    wait_until(lambda: is_gone(pid))
 
 
 def test_a_job_that_forks_and_returns_in_both_answers_once(server):
@@ -172,14 +175,20 @@ def test_a_job_that_stops_its_parent_ends_at_its_limit_and_the_parent_goes_on(se
 
 
 def test_a_job_that_stops_all_above_it_ends_in_time_with_them(server, monkeypatch):
+    """On this process's clock, which is put forward once they are stopped."""
     run(server, jobs.count, 0)  # loaded
-    monkeypatch.setattr(fork_server, "OVERDUE_S", 0.5)
+    now_s = [time.monotonic()]
+    monkeypatch.setattr(fork_server, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
     top = server._server._tree._process.pid
     there = [top, *supervisor.descendants(top)]
-    with pytest.raises(WorkerDied, match=r"time limit of 0.5 s"):
-        run(server, jobs.stop_supervisor_and_parent, limit_s=0.5)
+    stream = server.run(jobs.stop_supervisor_and_parent, limit_s=PATIENCE_S)
+    next(stream)
+    wait_until(lambda: {psutil.Process(pid).status() for pid in there} == {psutil.STATUS_STOPPED})
+    now_s[0] += PATIENCE_S + fork_server.OVERDUE_S
+    with pytest.raises(WorkerDied, match=f"time limit of {PATIENCE_S} s"):
+        next(stream)
     assert len(there) == 2
-    assert all(map(gone, there))
+    wait_until(lambda: all(map(is_gone, there)))
 
 
 def own_a_server(while_: str, say: int) -> NoReturn:
@@ -211,23 +220,12 @@ def test_measuring_processes_end_when_their_owner_is_killed(while_, count):
             first = int(said.readline())
             if while_ == "measuring":
                 int(said.readline())
-            while len(there := [first, *supervisor.descendants(first)]) < count:
-                time.sleep(0.05)
+            wait_until(lambda: len(supervisor.descendants(first)) == count - 1)
+            there = [first, *supervisor.descendants(first)]
     finally:
         os.kill(owner, signal.SIGKILL)
         os.waitpid(owner, 0)
-    assert all(map(gone, there))
-
-
-def gone(pid: int) -> bool:
-    """Wait for a process to vanish; a generous wait, judged by the outcome only."""
-    for _ in range(100):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.1)
-    return False
+    wait_until(lambda: all(map(is_gone, there)))
 
 
 ASKS_NO_GPU = """

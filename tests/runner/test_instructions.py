@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import jobs
 import pytest
+from patience import PATIENCE_S
 
 from gradbench import Matrix, Measurement, Plan, Skipped
 from gradbench.devices import Unreadable
@@ -23,7 +24,7 @@ from gradbench.runner.preflight import DEFAULT_METERS, portable
 from gradbench.runner.visits import Start, VisitedArm
 from gradbench.workloads.models import MODELS, Model
 
-PLAN = Plan(limit_s=60)
+PLAN = Plan(limit_s=PATIENCE_S)
 on_x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="requests are x86-64 code")
 
 

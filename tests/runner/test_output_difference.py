@@ -6,6 +6,7 @@ import pytest
 import torch
 from batches import unlabelled
 from builders import block
+from patience import PATIENCE_S
 from torch import nn
 from torch.nn import functional
 
@@ -43,7 +44,7 @@ def read(module, *, modes=("global_on", "no_grad", "inference_mode"), **axes):
     """Return what the meter reads of a module by mode."""
     cells = block(modes, model="m", **{"batch_size": 3} | axes)
     models = {"m": Model(module, lambda size: unlabelled(size, shape=(4,)))}
-    records = run(cells, plan=Plan(limit_s=60), models=models, meters=[NAME])
+    records = run(cells, plan=Plan(limit_s=PATIENCE_S), models=models, meters=[NAME])
     return {one.cell.grad_mode: one for one in records if isinstance(one, Measurement | Skipped)}
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import jobs
 import pytest
 import torch
+from patience import PATIENCE_S
 from torch import nn
 
 import gradbench
@@ -22,7 +23,7 @@ from gradbench.workloads.models import MODELS, Model
 
 pytestmark = pytest.mark.usefixtures("shared_fork_servers")
 
-PLAN = Plan(budget_s=0.05, warmup_s=0.01, limit_s=60)
+PLAN = Plan(budget_s=0.05, warmup_s=0.01, limit_s=PATIENCE_S)
 MISBEHAVIOURS = (
     "",
     "crash under inference_mode",

@@ -7,6 +7,7 @@ from datetime import datetime
 
 import pytest
 from builders import block, counted, ended, environment, timed
+from patience import PATIENCE_S
 
 from gradbench import host_locks
 from gradbench.experiment.matrix import by_block
@@ -56,7 +57,7 @@ class MeetingBench:
         self.log.append((device, frozenset(os.sched_getaffinity(0))))
         say("time")
         if device != "cpu":
-            self.meeting.wait(timeout=60)
+            self.meeting.wait(timeout=PATIENCE_S)
         yield [timed(cell, (10, 11)) for cell in cells]
         yield [counted(cell, 4096) for cell in cells]
 

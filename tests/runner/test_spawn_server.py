@@ -14,6 +14,7 @@ import plain_jobs
 import psutil
 import pytest
 from builders import cell, environment, run_of, started
+from patience import PATIENCE_S, is_gone, wait_until
 
 from gradbench import own_python
 from gradbench.analysis.diagnosis import possible_interference
@@ -41,7 +42,7 @@ def _spawning(monkeypatch):
     monkeypatch.setenv(host_system.START, "spawn")
 
 
-def run(job, *arguments, limit_s=120.0):
+def run(job, *arguments, limit_s=PATIENCE_S):
     return list(SpawnServer("time").run(job, *arguments, limit_s=limit_s))
 
 
@@ -76,13 +77,10 @@ def test_a_job_that_hangs_is_killed_with_all_that_it_started():
     with pytest.raises(WorkerDied, match="time limit") as death:
         pids.extend(SpawnServer("time").run(plain_jobs.hanging, limit_s=0.1))
     assert death.value.cause == "timed_out"
-    messages = SpawnServer("time").run(plain_jobs.hanging, limit_s=120)
+    messages = SpawnServer("time").run(plain_jobs.hanging, limit_s=PATIENCE_S)
     grandchild = next(messages)
     messages.close()  # nobody listens any more
-    deadline = time.monotonic() + 60
-    while psutil.pid_exists(grandchild) and psutil.Process(grandchild).status() != "zombie":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: is_gone(grandchild))
 
 
 @pytest.mark.slow
@@ -96,7 +94,7 @@ def test_what_a_process_said_before_it_ended_is_heard_though_it_comes_late(monke
     monkeypatch.setattr(spawn_server, "LOOK_S", 0.01)
     inbox, ended = queue.SimpleQueue(), SimpleNamespace(poll=lambda: 0)
     threading.Timer(0.05, inbox.put, [("done", b"")]).start()
-    said = spawn_server._next(inbox, ended, time.monotonic() + 60)
+    said = spawn_server._next(inbox, ended, time.monotonic() + PATIENCE_S)
     assert said == ("done", b"")
 
 
@@ -114,7 +112,7 @@ def test_a_process_ends_when_its_owner_lets_go_of_its_input():
         kind, _ = pickle.load(process.stdout)
         assert kind == "item"
         process.stdin.close()
-        assert process.wait(timeout=60) == 1
+        assert process.wait(timeout=PATIENCE_S) == 1
 
 
 def test_one_place_decides_how_processes_start(monkeypatch):
@@ -178,7 +176,7 @@ def test_comparing_versions_needs_forks_and_says_so(tmp_path):
 @pytest.mark.slow
 def test_every_meter_has_a_number_or_a_reason_and_the_run_names_what_is_missing():
     one = Cell(model="mlp_tiny", workload="inference", grad_mode="no_grad", batch_size=2)
-    plan = Plan(budget_s=0.05, warmup_s=0.01, limit_s=300)
+    plan = Plan(budget_s=0.05, warmup_s=0.01, limit_s=PATIENCE_S)
     with Bench(plan=plan, meters=DEFAULT_METERS) as bench:
         here = bench.environment(["cpu"])
         outcomes = [outcome for outcomes in bench.measure([one]) for outcome in outcomes]

@@ -131,7 +131,7 @@ def cost(values, cuts, penalty):
     return sum(float(((p - p.mean()) ** 2).sum()) for p in parts) + penalty * len(cuts)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(-4, 4), min_size=4, max_size=12), st.floats(0.1, 30))
 def test_no_other_partition_is_cheaper(values, penalty):
     series, least = np.array(values, dtype=np.float64), 2

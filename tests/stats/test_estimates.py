@@ -106,7 +106,7 @@ def test_few_rounds_are_spanned_and_say_what_that_is_worth(n, confidence):
     assert found.confidence == pytest.approx(confidence, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(times, st.randoms(use_true_random=False))
 def test_order_does_not_matter_to_a_median(values, random):
     shuffled = values.tolist()
@@ -114,7 +114,7 @@ def test_order_does_not_matter_to_a_median(values, random):
     assert median(np.array(shuffled)) == median(values)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs, st.randoms(use_true_random=False))
 def test_order_does_not_matter_to_a_ratio_while_pairs_stay_pairs(sides, random):
     order = list(range(sides.shape[1]))
@@ -129,7 +129,7 @@ def test_what_pairs_with_what_does_matter_to_a_ratio():
     assert paired_ratio(one, other[::-1]).high > 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(times, positive)
 def test_a_median_scales_with_its_values(values, scale):
     whole, scaled = median(values), median(values * scale)
@@ -138,13 +138,13 @@ def test_a_median_scales_with_its_values(values, scale):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs, positive)
 def test_a_ratio_has_no_unit(sides, scale):
     assert astuple(paired_ratio(*(sides * scale))) == approx(paired_ratio(*sides))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs)
 def test_sides_swapped_give_the_reciprocal(sides):
     one, other = sides
@@ -154,7 +154,7 @@ def test_sides_swapped_give_the_reciprocal(sides):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs, st.data())
 def test_drift_that_both_sides_share_cancels(sides, data):
     count = sides.shape[1]
@@ -162,7 +162,7 @@ def test_drift_that_both_sides_share_cancels(sides, data):
     assert astuple(paired_ratio(*(sides * drift))) == approx(paired_ratio(*sides))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs)
 def test_the_point_lies_in_its_interval(sides):
     for found in (median(sides[0]), paired_ratio(*sides)):
@@ -308,7 +308,7 @@ def test_a_quantile_says_what_few_rounds_are_worth(n, confidence):
     assert found.confidence == pytest.approx(confidence, abs=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(times, positive, st.randoms(use_true_random=False))
 def test_a_quantile_scales_has_no_order_and_lies_in_its_interval(values, scale, random):
     whole, scaled = quantile(values), quantile(values * scale)
@@ -399,7 +399,7 @@ def test_corrections_of_the_example_in_benjamini_and_hochberg_s_paper():
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(p_values, st.randoms(use_true_random=False))
 def test_corrections_keep_order_and_place_and_only_raise(p, random):
     order = list(range(len(p)))

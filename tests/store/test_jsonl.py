@@ -304,7 +304,7 @@ def test_a_part_file_whose_first_line_was_changed_is_refused_and_never_read_as_a
             load(path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_changed_byte_of_a_part_file_costs_its_line_and_no_other(data):
     content, _ = written()
@@ -378,7 +378,7 @@ def cut_points(content):
     return st.one_of(st.sampled_from(ends), st.integers(0, len(content)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_part_file_cut_at_any_byte_loads_a_prefix_or_is_refused(data):
     content, _ = written()
@@ -398,7 +398,7 @@ def test_a_part_file_cut_at_any_byte_loads_a_prefix_or_is_refused(data):
 OPENING = len(b'{"kind":"started",')
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_sealed_file_cut_at_any_byte_is_a_broken_seal(data):
     _, content = written()
@@ -410,7 +410,7 @@ def test_a_sealed_file_cut_at_any_byte_is_a_broken_seal(data):
         load(path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_changed_byte_breaks_the_seal_or_changes_no_record(data):
     _, content = written()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from builders import block, ended, environment, started, timed
+from patience import PATIENCE_S
 
 from gradbench.errors import StoreError
 from gradbench.records.measurements import Measurement
@@ -39,7 +40,7 @@ for number in range(8):
         writer.seal()
 """
     writers = [python(code, tmp_path, mine) for mine in (1, 2)]
-    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert [writer.wait(PATIENCE_S) for writer in writers] == [0, 0]
     for writer in writers:
         writer.stdout.close()
 
@@ -65,7 +66,7 @@ with Store(sys.argv[1]).create() as writer:
     writer = python(code, tmp_path)
     last = [int(writer.stdout.readline()) for _ in range(100)][-1]
     writer.kill()
-    writer.wait(60)
+    writer.wait(PATIENCE_S)
     last = max([last, *(int(line) for line in writer.stdout.read().split("\n")[:-1])])
     writer.stdout.close()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from patience import PATIENCE_S
 from typer.testing import CliRunner
 
 import gradbench
@@ -46,7 +47,7 @@ pytestmark = [
 COMMAND = (sys.executable, "-m", "gradbench")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))}
 BATCH, WIDTH = 4, 16
-PLAN = Plan(budget_s=0.02, warmup_s=0.002, min_rounds=6, max_rounds=8, limit_s=60)
+PLAN = Plan(budget_s=0.02, warmup_s=0.002, min_rounds=6, max_rounds=8, limit_s=PATIENCE_S)
 EXACT = ("peak_allocated", "first_peak_allocated", "saved_for_backward", "leaked", "breakdown")
 TIMED = ("step_time", "latency")
 
