@@ -159,6 +159,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("torch is not on the simulated CUDA runtime: tox -e simulated-cuda")
 
 
+@pytest.fixture
+def collected() -> None:
+    """Collect what an earlier test left: it must not be freed while this one counts.
+
+    Which tests those are depends on which files a worker was given before.
+    """
+    gc.collect()
+
+
 @pytest.fixture(scope="module")
 def measured_here() -> Iterator[None]:
     """Let this process measure blocks as measuring processes do, with one thread."""
@@ -167,6 +176,7 @@ def measured_here() -> Iterator[None]:
     from gradbench.devices.cpu import CPU
     from gradbench.runner import evaluation_pass, memory_pass, prediction_pass, time_pass
 
+    gc.collect()  # as `collected` does, for what is measured once for all tests of a module
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:

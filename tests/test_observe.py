@@ -18,6 +18,8 @@ import gradbench
 from gradbench.lazy_results import LazyResult
 from gradbench.observation import KINDS, Observation, State, Switch, tensors
 
+pytestmark = pytest.mark.usefixtures("collected")
+
 ON, OFF, INFERENCE = State(True, False), State(False, False), State(False, True)
 
 

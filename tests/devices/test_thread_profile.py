@@ -1,6 +1,5 @@
 """What other threads of a call allocate, held against known sizes; what is unseen is a reason."""
 
-import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.pool import ThreadPool
@@ -11,13 +10,9 @@ import torch
 from gradbench.devices import OutOfSight, find, thread_profile
 from gradbench.records.allocations import Tag
 
+pytestmark = pytest.mark.usefixtures("collected")
+
 MIB = 2**20
-
-
-@pytest.fixture(autouse=True)
-def _swept():
-    """What an earlier test left must not be freed while this one counts."""
-    gc.collect()
 
 
 def block(mib: int) -> torch.Tensor:

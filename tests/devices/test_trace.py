@@ -16,6 +16,8 @@ from gradbench.devices.trace import OperatorProfile, cpu_changes, trace
 from gradbench.records.allocations import Change, Phase, Tag
 from gradbench.workloads.models import cnn_small, mlp
 
+pytestmark = pytest.mark.usefixtures("collected")
+
 
 def changes(entries):
     return [entry for entry in entries if isinstance(entry, Change)]

@@ -1,11 +1,8 @@
 """What tests of memory share."""
 
-import gc
-
 import pytest
 
 
-@pytest.fixture
-def collected() -> None:
-    """Collect what an earlier test left: it must not be freed while this one counts."""
-    gc.collect()
+@pytest.fixture(autouse=True)
+def _collected(collected) -> None:
+    """Every one of them counts."""

@@ -16,7 +16,7 @@ from gradbench.workloads.models import Model, classification, mlp
 FLOAT = 4
 BATCH, WIDE, HIDDEN, CLASSES = 8, 16, 32, 10
 
-pytestmark = pytest.mark.usefixtures("measured_here", "collected")
+pytestmark = pytest.mark.usefixtures("measured_here")
 
 
 def figures(build, **axes):

@@ -23,7 +23,7 @@ FLOAT = 4
 BATCH, WIDE, HIDDEN, CLASSES = 8, 16, 32, 10
 PLACE = r"([\d,]+) B a step made by (\S+)(?: in (\S+))? \((test_leaks\.py:\d+ in \w+)\)"
 
-pytestmark = pytest.mark.usefixtures("measured_here", "collected")
+pytestmark = pytest.mark.usefixtures("measured_here")
 
 
 def leaked(build, *, loss=automatic, **axes):

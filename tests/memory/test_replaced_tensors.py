@@ -19,7 +19,7 @@ ROWS, WIDTH, FLOAT = 8, 64, 4
 OUTPUT = ROWS * WIDTH * FLOAT
 FIGURES = ["peak_allocated", "first_peak_allocated", "saved_for_backward", "breakdown"]
 
-pytestmark = pytest.mark.usefixtures("measured_here", "collected")
+pytestmark = pytest.mark.usefixtures("measured_here")
 
 
 class GrowsByCat(nn.Module):

@@ -23,7 +23,7 @@ FLOAT = 4
 BATCH, WIDE, HIDDEN, CLASSES = 8, 16, 32, 10
 MIB = 2**20
 
-pytestmark = pytest.mark.usefixtures("measured_here", "collected")
+pytestmark = pytest.mark.usefixtures("measured_here")
 
 CPU = devices.find("cpu")
 

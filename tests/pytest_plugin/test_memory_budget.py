@@ -1,6 +1,5 @@
 """Budgets in anybody's tests: what is counted is arithmetic, and a failure says where to look."""
 
-import gc
 import re
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from gradbench.records.allocations import attribute_peak
 from gradbench.workloads.models import mlp
 
 pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.usefixtures("collected")
 
 LOADED = (leaks, usage)
 LEAN = ("-p", "no:hypothesispytest", "-p", "no:cacheprovider")
@@ -58,12 +58,6 @@ def x():
 def _imported():
     """What torch imports on first use would be imported twice: pytester takes it back each time."""
     leaks.kept(lambda: torch.zeros(1).add(1), lambda: None, {})
-
-
-@pytest.fixture(autouse=True)
-def _swept():
-    """What an earlier test left must not be freed while this one counts."""
-    gc.collect()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from gradbench.runner.preflight import DEFAULT_METERS
 from gradbench.terminal.run_tables import run_tables
 from gradbench.workloads.models import Model
 
-pytestmark = pytest.mark.usefixtures("shared_fork_servers", "measured_here")
+pytestmark = pytest.mark.usefixtures("shared_fork_servers", "measured_here", "collected")
 
 TABLE_BYTES = 16 * 16 * 4  # tokens, a head's size, float32
 LEFT = "left_by_evaluation"
