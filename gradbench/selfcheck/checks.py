@@ -238,8 +238,8 @@ def _bias(server: Processes, effort: Effort) -> Check:
         "bias of interleaving: global_on / no_grad, tiny MLP",
         difference,
         "points",
-        f"{_with_interval(together)} interleaved, {_with_interval(apart)} in {apart.rounds} pairs "
-        "of long separate blocks",
+        f"{_with_interval(together)} interleaved, {_with_interval(apart)} in "
+        f"{counted(apart.rounds, 'pair')} of long separate blocks",
         "<= 0.5 points",
         difference <= 0.005,
     )
