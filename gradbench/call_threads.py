@@ -30,6 +30,7 @@ class CallThreads:
         self._watcher = watcher
         self._members = {threading.get_ident()}
         self._running: set[threading.Thread] = set()
+        self._watched_s: dict[int, float] = {}  # CPU time to watch a thread, by ident
         self.count = 0  # threads, or pieces of work of a pool, that were watched
         self.over = False
 
@@ -56,7 +57,12 @@ class CallThreads:
     @property
     def still_running(self) -> tuple[str, ...]:
         """Names of threads that the call started, and that are at work still."""
-        return tuple(sorted(thread.name for thread in self._running if not _idle(thread)))
+        return tuple(sorted(thread.name for thread in self._running if not self._idle(thread)))
+
+    def _idle(self, thread: threading.Thread) -> bool:
+        """Return whether a thread is over, or has done nothing so far but be watched and wait."""
+        ours_s = self._watched_s.get(thread.ident or 0, math.inf)
+        return not thread.is_alive() or _cpu_s(thread) - ours_s < IDLE_S
 
     @contextmanager
     def joined(self) -> Iterator[None]:
@@ -69,8 +75,10 @@ class CallThreads:
         self.count += 1
         try:
             with self._watcher():
+                self._watched_s[ident] = time.thread_time()
                 yield
         finally:
+            self._watched_s.pop(ident, None)
             self._members.discard(ident)
 
     @contextmanager
@@ -229,11 +237,6 @@ def others_at_work_s() -> dict[threading.Thread, float]:
 def at_work_since(before_s: Mapping[threading.Thread, float]) -> bool:
     """Return whether one of those threads did more than wait since then."""
     return any(_cpu_s(thread) - then >= IDLE_S for thread, then in before_s.items())
-
-
-def _idle(thread: threading.Thread) -> bool:
-    """Return whether a thread is over, or has done nothing so far but wait."""
-    return not thread.is_alive() or _cpu_s(thread) < IDLE_S
 
 
 def _cpu_s(thread: threading.Thread) -> float:

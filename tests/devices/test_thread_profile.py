@@ -1,12 +1,15 @@
 """What other threads of a call allocate, held against known sizes; what is unseen is a reason."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.pool import ThreadPool
 
 import pytest
 import torch
 
+from gradbench import call_threads
 from gradbench.devices import OutOfSight, find, thread_profile
 from gradbench.records.allocations import Tag
 
@@ -142,6 +145,30 @@ def test_a_thread_that_waits_when_the_call_has_ended_is_none():
         stop.set()
         thread.join()
     assert window.peak_bytes == MIB
+
+
+def test_what_it_takes_to_watch_a_thread_is_no_work_of_the_thread():
+    """The first profiler of a process takes milliseconds to start."""
+    stop, works = threading.Event(), threading.Event()
+
+    @contextmanager
+    def costly():
+        while time.thread_time() < 10 * call_threads.IDLE_S:
+            pass
+        yield
+
+    def wait():
+        works.set()
+        stop.wait()
+
+    thread = threading.Thread(target=wait)
+    with call_threads.CallThreads(costly) as threads:
+        thread.start()
+        works.wait()
+    running = threads.still_running
+    stop.set()
+    thread.join()
+    assert running == ()
 
 
 def test_a_worker_with_a_profiler_of_its_own_is_a_reason():
