@@ -62,7 +62,11 @@ def no_forks() -> Iterator[None]:
 
 def forks(script: Any) -> bool:
     """Return whether the graph of a scripted function or method forks, or of one that it calls."""
-    return bool(script.inlined_graph.findAllNodes("prim::fork"))
+    try:
+        graph = script.inlined_graph
+    except RuntimeError:  # of a class in C++, as what a collective returns is: it has no graph
+        return False
+    return bool(graph.findAllNodes("prim::fork"))
 
 
 @contextmanager
