@@ -160,12 +160,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture
-def collected() -> None:
-    """Collect what an earlier test left: it must not be freed while this one counts.
+def collected() -> Iterator[None]:
+    """Collect what an earlier test left, and no more: none is freed while this one counts.
 
-    Which tests those are depends on which files a worker was given before.
+    Which tests those are depends on which files a worker was given before; when Python would
+    collect what this one leaves depends on all that it has made.
     """
     gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="module")

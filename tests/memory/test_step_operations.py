@@ -125,6 +125,7 @@ class Ring(nn.Module):
 def test_a_peak_does_not_depend_on_when_garbage_is_collected(threshold):
     model = Model(Ring, partial(classification, shape=(WIDE,)))
     before = gc.get_threshold()
+    gc.enable()  # as it is for users, and not for these tests
     gc.set_threshold(threshold)
     try:
         counts = counted(model)
