@@ -27,6 +27,8 @@ from typing import Any, Final, NoReturn
 WARM_STEPS: Final = 3
 LEAST_S: Final = 0.001
 """How long is waited past a deadline: what has come by then is read."""
+READING_S: Final = 5.0
+"""How long it may take to read that: a long message comes in parts, as the other side is heard."""
 CHUNK_BYTES: Final = 2**16
 MOST_BYTES: Final = 2**25
 """Of one message: more than that, a model wrote over the socket."""
@@ -65,15 +67,20 @@ class JsonLineSocket:
         none.
         """
         self.end_copies()
+        given_up = max(self.deadline or 0.0, time.monotonic()) + READING_S
         while b"\n" not in self._rest:
-            self._socket.settimeout(self._left_s())
+            left_s = self._left_s()
+            if left_s is not None and self._rest:
+                left_s = max(left_s, given_up - time.monotonic())
+            self._socket.settimeout(left_s)
             more = self._socket.recv(CHUNK_BYTES)
             if not more:
                 return None
             self._rest += more
             if len(self._rest) > MOST_BYTES:
                 raise ValueError("no message: it has no end")
-            if b"\n" not in more and self._left_s() == LEAST_S:  # what comes drop by drop
+            late = self.deadline is not None and time.monotonic() > given_up
+            if late and b"\n" not in more:  # what comes drop by drop
                 raise TimeoutError
         line, _, self._rest = self._rest.partition(b"\n")
         message = json.loads(line)

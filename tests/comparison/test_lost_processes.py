@@ -2,8 +2,10 @@
 
 import json
 import os
+import select
 import signal
 import socket
+import threading
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -444,7 +446,20 @@ def test_what_has_come_by_the_deadline_is_read_after_it(line):
         own.receive()
 
 
-def test_drops_do_not_make_a_deadline_later(line):
+def test_a_long_message_is_read_after_the_deadline_of_another_that_was_waited_for(line):
+    """The sockets of both sides have one deadline, and the hanging side may be heard first."""
+    own, other = line
+    own.deadline = time.monotonic() - 1
+    long = {"a": "b" * 4 * worker.CHUNK_BYTES * 16}
+    sends = threading.Thread(target=other.sendall, args=(json.dumps(long).encode() + b"\n",))
+    sends.start()
+    select.select([own._socket], [], [])
+    assert own.receive() == long
+    sends.join()
+
+
+def test_drops_do_not_make_a_deadline_later(line, monkeypatch):
+    monkeypatch.setattr(worker, "READING_S", 0.05)
     own, other = line
     own.deadline = time.monotonic() - 1
     for _ in range(2):
